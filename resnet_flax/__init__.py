@@ -1,0 +1,146 @@
+"""ResNets as native Flax NNX modules. The verbs are those of `resnet_torch` and `resnet_keras`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from shared_spec.errors import FrameworkError, framework_missing
+
+try:
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+except ImportError:
+    raise framework_missing("resnet_flax", "Flax (jax, flax, optax)", "flax") from None
+
+from resnet_flax.model import ResNet, find, parent, replace
+from resnet_flax.weights import dtype_name, export_weights, load_weights, save_weights
+from shared_spec.api import (
+    ModelLike,
+    WeightsLike,
+    activation_names,
+    as_images,
+    compile_plan,
+    entry_points,
+    resolve,
+)
+from shared_spec.catalogue import list_models
+from shared_spec.initialize import initial_weights
+from shared_spec.weights import cast_weights, numpy_dtype
+
+
+def create_model(
+    model: ModelLike,
+    *,
+    weights: WeightsLike | None = None,
+    seed: int = 0,
+    dtype: str = "float32",
+    **overrides: Any,
+) -> ResNet:
+    """Build a model in training mode, as `nnx` modules start.
+
+    Args:
+        model: a catalogue name, a `ResNetSpec`, or the path of a YAML, TOML or JSON spec file.
+        weights: None for fresh weights; a dict of canonical arrays; the path of a checkpoint;
+            or `"hf-hub:owner/name"`.
+        seed: of the fresh weights, which are bit-identical in every framework.
+        dtype: of parameters and computation: float64 (with `jax_enable_x64`), float32, float16
+            or bfloat16.
+        **overrides: any field of the spec, such as `num_classes=10, in_channels=1`.
+
+    Raises:
+        ResNetError: with one sentence, if the name, spec, dtype or weights are not valid.
+    """
+    spec = resolve(model, overrides)
+    p = compile_plan(spec)
+    native = numpy_dtype(dtype)
+    if dtype == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+        raise FrameworkError(
+            "dtype: float64 needs jax.config.update('jax_enable_x64', True) before JAX is used"
+        )
+    net = ResNet(p, spec, native, nnx.Rngs(0))
+    if weights is None:
+        weights = cast_weights(initial_weights(p, seed), dtype)
+    return load_weights(net, weights)
+
+
+def predict(model: ResNet, images: np.ndarray, *, batch_size: int = 64) -> np.ndarray:
+    """Logits in evaluation mode, under `nnx.jit`.
+
+    Args:
+        model: the model; the mode of its modules is left as it was.
+        images: [N, H, W, C], already normalised.
+        batch_size: images computed at a time.
+
+    Returns:
+        [N, num_classes], of the model's dtype.
+    """
+    images = as_images(images, model.plan)
+    dtype = dtype_name(model)
+    evaluated = _evaluating(model)
+    parts = [
+        np.asarray(_forward(evaluated, jnp.asarray(images[i : i + batch_size], dtype)))
+        for i in range(0, len(images), batch_size)
+    ]
+    return np.concatenate(parts)
+
+
+def activations(
+    model: ResNet, images: np.ndarray, names: Iterable[str] | None = None
+) -> dict[str, np.ndarray]:
+    """Outputs of the named layers and blocks (all blocks if None), in evaluation mode.
+
+    Returns:
+        Canonical name to array, channels last: [N, H, W, C], or [N, C] after the global pool.
+    """
+    images = as_images(images, model.plan)
+    wanted = activation_names(model.plan, names)
+    found: dict[str, np.ndarray] = {}
+
+    def recording(name: str, module: Any) -> Any:
+        def call(x: jax.Array) -> jax.Array:
+            y: jax.Array = module(x)
+            found[name] = np.asarray(y)
+            return y
+
+        return call
+
+    evaluated = _evaluating(model)
+    # All looked up before any is replaced: a block's layers cannot be reached through a function.
+    modules = [(name, parent(evaluated, name), find(evaluated, name)) for name in wanted]
+    for name, owner, module in modules:
+        replace(owner, name.rpartition(".")[2], recording(name, module))
+    evaluated(jnp.asarray(images, dtype_name(model)))
+    return found
+
+
+@nnx.jit
+def _forward(model: ResNet, x: jax.Array) -> jax.Array:
+    return model(x)
+
+
+def _evaluating(model: ResNet) -> ResNet:
+    """The same variables seen in evaluation mode; `model` keeps its own mode."""
+    view: ResNet = nnx.view(
+        model, raise_if_not_found=False, use_running_average=True, deterministic=True
+    )
+    return view
+
+
+globals().update(entry_points(create_model))
+
+__all__ = [
+    "FrameworkError",
+    "ResNet",
+    "activations",
+    "create_model",
+    "dtype_name",
+    "export_weights",
+    "list_models",
+    "load_weights",
+    "predict",
+    "save_weights",
+]

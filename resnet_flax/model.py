@@ -1,0 +1,136 @@
+"""The residual block, the stage and the network as `flax.nnx` modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+from flax import nnx
+
+from resnet_flax.layers import build
+from shared_spec import plan
+from shared_spec.plan import Plan
+from shared_spec.spec import ResNetSpec
+
+
+class ResidualBlock(nnx.Module):
+    """`output(branch(pre(x)) + shortcut)`; the plan's chains are attributes, such as `conv1`."""
+
+    def __init__(self, block: plan.Block, dtype: Any, rngs: nnx.Rngs) -> None:
+        self._shortcut_from = block.shortcut_from
+        self._pre = attach(self, block.name, block.pre, dtype, rngs)
+        self._branch = attach(self, block.name, block.branch, dtype, rngs)
+        self._shortcut = attach(self, block.name, block.shortcut, dtype, rngs)
+        self._output = attach(self, block.name, block.output, dtype, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, H, W, C] to [N, H', W', C']."""
+        h = chain(self, self._pre, x)
+        y = chain(self, self._branch, h)
+        if self._shortcut_from is not None:
+            y = y + chain(self, self._shortcut, x if self._shortcut_from == "input" else h)
+        return chain(self, self._output, y)
+
+
+class Chain(nnx.List):
+    """Modules one after another."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Run all of them."""
+        for module in self:
+            x = module(x)
+        return x
+
+
+class Stage(Chain):
+    """Residual blocks one after another."""
+
+    def __init__(self, stage: plan.Stage, dtype: Any, rngs: nnx.Rngs) -> None:
+        super().__init__()
+        for block in stage.blocks:
+            module = ResidualBlock(block, dtype, rngs)
+            place(self, block.name.removeprefix(stage.name + "."), module)
+
+
+class ResNet(nnx.Module):
+    """A residual network built from a plan; module paths are the plan's names.
+
+    Takes float images [N, H, W, C] and returns logits [N, num_classes].
+    """
+
+    def __init__(self, p: Plan, spec: ResNetSpec, dtype: Any, rngs: nnx.Rngs) -> None:
+        self.plan, self.spec = p, spec
+        self._stem = attach(self, "", p.stem, dtype, rngs)
+        self._stages = tuple(
+            place(self, stage.name, Stage(stage, dtype, rngs)) for stage in p.stages
+        )
+        self._head = attach(self, "", p.head, dtype, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, H, W, C] to [N, num_classes]."""
+        x = chain(self, self._stem, x)
+        x = chain(self, self._stages, x)
+        return chain(self, self._head, x)
+
+
+def chain(module: nnx.Module, names: Iterable[str], x: jax.Array) -> jax.Array:
+    """Run the children of `module` called `names` one after another.
+
+    They are looked up on every call, so that a replaced child (`model.fc = ...`) takes effect.
+    """
+    for name in names:
+        x = getattr(module, name)(x)
+    return x
+
+
+def attach(
+    parent: nnx.Module, prefix: str, layers: plan.Layers, dtype: Any, rngs: nnx.Rngs
+) -> tuple[str, ...]:
+    """Build `layers` under `parent`, at their names without `prefix`.
+
+    Returns:
+        The children of `parent` to run, in order; a dotted name becomes a `Chain`.
+    """
+    names = (
+        place(parent, layer.name.removeprefix(prefix + "."), build(layer, dtype, rngs))
+        for layer in layers
+    )
+    return tuple(dict.fromkeys(names))
+
+
+def place(parent: nnx.Module, path: str, module: nnx.Module) -> str:
+    """Put `module` at the dotted `path` below `parent`; return the first name of the path."""
+    first, _, rest = path.partition(".")
+    if not rest:
+        if isinstance(parent, Chain):
+            parent.append(module)
+        else:
+            setattr(parent, first, module)
+        return first
+    if not hasattr(parent, first):
+        setattr(parent, first, Chain())
+    place(getattr(parent, first), rest, module)
+    return first
+
+
+def find(model: nnx.Module, path: str) -> Any:
+    """The module at a dotted path of the plan."""
+    module: Any = model
+    for part in path.split("."):
+        module = module[int(part)] if isinstance(module, Chain) else getattr(module, part)
+    return module
+
+
+def parent(model: nnx.Module, path: str) -> Any:
+    """The module that holds the one at a dotted path."""
+    owner, _, _ = path.rpartition(".")
+    return find(model, owner) if owner else model
+
+
+def replace(owner: nnx.Module, name: str, child: Any) -> None:
+    """Put `child` in the place of the child called `name`."""
+    if isinstance(owner, Chain):
+        owner[int(name)] = child
+    else:
+        setattr(owner, name, child)

@@ -1,0 +1,124 @@
+"""ResNets as native Keras 3 models, on its TensorFlow, JAX or PyTorch engine. The verbs are those
+of `resnet_torch` and `resnet_flax`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from shared_spec.errors import FrameworkError, framework_missing
+
+try:
+    import keras
+except ImportError:
+    raise framework_missing("resnet_keras", "Keras 3 and one of its engines", "keras") from None
+
+from resnet_keras.model import ResNet, output_layer
+from resnet_keras.weights import dtype_name, export_weights, load_weights, save_weights
+from shared_spec.api import (
+    ModelLike,
+    WeightsLike,
+    activation_names,
+    as_images,
+    entry_points,
+    resolve,
+)
+from shared_spec.catalogue import list_models
+from shared_spec.initialize import initial_weights
+from shared_spec.weights import cast_weights, numpy_dtype
+
+
+def create_model(
+    model: ModelLike,
+    *,
+    weights: WeightsLike | None = None,
+    seed: int = 0,
+    dtype: str = "float32",
+    **overrides: Any,
+) -> ResNet:
+    """Build a functional `keras.Model`.
+
+    Args:
+        model: a catalogue name, a `ResNetSpec`, or the path of a YAML, TOML or JSON spec file.
+        weights: None for fresh weights; a dict of canonical arrays; the path of a checkpoint;
+            or `"hf-hub:owner/name"`.
+        seed: of the fresh weights, which are bit-identical in every framework.
+        dtype: of parameters and computation: float64 (on the JAX engine with `jax_enable_x64`),
+            float32, float16 or bfloat16.
+        **overrides: any field of the spec, such as `num_classes=10, in_channels=1`.
+
+    Raises:
+        ResNetError: with one sentence, if the name, spec, dtype or weights are not valid.
+    """
+    spec = resolve(model, overrides)
+    numpy_dtype(dtype)
+    if dtype == "float64" and not _has_float64():
+        raise FrameworkError(
+            "dtype: float64 on Keras's JAX engine needs "
+            "jax.config.update('jax_enable_x64', True) before JAX is used"
+        )
+    net = ResNet(spec, dtype)
+    if weights is None:
+        weights = cast_weights(initial_weights(net.plan, seed), dtype)
+    return load_weights(net, weights)
+
+
+def predict(model: ResNet, images: np.ndarray, *, batch_size: int = 64) -> np.ndarray:
+    """Logits in evaluation mode, through the model's compiled `predict_on_batch`.
+
+    Args:
+        model: the model.
+        images: [N, H, W, C], already normalised.
+        batch_size: images computed at a time.
+
+    Returns:
+        [N, num_classes], of the model's dtype.
+    """
+    images = as_images(images, model.plan).astype(numpy_dtype(dtype_name(model)), copy=False)
+    parts = [
+        np.asarray(model.predict_on_batch(images[i : i + batch_size]))
+        for i in range(0, len(images), batch_size)
+    ]
+    return np.concatenate(parts)
+
+
+def activations(
+    model: ResNet, images: np.ndarray, names: Iterable[str] | None = None
+) -> dict[str, np.ndarray]:
+    """Outputs of the named layers and blocks (all blocks if None), in evaluation mode.
+
+    Returns:
+        Canonical name to array, channels last: [N, H, W, C], or [N, C] after the global pool.
+    """
+    images = as_images(images, model.plan).astype(numpy_dtype(dtype_name(model)), copy=False)
+    wanted = activation_names(model.plan, names)
+    outputs = {name: model.get_layer(output_layer(model.plan, name)).output for name in wanted}
+    found = keras.Model(model.input, outputs)(images, training=False)
+    return {name: np.array(keras.ops.convert_to_numpy(found[name])) for name in wanted}
+
+
+def _has_float64() -> bool:
+    if keras.backend.backend() != "jax":
+        return True
+    import jax
+
+    return bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
+
+
+globals().update(entry_points(create_model))
+
+__all__ = [
+    "FrameworkError",
+    "ResNet",
+    "activations",
+    "create_model",
+    "dtype_name",
+    "export_weights",
+    "list_models",
+    "load_weights",
+    "predict",
+    "save_weights",
+]

@@ -1,0 +1,201 @@
+"""One builder a layer record: plan record in, native Keras layers applied to a tensor out.
+
+Keras 3.15 limits float64 to float32 in some operations of its JAX and PyTorch engines: its dtype
+rules know no float64 there. Where a built-in layer would lose precision so, a subclass composes
+the same function from operations that keep it.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import Any
+
+import keras
+from keras import ops
+
+from shared_spec import plan
+from shared_spec.errors import FrameworkError
+
+PACKAGE = "resnet_keras"
+ACTIVATIONS = {"relu": "relu"}
+
+
+def layer_name(path: str) -> str:
+    """A dotted path of the plan as a Keras layer name."""
+    return path.replace(".", "_")
+
+
+@singledispatch
+def apply(layer: object, x: Any, dtype: str) -> Any:
+    """The output of a layer record on the symbolic tensor `x`, with layers of `dtype`."""
+    raise FrameworkError(f"resnet_keras has no layer for {type(layer).__name__}")
+
+
+@apply.register
+def _(layer: plan.Conv, x: Any, dtype: str) -> Any:
+    name = layer_name(layer.name)
+    padding = "same" if layer.padding == "same" else "valid"
+    if layer.padding != "same" and layer.padding > 0:
+        x = keras.layers.ZeroPadding2D(layer.padding, dtype=dtype, name=f"{name}_pad")(x)
+    return keras.layers.Conv2D(
+        layer.out_channels,
+        layer.kernel_size,
+        strides=layer.stride,
+        padding=padding,
+        groups=layer.groups,
+        use_bias=layer.bias,
+        # Weights are always loaded after building, so that none are drawn here.
+        kernel_initializer="zeros",
+        dtype=dtype,
+        name=name,
+    )(x)
+
+
+@apply.register
+def _(layer: plan.BatchNorm, x: Any, dtype: str) -> Any:
+    return BatchNormalization(
+        unbiased=layer.variance == "unbiased",
+        momentum=1 - layer.momentum,
+        epsilon=layer.eps,
+        dtype=dtype,
+        name=layer_name(layer.name),
+    )(x)
+
+
+@apply.register
+def _(layer: plan.Activation, x: Any, dtype: str) -> Any:
+    function = ACTIVATIONS[layer.function]
+    return keras.layers.Activation(function, dtype=dtype, name=layer_name(layer.name))(x)
+
+
+@apply.register
+def _(layer: plan.MaxPool, x: Any, dtype: str) -> Any:
+    name = layer_name(layer.name)
+    padding = "same" if layer.padding == "same" else "valid"
+    if layer.padding != "same" and layer.padding > 0:
+        x = LowestPadding2D(layer.padding, dtype=dtype, name=f"{name}_pad")(x)
+    return keras.layers.MaxPooling2D(
+        layer.kernel_size, layer.stride, padding, dtype=dtype, name=name
+    )(x)
+
+
+@apply.register
+def _(layer: plan.ZeroPadShortcut, x: Any, dtype: str) -> Any:
+    return ZeroPadShortcut(
+        layer.stride, layer.before, layer.after, dtype=dtype, name=layer_name(layer.name)
+    )(x)
+
+
+@apply.register
+def _(layer: plan.GlobalPool, x: Any, dtype: str) -> Any:
+    return GlobalAveragePooling2D(dtype=dtype, name=layer_name(layer.name))(x)
+
+
+@apply.register
+def _(layer: plan.Dense, x: Any, dtype: str) -> Any:
+    return Dense(
+        layer.out_features,
+        use_bias=layer.bias,
+        kernel_initializer="zeros",
+        dtype=dtype,
+        name=layer_name(layer.name),
+    )(x)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class BatchNormalization(keras.layers.BatchNormalization):
+    """`keras.layers.BatchNormalization` in the layer's own precision (at least float32), with the
+    plan's rule for the running variance.
+    """
+
+    def __init__(self, unbiased: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.unbiased = unbiased
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """[N, H, W, C] to the same."""
+        kind = "float64" if self.compute_dtype == "float64" else "float32"
+        x = ops.cast(inputs, kind)
+        mean, variance = ops.cast(self.moving_mean, kind), ops.cast(self.moving_variance, kind)
+        if training and self.trainable:
+            kept_mean, kept_variance = mean * self.momentum, variance * self.momentum
+            mean, variance = ops.moments(x, axes=self._reduction_axes)
+            new = 1 - self.momentum
+            self.moving_mean.assign(kept_mean + mean * new)
+            self.moving_variance.assign(kept_variance + self._estimate(x, variance, kind) * new)
+        # Numbers are added as Python floats: on TensorFlow, ops.cast would take them by float32.
+        scale = ops.cast(self.gamma, kind) * ops.rsqrt(variance + self.epsilon)
+        y = (x - mean) * scale + ops.cast(self.beta, kind)
+        return ops.cast(y, self.compute_dtype)
+
+    def _estimate(self, x: Any, variance: Any, kind: str) -> Any:
+        if not self.unbiased:
+            return variance
+        shape = ops.shape(x)
+        n = ops.cast(shape[0] * shape[1] * shape[2], kind)
+        return variance * (n / (n - 1))
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {**super().get_config(), "unbiased": self.unbiased}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class LowestPadding2D(keras.layers.Layer):
+    """Pad rows and columns with minus infinity, so that padding never wins a maximum."""
+
+    def __init__(self, padding: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.padding = padding
+
+    def call(self, inputs: Any) -> Any:
+        """[N, H, W, C] to [N, H + 2 padding, W + 2 padding, C]."""
+        p = self.padding
+        return ops.pad(inputs, ((0, 0), (p, p), (p, p), (0, 0)), constant_values=-float("inf"))
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {**super().get_config(), "padding": self.padding}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class ZeroPadShortcut(keras.layers.Layer):
+    """Subsample rows and columns, add channels of zeros (option A)."""
+
+    def __init__(self, stride: int, before: int, after: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.stride, self.before, self.after = stride, before, after
+
+    def call(self, inputs: Any) -> Any:
+        """[N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), before + C + after]."""
+        x = inputs[:, :: self.stride, :: self.stride, :]
+        return ops.pad(x, ((0, 0), (0, 0), (0, 0), (self.before, self.after)))
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        own = {"stride": self.stride, "before": self.before, "after": self.after}
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class GlobalAveragePooling2D(keras.layers.GlobalAveragePooling2D):
+    """`keras.layers.GlobalAveragePooling2D` in the layer's own precision."""
+
+    def call(self, inputs: Any) -> Any:
+        """[N, H, W, C] to [N, C]."""
+        shape = ops.shape(inputs)
+        count = ops.cast(shape[1] * shape[2], inputs.dtype)
+        return ops.sum(inputs, axis=(1, 2)) / count
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Dense(keras.layers.Dense):
+    """`keras.layers.Dense` in the layer's own precision."""
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """[N, in] to [N, units]."""
+        if self.compute_dtype != "float64":
+            return super().call(inputs, training=training)
+        # ops.matmul gives float32 on the PyTorch engine; a 1x1 convolution keeps float64.
+        y = ops.conv(inputs[:, None, None, :], self.kernel[None, None])[:, 0, 0, :]
+        return y if self.bias is None else y + self.bias

@@ -1,0 +1,84 @@
+"""The residual block, the stage and the network as a functional `keras.Model`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from resnet_keras.layers import PACKAGE, apply, layer_name
+from shared_spec import plan
+from shared_spec.compiler import compile_plan
+from shared_spec.plan import Plan
+from shared_spec.spec import ResNetSpec
+
+
+def residual_block(x: Any, block: plan.Block, dtype: str) -> Any:
+    """`output(branch(pre(x)) + shortcut)` on the symbolic tensor `x` of shape [N, H, W, C]."""
+    h = chain(x, block.pre, dtype)
+    y = chain(h, block.branch, dtype)
+    if block.shortcut_from is not None:
+        s = chain(x if block.shortcut_from == "input" else h, block.shortcut, dtype)
+        y = keras.layers.Add(dtype=dtype, name=layer_name(f"{block.name}.add"))([y, s])
+    return chain(y, block.output, dtype)
+
+
+def residual_stage(x: Any, stage: plan.Stage, dtype: str) -> Any:
+    """Residual blocks one after another."""
+    for block in stage.blocks:
+        x = residual_block(x, block, dtype)
+    return x
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class ResNet(keras.Model):
+    """A residual network built from a plan, as a functional model.
+
+    Layer names are the plan's, with `_` for `.`: `layer1_0_conv1`. Takes float images
+    [N, H, W, C] and returns logits [N, num_classes].
+    """
+
+    def __init__(
+        self,
+        spec: ResNetSpec | dict[str, Any],
+        dtype: str = "float32",
+        name: str = "resnet",
+        trainable: bool = True,
+    ) -> None:
+        if not isinstance(spec, ResNetSpec):
+            spec = ResNetSpec.parse(spec)
+        p = compile_plan(spec)
+        inputs = keras.Input((None, None, p.in_channels), dtype=dtype, name="images")
+        x = chain(inputs, p.stem, dtype)
+        for stage in p.stages:
+            x = residual_stage(x, stage, dtype)
+        super().__init__(inputs, chain(x, p.head, dtype), name=name)
+        self.plan, self.spec, self.kind = p, spec, dtype
+        self.trainable = trainable
+        if keras.backend.backend() == "tensorflow":
+            # On a CPU, XLA makes this engine slower; compile(jit_compile=...) decides anew.
+            self.jit_compile = False
+
+    def get_config(self) -> dict[str, Any]:
+        """What `.keras` files keep: the spec, from which the model is built again."""
+        return {
+            "spec": self.spec.to_dict(),
+            "dtype": self.kind,
+            "name": self.name,
+            "trainable": self.trainable,
+        }
+
+
+def chain(x: Any, layers: plan.Layers, dtype: str) -> Any:
+    """Apply `layers` one after another."""
+    for layer in layers:
+        x = apply(layer, x, dtype)
+    return x
+
+
+def output_layer(p: Plan, path: str) -> str:
+    """Name of the Keras layer whose output is that of the block or layer at a dotted path."""
+    for block in p.blocks():
+        if block.name == path:
+            path = block.output[-1].name if block.output else f"{block.name}.add"
+    return layer_name(path)

@@ -1,0 +1,164 @@
+"""Canonical weights to and from a Keras model and its checkpoint files."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from resnet_keras.layers import PACKAGE, layer_name
+from resnet_keras.model import ResNet
+from shared_spec.api import WeightsLike, file_suffix, read_weights
+from shared_spec.durable import durable
+from shared_spec.errors import WeightsError
+from shared_spec.plan import Parameter
+from shared_spec.spec import ResNetSpec
+from shared_spec.weights import Checkpoint, Slot, State, check_weights, write_safetensors
+
+SLOTS: dict[str, Slot] = {
+    "conv_kernel": Slot("kernel", (2, 3, 1, 0)),
+    "dense_kernel": Slot("kernel", (1, 0)),
+    "bias": Slot("bias"),
+    "norm_scale": Slot("gamma"),
+    "norm_bias": Slot("beta"),
+    "norm_mean": Slot("moving_mean"),
+    "norm_var": Slot("moving_variance"),
+}
+FORMATS = (".safetensors", ".keras", ".weights.h5")
+
+
+def export_weights(model: ResNet) -> State:
+    """The model's weights as numpy arrays under canonical names: a copy."""
+    layers = _layers(model)
+    return {
+        q.name: SLOTS[q.role].to_canonical(
+            np.array(keras.ops.convert_to_numpy(_native(layers, q).value))
+        )
+        for q in model.plan.parameters()
+    }
+
+
+def load_weights(model: ResNet, weights: WeightsLike) -> ResNet:
+    """Load canonical weights, or a `.safetensors`, `.keras` or `.weights.h5` file, strictly and in
+    place.
+
+    Raises:
+        WeightsError: listing every mismatch; the model is then unchanged.
+    """
+    state = read_checkpoint(weights, model.spec).state
+    check_weights(model.plan, state, dtype_name(model))
+    layers = _layers(model)
+    for q in model.plan.parameters():
+        native = _native(layers, q)
+        # Copied: an engine may otherwise keep a view of the caller's array.
+        array = SLOTS[q.role].to_native(state[q.name]).astype(native.dtype, order="C", copy=True)
+        native.assign(array)
+    return model
+
+
+def save_weights(
+    model: ResNet, path: str | os.PathLike[str], checkpoint: Checkpoint | None = None
+) -> None:
+    """Write the model's weights durably, in the format of the suffix.
+
+    `.safetensors` is the canonical file; `.keras` and `.weights.h5` are written by Keras.
+    `checkpoint` may carry preprocessing and labels for the canonical file.
+
+    Raises:
+        WeightsError: if the suffix is none of these.
+    """
+    suffix = file_suffix(Path(path))
+    if suffix not in FORMATS:
+        raise WeightsError(f"{path}: resnet_keras writes {', '.join(FORMATS)}")
+    if suffix == ".safetensors":
+        extra = checkpoint or Checkpoint({})
+        write_safetensors(
+            path,
+            Checkpoint(export_weights(model), model.spec, extra.preprocessing, extra.labels),
+        )
+        return
+    with durable(path) as draft:
+        if suffix == ".keras":
+            model.save(draft)
+        else:
+            model.save_weights(draft)
+
+
+def read_checkpoint(weights: WeightsLike, spec: ResNetSpec | None = None) -> Checkpoint:
+    """Canonical weights from a dict or a file that this backend reads.
+
+    A `.weights.h5` file does not tell its model: it needs the `spec`.
+    """
+    native = {".keras": _read_keras, ".weights.h5": _read_h5}
+    return read_weights(weights, native, "resnet_keras", spec)
+
+
+def dtype_name(model: ResNet) -> str:
+    """The dtype of the model's parameters, such as `"float32"`."""
+    return str(model.kind)
+
+
+def _layers(model: ResNet) -> dict[str, Any]:
+    return {layer.name: layer for layer in model.layers}
+
+
+def _native(layers: dict[str, Any], q: Parameter) -> Any:
+    return getattr(layers[layer_name(q.module)], SLOTS[q.role].leaf)
+
+
+def _read_keras(path: Path, spec: ResNetSpec | None) -> Checkpoint:
+    """Read a `.keras` file of ours: the spec from its config, the weights into a model of it.
+    Nothing that the file describes is built.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            config = json.loads(archive.read("config.json"))
+    except (zipfile.BadZipFile, KeyError, ValueError, OSError, RuntimeError) as error:
+        raise WeightsError(f"{path}: not a readable .keras file ({error})") from None
+    if not isinstance(config, dict) or config.get("registered_name") != f"{PACKAGE}>ResNet":
+        raise WeightsError(f"{path}: not a model of resnet_keras, so its layers are unknown here")
+    inner = config.get("config")
+    inner = inner if isinstance(inner, dict) else {}
+    found = ResNetSpec.parse(inner.get("spec"), str(path))
+    dtype = inner.get("dtype")
+    return Checkpoint(_load(path, found, str(dtype)), found)
+
+
+def _read_h5(path: Path, spec: ResNetSpec | None) -> Checkpoint:
+    if spec is None:
+        raise WeightsError(f"{path}: the file does not tell its model; name it (--model)")
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            dtypes = {d.dtype.name for d in _datasets(file)}
+    except (OSError, RuntimeError, KeyError) as error:
+        raise WeightsError(f"{path}: not a readable HDF5 file ({error})") from None
+    if len(dtypes) != 1:
+        raise WeightsError(f"{path}: expected arrays of one dtype, found {sorted(dtypes)}")
+    return Checkpoint(_load(path, spec, dtypes.pop()), spec)
+
+
+def _datasets(group: Any) -> list[Any]:
+    found: list[Any] = []
+    group.visititems(lambda name, item: found.append(item) if hasattr(item, "dtype") else None)
+    return found
+
+
+def _load(path: Path, spec: ResNetSpec, dtype: str) -> State:
+    from shared_spec.weights import numpy_dtype
+
+    numpy_dtype(dtype)
+    scratch = ResNet(spec, dtype)
+    try:
+        scratch.load_weights(path)
+    # Keras and h5py raise errors of many kinds for files that do not fit.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise WeightsError(f"{path}: does not fit the model ({reason})") from None
+    return export_weights(scratch)

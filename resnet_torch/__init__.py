@@ -1,0 +1,169 @@
+"""ResNets as native PyTorch modules. The verbs are those of `resnet_keras` and `resnet_flax`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from shared_spec.errors import FrameworkError, framework_missing
+
+try:
+    import torch
+except ImportError:
+    raise framework_missing("resnet_torch", "PyTorch (torch)", "torch") from None
+
+from torch.overrides import TorchFunctionMode
+
+from resnet_torch.model import ResNet
+from resnet_torch.weights import (
+    dtype_name,
+    export_weights,
+    from_numpy,
+    load_weights,
+    save_weights,
+    to_numpy,
+)
+from shared_spec.api import (
+    ModelLike,
+    WeightsLike,
+    activation_names,
+    as_images,
+    compile_plan,
+    entry_points,
+    resolve,
+)
+from shared_spec.catalogue import list_models
+from shared_spec.initialize import initial_weights
+from shared_spec.weights import cast_weights, numpy_dtype
+
+
+def create_model(
+    model: ModelLike,
+    *,
+    weights: WeightsLike | None = None,
+    seed: int = 0,
+    dtype: str = "float32",
+    **overrides: Any,
+) -> ResNet:
+    """Build a model in training mode, as `torch.nn` modules start.
+
+    Args:
+        model: a catalogue name, a `ResNetSpec`, or the path of a YAML, TOML or JSON spec file.
+        weights: None for fresh weights; a dict of canonical arrays; the path of a checkpoint;
+            or `"hf-hub:owner/name"`.
+        seed: of the fresh weights, which are bit-identical in every framework.
+        dtype: of parameters and computation: float64, float32, float16 or bfloat16.
+        **overrides: any field of the spec, such as `num_classes=10, in_channels=1`.
+
+    Raises:
+        ResNetError: with one sentence, if the name, spec, dtype or weights are not valid.
+    """
+    spec = resolve(model, overrides)
+    p = compile_plan(spec)
+    numpy_dtype(dtype)
+    with _NoInit():
+        net = ResNet(p, spec).to(getattr(torch, dtype))
+    if weights is not None:
+        return load_weights(net, weights)
+    state = cast_weights(initial_weights(p, seed), dtype)
+    # Assigned, not copied: the arrays are nobody else's. The missing keys are batch counters.
+    tensors = {name: from_numpy(array) for name, array in state.items()}
+    net.load_state_dict(tensors, strict=False, assign=True)
+    return net
+
+
+def predict(model: ResNet, images: np.ndarray, *, batch_size: int = 64) -> np.ndarray:
+    """Logits in evaluation mode.
+
+    Args:
+        model: the model; the mode of its modules is left as it was.
+        images: [N, H, W, C], already normalised.
+        batch_size: images computed at a time.
+
+    Returns:
+        [N, num_classes], of the model's dtype.
+    """
+    images = as_images(images, model.plan)
+    with _evaluating(model):
+        parts = [
+            to_numpy(model(_input(model, images[i : i + batch_size])))
+            for i in range(0, len(images), batch_size)
+        ]
+    return np.concatenate(parts)
+
+
+def activations(
+    model: ResNet, images: np.ndarray, names: Iterable[str] | None = None
+) -> dict[str, np.ndarray]:
+    """Outputs of the named layers and blocks (all blocks if None), in evaluation mode.
+
+    Returns:
+        Canonical name to array, channels last: [N, H, W, C], or [N, C] after the global pool.
+    """
+    images = as_images(images, model.plan)
+    found: dict[str, np.ndarray] = {}
+
+    def record(name: str) -> Any:
+        def hook(module: torch.nn.Module, args: object, output: torch.Tensor) -> None:
+            last = output.movedim(1, -1) if output.ndim == 4 else output
+            # Copied at once: the activation after it may work in place.
+            found[name] = to_numpy(last).copy()
+
+        return hook
+
+    wanted = activation_names(model.plan, names)
+    hooks = [model.get_submodule(n).register_forward_hook(record(n)) for n in wanted]
+    try:
+        with _evaluating(model):
+            model(_input(model, images))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def _input(model: ResNet, images: np.ndarray) -> torch.Tensor:
+    like = next(model.parameters())
+    return from_numpy(images).permute(0, 3, 1, 2).to(like.device, like.dtype)
+
+
+@contextmanager
+def _evaluating(model: ResNet) -> Iterator[None]:
+    """Evaluation mode for the length of a block; every module's own mode comes back after it."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+class _NoInit(TorchFunctionMode):
+    """Leaves parameters uninitialised: `torch.nn.init` would draw values only to be replaced."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+globals().update(entry_points(create_model))
+
+__all__ = [
+    "FrameworkError",
+    "ResNet",
+    "activations",
+    "create_model",
+    "dtype_name",
+    "export_weights",
+    "list_models",
+    "load_weights",
+    "predict",
+    "save_weights",
+]

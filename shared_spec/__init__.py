@@ -1,0 +1,55 @@
+"""What a ResNet is: spec, catalogue, plan and canonical weights. Imports no framework."""
+
+from shared_spec.api import resolve
+from shared_spec.catalogue import CATALOGUE, list_models
+from shared_spec.compiler import compile_plan
+from shared_spec.errors import (
+    FrameworkError,
+    ImageError,
+    ResNetError,
+    SpecError,
+    UnknownModelError,
+    WeightsError,
+)
+from shared_spec.initialize import initial_weights, random_images, random_weights
+from shared_spec.plan import Plan
+from shared_spec.preprocessing import Preprocessing
+from shared_spec.spec import ResNetSpec
+from shared_spec.specfile import load_spec, save_spec
+from shared_spec.weights import (
+    Checkpoint,
+    State,
+    cast_weights,
+    check_weights,
+    digest,
+    read_safetensors,
+    write_safetensors,
+)
+
+__all__ = [
+    "CATALOGUE",
+    "Checkpoint",
+    "FrameworkError",
+    "ImageError",
+    "Plan",
+    "Preprocessing",
+    "ResNetError",
+    "ResNetSpec",
+    "SpecError",
+    "State",
+    "UnknownModelError",
+    "WeightsError",
+    "cast_weights",
+    "check_weights",
+    "compile_plan",
+    "digest",
+    "initial_weights",
+    "list_models",
+    "load_spec",
+    "random_images",
+    "random_weights",
+    "read_safetensors",
+    "resolve",
+    "save_spec",
+    "write_safetensors",
+]

@@ -1,0 +1,155 @@
+"""Shapes, parameters and multiply-accumulates, folded over the plan without any framework."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import singledispatch
+
+from shared_spec import plan
+from shared_spec.errors import SpecError
+from shared_spec.parameters import parameters_of
+from shared_spec.plan import Block, Layer, Padding, Plan
+
+Shape = tuple[int, ...]
+"""Shape of one image's activation, channels last: (H, W, C), or (C,) after the global pool."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One layer, block, or stage: its output shape, trainable parameters and MACs for one image."""
+
+    name: str
+    shape: Shape
+    parameters: int
+    macs: int
+
+
+def layer_rows(p: Plan, size: tuple[int, int]) -> list[Row]:
+    """One row a layer for an input of `size` (H, W) pixels, in the order of `p.layers()`.
+
+    Raises:
+        SpecError: if the image is so small that some layer has no output.
+    """
+    rows: list[Row] = []
+    shape = _chain(p.stem, (*size, p.in_channels), rows)
+    for block in p.blocks():
+        shape = _block(block, shape, rows)
+    _chain(p.head, shape, rows)
+    return rows
+
+
+def block_rows(p: Plan, size: tuple[int, int]) -> list[Row]:
+    """As `layer_rows`, with each residual block summed into one row named after it."""
+    rows: list[Row] = []
+    shape = _chain(p.stem, (*size, p.in_channels), rows)
+    for block in p.blocks():
+        inner: list[Row] = []
+        shape = _block(block, shape, inner)
+        rows.append(_sum(block.name, shape, inner))
+    _chain(p.head, shape, rows)
+    return rows
+
+
+def stage_rows(p: Plan, size: tuple[int, int]) -> list[Row]:
+    """The table a paper prints: one row each for the stem, every stage, and the head."""
+    rows = {row.name: row for row in block_rows(p, size)}
+    groups = [("stem", [layer.name for layer in p.stem])]
+    groups += [(stage.name, [block.name for block in stage.blocks]) for stage in p.stages]
+    groups += [("head", [layer.name for layer in p.head])]
+    return [
+        _sum(name, rows[members[-1]].shape, [rows[m] for m in members]) for name, members in groups
+    ]
+
+
+def macs(p: Plan, size: tuple[int, int]) -> int:
+    """Multiply-accumulates of convolutions and dense layers for one image of `size` (H, W)."""
+    return sum(row.macs for row in layer_rows(p, size))
+
+
+def _sum(name: str, shape: Shape, rows: Iterable[Row]) -> Row:
+    rows = list(rows)
+    return Row(name, shape, sum(r.parameters for r in rows), sum(r.macs for r in rows))
+
+
+def _chain(layers: Iterable[Layer], shape: Shape, rows: list[Row]) -> Shape:
+    for layer in layers:
+        shape = output_shape(layer, shape)
+        if min(shape) < 1:
+            raise SpecError(
+                f"the input image is too small: {layer.name} would have the output {shape}; "
+                f"give a larger height and width"
+            )
+        count = sum(p.size for p in parameters_of(layer) if p.trainable)
+        rows.append(Row(layer.name, shape, count, _layer_macs(layer, shape)))
+    return shape
+
+
+def _block(block: Block, shape: Shape, rows: list[Row]) -> Shape:
+    h = _chain(block.pre, shape, rows)
+    y = _chain(block.branch, h, rows)
+    if block.shortcut_from is not None:
+        s = _chain(block.shortcut, shape if block.shortcut_from == "input" else h, rows)
+        if s != y:
+            raise SpecError(f"{block.name}: the shortcut gives {s} where the branch gives {y}")
+    return _chain(block.output, y, rows)
+
+
+def _window(n: int, kernel_size: int, stride: int, padding: Padding) -> int:
+    if padding == "same":
+        return -(-n // stride)
+    return (n + 2 * padding - kernel_size) // stride + 1
+
+
+@singledispatch
+def output_shape(layer: Layer, shape: Shape) -> Shape:
+    """Shape of one image's activation after `layer`; most layers keep it."""
+    return shape
+
+
+@output_shape.register
+def _(layer: plan.Conv, shape: Shape) -> Shape:
+    h, w, _ = shape
+    k, s, p = layer.kernel_size, layer.stride, layer.padding
+    return _window(h, k, s, p), _window(w, k, s, p), layer.out_channels
+
+
+@output_shape.register
+def _(layer: plan.MaxPool, shape: Shape) -> Shape:
+    h, w, c = shape
+    k, s, p = layer.kernel_size, layer.stride, layer.padding
+    return _window(h, k, s, p), _window(w, k, s, p), c
+
+
+@output_shape.register
+def _(layer: plan.ZeroPadShortcut, shape: Shape) -> Shape:
+    h, w, c = shape
+    return -(-h // layer.stride), -(-w // layer.stride), layer.before + c + layer.after
+
+
+@output_shape.register
+def _(layer: plan.GlobalPool, shape: Shape) -> Shape:
+    return shape[-1:]
+
+
+@output_shape.register
+def _(layer: plan.Dense, shape: Shape) -> Shape:
+    return (layer.out_features,)
+
+
+@singledispatch
+def _layer_macs(layer: Layer, shape: Shape) -> int:
+    """MACs of `layer` given its output shape; elementwise work counts as none, as in papers."""
+    return 0
+
+
+@_layer_macs.register
+def _(layer: plan.Conv, shape: Shape) -> int:
+    h, w, _ = shape
+    k = layer.kernel_size
+    return h * w * layer.out_channels * (layer.in_channels // layer.groups) * k * k
+
+
+@_layer_macs.register
+def _(layer: plan.Dense, shape: Shape) -> int:
+    return layer.in_features * layer.out_features

@@ -1,0 +1,165 @@
+"""What the public verbs of the three backends share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from shared_spec.analysis import layer_rows
+from shared_spec.catalogue import CATALOGUE, Entry, find
+from shared_spec.compiler import compile_plan
+from shared_spec.errors import ImageError, SpecError, WeightsError
+from shared_spec.plan import Plan
+from shared_spec.spec import ResNetSpec
+from shared_spec.specfile import SUFFIXES, load_spec
+from shared_spec.weights import Checkpoint, State, read_safetensors, require_file
+
+ModelLike = str | os.PathLike[str] | ResNetSpec
+"""A catalogue name, the path of a spec file, or a spec."""
+
+WeightsLike = str | os.PathLike[str] | Mapping[str, np.ndarray]
+"""The path of a checkpoint, or canonical weights."""
+
+Model = TypeVar("Model")
+Reader = Callable[[Path, ResNetSpec | None], Checkpoint]
+
+
+def resolve(model: ModelLike, overrides: Mapping[str, Any] | None = None) -> ResNetSpec:
+    """The spec that `model` stands for, with `overrides` of its fields.
+
+    Raises:
+        UnknownModelError: if a name is not in the catalogue.
+        SpecError: if the spec file or an override is not valid.
+    """
+    if isinstance(model, ResNetSpec):
+        spec = model
+    elif isinstance(model, str) and model in CATALOGUE:
+        spec = CATALOGUE[model].spec
+    elif isinstance(model, os.PathLike) or (isinstance(model, str) and _looks_like_path(model)):
+        spec = load_spec(model)
+    elif isinstance(model, str):
+        spec = find(model).spec
+    else:
+        raise SpecError(
+            f"model: expected a name, a ResNetSpec or the path of a spec file, got "
+            f"{type(model).__name__}"
+        )
+    return spec.override(**dict(overrides or {}))
+
+
+def _looks_like_path(text: str) -> bool:
+    return text.lower().endswith(SUFFIXES) or os.sep in text
+
+
+def read_weights(
+    weights: WeightsLike, native: Mapping[str, Reader], package: str, spec: ResNetSpec | None
+) -> Checkpoint:
+    """Canonical weights from a dict or a file: safetensors everywhere, and the backend's own
+    formats as `native` maps their suffixes to readers (`""` reads a directory).
+
+    Raises:
+        WeightsError: if the file is missing, damaged, or of a format that `package` cannot read.
+    """
+    if isinstance(weights, Mapping):
+        return Checkpoint(dict(weights))
+    if not isinstance(weights, str | os.PathLike):
+        raise WeightsError(
+            f"weights: expected a path or a dict of arrays, got {type(weights).__name__}"
+        )
+    if str(weights).startswith("hf-hub:"):
+        from shared_spec.hub import download
+
+        weights = download(str(weights))
+    require_file(weights)
+    path = Path(weights)
+    suffix = file_suffix(path)
+    if suffix == ".safetensors":
+        return read_safetensors(path)
+    if suffix not in native:
+        known = ", ".join(x or "a directory" for x in (".safetensors", *native))
+        raise WeightsError(
+            f"{path}: {package} reads {known}; `resnet-parity convert` turns other files into those"
+        )
+    return native[suffix](path, spec)
+
+
+def file_suffix(path: Path) -> str:
+    """The suffix that tells a weights format: `.weights.h5` counts as one, a directory as `""`."""
+    if path.is_dir():
+        return ""
+    if path.name.lower().endswith(".weights.h5"):
+        return ".weights.h5"
+    return path.suffix.lower()
+
+
+def as_images(images: object, p: Plan) -> np.ndarray:
+    """Check a batch of images for a model: a real array [N, H, W, C] with the model's channels.
+
+    Raises:
+        ImageError: saying what was given and what the model takes.
+    """
+    array = np.asarray(images)
+    if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
+        raise ImageError(f"images: expected an array of numbers, got dtype {array.dtype}")
+    if array.ndim != 4 or array.shape[0] == 0 or array.shape[3] != p.in_channels:
+        raise ImageError(
+            f"images: expected shape [N, height, width, {p.in_channels}] with N of at least 1, "
+            f"got {list(array.shape)}"
+        )
+    try:
+        layer_rows(p, (array.shape[1], array.shape[2]))
+    except SpecError as error:
+        raise ImageError(f"images: {error}") from None
+    return array
+
+
+def activation_names(p: Plan, names: object) -> list[str]:
+    """The names asked of `activations`: all blocks if None.
+
+    Raises:
+        WeightsError: naming those that the plan lacks.
+    """
+    known = {block.name for block in p.blocks()} | {layer.name for layer in p.layers()}
+    if names is None:
+        return [block.name for block in p.blocks()]
+    wanted = [str(name) for name in names]  # type: ignore[attr-defined]
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise SpecError(f"activations: the model has no layer or block named {unknown[0]!r}")
+    return wanted
+
+
+def entry_points(create_model: Callable[..., Model]) -> dict[str, Callable[..., Model]]:
+    """One function for every catalogue name: `resnet50(**fields)` is
+    `create_model("resnet50", **fields)`.
+    """
+
+    def make(entry: Entry) -> Callable[..., Model]:
+        def build(**options: Any) -> Model:
+            return create_model(entry.name, **options)
+
+        build.__name__ = build.__qualname__ = entry.name
+        build.__module__ = create_model.__module__
+        note = f" ({entry.note})" if entry.note else ""
+        build.__doc__ = f"`create_model({entry.name!r}, ...)`{note}. Source: {entry.source}."
+        return build
+
+    return {name: make(entry) for name, entry in CATALOGUE.items()}
+
+
+__all__ = [
+    "ModelLike",
+    "State",
+    "WeightsLike",
+    "activation_names",
+    "as_images",
+    "compile_plan",
+    "entry_points",
+    "file_suffix",
+    "read_weights",
+    "resolve",
+]

@@ -1,0 +1,34 @@
+"""The named models: one short record a name, grouped by family in the files beside this one."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+from shared_spec.catalogue import cifar, d2l, torchvision
+from shared_spec.catalogue.entry import Entry
+from shared_spec.errors import UnknownModelError, did_you_mean
+
+CATALOGUE: dict[str, Entry] = {
+    entry.name: entry for family in (torchvision, cifar, d2l) for entry in family.ENTRIES
+}
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names in the catalogue that match a shell-style `pattern`, in the catalogue's order."""
+    return [name for name in CATALOGUE if fnmatchcase(name, pattern)]
+
+
+def find(name: str) -> Entry:
+    """The record of `name`.
+
+    Raises:
+        UnknownModelError: naming the nearest entries.
+    """
+    try:
+        return CATALOGUE[name]
+    except KeyError:
+        near = did_you_mean(name, CATALOGUE) or "; see `resnet-parity list` for all of them"
+        raise UnknownModelError(f"there is no model named {name!r}{near}") from None
+
+
+__all__ = ["CATALOGUE", "Entry", "find", "list_models"]

@@ -1,0 +1,29 @@
+"""torchvision's ten ResNets (v1.5: the stride is on the 3×3 convolution)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shared_spec.catalogue.entry import Entry
+
+RESNET = "He et al. 2015, arXiv:1512.03385; torchvision.models.resnet"
+RESNEXT = "Xie et al. 2016, arXiv:1611.05431; torchvision.models.resnet"
+WIDE = "Zagoruyko and Komodakis 2016, arXiv:1605.07146; torchvision.models.resnet"
+
+
+def _entry(name: str, source: str, block: str, depths: list[int], **fields: Any) -> Entry:
+    return Entry(name, "torchvision", {"block": block, "depths": depths, **fields}, source)
+
+
+ENTRIES = (
+    _entry("resnet18", RESNET, "basic", [2, 2, 2, 2]),
+    _entry("resnet34", RESNET, "basic", [3, 4, 6, 3]),
+    _entry("resnet50", RESNET, "bottleneck", [3, 4, 6, 3]),
+    _entry("resnet101", RESNET, "bottleneck", [3, 4, 23, 3]),
+    _entry("resnet152", RESNET, "bottleneck", [3, 8, 36, 3]),
+    _entry("resnext50_32x4d", RESNEXT, "bottleneck", [3, 4, 6, 3], groups=32, base_width=4),
+    _entry("resnext101_32x8d", RESNEXT, "bottleneck", [3, 4, 23, 3], groups=32, base_width=8),
+    _entry("resnext101_64x4d", RESNEXT, "bottleneck", [3, 4, 23, 3], groups=64, base_width=4),
+    _entry("wide_resnet50_2", WIDE, "bottleneck", [3, 4, 6, 3], base_width=128),
+    _entry("wide_resnet101_2", WIDE, "bottleneck", [3, 4, 23, 3], base_width=128),
+)

@@ -1,0 +1,49 @@
+"""The errors a user can meet. Each message is one sentence: what, where, what would be accepted."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ResNetError(ValueError):
+    """Base of every error that bad input causes. The command line prints it and exits with 2."""
+
+
+class SpecError(ResNetError):
+    """A spec, or a file that should hold one, is not valid."""
+
+
+class UnknownModelError(ResNetError):
+    """A model name is not in the catalogue."""
+
+
+class WeightsError(ResNetError):
+    """Weights, or a file that should hold them, do not fit the model."""
+
+
+class ImageError(ResNetError):
+    """An image cannot be read or does not fit the model."""
+
+
+class FrameworkError(ResNetError):
+    """A framework is missing, or cannot do what was asked of it here."""
+
+
+def nearest(name: str, candidates: Iterable[str], count: int = 3) -> list[str]:
+    """The `count` candidates most like `name`, best first; empty if none is near."""
+    return difflib.get_close_matches(name, list(candidates), n=count, cutoff=0.5)
+
+
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
+    """`"; did you mean 'a', 'b'?"`, or an empty string if nothing is near."""
+    near = nearest(name, candidates)
+    return "; did you mean " + ", ".join(map(repr, near)) + "?" if near else ""
+
+
+def framework_missing(package: str, framework: str, extra: str) -> FrameworkError:
+    """The error for a backend whose framework is not installed, with the command that mends it."""
+    return FrameworkError(
+        f"{package} needs {framework}, which is not installed; "
+        f"run: pip install 'resnet-parity[{extra}]'"
+    )

@@ -1,0 +1,113 @@
+"""Initial values, drawn here once so that they are bit-identical in every framework.
+
+Each array has a counter-based generator of its own (Philox, Salmon et al. 2011), keyed by the seed
+and the parameter's canonical name. A value therefore depends on neither the order of drawing nor on
+what else the model holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from shared_spec import plan
+from shared_spec.parameters import parameters_of
+from shared_spec.plan import Block, Layer, Parameter, Plan
+from shared_spec.weights import State
+
+
+def generator(seed: int, name: str) -> np.random.Generator:
+    """The generator of the array called `name` under `seed`."""
+    key = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+
+
+def initial_weights(p: Plan, seed: int = 0) -> State:
+    """Float32 weights to start training from.
+
+    Convolutions are normal with variance 2 / fan_out (He et al. 2015, arXiv:1502.01852, in the
+    fan-out form that torchvision and timm use), the classifier uniform within 1 / sqrt(fan_in) as
+    in PyTorch, biases 0, norms 1 and 0.
+    """
+    parameters = list(p.parameters())
+    # numpy draws without the interpreter's lock, and no draw depends on another.
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        arrays = pool.map(lambda q: _initial(q, generator(seed, q.name)), parameters)
+        return {q.name: array for q, array in zip(parameters, arrays, strict=True)}
+
+
+def _initial(q: Parameter, rng: np.random.Generator) -> np.ndarray:
+    if q.role == "conv_kernel":
+        return _he_normal(q, rng)
+    if q.role == "dense_kernel":
+        bound = 1 / math.sqrt(q.shape[1])
+        return rng.uniform(-bound, bound, q.shape).astype(np.float32)
+    constant = {"bias": 0.0, "norm_bias": 0.0, "norm_mean": 0.0, "norm_scale": 1.0, "norm_var": 1.0}
+    return np.full(q.shape, constant[q.role] if q.init is None else q.init, np.float32)
+
+
+def _he_normal(q: Parameter, rng: np.random.Generator) -> np.ndarray:
+    values = rng.standard_normal(q.shape, np.float32)
+    values *= np.float32(math.sqrt(2 / (q.shape[0] * q.shape[2] * q.shape[3])))
+    return values
+
+
+def random_weights(p: Plan, seed: int = 0) -> State:
+    """Float32 weights for comparing implementations: nothing is left at 0 or 1.
+
+    Fresh norm statistics (0 and 1) hide a swapped mean and variance, and fresh scales a swapped
+    scale and bias, so all of them are drawn. The running variance follows the second moment that
+    the layer's input has on standard normal images, so that activations keep their size through a
+    thousand layers.
+    """
+    state: State = {}
+    moment = _randomise(p.stem, 1.0, seed, state)
+    for block in p.blocks():
+        moment = _randomise_block(block, moment, seed, state)
+    _randomise(p.head, moment, seed, state)
+    return {q.name: state[q.name] for q in p.parameters()}
+
+
+def _randomise_block(block: Block, moment: float, seed: int, state: State) -> float:
+    h = _randomise(block.pre, moment, seed, state)
+    y = _randomise(block.branch, h, seed, state)
+    if block.shortcut_from is not None:
+        start = moment if block.shortcut_from == "input" else h
+        y += _randomise(block.shortcut, start, seed, state)
+    return _randomise(block.output, y, seed, state)
+
+
+def _randomise(layers: Iterable[Layer], moment: float, seed: int, state: State) -> float:
+    """Draw the arrays of a chain whose input has the mean square `moment`; return its output's."""
+    for layer in layers:
+        if isinstance(layer, plan.Conv):
+            # Gain of a He-normal kernel: fan_in * 2 / fan_out.
+            moment *= 2 * (layer.in_channels // layer.groups) / layer.out_channels
+        for q in parameters_of(layer):
+            state[q.name] = _random(q, generator(seed, q.name), moment)
+        if isinstance(layer, plan.BatchNorm):
+            moment = 1.0
+        elif isinstance(layer, plan.Activation):
+            moment /= 2
+    return moment
+
+
+def _random(q: Parameter, rng: np.random.Generator, moment: float) -> np.ndarray:
+    if q.role in ("conv_kernel", "dense_kernel"):
+        return _initial(q, rng)
+    if q.role == "norm_scale":
+        return rng.uniform(0.5, 1.5, q.shape).astype(np.float32)
+    if q.role == "norm_var":
+        return (moment * rng.uniform(0.5, 1.5, q.shape)).astype(np.float32)
+    size = 0.2 * (math.sqrt(moment) if q.role == "norm_mean" else 1.0)
+    return rng.normal(0, size, q.shape).astype(np.float32)
+
+
+def random_images(shape: tuple[int, int, int, int], seed: int = 0) -> np.ndarray:
+    """Standard normal float32 images, [N, H, W, C]."""
+    return generator(seed, f"images{shape}").standard_normal(shape, np.float32)

@@ -1,0 +1,44 @@
+"""Which arrays each layer owns: one rule a layer record."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+
+from shared_spec import plan
+from shared_spec.plan import Parameter
+
+
+@singledispatch
+def parameters_of(layer: object) -> tuple[Parameter, ...]:
+    """The arrays that `layer` owns, in PyTorch's order; most layers own none."""
+    return ()
+
+
+@parameters_of.register
+def _(layer: plan.Conv) -> tuple[Parameter, ...]:
+    k = layer.kernel_size
+    shape = (layer.out_channels, layer.in_channels // layer.groups, k, k)
+    kernel = Parameter(layer.name, "weight", "conv_kernel", shape)
+    return (kernel, *_bias(layer.name, layer.out_channels, layer.bias))
+
+
+@parameters_of.register
+def _(layer: plan.Dense) -> tuple[Parameter, ...]:
+    shape = (layer.out_features, layer.in_features)
+    kernel = Parameter(layer.name, "weight", "dense_kernel", shape)
+    return (kernel, *_bias(layer.name, layer.out_features, layer.bias))
+
+
+@parameters_of.register
+def _(layer: plan.BatchNorm) -> tuple[Parameter, ...]:
+    shape = (layer.channels,)
+    return (
+        Parameter(layer.name, "weight", "norm_scale", shape, init=layer.scale_init),
+        Parameter(layer.name, "bias", "norm_bias", shape),
+        Parameter(layer.name, "running_mean", "norm_mean", shape),
+        Parameter(layer.name, "running_var", "norm_var", shape),
+    )
+
+
+def _bias(name: str, channels: int, present: bool) -> tuple[Parameter, ...]:
+    return (Parameter(name, "bias", "bias", (channels,)),) if present else ()

@@ -1,0 +1,208 @@
+"""The plan: a ResNet with every derived number resolved, as plain frozen data.
+
+A residual network is chains of layers plus one addition, so the plan is a small tree and not a
+general graph:
+
+    h = pre(x)
+    y = output(branch(h) + shortcut(x or h))
+
+where each of `pre`, `branch`, `shortcut` and `output` is a chain (an empty chain is the identity).
+A backend reads the plan and builds; it never compares channels and never asks which variant it is.
+
+Every layer has a `name`: its dotted path in the model, which is also the prefix of its canonical
+parameter names (torchvision's names, and timm's where timm goes further).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Padding = int | Literal["same"]
+"""Rows and columns of padding on every side, or TensorFlow's input-dependent rule `"same"`:
+`max((ceil(n / stride) - 1) * stride + kernel - n, 0)` in all, the larger half at the end."""
+
+Role = Literal[
+    "conv_kernel",
+    "dense_kernel",
+    "bias",
+    "norm_scale",
+    "norm_bias",
+    "norm_mean",
+    "norm_var",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Conv:
+    """2-D convolution (cross-correlation) with a square kernel; zeros are padded."""
+
+    name: str
+    in_channels: int
+    out_channels: int
+    kernel_size: int
+    stride: int = 1
+    padding: Padding = 0
+    groups: int = 1
+    bias: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BatchNorm:
+    """Batch normalisation over N, H, W (Ioffe and Szegedy 2015, arXiv:1502.03167).
+
+    `momentum` is the share of the new batch in the running statistics (PyTorch's sense; Keras and
+    Flax call one minus this number momentum). `variance` says which estimate enters the running
+    variance: `"unbiased"` divides by n - 1, `"biased"` by n.
+    """
+
+    name: str
+    channels: int
+    eps: float
+    momentum: float
+    variance: Literal["unbiased", "biased"]
+    scale_init: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """An elementwise function, by name."""
+
+    name: str
+    function: str
+
+
+@dataclass(frozen=True, slots=True)
+class MaxPool:
+    """2-D maximum; padded with minus infinity, so padding never wins."""
+
+    name: str
+    kernel_size: int
+    stride: int
+    padding: Padding = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroPadShortcut:
+    """Option A of He et al. 2015 (arXiv:1512.03385): take every `stride`-th row and column, then
+    add channels of zeros, `before` in front and `after` behind. It has no parameters.
+    """
+
+    name: str
+    stride: int
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalPool:
+    """Mean over H and W: [N, H, W, C] to [N, C]."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """Fully connected layer on [N, in_features]."""
+
+    name: str
+    in_features: int
+    out_features: int
+    bias: bool = True
+
+
+Layer = Conv | BatchNorm | Activation | MaxPool | ZeroPadShortcut | GlobalPool | Dense
+Layers = tuple[Layer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """`output(branch(pre(x)) + shortcut)`. `shortcut_from` says what enters the shortcut: the
+    block's input, the output of `pre`, or nothing at all (`None`: a plain block, no addition).
+    """
+
+    name: str
+    pre: Layers
+    branch: Layers
+    shortcut: Layers
+    shortcut_from: Literal["input", "pre"] | None
+    output: Layers
+
+    def layers(self) -> Iterator[Layer]:
+        """All layers, in the order in which PyTorch would register them."""
+        for chain in (self.pre, self.branch, self.shortcut, self.output):
+            yield from chain
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Blocks that follow one another at one resolution."""
+
+    name: str
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One array of the model: `module` is the dotted path of the layer that owns it, `leaf` its
+    name there, `shape` PyTorch's (kernels OIHW, dense OI), `role` what it is for.
+    """
+
+    module: str
+    leaf: str
+    role: Role
+    shape: tuple[int, ...]
+    init: float | None = None
+    """A constant initial value that differs from the role's own."""
+
+    @property
+    def name(self) -> str:
+        """The canonical name, as in a PyTorch state dict."""
+        return f"{self.module}.{self.leaf}"
+
+    @property
+    def trainable(self) -> bool:
+        """False for running statistics, which are state and not counted as parameters."""
+        return self.role not in ("norm_mean", "norm_var")
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        size = 1
+        for n in self.shape:
+            size *= n
+        return size
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A whole network: `head(stages(stem(x)))`, on images of `in_channels` channels."""
+
+    in_channels: int
+    stem: Layers
+    stages: tuple[Stage, ...]
+    head: Layers
+
+    def layers(self) -> Iterator[Layer]:
+        """Every layer once, in the order in which PyTorch would register them."""
+        yield from self.stem
+        for block in self.blocks():
+            yield from block.layers()
+        yield from self.head
+
+    def blocks(self) -> Iterator[Block]:
+        """Every block, first to last."""
+        for stage in self.stages:
+            yield from stage.blocks
+
+    def parameters(self) -> Iterator[Parameter]:
+        """Every array of the model, running statistics included."""
+        from shared_spec.parameters import parameters_of
+
+        for layer in self.layers():
+            yield from parameters_of(layer)
+
+    def parameter_count(self) -> int:
+        """Number of trainable scalars, the figure that papers and libraries publish."""
+        return sum(p.size for p in self.parameters() if p.trainable)

@@ -1,0 +1,114 @@
+"""From an image file to a model's input: Pillow and numpy, no framework."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from shared_spec.errors import ImageError, SpecError
+from shared_spec.spec import ResNetSpec
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+_MODES = {1: "L", 3: "RGB"}
+
+
+class Preprocessing(BaseModel):
+    """How an image becomes an input: shorter side resized, centre cropped, scaled to 0..1,
+    normalised per channel.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image_size: Annotated[int, Field(ge=1, le=65_536)] = 224
+    crop: Annotated[float, Field(gt=0, le=1)] = 0.875
+    """The crop's side as a share of the resized shorter side."""
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+    mean: tuple[float, ...]
+    std: tuple[Annotated[float, Field(gt=0)], ...]
+
+    @model_validator(mode="after")
+    def _check(self) -> Preprocessing:
+        if len(self.mean) != len(self.std) or len(self.mean) not in _MODES:
+            raise ValueError("mean and std need one entry a channel, 1 or 3 each")
+        return self
+
+    @classmethod
+    def parse(cls, data: object, where: str) -> Preprocessing:
+        """Validate `data`; raises SpecError."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            path = ".".join(map(str, first["loc"]))
+            raise SpecError(f"{where}: preprocessing {path}: {first['msg']}") from None
+
+    @classmethod
+    def default(cls, spec: ResNetSpec) -> Preprocessing:
+        """What weights without a record most likely expect: ImageNet's statistics for 3 channels
+        (torchvision's evaluation transform), 0.5 and 0.5 for 1.
+
+        Raises:
+            ImageError: for other numbers of channels, which no image file has.
+        """
+        if spec.in_channels not in _MODES:
+            raise ImageError(
+                f"the model takes {spec.in_channels} channels, and image files have 1 or 3; "
+                f"call predict() from Python with arrays"
+            )
+        if spec.in_channels == 3:
+            return cls(image_size=spec.image_size, mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
+        return cls(image_size=spec.image_size, mean=(0.5,), std=(0.5,))
+
+    def __call__(self, images: Sequence[Image]) -> np.ndarray:
+        """Pillow images to float32 [N, H, W, C]."""
+        return np.stack([self._one(image) for image in images])
+
+    def normalise(self, pixels: np.ndarray) -> np.ndarray:
+        """Pixels in 0..1, [..., C], to float32 inputs."""
+        scaled: np.ndarray = (np.asarray(pixels) - np.array(self.mean)) / np.array(self.std)
+        return scaled.astype(np.float32)
+
+    def _one(self, image: Image) -> np.ndarray:
+        from PIL.Image import Resampling
+
+        image = image.convert(_MODES[len(self.mean)])
+        short = max(self.image_size, round(self.image_size / self.crop))
+        scale = short / min(image.size)
+        size = (max(short, int(image.width * scale)), max(short, int(image.height * scale)))
+        if size != image.size:
+            image = image.resize(size, Resampling[self.interpolation.upper()])
+        left = round((image.width - self.image_size) / 2)
+        top = round((image.height - self.image_size) / 2)
+        box = (left, top, left + self.image_size, top + self.image_size)
+        pixels = np.asarray(image.crop(box), np.float64) / 255
+        return self.normalise(pixels.reshape(self.image_size, self.image_size, -1))
+
+
+def open_images(paths: Sequence[str | os.PathLike[str]]) -> list[Image]:
+    """Decode image files, turned upright as their EXIF data says.
+
+    Raises:
+        ImageError: naming the first file that is missing or is no image.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    images = []
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                images.append(ImageOps.exif_transpose(image).copy())
+        except FileNotFoundError:
+            raise ImageError(f"{path}: there is no such image file") from None
+        except UnidentifiedImageError:
+            raise ImageError(f"{path}: not an image that Pillow can read") from None
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise ImageError(f"{path}: the image cannot be decoded ({error})") from None
+    return images

@@ -1,0 +1,108 @@
+"""Specs as YAML, TOML or JSON files."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from shared_spec.durable import durable
+from shared_spec.errors import SpecError
+from shared_spec.spec import ResNetSpec
+
+SUFFIXES = (".yaml", ".yml", ".toml", ".json")
+_LARGEST = 1_000_000
+
+
+def load_spec(path: str | os.PathLike[str]) -> ResNetSpec:
+    """Read a spec file.
+
+    Raises:
+        SpecError: if the file is missing, over 1 MB, not of its suffix's format, or not a spec.
+    """
+    file = Path(path)
+    suffix = _suffix(file)
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(_LARGEST + 1)
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read ({error.strerror})") from None
+    if len(raw) > _LARGEST:
+        raise SpecError(f"{path}: larger than {_LARGEST:,} bytes, which no spec needs")
+    try:
+        data = _parse(raw.decode("utf-8-sig"), suffix)
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise SpecError(f"{path}: not valid {suffix[1:].upper()} ({reason})") from None
+    return ResNetSpec.parse(data, where=str(path))
+
+
+def save_spec(path: str | os.PathLike[str], spec: ResNetSpec) -> None:
+    """Write the fields of `spec` that differ from the defaults, in the suffix's format.
+
+    Raises:
+        ResNetError: if the suffix is not a spec file's or the file cannot be written.
+    """
+    suffix = _suffix(Path(path))
+    data = spec.to_dict()
+    if suffix == ".json":
+        text = json.dumps(data, indent=2) + "\n"
+    else:
+        # A JSON number, string or list of numbers is the same text in YAML and in TOML.
+        mark = " = " if suffix == ".toml" else ": "
+        text = "".join(f"{key}{mark}{json.dumps(value)}\n" for key, value in data.items())
+    with durable(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def _suffix(path: Path) -> str:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise SpecError(f"{path}: a spec file ends in one of {', '.join(SUFFIXES)}")
+    return suffix
+
+
+def _parse(text: str, suffix: str) -> object:
+    if suffix == ".toml":
+        return tomllib.loads(text)
+    if suffix == ".json":
+        return json.loads(text, object_pairs_hook=_no_duplicates)
+    return _parse_yaml(text)
+
+
+def _parse_yaml(text: str) -> object:
+    import yaml
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        """SafeLoader without aliases (they can blow up a small file) or repeated keys."""
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise ValueError("aliases are not accepted")
+            return super().compose_node(parent, index)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            return _no_duplicates(
+                [
+                    (self.construct_object(k, deep=True), self.construct_object(v, deep=True))
+                    for k, v in node.value
+                ]
+            )
+
+    try:
+        return yaml.load(text, Loader=Loader)  # noqa: S506 a SafeLoader
+    except yaml.YAMLError as error:
+        raise ValueError(error) from None
+
+
+def _no_duplicates(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    out: dict[Any, Any] = {}
+    for key, value in pairs:
+        if not isinstance(key, str):
+            raise ValueError(f"the key {key!r} is not a string")
+        if key in out:
+            raise ValueError(f"the key {key!r} appears twice")
+        out[key] = value
+    return out
