@@ -17,7 +17,13 @@ except ImportError:
     raise framework_missing("resnet_flax", "Flax (jax, flax, optax)", "flax") from None
 
 from resnet_flax.model import ResNet, find, parent, replace
-from resnet_flax.weights import dtype_name, export_weights, load_weights, save_weights
+from resnet_flax.weights import (
+    dtype_name,
+    export_weights,
+    load_weights,
+    read_checkpoint,
+    save_weights,
+)
 from shared_spec.api import (
     ModelLike,
     WeightsLike,
@@ -117,6 +123,11 @@ def activations(
     return found
 
 
+def parameter_count(model: ResNet) -> int:
+    """Number of trainable scalars in the native model."""
+    return sum(v.size for v in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
 @nnx.jit
 def _forward(model: ResNet, x: jax.Array) -> jax.Array:
     return model(x)
@@ -141,6 +152,8 @@ __all__ = [
     "export_weights",
     "list_models",
     "load_weights",
+    "parameter_count",
     "predict",
+    "read_checkpoint",
     "save_weights",
 ]

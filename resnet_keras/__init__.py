@@ -17,7 +17,13 @@ except ImportError:
     raise framework_missing("resnet_keras", "Keras 3 and one of its engines", "keras") from None
 
 from resnet_keras.model import ResNet, output_layer
-from resnet_keras.weights import dtype_name, export_weights, load_weights, save_weights
+from resnet_keras.weights import (
+    dtype_name,
+    export_weights,
+    load_weights,
+    read_checkpoint,
+    save_weights,
+)
 from shared_spec.api import (
     ModelLike,
     WeightsLike,
@@ -100,6 +106,11 @@ def activations(
     return {name: np.array(keras.ops.convert_to_numpy(found[name])) for name in wanted}
 
 
+def parameter_count(model: ResNet) -> int:
+    """Number of trainable scalars in the native model."""
+    return sum(int(np.prod(v.shape)) for v in model.trainable_variables)
+
+
 def _has_float64() -> bool:
     if keras.backend.backend() != "jax":
         return True
@@ -119,6 +130,8 @@ __all__ = [
     "export_weights",
     "list_models",
     "load_weights",
+    "parameter_count",
     "predict",
+    "read_checkpoint",
     "save_weights",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import zipfile
@@ -15,10 +16,17 @@ from resnet_keras.layers import PACKAGE, layer_name
 from resnet_keras.model import ResNet
 from shared_spec.api import WeightsLike, file_suffix, read_weights
 from shared_spec.durable import durable
-from shared_spec.errors import WeightsError
+from shared_spec.errors import ResNetError, WeightsError
 from shared_spec.plan import Parameter
 from shared_spec.spec import ResNetSpec
-from shared_spec.weights import Checkpoint, Slot, State, check_weights, write_safetensors
+from shared_spec.weights import (
+    Checkpoint,
+    Slot,
+    State,
+    check_weights,
+    numpy_dtype,
+    write_safetensors,
+)
 
 SLOTS: dict[str, Slot] = {
     "conv_kernel": Slot("kernel", (2, 3, 1, 0)),
@@ -113,48 +121,62 @@ def _native(layers: dict[str, Any], q: Parameter) -> Any:
 
 def _read_keras(path: Path, spec: ResNetSpec | None) -> Checkpoint:
     """Read a `.keras` file of ours: the spec from its config, the weights into a model of it.
+
     Nothing that the file describes is built.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             config = json.loads(archive.read("config.json"))
+            layout = _layout(io.BytesIO(archive.read("model.weights.h5")), path)
     except (zipfile.BadZipFile, KeyError, ValueError, OSError, RuntimeError) as error:
+        if isinstance(error, ResNetError):
+            raise
         raise WeightsError(f"{path}: not a readable .keras file ({error})") from None
     if not isinstance(config, dict) or config.get("registered_name") != f"{PACKAGE}>ResNet":
         raise WeightsError(f"{path}: not a model of resnet_keras, so its layers are unknown here")
     inner = config.get("config")
-    inner = inner if isinstance(inner, dict) else {}
-    found = ResNetSpec.parse(inner.get("spec"), str(path))
-    dtype = inner.get("dtype")
-    return Checkpoint(_load(path, found, str(dtype)), found)
+    found = ResNetSpec.parse(inner.get("spec") if isinstance(inner, dict) else None, str(path))
+    return Checkpoint(_load(path, found, layout), found)
 
 
 def _read_h5(path: Path, spec: ResNetSpec | None) -> Checkpoint:
     if spec is None:
         raise WeightsError(f"{path}: the file does not tell its model; name it (--model)")
+    return Checkpoint(_load(path, spec, _layout(path, path)), spec)
+
+
+def _layout(file: Path | io.BytesIO, path: Path) -> list[tuple[str, tuple[int, ...]]]:
+    """Dtype and shape of every array of the model's layers."""
     import h5py
 
+    found: list[tuple[str, tuple[int, ...]]] = []
+
+    def visit(name: str, item: Any) -> None:
+        if name.startswith("layers/") and isinstance(item, h5py.Dataset):
+            found.append((item.dtype.name, tuple(item.shape)))
+
     try:
-        with h5py.File(path) as file:
-            dtypes = {d.dtype.name for d in _datasets(file)}
+        with h5py.File(file) as group:
+            group.visititems(visit)
     except (OSError, RuntimeError, KeyError) as error:
         raise WeightsError(f"{path}: not a readable HDF5 file ({error})") from None
-    if len(dtypes) != 1:
-        raise WeightsError(f"{path}: expected arrays of one dtype, found {sorted(dtypes)}")
-    return Checkpoint(_load(path, spec, dtypes.pop()), spec)
-
-
-def _datasets(group: Any) -> list[Any]:
-    found: list[Any] = []
-    group.visititems(lambda name, item: found.append(item) if hasattr(item, "dtype") else None)
     return found
 
 
-def _load(path: Path, spec: ResNetSpec, dtype: str) -> State:
-    from shared_spec.weights import numpy_dtype
-
-    numpy_dtype(dtype)
-    scratch = ResNet(spec, dtype)
+def _load(path: Path, spec: ResNetSpec, layout: list[tuple[str, tuple[int, ...]]]) -> State:
+    """The weights of a Keras file through Keras itself, into a model of `spec` made for it."""
+    dtypes = sorted({dtype for dtype, _ in layout})
+    if len(dtypes) != 1:
+        raise WeightsError(f"{path}: expected arrays of one dtype, found {', '.join(dtypes)}")
+    numpy_dtype(dtypes[0])
+    scratch = ResNet(spec, dtypes[0])
+    # Keras numbers the groups by layer class and ignores those that a smaller model leaves over.
+    expected = sorted(tuple(v.shape) for v in scratch.variables)
+    if sorted(shape for _, shape in layout) != expected:
+        raise WeightsError(
+            f"{path}: does not fit the model: it holds {len(layout)} arrays where the model has "
+            f"{len(expected)}, or some of other shapes"
+        )
     try:
         scratch.load_weights(path)
     # Keras and h5py raise errors of many kinds for files that do not fit.

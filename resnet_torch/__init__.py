@@ -23,6 +23,7 @@ from resnet_torch.weights import (
     export_weights,
     from_numpy,
     load_weights,
+    read_checkpoint,
     save_weights,
     to_numpy,
 )
@@ -125,6 +126,11 @@ def activations(
     return found
 
 
+def parameter_count(model: ResNet) -> int:
+    """Number of trainable scalars in the native model."""
+    return sum(p.numel() for p in model.parameters())
+
+
 def _input(model: ResNet, images: np.ndarray) -> torch.Tensor:
     like = next(model.parameters())
     return from_numpy(images).permute(0, 3, 1, 2).to(like.device, like.dtype)
@@ -164,6 +170,8 @@ __all__ = [
     "export_weights",
     "list_models",
     "load_weights",
+    "parameter_count",
     "predict",
+    "read_checkpoint",
     "save_weights",
 ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import singledispatch
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from functools import cache, lru_cache, singledispatch
+from typing import Any
 
 from shared_spec import plan
 from shared_spec.errors import SpecError
@@ -74,15 +75,32 @@ def _sum(name: str, shape: Shape, rows: Iterable[Row]) -> Row:
 
 def _chain(layers: Iterable[Layer], shape: Shape, rows: list[Row]) -> Shape:
     for layer in layers:
-        shape = output_shape(layer, shape)
+        kind = type(layer)
+        shape, count, macs = _cost(kind, _fields(kind)(layer), shape)  # type: ignore[arg-type]
         if min(shape) < 1:
             raise SpecError(
                 f"the input image is too small: {layer.name} would have the output {shape}; "
                 f"give a larger height and width"
             )
-        count = sum(p.size for p in parameters_of(layer) if p.trainable)
-        rows.append(Row(layer.name, shape, count, _layer_macs(layer, shape)))
+        rows.append(Row(layer.name, shape, count, macs))
     return shape
+
+
+@lru_cache(maxsize=4096)
+def _cost(kind: type[Layer], values: tuple[Any, ...], shape: Shape) -> tuple[Shape, int, int]:
+    """Output shape, parameters and MACs of a layer, whatever its name: a net of a thousand layers
+    has a dozen different ones.
+    """
+    layer = kind("", *values)
+    out = output_shape(layer, shape)
+    count = sum(p.size for p in parameters_of(layer) if p.trainable)
+    return out, count, _layer_macs(layer, out)
+
+
+@cache
+def _fields(kind: type[Layer]) -> Callable[[Layer], tuple[Any, ...]]:
+    names = [f.name for f in fields(kind)[1:]]
+    return lambda layer: tuple([getattr(layer, name) for name in names])
 
 
 def _block(block: Block, shape: Shape, rows: list[Row]) -> Shape:

@@ -126,6 +126,7 @@ def _mismatches(
     for name in extra:
         near = nearest(str(name), wanted, 1) if few else []
         yield f"{name} is not in the model" + (f" (nearest: {near[0]})" if near else "")
+    rounded: dict[str, list[str]] = {}
     for name, q in wanted.items():
         if name not in state:
             continue
@@ -137,10 +138,13 @@ def _mismatches(
         elif array.dtype not in DTYPES.values():
             yield f"{name} has dtype {array.dtype}, expected one of {', '.join(DTYPES)}"
         elif np.promote_types(array.dtype, target) != target:
-            yield (
-                f"{name} has dtype {array.dtype}, which {dtype} cannot hold exactly "
-                f"(cast_weights(state, {dtype!r}) rounds)"
-            )
+            rounded.setdefault(array.dtype.name, []).append(name)
+    for given, names in rounded.items():
+        which = "all arrays" if len(names) == len(wanted) > 1 else ", ".join(names)
+        yield (
+            f"{which}: dtype {given}, which {dtype} cannot hold exactly "
+            f"(cast_weights(state, {dtype!r}) rounds)"
+        )
 
 
 def digest(state: Mapping[str, np.ndarray]) -> str:

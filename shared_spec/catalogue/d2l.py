@@ -1,8 +1,8 @@
 """ResNet-18 of "Dive into Deep Learning" (Zhang et al. 2021, d2l.ai, section 8.6).
 
-It is made for Fashion-MNIST. Its convolutions have biases and its projections no norm. Its PyTorch code pads
-symmetrically; its TensorFlow and JAX code says `same`, which at stride 2 is another function. The
-JAX code has eps 1e-5 as here; for the TensorFlow code's add `norm_eps=1e-3`.
+It is made for Fashion-MNIST. Its convolutions have biases and its projections no norm. Its PyTorch
+code pads symmetrically; its TensorFlow and JAX code says `same`, which at stride 2 is another
+function. The JAX code has eps 1e-5 as here; for the TensorFlow code's add `norm_eps=1e-3`.
 """
 
 from __future__ import annotations

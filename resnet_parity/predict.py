@@ -1,0 +1,92 @@
+"""Image files to classes, on any engine."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnet_parity.convert import read_any
+from resnet_parity.engines import Device, Engine, EngineError, Worker
+from shared_spec.compiler import compile_plan
+from shared_spec.errors import ResNetError, WeightsError
+from shared_spec.preprocessing import Preprocessing, open_images
+from shared_spec.spec import ResNetSpec
+from shared_spec.weights import Checkpoint, check_weights, read_safetensors, write_safetensors
+
+
+def classify(
+    images: Sequence[Path],
+    weights: Path,
+    spec: ResNetSpec | None,
+    engine: Engine,
+    device: Device = "cpu",
+    top: int = 5,
+) -> list[dict[str, Any]]:
+    """The `top` most probable classes of each image file.
+
+    Preprocessing and labels come with the weights; weights without them get
+    `Preprocessing.default` and class numbers.
+
+    Returns:
+        One record an image: `image`, and `classes` with `label`, `index` and `probability`.
+
+    Raises:
+        ResNetError: if an image or the weights cannot be read, or the engine is missing.
+    """
+    pictures = open_images(images)
+    with tempfile.TemporaryDirectory(prefix="resnet-parity-") as folder:
+        checkpoint = read_any(weights, spec, Path(folder))
+        found = checkpoint.spec
+        if found is None:
+            raise WeightsError(f"{weights}: the file does not tell its model; name it (--model)")
+        labels = checkpoint.labels or tuple(map(str, range(found.num_classes)))
+        if len(labels) != found.num_classes:
+            raise WeightsError(
+                f"{weights}: has {len(labels)} labels for {found.num_classes} classes"
+            )
+        check_weights(compile_plan(found), checkpoint.state, "float64")
+        prepare = checkpoint.preprocessing or Preprocessing.default(found)
+        logits = _logits(checkpoint, found, prepare(pictures), engine, device, Path(folder))
+    return [
+        {"image": str(path), "classes": _ranked(row, labels, top)}
+        for path, row in zip(images, logits, strict=True)
+    ]
+
+
+def _logits(
+    checkpoint: Checkpoint,
+    spec: ResNetSpec,
+    inputs: np.ndarray,
+    engine: Engine,
+    device: Device,
+    folder: Path,
+) -> np.ndarray:
+    canonical, images, outputs = (str(folder / f"{n}.safetensors") for n in ("w", "images", "out"))
+    write_safetensors(canonical, Checkpoint(checkpoint.state))
+    write_safetensors(images, Checkpoint({"images": inputs}))
+    try:
+        with Worker(engine, device) as worker:
+            worker.call(
+                "predict",
+                spec=spec.to_dict(),
+                weights=canonical,
+                dtype="float32",
+                images=images,
+                outputs=outputs,
+            )
+    except EngineError as error:
+        raise ResNetError(f"{engine.name}: {error}") from None
+    return read_safetensors(outputs).state["logits"]
+
+
+def _ranked(logits: np.ndarray, labels: Sequence[str], top: int) -> list[dict[str, Any]]:
+    shifted = np.exp(logits.astype(np.float64) - logits.max())
+    probabilities = shifted / shifted.sum()
+    order = np.argsort(-probabilities, kind="stable")[:top]
+    return [
+        {"label": labels[i], "index": int(i), "probability": float(probabilities[i])} for i in order
+    ]

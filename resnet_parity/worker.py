@@ -1,0 +1,228 @@
+"""The process that runs one engine: reads requests as JSON lines, answers in JSON lines.
+
+Arrays travel in safetensors files. Started as `python -m resnet_parity.worker PACKAGE DEVICE`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from shared_spec.errors import FrameworkError, ResNetError
+from shared_spec.spec import ResNetSpec
+from shared_spec.weights import Checkpoint, cast_weights, read_safetensors, write_safetensors
+
+Operation = Callable[..., Any]
+
+
+class Session:
+    """What operations share: the backend package, and where models go."""
+
+    def __init__(self, package: str, device: str) -> None:
+        self.device = device
+        self.package = package
+        self.keras_backend = os.environ.get("KERAS_BACKEND") if "keras" in package else None
+        _pin_precision(self.uses)
+        self.resnet: Any = importlib.import_module(package)
+        self.hardware = self._hardware()
+
+    @property
+    def uses(self) -> set[str]:
+        """The frameworks that compute: torch, tensorflow, jax."""
+        if self.package == "resnet_keras":
+            return {self.keras_backend or "tensorflow"}
+        return {"resnet_torch": {"torch"}, "resnet_flax": {"jax"}}[self.package]
+
+    def model(self, spec: Mapping[str, Any], weights: str | None, dtype: str) -> Any:
+        """A model on the session's device, with the weights of a canonical file in `dtype`."""
+        state = None
+        if weights is not None:
+            state = cast_weights(read_safetensors(weights).state, dtype)
+        model = self.resnet.create_model(ResNetSpec.parse(dict(spec)), weights=state, dtype=dtype)
+        return model.to("cuda") if self._moves() else model
+
+    def _moves(self) -> bool:
+        # JAX, TensorFlow and Keras put arrays on the accelerator themselves.
+        return self.package == "resnet_torch" and self.device == "gpu"
+
+    def _hardware(self) -> str:
+        """The device's name; raises FrameworkError if the engine cannot compute there."""
+        (framework,) = self.uses
+        found = _DEVICE_NAMES[framework](self.device)
+        if found is None:
+            raise FrameworkError(f"{framework} finds no {self.device} on this machine")
+        return found
+
+
+def _torch_device(device: str) -> str | None:
+    import torch
+
+    if device == "cpu":
+        return platform.processor() or platform.machine()
+    found = device == "gpu" and torch.cuda.is_available()
+    return torch.cuda.get_device_name() if found else None
+
+
+def _jax_device(device: str) -> str | None:
+    import jax
+
+    try:
+        found = jax.devices()
+    except RuntimeError:
+        return None
+    if found[0].platform != device:
+        return None
+    name = str(found[0].device_kind)
+    return (platform.processor() or platform.machine()) if device == "cpu" else name
+
+
+def _tensorflow_device(device: str) -> str | None:
+    import tensorflow as tf
+
+    found = tf.config.list_physical_devices(device.upper())
+    if not found:
+        return None
+    if device == "cpu":
+        return platform.processor() or platform.machine()
+    return str(tf.config.experimental.get_device_details(found[0]).get("device_name", device))
+
+
+_DEVICE_NAMES: dict[str, Callable[[str], str | None]] = {
+    "torch": _torch_device,
+    "jax": _jax_device,
+    "tensorflow": _tensorflow_device,
+}
+
+
+def _pin_precision(frameworks: set[str]) -> None:
+    """Full float32 everywhere: no TF32, no bfloat16 passes."""
+    if "torch" in frameworks:
+        import torch
+
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+    if "tensorflow" in frameworks:
+        import tensorflow as tf
+
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+    if "jax" in frameworks:
+        import jax
+
+        jax.config.update("jax_default_matmul_precision", "highest")  # type: ignore[no-untyped-call]
+
+
+def info(session: Session) -> dict[str, Any]:
+    """Versions and device."""
+    modules = {"resnet_keras": ["keras"], "resnet_flax": ["flax"]}.get(session.package, [])
+    names = sorted({*modules, *session.uses})
+    versions = {n: str(importlib.import_module(n).__version__) for n in names}
+    return {"versions": versions, "device": session.hardware}
+
+
+def run(
+    session: Session,
+    spec: dict[str, Any],
+    weights: str,
+    dtype: str,
+    images: list[str],
+    outputs: str,
+    blocks: bool = True,
+) -> dict[str, Any]:
+    """Logits, and every block's output, for each file of images; all into one file.
+
+    The file's tensors are called `<index>/logits` and `<index>/<block>`.
+    """
+    model = session.model(spec, weights, dtype)
+    found: dict[str, Any] = {}
+    start = time.perf_counter()
+    for index, file in enumerate(images):
+        batch = read_safetensors(file).state["images"]
+        found[f"{index}/logits"] = session.resnet.predict(model, batch)
+        if blocks:
+            for name, array in session.resnet.activations(model, batch).items():
+                found[f"{index}/{name}"] = array
+    seconds = time.perf_counter() - start
+    write_safetensors(outputs, Checkpoint(found))
+    return {"parameters": session.resnet.parameter_count(model), "seconds": seconds}
+
+
+def predict(
+    session: Session,
+    spec: dict[str, Any],
+    weights: str,
+    dtype: str,
+    images: str,
+    outputs: str,
+    repeat: int = 0,
+) -> dict[str, Any]:
+    """Logits for a file of images; `repeat` further passes are timed, after that warm-up."""
+    model = session.model(spec, weights, dtype)
+    batch = read_safetensors(images).state["images"]
+    logits = session.resnet.predict(model, batch)
+    write_safetensors(outputs, Checkpoint({"logits": logits}))
+    passes = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        session.resnet.predict(model, batch)
+        passes.append(time.perf_counter() - start)
+    return {"parameters": session.resnet.parameter_count(model), "seconds": passes}
+
+
+def read(session: Session, source: str, spec: dict[str, Any] | None, output: str) -> None:
+    """A file in one of the backend's formats, to a canonical file; the dtype is kept."""
+    given = None if spec is None else ResNetSpec.parse(spec)
+    write_safetensors(output, session.resnet.read_checkpoint(source, given))
+
+
+def write(session: Session, source: str, spec: dict[str, Any], output: str) -> None:
+    """A canonical file, to one of the backend's formats; the dtype is kept."""
+    checkpoint = read_safetensors(source)
+    dtypes = {array.dtype.name for array in checkpoint.state.values()}
+    if len(dtypes) != 1:
+        raise ResNetError(f"{source}: holds arrays of {', '.join(sorted(dtypes))}; expected one")
+    model = session.resnet.create_model(
+        ResNetSpec.parse(spec), weights=checkpoint.state, dtype=dtypes.pop()
+    )
+    session.resnet.save_weights(model, Path(output), checkpoint)
+
+
+OPERATIONS: dict[str, Operation] = {
+    function.__name__: function for function in (info, run, predict, read, write)
+}
+
+
+def serve(operations: Mapping[str, Operation]) -> None:
+    """Answer requests on standard input until it ends."""
+    # Whatever a library prints must not come between the answers.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    package, device = sys.argv[1:3]
+    session: Session | None = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            session = session or Session(package, device)
+            result = operations[request["operation"]](session, **request["arguments"])
+            answer: dict[str, Any] = {"result": result}
+        except ResNetError as error:
+            answer = {"refused": str(error)}
+        except Exception as error:
+            traceback.print_exc()
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            text = " ".join(str(error).split())[:500]
+            place = f"{Path(where.filename).name}:{where.lineno}"
+            answer = {"broken": f"{type(error).__name__} at {place}: {text}"}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    serve(OPERATIONS)

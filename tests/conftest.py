@@ -1,0 +1,61 @@
+"""One worker process an engine for the whole session, and parametrisation over engines."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from resnet_parity.engines import DEVICES, ENGINES, Device, Engine, Worker
+
+ROOT = Path(__file__).parent.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", choices=DEVICES, help="where the engines compute")
+
+
+class Pool:
+    """Workers that stay alive between tests: starting TensorFlow takes longer than most tests."""
+
+    def __init__(self, device: Device) -> None:
+        self.device: Device = device
+        self._workers: dict[str, Worker] = {}
+
+    def __getitem__(self, name: str) -> Worker:
+        if name not in self._workers:
+            self._workers[name] = Worker(ENGINES[name], self.device, module="tests.worker")
+        return self._workers[name]
+
+    @contextlib.contextmanager
+    def start(self, engine: Engine, device: Device) -> Iterator[Worker]:
+        """In the place of `Worker` where a function starts its own."""
+        yield self[engine.name]
+
+    def close(self) -> None:
+        for worker in self._workers.values():
+            worker.close()
+
+
+@pytest.fixture(scope="session")
+def pool(request: pytest.FixtureRequest) -> Iterator[Pool]:
+    # Workers run with -P, so that the tests' own operations have to be on the path.
+    os.environ["PYTHONPATH"] = str(ROOT)
+    pool = Pool(request.config.getoption("--device"))
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(params=list(ENGINES))
+def engine(request: pytest.FixtureRequest) -> str:
+    """Every engine in turn, by name."""
+    return str(request.param)
+
+
+@pytest.fixture
+def worker(pool: Pool, engine: str) -> Worker:
+    """The worker of every engine in turn."""
+    return pool[engine]

@@ -1,0 +1,20 @@
+"""The worker of the tests: the product's operations, and probes that need a framework."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from resnet_parity.worker import OPERATIONS, Session, serve
+
+
+def probe(session: Session, function: str, **arguments: Any) -> Any:
+    """Call `tests.probes.<module>:<name>` with the backend package as first argument."""
+    module, _, name = function.partition(":")
+    return getattr(importlib.import_module(f"tests.probes.{module}"), name)(
+        session.resnet, **arguments
+    )
+
+
+if __name__ == "__main__":
+    serve({**OPERATIONS, "probe": probe})
