@@ -6,7 +6,7 @@ Repository, 1998 (its test part, from 13 writers who are in both parts of the sp
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,9 @@ from shared_spec import Preprocessing
 LABELS = tuple("0123456789")
 # Mean and standard deviation of all training pixels, as `statistics(training)` gives them.
 PREPROCESSING = Preprocessing(image_size=8, crop=1.0, mean=(0.305,), std=(0.376,))
+
+# A generator, not just an iterator: Keras's `fit` takes no other.
+Batches = Generator[tuple[np.ndarray, np.ndarray], None, None]
 
 _SPLIT_SEED = 0
 
@@ -60,9 +63,7 @@ def shifted(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return padded[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-def batches(
-    digits: Digits, batch_size: int, epochs: int, seed: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def batches(digits: Digits, batch_size: int, epochs: int, seed: int) -> Batches:
     """Inputs [batch_size, 8, 8, 1], shuffled, shifted and normalised, and labels [batch_size].
 
     The numbers depend on `seed` alone, so that every framework trains on the same ones. The last,

@@ -4,8 +4,8 @@
     python examples/train_digits.py --engine keras:jax --epochs 10 --output digits.safetensors
 
 The fresh weights, the batches and the recipe are the same in every framework; each of the three
-`train_` functions below is an ordinary training loop of its own. What differs between them: where
-the channels are, who computes the gradients, and how weight decay is counted.
+`train_` functions below is what a user of that framework would write. Needs scikit-learn:
+`pip install 'resnet-parity[examples]'`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import digits
-import numpy as np
+from digits import Batches
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -29,10 +29,10 @@ from shared_spec import Checkpoint, ResNetError, write_safetensors
 
 MODEL = "resnet20"
 SUFFIX = ".safetensors"
-EXAMPLE_OUTPUT = f"digits_{MODEL}{SUFFIX}"
+BATCH_SIZE = 64
 
-Batches = Iterator[tuple[np.ndarray, np.ndarray]]
 Report = Callable[[float], None]
+"""Takes the loss after every step."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Recipe:
 
 
 def train_torch(model: Any, batches: Batches, recipe: Recipe, report: Report) -> None:
-    """PyTorch: a loop that computes gradients into the parameters; images go channels first."""
+    """PyTorch: a loop; gradients are left on the parameters, and images go channels first."""
     import torch
     from torch.nn import functional
 
@@ -85,8 +85,9 @@ def train_keras(model: Any, batches: Batches, recipe: Recipe, report: Report) ->
         keras.optimizers.schedules.CosineDecay(recipe.learning_rate, recipe.steps),
         momentum=recipe.momentum,
         nesterov=True,
-        # PyTorch and optax add the decay to the gradient, so that momentum multiplies it by
-        # 1 / (1 - momentum). Keras takes it from the weights directly: the factor is put in here.
+        # PyTorch and optax add the decay to the gradient, and momentum then multiplies it by
+        # 1 / (1 - momentum). Keras takes it off the weights directly, so the factor goes in here.
+        # (Keras also has the learning rate inside the momentum, which shows only as it changes.)
         weight_decay=recipe.weight_decay / (1 - recipe.momentum),
     )
     model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -139,7 +140,7 @@ ENGINES: dict[str, tuple[str, Callable[..., None], str | None]] = {
 }
 
 
-def run(engine: str, epochs: int, batch_size: int, seed: int, output: Path) -> float:
+def run(engine: str, epochs: int, seed: int, output: Path) -> float:
     """Train, evaluate on the held-out digits, write the checkpoint; returns the accuracy, 0..1.
 
     Raises:
@@ -155,13 +156,13 @@ def run(engine: str, epochs: int, batch_size: int, seed: int, output: Path) -> f
     model = resnet.create_model(
         MODEL, num_classes=len(digits.LABELS), in_channels=1, image_size=8, seed=seed
     )
-    recipe = Recipe(epochs, digits.steps_per_epoch(training, batch_size))
-    batches = digits.batches(training, batch_size, epochs, seed)
+    recipe = Recipe(epochs, digits.steps_per_epoch(training, BATCH_SIZE))
+    batches = digits.batches(training, BATCH_SIZE, epochs, seed)
 
     console = Console()
     console.print(
         f"{MODEL} on {engine}: {resnet.parameter_count(model):,} parameters, {len(training):,} "
-        f"digits; {recipe.steps:,} steps of {batch_size} digits, epochs: {epochs}",
+        f"digits, {recipe.steps:,} steps of {BATCH_SIZE}",
         soft_wrap=True,
     )
     start = time.perf_counter()
@@ -199,9 +200,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--engine", required=True, choices=ENGINES, metavar="|".join(ENGINES))
     parser.add_argument("--epochs", type=positive, default=60, help="passes over the data (60)")
-    parser.add_argument("--batch-size", type=positive, default=64, help="digits a step (64)")
     parser.add_argument("--seed", type=natural, default=0, help="of weights and batches (0)")
-    parser.add_argument("--output", type=output_file, default=EXAMPLE_OUTPUT, metavar="FILE")
+    parser.add_argument(
+        "--output",
+        type=output_file,
+        default=f"digits_{MODEL}{SUFFIX}",
+        metavar="FILE",
+        help="the checkpoint (%(default)s)",
+    )
     arguments = parser.parse_args()
     try:
         run(**vars(arguments))

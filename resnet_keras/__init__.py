@@ -4,7 +4,9 @@ of `resnet_torch` and `resnet_flax`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,11 @@ from shared_spec.errors import FrameworkError, framework_missing
 try:
     import keras
 except ImportError:
-    raise framework_missing("resnet_keras", "Keras 3 and one of its engines", "keras") from None
+    if find_spec("keras") is None:
+        raise framework_missing("resnet_keras", "Keras 3", "keras") from None
+    engine = os.environ.get("KERAS_BACKEND", "tensorflow")
+    extra = {"jax": "keras,flax", "torch": "keras,torch"}.get(engine, engine)
+    raise framework_missing(f"resnet_keras on the {engine} engine", engine, extra) from None
 
 from resnet_keras.model import ResNet, output_layer
 from resnet_keras.weights import (

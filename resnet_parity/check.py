@@ -256,8 +256,8 @@ def _judge_presence(report: Report, requested: bool) -> None:
             report.problems.append(f"{engine} is missing: {reason}")
     alone = 1 if report.dtype == "float64" else 0
     if len(report.ran) <= alone:
-        ran = report.ran[0].engine if report.ran else "no engine"
-        report.problems.append(f"nothing was compared: {ran} ran alone")
+        ran = f"{report.ran[0].engine} ran alone" if report.ran else "no engine ran"
+        report.problems.append(f"nothing was compared: {ran}")
 
 
 def _expected_shapes(p: Plan, size: tuple[int, int], batch: int) -> dict[str, tuple[int, ...]]:

@@ -51,7 +51,7 @@ class Engine:
     def environment(self, device: Device) -> dict[str, str]:
         """Environment of the worker process."""
         env = dict(os.environ)
-        # Errors alone: TensorFlow and XLA print notes on every start.
+        # Most of the notes that TensorFlow and XLA print on every start.
         env |= {"TF_CPP_MIN_LOG_LEVEL": "3", "JAX_ENABLE_X64": "1", "PYTHONUNBUFFERED": "1"}
         if self.keras_backend is not None:
             env["KERAS_BACKEND"] = self.keras_backend

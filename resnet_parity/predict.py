@@ -43,12 +43,12 @@ def classify(
         found = checkpoint.spec
         if found is None:
             raise WeightsError(f"{weights}: the file does not tell its model; name it (--model)")
+        check_weights(compile_plan(found), checkpoint.state, "float64")
         labels = checkpoint.labels or tuple(map(str, range(found.num_classes)))
         if len(labels) != found.num_classes:
             raise WeightsError(
                 f"{weights}: has {len(labels)} labels for {found.num_classes} classes"
             )
-        check_weights(compile_plan(found), checkpoint.state, "float64")
         prepare = checkpoint.preprocessing or Preprocessing.default(found)
         logits = _logits(checkpoint, found, prepare(pictures), engine, device, Path(folder))
     return [

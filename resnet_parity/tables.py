@@ -25,6 +25,9 @@ def plain(text: object) -> str:
 @contextmanager
 def progress(console: Console) -> Iterator[Callable[[str], None]]:
     """A spinner with the step at work and the time it has taken; on a terminal alone."""
+    if not console.is_terminal:
+        yield lambda text: None
+        return
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),

@@ -76,7 +76,8 @@ def _jax_device(device: str) -> str | None:
 
     try:
         found = jax.devices()
-    except RuntimeError:
+    # An unknown platform is a RuntimeError in some versions and a failed assertion in others.
+    except (RuntimeError, AssertionError):
         return None
     if found[0].platform != device:
         return None

@@ -10,9 +10,7 @@ from functools import lru_cache
 
 from shared_spec import plan
 from shared_spec.plan import Block, Layer, Layers, Padding, Plan, Stage
-from shared_spec.spec import ResNetSpec
-
-_EXPANSION = {"basic": 1, "bottleneck": 4}
+from shared_spec.spec import EXPANSION, ResNetSpec
 
 
 @lru_cache(maxsize=64)
@@ -27,7 +25,7 @@ def compile_plan(spec: ResNetSpec) -> Plan:
     for index in range(len(spec.depths)):
         stage = _stage(spec, index, channels)
         stages.append(stage)
-        channels = spec.widths[index] * _EXPANSION[spec.block]
+        channels = spec.widths[index] * EXPANSION[spec.block]
     head: Layers = (
         plan.GlobalPool("global_pool"),
         plan.Dense("fc", channels, spec.num_classes),
@@ -49,7 +47,7 @@ def _stem(spec: ResNetSpec) -> Layers:
 
 def _stage(spec: ResNetSpec, index: int, in_channels: int) -> Stage:
     name = f"layer{index + 1}"
-    out_channels = spec.widths[index] * _EXPANSION[spec.block]
+    out_channels = spec.widths[index] * EXPANSION[spec.block]
     blocks = []
     for number in range(spec.depths[index]):
         stride = spec.strides[index] if number == 0 else 1
@@ -60,7 +58,7 @@ def _stage(spec: ResNetSpec, index: int, in_channels: int) -> Stage:
 
 def _block(spec: ResNetSpec, name: str, in_channels: int, planes: int, stride: int) -> Block:
     branch = {"basic": _basic, "bottleneck": _bottleneck}[spec.block]
-    out_channels = planes * _EXPANSION[spec.block]
+    out_channels = planes * EXPANSION[spec.block]
     layers = branch(spec, name, in_channels, planes, stride)
     return Block(
         name=name,
@@ -84,7 +82,7 @@ def _basic(spec: ResNetSpec, name: str, in_channels: int, planes: int, stride: i
 
 def _bottleneck(spec: ResNetSpec, name: str, in_channels: int, planes: int, stride: int) -> Layers:
     width = planes * spec.base_width // 64 * spec.groups
-    out_channels = planes * _EXPANSION["bottleneck"]
+    out_channels = planes * EXPANSION["bottleneck"]
     first, second = (1, stride) if spec.stride_on == "3x3" else (stride, 1)
     return (
         _conv(spec, f"{name}.conv1", in_channels, width, 1, first),

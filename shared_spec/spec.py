@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -11,6 +12,9 @@ from shared_spec.errors import SpecError, did_you_mean
 Depth = Annotated[int, Field(ge=1, le=10_000)]
 Channels = Annotated[int, Field(ge=1, le=65_536)]
 Stride = Annotated[int, Field(ge=1, le=8)]
+
+EXPANSION = {"basic": 1, "bottleneck": 4}
+"""Channels after a block in units of its planes."""
 
 
 class ResNetSpec(BaseModel):
@@ -123,6 +127,15 @@ class ResNetSpec(BaseModel):
                     raise ValueError(
                         f"{field}: {getattr(self, field)!r} needs block 'bottleneck'; a basic "
                         f"block takes {plain!r} alone"
+                    )
+        if self.shortcut == "zero_pad":
+            expansion = EXPANSION[self.block]
+            channels = [self.stem_width, *(width * expansion for width in self.widths)]
+            for stage, (before, after) in enumerate(itertools.pairwise(channels), start=1):
+                if after < before:
+                    raise ValueError(
+                        f"shortcut: 'zero_pad' can only add channels, and stage {stage} goes from "
+                        f"{before} to {after}"
                     )
         if self.block == "bottleneck":
             for planes in self.widths:

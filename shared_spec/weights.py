@@ -191,6 +191,21 @@ def write_safetensors(path: str | os.PathLike[str], checkpoint: Checkpoint) -> N
     metadata = {"format": "pt", METADATA_KEY: json.dumps(checkpoint.metadata())}
     with durable(path) as draft:
         save_file(arrays, draft, metadata=metadata)
+        _order_header(draft)
+
+
+def _order_header(path: Path) -> None:
+    """Put the metadata in order: safetensors writes it in a random one, and equal checkpoints
+    should be equal files.
+    """
+    with path.open("rb+") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= size:
+            file.seek(8)
+            file.write(text.ljust(size))
 
 
 def without_counters(state: Mapping[str, Any]) -> dict[str, Any]:

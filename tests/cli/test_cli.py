@@ -1,0 +1,267 @@
+"""The command line as users run it: in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shared_spec import (
+    Checkpoint,
+    Preprocessing,
+    ResNetSpec,
+    compile_plan,
+    list_models,
+    random_weights,
+    resolve,
+    write_safetensors,
+)
+
+SPEC = resolve("resnet20", {"depths": [1, 1, 1], "num_classes": 4, "image_size": 16})
+
+
+def run(*arguments: object, code: int = 0) -> tuple[str, str]:
+    """Run the command; returns what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "resnet_parity", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == code, (done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    return done.stdout, done.stderr
+
+
+def refused(*arguments: object) -> str:
+    """The one sentence that bad input gets."""
+    out, err = run(*arguments, code=2)
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.strip().count("\n") == 0
+    return err.removeprefix("error: ").strip()
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "w.safetensors"
+    prepare = Preprocessing(image_size=16, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
+    labels = ("ant", "[red]bee[/]", "cat", "dog")
+    write_safetensors(
+        path, Checkpoint(random_weights(compile_plan(SPEC), 1), SPEC, prepare, labels)
+    )
+    return path
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "i.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_list() -> None:
+    out, _ = run("list")
+    for name in list_models():
+        assert name in out
+    rows = json.loads(run("list", "--json", "resnet50")[0])
+    assert [row["name"] for row in rows] == ["resnet50"]
+    assert rows[0]["parameters"] == 25_557_032
+    assert rows[0]["macs"] == 4_089_184_256
+    out, _ = run("list", "--family", "d2l")
+    assert "d2l_resnet18_same" in out
+    assert "resnet50" not in out
+
+
+def test_show() -> None:
+    out, _ = run("show", "resnet50")
+    assert "25,557,032" in out
+    data = json.loads(run("show", "resnet50", "--json", "--image-size", 448)[0])
+    assert data["stages"][1]["layers"] == "[1×1, 64; 3×3, 64; 1×1, 256] × 3"
+    assert data["stages"][4]["shape"] == [14, 14, 2048]
+    assert ResNetSpec.parse(data["spec"]) == resolve("resnet50")
+
+
+def test_show_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('depths = [1, 1]\nblock = "basic"\n')
+    assert "layer2" in run("show", file)[0]
+
+
+def test_schema() -> None:
+    schema = json.loads(run("schema")[0])
+    assert schema["properties"]["depths"]
+
+
+def test_check_holds() -> None:
+    out, _ = run("check", "resnet20", "--engines", "torch,flax", "--image-size", "17x12")
+    assert "✓ holds" in out
+    assert "1×17×12×3" not in out
+    assert "2×17×12×3" in out
+
+
+def test_check_json_and_weights(weights: Path, tmp_path: Path) -> None:
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps(SPEC.to_dict()))
+    out, _ = run(
+        "check", spec, "--weights", weights, "--engines", "torch,flax", "--json",
+        "--dtype", "float32",
+    )  # fmt: skip
+    data = json.loads(out)
+    assert data["holds"] is True
+    assert data["pairs"][0]["engines"] == ["torch", "flax"]
+    assert data["pairs"][0]["logits"]["maximum"] < 1e-4
+    assert set(data["against_float64"]) == {"torch", "flax"}
+
+
+def test_check_of_one_engine_compares_nothing() -> None:
+    out, _ = run("check", "resnet20", "--engines", "torch", "--image-size", 8, code=1)
+    assert "nothing was compared: torch ran alone" in out
+    assert "✗ does not hold" in out
+
+
+def test_check_on_a_device_that_is_not_there() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    out, _ = run("check", "resnet20", "--engines", "torch,flax", "--device", "gpu", code=1)
+    assert "torch finds no gpu on this machine" in out
+    assert "jax finds no gpu on this machine" in out
+
+
+def test_convert_and_predict(weights: Path, image: Path, tmp_path: Path) -> None:
+    out, _ = run("convert", weights, tmp_path / "w.pth")
+    assert "read back bit for bit" in out
+    assert "This format has no place for spec, preprocessing and labels." in out
+    data = json.loads(run("convert", weights, tmp_path / "x.safetensors", "--json")[0])
+    assert data["lost"] == []
+    out, _ = run("predict", image, image, "--weights", weights, "--engine", "torch")
+    assert out.count("i.png") == 2
+    assert "[red]bee[/]" in out
+    found = {}
+    for engine in ("torch", "flax"):
+        text, _ = run("predict", image, "--weights", weights, "--engine", engine, "--json")
+        (record,) = json.loads(text)
+        assert len(record["classes"]) == 4
+        assert sum(c["probability"] for c in record["classes"]) == pytest.approx(1)
+        found[engine] = {c["label"]: c["probability"] for c in record["classes"]}
+    assert found["torch"] == pytest.approx(found["flax"], rel=1e-4)
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps(SPEC.to_dict()))
+    text, _ = run(
+        "predict", image, "--weights", tmp_path / "w.pth", "--model", spec, "--top", 2, "--json"
+    )
+    assert len(json.loads(text)[0]["classes"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "resnet51"], "there is no model named 'resnet51'; did you mean"),
+        (["show", "no.yaml"], "no.yaml: cannot be read (No such file or directory)"),
+        (["list", "zzz*"], "no model matches 'zzz*'"),
+        (["list", "--family", "zzz"], "family: 'zzz' is not one of torchvision,"),
+        (["check", "resnet18", "--engines", "tourch"], "did you mean 'torch'"),
+        (["check", "resnet18", "--engines", "torch,torch"], "'torch' is named twice"),
+        (["check", "resnet18", "--engines", ","], "name at least one of torch,"),
+        (["check", "resnet18", "--device", "npu"], "device: 'npu' is not one of cpu, gpu, tpu"),
+        (["check", "resnet18", "--dtype", "int8"], "dtype: 'int8' is not one of float64,"),
+        (["check", "resnet18", "--image-size", "axb"], "image-size: 'axb' is not a size"),
+        (["check", "resnet18", "--weights", "no.pth"], "no.pth: there is no such file"),
+        (["convert", "no.pth", "b.pth"], "no.pth: there is no such file of weights"),
+        (["predict", "no.png"], "--weights: name a weights file"),
+    ],
+)
+def test_bad_input_gets_one_sentence(arguments: list[str], message: str) -> None:
+    assert message in refused(*arguments)
+
+
+def test_bad_images_get_one_sentence(weights: Path, image: Path, tmp_path: Path) -> None:
+    assert "no.png: there is no such image file" in refused(
+        "predict", tmp_path / "no.png", "--weights", weights
+    )
+    text = tmp_path / "t.png"
+    text.write_text("no image")
+    assert "t.png: not an image" in refused("predict", text, "--weights", weights)
+    half = tmp_path / "h.png"
+    half.write_bytes(image.read_bytes()[:500])
+    assert "h.png: the image cannot be decoded" in refused("predict", half, "--weights", weights)
+
+
+def test_weights_of_another_model_are_refused(weights: Path, image: Path) -> None:
+    message = refused("predict", image, "--weights", weights, "--model", "resnet20")
+    assert "do not fit the model" in message
+    assert "fc.bias has shape (4,), expected (10,)" in message
+
+
+HYGIENE: dict[str, Any] = {
+    "import shared_spec": {"torch", "keras", "tensorflow", "jax", "flax", "optax"},
+    "import shared_spec.preprocessing, shared_spec.hub": {"PIL", "huggingface_hub", "torch"},
+    "import resnet_torch": {"keras", "tensorflow", "jax", "flax"},
+    "import resnet_flax": {"keras", "tensorflow", "torch", "orbax"},
+    "import resnet_parity.cli": {"torch", "keras", "tensorflow", "jax", "flax", "PIL"},
+    "import resnet_parity.check, resnet_parity.convert, resnet_parity.predict": {
+        "torch", "keras", "tensorflow", "jax", "flax",
+    },
+    "import os; os.environ['KERAS_BACKEND'] = 'jax'; import resnet_keras": {"torch", "tensorflow"},
+    "import os; os.environ['KERAS_BACKEND'] = 'torch'; import resnet_keras": {"tensorflow"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("statement", HYGIENE)
+def test_imports_stay_apart(statement: str) -> None:
+    script = f"{statement}\nimport sys, json; print(json.dumps(list(sys.modules)))"
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout
+    loaded = {name.partition(".")[0] for name in json.loads(out)}
+    assert loaded & HYGIENE[statement] == set()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["show", "resnet50"], ["schema"]])
+def test_light_commands_load_no_framework(arguments: list[str]) -> None:
+    script = (
+        "import sys; sys.argv[1:] = sys.argv[1:]\n"
+        "from resnet_parity.cli import app\n"
+        "try: app()\n"
+        "except SystemExit: pass\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True
+    )
+    loaded = {name.partition(".")[0] for name in done.stderr.split()}
+    assert "typer" in loaded
+    assert loaded & {"torch", "keras", "tensorflow", "jax", "flax", "optax", "orbax"} == set()
+
+
+@pytest.mark.parametrize(
+    ("package", "absent", "extra"),
+    [
+        ("resnet_torch", "torch", "torch"),
+        ("resnet_flax", "flax", "flax"),
+        ("resnet_keras", "keras", "keras"),
+        ("resnet_keras", "tensorflow", "tensorflow"),
+    ],
+)
+def test_a_missing_framework_is_told_with_the_command(
+    package: str, absent: str, extra: str
+) -> None:
+    script = (
+        f"import sys, importlib.util\nsys.modules[{absent!r}] = None\n"
+        "find = importlib.util.find_spec\n"
+        f"importlib.util.find_spec = lambda n: None if n == {absent!r} else find(n)\n"
+        "from shared_spec import FrameworkError\n"
+        f"try: import {package}\n"
+        "except FrameworkError as error: print(error)"
+    )
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "which is not installed" in out.stdout
+    assert f"pip install 'resnet-parity[{extra}]'" in out.stdout

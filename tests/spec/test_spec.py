@@ -1,0 +1,187 @@
+"""The spec: validation, errors, and its files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared_spec import (
+    CATALOGUE,
+    ResNetSpec,
+    SpecError,
+    UnknownModelError,
+    load_spec,
+    resolve,
+    save_spec,
+)
+
+BASE: dict[str, Any] = {"depths": [2, 2], "block": "bottleneck"}
+
+
+def test_resnet50_is_two_lines(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("depths: [3, 4, 6, 3]\nblock: bottleneck\n")
+    assert load_spec(file) == resolve("resnet50")
+    assert resolve(file) == resolve("resnet50")
+    assert resolve(str(file), {"num_classes": 3}).num_classes == 3
+
+
+def test_specs_are_frozen_and_hashable() -> None:
+    spec = resolve("resnet18")
+    assert hash(spec) == hash(resolve("resnet18"))
+    assert len({spec, resolve("resnet18"), resolve("resnet34")}) == 2
+    with pytest.raises(ValueError, match="frozen"):
+        spec.num_classes = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".yml", ".toml", ".json"])
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_every_spec_survives_a_file(tmp_path: Path, name: str, suffix: str) -> None:
+    spec = CATALOGUE[name].spec
+    file = tmp_path / f"spec{suffix}"
+    save_spec(file, spec)
+    assert load_spec(file) == spec
+
+
+specs = st.builds(
+    lambda depths, block, rest: ResNetSpec.parse(
+        {"depths": depths, "block": block, "base_width": 64, **rest}
+    ),
+    st.lists(st.integers(1, 4), min_size=1, max_size=5),
+    st.sampled_from(["basic", "bottleneck"]),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "stem": st.sampled_from(["conv7x7", "conv3x3"]),
+            "stem_width": st.integers(1, 64),
+            "conv_bias": st.booleans(),
+            "norm_eps": st.floats(1e-9, 1),
+            "norm_momentum": st.floats(0, 1),
+            "padding": st.sampled_from(["symmetric", "same"]),
+            "shortcut": st.sampled_from(["projection", "projection_all", "none"]),
+            "num_classes": st.integers(1, 10_000),
+        },
+    ),
+)
+
+
+@given(specs, st.sampled_from([".yaml", ".toml", ".json"]))
+def test_drawn_specs_survive_a_file(
+    tmp_path_factory: pytest.TempPathFactory, spec: ResNetSpec, suffix: str
+) -> None:
+    file = tmp_path_factory.mktemp("specs") / f"spec{suffix}"
+    save_spec(file, spec)
+    assert load_spec(file) == spec
+    assert ResNetSpec.parse(spec.to_dict()) == spec
+    assert ResNetSpec.parse(spec.model_dump()) == spec
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"blok": "basic"}, "blok: there is no such field; did you mean 'block'?"),
+        ({"qqq": 1}, "qqq: there is no such field; known fields are depths, block,"),
+        ({"block": "basis"}, "block: input should be 'basic' or 'bottleneck' (got 'basis')"),
+        ({"depths": []}, "depths: tuple should have at least 1 item"),
+        ({"depths": "34"}, "depths:"),
+        ({"widths": [64]}, "widths: 1 entries for 2 stages; give one a stage"),
+        ({"strides": [1, 2, 2]}, "strides: 3 entries for 2 stages"),
+        ({"norm_eps": 0}, "norm_eps: input should be greater than 0 (got 0)"),
+        ({"norm_eps": float("nan")}, "norm_eps:"),
+        ({"num_classes": "many"}, "num_classes: input should be a valid integer"),
+        ({"block": "basic", "groups": 2}, "groups: 2 needs block 'bottleneck'"),
+        ({"block": "basic", "stride_on": "1x1"}, "stride_on: '1x1' needs block 'bottleneck'"),
+        ({"base_width": 1, "widths": [32, 64]}, "base_width: 1 at 32 planes leaves"),
+        (
+            {"shortcut": "zero_pad", "widths": [64, 8]},
+            "shortcut: 'zero_pad' can only add channels, and stage 2 goes from 256 to 32",
+        ),
+    ],
+)
+def test_an_error_names_the_field(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError) as error:
+        ResNetSpec.parse({**BASE, **fields}, "mine.yaml")
+    assert str(error.value).startswith("mine.yaml: ")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_all_problems_are_told_at_once() -> None:
+    with pytest.raises(SpecError) as error:
+        ResNetSpec.parse({"block": "x", "stem": "y"})
+    for field in ("depths", "block", "stem"):
+        assert f"{field}: " in str(error.value)
+
+
+@pytest.mark.parametrize("data", [None, 3, [], "resnet50"])
+def test_a_spec_is_a_mapping(data: object) -> None:
+    with pytest.raises(SpecError, match="expected a mapping of spec fields"):
+        ResNetSpec.parse(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.yaml", "depths: [2\n", "not valid YAML"),
+        ("a.toml", "depths = [2\n", "not valid TOML"),
+        ("a.json", "{", "not valid JSON"),
+        ("a.json", '{"block": "basic", "block": "basic"}', "the key 'block' appears twice"),
+        ("a.yaml", "block: basic\nblock: basic\n", "the key 'block' appears twice"),
+        ("a.yaml", "a: &a [1]\nb: *a\n", "aliases are not accepted"),
+        ("a.yaml", "!!python/object/apply:os.system ['true']", "not valid YAML"),
+        ("a.yaml", "[" * 100_000, "not valid YAML"),
+        ("a.json", "[" * 100_000, "not valid JSON"),
+        ("a.yaml", "", "expected a mapping"),
+        ("a.yaml", "1: 2", "the key 1 is not a string"),
+        ("a.yaml", "? [1, 2]\n: 3\n", "is not a string"),
+        ("a.txt", "", "a spec file ends in one of .yaml, .yml, .toml, .json"),
+        ("a.yaml", "#" * 1_000_001, "larger than 1,000,000 bytes"),
+        ("a.yaml", "depths: [2, 2]\nblock: basic\nnum_classes: 99999999999999999999", "less than"),
+    ],
+)
+def test_a_bad_file_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
+    file = tmp_path / name
+    file.write_text(text)
+    with pytest.raises(SpecError) as error:
+        load_spec(file)
+    assert str(error.value).startswith(str(file))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(SpecError, match="not valid YAML"):
+        load_spec(file)
+
+
+def test_unknown_names_come_with_the_nearest() -> None:
+    with pytest.raises(UnknownModelError, match=r"did you mean .*'resnet50'"):
+        resolve("resnet5O")
+    with pytest.raises(UnknownModelError, match="resnet-parity list"):
+        resolve("zzz")
+
+
+def test_overrides_keep_what_was_chosen_and_derive_the_rest() -> None:
+    spec = resolve("resnet50", {"depths": [1, 1]})
+    assert spec.widths == (64, 128)
+    assert spec.strides == (1, 2)
+    chosen = spec.override(widths=[32, 48]).override(num_classes=3)
+    assert chosen.widths == (32, 48)
+    with pytest.raises(SpecError, match="widths: 2 entries for 3 stages"):
+        chosen.override(depths=[1, 1, 1])
+
+
+def test_the_json_schema_describes_every_field() -> None:
+    schema = json.loads(json.dumps(ResNetSpec.json_schema()))
+    assert set(schema["properties"]) == set(ResNetSpec.model_fields)
+    assert schema["required"] == ["depths", "block"]
+    assert schema["additionalProperties"] is False
+    for name, field in schema["properties"].items():
+        assert field["description"], name
