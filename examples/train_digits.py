@@ -25,6 +25,7 @@ from digits import Batches
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from resnet_parity.engines import ENGINES
 from shared_spec import Checkpoint, ResNetError, write_safetensors
 
 MODEL = "resnet20"
@@ -130,13 +131,10 @@ def train_flax(model: Any, batches: Batches, recipe: Recipe, report: Report) -> 
         report(float(step(model, optimizer, images, labels)))
 
 
-# Each engine's package, its training loop, and what Keras is to run on.
-ENGINES: dict[str, tuple[str, Callable[..., None], str | None]] = {
-    "torch": ("resnet_torch", train_torch, None),
-    "keras:tensorflow": ("resnet_keras", train_keras, "tensorflow"),
-    "keras:jax": ("resnet_keras", train_keras, "jax"),
-    "keras:torch": ("resnet_keras", train_keras, "torch"),
-    "flax": ("resnet_flax", train_flax, None),
+TRAINERS: dict[str, Callable[..., None]] = {
+    "resnet_torch": train_torch,
+    "resnet_keras": train_keras,
+    "resnet_flax": train_flax,
 }
 
 
@@ -146,7 +144,7 @@ def run(engine: str, epochs: int, seed: int, output: Path) -> float:
     Raises:
         ResNetError: if the engine is not installed or the file cannot be written.
     """
-    package, train, keras_backend = ENGINES[engine]
+    package, keras_backend = ENGINES[engine].package, ENGINES[engine].keras_backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # fewer notes from TensorFlow
     if keras_backend is not None:
         os.environ["KERAS_BACKEND"] = keras_backend  # Keras reads it once, when imported
@@ -175,7 +173,9 @@ def run(engine: str, epochs: int, seed: int, output: Path) -> float:
     )
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("", total=recipe.steps, loss=float("nan"))
-        train(model, batches, recipe, lambda loss: progress.update(bar, advance=1, loss=loss))
+        TRAINERS[package](
+            model, batches, recipe, lambda loss: progress.update(bar, advance=1, loss=loss)
+        )
     seconds = time.perf_counter() - start
 
     logits = resnet.predict(model, digits.PREPROCESSING.normalise(held_out.pixels))
