@@ -58,8 +58,7 @@ def load_weights(model: ResNet, weights: WeightsLike) -> ResNet:
     check_weights(model.plan, state, dtype_name(model))
     for q in model.plan.parameters():
         native = _native(model, q)
-        # Copied: on a CPU, JAX may otherwise keep a view of the caller's array.
-        array = np.array(SLOTS[q.role].to_native(state[q.name]), order="C")
+        array = SLOTS[q.role].to_native(state[q.name], own=True)
         native.set_value(jnp.asarray(array, native.get_value().dtype))
     return model
 

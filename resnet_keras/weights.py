@@ -63,9 +63,7 @@ def load_weights(model: ResNet, weights: WeightsLike) -> ResNet:
     layers = _layers(model)
     for q in model.plan.parameters():
         native = _native(layers, q)
-        # Copied: an engine may otherwise keep a view of the caller's array.
-        array = SLOTS[q.role].to_native(state[q.name]).astype(native.dtype, order="C", copy=True)
-        native.assign(array)
+        native.assign(SLOTS[q.role].to_native(state[q.name], own=True))
     return model
 
 

@@ -242,9 +242,14 @@ class Slot:
         inverse = None if self.axes is None else tuple(int(i) for i in np.argsort(self.axes))
         object.__setattr__(self, "inverse", inverse)
 
-    def to_native(self, array: np.ndarray) -> np.ndarray:
-        """A PyTorch array in the native layout."""
-        return array if self.axes is None else array.transpose(self.axes)
+    def to_native(self, array: np.ndarray, *, own: bool = False) -> np.ndarray:
+        """A PyTorch array in the native layout: a view, or with `own` what a framework may keep.
+
+        On a CPU, JAX and TensorFlow may keep a C-contiguous array instead of copying it, and a
+        model must not change with its caller's arrays; other strides they copy in any case.
+        """
+        view = array if self.axes is None else array.transpose(self.axes)
+        return view.copy() if own and view.flags.c_contiguous else view
 
     def to_canonical(self, array: np.ndarray) -> np.ndarray:
         """A native array in PyTorch's layout, contiguous."""
