@@ -31,13 +31,17 @@ def logits(resnet: Any, weights: str, images: str, output: str) -> list[str]:
 
     state = dict(read_safetensors(weights).state)
     x = read_safetensors(images).state["images"].astype(np.float64)
+    # The policy as well: it keeps the floatx of when it was first asked for.
+    kept = keras.config.floatx(), keras.config.dtype_policy()
     keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
     try:
         model = keras.applications.ResNet50(
             weights=None, input_shape=x.shape[1:], classifier_activation=None
         )
     finally:
-        keras.config.set_floatx("float32")
+        keras.config.set_floatx(kept[0])
+        keras.config.set_dtype_policy(kept[1])
     used = []
     for layer in model.layers:
         for variable in layer.variables:
