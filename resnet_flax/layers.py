@@ -11,6 +11,7 @@ from flax import nnx
 
 from shared_spec import plan
 from shared_spec.errors import FrameworkError
+from shared_spec.parameters import squeeze_convs
 
 ACTIVATIONS = {"relu": nnx.relu}
 # Weights are always loaded after building, so that none are drawn here.
@@ -42,6 +43,43 @@ def _(layer: plan.Conv, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
 @build.register
 def _(layer: plan.BatchNorm, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
     return BatchNorm(layer, dtype, rngs)
+
+
+@build.register
+def _(layer: plan.GroupNorm, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
+    return nnx.GroupNorm(
+        layer.channels,
+        num_groups=layer.groups,
+        epsilon=layer.eps,
+        param_dtype=dtype,
+        use_fast_variance=False,
+        rngs=rngs,
+    )
+
+
+@build.register
+def _(layer: plan.Identity, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
+    return Identity()
+
+
+@build.register
+def _(layer: plan.AvgPool, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
+    return AvgPool(layer)
+
+
+@build.register
+def _(layer: plan.BlurPool, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
+    return BlurPool(layer.stride)
+
+
+@build.register
+def _(layer: plan.SqueezeExcite, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
+    return SqueezeExcite(layer, dtype, rngs)
+
+
+@build.register
+def _(layer: plan.ChannelAttention, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
+    return ChannelAttention(layer.kernel_size, dtype, rngs)
 
 
 @build.register
@@ -136,6 +174,78 @@ class MaxPool(nnx.Module):
         """[N, H, W, C] to [N, H', W', C]."""
         y: jax.Array = nnx.max_pool(x, self.window, self.strides, self.padding)
         return y
+
+
+class AvgPool(nnx.Module):
+    """Mean over the pixels that there are."""
+
+    def __init__(self, layer: plan.AvgPool) -> None:
+        self.window = (layer.kernel_size, layer.kernel_size)
+        self.strides = (layer.stride, layer.stride)
+        self.padding = padding(layer.padding)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, H, W, C] to [N, H', W', C]."""
+        y: jax.Array = nnx.avg_pool(
+            x, self.window, self.strides, self.padding, count_include_pad=False
+        )
+        return y
+
+
+class BlurPool(nnx.Module):
+    """Binomial blur and subsampling for each channel, reflecting one pixel at the border."""
+
+    def __init__(self, stride: int) -> None:
+        self.stride = stride
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), C]."""
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect")
+        s = self.stride
+        x = 0.25 * x[:, :-2:s] + 0.5 * x[:, 1:-1:s] + 0.25 * x[:, 2::s]
+        return 0.25 * x[:, :, :-2:s] + 0.5 * x[:, :, 1:-1:s] + 0.25 * x[:, :, 2::s]
+
+
+class SqueezeExcite(nnx.Module):
+    """Scale channels by a gate computed from their means."""
+
+    def __init__(self, layer: plan.SqueezeExcite, dtype: Any, rngs: nnx.Rngs) -> None:
+        self.fc1, self.fc2 = (build(conv, dtype, rngs) for conv in squeeze_convs(layer))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, H, W, C] to the same."""
+        gate: jax.Array = nnx.sigmoid(self.fc2(nnx.relu(self.fc1(x.mean((1, 2), keepdims=True)))))
+        return x * gate
+
+
+class ChannelAttention(nnx.Module):
+    """Scale channels by a gate computed from the means of their neighbours."""
+
+    def __init__(self, kernel_size: int, dtype: Any, rngs: nnx.Rngs) -> None:
+        p = kernel_size // 2
+        self.conv = nnx.Conv(
+            1,
+            1,
+            (kernel_size,),
+            padding=((p, p),),
+            use_bias=False,
+            param_dtype=dtype,
+            kernel_init=ZEROS,
+            rngs=rngs,
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, H, W, C] to the same."""
+        gate: jax.Array = nnx.sigmoid(self.conv(x.mean((1, 2))[:, :, None]))
+        return x * gate[:, None, None, :, 0]
+
+
+class Identity(nnx.Module):
+    """Nothing."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Any shape to the same."""
+        return x
 
 
 class ZeroPadShortcut(nnx.Module):

@@ -29,6 +29,7 @@ from shared_spec.weights import (
 
 SLOTS: dict[str, Slot] = {
     "conv_kernel": Slot("kernel", (2, 3, 1, 0)),
+    "conv1d_kernel": Slot("kernel", (2, 1, 0)),
     "dense_kernel": Slot("kernel", (1, 0)),
     "bias": Slot("bias"),
     "norm_scale": Slot("scale"),

@@ -15,6 +15,7 @@ from keras import ops
 
 from shared_spec import plan
 from shared_spec.errors import FrameworkError
+from shared_spec.parameters import squeeze_convs
 
 PACKAGE = "resnet_keras"
 ACTIVATIONS = {"relu": "relu"}
@@ -60,6 +61,64 @@ def _(layer: plan.BatchNorm, x: Any, dtype: str) -> Any:
         dtype=dtype,
         name=layer_name(layer.name),
     )(x)
+
+
+@apply.register
+def _(layer: plan.GroupNorm, x: Any, dtype: str) -> Any:
+    return GroupNormalization(
+        layer.groups, epsilon=layer.eps, dtype=dtype, name=layer_name(layer.name)
+    )(x)
+
+
+@apply.register
+def _(layer: plan.Identity, x: Any, dtype: str) -> Any:
+    return keras.layers.Identity(dtype=dtype, name=layer_name(layer.name))(x)
+
+
+@apply.register
+def _(layer: plan.AvgPool, x: Any, dtype: str) -> Any:
+    padding = "same" if layer.padding == "same" else "valid"
+    return keras.layers.AveragePooling2D(
+        layer.kernel_size, layer.stride, padding, dtype=dtype, name=layer_name(layer.name)
+    )(x)
+
+
+@apply.register
+def _(layer: plan.BlurPool, x: Any, dtype: str) -> Any:
+    return BlurPool(layer.stride, dtype=dtype, name=layer_name(layer.name))(x)
+
+
+@apply.register
+def _(layer: plan.SqueezeExcite, x: Any, dtype: str) -> Any:
+    name = layer_name(layer.name)
+    first, second = squeeze_convs(layer)
+    gate = GlobalAveragePooling2D(keepdims=True, dtype=dtype, name=f"{name}_mean")(x)
+    gate = keras.layers.Activation("relu", dtype=dtype, name=f"{name}_act")(
+        apply(first, gate, dtype)
+    )
+    gate = keras.layers.Activation("sigmoid", dtype=dtype, name=f"{name}_gate")(
+        apply(second, gate, dtype)
+    )
+    return keras.layers.Multiply(dtype=dtype, name=name)([x, gate])
+
+
+@apply.register
+def _(layer: plan.ChannelAttention, x: Any, dtype: str) -> Any:
+    name = layer_name(layer.name)
+    gate = GlobalAveragePooling2D(dtype=dtype, name=f"{name}_mean")(x)
+    gate = keras.layers.Reshape((layer.channels, 1), dtype=dtype, name=f"{name}_line")(gate)
+    gate = keras.layers.Conv1D(
+        1,
+        layer.kernel_size,
+        padding="same",
+        use_bias=False,
+        kernel_initializer="zeros",
+        dtype=dtype,
+        name=f"{name}_conv",
+    )(gate)
+    gate = keras.layers.Activation("sigmoid", dtype=dtype, name=f"{name}_gate")(gate)
+    gate = keras.layers.Reshape((1, 1, layer.channels), dtype=dtype, name=f"{name}_shape")(gate)
+    return keras.layers.Multiply(dtype=dtype, name=name)([x, gate])
 
 
 @apply.register
@@ -141,6 +200,42 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
+class GroupNormalization(keras.layers.GroupNormalization):
+    """`keras.layers.GroupNormalization` in the layer's own precision (at least float32)."""
+
+    def call(self, inputs: Any) -> Any:
+        """[N, H, W, C] to the same."""
+        kind = "float64" if self.compute_dtype == "float64" else "float32"
+        shape = ops.shape(inputs)
+        groups = (shape[0], shape[1] * shape[2], self.groups, shape[3] // self.groups)
+        x = ops.reshape(ops.cast(inputs, kind), groups)
+        mean, variance = ops.moments(x, axes=(1, 3), keepdims=True)
+        x = ops.reshape((x - mean) * ops.rsqrt(variance + self.epsilon), shape)
+        y = x * ops.cast(self.gamma, kind) + ops.cast(self.beta, kind)
+        return ops.cast(y, self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class BlurPool(keras.layers.Layer):
+    """Binomial blur and subsampling for each channel, reflecting one pixel at the border."""
+
+    def __init__(self, stride: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.stride = stride
+
+    def call(self, inputs: Any) -> Any:
+        """[N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), C]."""
+        x = ops.pad(inputs, ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect")
+        s = self.stride
+        x = 0.25 * x[:, :-2:s] + 0.5 * x[:, 1:-1:s] + 0.25 * x[:, 2::s]
+        return 0.25 * x[:, :, :-2:s] + 0.5 * x[:, :, 1:-1:s] + 0.25 * x[:, :, 2::s]
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {**super().get_config(), "stride": self.stride}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
 class LowestPadding2D(keras.layers.Layer):
     """Pad rows and columns with minus infinity, so that padding never wins a maximum."""
 
@@ -185,7 +280,7 @@ class GlobalAveragePooling2D(keras.layers.GlobalAveragePooling2D):
         """[N, H, W, C] to [N, C]."""
         shape = ops.shape(inputs)
         count = ops.cast(shape[1] * shape[2], inputs.dtype)
-        return ops.sum(inputs, axis=(1, 2)) / count
+        return ops.sum(inputs, axis=(1, 2), keepdims=self.keepdims) / count
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from shared_spec import plan
 from shared_spec.errors import FrameworkError
+from shared_spec.parameters import squeeze_convs
 
 ACTIVATIONS = {"relu": nn.ReLU}
 
@@ -38,6 +39,38 @@ def _(layer: plan.Conv) -> nn.Module:
 def _(layer: plan.BatchNorm) -> nn.Module:
     kind = nn.BatchNorm2d if layer.variance == "unbiased" else BiasedBatchNorm2d
     return kind(layer.channels, eps=layer.eps, momentum=layer.momentum)
+
+
+@build.register
+def _(layer: plan.GroupNorm) -> nn.Module:
+    return nn.GroupNorm(layer.groups, layer.channels, eps=layer.eps)
+
+
+@build.register
+def _(layer: plan.Identity) -> nn.Module:
+    return nn.Identity()
+
+
+@build.register
+def _(layer: plan.AvgPool) -> nn.Module:
+    if layer.padding == "same":
+        return AvgPool2dSame(layer.kernel_size, layer.stride)
+    return nn.AvgPool2d(layer.kernel_size, layer.stride, layer.padding, count_include_pad=False)
+
+
+@build.register
+def _(layer: plan.BlurPool) -> nn.Module:
+    return BlurPool(layer.stride)
+
+
+@build.register
+def _(layer: plan.SqueezeExcite) -> nn.Module:
+    return SqueezeExcite(layer)
+
+
+@build.register
+def _(layer: plan.ChannelAttention) -> nn.Module:
+    return ChannelAttention(layer.kernel_size)
 
 
 @build.register
@@ -95,6 +128,71 @@ class MaxPool2dSame(nn.Module):
         """[N, C, H, W] to [N, C, ceil(H / stride), ceil(W / stride)]."""
         x = pad_same(x, self.kernel_size, self.stride, -torch.inf)
         return F.max_pool2d(x, self.kernel_size, self.stride)
+
+
+class AvgPool2dSame(nn.Module):
+    """Mean under TensorFlow's `same` rule, over the pixels that there are."""
+
+    def __init__(self, kernel_size: int, stride: int) -> None:
+        super().__init__()
+        self.kernel_size, self.stride = kernel_size, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, C, ceil(H / stride), ceil(W / stride)]."""
+        one = torch.ones_like(x[:1, :1])
+        total, count = (
+            F.avg_pool2d(
+                pad_same(t, self.kernel_size, self.stride, 0.0), self.kernel_size, self.stride
+            )
+            for t in (x, one)
+        )
+        return total / count
+
+
+class BlurPool(nn.Module):
+    """Binomial blur and subsampling for each channel, reflecting one pixel at the border."""
+
+    filter: Tensor
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        row = torch.tensor([0.25, 0.5, 0.25])
+        self.register_buffer("filter", row[:, None] * row, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, C, ceil(H / stride), ceil(W / stride)]."""
+        channels = x.shape[1]
+        kernel = self.filter.expand(channels, 1, 3, 3)
+        return F.conv2d(
+            F.pad(x, (1, 1, 1, 1), "reflect"), kernel, stride=self.stride, groups=channels
+        )
+
+
+class SqueezeExcite(nn.Module):
+    """Scale channels by a gate computed from their means."""
+
+    def __init__(self, layer: plan.SqueezeExcite) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = (build(conv) for conv in squeeze_convs(layer))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to the same."""
+        gate: Tensor = self.fc2(self.fc1(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
+        return x * gate
+
+
+class ChannelAttention(nn.Module):
+    """Scale channels by a gate computed from the means of their neighbours."""
+
+    def __init__(self, kernel_size: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to the same."""
+        gate: Tensor = self.conv(x.mean((2, 3))[:, None, :]).sigmoid()
+        return x * gate[:, 0, :, None, None]
 
 
 class BiasedBatchNorm2d(nn.BatchNorm2d):

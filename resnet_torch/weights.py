@@ -31,6 +31,7 @@ from shared_spec.weights import (
 
 SLOTS: dict[str, Slot] = {
     "conv_kernel": Slot("weight"),
+    "conv1d_kernel": Slot("weight"),
     "dense_kernel": Slot("weight"),
     "bias": Slot("bias"),
     "norm_scale": Slot("weight"),

@@ -132,11 +132,23 @@ def _(layer: plan.Conv, shape: Shape) -> Shape:
     return _window(h, k, s, p), _window(w, k, s, p), layer.out_channels
 
 
-@output_shape.register
-def _(layer: plan.MaxPool, shape: Shape) -> Shape:
+@output_shape.register(plan.MaxPool)
+@output_shape.register(plan.AvgPool)
+def _(layer: plan.MaxPool | plan.AvgPool, shape: Shape) -> Shape:
     h, w, c = shape
     k, s, p = layer.kernel_size, layer.stride, layer.padding
     return _window(h, k, s, p), _window(w, k, s, p), c
+
+
+@output_shape.register
+def _(layer: plan.BlurPool, shape: Shape) -> Shape:
+    h, w, c = shape
+    if min(h, w) < 2:
+        raise SpecError(
+            f"the input image is too small: {layer.name} reflects a pixel at the border of "
+            f"{h} x {w}; give a larger height and width"
+        )
+    return -(-h // layer.stride), -(-w // layer.stride), c
 
 
 @output_shape.register
@@ -166,6 +178,16 @@ def _(layer: plan.Conv, shape: Shape) -> int:
     h, w, _ = shape
     k = layer.kernel_size
     return h * w * layer.out_channels * (layer.in_channels // layer.groups) * k * k
+
+
+@_layer_macs.register
+def _(layer: plan.SqueezeExcite, shape: Shape) -> int:
+    return 2 * layer.channels * layer.reduced
+
+
+@_layer_macs.register
+def _(layer: plan.ChannelAttention, shape: Shape) -> int:
+    return layer.channels * layer.kernel_size
 
 
 @_layer_macs.register

@@ -42,7 +42,7 @@ def initial_weights(p: Plan, seed: int = 0) -> State:
 
 
 def _initial(q: Parameter, rng: np.random.Generator) -> np.ndarray:
-    if q.role == "conv_kernel":
+    if q.role in ("conv_kernel", "conv1d_kernel"):
         return _he_normal(q, rng)
     if q.role == "dense_kernel":
         bound = 1 / math.sqrt(q.shape[1])
@@ -53,7 +53,7 @@ def _initial(q: Parameter, rng: np.random.Generator) -> np.ndarray:
 
 def _he_normal(q: Parameter, rng: np.random.Generator) -> np.ndarray:
     values = rng.standard_normal(q.shape, np.float32)
-    values *= np.float32(math.sqrt(2 / (q.shape[0] * q.shape[2] * q.shape[3])))
+    values *= np.float32(math.sqrt(2 / (q.shape[0] * math.prod(q.shape[2:]))))
     return values
 
 
@@ -90,15 +90,17 @@ def _randomise(layers: Iterable[Layer], moment: float, seed: int, state: State) 
             moment *= 2 * (layer.in_channels // layer.groups) / layer.out_channels
         for q in parameters_of(layer):
             state[q.name] = _random(q, generator(seed, q.name), moment)
-        if isinstance(layer, plan.BatchNorm):
+        if isinstance(layer, plan.BatchNorm | plan.GroupNorm):
             moment = 1.0
         elif isinstance(layer, plan.Activation):
             moment /= 2
+        elif isinstance(layer, plan.SqueezeExcite | plan.ChannelAttention):
+            moment /= 4  # a sigmoid is about a half
     return moment
 
 
 def _random(q: Parameter, rng: np.random.Generator, moment: float) -> np.ndarray:
-    if q.role in ("conv_kernel", "dense_kernel"):
+    if q.role in ("conv_kernel", "conv1d_kernel", "dense_kernel"):
         return _initial(q, rng)
     if q.role == "norm_scale":
         return rng.uniform(0.5, 1.5, q.shape).astype(np.float32)

@@ -40,5 +40,33 @@ def _(layer: plan.BatchNorm) -> tuple[Parameter, ...]:
     )
 
 
+@parameters_of.register
+def _(layer: plan.GroupNorm) -> tuple[Parameter, ...]:
+    shape = (layer.channels,)
+    return (
+        Parameter(layer.name, "weight", "norm_scale", shape, init=layer.scale_init),
+        Parameter(layer.name, "bias", "norm_bias", shape),
+    )
+
+
+@parameters_of.register
+def _(layer: plan.SqueezeExcite) -> tuple[Parameter, ...]:
+    return tuple(q for conv in squeeze_convs(layer) for q in parameters_of(conv))
+
+
+@parameters_of.register
+def _(layer: plan.ChannelAttention) -> tuple[Parameter, ...]:
+    shape = (1, 1, layer.kernel_size)
+    return (Parameter(f"{layer.name}.conv", "weight", "conv1d_kernel", shape),)
+
+
+def squeeze_convs(layer: plan.SqueezeExcite) -> tuple[plan.Conv, plan.Conv]:
+    """The two convolutions inside a squeeze-and-excite layer."""
+    return (
+        plan.Conv(f"{layer.name}.fc1", layer.channels, layer.reduced, 1, bias=True),
+        plan.Conv(f"{layer.name}.fc2", layer.reduced, layer.channels, 1, bias=True),
+    )
+
+
 def _bias(name: str, channels: int, present: bool) -> tuple[Parameter, ...]:
     return (Parameter(name, "bias", "bias", (channels,)),) if present else ()

@@ -25,6 +25,7 @@ Padding = int | Literal["same"]
 
 Role = Literal[
     "conv_kernel",
+    "conv1d_kernel",
     "dense_kernel",
     "bias",
     "norm_scale",
@@ -66,6 +67,26 @@ class BatchNorm:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupNorm:
+    """Group normalisation: over H, W and the channels of a group of one image (Wu and He 2018,
+    arXiv:1803.08494), then a scale and a bias for each channel.
+    """
+
+    name: str
+    channels: int
+    groups: int
+    eps: float
+    scale_init: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Nothing: it keeps a place in a numbered chain, so that checkpoints' indices stay."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Activation:
     """An elementwise function, by name."""
 
@@ -81,6 +102,49 @@ class MaxPool:
     kernel_size: int
     stride: int
     padding: Padding = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AvgPool:
+    """2-D mean over the pixels that there are: what `"same"` pads is not counted."""
+
+    name: str
+    kernel_size: int
+    stride: int
+    padding: Padding = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BlurPool:
+    """Binomial filter (1 2 1) x (1 2 1) / 16 for each channel, then every `stride`-th pixel; one
+    pixel is padded by reflection (Zhang 2019, arXiv:1904.11486). It has no parameters.
+    """
+
+    name: str
+    channels: int
+    stride: int
+
+
+@dataclass(frozen=True, slots=True)
+class SqueezeExcite:
+    """x * sigmoid(fc2(relu(fc1(mean of x over H, W)))) (Hu et al. 2017, arXiv:1709.01507). `fc1`
+    and `fc2` are 1x1 convolutions with biases, to `reduced` channels and back.
+    """
+
+    name: str
+    channels: int
+    reduced: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelAttention:
+    """x * sigmoid(convolution along the channels of the mean of x over H, W), zeros padded, no bias
+    (ECA, Wang et al. 2019, arXiv:1910.03151).
+    """
+
+    name: str
+    channels: int
+    kernel_size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +176,21 @@ class Dense:
     bias: bool = True
 
 
-Layer = Conv | BatchNorm | Activation | MaxPool | ZeroPadShortcut | GlobalPool | Dense
+Layer = (
+    Conv
+    | BatchNorm
+    | GroupNorm
+    | Identity
+    | Activation
+    | MaxPool
+    | AvgPool
+    | BlurPool
+    | SqueezeExcite
+    | ChannelAttention
+    | ZeroPadShortcut
+    | GlobalPool
+    | Dense
+)
 Layers = tuple[Layer, ...]
 
 

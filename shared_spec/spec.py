@@ -11,6 +11,7 @@ from shared_spec.errors import SpecError, did_you_mean
 
 Depth = Annotated[int, Field(ge=1, le=10_000)]
 Channels = Annotated[int, Field(ge=1, le=65_536)]
+BlockName = Literal["basic", "bottleneck"]
 Stride = Annotated[int, Field(ge=1, le=8)]
 
 EXPANSION = {"basic": 1, "bottleneck": 4}
@@ -30,8 +31,9 @@ class ResNetSpec(BaseModel):
     depths: Annotated[tuple[Depth, ...], Field(min_length=1, max_length=8)] = Field(
         description="Blocks in each stage, for example [3, 4, 6, 3]."
     )
-    block: Literal["basic", "bottleneck"] = Field(
-        description="basic: two 3x3 convolutions. bottleneck: 1x1, 3x3, 1x1 with expansion 4."
+    block: BlockName | tuple[BlockName, ...] = Field(
+        description="basic: two 3x3 convolutions. bottleneck: 1x1, 3x3, 1x1 with expansion 4. One "
+        "for all stages, or one a stage."
     )
     widths: Annotated[tuple[Channels, ...], Field(max_length=8)] = Field(
         default=(),
@@ -48,6 +50,14 @@ class ResNetSpec(BaseModel):
         description="Bottleneck width at 64 planes, for each group: int(planes * base_width / 64) "
         "* groups.",
     )
+    reduce_first: Channels = Field(
+        default=1, description="Divides the width of each block's first convolution (SENet-154)."
+    )
+    block_widths: tuple[tuple[Channels, ...], ...] = Field(
+        default=(),
+        description="Output channels of every convolution of every block, block by block, for "
+        "pruned nets; left out: they follow from widths.",
+    )
     stride_on: Literal["3x3", "1x1"] = Field(
         default="3x3",
         description="Which convolution of a bottleneck has the stride: the 3x3 (v1.5) or the "
@@ -62,13 +72,39 @@ class ResNetSpec(BaseModel):
     shortcut_norm: bool = Field(
         default=True, description="Normalise after the projection of a shortcut."
     )
-    stem: Literal["conv7x7", "conv3x3"] = Field(
-        default="conv7x7", description="The first convolution: 7x7 (ImageNet) or 3x3 (CIFAR)."
+    shortcut_pool: Literal["none", "avg"] = Field(
+        default="none",
+        description="avg: a shortcut with a stride averages 2x2 pixels before its projection "
+        "(ResNet-D, He et al. 2018).",
+    )
+    shortcut_kernel: Literal[1, 3] = Field(
+        default=1, description="Kernel of a projection that has a stride (3 in SENet-154)."
+    )
+    attention: Literal["none", "se", "eca"] = Field(
+        default="none",
+        description="On each branch's last norm: squeeze-and-excitation, or efficient channel "
+        "attention.",
+    )
+    se_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1 / 16,
+        description="Share of channels inside squeeze-and-excitation, rounded to a multiple of 8.",
+    )
+    anti_alias: Literal["none", "blur", "avg"] = Field(
+        default="none",
+        description="A 3x3 convolution with a stride loses it to a blur or an average after its "
+        "activation; the stem's pool too (Zhang 2019).",
+    )
+    stem: Literal["conv7x7", "conv3x3", "deep", "deep_tiered"] = Field(
+        default="conv7x7",
+        description="conv7x7 (ImageNet), conv3x3 (CIFAR), or three 3x3 convolutions of widths w/2, "
+        "w/2, w (deep) or 3w/8, w/2, w (deep_tiered), w being stem_width.",
     )
     stem_width: Channels = Field(default=64, description="Channels after the stem.")
     stem_stride: Stride = Field(default=2, description="Stride of the stem's convolution.")
-    stem_pool: Literal["max", "none"] = Field(
-        default="max", description="3x3 max pool of stride 2 after the stem, or none."
+    stem_pool: Literal["max", "conv", "none"] = Field(
+        default="max",
+        description="After the stem: a 3x3 max pool of stride 2, a 3x3 convolution of stride 2 "
+        "with norm and activation (ResNet-RS), or nothing.",
     )
     conv_bias: bool = Field(default=False, description="Give every convolution a bias.")
     padding: Literal["symmetric", "same"] = Field(
@@ -76,6 +112,10 @@ class ResNetSpec(BaseModel):
         description="symmetric: the same number on all sides. same: TensorFlow's rule, which at "
         "stride 2 depends on the input size.",
     )
+    norm: Literal["batch", "group"] = Field(
+        default="batch", description="Batch normalisation or group normalisation."
+    )
+    norm_groups: Channels = Field(default=32, description="Groups of group normalisation.")
     norm_eps: Annotated[float, Field(gt=0, le=1)] = Field(
         default=1e-5, description="Added to the variance."
     )
@@ -113,38 +153,94 @@ class ResNetSpec(BaseModel):
             data["strides"] = data.get("strides") or (1,) + (2,) * (count - 1)
         return data
 
+    @property
+    def blocks(self) -> tuple[BlockName, ...]:
+        """The kind of block of each stage."""
+        return (self.block,) * len(self.depths) if isinstance(self.block, str) else self.block
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """Channels after each stage, pruning aside."""
+        return tuple(w * EXPANSION[b] for w, b in zip(self.widths, self.blocks, strict=True))
+
     @model_validator(mode="after")
     def _check_combination(self) -> ResNetSpec:
-        for field in ("widths", "strides"):
+        for field in ("widths", "strides", "blocks"):
             given = len(getattr(self, field))
             if given != len(self.depths):
                 raise ValueError(
-                    f"{field}: {given} entries for {len(self.depths)} stages; give one a stage"
+                    f"{field.replace('blocks', 'block')}: {given} entries for {len(self.depths)} "
+                    f"stages; give one a stage"
                 )
-        if self.block == "basic":
+        for problem in (self._block_problem(), self._shortcut_problem(), self._width_problem()):
+            if problem:
+                raise ValueError(problem)
+        return self
+
+    def _block_problem(self) -> str | None:
+        if "basic" in self.blocks:
             for field, plain in (("groups", 1), ("base_width", 64), ("stride_on", "3x3")):
                 if getattr(self, field) != plain:
-                    raise ValueError(
+                    return (
                         f"{field}: {getattr(self, field)!r} needs block 'bottleneck'; a basic "
                         f"block takes {plain!r} alone"
                     )
+        if self.anti_alias != "none" and self.stride_on == "1x1":
+            return "anti_alias: takes the stride of a 3x3 convolution, so stride_on has to be '3x3'"
+        return None
+
+    def _shortcut_problem(self) -> str | None:
         if self.shortcut == "zero_pad":
-            expansion = EXPANSION[self.block]
-            channels = [self.stem_width, *(width * expansion for width in self.widths)]
+            if self.block_widths:
+                return "shortcut: 'zero_pad' cannot follow block_widths; use 'projection'"
+            channels = (self.stem_width, *self.out_channels)
             for stage, (before, after) in enumerate(itertools.pairwise(channels), start=1):
                 if after < before:
-                    raise ValueError(
+                    return (
                         f"shortcut: 'zero_pad' can only add channels, and stage {stage} goes from "
                         f"{before} to {after}"
                     )
-        if self.block == "bottleneck":
-            for planes in self.widths:
-                if planes * self.base_width < 64:
-                    raise ValueError(
-                        f"base_width: {self.base_width} at {planes} planes leaves a bottleneck of "
-                        f"width 0; widths * base_width / 64 must be at least 1"
+        if self.shortcut in ("zero_pad", "none"):
+            for field, plain in (("shortcut_pool", "none"), ("shortcut_kernel", 1)):
+                if getattr(self, field) != plain:
+                    return (
+                        f"{field}: {getattr(self, field)!r} needs a projection, and shortcut is "
+                        f"{self.shortcut!r}"
                     )
-        return self
+        if self.shortcut_pool == "avg" and self.shortcut_kernel != 1:
+            return "shortcut_kernel: 3 and shortcut_pool 'avg' exclude one another"
+        return None
+
+    def _width_problem(self) -> str | None:
+        if self.stem.startswith("deep") and self.stem_width < 8:
+            return f"stem_width: {self.stem_width} is too narrow for a deep stem; at least 8"
+        for block, planes in zip(self.blocks, self.widths, strict=True):
+            width = planes if block == "basic" else planes * self.base_width // 64 * self.groups
+            if width // self.reduce_first < 1:
+                return (
+                    f"base_width: {self.base_width} at {planes} planes leaves a convolution of "
+                    f"width 0; widths * base_width / 64 / reduce_first must be at least 1"
+                )
+            if width // self.reduce_first % self.groups:
+                return (
+                    f"reduce_first: {width // self.reduce_first} channels do not divide into "
+                    f"{self.groups} groups"
+                )
+        if self.block_widths:
+            return self._pruned_problem()
+        return None
+
+    def _pruned_problem(self) -> str | None:
+        kinds = [b for b, depth in zip(self.blocks, self.depths, strict=True) for _ in range(depth)]
+        if len(self.block_widths) != len(kinds):
+            return f"block_widths: {len(self.block_widths)} entries for {len(kinds)} blocks"
+        for index, (kind, row) in enumerate(zip(kinds, self.block_widths, strict=True)):
+            convs = {"basic": 2, "bottleneck": 3}[kind]
+            if len(row) != convs:
+                return f"block_widths.{index}: {len(row)} entries for {convs} convolutions"
+        if self.groups != 1:
+            return "block_widths: cannot be combined with groups"
+        return None
 
     @classmethod
     def parse(cls, data: object, where: str = "spec") -> ResNetSpec:
@@ -197,7 +293,10 @@ def _sentences(model: type[BaseModel], error: ValidationError) -> list[str]:
     """One clause a problem: the field, what was given, what would be accepted."""
     out = []
     for problem in error.errors(include_url=False):
-        path = ".".join(str(part) for part in problem["loc"])
+        location = [part for part in problem["loc"] if not _is_union_tag(part)]
+        if len(location) < len(problem["loc"]) and not _meant(problem):
+            continue
+        path = ".".join(str(part) for part in location)
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
             near = did_you_mean(path, model.model_fields)
@@ -211,6 +310,17 @@ def _sentences(model: type[BaseModel], error: ValidationError) -> list[str]:
         else:
             out.append(message)
     return out
+
+
+def _is_union_tag(part: object) -> bool:
+    """Whether pydantic put this part into a location to say which form of a field it tried."""
+    return isinstance(part, str) and part.startswith(("literal[", "tuple["))
+
+
+def _meant(problem: Any) -> bool:
+    """Whether the form tried is the one that the user wrote: a tuple for a list, or else a name."""
+    listed = isinstance(problem["input"], list | tuple) or len(problem["loc"]) > 2
+    return listed == any(str(part).startswith("tuple[") for part in problem["loc"])
 
 
 def _short(value: object) -> str:

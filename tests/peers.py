@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 
 def torchvision_models() -> ModuleType:
@@ -22,6 +23,14 @@ def torchvision_models() -> ModuleType:
         KEPT.append(library)
         import torchvision.models as models
     return models
+
+
+def timm_model(name: str, **options: Any) -> Any:
+    """A timm model with random weights."""
+    torchvision_models()
+    import timm
+
+    return timm.create_model(name, pretrained=False, **options)
 
 
 KEPT: list[object] = []  # a Library drops its definitions when it is collected

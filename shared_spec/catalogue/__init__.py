@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
-from shared_spec.catalogue import cifar, d2l, torchvision
+from shared_spec.catalogue import cifar, d2l, timm_resnet, torchvision
 from shared_spec.catalogue.entry import Entry
 from shared_spec.errors import UnknownModelError, did_you_mean
 
-CATALOGUE: dict[str, Entry] = {
-    entry.name: entry for family in (torchvision, cifar, d2l) for entry in family.ENTRIES
-}
+_FAMILIES = (torchvision, timm_resnet, cifar, d2l)
+
+CATALOGUE: dict[str, Entry] = {e.name: e for family in _FAMILIES for e in family.ENTRIES}
 
 
 def list_models(pattern: str = "*") -> list[str]:
