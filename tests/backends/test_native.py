@@ -119,5 +119,10 @@ def test_keras_habits(pool: Pool, engine: str, tmp_path: Path) -> None:
     probe(pool[engine], "keras_habits", folder=str(tmp_path))
 
 
+@pytest.mark.parametrize("engine", [name for name in ENGINES if name.startswith("keras")])
+def test_keras_files_of_every_layer(pool: Pool, engine: str, tmp_path: Path) -> None:
+    probe(pool[engine], "keras_files_of_every_layer", folder=str(tmp_path))
+
+
 def test_flax_habits(pool: Pool) -> None:
     probe(pool["flax"], "flax_habits")

@@ -284,7 +284,14 @@ def torch_habits(resnet: Any) -> None:
 def torch_compilers(resnet: Any) -> None:
     import torch
 
-    for spec in (SMALL, resolve("d2l_resnet18_same", {"depths": [1, 1], "in_channels": 3})):
+    small = {"depths": [1, 1], "widths": [16, 16]}
+    for spec in (
+        SMALL,
+        resolve("d2l_resnet18_same", {"depths": [1, 1], "in_channels": 3}),
+        resolve("resnetblur50d", {**small, "attention": "se"}),
+        resolve("ecaresnet26t", {**small, "stem_pool": "conv"}),
+        resolve("resnet20", small),
+    ):
         model = resnet.create_model(spec).eval()
         x = torch.randn(2, 3, 32, 40)
         reference = model(x)
@@ -324,6 +331,30 @@ def keras_habits(resnet: Any, folder: str) -> None:
     # Cutting at a layer, as for feature extraction.
     features = keras.Model(model.input, model.get_layer("global_pool").output)
     assert features(images).shape == (8, 64)
+
+
+def keras_files_of_every_layer(resnet: Any, folder: str) -> None:
+    """Each layer of ours comes back from a `.keras` file, and computes the same."""
+    import keras
+
+    small = {"depths": [1, 1], "widths": [32, 32], "image_size": 32}
+    for name, options in (
+        ("resnetblur50d", {"attention": "se", "norm": "group"}),
+        ("ecaresnet26t", {"anti_alias": "avg", "stem_pool": "conv"}),
+        ("resnet20", {"widths": [16, 32], "padding": "same"}),
+    ):
+        spec = resolve(name, {**small, **options})
+        model = resnet.create_model(spec, seed=2)
+        path = f"{folder}/{name}.keras"
+        model.save(path)
+        loaded = keras.saving.load_model(path)
+        images = random_images((2, 32, 32, 3))
+        np.testing.assert_array_equal(resnet.predict(loaded, images), resnet.predict(model, images))
+        by_layers = keras.models.clone_model(model)
+        assert [x.name for x in by_layers.layers] == [x.name for x in model.layers]
+        for layer in model.layers:
+            twin = type(layer).from_config(layer.get_config())
+            assert twin.get_config() == layer.get_config()
 
 
 def flax_habits(resnet: Any) -> None:

@@ -15,6 +15,7 @@ from shared_spec import (
     ResNetSpec,
     SpecError,
     UnknownModelError,
+    compile_plan,
     load_spec,
     resolve,
     save_spec,
@@ -64,6 +65,9 @@ specs = st.builds(
             "norm_momentum": st.floats(0, 1),
             "padding": st.sampled_from(["symmetric", "same"]),
             "shortcut": st.sampled_from(["projection", "projection_all", "none"]),
+            "attention": st.sampled_from(["none", "se", "eca"]),
+            "anti_alias": st.sampled_from(["none", "blur", "avg"]),
+            "norm": st.sampled_from(["batch", "group"]),
             "num_classes": st.integers(1, 10_000),
         },
     ),
@@ -101,6 +105,24 @@ def test_drawn_specs_survive_a_file(
             {"shortcut": "zero_pad", "widths": [64, 8]},
             "shortcut: 'zero_pad' can only add channels, and stage 2 goes from 256 to 32",
         ),
+        ({"block": ["basic"]}, "block: 1 entries for 2 stages; give one a stage"),
+        (
+            {"block": ["basic", "wide"]},
+            "block.1: input should be 'basic' or 'bottleneck' (got 'wide')",
+        ),
+        ({"block": 3}, "block: input should be 'basic' or 'bottleneck' (got 3)"),
+        ({"block": ["bottleneck", "basic"], "groups": 2}, "groups: 2 needs block 'bottleneck'"),
+        ({"anti_alias": "blur", "stride_on": "1x1"}, "stride_on has to be '3x3'"),
+        (
+            {"shortcut": "none", "shortcut_pool": "avg"},
+            "shortcut_pool: 'avg' needs a projection, and shortcut is 'none'",
+        ),
+        ({"shortcut_pool": "avg", "shortcut_kernel": 3}, "exclude one another"),
+        ({"stem": "deep", "stem_width": 4}, "stem_width: 4 is too narrow for a deep stem"),
+        ({"reduce_first": 3, "groups": 32}, "do not divide into 32 groups"),
+        ({"reduce_first": 500}, "leaves a convolution of width 0"),
+        ({"block_widths": [[1, 2, 3]]}, "block_widths: 1 entries for 4 blocks"),
+        ({"block_widths": [[1, 2]] * 4}, "block_widths.0: 2 entries for 3 convolutions"),
     ],
 )
 def test_an_error_names_the_field(fields: dict[str, Any], message: str) -> None:
@@ -109,6 +131,12 @@ def test_an_error_names_the_field(fields: dict[str, Any], message: str) -> None:
     assert str(error.value).startswith("mine.yaml: ")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_channels_that_do_not_divide_are_refused() -> None:
+    spec = ResNetSpec.parse({**BASE, "norm": "group", "norm_groups": 24})
+    with pytest.raises(SpecError, match="24 does not divide the 64 channels of"):
+        compile_plan(spec)
 
 
 def test_all_problems_are_told_at_once() -> None:
