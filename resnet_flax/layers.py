@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from functools import singledispatch
+from functools import partial, singledispatch
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 
 from shared_spec import plan
 from shared_spec.errors import FrameworkError
@@ -26,7 +27,10 @@ def build(layer: object, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
 
 @build.register
 def _(layer: plan.Conv, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
-    return nnx.Conv(
+    kind: Any = nnx.Conv
+    if layer.standardize_eps is not None:
+        kind = partial(StandardizedConv, layer.standardize_eps)
+    conv: nnx.Module = kind(
         layer.in_channels,
         layer.out_channels,
         (layer.kernel_size, layer.kernel_size),
@@ -38,6 +42,7 @@ def _(layer: plan.Conv, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
         kernel_init=ZEROS,
         rngs=rngs,
     )
+    return conv
 
 
 @build.register
@@ -55,6 +60,26 @@ def _(layer: plan.GroupNorm, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
         use_fast_variance=False,
         rngs=rngs,
     )
+
+
+@build.register
+def _(layer: plan.EvoNorm, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
+    return EvoNorm(layer, dtype)
+
+
+@build.register
+def _(layer: plan.FilterResponseNorm, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
+    return FilterResponseNorm(layer, dtype)
+
+
+@build.register
+def _(layer: plan.ZeroPad, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
+    return ZeroPad(layer.amount)
+
+
+@build.register
+def _(layer: plan.Flatten, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
+    return Flatten()
 
 
 @build.register
@@ -99,7 +124,7 @@ def _(layer: plan.ZeroPadShortcut, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
 
 @build.register
 def _(layer: plan.GlobalPool, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
-    return GlobalPool()
+    return GlobalPool(layer.keep_axes)
 
 
 @build.register
@@ -148,6 +173,83 @@ class BatchNorm(nnx.BatchNorm):
             n = x.size // x.shape[-1]
             self.var[...] = kept + (after - kept) * (n / (n - 1))
         return y
+
+
+class StandardizedConv(nnx.Conv):
+    """`nnx.Conv` whose filters are standardised, over their own weights, at each call."""
+
+    def __init__(self, eps: float, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.eps = eps
+
+    def __call__(self, x: jax.Array) -> Any:
+        """[N, H, W, C] to [N, H', W', out]."""
+        kernel = self.kernel[...]
+        variance = kernel.var((0, 1, 2), keepdims=True)
+        standard = (kernel - kernel.mean((0, 1, 2), keepdims=True)) * lax.rsqrt(variance + self.eps)
+        amounts = self.padding if isinstance(self.padding, str) else list(self.padding)
+        y = lax.conv_general_dilated(
+            x,
+            standard,
+            (self.strides,) * 2 if isinstance(self.strides, int) else self.strides,
+            amounts,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=self.feature_group_count,
+        )
+        return y if self.bias is None else y + self.bias[...]
+
+
+class EvoNorm(nnx.Module):
+    """EvoNorm-S0: a gated activation over the deviation of its group."""
+
+    def __init__(self, layer: plan.EvoNorm, dtype: Any) -> None:
+        self.groups, self.eps = layer.groups, layer.eps
+        self.scale = nnx.Param(jnp.ones(layer.channels, dtype))
+        self.bias = nnx.Param(jnp.zeros(layer.channels, dtype))
+        self.v = nnx.Param(jnp.ones(layer.channels, dtype))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, H, W, C] to the same."""
+        grouped = (*x.shape[:3], self.groups, -1)
+        variance = x.reshape(grouped).var((1, 2, 4), keepdims=True)
+        y = (x * nnx.sigmoid(x * self.v[...])).reshape(grouped) * lax.rsqrt(variance + self.eps)
+        out: jax.Array = y.reshape(x.shape) * self.scale[...] + self.bias[...]
+        return out
+
+
+class FilterResponseNorm(nnx.Module):
+    """Each map over its root mean square, then a learnt threshold."""
+
+    def __init__(self, layer: plan.FilterResponseNorm, dtype: Any) -> None:
+        self.eps = layer.eps
+        self.scale = nnx.Param(jnp.ones(layer.channels, dtype))
+        self.bias = nnx.Param(jnp.zeros(layer.channels, dtype))
+        self.tau = nnx.Param(jnp.zeros(layer.channels, dtype))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, H, W, C] to the same."""
+        x = x * lax.rsqrt(jnp.square(x).mean((1, 2), keepdims=True) + self.eps)
+        return jnp.maximum(x * self.scale[...] + self.bias[...], self.tau[...])
+
+
+class ZeroPad(nnx.Module):
+    """Rows and columns of zeros on every side."""
+
+    def __init__(self, amount: int) -> None:
+        self.amount = amount
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, H, W, C] to [N, H + 2 amount, W + 2 amount, C]."""
+        a = self.amount
+        return jnp.pad(x, ((0, 0), (a, a), (a, a), (0, 0)))
+
+
+class Flatten(nnx.Module):
+    """[N, 1, 1, C] to [N, C]."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, 1, 1, C] to [N, C]."""
+        return x.reshape(x.shape[0], -1)
 
 
 class Activation(nnx.Module):
@@ -263,6 +365,9 @@ class ZeroPadShortcut(nnx.Module):
 class GlobalPool(nnx.Module):
     """Mean over H and W."""
 
+    def __init__(self, keep_axes: bool) -> None:
+        self.keep_axes = keep_axes
+
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[N, H, W, C] to [N, C]."""
-        return x.mean((1, 2))
+        """[N, H, W, C] to [N, C], or to [N, 1, 1, C]."""
+        return x.mean((1, 2), keepdims=self.keep_axes)

@@ -43,6 +43,17 @@ class Chain(nnx.List):
         return x
 
 
+class Named(nnx.Module):
+    """Modules with names, one after another in the order in which they were placed."""
+
+    def __init__(self) -> None:
+        self._names: tuple[str, ...] = ()
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Run all of them."""
+        return chain(self, self._names, x)
+
+
 class Stage(Chain):
     """Residual blocks one after another."""
 
@@ -62,9 +73,8 @@ class ResNet(nnx.Module):
     def __init__(self, p: Plan, spec: ResNetSpec, dtype: Any, rngs: nnx.Rngs) -> None:
         self.plan, self.spec = p, spec
         self._stem = attach(self, "", p.stem, dtype, rngs)
-        self._stages = tuple(
-            place(self, stage.name, Stage(stage, dtype, rngs)) for stage in p.stages
-        )
+        places = (place(self, stage.name, Stage(stage, dtype, rngs)) for stage in p.stages)
+        self._stages = tuple(dict.fromkeys(places))
         self._head = attach(self, "", p.head, dtype, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -90,7 +100,8 @@ def attach(
     """Build `layers` under `parent`, at their names without `prefix`.
 
     Returns:
-        The children of `parent` to run, in order; a dotted name becomes a `Chain`.
+        The children of `parent` to run, in order; a dotted name becomes a `Chain` of
+        numbered modules or a `Named` one.
     """
     names = (
         place(parent, layer.name.removeprefix(prefix + "."), build(layer, dtype, rngs))
@@ -103,15 +114,25 @@ def place(parent: nnx.Module, path: str, module: nnx.Module) -> str:
     """Put `module` at the dotted `path` below `parent`; return the first name of the path."""
     first, _, rest = path.partition(".")
     if not rest:
-        if isinstance(parent, Chain):
-            parent.append(module)
-        else:
-            setattr(parent, first, module)
+        _adopt(parent, first, module)
         return first
-    if not hasattr(parent, first):
-        setattr(parent, first, Chain())
-    place(getattr(parent, first), rest, module)
+    if not _has(parent, first):
+        _adopt(parent, first, Chain() if rest.partition(".")[0].isdigit() else Named())
+    place(find(parent, first), rest, module)
     return first
+
+
+def _has(parent: nnx.Module, name: str) -> bool:
+    return int(name) < len(parent) if isinstance(parent, Chain) else hasattr(parent, name)
+
+
+def _adopt(parent: nnx.Module, name: str, module: nnx.Module) -> None:
+    if isinstance(parent, Chain):
+        parent.append(module)
+        return
+    setattr(parent, name, module)
+    if isinstance(parent, Named):
+        parent._names = (*parent._names, name)
 
 
 def find(model: nnx.Module, path: str) -> Any:

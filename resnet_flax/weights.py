@@ -36,6 +36,8 @@ SLOTS: dict[str, Slot] = {
     "norm_bias": Slot("bias"),
     "norm_mean": Slot("mean"),
     "norm_var": Slot("var"),
+    "norm_gate": Slot("v"),
+    "norm_threshold": Slot("tau"),
 }
 FORMATS = (".safetensors", ".msgpack", "")
 

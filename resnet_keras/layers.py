@@ -7,7 +7,7 @@ the same function from operations that keep it.
 
 from __future__ import annotations
 
-from functools import singledispatch
+from functools import partial, singledispatch
 from typing import Any
 
 import keras
@@ -38,7 +38,10 @@ def _(layer: plan.Conv, x: Any, dtype: str) -> Any:
     padding = "same" if layer.padding == "same" else "valid"
     if layer.padding != "same" and layer.padding > 0:
         x = keras.layers.ZeroPadding2D(layer.padding, dtype=dtype, name=f"{name}_pad")(x)
-    return keras.layers.Conv2D(
+    kind: Any = keras.layers.Conv2D
+    if layer.standardize_eps is not None:
+        kind = partial(StandardizedConv2D, eps=layer.standardize_eps)
+    return kind(
         layer.out_channels,
         layer.kernel_size,
         strides=layer.stride,
@@ -68,6 +71,26 @@ def _(layer: plan.GroupNorm, x: Any, dtype: str) -> Any:
     return GroupNormalization(
         layer.groups, epsilon=layer.eps, dtype=dtype, name=layer_name(layer.name)
     )(x)
+
+
+@apply.register
+def _(layer: plan.EvoNorm, x: Any, dtype: str) -> Any:
+    return EvoNorm(layer.groups, layer.eps, dtype=dtype, name=layer_name(layer.name))(x)
+
+
+@apply.register
+def _(layer: plan.FilterResponseNorm, x: Any, dtype: str) -> Any:
+    return FilterResponseNorm(layer.eps, dtype=dtype, name=layer_name(layer.name))(x)
+
+
+@apply.register
+def _(layer: plan.ZeroPad, x: Any, dtype: str) -> Any:
+    return keras.layers.ZeroPadding2D(layer.amount, dtype=dtype, name=layer_name(layer.name))(x)
+
+
+@apply.register
+def _(layer: plan.Flatten, x: Any, dtype: str) -> Any:
+    return keras.layers.Flatten(dtype=dtype, name=layer_name(layer.name))(x)
 
 
 @apply.register
@@ -147,7 +170,9 @@ def _(layer: plan.ZeroPadShortcut, x: Any, dtype: str) -> Any:
 
 @apply.register
 def _(layer: plan.GlobalPool, x: Any, dtype: str) -> Any:
-    return GlobalAveragePooling2D(dtype=dtype, name=layer_name(layer.name))(x)
+    return GlobalAveragePooling2D(
+        keepdims=layer.keep_axes, dtype=dtype, name=layer_name(layer.name)
+    )(x)
 
 
 @apply.register
@@ -213,6 +238,83 @@ class GroupNormalization(keras.layers.GroupNormalization):
         x = ops.reshape((x - mean) * ops.rsqrt(variance + self.epsilon), shape)
         y = x * ops.cast(self.gamma, kind) + ops.cast(self.beta, kind)
         return ops.cast(y, self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class StandardizedConv2D(keras.layers.Conv2D):
+    """`keras.layers.Conv2D` whose filters are standardised over their own weights at each call."""
+
+    def __init__(self, *args: Any, eps: float, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.eps = eps
+
+    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+        """[N, H, W, C] to [N, H', W', filters]."""
+        kernel = ops.convert_to_tensor(kernel)
+        mean, variance = ops.moments(kernel, axes=(0, 1, 2), keepdims=True)
+        return super().convolution_op(inputs, (kernel - mean) * ops.rsqrt(variance + self.eps))
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {**super().get_config(), "eps": self.eps}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class EvoNorm(keras.layers.Layer):
+    """EvoNorm-S0: a gated activation over the deviation of its group."""
+
+    def __init__(self, groups: int, eps: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.groups, self.eps = groups, eps
+
+    def build(self, input_shape: Any) -> None:
+        """Make the scale, the bias and the gate, one number a channel each."""
+        shape = (input_shape[-1],)
+        self.gamma = self.add_weight(shape=shape, initializer="ones", name="gamma")
+        self.beta = self.add_weight(shape=shape, initializer="zeros", name="beta")
+        self.v = self.add_weight(shape=shape, initializer="ones", name="v")
+
+    def call(self, inputs: Any) -> Any:
+        """[N, H, W, C] to the same."""
+        shape = ops.shape(inputs)
+        grouped = (shape[0], shape[1] * shape[2], self.groups, shape[3] // self.groups)
+        _, variance = ops.moments(ops.reshape(inputs, grouped), axes=(1, 3), keepdims=True)
+        y = ops.reshape(inputs * ops.sigmoid(inputs * self.v), grouped)
+        y = ops.reshape(y * ops.rsqrt(variance + self.eps), shape)
+        return y * self.gamma + self.beta
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {**super().get_config(), "groups": self.groups, "eps": self.eps}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class FilterResponseNorm(keras.layers.Layer):
+    """Each map over its root mean square, then a learnt threshold."""
+
+    def __init__(self, eps: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.eps = eps
+
+    def build(self, input_shape: Any) -> None:
+        """Make the scale, the bias and the threshold, one number a channel each."""
+        shape = (input_shape[-1],)
+        self.gamma = self.add_weight(shape=shape, initializer="ones", name="gamma")
+        self.beta = self.add_weight(shape=shape, initializer="zeros", name="beta")
+        self.tau = self.add_weight(shape=shape, initializer="zeros", name="tau")
+
+    def call(self, inputs: Any) -> Any:
+        """[N, H, W, C] to the same."""
+        shape = ops.shape(inputs)
+        count = ops.cast(shape[1] * shape[2], inputs.dtype)
+        square = ops.sum(inputs * inputs, axis=(1, 2), keepdims=True) / count
+        y = inputs * ops.rsqrt(square + self.eps) * self.gamma + self.beta
+        # max(y, tau): ops.maximum gives float32 on the PyTorch engine.
+        return ops.relu(y - self.tau) + self.tau
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {**super().get_config(), "eps": self.eps}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

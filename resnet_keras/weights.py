@@ -37,6 +37,8 @@ SLOTS: dict[str, Slot] = {
     "norm_bias": Slot("beta"),
     "norm_mean": Slot("moving_mean"),
     "norm_var": Slot("moving_variance"),
+    "norm_gate": Slot("v"),
+    "norm_threshold": Slot("tau"),
 }
 FORMATS = (".safetensors", ".keras", ".weights.h5")
 

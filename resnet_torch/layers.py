@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from functools import singledispatch
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +25,10 @@ def build(layer: object) -> nn.Module:
 
 @build.register
 def _(layer: plan.Conv) -> nn.Module:
-    kind = Conv2dSame if layer.padding == "same" else nn.Conv2d
-    return kind(
+    kind: Any = Conv2dSame if layer.padding == "same" else nn.Conv2d
+    if layer.standardize_eps is not None:
+        kind = functools.partial(StandardizedConv2d, layer.standardize_eps, layer.padding == "same")
+    conv: nn.Module = kind(
         layer.in_channels,
         layer.out_channels,
         layer.kernel_size,
@@ -33,6 +37,7 @@ def _(layer: plan.Conv) -> nn.Module:
         groups=layer.groups,
         bias=layer.bias,
     )
+    return conv
 
 
 @build.register
@@ -44,6 +49,26 @@ def _(layer: plan.BatchNorm) -> nn.Module:
 @build.register
 def _(layer: plan.GroupNorm) -> nn.Module:
     return nn.GroupNorm(layer.groups, layer.channels, eps=layer.eps)
+
+
+@build.register
+def _(layer: plan.EvoNorm) -> nn.Module:
+    return EvoNorm(layer)
+
+
+@build.register
+def _(layer: plan.FilterResponseNorm) -> nn.Module:
+    return FilterResponseNorm(layer)
+
+
+@build.register
+def _(layer: plan.ZeroPad) -> nn.Module:
+    return nn.ZeroPad2d(layer.amount)
+
+
+@build.register
+def _(layer: plan.Flatten) -> nn.Module:
+    return nn.Flatten()
 
 
 @build.register
@@ -92,7 +117,7 @@ def _(layer: plan.ZeroPadShortcut) -> nn.Module:
 
 @build.register
 def _(layer: plan.GlobalPool) -> nn.Module:
-    return GlobalPool()
+    return GlobalPool(layer.keep_axes)
 
 
 @build.register
@@ -115,6 +140,62 @@ class Conv2dSame(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to [N, out, ceil(H / stride), ceil(W / stride)]."""
         return super().forward(pad_same(x, self.kernel_size[0], self.stride[0], 0.0))
+
+
+class StandardizedConv2d(nn.Conv2d):
+    """`nn.Conv2d` whose filters are standardised, over their own weights, at each call."""
+
+    def __init__(self, eps: float, pads_same: bool, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.eps, self.pads_same = eps, pads_same
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, out, H', W']."""
+        if self.pads_same:
+            x = pad_same(x, self.kernel_size[0], self.stride[0], 0.0)
+        variance, mean = torch.var_mean(self.weight, (1, 2, 3), correction=0, keepdim=True)
+        standard = (self.weight - mean) * (variance + self.eps).rsqrt()
+        y: Tensor = F.conv2d(
+            x, standard, self.bias, self.stride, self.padding, self.dilation, self.groups
+        )
+        return y
+
+
+class EvoNorm(nn.Module):
+    """EvoNorm-S0: a gated activation over the deviation of its group."""
+
+    def __init__(self, layer: plan.EvoNorm) -> None:
+        super().__init__()
+        self.groups, self.eps = layer.groups, layer.eps
+        self.weight, self.bias, self.v = (
+            nn.Parameter(torch.empty(layer.channels)) for _ in range(3)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to the same."""
+        scale, bias, v = (t[:, None, None] for t in (self.weight, self.bias, self.v))
+        n, c, h, w = x.shape
+        grouped = (n, self.groups, c // self.groups, h, w)
+        variance = x.reshape(grouped).var((2, 3, 4), correction=0, keepdim=True)
+        y = (x * (x * v).sigmoid()).reshape(grouped) * (variance + self.eps).rsqrt()
+        return y.reshape(x.shape) * scale + bias
+
+
+class FilterResponseNorm(nn.Module):
+    """Each map over its root mean square, then a learnt threshold."""
+
+    def __init__(self, layer: plan.FilterResponseNorm) -> None:
+        super().__init__()
+        self.eps = layer.eps
+        self.weight, self.bias, self.tau = (
+            nn.Parameter(torch.empty(layer.channels)) for _ in range(3)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to the same."""
+        scale, bias, tau = (t[:, None, None] for t in (self.weight, self.bias, self.tau))
+        x = x * (x.square().mean((2, 3), keepdim=True) + self.eps).rsqrt()
+        return torch.maximum(x * scale + bias, tau)
 
 
 class MaxPool2dSame(nn.Module):
@@ -226,6 +307,10 @@ class ZeroPadShortcut(nn.Module):
 class GlobalPool(nn.Module):
     """Mean over H and W."""
 
+    def __init__(self, keep_axes: bool) -> None:
+        super().__init__()
+        self.keep_axes = keep_axes
+
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] to [N, C]."""
-        return x.mean((2, 3))
+        """[N, C, H, W] to [N, C], or to [N, C, 1, 1]."""
+        return x.mean((2, 3), keepdim=self.keep_axes)

@@ -51,7 +51,8 @@ class ResNet(nn.Module):
         super().__init__()
         self.plan, self.spec = p, spec
         self._stem = attach(self, "", p.stem)
-        self._stages = tuple(place(self, stage.name, Stage(stage)) for stage in p.stages)
+        places = (place(self, stage.name, Stage(stage)) for stage in p.stages)
+        self._stages = tuple(dict.fromkeys(places))
         self._head = attach(self, "", p.head)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -38,6 +38,8 @@ SLOTS: dict[str, Slot] = {
     "norm_bias": Slot("bias"),
     "norm_mean": Slot("running_mean"),
     "norm_var": Slot("running_var"),
+    "norm_gate": Slot("v"),
+    "norm_threshold": Slot("tau"),
 }
 FORMATS = (".safetensors", ".pth", ".pt")
 

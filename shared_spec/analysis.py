@@ -158,7 +158,18 @@ def _(layer: plan.ZeroPadShortcut, shape: Shape) -> Shape:
 
 
 @output_shape.register
+def _(layer: plan.ZeroPad, shape: Shape) -> Shape:
+    h, w, c = shape
+    return h + 2 * layer.amount, w + 2 * layer.amount, c
+
+
+@output_shape.register
 def _(layer: plan.GlobalPool, shape: Shape) -> Shape:
+    return (1, 1, shape[-1]) if layer.keep_axes else shape[-1:]
+
+
+@output_shape.register
+def _(layer: plan.Flatten, shape: Shape) -> Shape:
     return shape[-1:]
 
 

@@ -1,7 +1,8 @@
 """Spec to plan: the one place that knows the topology of residual networks.
 
 Names follow torchvision: `conv1`, `bn1`, `layer1.0.conv2`, `layer1.0.downsample.0`, `fc`. Layers
-without parameters have timm's names (`act1`, `maxpool`, `global_pool`).
+without parameters have timm's names (`act1`, `maxpool`, `global_pool`), and pre-activation nets
+those of timm's resnetv2 throughout (`stem.conv`, `stages.0.blocks.0.norm1`, `head.fc`).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import Literal
 
 from shared_spec import plan
 from shared_spec.errors import SpecError
@@ -32,11 +34,19 @@ def compile_plan(spec: ResNetSpec) -> Plan:
     for index in range(len(spec.depths)):
         stage, channels = _stage(spec, index, channels, pruned)
         stages.append(stage)
-    head: Layers = (
-        plan.GlobalPool("global_pool"),
-        plan.Dense("fc", channels, spec.num_classes),
-    )
-    return Plan(spec.in_channels, _stem(spec), tuple(stages), head)
+    stem = _pre_activation_stem(spec) if spec.pre_activation else _stem(spec)
+    return Plan(spec.in_channels, stem, tuple(stages), _head(spec, channels))
+
+
+def _head(spec: ResNetSpec, channels: int) -> Layers:
+    if spec.pre_activation:
+        return (
+            *_norm_act(spec, "norm", "act", channels),
+            plan.GlobalPool("head.global_pool", keep_axes=True),
+            plan.Conv("head.fc", channels, spec.num_classes, 1, bias=True),
+            plan.Flatten("head.flatten"),
+        )
+    return (plan.GlobalPool("global_pool"), plan.Dense("fc", channels, spec.num_classes))
 
 
 def _stem(spec: ResNetSpec) -> Layers:
@@ -55,38 +65,63 @@ def _stem(spec: ResNetSpec) -> Layers:
     else:
         kernel_size = {"conv7x7": 7, "conv3x3": 3}[spec.stem]
         convs = (_conv(spec, "conv1", spec.in_channels, width, kernel_size, stride),)
-    return (*convs, _norm(spec, "bn1", width), _act(spec, "act1"), *_stem_pool(spec))
+    norm_act = (_norm(spec, "bn1", width), _act(spec, "act1"))
+    return (*convs, *norm_act, *_stem_pool(spec, "maxpool"))
 
 
-def _stem_pool(spec: ResNetSpec) -> Layers:
-    """What halves the resolution after the stem, under the name that checkpoints have for it."""
+def _pre_activation_stem(spec: ResNetSpec) -> Layers:
+    """As `_stem`, less the last norm and activation: the first block begins with them."""
+    width, stride = spec.stem_width, spec.stem_stride
+    if spec.stem.startswith("deep"):
+        first = 3 * width // 8 if spec.stem == "deep_tiered" else width // 2
+        convs: Layers = (
+            _conv(spec, "stem.conv1", spec.in_channels, first, 3, stride),
+            *_norm_act(spec, "stem.norm1", "stem.act1", first),
+            _conv(spec, "stem.conv2", first, width // 2, 3),
+            *_norm_act(spec, "stem.norm2", "stem.act2", width // 2),
+            _conv(spec, "stem.conv3", width // 2, width, 3),
+        )
+    else:
+        kernel_size = {"conv7x7": 7, "conv3x3": 3}[spec.stem]
+        convs = (_conv(spec, "stem.conv", spec.in_channels, width, kernel_size, stride),)
+    return (*convs, *_stem_pool(spec, "stem.pool"))
+
+
+def _stem_pool(spec: ResNetSpec, name: str) -> Layers:
+    """What halves the resolution after the stem."""
     width, anti_alias = spec.stem_width, spec.anti_alias != "none"
     if spec.stem_pool == "none":
         return ()
+    if spec.stem_pool == "max_zero":
+        return (
+            plan.ZeroPad("stem.pad" if spec.pre_activation else f"{name}.0", 1),
+            plan.MaxPool(name if spec.pre_activation else f"{name}.1", 3, 2),
+        )
     if spec.stem_pool == "conv":
-        layers = [_conv(spec, "maxpool.0", width, width, 3, 1 if anti_alias else 2)]
-        layers += [_anti_alias(spec, "maxpool.1", width, 2)] if anti_alias else []
-        layers += [_norm(spec, f"maxpool.{len(layers)}", width)]
-        return (*layers, _act(spec, f"maxpool.{len(layers)}"))
+        layers = [_conv(spec, f"{name}.0", width, width, 3, 1 if anti_alias else 2)]
+        layers += [_anti_alias(spec, f"{name}.1", width, 2)] if anti_alias else []
+        layers += [_norm(spec, f"{name}.{len(layers)}", width)]
+        return (*layers, _act(spec, f"{name}.{len(layers)}"))
     if spec.anti_alias == "avg":
-        return (_anti_alias(spec, "maxpool", width, 2),)
+        return (_anti_alias(spec, name, width, 2),)
     if spec.anti_alias == "blur":
-        pool = plan.MaxPool("maxpool.0", 3, 1, _padding(spec, 3))
-        return (pool, _anti_alias(spec, "maxpool.1", width, 2))
-    return (plan.MaxPool("maxpool", 3, 2, _padding(spec, 3)),)
+        pool = plan.MaxPool(f"{name}.0", 3, 1, _padding(spec, 3))
+        return (pool, _anti_alias(spec, f"{name}.1", width, 2))
+    return (plan.MaxPool(name, 3, 2, _padding(spec, 3)),)
 
 
 def _stage(
     spec: ResNetSpec, index: int, in_channels: int, pruned: Iterator[tuple[int, ...]]
 ) -> tuple[Stage, int]:
     """The stage, and the channels after it."""
-    name = f"layer{index + 1}"
+    name = f"stages.{index}.blocks" if spec.pre_activation else f"layer{index + 1}"
+    build = _pre_activation_block if spec.pre_activation else _block
     blocks = []
     channels = in_channels
     for number in range(spec.depths[index]):
         stride = spec.strides[index] if number == 0 else 1
         widths = next(pruned, None) or _widths(spec, index)
-        blocks.append(_block(spec, f"{name}.{number}", index, channels, widths, stride))
+        blocks.append(build(spec, f"{name}.{number}", index, channels, widths, stride))
         channels = widths[-1]
     return Stage(name, tuple(blocks)), channels
 
@@ -120,6 +155,78 @@ def _block(
         shortcut_from=None if spec.shortcut == "none" else "input",
         output=(_act(spec, f"{name}.act{len(widths)}"),),
     )
+
+
+def _pre_activation_block(
+    spec: ResNetSpec,
+    name: str,
+    index: int,
+    in_channels: int,
+    widths: tuple[int, ...],
+    stride: int,
+) -> Block:
+    """He et al. 2016, arXiv:1603.05027: the first norm and activation feed branch and projection;
+    an identity takes the block's input as it is, and nothing follows the sum.
+    """
+    first = name.endswith(".0")
+    shortcut = _pre_activation_shortcut(spec, name, index, first, in_channels, widths[-1], stride)
+    projects = any(isinstance(layer, plan.Conv) for layer in shortcut)
+    source: Literal["input", "pre"] = "pre" if projects else "input"
+    return Block(
+        name=name,
+        pre=_norm_act(spec, f"{name}.norm1", f"{name}.act1", in_channels),
+        branch=(
+            *_pre_activation_branch(spec, name, in_channels, widths, stride),
+            *_attention(spec, name, widths[-1], spec.out_channels[index]),
+        ),
+        shortcut=shortcut,
+        shortcut_from=None if spec.shortcut == "none" else source,
+        output=(),
+    )
+
+
+def _pre_activation_branch(
+    spec: ResNetSpec, name: str, in_channels: int, widths: tuple[int, ...], stride: int
+) -> Layers:
+    """Convolutions with norm and activation between them; the stride is on the first 3x3."""
+    kernels = (3, 3) if len(widths) == 2 else (1, 3, 1)
+    layers: list[Layer] = []
+    channels = in_channels
+    for number, (kernel_size, width) in enumerate(zip(kernels, widths, strict=True), start=1):
+        strided = number == kernels.index(3) + 1
+        step = stride if strided and spec.anti_alias == "none" else 1
+        groups = spec.groups if strided else 1
+        at = f"{name}.conv{number}"
+        layers.append(_conv(spec, at, channels, width, kernel_size, step, groups=groups))
+        if number < len(widths):
+            after = number + 1
+            layers += _norm_act(spec, f"{name}.norm{after}", f"{name}.act{after}", width)
+        if strided:
+            layers += _strided(spec, name, width, stride)
+        channels = width
+    return tuple(layers)
+
+
+def _pre_activation_shortcut(
+    spec: ResNetSpec,
+    name: str,
+    index: int,
+    first: bool,
+    in_channels: int,
+    out_channels: int,
+    stride: int,
+) -> Layers:
+    """As `_shortcut`, without a norm; a stage of bottlenecks begins with a projection always."""
+    if spec.shortcut in ("none", "zero_pad"):
+        return _shortcut(spec, name, in_channels, out_channels, stride)
+    bottleneck = first and spec.blocks[index] == "bottleneck"
+    same_shape = stride == 1 and in_channels == out_channels
+    if same_shape and not bottleneck and spec.shortcut != "projection_all":
+        return ()
+    pool: Layers = ()
+    if spec.shortcut_pool == "avg" and stride > 1:
+        pool, stride = (plan.AvgPool(f"{name}.downsample.pool", 2, stride, "same"),), 1
+    return (*pool, _conv(spec, f"{name}.downsample.conv", in_channels, out_channels, 1, stride))
 
 
 def _basic(
@@ -221,6 +328,7 @@ def _conv(
         _padding(spec, kernel_size),
         groups,
         spec.conv_bias,
+        spec.standardize,
     )
 
 
@@ -233,15 +341,26 @@ def _padding(spec: ResNetSpec, kernel_size: int) -> Padding:
 
 def _norm(spec: ResNetSpec, name: str, channels: int, *, last: bool = False) -> Layer:
     scale = 0.0 if last and spec.zero_init_last else 1.0
-    if spec.norm == "group":
-        if channels % spec.norm_groups:
-            raise SpecError(
-                f"norm_groups: {spec.norm_groups} does not divide the {channels} channels of {name}"
-            )
-        return plan.GroupNorm(name, channels, spec.norm_groups, spec.norm_eps, scale)
-    return plan.BatchNorm(
-        name, channels, spec.norm_eps, spec.norm_momentum, spec.norm_variance, scale
-    )
+    if spec.norm == "frn":
+        return plan.FilterResponseNorm(name, channels, spec.norm_eps)
+    if spec.norm == "batch":
+        return plan.BatchNorm(
+            name, channels, spec.norm_eps, spec.norm_momentum, spec.norm_variance, scale
+        )
+    if channels % spec.norm_groups:
+        raise SpecError(
+            f"norm_groups: {spec.norm_groups} does not divide the {channels} channels of {name}"
+        )
+    if spec.norm == "evonorm_s0":
+        return plan.EvoNorm(name, channels, spec.norm_groups, spec.norm_eps)
+    return plan.GroupNorm(name, channels, spec.norm_groups, spec.norm_eps, scale)
+
+
+def _norm_act(spec: ResNetSpec, norm: str, act: str, channels: int) -> Layers:
+    """A norm and the activation after it, unless the norm holds one."""
+    if spec.norm in ("evonorm_s0", "frn"):
+        return (_norm(spec, norm, channels),)
+    return (_norm(spec, norm, channels), _act(spec, act))
 
 
 def _act(spec: ResNetSpec, name: str) -> Layer:

@@ -47,8 +47,9 @@ def _initial(q: Parameter, rng: np.random.Generator) -> np.ndarray:
     if q.role == "dense_kernel":
         bound = 1 / math.sqrt(q.shape[1])
         return rng.uniform(-bound, bound, q.shape).astype(np.float32)
-    constant = {"bias": 0.0, "norm_bias": 0.0, "norm_mean": 0.0, "norm_scale": 1.0, "norm_var": 1.0}
-    return np.full(q.shape, constant[q.role] if q.init is None else q.init, np.float32)
+    ones = ("norm_scale", "norm_var", "norm_gate")
+    constant = float(q.role in ones) if q.init is None else q.init
+    return np.full(q.shape, constant, np.float32)
 
 
 def _he_normal(q: Parameter, rng: np.random.Generator) -> np.ndarray:
@@ -86,12 +87,17 @@ def _randomise(layers: Iterable[Layer], moment: float, seed: int, state: State) 
     """Draw the arrays of a chain whose input has the mean square `moment`; return its output's."""
     for layer in layers:
         if isinstance(layer, plan.Conv):
-            # Gain of a He-normal kernel: fan_in * 2 / fan_out.
-            moment *= 2 * (layer.in_channels // layer.groups) / layer.out_channels
+            fan_in = layer.in_channels // layer.groups
+            # A standardised filter has unit variance; a He-normal one 2 / fan_out.
+            standard = layer.kernel_size**2 * fan_in
+            plain = 2 * fan_in / layer.out_channels
+            moment *= plain if layer.standardize_eps is None else standard
         for q in parameters_of(layer):
             state[q.name] = _random(q, generator(seed, q.name), moment)
         if isinstance(layer, plan.BatchNorm | plan.GroupNorm):
             moment = 1.0
+        elif isinstance(layer, plan.EvoNorm | plan.FilterResponseNorm):
+            moment = 0.5  # an activation is part of it
         elif isinstance(layer, plan.Activation):
             moment /= 2
         elif isinstance(layer, plan.SqueezeExcite | plan.ChannelAttention):
@@ -102,7 +108,7 @@ def _randomise(layers: Iterable[Layer], moment: float, seed: int, state: State) 
 def _random(q: Parameter, rng: np.random.Generator, moment: float) -> np.ndarray:
     if q.role in ("conv_kernel", "conv1d_kernel", "dense_kernel"):
         return _initial(q, rng)
-    if q.role == "norm_scale":
+    if q.role in ("norm_scale", "norm_gate"):
         return rng.uniform(0.5, 1.5, q.shape).astype(np.float32)
     if q.role == "norm_var":
         return (moment * rng.uniform(0.5, 1.5, q.shape)).astype(np.float32)

@@ -50,6 +50,26 @@ def _(layer: plan.GroupNorm) -> tuple[Parameter, ...]:
 
 
 @parameters_of.register
+def _(layer: plan.EvoNorm) -> tuple[Parameter, ...]:
+    shape = (layer.channels,)
+    return (
+        Parameter(layer.name, "weight", "norm_scale", shape),
+        Parameter(layer.name, "bias", "norm_bias", shape),
+        Parameter(layer.name, "v", "norm_gate", shape),
+    )
+
+
+@parameters_of.register
+def _(layer: plan.FilterResponseNorm) -> tuple[Parameter, ...]:
+    shape = (layer.channels,)
+    return (
+        Parameter(layer.name, "weight", "norm_scale", shape),
+        Parameter(layer.name, "bias", "norm_bias", shape),
+        Parameter(layer.name, "tau", "norm_threshold", shape),
+    )
+
+
+@parameters_of.register
 def _(layer: plan.SqueezeExcite) -> tuple[Parameter, ...]:
     return tuple(q for conv in squeeze_convs(layer) for q in parameters_of(conv))
 

@@ -32,12 +32,18 @@ Role = Literal[
     "norm_bias",
     "norm_mean",
     "norm_var",
+    "norm_gate",
+    "norm_threshold",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Conv:
-    """2-D convolution (cross-correlation) with a square kernel; zeros are padded."""
+    """2-D convolution (cross-correlation) with a square kernel; zeros are padded.
+
+    With `standardize_eps`, each filter w enters as (w - mean) / sqrt(variance + eps), the mean and
+    biased variance being over its own weights (Qiao et al. 2019, arXiv:1903.10520).
+    """
 
     name: str
     in_channels: int
@@ -47,6 +53,7 @@ class Conv:
     padding: Padding = 0
     groups: int = 1
     bias: bool = False
+    standardize_eps: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +84,37 @@ class GroupNorm:
     groups: int
     eps: float
     scale_init: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class EvoNorm:
+    """x * sigmoid(v * x) / sqrt(group variance + eps) * scale + bias: normalisation and activation
+    in one (EvoNorm-S0, Liu et al. 2020, arXiv:2004.02967).
+    """
+
+    name: str
+    channels: int
+    groups: int
+    eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class FilterResponseNorm:
+    """max(x / sqrt(mean of x^2 over H, W + eps) * scale + bias, tau): normalisation and activation
+    in one (Singh and Krishnan 2019, arXiv:1911.09737).
+    """
+
+    name: str
+    channels: int
+    eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroPad:
+    """Rows and columns of zeros on every side."""
+
+    name: str
+    amount: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +199,15 @@ class ZeroPadShortcut:
 
 @dataclass(frozen=True, slots=True)
 class GlobalPool:
-    """Mean over H and W: [N, H, W, C] to [N, C]."""
+    """Mean over H and W: [N, H, W, C] to [N, C], or to [N, 1, 1, C] with `keep_axes`."""
+
+    name: str
+    keep_axes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Flatten:
+    """[N, 1, 1, C] to [N, C]."""
 
     name: str
 
@@ -180,6 +226,10 @@ Layer = (
     Conv
     | BatchNorm
     | GroupNorm
+    | EvoNorm
+    | FilterResponseNorm
+    | ZeroPad
+    | Flatten
     | Identity
     | Activation
     | MaxPool

@@ -50,6 +50,11 @@ class ResNetSpec(BaseModel):
         description="Bottleneck width at 64 planes, for each group: int(planes * base_width / 64) "
         "* groups.",
     )
+    pre_activation: bool = Field(
+        default=False,
+        description="Norm and activation before each convolution (He et al. 2016); names as in "
+        "timm's resnetv2.",
+    )
     reduce_first: Channels = Field(
         default=1, description="Divides the width of each block's first convolution (SENet-154)."
     )
@@ -101,10 +106,11 @@ class ResNetSpec(BaseModel):
     )
     stem_width: Channels = Field(default=64, description="Channels after the stem.")
     stem_stride: Stride = Field(default=2, description="Stride of the stem's convolution.")
-    stem_pool: Literal["max", "conv", "none"] = Field(
+    stem_pool: Literal["max", "max_zero", "conv", "none"] = Field(
         default="max",
-        description="After the stem: a 3x3 max pool of stride 2, a 3x3 convolution of stride 2 "
-        "with norm and activation (ResNet-RS), or nothing.",
+        description="After the stem: a 3x3 max pool of stride 2; the same padded with zeros "
+        "(max_zero, BiT); a 3x3 convolution of stride 2 with norm and activation (conv, "
+        "ResNet-RS); or nothing.",
     )
     conv_bias: bool = Field(default=False, description="Give every convolution a bias.")
     padding: Literal["symmetric", "same"] = Field(
@@ -112,10 +118,16 @@ class ResNetSpec(BaseModel):
         description="symmetric: the same number on all sides. same: TensorFlow's rule, which at "
         "stride 2 depends on the input size.",
     )
-    norm: Literal["batch", "group"] = Field(
-        default="batch", description="Batch normalisation or group normalisation."
+    standardize: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None,
+        description="Standardise each filter of each convolution, with this eps (BiT: 1e-8).",
     )
-    norm_groups: Channels = Field(default=32, description="Groups of group normalisation.")
+    norm: Literal["batch", "group", "evonorm_s0", "frn"] = Field(
+        default="batch",
+        description="Batch or group normalisation; evonorm_s0 and frn (filter response) hold the "
+        "activation too, and need pre_activation.",
+    )
+    norm_groups: Channels = Field(default=32, description="Groups of group norm and EvoNorm.")
     norm_eps: Annotated[float, Field(gt=0, le=1)] = Field(
         default=1e-5, description="Added to the variance."
     )
@@ -172,7 +184,12 @@ class ResNetSpec(BaseModel):
                     f"{field.replace('blocks', 'block')}: {given} entries for {len(self.depths)} "
                     f"stages; give one a stage"
                 )
-        for problem in (self._block_problem(), self._shortcut_problem(), self._width_problem()):
+        for problem in (
+            self._block_problem(),
+            self._order_problem(),
+            self._shortcut_problem(),
+            self._width_problem(),
+        ):
             if problem:
                 raise ValueError(problem)
         return self
@@ -187,6 +204,26 @@ class ResNetSpec(BaseModel):
                     )
         if self.anti_alias != "none" and self.stride_on == "1x1":
             return "anti_alias: takes the stride of a 3x3 convolution, so stride_on has to be '3x3'"
+        return None
+
+    def _order_problem(self) -> str | None:
+        if self.pre_activation:
+            if self.stem_pool == "conv":
+                return (
+                    "stem_pool: 'conv' ends in an activation, which pre_activation leaves to blocks"
+                )
+            if self.stride_on == "1x1" or self.shortcut_kernel != 1:
+                field = "stride_on" if self.stride_on == "1x1" else "shortcut_kernel"
+                return f"{field}: {getattr(self, field)!r} cannot be combined with pre_activation"
+            if self.zero_init_last:
+                return "zero_init_last: a pre_activation branch does not end in a norm"
+        elif self.norm in ("evonorm_s0", "frn"):
+            return (
+                f"norm: {self.norm!r} holds the activation, so that no sum can follow it; it needs "
+                f"pre_activation"
+            )
+        if self.anti_alias != "none" and self.stem_pool == "max_zero":
+            return "stem_pool: 'max_zero' cannot be combined with anti_alias"
         return None
 
     def _shortcut_problem(self) -> str | None:
