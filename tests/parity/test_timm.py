@@ -23,7 +23,10 @@ from shared_spec import (
 from tests.peers import timm_model
 
 # At full depth: the small names, and those whose depth cannot be cut.
-WHOLE = ["test_resnet", "resnet10t", "resnet14t", "ecaresnet50d_pruned", "ecaresnet101d_pruned", "resnetv2_50x1_bit"]  # fmt: skip
+WHOLE = [
+    "test_resnet", "resnet10t", "resnet14t", "ecaresnet50d_pruned", "ecaresnet101d_pruned",
+    "resnetv2_50x1_bit",
+]  # fmt: skip
 # timm's names with the same options as one of these but for depth are left to the counts.
 CUT = [
     "resnet18d", "resnet26", "resnet26t", "resnet50c", "resnet50s", "resnet50_gn",
