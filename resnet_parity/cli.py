@@ -100,7 +100,7 @@ def show(
         "parameters": p.parameter_count(),
         "macs": sum(row.macs for row in rows),
         "stages": [
-            {**asdict(row), "layers": blocks.get(row.name) or tables.describe_chain(chain)}
+            {**row._asdict(), "layers": blocks.get(row.name) or tables.describe_chain(chain)}
             for row, chain in zip(rows, [p.stem, *[()] * len(p.stages), p.head], strict=True)
         ],
         "spec": spec.to_dict(),

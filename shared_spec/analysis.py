@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import cache, lru_cache, singledispatch
-from typing import Any
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 from shared_spec import plan
 from shared_spec.errors import SpecError
@@ -16,8 +17,7 @@ Shape = tuple[int, ...]
 """Shape of one image's activation, channels last: (H, W, C), or (C,) after the global pool."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One layer, block, or stage: its output shape, trainable parameters and MACs for one image."""
 
     name: str
@@ -100,7 +100,9 @@ def _cost(kind: type[Layer], values: tuple[Any, ...], shape: Shape) -> tuple[Sha
 @cache
 def _fields(kind: type[Layer]) -> Callable[[Layer], tuple[Any, ...]]:
     names = [f.name for f in fields(kind)[1:]]
-    return lambda layer: tuple([getattr(layer, name) for name in names])
+    if len(names) > 1:
+        return attrgetter(*names)
+    return lambda layer: tuple(getattr(layer, name) for name in names)
 
 
 def _block(block: Block, shape: Shape, rows: list[Row]) -> Shape:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -165,12 +166,12 @@ class ResNetSpec(BaseModel):
             data["strides"] = data.get("strides") or (1,) + (2,) * (count - 1)
         return data
 
-    @property
+    @cached_property
     def blocks(self) -> tuple[BlockName, ...]:
         """The kind of block of each stage."""
         return (self.block,) * len(self.depths) if isinstance(self.block, str) else self.block
 
-    @property
+    @cached_property
     def out_channels(self) -> tuple[int, ...]:
         """Channels after each stage, pruning aside."""
         return tuple(w * EXPANSION[b] for w, b in zip(self.widths, self.blocks, strict=True))
