@@ -46,9 +46,8 @@ def catalogue(console: Console, rows: Sequence[dict[str, Any]]) -> None:
     """
     names = max(len(row["name"]) for row in rows)
     families = max(len(row["family"]) for row in rows)
-    head = (
-        f"{'name':{names}}  {'family':{families}}  {'parameters':>11}  {'GMACs':>7}  input  source"
-    )
+    head = f"{'name':{names}}  {'family':{families}}   parameters    GMACs  input  source"
+    width = console.width if console.is_terminal else 1000
     lines = []
     for row in rows:
         note = f"{row['note']}; " if row["note"] else ""
