@@ -29,6 +29,7 @@ from shared_spec.api import (
     WeightsLike,
     activation_names,
     as_images,
+    batches,
     compile_plan,
     entry_points,
     resolve,
@@ -84,14 +85,12 @@ def predict(model: ResNet, images: np.ndarray, *, batch_size: int = 64) -> np.nd
     Returns:
         [N, num_classes], of the model's dtype.
     """
-    images = as_images(images, model.plan)
+    parts = batches(images, model.plan, batch_size)
     dtype = dtype_name(model)
     evaluated = _evaluating(model)
-    parts = [
-        np.asarray(_forward(evaluated, jnp.asarray(images[i : i + batch_size], dtype)))
-        for i in range(0, len(images), batch_size)
-    ]
-    return np.concatenate(parts)
+    return np.concatenate(
+        [np.asarray(_forward(evaluated, jnp.asarray(part, dtype))) for part in parts]
+    )
 
 
 def activations(

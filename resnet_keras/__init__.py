@@ -35,6 +35,7 @@ from shared_spec.api import (
     WeightsLike,
     activation_names,
     as_images,
+    batches,
     entry_points,
     resolve,
 )
@@ -89,12 +90,11 @@ def predict(model: ResNet, images: np.ndarray, *, batch_size: int = 64) -> np.nd
     Returns:
         [N, num_classes], of the model's dtype.
     """
-    images = as_images(images, model.plan).astype(numpy_dtype(dtype_name(model)), copy=False)
-    parts = [
-        np.asarray(model.predict_on_batch(images[i : i + batch_size]))
-        for i in range(0, len(images), batch_size)
-    ]
-    return np.concatenate(parts)
+    parts = batches(images, model.plan, batch_size)
+    dtype = numpy_dtype(dtype_name(model))
+    return np.concatenate(
+        [np.asarray(model.predict_on_batch(part.astype(dtype, copy=False))) for part in parts]
+    )
 
 
 def activations(

@@ -45,6 +45,9 @@ def main() -> None:
     except ResNetError as error:
         err.print(f"[bold red]error:[/] {tables.plain(error)}", highlight=False, soft_wrap=True)
         sys.exit(2)
+    except MemoryError:
+        err.print("[bold red]error:[/] the model does not fit into this machine's memory")
+        sys.exit(2)
     except KeyboardInterrupt:
         err.print("interrupted")
         sys.exit(130)

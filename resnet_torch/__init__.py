@@ -32,6 +32,7 @@ from shared_spec.api import (
     WeightsLike,
     activation_names,
     as_images,
+    batches,
     compile_plan,
     entry_points,
     resolve,
@@ -87,12 +88,9 @@ def predict(model: ResNet, images: np.ndarray, *, batch_size: int = 64) -> np.nd
     Returns:
         [N, num_classes], of the model's dtype.
     """
-    images = as_images(images, model.plan)
+    parts = batches(images, model.plan, batch_size)
     with _evaluating(model):
-        parts = [
-            to_numpy(model(_input(model, images[i : i + batch_size])))
-            for i in range(0, len(images), batch_size)
-        ]
+        parts = [to_numpy(model(_input(model, part))) for part in parts]
     return np.concatenate(parts)
 
 

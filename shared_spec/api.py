@@ -117,6 +117,18 @@ def as_images(images: object, p: Plan) -> np.ndarray:
     return array
 
 
+def batches(images: object, p: Plan, size: int) -> list[np.ndarray]:
+    """Checked images in parts of at most `size`.
+
+    Raises:
+        ImageError: as `as_images`, and if `size` is less than 1.
+    """
+    if size < 1:
+        raise ImageError(f"batch_size: {size} is not a number of images; give at least 1")
+    array = as_images(images, p)
+    return [array[i : i + size] for i in range(0, len(array), size)]
+
+
 def activation_names(p: Plan, names: object) -> list[str]:
     """The names asked of `activations`: all blocks if None.
 
@@ -157,6 +169,7 @@ __all__ = [
     "WeightsLike",
     "activation_names",
     "as_images",
+    "batches",
     "compile_plan",
     "entry_points",
     "file_suffix",

@@ -13,6 +13,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from shared_spec.compiler import compile_plan
 from shared_spec.durable import durable
 from shared_spec.errors import SpecError, WeightsError, nearest
 from shared_spec.plan import Plan
@@ -183,10 +184,14 @@ def write_safetensors(path: str | os.PathLike[str], checkpoint: Checkpoint) -> N
     """Write `checkpoint` durably. PyTorch's `load_state_dict` takes the file's tensors as they are.
 
     Raises:
+        WeightsError: if the checkpoint has a spec that its weights do not fit, as after a layer of
+            the model was replaced by hand.
         ResNetError: if the file cannot be written.
     """
     from safetensors.numpy import save_file
 
+    if checkpoint.spec is not None:
+        check_weights(compile_plan(checkpoint.spec), checkpoint.state, "float64")
     arrays = {name: np.ascontiguousarray(array) for name, array in checkpoint.state.items()}
     metadata = {"format": "pt", METADATA_KEY: json.dumps(checkpoint.metadata())}
     with durable(path) as draft:

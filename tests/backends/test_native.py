@@ -101,8 +101,10 @@ def test_bad_arguments_are_refused_in_one_sentence(worker: Worker) -> None:
 
 def test_bad_images_are_refused(worker: Worker) -> None:
     messages = probe(worker, "image_refusals")
-    assert len(messages) == 4
-    for message in messages:
+    assert len(messages) == 6
+    for message in messages[:2]:
+        assert message.endswith("is not a number of images; give at least 1")
+    for message in messages[2:]:
         assert message.startswith("images: expected")
 
 

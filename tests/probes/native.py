@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 
 from shared_spec import ResNetSpec, WeightsError, digest, random_images, resolve
 from tests.specs import SMALL
@@ -173,6 +174,11 @@ def image_refusals(resnet: Any) -> list[str]:
 
     model = resnet.create_model(SMALL)
     out = []
+    for batch_size in (0, -3):
+        try:
+            resnet.predict(model, random_images((1, 16, 16, 3)), batch_size=batch_size)
+        except ImageError as error:
+            out.append(str(error))
     for images in (
         np.zeros((2, 3, 32, 32), np.float32),
         np.zeros((32, 32, 3), np.float32),
@@ -267,6 +273,9 @@ def torch_habits(resnet: Any) -> None:
     torch.testing.assert_close(twin(x), reference, rtol=0, atol=0)
     twin.fc = nn.Linear(512, 3)
     assert twin(x).shape == (2, 3)
+    # An edited model is not saved under its old spec.
+    with pytest.raises(WeightsError, match=r"fc.weight has shape \(3, 512\), expected"):
+        resnet.save_weights(twin, "never-written.safetensors")
     twin.layer4 = nn.Identity()
     twin.fc = nn.Linear(256, 3)
     assert twin(x).shape == (2, 3)
