@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -141,6 +141,12 @@ def _evaluating(model: ResNet) -> ResNet:
 
 
 globals().update(entry_points(create_model))
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Callable[..., ResNet]:
+        """Every catalogue name is a function, such as `resnet50(num_classes=10)`."""
+
 
 __all__ = [
     "FrameworkError",

@@ -171,7 +171,8 @@ class BatchNorm(nnx.BatchNorm):
         after = self.var[...]
         if self.unbiased and after is not before:
             n = x.size // x.shape[-1]
-            self.var[...] = kept + (after - kept) * (n / (n - 1))
+            # A single number has no unbiased variance: its biased one, 0, is taken.
+            self.var[...] = kept + (after - kept) * (n / max(n - 1, 1))
         return y
 
 

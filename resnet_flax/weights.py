@@ -14,7 +14,7 @@ from flax import nnx, serialization
 
 from resnet_flax.model import ResNet, find
 from shared_spec.api import WeightsLike, compile_plan, file_suffix, read_weights
-from shared_spec.durable import durable
+from shared_spec.durable import CHECKPOINT_MARK, durable
 from shared_spec.errors import FrameworkError, WeightsError
 from shared_spec.plan import Parameter, Plan
 from shared_spec.spec import ResNetSpec
@@ -23,7 +23,9 @@ from shared_spec.weights import (
     Checkpoint,
     Slot,
     State,
+    check_native,
     check_weights,
+    replaced,
     write_safetensors,
 )
 
@@ -59,8 +61,10 @@ def load_weights(model: ResNet, weights: WeightsLike) -> ResNet:
     """
     state = read_checkpoint(weights, model.spec).state
     check_weights(model.plan, state, dtype_name(model))
+    natives = {q.name: _native(model, q) for q in model.plan.parameters()}
+    check_native({name: v.get_value().shape for name, v in natives.items()}, model.plan, SLOTS)
     for q in model.plan.parameters():
-        native = _native(model, q)
+        native = natives[q.name]
         array = SLOTS[q.role].to_native(state[q.name], own=True)
         native.set_value(jnp.asarray(array, native.get_value().dtype))
     return model
@@ -150,7 +154,11 @@ def _leaves(node: object, path: tuple[str, ...], where: str) -> Any:
 
 
 def _native(model: ResNet, q: Parameter) -> nnx.Variable[Any]:
-    variable: nnx.Variable[Any] = getattr(find(model, q.module), SLOTS[q.role].leaf)
+    try:
+        variable: nnx.Variable[Any] = getattr(find(model, q.module), SLOTS[q.role].leaf)
+        variable.get_value()
+    except AttributeError:
+        raise replaced(q.module) from None
     return variable
 
 
@@ -187,6 +195,9 @@ def _write_orbax(path: Path, tree: dict[str, Any], metadata: dict[str, Any]) -> 
 
 
 def _read_orbax(path: Path, spec: ResNetSpec | None) -> Checkpoint:
+    path = path.resolve()  # orbax takes absolute paths alone
+    if not (path / CHECKPOINT_MARK).exists():
+        raise WeightsError(f"{path}: not a readable orbax checkpoint (no {CHECKPOINT_MARK} in it)")
     try:
         with _orbax().StandardCheckpointer() as checkpointer:
             custom = checkpointer.metadata(path).custom_metadata or {}
@@ -195,14 +206,15 @@ def _read_orbax(path: Path, spec: ResNetSpec | None) -> Checkpoint:
                 dict(checkpointer.metadata(path).item_metadata),
             )
             tree = checkpointer.restore(path, target)
+        text = custom.get(METADATA_KEY)
+        metadata = None if text is None else json.loads(text)
     except FrameworkError:
         raise
     # Orbax and tensorstore raise errors of many kinds.
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
         raise WeightsError(f"{path}: not a readable orbax checkpoint ({reason})") from None
-    text = custom.get(METADATA_KEY)
-    header = Checkpoint.from_metadata({}, None if text is None else json.loads(text), str(path))
+    header = Checkpoint.from_metadata({}, metadata, str(path))
     found = _need_spec(path, header.spec or spec)
     state = from_nested(compile_plan(found), tree, str(path))
     return Checkpoint(state, found, header.preprocessing, header.labels)

@@ -5,9 +5,9 @@ of `resnet_torch` and `resnet_flax`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -126,6 +126,12 @@ def _has_float64() -> bool:
 
 
 globals().update(entry_points(create_model))
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Callable[..., ResNet]:
+        """Every catalogue name is a function, such as `resnet50(num_classes=10)`."""
+
 
 __all__ = [
     "FrameworkError",

@@ -217,7 +217,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
             return variance
         shape = ops.shape(x)
         n = ops.cast(shape[0] * shape[1] * shape[2], kind)
-        return variance * (n / (n - 1))
+        # A single number has no unbiased variance: its biased one, 0, is taken.
+        return variance * (n / (n - 1 + ops.cast(ops.equal(n, 1), kind)))
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

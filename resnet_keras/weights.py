@@ -23,8 +23,10 @@ from shared_spec.weights import (
     Checkpoint,
     Slot,
     State,
+    check_native,
     check_weights,
     numpy_dtype,
+    replaced,
     write_safetensors,
 )
 
@@ -64,9 +66,10 @@ def load_weights(model: ResNet, weights: WeightsLike) -> ResNet:
     state = read_checkpoint(weights, model.spec).state
     check_weights(model.plan, state, dtype_name(model))
     layers = _layers(model)
+    natives = {q.name: _native(layers, q) for q in model.plan.parameters()}
+    check_native({name: tuple(v.shape) for name, v in natives.items()}, model.plan, SLOTS)
     for q in model.plan.parameters():
-        native = _native(layers, q)
-        native.assign(SLOTS[q.role].to_native(state[q.name], own=True))
+        natives[q.name].assign(SLOTS[q.role].to_native(state[q.name], own=True))
     return model
 
 
@@ -117,7 +120,10 @@ def _layers(model: ResNet) -> dict[str, Any]:
 
 
 def _native(layers: dict[str, Any], q: Parameter) -> Any:
-    return getattr(layers[layer_name(q.module)], SLOTS[q.role].leaf)
+    try:
+        return getattr(layers[layer_name(q.module)], SLOTS[q.role].leaf)
+    except (KeyError, AttributeError):
+        raise replaced(q.module) from None
 
 
 def _read_keras(path: Path, spec: ResNetSpec | None) -> Checkpoint:

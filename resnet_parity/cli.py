@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -27,8 +29,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console()
-err = Console(stderr=True)
+out = Console(emoji=False)
+err = Console(stderr=True, emoji=False)
 
 ModelArgument = Annotated[str, typer.Argument(help="A catalogue name or a spec file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -40,6 +42,11 @@ DeviceOption = Annotated[str, typer.Option(help="cpu, gpu or tpu.")]
 
 def main() -> None:
     """Entry point: 0 holds, 1 a check failed, 2 bad input."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    # As an exception, so that workers are ended and temporary files removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         app()
     except ResNetError as error:
@@ -214,7 +221,7 @@ def _size(text: str) -> tuple[int, int]:
         size = int(height), int(width or height)
     except ValueError:
         size = (0, 0)
-    if min(size) < 1:
+    if not all(1 <= n <= 65_536 for n in size):
         raise ResNetError(f"image-size: {text!r} is not a size such as 224 or 97x64")
     return size
 

@@ -15,7 +15,7 @@ FLOAT64_TOLERANCE = 1e-12
 
 ROUNDING_FACTOR = 4.0
 """How far an engine may be from the float64 reference, in units of the error that rounding itself
-is measured to cause (see `resnet_parity.check.rounding_error`)."""
+is measured to cause (see `resnet_parity.check.perturbed`)."""
 
 UNIT_ROUNDOFF = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 """Half the spacing of floats at 1."""

@@ -51,6 +51,8 @@ def classify(
             )
         prepare = checkpoint.preprocessing or Preprocessing.default(found)
         logits = _logits(checkpoint, found, prepare(pictures), engine, device, Path(folder))
+    if not np.isfinite(logits).all():
+        raise WeightsError(f"{weights}: the logits are not finite numbers")
     return [
         {"image": str(path), "classes": _ranked(row, labels, top)}
         for path, row in zip(images, logits, strict=True)

@@ -190,7 +190,7 @@ def describe_stage(stage: Stage) -> str:
 
 
 def describe_chain(layers: Layers) -> str:
-    """`7×7, 64, stride 2; 3×3 max pool, stride 2`."""
+    """`7×7, 64; 3×3 max pool`."""
     return "; ".join(text for text in map(_describe, layers) if text)
 
 

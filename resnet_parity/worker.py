@@ -9,7 +9,9 @@ import importlib
 import json
 import os
 import platform
+import queue
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -207,8 +209,10 @@ def serve(operations: Mapping[str, Operation]) -> None:
     os.dup2(2, 1)
     package, device = sys.argv[1:3]
     session: Session | None = None
-    for line in sys.stdin:
-        request = json.loads(line)
+    lines: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_listen, args=(lines,), daemon=True).start()
+    while True:
+        request = json.loads(lines.get())
         try:
             session = session or Session(package, device)
             result = operations[request["operation"]](session, **request["arguments"])
@@ -223,6 +227,13 @@ def serve(operations: Mapping[str, Operation]) -> None:
             answer = {"broken": f"{type(error).__name__} at {place}: {text}"}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def _listen(lines: queue.Queue[str]) -> None:
+    """Pass requests on, and end the process with its parent, in the middle of work too."""
+    for line in sys.stdin:
+        lines.put(line)
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -103,6 +103,8 @@ def activations(
         Canonical name to array, channels last: [N, H, W, C], or [N, C] after the global pool.
     """
     images = as_images(images, model.plan)
+    # torch.compile leaves hooks out of what it has compiled.
+    model = getattr(model, "_orig_mod", model)
     found: dict[str, np.ndarray] = {}
 
     def record(name: str) -> Any:
@@ -158,6 +160,12 @@ class _NoInit(TorchFunctionMode):
 
 
 globals().update(entry_points(create_model))
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Callable[..., ResNet]:
+        """Every catalogue name is a function, such as `resnet50(num_classes=10)`."""
+
 
 __all__ = [
     "FrameworkError",

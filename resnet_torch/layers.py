@@ -283,11 +283,17 @@ class BiasedBatchNorm2d(nn.BatchNorm2d):
         """[N, C, H, W] to the same."""
         if not self.training or self.running_var is None or self.momentum is None:
             return super().forward(x)
-        kept = self.running_var.clone() * (1 - self.momentum)
-        y = super().forward(x)
+        # On a copy: what batch_norm updates it also keeps for the backward pass.
+        updated = self.running_var.clone()
+        y = F.batch_norm(
+            x, self.running_mean, updated, self.weight, self.bias, True, self.momentum, self.eps
+        )
         n = x.numel() // x.shape[1]
         with torch.no_grad():
-            self.running_var.sub_(kept).mul_((n - 1) / n).add_(kept)
+            kept = self.running_var * (1 - self.momentum)
+            self.running_var.copy_(kept + (updated - kept) * ((n - 1) / n))
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
         return y
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,11 +18,12 @@ from shared_spec.plan import Parameter
 from shared_spec.spec import ResNetSpec
 from shared_spec.weights import (
     DTYPES,
-    METADATA_KEY,
     Checkpoint,
     Slot,
     State,
+    check_native,
     check_weights,
+    replaced,
     without_counters,
     write_safetensors,
 )
@@ -60,9 +59,11 @@ def load_weights(model: ResNet, weights: WeightsLike) -> ResNet:
     """
     state = read_checkpoint(weights, model.spec).state
     check_weights(model.plan, state, dtype_name(model))
+    natives = {q.name: _native(model, q) for q in model.plan.parameters()}
+    check_native({name: tuple(t.shape) for name, t in natives.items()}, model.plan, SLOTS)
     with torch.no_grad():
         for q in model.plan.parameters():
-            native = _native(model, q)
+            native = natives[q.name]
             native.copy_(from_numpy(SLOTS[q.role].to_native(state[q.name])))
     return model
 
@@ -121,7 +122,10 @@ def from_numpy(array: np.ndarray) -> Tensor:
 
 
 def _native(model: ResNet, q: Parameter) -> Tensor:
-    tensor: Tensor = getattr(model.get_submodule(q.module), SLOTS[q.role].leaf)
+    try:
+        tensor: Tensor = getattr(model.get_submodule(q.module), SLOTS[q.role].leaf)
+    except AttributeError:
+        raise replaced(q.module) from None
     return tensor
 
 
@@ -129,26 +133,33 @@ def _read_pickled(path: Path, spec: ResNetSpec | None) -> Checkpoint:
     """Read a `.pth`. Only tensors and plain containers are unpickled (`weights_only`)."""
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise WeightsError(f"{path}: not a PyTorch file of plain tensors ({reason})") from None
+    # A damaged pickle raises errors of every kind.
+    except Exception as error:
+        reason = type(error).__name__
+        raise WeightsError(
+            f"{path}: not a PyTorch file of plain tensors ({reason}); nothing else is unpickled"
+        ) from None
     for wrapper in ("state_dict", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
             loaded = loaded[wrapper]
     if not isinstance(loaded, Mapping) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in _tensors(loaded).items()
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items()
     ):
         raise WeightsError(f"{path}: holds no state dict (a mapping of names to tensors)")
-    state = {_plain_name(k): to_numpy(v) for k, v in _tensors(loaded).items()}
+    names = [_plain_name(k) for k in loaded]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise WeightsError(f"{path}: holds {twice} twice, under different prefixes")
+    try:
+        state = {name: to_numpy(v) for name, v in zip(names, loaded.values(), strict=True)}
+    # Quantised, sparse and 8-bit float tensors have no numpy form.
+    except Exception as error:
+        raise WeightsError(f"{path}: holds a tensor that numpy cannot ({error})") from None
     return Checkpoint(without_counters(state))
-
-
-def _tensors(loaded: Mapping[Any, Any]) -> dict[Any, Any]:
-    return {k: v for k, v in loaded.items() if k != METADATA_KEY}
 
 
 def _plain_name(name: str) -> str:
     """Without the prefixes that DataParallel and `torch.compile` add."""
-    for prefix in ("module.", "_orig_mod."):
-        name = name.removeprefix(prefix)
+    while name.startswith(("module.", "_orig_mod.")):
+        name = name.partition(".")[2]
     return name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -102,8 +102,13 @@ def as_images(images: object, p: Plan) -> np.ndarray:
     Raises:
         ImageError: saying what was given and what the model takes.
     """
-    array = np.asarray(images)
-    if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
+    try:
+        array = np.asarray(images)
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    except (ValueError, TypeError) as error:
+        raise ImageError(f"images: expected an array of numbers ({error})") from None
+    numeric = array.dtype.kind in "fiu" and array.dtype.itemsize <= 8
+    if not numeric and array.dtype.name != "bfloat16":
         raise ImageError(f"images: expected an array of numbers, got dtype {array.dtype}")
     if array.ndim != 4 or array.shape[0] == 0 or array.shape[3] != p.in_channels:
         raise ImageError(
@@ -123,7 +128,7 @@ def batches(images: object, p: Plan, size: int) -> list[np.ndarray]:
     Raises:
         ImageError: as `as_images`, and if `size` is less than 1.
     """
-    if size < 1:
+    if not isinstance(size, int) or size < 1:
         raise ImageError(f"batch_size: {size} is not a number of images; give at least 1")
     array = as_images(images, p)
     return [array[i : i + size] for i in range(0, len(array), size)]
@@ -133,12 +138,16 @@ def activation_names(p: Plan, names: object) -> list[str]:
     """The names asked of `activations`: all blocks if None.
 
     Raises:
-        WeightsError: naming those that the plan lacks.
+        SpecError: naming one that the plan lacks, or if there are none.
     """
     known = {block.name for block in p.blocks()} | {layer.name for layer in p.layers()}
     if names is None:
         return [block.name for block in p.blocks()]
-    wanted = [str(name) for name in names]  # type: ignore[attr-defined]
+    if not isinstance(names, Iterable) or isinstance(names, str):
+        raise SpecError("activations: expected the names of layers and blocks in a list")
+    wanted = [str(name) for name in names]
+    if not wanted:
+        raise SpecError("activations: name at least one layer or block")
     unknown = [name for name in wanted if name not in known]
     if unknown:
         raise SpecError(f"activations: the model has no layer or block named {unknown[0]!r}")

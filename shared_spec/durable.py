@@ -1,4 +1,8 @@
-"""Writing that leaves either the old file or the new one, whatever happens."""
+"""Writing that leaves either the old file or the new one, whatever happens.
+
+A directory takes two renames, since no system call swaps two portably; a kill just between them
+leaves the old one in the hidden directory beside the target.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from shared_spec.errors import ResNetError
+
+CHECKPOINT_MARK = "_CHECKPOINT_METADATA"
+"""A file that every orbax checkpoint directory holds."""
 
 
 @contextmanager
@@ -26,6 +33,7 @@ def durable(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     folder = target.resolve().parent
     target = folder / target.resolve().name
+    _refuse_foreign_directory(target, path)
     if not folder.is_dir():
         raise ResNetError(f"{path}: the directory {folder} does not exist; create it first")
     try:
@@ -42,6 +50,16 @@ def durable(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise ResNetError(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _refuse_foreign_directory(target: Path, given: object) -> None:
+    """A directory is replaced only if it is empty or a checkpoint: it may hold anything else."""
+    if not target.is_dir():
+        return
+    if Path.cwd().resolve().is_relative_to(target):
+        raise ResNetError(f"{given}: is the working directory or holds it; name another path")
+    if any(target.iterdir()) and not (target / CHECKPOINT_MARK).exists():
+        raise ResNetError(f"{given}: is a directory that holds other files; name another path")
 
 
 def _flush(path: Path) -> None:

@@ -25,10 +25,10 @@ class Preprocessing(BaseModel):
     normalised per channel.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     image_size: Annotated[int, Field(ge=1, le=65_536)] = 224
-    crop: Annotated[float, Field(gt=0, le=1)] = 0.875
+    crop: Annotated[float, Field(ge=0.1, le=1)] = 0.875
     """The crop's side as a share of the resized shorter side."""
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
     mean: tuple[float, ...]
@@ -79,7 +79,11 @@ class Preprocessing(BaseModel):
     def _one(self, image: Image) -> np.ndarray:
         from PIL.Image import Resampling
 
-        image = image.convert(_MODES[len(self.mean)])
+        image = _eight_bit(image).convert(_MODES[len(self.mean)])
+        if max(image.size) > 100 * min(image.size):
+            raise ImageError(
+                f"an image of {image.width} x {image.height} pixels is too narrow to be resized"
+            )
         short = max(self.image_size, round(self.image_size / self.crop))
         scale = short / min(image.size)
         size = (max(short, int(image.width * scale)), max(short, int(image.height * scale)))
@@ -90,6 +94,19 @@ class Preprocessing(BaseModel):
         box = (left, top, left + self.image_size, top + self.image_size)
         pixels = np.asarray(image.crop(box), np.float64) / 255
         return self.normalise(pixels.reshape(self.image_size, self.image_size, -1))
+
+
+def _eight_bit(image: Image) -> Image:
+    """16-bit grey as 8-bit: Pillow's own conversion would clip all but the darkest."""
+    if image.mode.startswith("I;16"):
+        from PIL.Image import fromarray
+
+        return fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ImageError(
+            f"an image of mode {image.mode} does not tell its white; save it with 8 or 16 bits"
+        )
+    return image
 
 
 def open_images(paths: Sequence[str | os.PathLike[str]]) -> list[Image]:

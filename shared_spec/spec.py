@@ -160,10 +160,12 @@ class ResNetSpec(BaseModel):
     def _fill_per_stage(cls, data: Any) -> Any:
         """Give `widths` and `strides` one entry a stage where they were left out."""
         if isinstance(data, dict) and isinstance(data.get("depths"), list | tuple):
-            count = len(data["depths"])
+            count = min(len(data["depths"]), 8)
             data = dict(data)
-            data["widths"] = data.get("widths") or tuple(64 * 2**i for i in range(count))
-            data["strides"] = data.get("strides") or (1,) + (2,) * (count - 1)
+            if data.get("widths") in (None, ()):
+                data["widths"] = tuple(64 * 2**i for i in range(count))
+            if data.get("strides") in (None, ()):
+                data["strides"] = (1,) + (2,) * (count - 1)
         return data
 
     @cached_property
@@ -362,5 +364,8 @@ def _meant(problem: Any) -> bool:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        return "a number of too many digits"
     return text if len(text) <= 80 else text[:77] + "..."

@@ -93,8 +93,9 @@ def _parse_yaml(text: str) -> object:
 
     try:
         return yaml.load(text, Loader=Loader)  # noqa: S506 a SafeLoader
-    except yaml.YAMLError as error:
-        raise ValueError(error) from None
+    # PyYAML's own constructors raise errors of many kinds for odd scalars.
+    except Exception as error:
+        raise ValueError(str(error) or type(error).__name__) from None
 
 
 def _no_duplicates(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:

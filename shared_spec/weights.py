@@ -148,6 +148,29 @@ def _mismatches(
         )
 
 
+def check_native(shapes: Mapping[str, tuple[int, ...]], p: Plan, slots: Mapping[str, Slot]) -> None:
+    """Hold the shapes of a model's own arrays against its plan, before anything is assigned.
+
+    Raises:
+        WeightsError: if a layer was replaced by one of another size.
+    """
+    for q in p.parameters():
+        axes = slots[q.role].axes
+        expected = q.shape if axes is None else tuple(q.shape[i] for i in axes)
+        if tuple(shapes[q.name]) != expected:
+            raise WeightsError(
+                f"{q.module} was replaced in this model: its {slots[q.role].leaf} has shape "
+                f"{tuple(shapes[q.name])}, the plan says {expected}"
+            )
+
+
+def replaced(module: str) -> WeightsError:
+    """The error for a model that no longer has the layer its plan names."""
+    return WeightsError(
+        f"{module} was replaced in this model by a layer that the plan does not know"
+    )
+
+
 def digest(state: Mapping[str, np.ndarray]) -> str:
     """SHA-256 over names, dtypes, shapes and values, independent of order and container."""
     sha = hashlib.sha256()
@@ -188,6 +211,7 @@ def write_safetensors(path: str | os.PathLike[str], checkpoint: Checkpoint) -> N
             the model was replaced by hand.
         ResNetError: if the file cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     if checkpoint.spec is not None:
@@ -195,7 +219,10 @@ def write_safetensors(path: str | os.PathLike[str], checkpoint: Checkpoint) -> N
     arrays = {name: np.ascontiguousarray(array) for name, array in checkpoint.state.items()}
     metadata = {"format": "pt", METADATA_KEY: json.dumps(checkpoint.metadata())}
     with durable(path) as draft:
-        save_file(arrays, draft, metadata=metadata)
+        try:
+            save_file(arrays, draft, metadata=metadata)
+        except SafetensorError as error:
+            raise WeightsError(f"{path}: cannot be written ({error})") from None
         _order_header(draft)
 
 
@@ -229,7 +256,7 @@ def _json(text: str | None, path: object) -> object:
         return None
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise SpecError(f"{path}: its resnet_parity metadata is not JSON") from None
 
 
