@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx, serialization
 
 from resnet_flax.model import ResNet, find
-from shared_spec.api import WeightsLike, compile_plan, file_suffix, read_weights
+from shared_spec.api import WeightsLike, compile_plan, name_suffix, read_weights
 from shared_spec.durable import CHECKPOINT_MARK, durable
 from shared_spec.errors import FrameworkError, WeightsError
 from shared_spec.plan import Parameter, Plan
@@ -82,7 +82,7 @@ def save_weights(
     Raises:
         WeightsError: if the suffix is none of these.
     """
-    suffix = file_suffix(Path(path))
+    suffix = name_suffix(Path(path))
     if suffix not in FORMATS:
         raise WeightsError(f"{path}: resnet_flax writes .safetensors, .msgpack and directories")
     extra = checkpoint or Checkpoint({})

@@ -14,7 +14,7 @@ import numpy as np
 
 from resnet_keras.layers import PACKAGE, layer_name
 from resnet_keras.model import ResNet
-from shared_spec.api import WeightsLike, file_suffix, read_weights
+from shared_spec.api import WeightsLike, name_suffix, read_weights
 from shared_spec.durable import durable
 from shared_spec.errors import ResNetError, WeightsError
 from shared_spec.plan import Parameter
@@ -84,7 +84,7 @@ def save_weights(
     Raises:
         WeightsError: if the suffix is none of these.
     """
-    suffix = file_suffix(Path(path))
+    suffix = name_suffix(Path(path))
     if suffix not in FORMATS:
         raise WeightsError(f"{path}: resnet_keras writes {', '.join(FORMATS)}")
     if suffix == ".safetensors":

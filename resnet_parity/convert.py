@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_parity.engines import Engine, EngineError, Worker, first_available
-from shared_spec.api import file_suffix
+from shared_spec.api import file_suffix, name_suffix
 from shared_spec.compiler import compile_plan
 from shared_spec.durable import durable
 from shared_spec.errors import ResNetError, WeightsError
@@ -73,9 +73,7 @@ def convert(
     source, target = Path(source), Path(target)
     require_file(source)
     source_format = _format(source)
-    target_format = _format(target)
-    if target.is_dir() and target_format != "":
-        raise WeightsError(f"{target}: is a directory")
+    target_format = _known(target, name_suffix(target))
     with tempfile.TemporaryDirectory(prefix="resnet-parity-") as folder:
         checkpoint = read_any(source, spec, Path(folder))
         found = checkpoint.spec
@@ -133,7 +131,7 @@ def read_any(path: Path, spec: ResNetSpec | None, folder: Path) -> Checkpoint:
 
 
 def _write(checkpoint: Checkpoint, draft: Path, folder: Path) -> None:
-    engines = FORMATS[_format(draft)][1]
+    engines = FORMATS[name_suffix(draft)][1]
     if not engines:
         write_safetensors(draft, checkpoint)
         return
@@ -158,7 +156,10 @@ def _call(engine: Engine, operation: str, **arguments: Any) -> None:
 
 
 def _format(path: Path) -> str:
-    suffix = file_suffix(path)
+    return _known(path, file_suffix(path))
+
+
+def _known(path: Path, suffix: str) -> str:
     if suffix not in FORMATS:
         known = ", ".join(x or "no suffix (an orbax directory)" for x in FORMATS)
         raise WeightsError(f"{path}: unknown suffix {suffix!r}; known are {known}")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from resnet_torch.model import ResNet
-from shared_spec.api import WeightsLike, file_suffix, read_weights
+from shared_spec.api import WeightsLike, name_suffix, read_weights
 from shared_spec.durable import durable
 from shared_spec.errors import WeightsError
 from shared_spec.plan import Parameter
@@ -79,7 +79,7 @@ def save_weights(
     Raises:
         WeightsError: if the suffix is none of these.
     """
-    suffix = file_suffix(Path(path))
+    suffix = name_suffix(Path(path))
     if suffix not in FORMATS:
         raise WeightsError(f"{path}: resnet_torch writes {', '.join(FORMATS)}")
     if suffix == ".safetensors":

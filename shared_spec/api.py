@@ -89,8 +89,11 @@ def read_weights(
 
 def file_suffix(path: Path) -> str:
     """The suffix that tells a weights format: `.weights.h5` counts as one, a directory as `""`."""
-    if path.is_dir():
-        return ""
+    return "" if path.is_dir() else name_suffix(path)
+
+
+def name_suffix(path: Path) -> str:
+    """As `file_suffix`, by the name alone: the format of a file that is to be written."""
     if path.name.lower().endswith(".weights.h5"):
         return ".weights.h5"
     return path.suffix.lower()
@@ -182,6 +185,7 @@ __all__ = [
     "compile_plan",
     "entry_points",
     "file_suffix",
+    "name_suffix",
     "read_weights",
     "resolve",
 ]

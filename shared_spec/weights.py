@@ -166,9 +166,7 @@ def check_native(shapes: Mapping[str, tuple[int, ...]], p: Plan, slots: Mapping[
 
 def replaced(module: str) -> WeightsError:
     """The error for a model that no longer has the layer its plan names."""
-    return WeightsError(
-        f"{module} was replaced in this model by a layer that the plan does not know"
-    )
+    return WeightsError(f"{module} was replaced in this model by a layer that its plan lacks")
 
 
 def digest(state: Mapping[str, np.ndarray]) -> str:

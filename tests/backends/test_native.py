@@ -70,8 +70,22 @@ def test_predict_changes_nothing(worker: Worker) -> None:
     probe(worker, "predict_keeps_state")
 
 
-def test_every_parameter_gets_a_gradient(worker: Worker) -> None:
-    assert probe(worker, "every_parameter_gets_a_gradient") == []
+@pytest.mark.parametrize("variance", ["unbiased", "biased"])
+def test_every_parameter_gets_a_gradient(worker: Worker, variance: str) -> None:
+    assert probe(worker, "every_parameter_gets_a_gradient", variance=variance) == []
+
+
+@pytest.mark.parametrize("engine", ["torch", "flax"])
+def test_a_replaced_layer_is_told_and_nothing_is_loaded(pool: Pool, engine: str) -> None:
+    size, load, export = probe(pool[engine], "replaced_layers")
+    assert "fc was replaced in this model: its" in size
+    assert load == export == "fc was replaced in this model by a layer that its plan lacks"
+
+
+@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "torch"])
+def test_statistics_stay_finite_on_one_number(pool: Pool, engine: str) -> None:
+    # PyTorch itself refuses such a batch.
+    assert probe(pool[engine], "one_number_has_no_unbiased_variance") == []
 
 
 def test_bad_arguments_are_refused_in_one_sentence(worker: Worker) -> None:

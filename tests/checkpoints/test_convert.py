@@ -259,6 +259,35 @@ def test_an_orbax_directory_is_replaced_whole(source: Path, tmp_path: Path) -> N
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
+@pytest.mark.parametrize("target", ["photos", "photos/..", "sub", "."])
+def test_a_directory_of_other_things_is_not_replaced(
+    source: Path, tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.txt").write_text("x")
+    (tmp_path / "sub").mkdir()
+    inner = tmp_path / "sub" / "w.safetensors"
+    inner.write_bytes(source.read_bytes())
+    monkeypatch.chdir(tmp_path / "sub" if target == "." else tmp_path)
+    with pytest.raises(ResNetError, match="name another path"):
+        convert(inner, target)
+    assert (tmp_path / "photos" / "a.txt").read_text() == "x"
+    assert inner.exists()
+    assert source.exists()
+
+
+def test_an_empty_directory_may_become_a_checkpoint(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    assert convert(source, tmp_path / "new").sha256 == digest(STATE)
+
+
+def test_a_pth_with_a_name_twice_is_refused(tmp_path: Path) -> None:
+    tensors = {name: torch.from_numpy(array) for name, array in STATE.items()}
+    torch.save({**tensors, "module.fc.bias": torch.zeros(7)}, tmp_path / "a.pth")
+    with pytest.raises(ResNetError, match=r"holds fc\.bias twice"):
+        convert(tmp_path / "a.pth", tmp_path / "b.safetensors", SMALL)
+
+
 def test_a_directory_is_not_replaced_by_a_file(source: Path, tmp_path: Path) -> None:
     target = tmp_path / "d.safetensors"
     target.mkdir()

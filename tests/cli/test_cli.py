@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,40 @@ def test_bad_images_get_one_sentence(weights: Path, image: Path, tmp_path: Path)
     half = tmp_path / "h.png"
     half.write_bytes(image.read_bytes()[:500])
     assert "h.png: the image cannot be decoded" in refused("predict", half, "--weights", weights)
+
+
+def test_sixteen_bits_are_seen_as_eight(weights: Path, image: Path, tmp_path: Path) -> None:
+    grey = np.asarray(Image.open(image).convert("L"))
+    Image.fromarray(grey).save(tmp_path / "8.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "16.png")
+    paths = [tmp_path / "8.png", tmp_path / "16.png"]
+    text, _ = run("predict", *paths, "--weights", weights, "--json")
+    eight, sixteen = json.loads(text)
+    assert eight["classes"] == sixteen["classes"]
+    Image.fromarray(grey.astype(np.float32)).save(tmp_path / "f.tif")
+    assert "does not tell its white" in refused("predict", tmp_path / "f.tif", "--weights", weights)
+
+
+def test_an_ended_command_takes_its_workers_with_it() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "resnet_parity", "check", "resnet152", "--engines", "torch,flax"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    children: set[int] = set()
+    while not children:
+        time.sleep(0.1)
+        children = {int(n) for n in _children(process.pid)}
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{child}").exists() for child in children):
+        assert time.monotonic() < deadline, "a worker outlived its command"
+        time.sleep(0.1)
+
+
+def _children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
 def test_weights_of_another_model_are_refused(weights: Path, image: Path) -> None:

@@ -194,9 +194,42 @@ def image_refusals(resnet: Any) -> list[str]:
     return out
 
 
-def every_parameter_gets_a_gradient(resnet: Any) -> list[str]:
+def replaced_layers(resnet: Any) -> list[str]:
+    """Messages of load and export for a model whose classifier the user replaced."""
+    model = resnet.create_model(SMALL)
+    state = {name: array + 1 for name, array in resnet.export_weights(model).items()}
+    out = []
+    if resnet.__name__ == "resnet_torch":
+        from torch import nn
+
+        heads = [nn.Linear(128, 3), nn.Identity()]
+    else:
+        from flax import nnx
+
+        heads = [nnx.Linear(128, 3, rngs=nnx.Rngs(0)), nnx.List([])]
+    for head in heads:
+        before = resnet.export_weights(resnet.create_model(SMALL))["conv1.weight"]
+        model.fc = head
+        for verb in (lambda m: resnet.load_weights(m, state), resnet.export_weights):
+            try:
+                verb(model)
+            except WeightsError as error:
+                out.append(str(error))
+        model.fc = resnet.create_model(SMALL).fc
+        assert (resnet.export_weights(model)["conv1.weight"] == before).all()
+    return out
+
+
+def one_number_has_no_unbiased_variance(resnet: Any) -> list[str]:
+    """Arrays that are not finite after a step in which some norm sees one number a channel."""
+    model = resnet.create_model(SMALL)
+    train_step(resnet, model, random_images((1, 8, 8, 3)))
+    return [n for n, a in resnet.export_weights(model).items() if not np.isfinite(a).all()]
+
+
+def every_parameter_gets_a_gradient(resnet: Any, variance: str) -> list[str]:
     """Names of the parameters whose gradient is zero everywhere."""
-    spec = resolve("resnet20_b", {"depths": [1, 1, 2], "norm_momentum": 0.1})
+    spec = resolve("resnet20_b", {"depths": [1, 1, 2], "norm_variance": variance})
     model = resnet.create_model(spec)
     images = random_images((4, 16, 16, 3))
     return [n for n, g in _gradients(resnet, model, images).items() if not np.any(g)]
