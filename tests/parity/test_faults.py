@@ -56,6 +56,9 @@ def exchange_blocks(state: State) -> State:
     return out
 
 
+# Its stem's pool meets negative numbers: there is no activation before it.
+PRE_ACTIVATION = resolve("resnetv2_18", {"depths": [1, 1], "widths": [16, 16], "stem_width": 16})
+
 WEIGHT_FAULTS: dict[str, Callable[[State], State]] = {
     "mean and variance swapped": swap("running_mean", "running_var"),
     "mean and variance swapped in one norm": swap("running_mean", "running_var", "layer2.1.bn2"),
@@ -90,6 +93,7 @@ SPEC_FAULTS: dict[str, tuple[ResNetSpec, dict[str, Any]]] = {
     "shortcut forgotten": (CIFAR, {"shortcut": "none"}),
     "stride of the stem": (SPEC, {"stem_stride": 1}),
     "stem pool forgotten": (SPEC, {"stem_pool": "none"}),
+    "zero instead of minus infinity padded": (PRE_ACTIVATION, {"stem_pool": "max_zero"}),
     "groups as one": (CIFAR, {"strides": [1, 1, 2]}),
 }
 
