@@ -17,6 +17,18 @@ from shared_spec.errors import SpecError
 from shared_spec.plan import Block, Layer, Layers, Padding, Plan, Stage
 from shared_spec.spec import ResNetSpec
 
+_STEM_NAMES: dict[tuple[bool, bool], tuple[tuple[str, str, str], ...]] = {
+    (False, False): (("conv1", "bn1", "act1"),),
+    (False, True): (
+        ("conv1.0", "conv1.1", "conv1.2"),
+        ("conv1.3", "conv1.4", "conv1.5"),
+        ("conv1.6", "bn1", "act1"),
+    ),
+    (True, False): (("stem.conv", "stem.norm", "stem.act"),),
+    (True, True): tuple((f"stem.conv{n}", f"stem.norm{n}", f"stem.act{n}") for n in (1, 2, 3)),
+}
+"""Names of each convolution, norm and activation, by pre-activation and by a deep stem."""
+
 
 @lru_cache(maxsize=64)
 def compile_plan(spec: ResNetSpec) -> Plan:
@@ -34,8 +46,7 @@ def compile_plan(spec: ResNetSpec) -> Plan:
     for index in range(len(spec.depths)):
         stage, channels = _stage(spec, index, channels, pruned)
         stages.append(stage)
-    stem = _pre_activation_stem(spec) if spec.pre_activation else _stem(spec)
-    return Plan(spec.in_channels, stem, tuple(stages), _head(spec, channels))
+    return Plan(spec.in_channels, _stem(spec), tuple(stages), _head(spec, channels))
 
 
 def _head(spec: ResNetSpec, channels: int) -> Layers:
@@ -50,41 +61,28 @@ def _head(spec: ResNetSpec, channels: int) -> Layers:
 
 
 def _stem(spec: ResNetSpec) -> Layers:
-    width, stride = spec.stem_width, spec.stem_stride
-    if spec.stem.startswith("deep"):
-        first = 3 * width // 8 if spec.stem == "deep_tiered" else width // 2
-        convs: Layers = (
-            _conv(spec, "conv1.0", spec.in_channels, first, 3, stride),
-            _norm(spec, "conv1.1", first),
-            _act(spec, "conv1.2"),
-            _conv(spec, "conv1.3", first, width // 2, 3),
-            _norm(spec, "conv1.4", width // 2),
-            _act(spec, "conv1.5"),
-            _conv(spec, "conv1.6", width // 2, width, 3),
-        )
-    else:
-        kernel_size = {"conv7x7": 7, "conv3x3": 3}[spec.stem]
-        convs = (_conv(spec, "conv1", spec.in_channels, width, kernel_size, stride),)
-    norm_act = (_norm(spec, "bn1", width), _act(spec, "act1"))
-    return (*convs, *norm_act, *_stem_pool(spec, "maxpool"))
+    """Convolutions, each with norm and activation, and a pool.
 
-
-def _pre_activation_stem(spec: ResNetSpec) -> Layers:
-    """As `_stem`, less the last norm and activation: the first block begins with them."""
-    width, stride = spec.stem_width, spec.stem_stride
-    if spec.stem.startswith("deep"):
+    A pre-activation net leaves the last norm and activation to its first block.
+    """
+    width = spec.stem_width
+    deep = spec.stem.startswith("deep")
+    widths: tuple[int, ...]
+    if deep:
         first = 3 * width // 8 if spec.stem == "deep_tiered" else width // 2
-        convs: Layers = (
-            _conv(spec, "stem.conv1", spec.in_channels, first, 3, stride),
-            *_norm_act(spec, "stem.norm1", "stem.act1", first),
-            _conv(spec, "stem.conv2", first, width // 2, 3),
-            *_norm_act(spec, "stem.norm2", "stem.act2", width // 2),
-            _conv(spec, "stem.conv3", width // 2, width, 3),
-        )
+        widths, kernel_size = (first, width // 2, width), 3
     else:
-        kernel_size = {"conv7x7": 7, "conv3x3": 3}[spec.stem]
-        convs = (_conv(spec, "stem.conv", spec.in_channels, width, kernel_size, stride),)
-    return (*convs, *_stem_pool(spec, "stem.pool"))
+        widths, kernel_size = (width,), {"conv7x7": 7, "conv3x3": 3}[spec.stem]
+    names = _STEM_NAMES[spec.pre_activation, deep]
+    layers: list[Layer] = []
+    channels = spec.in_channels
+    for index, (out_channels, (conv, norm, act)) in enumerate(zip(widths, names, strict=True)):
+        stride = spec.stem_stride if index == 0 else 1
+        layers.append(_conv(spec, conv, channels, out_channels, kernel_size, stride))
+        if index < len(names) - 1 or not spec.pre_activation:
+            layers += _norm_act(spec, norm, act, out_channels)
+        channels = out_channels
+    return (*layers, *_stem_pool(spec, "stem.pool" if spec.pre_activation else "maxpool"))
 
 
 def _stem_pool(spec: ResNetSpec, name: str) -> Layers:
