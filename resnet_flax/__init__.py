@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import numpy as np
 
@@ -28,10 +29,12 @@ from shared_spec.api import (
     ModelLike,
     WeightsLike,
     activation_names,
+    adapted,
     as_images,
     batches,
     compile_plan,
     entry_points,
+    gather,
     resolve,
 )
 from shared_spec.catalogue import list_models
@@ -52,7 +55,8 @@ def create_model(
     Args:
         model: a catalogue name, a `ResNetSpec`, or the path of a YAML, TOML or JSON spec file.
         weights: None for fresh weights; a dict of canonical arrays; the path of a checkpoint;
-            or `"hf-hub:owner/name"`.
+            or `"hf-hub:owner/name"`. They have to fit, but for what an override of `in_channels`,
+            `num_classes` or `features_only` asks for: see `shared_spec.adapt`.
         seed: of the fresh weights, which are bit-identical in every framework.
         dtype: of parameters and computation: float64 (with `jax_enable_x64`), float32, float16
             or bfloat16.
@@ -68,13 +72,14 @@ def create_model(
         raise FrameworkError(
             "dtype: float64 needs jax.config.update('jax_enable_x64', True) before JAX is used"
         )
-    net = ResNet(p, spec, native, nnx.Rngs(0))
+    # Dropout alone draws from it.
+    net = ResNet(p, spec, native, nnx.Rngs(crc32(str(seed).encode())))
     if weights is None:
-        weights = cast_weights(initial_weights(p, seed), dtype)
-    return load_weights(net, weights)
+        return load_weights(net, cast_weights(initial_weights(p, seed), dtype))
+    return load_weights(net, adapted(read_checkpoint(weights, spec).state, spec, overrides, seed))
 
 
-def predict(model: ResNet, images: np.ndarray, *, batch_size: int = 64) -> np.ndarray:
+def predict(model: ResNet, images: np.ndarray, *, batch_size: int = 64) -> Any:
     """Logits in evaluation mode, under `nnx.jit`.
 
     Args:
@@ -83,14 +88,13 @@ def predict(model: ResNet, images: np.ndarray, *, batch_size: int = 64) -> np.nd
         batch_size: images computed at a time.
 
     Returns:
-        [N, num_classes], of the model's dtype.
+        [N, num_classes] of the model's dtype, or [N, features] if it has no classes; a list of
+        [N, H, W, C] for a features-only model.
     """
     parts = batches(images, model.plan, batch_size)
     dtype = dtype_name(model)
     evaluated = _evaluating(model)
-    return np.concatenate(
-        [np.asarray(_forward(evaluated, jnp.asarray(part, dtype))) for part in parts]
-    )
+    return gather([_forward(evaluated, jnp.asarray(part, dtype)) for part in parts])
 
 
 def activations(
@@ -128,7 +132,7 @@ def parameter_count(model: ResNet) -> int:
 
 
 @nnx.jit
-def _forward(model: ResNet, x: jax.Array) -> jax.Array:
+def _forward(model: ResNet, x: jax.Array) -> jax.Array | list[jax.Array]:
     return model(x)
 
 

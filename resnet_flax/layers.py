@@ -14,7 +14,18 @@ from shared_spec import plan
 from shared_spec.errors import FrameworkError
 from shared_spec.parameters import squeeze_convs
 
-ACTIVATIONS = {"relu": nnx.relu}
+ACTIVATIONS: dict[str, Any] = {
+    "relu": nnx.relu,
+    "relu6": nnx.relu6,
+    "leaky_relu": partial(nnx.leaky_relu, negative_slope=plan.LEAKY_SLOPE),
+    "elu": nnx.elu,
+    "selu": nnx.selu,
+    "silu": nnx.silu,
+    "mish": jax.nn.mish,
+    "gelu": partial(nnx.gelu, approximate=False),
+    "gelu_tanh": partial(nnx.gelu, approximate=True),
+    "hardswish": nnx.hard_swish,
+}
 # Weights are always loaded after building, so that none are drawn here.
 ZEROS = nnx.initializers.zeros_init()
 
@@ -36,6 +47,7 @@ def _(layer: plan.Conv, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
         (layer.kernel_size, layer.kernel_size),
         strides=layer.stride,
         padding=padding(layer.padding),
+        kernel_dilation=layer.dilation,
         feature_group_count=layer.groups,
         use_bias=layer.bias,
         param_dtype=dtype,
@@ -124,7 +136,22 @@ def _(layer: plan.ZeroPadShortcut, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
 
 @build.register
 def _(layer: plan.GlobalPool, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
-    return GlobalPool(layer.keep_axes)
+    return GlobalPool(layer)
+
+
+@build.register
+def _(layer: plan.Dropout, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
+    return nnx.Dropout(layer.rate, rngs=rngs)
+
+
+@build.register
+def _(layer: plan.DropPath, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
+    return nnx.Dropout(layer.rate, broadcast_dims=(1, 2, 3), rngs=rngs)
+
+
+@build.register
+def _(layer: plan.DropBlock, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
+    return DropBlock(layer, rngs)
 
 
 @build.register
@@ -194,6 +221,9 @@ class StandardizedConv(nnx.Conv):
             standard,
             (self.strides,) * 2 if isinstance(self.strides, int) else self.strides,
             amounts,
+            rhs_dilation=(self.kernel_dilation,) * 2
+            if isinstance(self.kernel_dilation, int)
+            else self.kernel_dilation,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=self.feature_group_count,
         )
@@ -280,17 +310,18 @@ class MaxPool(nnx.Module):
 
 
 class AvgPool(nnx.Module):
-    """Mean over the pixels that there are."""
+    """Mean, of padding too only if the plan says so."""
 
     def __init__(self, layer: plan.AvgPool) -> None:
         self.window = (layer.kernel_size, layer.kernel_size)
         self.strides = (layer.stride, layer.stride)
         self.padding = padding(layer.padding)
+        self.count_padding = layer.count_padding
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, H, W, C] to [N, H', W', C]."""
         y: jax.Array = nnx.avg_pool(
-            x, self.window, self.strides, self.padding, count_include_pad=False
+            x, self.window, self.strides, self.padding, count_include_pad=self.count_padding
         )
         return y
 
@@ -364,11 +395,44 @@ class ZeroPadShortcut(nnx.Module):
 
 
 class GlobalPool(nnx.Module):
-    """Mean over H and W."""
+    """Mean and maximum over H and W, one of them or both."""
 
-    def __init__(self, keep_axes: bool) -> None:
-        self.keep_axes = keep_axes
+    def __init__(self, layer: plan.GlobalPool) -> None:
+        self.keep_axes, self.kind = layer.keep_axes, layer.kind
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[N, H, W, C] to [N, C], or to [N, 1, 1, C]."""
-        return x.mean((1, 2), keepdims=self.keep_axes)
+        """[N, H, W, C] to [N, C], or to [N, 1, 1, C]; 2 C channels for catavgmax."""
+        if self.kind == "avg":
+            return x.mean((1, 2), keepdims=self.keep_axes)
+        maximum = x.max((1, 2), keepdims=self.keep_axes)
+        if self.kind == "max":
+            return maximum
+        mean = x.mean((1, 2), keepdims=self.keep_axes)
+        if self.kind == "avgmax":
+            return (mean + maximum) / 2
+        return jnp.concatenate((mean, maximum), -1)
+
+
+class DropBlock(nnx.Dropout):
+    """Drop squares of pixels, in training."""
+
+    def __init__(self, layer: plan.DropBlock, rngs: nnx.Rngs) -> None:
+        super().__init__(layer.rate, rngs=rngs)
+        self.layer = layer
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, H, W, C] to the same."""
+        if self.deterministic:
+            return x
+        n, h, w, _ = x.shape
+        kh, kw, gamma = self.layer.window(h, w)
+        dropped = jax.random.bernoulli(self.rngs(), gamma, (n, h, w, 1)).astype(x.dtype)
+        # An even square reaches one pixel further up and left than down and right.
+        dropped = jnp.pad(
+            dropped, ((0, 0), ((kh - 1) // 2, kh // 2), ((kw - 1) // 2, kw // 2), (0, 0))
+        )
+        kept = 1 - nnx.max_pool(dropped, (kh, kw))
+        # The mean in float32: 16-bit floats cannot count the pixels of a batch.
+        share = kept.mean(dtype=jnp.promote_types(x.dtype, jnp.float32))
+        y: jax.Array = x * (kept / jnp.maximum(share, 1e-7)).astype(x.dtype)
+        return y

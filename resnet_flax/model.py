@@ -67,7 +67,8 @@ class Stage(Chain):
 class ResNet(nnx.Module):
     """A residual network built from a plan; module paths are the plan's names.
 
-    Takes float images [N, H, W, C] and returns logits [N, num_classes].
+    Takes float images [N, H, W, C] and returns logits [N, num_classes], or, if the spec says
+    `features_only`, the list of feature maps.
     """
 
     def __init__(self, p: Plan, spec: ResNetSpec, dtype: Any, rngs: nnx.Rngs) -> None:
@@ -77,11 +78,21 @@ class ResNet(nnx.Module):
         self._stages = tuple(dict.fromkeys(places))
         self._head = attach(self, "", p.head, dtype, rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[N, H, W, C] to [N, num_classes]."""
+    def __call__(self, x: jax.Array) -> jax.Array | list[jax.Array]:
+        """[N, H, W, C] to [N, num_classes], or to feature maps."""
+        if self.plan.outputs:
+            return self._features(x)
         x = chain(self, self._stem, x)
         x = chain(self, self._stages, x)
         return chain(self, self._head, x)
+
+    def _features(self, x: jax.Array) -> list[jax.Array]:
+        found = []
+        for name in self.plan.steps():
+            x = find(self, name)(x)
+            if name in self.plan.outputs:
+                found.append(x)
+        return found
 
 
 def chain(module: nnx.Module, names: Iterable[str], x: jax.Array) -> jax.Array:

@@ -22,7 +22,7 @@ except ImportError:
     extra = {"jax": "keras,flax", "torch": "keras,torch"}.get(engine, engine)
     raise framework_missing(f"resnet_keras on the {engine} engine", engine, extra) from None
 
-from resnet_keras.model import ResNet, output_layer
+from resnet_keras.model import ResNet, output_layer, seed_dropouts
 from resnet_keras.weights import (
     dtype_name,
     export_weights,
@@ -34,9 +34,11 @@ from shared_spec.api import (
     ModelLike,
     WeightsLike,
     activation_names,
+    adapted,
     as_images,
     batches,
     entry_points,
+    gather,
     resolve,
 )
 from shared_spec.catalogue import list_models
@@ -57,7 +59,8 @@ def create_model(
     Args:
         model: a catalogue name, a `ResNetSpec`, or the path of a YAML, TOML or JSON spec file.
         weights: None for fresh weights; a dict of canonical arrays; the path of a checkpoint;
-            or `"hf-hub:owner/name"`.
+            or `"hf-hub:owner/name"`. They have to fit, but for what an override of `in_channels`,
+            `num_classes` or `features_only` asks for: see `shared_spec.adapt`.
         seed: of the fresh weights, which are bit-identical in every framework.
         dtype: of parameters and computation: float64 (on the JAX engine with `jax_enable_x64`),
             float32, float16 or bfloat16.
@@ -74,12 +77,13 @@ def create_model(
             "jax.config.update('jax_enable_x64', True) before JAX is used"
         )
     net = ResNet(spec, dtype)
+    seed_dropouts(net, seed)
     if weights is None:
-        weights = cast_weights(initial_weights(net.plan, seed), dtype)
-    return load_weights(net, weights)
+        return load_weights(net, cast_weights(initial_weights(net.plan, seed), dtype))
+    return load_weights(net, adapted(read_checkpoint(weights, spec).state, spec, overrides, seed))
 
 
-def predict(model: ResNet, images: np.ndarray, *, batch_size: int = 64) -> np.ndarray:
+def predict(model: ResNet, images: np.ndarray, *, batch_size: int = 64) -> Any:
     """Logits in evaluation mode, through the model's compiled `predict_on_batch`.
 
     Args:
@@ -88,13 +92,12 @@ def predict(model: ResNet, images: np.ndarray, *, batch_size: int = 64) -> np.nd
         batch_size: images computed at a time.
 
     Returns:
-        [N, num_classes], of the model's dtype.
+        [N, num_classes] of the model's dtype, or [N, features] if it has no classes; a list of
+        [N, H, W, C] for a features-only model.
     """
     parts = batches(images, model.plan, batch_size)
     dtype = numpy_dtype(dtype_name(model))
-    return np.concatenate(
-        [np.asarray(model.predict_on_batch(part.astype(dtype, copy=False))) for part in parts]
-    )
+    return gather([model.predict_on_batch(part.astype(dtype, copy=False)) for part in parts])
 
 
 def activations(

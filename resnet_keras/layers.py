@@ -7,6 +7,7 @@ the same function from operations that keep it.
 
 from __future__ import annotations
 
+import math
 from functools import partial, singledispatch
 from typing import Any
 
@@ -18,7 +19,6 @@ from shared_spec.errors import FrameworkError
 from shared_spec.parameters import squeeze_convs
 
 PACKAGE = "resnet_keras"
-ACTIVATIONS = {"relu": "relu"}
 
 
 def layer_name(path: str) -> str:
@@ -46,6 +46,7 @@ def _(layer: plan.Conv, x: Any, dtype: str) -> Any:
         layer.kernel_size,
         strides=layer.stride,
         padding=padding,
+        dilation_rate=layer.dilation,
         groups=layer.groups,
         use_bias=layer.bias,
         # Weights are always loaded after building, so that none are drawn here.
@@ -100,9 +101,17 @@ def _(layer: plan.Identity, x: Any, dtype: str) -> Any:
 
 @apply.register
 def _(layer: plan.AvgPool, x: Any, dtype: str) -> Any:
+    name = layer_name(layer.name)
     padding = "same" if layer.padding == "same" else "valid"
+    if layer.padding == "same" and layer.count_padding:
+        if layer.stride != 1:
+            raise FrameworkError("resnet_keras counts the padding of an average at stride 1 only")
+        before, after = (layer.kernel_size - 1) // 2, layer.kernel_size // 2
+        amounts = ((before, after), (before, after))
+        x = keras.layers.ZeroPadding2D(amounts, dtype=dtype, name=f"{name}_pad")(x)
+        padding = "valid"
     return keras.layers.AveragePooling2D(
-        layer.kernel_size, layer.stride, padding, dtype=dtype, name=layer_name(layer.name)
+        layer.kernel_size, layer.stride, padding, dtype=dtype, name=name
     )(x)
 
 
@@ -170,8 +179,38 @@ def _(layer: plan.ZeroPadShortcut, x: Any, dtype: str) -> Any:
 
 @apply.register
 def _(layer: plan.GlobalPool, x: Any, dtype: str) -> Any:
-    return GlobalAveragePooling2D(
-        keepdims=layer.keep_axes, dtype=dtype, name=layer_name(layer.name)
+    name = layer_name(layer.name)
+    options: dict[str, Any] = {"keepdims": layer.keep_axes, "dtype": dtype}
+    if layer.kind == "avg":
+        return GlobalAveragePooling2D(name=name, **options)(x)
+    if layer.kind == "max":
+        return keras.layers.GlobalMaxPooling2D(name=name, **options)(x)
+    both = [
+        GlobalAveragePooling2D(name=f"{name}_mean", **options)(x),
+        keras.layers.GlobalMaxPooling2D(name=f"{name}_max", **options)(x),
+    ]
+    if layer.kind == "avgmax":
+        return keras.layers.Average(dtype=dtype, name=name)(both)
+    return keras.layers.Concatenate(dtype=dtype, name=name)(both)
+
+
+@apply.register
+def _(layer: plan.Dropout, x: Any, dtype: str) -> Any:
+    # Without a seed of its own, Keras's PyTorch engine draws from torch's; see `seed_dropouts`.
+    return keras.layers.Dropout(layer.rate, seed=0, dtype=dtype, name=layer_name(layer.name))(x)
+
+
+@apply.register
+def _(layer: plan.DropPath, x: Any, dtype: str) -> Any:
+    shape = (None, 1, 1, 1)
+    name = layer_name(layer.name)
+    return keras.layers.Dropout(layer.rate, shape, seed=0, dtype=dtype, name=name)(x)
+
+
+@apply.register
+def _(layer: plan.DropBlock, x: Any, dtype: str) -> Any:
+    return DropBlock(
+        layer.rate, layer.block_size, layer.gamma_scale, dtype=dtype, name=layer_name(layer.name)
     )(x)
 
 
@@ -184,6 +223,40 @@ def _(layer: plan.Dense, x: Any, dtype: str) -> Any:
         dtype=dtype,
         name=layer_name(layer.name),
     )(x)
+
+
+# Keras's own take their constants by way of float32 on TensorFlow.
+@keras.saving.register_keras_serializable(PACKAGE)
+def leaky_relu(x: Any) -> Any:
+    """With the plan's slope: Keras's own is another one."""
+    return ops.relu(x) - plan.LEAKY_SLOPE * ops.relu(-x)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+def gelu(x: Any) -> Any:
+    """X times the normal distribution function."""
+    return 0.5 * x * (1.0 + ops.erf(x * math.sqrt(0.5)))
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+def gelu_tanh(x: Any) -> Any:
+    """GELU by its approximation with a hyperbolic tangent."""
+    # (1 + tanh z) / 2 is the sigmoid of 2 z, and ops.tanh gives float32 on the JAX engine.
+    return x * ops.sigmoid(math.sqrt(8 / math.pi) * (x + 0.044715 * x * x * x))
+
+
+ACTIVATIONS: dict[str, Any] = {
+    "relu": "relu",
+    "relu6": "relu6",
+    "leaky_relu": leaky_relu,
+    "elu": "elu",
+    "selu": "selu",
+    "silu": "silu",
+    "mish": "mish",
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "hardswish": "hard_swish",
+}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -354,6 +427,47 @@ class LowestPadding2D(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
         return {**super().get_config(), "padding": self.padding}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class DropBlock(keras.layers.Layer):
+    """Drop squares of pixels, in training."""
+
+    def __init__(self, rate: float, block_size: int, gamma_scale: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rate, self.block_size, self.gamma_scale = rate, block_size, gamma_scale
+        self.seed_generator = keras.random.SeedGenerator(0)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """[N, H, W, C] to the same."""
+        if not training:
+            return inputs
+        n, h, w, _ = ops.shape(inputs)
+        if not isinstance(h, int) or not isinstance(w, int):
+            raise FrameworkError(
+                "drop_block_rate: training needs images whose height and width are known when the "
+                "step is traced"
+            )
+        layer = plan.DropBlock("", self.rate, self.block_size, self.gamma_scale)
+        kh, kw, gamma = layer.window(h, w)
+        drawn = keras.random.uniform((n, h, w, 1), dtype="float32", seed=self.seed_generator)
+        dropped = ops.cast(drawn < gamma, "float32")
+        # An even square reaches one pixel further up and left than down and right.
+        dropped = ops.pad(
+            dropped, ((0, 0), ((kh - 1) // 2, kh // 2), ((kw - 1) // 2, kw // 2), (0, 0))
+        )
+        kept = 1 - ops.max_pool(dropped, (kh, kw), 1)
+        share = ops.mean(kept)
+        return inputs * ops.cast(kept / ops.maximum(share, 1e-7), inputs.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        own = {
+            "rate": self.rate,
+            "block_size": self.block_size,
+            "gamma_scale": self.gamma_scale,
+        }
+        return {**super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

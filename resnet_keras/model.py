@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from typing import Any
+from zlib import crc32
 
 import keras
+import numpy as np
 
 from resnet_keras.layers import PACKAGE, apply, layer_name
 from shared_spec import plan
@@ -35,7 +37,8 @@ class ResNet(keras.Model):
     """A residual network built from a plan, as a functional model.
 
     Layer names are the plan's, with `_` for `.`: `layer1_0_conv1`. Takes float images
-    [N, H, W, C] and returns logits [N, num_classes].
+    [N, H, W, C] and returns logits [N, num_classes], or, if the spec says `features_only`, the
+    list of feature maps.
     """
 
     def __init__(
@@ -49,10 +52,13 @@ class ResNet(keras.Model):
             spec = ResNetSpec.parse(spec)
         p = compile_plan(spec)
         inputs = keras.Input((None, None, p.in_channels), dtype=dtype, name="images")
-        x = chain(inputs, p.stem, dtype)
+        found, x = {}, inputs
+        for layer in p.stem:
+            found[layer.name] = x = apply(layer, x, dtype)
         for stage in p.stages:
-            x = residual_stage(x, stage, dtype)
-        super().__init__(inputs, chain(x, p.head, dtype), name=name)
+            found[stage.name] = x = residual_stage(x, stage, dtype)
+        outputs = [found[name] for name in p.outputs] or chain(x, p.head, dtype)
+        super().__init__(inputs, outputs, name=name)
         self.plan, self.spec, self.kind = p, spec, dtype
         self.trainable = trainable
         if keras.backend.backend() == "tensorflow":
@@ -67,6 +73,16 @@ class ResNet(keras.Model):
             "name": self.name,
             "trainable": self.trainable,
         }
+
+
+def seed_dropouts(model: ResNet, seed: int) -> None:
+    """Make what dropout draws follow from `seed` and the layer's name."""
+    for layer in model.layers:
+        generator = getattr(layer, "seed_generator", None)
+        if generator is not None:
+            # Keras's PyTorch engine keeps it as a signed number.
+            key = crc32(f"{seed}/{layer.name}".encode()) >> 1
+            generator.state.assign(np.array([key, 0], generator.state.dtype))
 
 
 def chain(x: Any, layers: plan.Layers, dtype: str) -> Any:

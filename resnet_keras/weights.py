@@ -159,7 +159,9 @@ def _layout(file: Path | io.BytesIO, path: Path) -> list[tuple[str, tuple[int, .
     found: list[tuple[str, tuple[int, ...]]] = []
 
     def visit(name: str, item: Any) -> None:
-        if name.startswith("layers/") and isinstance(item, h5py.Dataset):
+        # The state of a dropout's generator is no weight.
+        weight = name.startswith("layers/") and "/seed_generator/" not in name
+        if weight and isinstance(item, h5py.Dataset):
             found.append((item.dtype.name, tuple(item.shape)))
 
     try:
@@ -178,7 +180,7 @@ def _load(path: Path, spec: ResNetSpec, layout: list[tuple[str, tuple[int, ...]]
     numpy_dtype(dtypes[0])
     scratch = ResNet(spec, dtypes[0])
     # Keras numbers the groups by layer class and ignores those that a smaller model leaves over.
-    expected = sorted(tuple(v.shape) for v in scratch.variables)
+    expected = sorted(tuple(v.shape) for v in scratch.weights)
     if sorted(shape for _, shape in layout) != expected:
         raise WeightsError(
             f"{path}: does not fit the model: it holds {len(layout)} arrays where the model has "

@@ -40,7 +40,7 @@ from shared_spec.weights import (
 
 Start = Callable[[Engine, Device], AbstractContextManager[Worker]]
 Outputs = dict[str, np.ndarray]
-"""`<index of the input>/logits` and `<index>/<block>` to array."""
+"""`<index of the input>/logits` (or `<index>/features<i>`) and `<index>/<block>` to array."""
 
 
 @dataclass(frozen=True)
@@ -261,11 +261,20 @@ def _judge_presence(report: Report, requested: bool) -> None:
 
 
 def _expected_shapes(p: Plan, size: tuple[int, int], batch: int) -> dict[str, tuple[int, ...]]:
-    """Output shapes by the plan: of every block, and of the logits."""
+    """Output shapes by the plan: of every block, and of the logits or feature maps."""
     rows = block_rows(p, size)
     names = {block.name for block in p.blocks()}
-    shapes = {row.name: (batch, *row.shape) for row in rows if row.name in names}
-    return shapes | {"logits": (batch, *rows[-1].shape)}
+    every = {row.name: (batch, *row.shape) for row in rows}
+    shapes = {name: shape for name, shape in every.items() if name in names}
+    if not p.outputs:
+        return shapes | {"logits": (batch, *rows[-1].shape)}
+    ends = every | {stage.name: every[stage.blocks[-1].name] for stage in p.stages}
+    return shapes | {f"features{i}": ends[name] for i, name in enumerate(p.outputs)}
+
+
+def _is_result(key: str) -> bool:
+    """Whether an output is what the model returns, and not a block's."""
+    return key.rpartition("/")[2].startswith(("logits", "features"))
 
 
 def _judge_engine(
@@ -295,8 +304,9 @@ def _judge_pairs(report: Report) -> None:
         except (ResNetError, KeyError) as error:
             report.problems.append(f"{a.engine} and {b.engine} cannot be compared: {error}")
             continue
-        logits = {k: d for k, d in found.items() if k.endswith("/logits")}
-        blocks = {k: d for k, d in found.items() if k not in logits}
+        logits = {k: d for k, d in found.items() if _is_result(k)}
+        # Features of the stem alone need no block.
+        blocks = {k: d for k, d in found.items() if k not in logits} or logits
         report.logits[pair] = max(logits.values(), key=_badness)
         worst = max(blocks, key=lambda k: _badness(blocks[k]))
         report.blocks[pair] = (worst.partition("/")[2], blocks[worst])

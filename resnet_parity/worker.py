@@ -141,14 +141,19 @@ def run(
 ) -> dict[str, Any]:
     """Logits, and every block's output, for each file of images; all into one file.
 
-    The file's tensors are called `<index>/logits` and `<index>/<block>`.
+    The file's tensors are called `<index>/logits` (`<index>/features<i>` for a features-only model)
+    and `<index>/<block>`.
     """
     model = session.model(spec, weights, dtype)
     found: dict[str, Any] = {}
     start = time.perf_counter()
     for index, file in enumerate(images):
         batch = read_safetensors(file).state["images"]
-        found[f"{index}/logits"] = session.resnet.predict(model, batch)
+        result = session.resnet.predict(model, batch)
+        maps = result if isinstance(result, list) else []
+        found |= {f"{index}/features{i}": x for i, x in enumerate(maps)} or {
+            f"{index}/logits": result
+        }
         if blocks:
             for name, array in session.resnet.activations(model, batch).items():
                 found[f"{index}/{name}"] = array

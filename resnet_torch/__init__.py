@@ -31,10 +31,12 @@ from shared_spec.api import (
     ModelLike,
     WeightsLike,
     activation_names,
+    adapted,
     as_images,
     batches,
     compile_plan,
     entry_points,
+    gather,
     resolve,
 )
 from shared_spec.catalogue import list_models
@@ -55,7 +57,8 @@ def create_model(
     Args:
         model: a catalogue name, a `ResNetSpec`, or the path of a YAML, TOML or JSON spec file.
         weights: None for fresh weights; a dict of canonical arrays; the path of a checkpoint;
-            or `"hf-hub:owner/name"`.
+            or `"hf-hub:owner/name"`. They have to fit, but for what an override of `in_channels`,
+            `num_classes` or `features_only` asks for: see `shared_spec.adapt`.
         seed: of the fresh weights, which are bit-identical in every framework.
         dtype: of parameters and computation: float64, float32, float16 or bfloat16.
         **overrides: any field of the spec, such as `num_classes=10, in_channels=1`.
@@ -69,7 +72,9 @@ def create_model(
     with _NoInit():
         net = ResNet(p, spec).to(getattr(torch, dtype))
     if weights is not None:
-        return load_weights(net, weights)
+        return load_weights(
+            net, adapted(read_checkpoint(weights, spec).state, spec, overrides, seed)
+        )
     state = cast_weights(initial_weights(p, seed), dtype)
     # Assigned, not copied: the arrays are nobody else's. The missing keys are batch counters.
     tensors = {name: from_numpy(array) for name, array in state.items()}
@@ -77,7 +82,7 @@ def create_model(
     return net
 
 
-def predict(model: ResNet, images: np.ndarray, *, batch_size: int = 64) -> np.ndarray:
+def predict(model: ResNet, images: np.ndarray, *, batch_size: int = 64) -> Any:
     """Logits in evaluation mode.
 
     Args:
@@ -86,12 +91,13 @@ def predict(model: ResNet, images: np.ndarray, *, batch_size: int = 64) -> np.nd
         batch_size: images computed at a time.
 
     Returns:
-        [N, num_classes], of the model's dtype.
+        [N, num_classes] of the model's dtype, or [N, features] if it has no classes; a list of
+        [N, H, W, C] for a features-only model.
     """
     parts = batches(images, model.plan, batch_size)
     with _evaluating(model):
-        parts = [to_numpy(model(_input(model, part))) for part in parts]
-    return np.concatenate(parts)
+        found = [model(_input(model, part)) for part in parts]
+    return gather(found, _last)
 
 
 def activations(
@@ -109,9 +115,8 @@ def activations(
 
     def record(name: str) -> Any:
         def hook(module: torch.nn.Module, args: object, output: torch.Tensor) -> None:
-            last = output.movedim(1, -1) if output.ndim == 4 else output
             # Copied at once: the activation after it may work in place.
-            found[name] = to_numpy(last).copy()
+            found[name] = _last(output).copy()
 
         return hook
 
@@ -129,6 +134,11 @@ def activations(
 def parameter_count(model: ResNet) -> int:
     """Number of trainable scalars in the native model."""
     return sum(p.numel() for p in model.parameters())
+
+
+def _last(x: torch.Tensor) -> np.ndarray:
+    """As numpy, channels last."""
+    return to_numpy(x.movedim(1, -1) if x.ndim == 4 else x)
 
 
 def _input(model: ResNet, images: np.ndarray) -> torch.Tensor:

@@ -14,7 +14,18 @@ from shared_spec import plan
 from shared_spec.errors import FrameworkError
 from shared_spec.parameters import squeeze_convs
 
-ACTIVATIONS = {"relu": nn.ReLU}
+ACTIVATIONS: dict[str, Any] = {
+    "relu": functools.partial(nn.ReLU, inplace=True),
+    "relu6": functools.partial(nn.ReLU6, inplace=True),
+    "leaky_relu": functools.partial(nn.LeakyReLU, plan.LEAKY_SLOPE),
+    "elu": nn.ELU,
+    "selu": nn.SELU,
+    "silu": nn.SiLU,
+    "mish": nn.Mish,
+    "gelu": nn.GELU,
+    "gelu_tanh": functools.partial(nn.GELU, approximate="tanh"),
+    "hardswish": nn.Hardswish,
+}
 
 
 @singledispatch
@@ -34,6 +45,7 @@ def _(layer: plan.Conv) -> nn.Module:
         layer.kernel_size,
         stride=layer.stride,
         padding=0 if layer.padding == "same" else layer.padding,
+        dilation=layer.dilation,
         groups=layer.groups,
         bias=layer.bias,
     )
@@ -79,8 +91,10 @@ def _(layer: plan.Identity) -> nn.Module:
 @build.register
 def _(layer: plan.AvgPool) -> nn.Module:
     if layer.padding == "same":
-        return AvgPool2dSame(layer.kernel_size, layer.stride)
-    return nn.AvgPool2d(layer.kernel_size, layer.stride, layer.padding, count_include_pad=False)
+        return AvgPool2dSame(layer)
+    return nn.AvgPool2d(
+        layer.kernel_size, layer.stride, layer.padding, count_include_pad=layer.count_padding
+    )
 
 
 @build.register
@@ -100,7 +114,8 @@ def _(layer: plan.ChannelAttention) -> nn.Module:
 
 @build.register
 def _(layer: plan.Activation) -> nn.Module:
-    return ACTIVATIONS[layer.function](inplace=True)
+    activation: nn.Module = ACTIVATIONS[layer.function]()
+    return activation
 
 
 @build.register
@@ -117,7 +132,22 @@ def _(layer: plan.ZeroPadShortcut) -> nn.Module:
 
 @build.register
 def _(layer: plan.GlobalPool) -> nn.Module:
-    return GlobalPool(layer.keep_axes)
+    return GlobalPool(layer)
+
+
+@build.register
+def _(layer: plan.Dropout) -> nn.Module:
+    return nn.Dropout(layer.rate)
+
+
+@build.register
+def _(layer: plan.DropPath) -> nn.Module:
+    return DropPath(layer.rate)
+
+
+@build.register
+def _(layer: plan.DropBlock) -> nn.Module:
+    return DropBlock(layer)
 
 
 @build.register
@@ -134,12 +164,17 @@ def pad_same(x: Tensor, kernel_size: int, stride: int, value: float) -> Tensor:
     return F.pad(x, amounts, value=value)
 
 
+def _extent(conv: nn.Conv2d) -> int:
+    """Pixels that a dilated kernel spans."""
+    return (conv.kernel_size[0] - 1) * conv.dilation[0] + 1
+
+
 class Conv2dSame(nn.Conv2d):
     """`nn.Conv2d` under TensorFlow's `same` rule."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to [N, out, ceil(H / stride), ceil(W / stride)]."""
-        return super().forward(pad_same(x, self.kernel_size[0], self.stride[0], 0.0))
+        return super().forward(pad_same(x, _extent(self), self.stride[0], 0.0))
 
 
 class StandardizedConv2d(nn.Conv2d):
@@ -152,7 +187,7 @@ class StandardizedConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to [N, out, H', W']."""
         if self.pads_same:
-            x = pad_same(x, self.kernel_size[0], self.stride[0], 0.0)
+            x = pad_same(x, _extent(self), self.stride[0], 0.0)
         variance, mean = torch.var_mean(self.weight, (1, 2, 3), correction=0, keepdim=True)
         standard = (self.weight - mean) * (variance + self.eps).rsqrt()
         y: Tensor = F.conv2d(
@@ -212,22 +247,21 @@ class MaxPool2dSame(nn.Module):
 
 
 class AvgPool2dSame(nn.Module):
-    """Mean under TensorFlow's `same` rule, over the pixels that there are."""
+    """Mean under TensorFlow's `same` rule, of padding too only if the plan says so."""
 
-    def __init__(self, kernel_size: int, stride: int) -> None:
+    def __init__(self, layer: plan.AvgPool) -> None:
         super().__init__()
-        self.kernel_size, self.stride = kernel_size, stride
+        self.kernel_size, self.stride = layer.kernel_size, layer.stride
+        self.count_padding = layer.count_padding
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to [N, C, ceil(H / stride), ceil(W / stride)]."""
-        one = torch.ones_like(x[:1, :1])
-        total, count = (
-            F.avg_pool2d(
-                pad_same(t, self.kernel_size, self.stride, 0.0), self.kernel_size, self.stride
-            )
-            for t in (x, one)
-        )
-        return total / count
+        total = self._mean(x)
+        return total if self.count_padding else total / self._mean(torch.ones_like(x[:1, :1]))
+
+    def _mean(self, x: Tensor) -> Tensor:
+        padded = pad_same(x, self.kernel_size, self.stride, 0.0)
+        return F.avg_pool2d(padded, self.kernel_size, self.stride)
 
 
 class BlurPool(nn.Module):
@@ -311,12 +345,55 @@ class ZeroPadShortcut(nn.Module):
 
 
 class GlobalPool(nn.Module):
-    """Mean over H and W."""
+    """Mean and maximum over H and W, one of them or both."""
 
-    def __init__(self, keep_axes: bool) -> None:
+    def __init__(self, layer: plan.GlobalPool) -> None:
         super().__init__()
-        self.keep_axes = keep_axes
+        self.keep_axes, self.kind = layer.keep_axes, layer.kind
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] to [N, C], or to [N, C, 1, 1]."""
-        return x.mean((2, 3), keepdim=self.keep_axes)
+        """[N, C, H, W] to [N, C], or to [N, C, 1, 1]; 2 C channels for catavgmax."""
+        if self.kind == "avg":
+            return x.mean((2, 3), keepdim=self.keep_axes)
+        maximum = x.amax((2, 3), keepdim=self.keep_axes)
+        if self.kind == "max":
+            return maximum
+        mean = x.mean((2, 3), keepdim=self.keep_axes)
+        return (mean + maximum) / 2 if self.kind == "avgmax" else torch.cat((mean, maximum), 1)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: drop whole images of a branch, in training."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to the same."""
+        if not self.training:
+            return x
+        keep = 1 - self.rate
+        return x * x.new_empty((x.shape[0], 1, 1, 1)).bernoulli_(keep).div_(keep)
+
+
+class DropBlock(nn.Module):
+    """Drop squares of pixels, in training."""
+
+    def __init__(self, layer: plan.DropBlock) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to the same."""
+        if not self.training:
+            return x
+        n, _, h, w = x.shape
+        kh, kw, gamma = self.layer.window(h, w)
+        dropped = x.new_empty((n, 1, h, w)).bernoulli_(gamma)
+        # An even square reaches one pixel further up and left than down and right.
+        dropped = F.pad(dropped, ((kw - 1) // 2, kw // 2, (kh - 1) // 2, kh // 2))
+        kept = 1 - F.max_pool2d(dropped, (kh, kw), 1)
+        # The sum in float32: 16-bit floats cannot count the pixels of a batch.
+        share = kept.sum(dtype=torch.promote_types(x.dtype, torch.float32)) / kept.numel()
+        return x * (kept / share.clamp_min(1e-7)).to(x.dtype)

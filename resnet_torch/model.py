@@ -44,7 +44,8 @@ class Stage(nn.Sequential):
 class ResNet(nn.Module):
     """A residual network built from a plan; module paths are the plan's names.
 
-    Takes float images [N, C, H, W] and returns logits [N, num_classes].
+    Takes float images [N, C, H, W] and returns logits [N, num_classes], or, if the spec says
+    `features_only`, the list of feature maps.
     """
 
     def __init__(self, p: Plan, spec: ResNetSpec) -> None:
@@ -55,11 +56,21 @@ class ResNet(nn.Module):
         self._stages = tuple(dict.fromkeys(places))
         self._head = attach(self, "", p.head)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] to [N, num_classes]."""
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """[N, C, H, W] to [N, num_classes], or to feature maps."""
+        if self.plan.outputs:
+            return self._features(x)
         x = chain(self, self._stem, x)
         x = chain(self, self._stages, x)
         return chain(self, self._head, x)
+
+    def _features(self, x: Tensor) -> list[Tensor]:
+        found = []
+        for name in self.plan.steps():
+            x = self.get_submodule(name)(x)
+            if name in self.plan.outputs:
+                found.append(x)
+        return found
 
 
 def chain(module: nn.Module, names: Iterable[str], x: Tensor) -> Tensor:

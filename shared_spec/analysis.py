@@ -9,9 +9,11 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from shared_spec import plan
+from shared_spec.compiler import compile_plan
 from shared_spec.errors import SpecError
 from shared_spec.parameters import parameters_of
 from shared_spec.plan import Block, Layer, Padding, Plan
+from shared_spec.spec import ResNetSpec
 
 Shape = tuple[int, ...]
 """Shape of one image's activation, channels last: (H, W, C), or (C,) after the global pool."""
@@ -57,10 +59,30 @@ def stage_rows(p: Plan, size: tuple[int, int]) -> list[Row]:
     rows = {row.name: row for row in block_rows(p, size)}
     groups = [("stem", [layer.name for layer in p.stem])]
     groups += [(stage.name, [block.name for block in stage.blocks]) for stage in p.stages]
-    groups += [("head", [layer.name for layer in p.head])]
+    if p.head:
+        groups += [("head", [layer.name for layer in p.head])]
     return [
         _sum(name, rows[members[-1]].shape, [rows[m] for m in members]) for name, members in groups
     ]
+
+
+def totals(spec: ResNetSpec) -> tuple[int, int]:
+    """Parameters, and MACs of an image of the spec's own size.
+
+    The blocks between a stage's first and its last are equal, so that one of them is folded and
+    counted as often as there are; `list` shows nets of six hundred blocks.
+    """
+    side = (spec.image_size, spec.image_size)
+    repeats = [0 if spec.block_widths else max(depth - 3, 0) for depth in spec.depths]
+    depths = [depth - n for depth, n in zip(spec.depths, repeats, strict=True)]
+    p = compile_plan(spec.override(depths=depths))
+    rows = block_rows(p, side)
+    inner = {stage.blocks[1].name: n for stage, n in zip(p.stages, repeats, strict=False) if n}
+    times = [1 + inner.get(row.name, 0) for row in rows]
+    return (
+        sum(n * row.parameters for n, row in zip(times, rows, strict=True)),
+        sum(n * row.macs for n, row in zip(times, rows, strict=True)),
+    )
 
 
 def macs(p: Plan, size: tuple[int, int]) -> int:
@@ -130,7 +152,7 @@ def output_shape(layer: Layer, shape: Shape) -> Shape:
 @output_shape.register
 def _(layer: plan.Conv, shape: Shape) -> Shape:
     h, w, _ = shape
-    k, s, p = layer.kernel_size, layer.stride, layer.padding
+    k, s, p = layer.extent, layer.stride, layer.padding
     return _window(h, k, s, p), _window(w, k, s, p), layer.out_channels
 
 
@@ -167,7 +189,8 @@ def _(layer: plan.ZeroPad, shape: Shape) -> Shape:
 
 @output_shape.register
 def _(layer: plan.GlobalPool, shape: Shape) -> Shape:
-    return (1, 1, shape[-1]) if layer.keep_axes else shape[-1:]
+    channels = shape[-1] * (2 if layer.kind == "catavgmax" else 1)
+    return (1, 1, channels) if layer.keep_axes else (channels,)
 
 
 @output_shape.register

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
+from shared_spec.adapt import adapted
 from shared_spec.analysis import layer_rows
 from shared_spec.catalogue import CATALOGUE, Entry, find
 from shared_spec.compiler import compile_plan
@@ -125,6 +126,15 @@ def as_images(images: object, p: Plan) -> np.ndarray:
     return array
 
 
+def gather(outputs: Sequence[Any], to_array: Callable[[Any], np.ndarray] = np.asarray) -> Any:
+    """A model's outputs for the parts of a batch, joined: an array, or a list of arrays for a
+    features-only model.
+    """
+    if isinstance(outputs[0], list):
+        return [gather(level, to_array) for level in zip(*outputs, strict=True)]
+    return np.concatenate([to_array(part) for part in outputs])
+
+
 def batches(images: object, p: Plan, size: int) -> list[np.ndarray]:
     """Checked images in parts of at most `size`.
 
@@ -180,11 +190,13 @@ __all__ = [
     "State",
     "WeightsLike",
     "activation_names",
+    "adapted",
     "as_images",
     "batches",
     "compile_plan",
     "entry_points",
     "file_suffix",
+    "gather",
     "name_suffix",
     "read_weights",
     "resolve",

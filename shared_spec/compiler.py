@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Literal
+from itertools import groupby
+from typing import Literal, NamedTuple
 
 from shared_spec import plan
 from shared_spec.errors import SpecError
@@ -30,6 +31,33 @@ _STEM_NAMES: dict[tuple[bool, bool], tuple[tuple[str, str, str], ...]] = {
 """Names of each convolution, norm and activation, by pre-activation and by a deep stem."""
 
 
+class _Site(NamedTuple):
+    """Where a block stands, with the numbers that follow from what is before it."""
+
+    stage: int
+    number: int
+    in_channels: int
+    widths: tuple[int, ...]
+    """Output channels of the branch's convolutions."""
+    nominal_stride: int
+    """The block's stride in a net that does not dilate; it decides which block projects, so that
+    weights do not depend on `output_stride`."""
+    stride: int
+    first_dilation: int
+    """Dilation of the block's first 3x3 convolution: in the first block that of the stage before,
+    as the pixels that it sees lie that far apart."""
+    dilation: int
+    drop_path: float
+
+    @property
+    def out_channels(self) -> int:
+        return self.widths[-1]
+
+    @property
+    def same_shape(self) -> bool:
+        return self.nominal_stride == 1 and self.in_channels == self.out_channels
+
+
 @lru_cache(maxsize=64)
 def compile_plan(spec: ResNetSpec) -> Plan:
     """Resolve every number that follows from `spec`.
@@ -40,28 +68,79 @@ def compile_plan(spec: ResNetSpec) -> Plan:
     Raises:
         SpecError: if some layer's channels do not divide as the spec asks.
     """
-    stages = []
+    build = _pre_activation_block if spec.pre_activation else _block
+    stages: list[Stage] = []
     channels = spec.stem_width
-    pruned = iter(spec.block_widths)
-    for index in range(len(spec.depths)):
-        stage, channels = _stage(spec, index, channels, pruned)
-        stages.append(stage)
-    return Plan(spec.in_channels, _stem(spec), tuple(stages), _head(spec, channels))
+    for index, sites in groupby(_sites(spec), key=lambda site: site.stage):
+        name = f"stages.{index}.blocks" if spec.pre_activation else f"layer{index + 1}"
+        blocks = []
+        for site in sites:
+            blocks.append(build(spec, f"{name}.{site.number}", site))
+            channels = site.out_channels
+        stages.append(Stage(name, tuple(blocks)))
+    stem, pool = _stem(spec), _stem_pool(spec, "stem.pool" if spec.pre_activation else "maxpool")
+    if not spec.features_only:
+        return Plan(spec.in_channels, stem + pool, tuple(stages), _head(spec, channels))
+    levels = (stem[-1].name, *(stage.name for stage in stages))
+    wanted = spec.out_indices or range(len(levels))
+    last = wanted[-1]
+    # Nothing is built that no output needs.
+    stem = stem + pool if last else stem
+    return Plan(spec.in_channels, stem, tuple(stages[:last]), (), tuple(levels[i] for i in wanted))
+
+
+def _sites(spec: ResNetSpec) -> Iterator[_Site]:
+    """Every block, first to last."""
+    reduction, channels = spec.stem_stride_total, spec.stem_width
+    dilation = 1
+    index, last = 0, max(sum(spec.depths) - 1, 1)
+    for stage, depth in enumerate(spec.depths):
+        nominal, before = spec.strides[stage], dilation
+        stride = nominal
+        if spec.output_stride is not None and reduction >= spec.output_stride:
+            dilation, stride = dilation * nominal, 1
+        reduction *= stride
+        strided = depth - 1 if spec.stride_block == "last" else 0
+        for number in range(depth):
+            widths = spec.block_widths[index] if spec.block_widths else _widths(spec, stage)
+            yield _Site(
+                stage,
+                number,
+                channels,
+                widths,
+                nominal_stride=nominal if number == strided else 1,
+                stride=stride if number == strided else 1,
+                first_dilation=before if number == 0 else dilation,
+                dilation=dilation,
+                drop_path=spec.drop_path_rate * index / last,
+            )
+            channels, index = widths[-1], index + 1
+
+
+def _widths(spec: ResNetSpec, stage: int) -> tuple[int, ...]:
+    """Output channels of the convolutions of a block in `stage`."""
+    planes, out_channels = spec.widths[stage], spec.out_channels[stage]
+    if spec.blocks[stage] == "basic":
+        return planes // spec.reduce_first, out_channels
+    width = planes * spec.base_width // 64 * spec.groups
+    return width // spec.reduce_first, width, out_channels
 
 
 def _head(spec: ResNetSpec, channels: int) -> Layers:
+    """Pool, dropout and classifier, such as they are."""
+    pooled = channels * (2 if spec.head_pool == "catavgmax" else 1)
+    classes, prefix = spec.num_classes, "head." if spec.pre_activation else ""
+    drop: Layers = (plan.Dropout(f"{prefix}drop", spec.drop_rate),) if spec.drop_rate else ()
+    pool = plan.GlobalPool(f"{prefix}global_pool", spec.pre_activation, spec.head_pool)
     if spec.pre_activation:
-        return (
-            *_norm_act(spec, "norm", "act", channels),
-            plan.GlobalPool("head.global_pool", keep_axes=True),
-            plan.Conv("head.fc", channels, spec.num_classes, 1, bias=True),
-            plan.Flatten("head.flatten"),
-        )
-    return (plan.GlobalPool("global_pool"), plan.Dense("fc", channels, spec.num_classes))
+        classifier = (plan.Conv("head.fc", pooled, classes, 1, bias=True),) if classes else ()
+        norm = _norm_act(spec, "norm", "act", channels)
+        return (*norm, pool, *drop, *classifier, plan.Flatten("head.flatten"))
+    return (pool, *drop, *((plan.Dense("fc", pooled, classes),) if classes else ()))
 
 
 def _stem(spec: ResNetSpec) -> Layers:
-    """Convolutions, each with norm and activation, and a pool.
+    """Convolutions, each with norm and activation, without the pool after them.
 
     A pre-activation net leaves the last norm and activation to its first block.
     """
@@ -74,15 +153,20 @@ def _stem(spec: ResNetSpec) -> Layers:
     else:
         widths, kernel_size = (width,), {"conv7x7": 7, "conv3x3": 3}[spec.stem]
     names = _STEM_NAMES[spec.pre_activation, deep]
+    rule = spec.stem_padding or spec.padding
     layers: list[Layer] = []
     channels = spec.in_channels
     for index, (out_channels, (conv, norm, act)) in enumerate(zip(widths, names, strict=True)):
         stride = spec.stem_stride if index == 0 else 1
-        layers.append(_conv(spec, conv, channels, out_channels, kernel_size, stride))
-        if index < len(names) - 1 or not spec.pre_activation:
+        normed = index < len(names) - 1 or not spec.pre_activation
+        padding = _padding(rule, kernel_size)
+        layers.append(
+            _conv(spec, conv, (channels, out_channels), kernel_size, stride, normed, padding)
+        )
+        if normed:
             layers += _norm_act(spec, norm, act, out_channels)
         channels = out_channels
-    return (*layers, *_stem_pool(spec, "stem.pool" if spec.pre_activation else "maxpool"))
+    return tuple(layers)
 
 
 def _stem_pool(spec: ResNetSpec, name: str) -> Layers:
@@ -96,86 +180,44 @@ def _stem_pool(spec: ResNetSpec, name: str) -> Layers:
             plan.MaxPool(name if spec.pre_activation else f"{name}.1", 3, 2),
         )
     if spec.stem_pool == "conv":
-        layers = [_conv(spec, f"{name}.0", width, width, 3, 1 if anti_alias else 2)]
+        layers = [_conv(spec, f"{name}.0", (width, width), 3, 1 if anti_alias else 2)]
         layers += [_anti_alias(spec, f"{name}.1", width, 2)] if anti_alias else []
         layers += [_norm(spec, f"{name}.{len(layers)}", width)]
         return (*layers, _act(spec, f"{name}.{len(layers)}"))
     if spec.anti_alias == "avg":
         return (_anti_alias(spec, name, width, 2),)
+    padding = _padding(spec.padding, 3)
     if spec.anti_alias == "blur":
-        pool = plan.MaxPool(f"{name}.0", 3, 1, _padding(spec, 3))
+        pool = plan.MaxPool(f"{name}.0", 3, 1, padding)
         return (pool, _anti_alias(spec, f"{name}.1", width, 2))
-    return (plan.MaxPool(name, 3, 2, _padding(spec, 3)),)
+    return (plan.MaxPool(name, 3, 2, padding),)
 
 
-def _stage(
-    spec: ResNetSpec, index: int, in_channels: int, pruned: Iterator[tuple[int, ...]]
-) -> tuple[Stage, int]:
-    """The stage, and the channels after it."""
-    name = f"stages.{index}.blocks" if spec.pre_activation else f"layer{index + 1}"
-    build = _pre_activation_block if spec.pre_activation else _block
-    blocks = []
-    channels = in_channels
-    for number in range(spec.depths[index]):
-        stride = spec.strides[index] if number == 0 else 1
-        widths = next(pruned, None) or _widths(spec, index)
-        blocks.append(build(spec, f"{name}.{number}", index, channels, widths, stride))
-        channels = widths[-1]
-    return Stage(name, tuple(blocks)), channels
-
-
-def _widths(spec: ResNetSpec, index: int) -> tuple[int, ...]:
-    """Output channels of the convolutions of a block in stage `index`."""
-    planes, out_channels = spec.widths[index], spec.out_channels[index]
-    if spec.blocks[index] == "basic":
-        return planes // spec.reduce_first, out_channels
-    width = planes * spec.base_width // 64 * spec.groups
-    return width // spec.reduce_first, width, out_channels
-
-
-def _block(
-    spec: ResNetSpec,
-    name: str,
-    index: int,
-    in_channels: int,
-    widths: tuple[int, ...],
-    stride: int,
-) -> Block:
-    branch = {"basic": _basic, "bottleneck": _bottleneck}[spec.blocks[index]]
+def _block(spec: ResNetSpec, name: str, site: _Site) -> Block:
+    branch = {"basic": _basic, "bottleneck": _bottleneck}[spec.blocks[site.stage]]
     return Block(
         name=name,
         pre=(),
-        branch=(
-            *branch(spec, name, in_channels, widths, stride),
-            *_attention(spec, name, widths[-1], spec.out_channels[index]),
-        ),
-        shortcut=_shortcut(spec, name, in_channels, widths[-1], stride),
+        branch=(*branch(spec, name, site), *_end_of_branch(spec, name, site)),
+        shortcut=_shortcut(spec, name, site),
         shortcut_from=None if spec.shortcut == "none" else "input",
-        output=(_act(spec, f"{name}.act{len(widths)}"),),
+        output=(_act(spec, f"{name}.act{len(site.widths)}"),),
     )
 
 
-def _pre_activation_block(
-    spec: ResNetSpec,
-    name: str,
-    index: int,
-    in_channels: int,
-    widths: tuple[int, ...],
-    stride: int,
-) -> Block:
+def _pre_activation_block(spec: ResNetSpec, name: str, site: _Site) -> Block:
     """He et al. 2016, arXiv:1603.05027: the first norm and activation feed branch and projection;
     an identity takes the block's input as it is, and nothing follows the sum.
     """
-    first = name.endswith(".0")
-    shortcut = _pre_activation_shortcut(spec, name, index, first, in_channels, widths[-1], stride)
+    shortcut = _pre_activation_shortcut(spec, name, site)
     projects = any(isinstance(layer, plan.Conv) for layer in shortcut)
     source: Literal["input", "pre"] = "pre" if projects else "input"
     return Block(
         name=name,
-        pre=_norm_act(spec, f"{name}.norm1", f"{name}.act1", in_channels),
+        pre=_norm_act(spec, f"{name}.norm1", f"{name}.act1", site.in_channels),
         branch=(
-            *_pre_activation_branch(spec, name, in_channels, widths, stride),
-            *_attention(spec, name, widths[-1], spec.out_channels[index]),
+            *_pre_activation_branch(spec, name, site),
+            *_end_of_branch(spec, name, site),
         ),
         shortcut=shortcut,
         shortcut_from=None if spec.shortcut == "none" else source,
@@ -183,89 +225,80 @@ def _pre_activation_block(
     )
 
 
-def _pre_activation_branch(
-    spec: ResNetSpec, name: str, in_channels: int, widths: tuple[int, ...], stride: int
-) -> Layers:
+def _pre_activation_branch(spec: ResNetSpec, name: str, site: _Site) -> Layers:
     """Convolutions with norm and activation between them; the stride is on the first 3x3."""
-    kernels = (3, 3) if len(widths) == 2 else (1, 3, 1)
+    kernels = (3, 3) if len(site.widths) == 2 else (1, 3, 1)
+    first_3x3 = kernels.index(3) + 1
     layers: list[Layer] = []
-    channels = in_channels
-    for number, (kernel_size, width) in enumerate(zip(kernels, widths, strict=True), start=1):
-        strided = number == kernels.index(3) + 1
-        step = stride if strided and spec.anti_alias == "none" else 1
-        groups = spec.groups if strided else 1
-        at = f"{name}.conv{number}"
-        layers.append(_conv(spec, at, channels, width, kernel_size, step, groups=groups))
-        if number < len(widths):
-            after = number + 1
-            layers += _norm_act(spec, f"{name}.norm{after}", f"{name}.act{after}", width)
-        if strided:
-            layers += _strided(spec, name, width, stride)
+    channels = site.in_channels
+    for number, (kernel_size, width) in enumerate(zip(kernels, site.widths, strict=True), start=1):
+        at, last = f"{name}.conv{number}", number == len(kernels)
+        if number == first_3x3:
+            layers.append(_first_3x3(spec, at, (channels, width), site))
+        else:
+            dilation = site.dilation if kernel_size == 3 else 1
+            shape = (channels, width)
+            layers.append(_conv(spec, at, shape, kernel_size, normed=not last, dilation=dilation))
+        if not last:
+            norm, *act = _norm_act(
+                spec, f"{name}.norm{number + 1}", f"{name}.act{number + 1}", width
+            )
+            layers.append(norm)
+            layers += _drop_block(spec, name, site) if number == first_3x3 else ()
+            layers += act
+        if number == first_3x3:
+            layers += _strided(spec, name, width, site)
         channels = width
     return tuple(layers)
 
 
-def _pre_activation_shortcut(
-    spec: ResNetSpec,
-    name: str,
-    index: int,
-    first: bool,
-    in_channels: int,
-    out_channels: int,
-    stride: int,
-) -> Layers:
-    """As `_shortcut`, without a norm; a stage of bottlenecks begins with a projection always."""
-    if spec.shortcut in ("none", "zero_pad"):
-        return _shortcut(spec, name, in_channels, out_channels, stride)
-    bottleneck = first and spec.blocks[index] == "bottleneck"
-    same_shape = stride == 1 and in_channels == out_channels
-    if same_shape and not bottleneck and spec.shortcut != "projection_all":
-        return ()
-    pool: Layers = ()
-    if spec.shortcut_pool == "avg" and stride > 1:
-        pool, stride = (plan.AvgPool(f"{name}.downsample.pool", 2, stride, "same"),), 1
-    return (*pool, _conv(spec, f"{name}.downsample.conv", in_channels, out_channels, 1, stride))
-
-
-def _basic(
-    spec: ResNetSpec, name: str, in_channels: int, widths: tuple[int, ...], stride: int
-) -> Layers:
-    middle, out_channels = widths
-    aliased = stride if spec.anti_alias == "none" else 1
+def _basic(spec: ResNetSpec, name: str, site: _Site) -> Layers:
+    middle, out_channels = site.widths
     return (
-        _conv(spec, f"{name}.conv1", in_channels, middle, 3, aliased),
+        _first_3x3(spec, f"{name}.conv1", (site.in_channels, middle), site),
         _norm(spec, f"{name}.bn1", middle),
+        *_drop_block(spec, name, site),
         _act(spec, f"{name}.act1"),
-        *_strided(spec, name, middle, stride),
-        _conv(spec, f"{name}.conv2", middle, out_channels, 3),
+        *_strided(spec, name, middle, site),
+        _conv(spec, f"{name}.conv2", (middle, out_channels), 3, dilation=site.dilation),
         _norm(spec, f"{name}.bn2", out_channels, last=True),
     )
 
 
-def _bottleneck(
-    spec: ResNetSpec, name: str, in_channels: int, widths: tuple[int, ...], stride: int
-) -> Layers:
-    first, width, out_channels = widths
-    on_1x1, on_3x3 = (1, stride) if spec.stride_on == "3x3" else (stride, 1)
-    aliased = on_3x3 if spec.anti_alias == "none" else 1
+def _bottleneck(spec: ResNetSpec, name: str, site: _Site) -> Layers:
+    first, width, out_channels = site.widths
+    on_1x1 = 1
+    if spec.stride_on == "1x1":
+        on_1x1, site = site.stride, site._replace(stride=1)
     return (
-        _conv(spec, f"{name}.conv1", in_channels, first, 1, on_1x1),
+        _conv(spec, f"{name}.conv1", (site.in_channels, first), 1, on_1x1),
         _norm(spec, f"{name}.bn1", first),
         _act(spec, f"{name}.act1"),
-        _conv(spec, f"{name}.conv2", first, width, 3, aliased, groups=spec.groups),
+        _first_3x3(spec, f"{name}.conv2", (first, width), site),
         _norm(spec, f"{name}.bn2", width),
+        *_drop_block(spec, name, site),
         _act(spec, f"{name}.act2"),
-        *_strided(spec, name, width, on_3x3),
-        _conv(spec, f"{name}.conv3", width, out_channels, 1),
+        *_strided(spec, name, width, site),
+        _conv(spec, f"{name}.conv3", (width, out_channels), 1),
         _norm(spec, f"{name}.bn3", out_channels, last=True),
     )
 
 
-def _strided(spec: ResNetSpec, name: str, channels: int, stride: int) -> Layers:
-    """The filter that takes a 3x3 convolution's stride, under anti-aliasing."""
-    if spec.anti_alias == "none" or stride == 1:
+def _first_3x3(spec: ResNetSpec, name: str, shape: tuple[int, int], site: _Site) -> Layer:
+    """The convolution that has the block's groups and, unless a filter takes it, its stride."""
+    stride = 1 if spec.anti_alias != "none" else site.stride
+    groups = spec.groups if len(site.widths) == 3 else 1
+    return _conv(spec, name, shape, 3, stride, groups=groups, dilation=site.first_dilation)
+
+
+def _strided(spec: ResNetSpec, name: str, channels: int, site: _Site) -> Layers:
+    """The filter after a block's first 3x3 convolution, under anti-aliasing: it takes the stride,
+    and the blur stays where dilation has taken the stride's place.
+    """
+    replaced = site.first_dilation != site.dilation and spec.anti_alias == "blur"
+    if spec.anti_alias == "none" or (site.stride == 1 and not replaced):
         return ()
-    return (_anti_alias(spec, f"{name}.aa", channels, stride),)
+    return (_anti_alias(spec, f"{name}.aa", channels, site.stride),)
 
 
 def _anti_alias(spec: ResNetSpec, name: str, channels: int, stride: int) -> Layer:
@@ -274,67 +307,126 @@ def _anti_alias(spec: ResNetSpec, name: str, channels: int, stride: int) -> Laye
     return plan.AvgPool(name, stride, stride)
 
 
-def _attention(spec: ResNetSpec, name: str, channels: int, unpruned: int) -> Layers:
+def _end_of_branch(spec: ResNetSpec, name: str, site: _Site) -> Layers:
+    """Attention and stochastic depth, before the addition."""
+    layers: list[Layer] = []
+    channels = site.out_channels
     if spec.attention == "se":
         reduced = max(8, int(channels * spec.se_ratio + 4) // 8 * 8)
-        return (plan.SqueezeExcite(f"{name}.se", channels, reduced),)
-    if spec.attention == "eca":
-        t = int(abs(math.log2(unpruned) + 1) / 2)
-        return (plan.ChannelAttention(f"{name}.se", channels, max(t if t % 2 else t + 1, 3)),)
-    return ()
+        layers.append(plan.SqueezeExcite(f"{name}.se", channels, reduced))
+    elif spec.attention == "eca":
+        # Of the width before pruning.
+        t = int(abs(math.log2(spec.out_channels[site.stage]) + 1) / 2)
+        kernel_size = max(t if t % 2 else t + 1, 3)
+        layers.append(plan.ChannelAttention(f"{name}.se", channels, kernel_size))
+    if site.drop_path > 0:
+        layers.append(plan.DropPath(f"{name}.drop_path", site.drop_path))
+    return tuple(layers)
 
 
-def _shortcut(
-    spec: ResNetSpec, name: str, in_channels: int, out_channels: int, stride: int
-) -> Layers:
+def _drop_block(spec: ResNetSpec, name: str, site: _Site) -> Layers:
+    """As timm has it: squares of 5 in the last stage but one, at a quarter of the rate, and of 3 in
+    the last.
+    """
+    sizes = {len(spec.depths) - 2: (5, 0.25), len(spec.depths) - 1: (3, 1.0)}
+    if not spec.drop_block_rate or site.stage not in sizes:
+        return ()
+    return (plan.DropBlock(f"{name}.drop_block", spec.drop_block_rate, *sizes[site.stage]),)
+
+
+def _shortcut(spec: ResNetSpec, name: str, site: _Site) -> Layers:
     """The chain beside the branch; empty where it is the identity, or where there is none."""
-    same_shape = stride == 1 and in_channels == out_channels
-    if spec.shortcut == "none" or (same_shape and spec.shortcut != "projection_all"):
+    if not _has_shortcut_layers(spec, site):
         return ()
     if spec.shortcut == "zero_pad":
-        extra = out_channels - in_channels
-        return (plan.ZeroPadShortcut(f"{name}.downsample", stride, extra // 2, extra - extra // 2),)
+        return _zero_pad(name, site)
     layers: list[Layer] = []
+    stride = site.stride
     if spec.shortcut_pool == "avg":
         pool = f"{name}.downsample.0"
-        layers.append(plan.Identity(pool) if stride == 1 else plan.AvgPool(pool, 2, stride, "same"))
+        layers += _shortcut_pool(pool, site) or (plan.Identity(pool),)
         stride = 1
-    kernel_size = 1 if stride == 1 else spec.shortcut_kernel
-    at = f"{name}.downsample.{len(layers)}"
-    layers.append(_conv(spec, at, in_channels, out_channels, kernel_size, stride))
-    if spec.shortcut_norm:
-        layers.append(_norm(spec, f"{name}.downsample.{len(layers)}", out_channels))
+    dilates = site.dilation > 1 or stride > 1
+    kernel_size = spec.shortcut_kernel if dilates else 1
+    at, normed = f"{name}.downsample.{len(layers)}", spec.shortcut_norm
+    shape = (site.in_channels, site.out_channels)
+    dilation = site.first_dilation if kernel_size > 1 else 1
+    layers.append(_conv(spec, at, shape, kernel_size, stride, normed, dilation=dilation))
+    if normed:
+        layers.append(_norm(spec, f"{name}.downsample.{len(layers)}", site.out_channels))
     return tuple(layers)
+
+
+def _pre_activation_shortcut(spec: ResNetSpec, name: str, site: _Site) -> Layers:
+    """As `_shortcut`, without a norm; a stage of bottlenecks begins with a projection always."""
+    first_bottleneck = site.number == 0 and spec.blocks[site.stage] == "bottleneck"
+    if spec.shortcut == "zero_pad" and not site.same_shape:
+        return _zero_pad(name, site)
+    if spec.shortcut in ("none", "zero_pad"):
+        return ()
+    if not _has_shortcut_layers(spec, site) and not first_bottleneck:
+        return ()
+    at, shape = f"{name}.downsample", (site.in_channels, site.out_channels)
+    if spec.stride_block == "last" and site.number > 0 and spec.shortcut != "projection_all":
+        return (plan.MaxPool(at, 1, site.stride),)
+    pool = _shortcut_pool(f"{at}.pool", site) if spec.shortcut_pool == "avg" else ()
+    stride = 1 if spec.shortcut_pool == "avg" else site.stride
+    return (*pool, _conv(spec, f"{at}.conv", shape, 1, stride, normed=False))
+
+
+def _has_shortcut_layers(spec: ResNetSpec, site: _Site) -> bool:
+    everywhere = spec.shortcut == "projection_all"
+    first = spec.shortcut == "projection_stage" and site.number == 0
+    return spec.shortcut != "none" and (not site.same_shape or everywhere or first)
+
+
+def _zero_pad(name: str, site: _Site) -> Layers:
+    extra = site.out_channels - site.in_channels
+    before = extra // 2
+    return (plan.ZeroPadShortcut(f"{name}.downsample", site.stride, before, extra - before),)
+
+
+def _shortcut_pool(name: str, site: _Site) -> Layers:
+    """The mean before a projection: 2x2 pixels with the block's stride, or, where dilation has
+    taken its place, around each pixel, zeros at the border counted as timm does.
+    """
+    if site.dilation > 1:
+        return (plan.AvgPool(name, 2, 1, "same", count_padding=True),)
+    return (plan.AvgPool(name, 2, site.stride, "same"),) if site.stride > 1 else ()
 
 
 def _conv(
     spec: ResNetSpec,
     name: str,
-    in_channels: int,
-    out_channels: int,
+    shape: tuple[int, int],
     kernel_size: int,
     stride: int = 1,
-    *,
-    groups: int = 1,
+    normed: bool = True,
+    padding: Padding | None = None,
+    **more: int,
 ) -> Layer:
+    """A convolution from `shape[0]` channels to `shape[1]`; `normed` says that a norm follows, and
+    `more` gives groups and dilation.
+    """
+    if padding is None:
+        padding = _padding(spec.padding, kernel_size, more.get("dilation", 1))
     return plan.Conv(
         name,
-        in_channels,
-        out_channels,
+        *shape,
         kernel_size,
         stride,
-        _padding(spec, kernel_size),
-        groups,
-        spec.conv_bias,
-        spec.standardize,
+        padding,
+        bias=not normed if spec.conv_bias == "without_norm" else spec.conv_bias,
+        standardize_eps=spec.standardize,
+        **more,
     )
 
 
-def _padding(spec: ResNetSpec, kernel_size: int) -> Padding:
+def _padding(rule: str, kernel_size: int, dilation: int = 1) -> Padding:
     # A 1x1 kernel is never padded under either rule.
     if kernel_size == 1:
         return 0
-    return "same" if spec.padding == "same" else (kernel_size - 1) // 2
+    return "same" if rule == "same" else dilation * (kernel_size - 1) // 2
 
 
 def _norm(spec: ResNetSpec, name: str, channels: int, *, last: bool = False) -> Layer:

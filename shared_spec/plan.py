@@ -23,6 +23,9 @@ Padding = int | Literal["same"]
 """Rows and columns of padding on every side, or TensorFlow's input-dependent rule `"same"`:
 `max((ceil(n / stride) - 1) * stride + kernel - n, 0)` in all, the larger half at the end."""
 
+LEAKY_SLOPE = 0.01
+"""Of leaky_relu where x is negative. Keras's own default is another one."""
+
 Role = Literal[
     "conv_kernel",
     "conv1d_kernel",
@@ -39,7 +42,8 @@ Role = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Conv:
-    """2-D convolution (cross-correlation) with a square kernel; zeros are padded.
+    """2-D convolution (cross-correlation) with a square kernel, its pixels `dilation` apart; zeros
+    are padded.
 
     With `standardize_eps`, each filter w enters as (w - mean) / sqrt(variance + eps), the mean and
     biased variance being over its own weights (Qiao et al. 2019, arXiv:1903.10520).
@@ -54,6 +58,12 @@ class Conv:
     groups: int = 1
     bias: bool = False
     standardize_eps: float | None = None
+    dilation: int = 1
+
+    @property
+    def extent(self) -> int:
+        """Rows and columns that the dilated kernel spans."""
+        return (self.kernel_size - 1) * self.dilation + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +136,9 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """An elementwise function, by name."""
+    """An elementwise function, by name: gelu is x times the normal distribution function, gelu_tanh
+    its approximation, leaky_relu has the slope `LEAKY_SLOPE`, hardswish is x relu6(x + 3) / 6.
+    """
 
     name: str
     function: str
@@ -144,12 +156,13 @@ class MaxPool:
 
 @dataclass(frozen=True, slots=True)
 class AvgPool:
-    """2-D mean over the pixels that there are: what `"same"` pads is not counted."""
+    """2-D mean over the pixels that there are: padding is counted only with `count_padding`."""
 
     name: str
     kernel_size: int
     stride: int
     padding: Padding = 0
+    count_padding: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,10 +212,56 @@ class ZeroPadShortcut:
 
 @dataclass(frozen=True, slots=True)
 class GlobalPool:
-    """Mean over H and W: [N, H, W, C] to [N, C], or to [N, 1, 1, C] with `keep_axes`."""
+    """Over H and W: [N, H, W, C] to [N, C], or to [N, 1, 1, C] with `keep_axes`. `kind` is the
+    mean (avg), the maximum (max), the mean of both (avgmax), or both, the mean first (catavgmax:
+    2 C channels).
+    """
 
     name: str
     keep_axes: bool = False
+    kind: Literal["avg", "max", "avgmax", "catavgmax"] = "avg"
+
+
+@dataclass(frozen=True, slots=True)
+class Dropout:
+    """In training, each number is 0 with probability `rate`, else divided by 1 - rate (Srivastava
+    et al. 2014).
+    """
+
+    name: str
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class DropPath:
+    """In training, a whole image is 0 with probability `rate`, else divided by 1 - rate: stochastic
+    depth (Huang et al. 2016, arXiv:1603.09382).
+    """
+
+    name: str
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class DropBlock:
+    """In training, squares of `block_size` pixels are 0 in all channels of an image, and the rest
+    of the batch is scaled by the inverse of the share that is kept (Ghiasi et al. 2018,
+    arXiv:1810.12890, as timm does it).
+
+    A square is centred on each pixel with the probability gamma = `gamma_scale` * rate * H * W /
+    k^2 / ((H - k + 1) (W - k + 1)), k being `block_size` or the map's side if that is smaller.
+    """
+
+    name: str
+    rate: float
+    block_size: int
+    gamma_scale: float
+
+    def window(self, height: int, width: int) -> tuple[int, int, float]:
+        """Height and width of a square on a map of this size, and gamma."""
+        kh, kw = min(self.block_size, height), min(self.block_size, width)
+        centres = (height - kh + 1) * (width - kw + 1)
+        return kh, kw, self.gamma_scale * self.rate * height * width / (kh * kw) / centres
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +298,9 @@ Layer = (
     | ChannelAttention
     | ZeroPadShortcut
     | GlobalPool
+    | Dropout
+    | DropPath
+    | DropBlock
     | Dense
 )
 Layers = tuple[Layer, ...]
@@ -305,12 +367,25 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A whole network: `head(stages(stem(x)))`, on images of `in_channels` channels."""
+    """A whole network: `head(stages(stem(x)))`, on images of `in_channels` channels.
+
+    With `outputs`, the names of layers of the stem and of stages, it has no head and gives the list
+    of what those give.
+    """
 
     in_channels: int
     stem: Layers
     stages: tuple[Stage, ...]
     head: Layers
+    outputs: tuple[str, ...] = ()
+
+    def steps(self) -> tuple[str, ...]:
+        """Layers of the stem, stages, and layers of the head, in the order of computation."""
+        return (
+            *(layer.name for layer in self.stem),
+            *(stage.name for stage in self.stages),
+            *(layer.name for layer in self.head),
+        )
 
     def layers(self) -> Iterator[Layer]:
         """Every layer once, in the order in which PyTorch would register them."""

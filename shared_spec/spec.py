@@ -10,10 +10,27 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from shared_spec.errors import SpecError, did_you_mean
 
-Depth = Annotated[int, Field(ge=1, le=10_000)]
-Channels = Annotated[int, Field(ge=1, le=65_536)]
+# Strict: `true`, `2.0` and `"3"` are not numbers of blocks.
+Depth = Annotated[int, Field(strict=True, ge=1, le=10_000)]
+Channels = Annotated[int, Field(strict=True, ge=1, le=65_536)]
+Stride = Annotated[int, Field(strict=True, ge=1, le=8)]
+Level = Annotated[int, Field(strict=True, ge=0, le=8)]
+Flag = Annotated[bool, Field(strict=True)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
 BlockName = Literal["basic", "bottleneck"]
-Stride = Annotated[int, Field(ge=1, le=8)]
+
+ActivationName = Literal[
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "silu",
+    "mish",
+    "gelu",
+    "gelu_tanh",
+    "hardswish",
+]
 
 EXPANSION = {"basic": 1, "bottleneck": 4}
 """Channels after a block in units of its planes."""
@@ -51,7 +68,7 @@ class ResNetSpec(BaseModel):
         description="Bottleneck width at 64 planes, for each group: int(planes * base_width / 64) "
         "* groups.",
     )
-    pre_activation: bool = Field(
+    pre_activation: Flag = Field(
         default=False,
         description="Norm and activation before each convolution (He et al. 2016); names as in "
         "timm's resnetv2.",
@@ -69,13 +86,21 @@ class ResNetSpec(BaseModel):
         description="Which convolution of a bottleneck has the stride: the 3x3 (v1.5) or the "
         "first 1x1 (the paper's v1).",
     )
-    shortcut: Literal["projection", "zero_pad", "projection_all", "none"] = Field(
-        default="projection",
-        description="Where shapes differ, project with a 1x1 convolution (the paper's option B) or "
-        "subsample and pad channels with zeros (A); projection_all projects in every block (C); "
-        "none is the plain net.",
+    stride_block: Literal["first", "last"] = Field(
+        default="first",
+        description="Which block of a stage has its stride. last (keras.applications' V2) needs "
+        "pre_activation; the identity beside it takes every stride-th pixel.",
     )
-    shortcut_norm: bool = Field(
+    shortcut: Literal["projection", "projection_stage", "projection_all", "zero_pad", "none"] = (
+        Field(
+            default="projection",
+            description="Where shapes differ, project with a 1x1 convolution (the paper's option "
+            "B) or subsample and pad channels with zeros (zero_pad, A); projection_stage projects "
+            "in the first block of every stage too, projection_all in every block (C); none is the "
+            "plain net.",
+        )
+    )
+    shortcut_norm: Flag = Field(
         default=True, description="Normalise after the projection of a shortcut."
     )
     shortcut_pool: Literal["none", "avg"] = Field(
@@ -113,7 +138,16 @@ class ResNetSpec(BaseModel):
         "(max_zero, BiT); a 3x3 convolution of stride 2 with norm and activation (conv, "
         "ResNet-RS); or nothing.",
     )
-    conv_bias: bool = Field(default=False, description="Give every convolution a bias.")
+    stem_padding: Literal["symmetric", "same"] | None = Field(
+        default=None,
+        description="Padding of the stem's convolutions; left out: as padding. (The stem's pool "
+        "follows padding.)",
+    )
+    conv_bias: Literal[True, False, "without_norm"] = Field(
+        default=False,
+        description="Give every convolution a bias, or (without_norm) those alone that no norm "
+        "follows.",
+    )
     padding: Literal["symmetric", "same"] = Field(
         default="symmetric",
         description="symmetric: the same number on all sides. same: TensorFlow's rule, which at "
@@ -142,16 +176,52 @@ class ResNetSpec(BaseModel):
         description="Estimate that enters the running variance: unbiased (n - 1, PyTorch's) or "
         "biased (n, Keras's and Flax's). It holds in every framework.",
     )
-    activation: Literal["relu"] = Field(default="relu", description="The nonlinearity.")
-    zero_init_last: bool = Field(
+    activation: ActivationName = Field(
+        default="relu",
+        description="The nonlinearity. gelu is exact, gelu_tanh its approximation; leaky_relu has "
+        "the slope 0.01.",
+    )
+    zero_init_last: Flag = Field(
         default=False,
         description="Start the last norm's scale of each branch at 0 (Goyal et al. 2017).",
     )
-    in_channels: Channels = Field(default=3, description="Channels of the input image.")
-    num_classes: Annotated[int, Field(ge=1, le=10_000_000)] = Field(
-        default=1000, description="Number of logits."
+    output_stride: Annotated[int, Field(strict=True, ge=1)] | None = Field(
+        default=None,
+        description="Stride of the last stage's output in pixels of the image: stages beyond it "
+        "dilate their 3x3 convolutions in the place of a stride (8 or 16 for segmentation).",
     )
-    image_size: Annotated[int, Field(ge=1, le=65_536)] = Field(
+    head_pool: Literal["avg", "max", "avgmax", "catavgmax"] = Field(
+        default="avg",
+        description="Pool over all pixels: mean, maximum, the mean of both, or both side by side.",
+    )
+    drop_rate: Rate = Field(
+        default=0.0, description="Dropout before the classifier, while training."
+    )
+    drop_path_rate: Rate = Field(
+        default=0.0,
+        description="Stochastic depth: the last block's branch is dropped for this share of "
+        "images, earlier ones for linearly less, while training (Huang et al. 2016).",
+    )
+    drop_block_rate: Rate = Field(
+        default=0.0,
+        description="DropBlock after a norm in each block of the last two stages, while training "
+        "(Ghiasi et al. 2018).",
+    )
+    features_only: Flag = Field(
+        default=False,
+        description="Give the feature maps before the stem's pool and after each stage, and no "
+        "logits.",
+    )
+    out_indices: Annotated[tuple[Level, ...], Field(max_length=9)] = Field(
+        default=(),
+        description="Which of the feature maps, 0 being the stem's; left out: all. Needs "
+        "features_only.",
+    )
+    in_channels: Channels = Field(default=3, description="Channels of the input image.")
+    num_classes: Annotated[int, Field(strict=True, ge=0, le=10_000_000)] = Field(
+        default=1000, description="Number of logits; 0 gives the pooled features instead."
+    )
+    image_size: Annotated[int, Field(strict=True, ge=1, le=65_536)] = Field(
         default=224, description="Nominal height and width in pixels; any other size works too."
     )
 
@@ -178,6 +248,11 @@ class ResNetSpec(BaseModel):
         """Channels after each stage, pruning aside."""
         return tuple(w * EXPANSION[b] for w, b in zip(self.widths, self.blocks, strict=True))
 
+    @cached_property
+    def stem_stride_total(self) -> int:
+        """Stride of the stem, its pool included."""
+        return self.stem_stride * (1 if self.stem_pool == "none" else 2)
+
     @model_validator(mode="after")
     def _check_combination(self) -> ResNetSpec:
         for field in ("widths", "strides", "blocks"):
@@ -192,6 +267,7 @@ class ResNetSpec(BaseModel):
             self._order_problem(),
             self._shortcut_problem(),
             self._width_problem(),
+            self._output_problem(),
         ):
             if problem:
                 raise ValueError(problem)
@@ -220,11 +296,15 @@ class ResNetSpec(BaseModel):
                 return f"{field}: {getattr(self, field)!r} cannot be combined with pre_activation"
             if self.zero_init_last:
                 return "zero_init_last: a pre_activation branch does not end in a norm"
+            if self.activation != "relu" and self.norm in ("evonorm_s0", "frn"):
+                return f"activation: the norm {self.norm!r} holds its own; leave it at 'relu'"
         elif self.norm in ("evonorm_s0", "frn"):
             return (
                 f"norm: {self.norm!r} holds the activation, so that no sum can follow it; it needs "
                 f"pre_activation"
             )
+        elif self.stride_block == "last":
+            return "stride_block: 'last' needs pre_activation"
         if self.anti_alias != "none" and self.stem_pool == "max_zero":
             return "stem_pool: 'max_zero' cannot be combined with anti_alias"
         return None
@@ -249,6 +329,28 @@ class ResNetSpec(BaseModel):
                     )
         if self.shortcut_pool == "avg" and self.shortcut_kernel != 1:
             return "shortcut_kernel: 3 and shortcut_pool 'avg' exclude one another"
+        return None
+
+    def _output_problem(self) -> str | None:
+        if self.output_stride is not None:
+            reached = list(
+                itertools.accumulate((self.stem_stride_total, *self.strides), int.__mul__)
+            )
+            if self.output_stride not in reached:
+                strides = ", ".join(map(str, dict.fromkeys(reached)))
+                return f"output_stride: {self.output_stride} is not one that the net has: {strides}"
+            if self.stride_block == "last":
+                return "output_stride: cannot be combined with stride_block 'last'"
+        if self.out_indices:
+            if not self.features_only:
+                return "out_indices: needs features_only"
+            if list(self.out_indices) != sorted(set(self.out_indices)):
+                return f"out_indices: {list(self.out_indices)} has to ascend"
+            if self.out_indices[-1] > len(self.depths):
+                return (
+                    f"out_indices: there is no feature map {self.out_indices[-1]}; the last is "
+                    f"{len(self.depths)}"
+                )
         return None
 
     def _width_problem(self) -> str | None:

@@ -4,11 +4,29 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
-from shared_spec.catalogue import cifar, d2l, timm_resnet, timm_resnetv2, torchvision
+from shared_spec.catalogue import (
+    cifar,
+    d2l,
+    flax_example,
+    keras_applications,
+    keras_hub,
+    timm_resnet,
+    timm_resnetv2,
+    torchvision,
+)
 from shared_spec.catalogue.entry import Entry
 from shared_spec.errors import UnknownModelError, did_you_mean
 
-_FAMILIES = (torchvision, timm_resnet, timm_resnetv2, cifar, d2l)
+_FAMILIES = (
+    torchvision,
+    timm_resnet,
+    timm_resnetv2,
+    keras_applications,
+    keras_hub,
+    flax_example,
+    cifar,
+    d2l,
+)
 
 CATALOGUE: dict[str, Entry] = {e.name: e for family in _FAMILIES for e in family.ENTRIES}
 

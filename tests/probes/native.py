@@ -439,3 +439,13 @@ def flax_habits(resnet: Any) -> None:
     losses = [float(step(model, optimizer)) for _ in range(6)]
     assert losses[-1] < losses[0]
     assert (np.asarray(model.bn1.mean[...]) != before).any()
+
+
+def adapted(
+    resnet: Any, spec: dict[str, Any], overrides: dict[str, Any], weights: str, output: str
+) -> None:
+    """The weights of a model that was made with overrides from another's."""
+    from shared_spec import Checkpoint, ResNetSpec, write_safetensors
+
+    model = resnet.create_model(ResNetSpec.parse(spec), weights=weights, seed=5, **overrides)
+    write_safetensors(output, Checkpoint(resnet.export_weights(model)))
