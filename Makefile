@@ -13,22 +13,27 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-install: $(VENV)/.installed
+# Judges of the tests that cannot be installed beside the rest; only `install` and `test` need them.
+$(VENV)/.peers: $(VENV)/.installed tests/fetch_peers.py
+	$(BIN)/python -m tests.fetch_peers
+	@touch $@
 
-demo: install
+install: $(VENV)/.peers
+
+demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py --output demo
 
-test: lint types
+test: install lint types
 	$(BIN)/python -m pytest
 
-lint: install
+lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: install
+types: $(VENV)/.installed
 	$(BIN)/mypy
 
-bench: install
+bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/startup.py
 
 clean:

@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 
 from shared_spec import Checkpoint, read_safetensors, write_safetensors
-
-KEYS = {"kernel": "weight", "gamma": "weight", "beta": "bias", "bias": "bias"}
-KEYS |= {"moving_mean": "running_mean", "moving_variance": "running_var"}
+from tests.probes.keras_weights import assign
 
 
 def canonical_name(layer: str) -> str:
@@ -42,13 +40,8 @@ def logits(resnet: Any, weights: str, images: str, output: str) -> list[str]:
     finally:
         keras.config.set_floatx(kept[0])
         keras.config.set_dtype_policy(kept[1])
-    used = []
-    for layer in model.layers:
-        for variable in layer.variables:
-            name = f"{canonical_name(layer.name)}.{KEYS[variable.name]}"
-            array = state[name]
-            variable.assign(array.transpose({4: (2, 3, 1, 0), 2: (1, 0)}.get(array.ndim, (0,))))
-            used.append(name)
+    names = {layer.name: canonical_name(layer.name) for layer in model.layers if layer.variables}
+    used = assign(model.layers, names, state)
     found = keras.ops.convert_to_numpy(model(x, training=False))
     write_safetensors(output, Checkpoint({"logits": found}))
     return used

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from shared_spec import CATALOGUE, Plan, SpecError, compile_plan, list_models, resolve
-from shared_spec.analysis import block_rows, layer_rows, macs, stage_rows
+from shared_spec.analysis import block_rows, layer_rows, macs, stage_rows, totals
 from shared_spec.plan import BatchNorm, Conv, ZeroPadShortcut
 
 # CIFAR: table 6 of He et al. 2015, in millions; option A.
@@ -60,6 +60,14 @@ def test_folds_agree_with_one_another(name: str) -> None:
         assert sum(row.parameters for row in rows) == p.parameter_count()
         assert sum(row.macs for row in rows) == macs(p, size)
         assert rows[-1].shape == (spec.num_classes,)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_totals_count_what_repeats(name: str) -> None:
+    spec = CATALOGUE[name].spec
+    p = compile_plan(spec)
+    size = (spec.image_size, spec.image_size)
+    assert totals(spec) == (p.parameter_count(), macs(p, size))
 
 
 @pytest.mark.parametrize("name", list_models())

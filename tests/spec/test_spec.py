@@ -20,6 +20,7 @@ from shared_spec import (
     resolve,
     save_spec,
 )
+from tests.drawn import specs
 
 BASE: dict[str, Any] = {"depths": [2, 2], "block": "bottleneck"}
 
@@ -49,32 +50,7 @@ def test_every_spec_survives_a_file(tmp_path: Path, name: str, suffix: str) -> N
     assert load_spec(file) == spec
 
 
-specs = st.builds(
-    lambda depths, block, rest: ResNetSpec.parse(
-        {"depths": depths, "block": block, "base_width": 64, **rest}
-    ),
-    st.lists(st.integers(1, 4), min_size=1, max_size=5),
-    st.sampled_from(["basic", "bottleneck"]),
-    st.fixed_dictionaries(
-        {},
-        optional={
-            "stem": st.sampled_from(["conv7x7", "conv3x3"]),
-            "stem_width": st.integers(1, 64),
-            "conv_bias": st.booleans(),
-            "norm_eps": st.floats(1e-9, 1),
-            "norm_momentum": st.floats(0, 1),
-            "padding": st.sampled_from(["symmetric", "same"]),
-            "shortcut": st.sampled_from(["projection", "projection_all", "none"]),
-            "attention": st.sampled_from(["none", "se", "eca"]),
-            "anti_alias": st.sampled_from(["none", "blur", "avg"]),
-            "norm": st.sampled_from(["batch", "group"]),
-            "num_classes": st.integers(1, 10_000),
-        },
-    ),
-)
-
-
-@given(specs, st.sampled_from([".yaml", ".toml", ".json"]))
+@given(specs(), st.sampled_from([".yaml", ".toml", ".json"]))
 def test_drawn_specs_survive_a_file(
     tmp_path_factory: pytest.TempPathFactory, spec: ResNetSpec, suffix: str
 ) -> None:
@@ -107,6 +83,30 @@ def test_drawn_specs_survive_a_file(
             {"shortcut": "zero_pad", "widths": [64, 8]},
             "shortcut: 'zero_pad' can only add channels, and stage 2 goes from 256 to 32",
         ),
+        ({"depths": [True, 2]}, "depths.0: input should be a valid integer (got True)"),
+        ({"depths": [2.0, "2"]}, "depths.0: input should be a valid integer (got 2.0); depths.1:"),
+        ({"pre_activation": "yes"}, "pre_activation: input should be a valid boolean (got 'yes')"),
+        ({"conv_bias": "yes"}, "conv_bias: input should be True, False or 'without_norm'"),
+        ({"activation": "swish"}, "activation: input should be 'relu', 'relu6',"),
+        ({"num_classes": -1}, "num_classes: input should be greater than or equal to 0"),
+        ({"drop_path_rate": 1}, "drop_path_rate: input should be less than 1 (got 1)"),
+        ({"head_pool": "mean"}, "head_pool: input should be 'avg', 'max', 'avgmax' or 'catavgmax'"),
+        ({"output_stride": 5}, "output_stride: 5 is not one that the net has: 4, 8"),
+        (
+            {"pre_activation": True, "stride_block": "last", "output_stride": 4},
+            "output_stride: cannot be combined with stride_block 'last'",
+        ),
+        ({"stride_block": "last"}, "stride_block: 'last' needs pre_activation"),
+        (
+            {"pre_activation": True, "norm": "frn", "activation": "silu"},
+            "activation: the norm 'frn' holds its own; leave it at 'relu'",
+        ),
+        ({"out_indices": [0]}, "out_indices: needs features_only"),
+        (
+            {"features_only": True, "out_indices": [0, 3]},
+            "out_indices: there is no feature map 3; the last is 2",
+        ),
+        ({"features_only": True, "out_indices": [1, 0]}, "out_indices: [1, 0] has to ascend"),
         ({"block": ["basic"]}, "block: 1 entries for 2 stages; give one a stage"),
         (
             {"block": ["basic", "wide"]},

@@ -1,0 +1,235 @@
+"""Hugging Face transformers: its configurations as specs, by the tables of `docs/sources.md`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from shared_spec import ResNetSpec, compile_plan, resolve
+from shared_spec.plan import DropPath
+from shared_spec.weights import State
+from tests.conftest import Pool
+from tests.judges import assert_engines_give, assert_torch_gives, images_of, weights_of
+from tests.peers import transformers_model
+
+SMALL = {"depths": [1, 2, 1], "num_labels": 10, "embedding_size": 16}
+BASIC = SMALL | {"layer_type": "basic", "hidden_sizes": [16, 32, 64]}
+BOTTLENECK = SMALL | {"layer_type": "bottleneck", "hidden_sizes": [32, 64, 128]}
+RESNETS: dict[str, dict[str, Any]] = {
+    "basic": BASIC,
+    "bottleneck": BOTTLENECK,
+    "downsample_in_first_stage": BASIC | {"downsample_in_first_stage": True},
+    "downsample_in_bottleneck": BOTTLENECK | {"downsample_in_bottleneck": True},
+    "both": BOTTLENECK | {"downsample_in_first_stage": True, "downsample_in_bottleneck": True},
+    "an identity first": BOTTLENECK | {"hidden_sizes": [16, 64, 128]},
+    "quarters with a rest": BOTTLENECK | {"hidden_sizes": [30, 61, 127]},
+    "grey images": BASIC | {"num_channels": 1},
+}
+BIT = SMALL | {"layer_type": "preactivation", "hidden_sizes": [64, 128, 256], "num_groups": 8}
+HYBRID = BIT | {
+    "layer_type": "bottleneck",
+    "global_padding": "same",
+    "embedding_dynamic_padding": True,
+}
+BITS: dict[str, dict[str, Any]] = {
+    "preactivation": BIT,
+    "32 groups": BIT | {"hidden_sizes": [128, 256, 512], "num_groups": 32, "embedding_size": 64},
+    "preactivation, output_stride": BIT | {"output_stride": 8, "depths": [1, 1, 2]},
+    "projection of equal shapes": BIT | {"embedding_size": 64},
+    "quarters with a rest": BIT | {"hidden_sizes": [48, 112, 336]},
+    "bottleneck": HYBRID,
+    "bottleneck, output_stride": HYBRID | {"output_stride": 4, "depths": [1, 2, 2]},
+    "bottleneck, projection of equal shapes": HYBRID | {"embedding_size": 64},
+}
+FIVE = ["basic", "both", "preactivation", "bottleneck"]
+"""These run in the five engines, the others in PyTorch, which the engines are held against too."""
+ACTIVATIONS = {
+    "relu": "relu",
+    "relu6": "relu6",
+    "leaky_relu": "leaky_relu",
+    "silu": "silu",
+    "swish": "silu",
+    "mish": "mish",
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "hardswish": "hardswish",
+}
+"""transformers' `hidden_act` to our `activation`."""
+
+
+def resnet_fields(config: Any) -> dict[str, Any]:
+    """Spec fields of a `ResNetConfig`."""
+    bottleneck = config.layer_type == "bottleneck"
+    fields = {
+        "block": config.layer_type,
+        "depths": config.depths,
+        "widths": [n // 4 if bottleneck else n for n in config.hidden_sizes],
+        "stem_width": config.embedding_size,
+        "strides": [2 if config.downsample_in_first_stage else 1] + [2] * (len(config.depths) - 1),
+        "stride_on": "1x1" if bottleneck and config.downsample_in_bottleneck else "3x3",
+        "in_channels": config.num_channels,
+        "num_classes": config.num_labels,
+    }
+    if bottleneck and any(n % 4 for n in config.hidden_sizes):
+        rows = [(n // 4, n // 4, n) for n in config.hidden_sizes]
+        fields["block_widths"] = [
+            r for r, d in zip(rows, config.depths, strict=True) for _ in range(d)
+        ]
+    return fields
+
+
+def bit_fields(config: Any) -> dict[str, Any]:
+    """Spec fields of a `BitConfig`."""
+    preactivation = config.layer_type == "preactivation"
+    fields: dict[str, Any] = {
+        "block": "bottleneck",
+        "pre_activation": preactivation,
+        "depths": config.depths,
+        "widths": [n // 4 for n in config.hidden_sizes],
+        "stem_width": config.embedding_size,
+        "stem_pool": "max_zero" if preactivation else "max",
+        "shortcut": "projection_stage",
+        "padding": "symmetric" if config.global_padding is None else config.global_padding.lower(),
+        "norm": "group",
+        "norm_groups": config.num_groups,
+        "standardize": 1e-8,
+        "activation": ACTIVATIONS[config.hidden_act],
+        "in_channels": config.num_channels,
+        "num_classes": config.num_labels,
+        "drop_path_rate": config.drop_path_rate,
+    }
+    if any(n % 32 for n in config.hidden_sizes):
+        rows = [(rounded(n / 4), rounded(n / 4), n) for n in config.hidden_sizes]
+        fields["block_widths"] = [
+            r for r, d in zip(rows, config.depths, strict=True) for _ in range(d)
+        ]
+    if config.output_stride < 4 * 2 ** (len(config.depths) - 1):
+        if preactivation:
+            # Its layers take the stride away and do not dilate.
+            reached = [4 * 2**i for i in range(len(config.depths))]
+            fields["strides"] = [1] + [2 if n <= config.output_stride else 1 for n in reached[1:]]
+        else:
+            fields["output_stride"] = config.output_stride
+    return fields
+
+
+def rounded(n: float) -> int:
+    """`n` to the nearest multiple of 8, but not below nine tenths of it."""
+    near = max(8, int(n + 4) // 8 * 8)
+    return near + 8 if near < 0.9 * n else near
+
+
+# From our names to those of transformers, in this order.
+RESNET_NAMES = [
+    (r"^conv1\.", "resnet.embedder.embedder.convolution."),
+    (r"^bn1\.", "resnet.embedder.embedder.normalization."),
+    (r"^fc\.", "classifier.1."),
+    (r"^layer(\d)\.", lambda m: f"resnet.encoder.stages.{int(m[1]) - 1}.layers."),
+    (r"\.conv(\d)\.", lambda m: f".layer.{int(m[1]) - 1}.convolution."),
+    (r"\.bn(\d)\.", lambda m: f".layer.{int(m[1]) - 1}.normalization."),
+    (r"\.downsample\.0\.", ".shortcut.convolution."),
+    (r"\.downsample\.1\.", ".shortcut.normalization."),
+]
+BIT_NAMES = [
+    (r"^(stem\.conv|conv1)\.", "bit.embedder.convolution."),
+    (r"^bn1\.", "bit.embedder.norm."),
+    (r"^norm\.", "bit.norm."),
+    (r"^(head\.)?fc\.", "classifier.1."),
+    (r"^layer(\d)\.", lambda m: f"bit.encoder.stages.{int(m[1]) - 1}.layers."),
+    (r"^stages\.(\d)\.blocks\.", r"bit.encoder.stages.\1.layers."),
+    (r"\.bn(\d)\.", r".norm\1."),
+    (r"\.downsample\.0\.", ".downsample.conv."),
+    (r"\.downsample\.1\.", ".downsample.norm."),
+]
+
+
+def judged(model: Any, spec: ResNetSpec, names: list[tuple[str, Any]]) -> tuple[State, list[Any]]:
+    """Random weights, and transformers' logits with them."""
+    state = weights_of(spec)
+    theirs = {}
+    for name, array in state.items():
+        renamed = name
+        for pattern, replacement in names:
+            renamed = re.sub(pattern, replacement, renamed)
+        flat = renamed == "classifier.1.weight" and array.ndim == 4
+        theirs[renamed] = torch.from_numpy(array[:, :, 0, 0] if flat else array)
+    assert len(theirs) == len(state)
+    model = model.double().eval()
+    missing, unexpected = model.load_state_dict(theirs, strict=False)
+    assert [k for k in missing if not k.endswith("num_batches_tracked")] == []
+    assert unexpected == []
+    images = [torch.from_numpy(x).double().permute(0, 3, 1, 2) for x in images_of(spec)]
+    with torch.inference_mode():
+        return state, [model(x).logits.numpy() for x in images]
+
+
+def resnet(**options: Any) -> tuple[ResNetSpec, State, list[np.ndarray]]:
+    model = transformers_model("ResNet", **options)
+    spec = ResNetSpec.parse(resnet_fields(model.config))
+    return spec, *judged(model, spec, RESNET_NAMES)
+
+
+def bit(**options: Any) -> tuple[ResNetSpec, State, list[np.ndarray]]:
+    model = transformers_model("Bit", **options)
+    spec = ResNetSpec.parse(bit_fields(model.config))
+    return spec, *judged(model, spec, BIT_NAMES)
+
+
+@pytest.mark.parametrize("name", RESNETS)
+def test_resnet_agrees(pool: Pool, tmp_path: Path, name: str) -> None:
+    judge(pool, tmp_path, name, *resnet(**RESNETS[name]))
+
+
+@pytest.mark.parametrize("name", BITS)
+def test_bit_agrees(pool: Pool, tmp_path: Path, name: str) -> None:
+    judge(pool, tmp_path, name, *bit(**BITS[name]))
+
+
+def judge(pool: Pool, folder: Path, name: str, *net: Any) -> None:
+    if name in FIVE:
+        assert_engines_give(pool, folder, *net)
+    else:
+        assert_torch_gives(*net)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_are_those_of_bit(name: str) -> None:
+    assert_torch_gives(*bit(**BIT | {"hidden_act": name}))
+
+
+def test_configurations_that_are_names_here() -> None:
+    basic = {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512]}
+    for name, net in {
+        "resnet18": resnet(**basic, depths=[2, 2, 2, 2], num_labels=1000),
+        "resnet50": resnet(num_labels=1000),
+        "resnetv2_50x1_bit": bit(num_labels=1000),
+    }.items():
+        assert compile_plan(net[0]) == compile_plan(resolve(name))
+        assert_torch_gives(*net)
+
+
+@pytest.mark.parametrize("options", [BIT, HYBRID])
+def test_drop_path_rates_are_those_of_bit(options: dict[str, Any]) -> None:
+    model = transformers_model("Bit", **options | {"drop_path_rate": 0.3})
+    layers = compile_plan(ResNetSpec.parse(bit_fields(model.config))).layers()
+    ours = [layer.rate for layer in layers if isinstance(layer, DropPath)]
+    theirs = [m.drop_prob for m in model.modules() if type(m).__name__ == "BitDropPath"]
+    assert len(ours) == len(theirs) == sum(options["depths"]) - 1
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)  # transformers' are float32
+
+
+def test_what_transformers_itself_cannot_run() -> None:
+    """`docs/sources.md` has no row for these."""
+    for options in ({"global_padding": "valid"}, {"width_factor": 2}):
+        model = transformers_model("Bit", **BIT | options).eval()
+        with pytest.raises(RuntimeError):
+            model(torch.zeros(1, 3, 64, 64))
