@@ -120,6 +120,11 @@ def _(layer: plan.ChannelAttention, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
 
 
 @build.register
+def _(layer: plan.LayerScale, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
+    return LayerScale(layer, dtype)
+
+
+@build.register
 def _(layer: plan.Activation, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
     return Activation(layer.function)
 
@@ -372,6 +377,18 @@ class ChannelAttention(nnx.Module):
         """[N, H, W, C] to the same."""
         gate: jax.Array = nnx.sigmoid(self.conv(x.mean((1, 2))[:, :, None]))
         return x * gate[:, None, None, :, 0]
+
+
+class LayerScale(nnx.Module):
+    """Scale each channel by a learnt number."""
+
+    def __init__(self, layer: plan.LayerScale, dtype: Any) -> None:
+        self.gamma = nnx.Param(jnp.ones(layer.channels, dtype))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, H, W, C] to the same."""
+        y: jax.Array = x * self.gamma[...]
+        return y
 
 
 class Identity(nnx.Module):

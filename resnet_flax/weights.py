@@ -40,6 +40,7 @@ SLOTS: dict[str, Slot] = {
     "norm_var": Slot("var"),
     "norm_gate": Slot("v"),
     "norm_threshold": Slot("tau"),
+    "branch_scale": Slot("gamma"),
 }
 FORMATS = (".safetensors", ".msgpack", "")
 

@@ -154,6 +154,11 @@ def _(layer: plan.ChannelAttention, x: Any, dtype: str) -> Any:
 
 
 @apply.register
+def _(layer: plan.LayerScale, x: Any, dtype: str) -> Any:
+    return LayerScale(dtype=dtype, name=layer_name(layer.name))(x)
+
+
+@apply.register
 def _(layer: plan.Activation, x: Any, dtype: str) -> Any:
     function = ACTIVATIONS[layer.function]
     return keras.layers.Activation(function, dtype=dtype, name=layer_name(layer.name))(x)
@@ -389,6 +394,19 @@ class FilterResponseNorm(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
         return {**super().get_config(), "eps": self.eps}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class LayerScale(keras.layers.Layer):
+    """Scale each channel by a learnt number."""
+
+    def build(self, input_shape: Any) -> None:
+        """Make the scale, one number a channel."""
+        self.gamma = self.add_weight(shape=(input_shape[-1],), initializer="ones", name="gamma")
+
+    def call(self, inputs: Any) -> Any:
+        """[N, H, W, C] to the same."""
+        return inputs * self.gamma
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -41,6 +41,7 @@ SLOTS: dict[str, Slot] = {
     "norm_var": Slot("moving_variance"),
     "norm_gate": Slot("v"),
     "norm_threshold": Slot("tau"),
+    "branch_scale": Slot("gamma"),
 }
 FORMATS = (".safetensors", ".keras", ".weights.h5")
 

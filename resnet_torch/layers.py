@@ -113,6 +113,11 @@ def _(layer: plan.ChannelAttention) -> nn.Module:
 
 
 @build.register
+def _(layer: plan.LayerScale) -> nn.Module:
+    return LayerScale(layer.channels)
+
+
+@build.register
 def _(layer: plan.Activation) -> nn.Module:
     activation: nn.Module = ACTIVATIONS[layer.function]()
     return activation
@@ -308,6 +313,18 @@ class ChannelAttention(nn.Module):
         """[N, C, H, W] to the same."""
         gate: Tensor = self.conv(x.mean((2, 3))[:, None, :]).sigmoid()
         return x * gate[:, 0, :, None, None]
+
+
+class LayerScale(nn.Module):
+    """Scale each channel by a learnt number."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.empty(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to the same."""
+        return x * self.gamma[:, None, None]
 
 
 class BiasedBatchNorm2d(nn.BatchNorm2d):

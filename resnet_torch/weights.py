@@ -39,6 +39,7 @@ SLOTS: dict[str, Slot] = {
     "norm_var": Slot("running_var"),
     "norm_gate": Slot("v"),
     "norm_threshold": Slot("tau"),
+    "branch_scale": Slot("gamma"),
 }
 FORMATS = (".safetensors", ".pth", ".pt")
 

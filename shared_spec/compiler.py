@@ -308,7 +308,7 @@ def _anti_alias(spec: ResNetSpec, name: str, channels: int, stride: int) -> Laye
 
 
 def _end_of_branch(spec: ResNetSpec, name: str, site: _Site) -> Layers:
-    """Attention and stochastic depth, before the addition."""
+    """Attention, a scale, and stochastic depth, before the addition."""
     layers: list[Layer] = []
     channels = site.out_channels
     if spec.attention == "se":
@@ -319,6 +319,8 @@ def _end_of_branch(spec: ResNetSpec, name: str, site: _Site) -> Layers:
         t = int(abs(math.log2(spec.out_channels[site.stage]) + 1) / 2)
         kernel_size = max(t if t % 2 else t + 1, 3)
         layers.append(plan.ChannelAttention(f"{name}.se", channels, kernel_size))
+    if spec.layer_scale is not None:
+        layers.append(plan.LayerScale(f"{name}.layer_scale", channels, spec.layer_scale))
     if site.drop_path > 0:
         layers.append(plan.DropPath(f"{name}.drop_path", site.drop_path))
     return tuple(layers)

@@ -108,7 +108,7 @@ def _randomise(layers: Iterable[Layer], moment: float, seed: int, state: State) 
 def _random(q: Parameter, rng: np.random.Generator, moment: float) -> np.ndarray:
     if q.role in ("conv_kernel", "conv1d_kernel", "dense_kernel"):
         return _initial(q, rng)
-    if q.role in ("norm_scale", "norm_gate"):
+    if q.role in ("norm_scale", "norm_gate", "branch_scale"):
         return rng.uniform(0.5, 1.5, q.shape).astype(np.float32)
     if q.role == "norm_var":
         return (moment * rng.uniform(0.5, 1.5, q.shape)).astype(np.float32)

@@ -80,6 +80,12 @@ def _(layer: plan.ChannelAttention) -> tuple[Parameter, ...]:
     return (Parameter(f"{layer.name}.conv", "weight", "conv1d_kernel", shape),)
 
 
+@parameters_of.register
+def _(layer: plan.LayerScale) -> tuple[Parameter, ...]:
+    shape = (layer.channels,)
+    return (Parameter(layer.name, "gamma", "branch_scale", shape, init=layer.init),)
+
+
 def squeeze_convs(layer: plan.SqueezeExcite) -> tuple[plan.Conv, plan.Conv]:
     """The two convolutions inside a squeeze-and-excite layer."""
     return (

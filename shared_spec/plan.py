@@ -37,6 +37,7 @@ Role = Literal[
     "norm_var",
     "norm_gate",
     "norm_threshold",
+    "branch_scale",
 ]
 
 
@@ -199,6 +200,15 @@ class ChannelAttention:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerScale:
+    """A learnt scale for each channel, `init` at first (Touvron et al. 2021, arXiv:2103.17239)."""
+
+    name: str
+    channels: int
+    init: float
+
+
+@dataclass(frozen=True, slots=True)
 class ZeroPadShortcut:
     """Option A of He et al. 2015 (arXiv:1512.03385): take every `stride`-th row and column, then
     add channels of zeros, `before` in front and `after` behind. It has no parameters.
@@ -296,6 +306,7 @@ Layer = (
     | BlurPool
     | SqueezeExcite
     | ChannelAttention
+    | LayerScale
     | ZeroPadShortcut
     | GlobalPool
     | Dropout

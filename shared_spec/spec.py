@@ -120,6 +120,11 @@ class ResNetSpec(BaseModel):
         default=1 / 16,
         description="Share of channels inside squeeze-and-excitation, rounded to a multiple of 8.",
     )
+    layer_scale: Annotated[float, Field(gt=0, le=10)] | None = Field(
+        default=None,
+        description="End each branch in a learnt scale for each channel that starts here, for "
+        "example 1e-6 (LayerScale, Touvron et al. 2021).",
+    )
     anti_alias: Literal["none", "blur", "avg"] = Field(
         default="none",
         description="A 3x3 convolution with a stride loses it to a blur or an average after its "

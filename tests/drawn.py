@@ -34,6 +34,7 @@ OPTIONS: dict[str, list[Any]] = {
     "reduce_first": [1, 1, 2],
     "attention": ["none", "se", "eca"],
     "se_ratio": [1 / 16, 0.25],
+    "layer_scale": [None, 0.1],
     "anti_alias": ["none", "none", "blur", "avg"],
     "stem": ["conv7x7", "conv3x3", "deep", "deep_tiered"],
     "stem_width": [16, 32],

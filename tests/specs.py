@@ -17,6 +17,7 @@ SPECS: dict[str, ResNetSpec] = {
     "d2l_resnet18": resolve("d2l_resnet18"),
     "d2l_resnet18_same": resolve("d2l_resnet18_same"),
     "resnet50 v1": resolve("resnet50", {"stride_on": "1x1"}),
+    "LayerScale": resolve("resnetv2_50", {"depths": [1, 2], "layer_scale": 0.1, "attention": "se"}),
 }
 
 SMALL = resolve(

@@ -103,6 +103,26 @@ def test_norms_without_timms_float32(name: str, monkeypatch: pytest.MonkeyPatch)
     compare(name, 1e-12)
 
 
+def test_timms_layer_scale() -> None:
+    """timm's ResNet takes any module in the place of its attention: here its LayerScale2d."""
+    spec = resolve("resnet50", {"depths": CUT_DEPTHS, "layer_scale": 0.1})
+    theirs = timm_model("resnet50", layers=tuple(CUT_DEPTHS))
+    from timm.layers import LayerScale2d
+
+    theirs = timm_model(
+        "resnet50", layers=tuple(CUT_DEPTHS), block_args={"attn_layer": LayerScale2d}
+    )
+    state = cast_weights(random_weights(compile_plan(spec), 3), "float64")
+    ours = resnet_torch.create_model(spec, weights=state, dtype="float64").eval()
+    named = {k.replace(".layer_scale.", ".se."): v for k, v in ours.state_dict().items()}
+    theirs.double().eval().load_state_dict(named, strict=True)
+    images = random_images((2, 64, 64, 3))
+    with torch.inference_mode():
+        reference = theirs(torch.from_numpy(images).double().permute(0, 3, 1, 2)).numpy()
+    logits = resnet_torch.predict(ours, images)
+    assert np.abs(logits - reference).max() / np.abs(reference).max() <= 1e-12
+
+
 def options(spec: ResNetSpec) -> dict[str, Any]:
     """What tells one net from another but for depth, size and widths."""
     skip = {

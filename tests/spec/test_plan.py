@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 
-from shared_spec import CATALOGUE, Plan, SpecError, compile_plan, list_models, resolve
+from shared_spec import (
+    CATALOGUE,
+    Plan,
+    SpecError,
+    compile_plan,
+    initial_weights,
+    list_models,
+    resolve,
+)
 from shared_spec.analysis import block_rows, layer_rows, macs, stage_rows, totals
 from shared_spec.plan import BatchNorm, Conv, ZeroPadShortcut
 
@@ -19,6 +28,14 @@ def test_cifar_counts_are_the_papers(depth: int, millions: float) -> None:
     count = compile_plan(resolve(f"resnet{depth}")).parameter_count() / 1e6
     assert round(count, 2 if millions < 1 else 1) == millions
     assert compile_plan(resolve(f"plain{depth}")).parameter_count() / 1e6 == count
+
+
+def test_layer_scale_counts_the_channels_of_each_branch() -> None:
+    plain, scaled = (resolve("resnet50", {"layer_scale": x}) for x in (None, 1e-6))
+    more = compile_plan(scaled).parameter_count() - compile_plan(plain).parameter_count()
+    assert more == 3 * 256 + 4 * 512 + 6 * 1024 + 3 * 2048
+    state = initial_weights(compile_plan(scaled))
+    assert (state["layer4.2.layer_scale.gamma"] == np.float32(1e-6)).all()
 
 
 def test_d2l_count_is_the_books() -> None:
