@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test lint types bench clean
+.PHONY: install demo test lint types bench family clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -35,6 +35,9 @@ types: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/startup.py
+
+family: $(VENV)/.installed
+	$(BIN)/python benchmarks/family.py --output docs/family.png
 
 clean:
 	rm -rf $(VENV) build *.egg-info demo
