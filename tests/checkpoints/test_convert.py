@@ -111,6 +111,27 @@ def test_there_and_back(source: Path, tmp_path: Path, kind: str) -> None:
         assert set(done.lost) >= {"preprocessing", "labels"}
 
 
+OTHERS = {
+    "dropping": {"drop_rate": 0.3, "drop_path_rate": 0.2, "drop_block_rate": 0.1},
+    "features": {"features_only": True, "output_stride": 8, "out_indices": [1, 3]},
+    "pooled": {"num_classes": 0, "activation": "gelu_tanh", "layer_scale": 0.1},
+}
+
+
+@pytest.mark.parametrize("fields", OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize("kind", [k for k in TARGETS if k != "canonical"])
+def test_other_nets_there_and_back(tmp_path: Path, kind: str, fields: dict[str, object]) -> None:
+    """A generator's state is no weight, and a net without a classifier has none."""
+    spec = SMALL.override(**fields)
+    state = random_weights(compile_plan(spec))
+    write_safetensors(tmp_path / "source.safetensors", Checkpoint(state, spec))
+    target = tmp_path / TARGETS[kind]
+    convert(tmp_path / "source.safetensors", target)
+    back = tmp_path / "back.safetensors"
+    given = None if kind in ("keras", "orbax") else spec
+    assert convert(target, back, given).sha256 == digest(state)
+
+
 @pytest.mark.parametrize("kind", [k for k in TARGETS if k != "canonical"])
 def test_a_file_that_does_not_tell_its_model_asks_for_it(
     source: Path, tmp_path: Path, kind: str

@@ -198,6 +198,17 @@ def test_bad_images_get_one_sentence(weights: Path, image: Path, tmp_path: Path)
     assert "h.png: the image cannot be decoded" in refused("predict", half, "--weights", weights)
 
 
+@pytest.mark.parametrize("fields", [{"num_classes": 0}, {"features_only": True}])
+def test_a_net_without_classes_classifies_nothing(
+    image: Path, tmp_path: Path, fields: dict[str, object]
+) -> None:
+    spec = SPEC.override(**fields)
+    file = tmp_path / "w.safetensors"
+    write_safetensors(file, Checkpoint(random_weights(compile_plan(spec)), spec))
+    message = refused("predict", image, "--weights", file)
+    assert "the model gives features and no classes" in message
+
+
 def test_sixteen_bits_are_seen_as_eight(weights: Path, image: Path, tmp_path: Path) -> None:
     grey = np.asarray(Image.open(image).convert("L"))
     Image.fromarray(grey).save(tmp_path / "8.png")
