@@ -328,7 +328,8 @@ class AvgPool(nnx.Module):
         y: jax.Array = nnx.avg_pool(
             x, self.window, self.strides, self.padding, count_include_pad=self.count_padding
         )
-        return y
+        # Flax divides by counts of JAX's default float, which is not always the input's.
+        return y.astype(x.dtype)
 
 
 class BlurPool(nnx.Module):

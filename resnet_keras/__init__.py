@@ -22,7 +22,7 @@ except ImportError:
     extra = {"jax": "keras,flax", "torch": "keras,torch"}.get(engine, engine)
     raise framework_missing(f"resnet_keras on the {engine} engine", engine, extra) from None
 
-from resnet_keras.model import ResNet, output_layer, seed_dropouts
+from resnet_keras.model import ResNet, deep_graph, output_layer, seed_dropouts
 from resnet_keras.weights import (
     dtype_name,
     export_weights,
@@ -111,7 +111,9 @@ def activations(
     images = as_images(images, model.plan).astype(numpy_dtype(dtype_name(model)), copy=False)
     wanted = activation_names(model.plan, names)
     outputs = {name: model.get_layer(output_layer(model.plan, name)).output for name in wanted}
-    found = keras.Model(model.input, outputs)(images, training=False)
+    with deep_graph(model.plan):
+        inner = keras.Model(model.input, outputs)
+    found = inner(images, training=False)
     return {name: np.array(keras.ops.convert_to_numpy(found[name])) for name in wanted}
 
 

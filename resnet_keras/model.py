@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from zlib import crc32
 
@@ -58,7 +61,8 @@ class ResNet(keras.Model):
         for stage in p.stages:
             found[stage.name] = x = residual_stage(x, stage, dtype)
         outputs = [found[name] for name in p.outputs] or chain(x, p.head, dtype)
-        super().__init__(inputs, outputs, name=name)
+        with deep_graph(p):
+            super().__init__(inputs, outputs, name=name)
         self.plan, self.spec, self.kind = p, spec, dtype
         self.trainable = trainable
         if keras.backend.backend() == "tensorflow":
@@ -73,6 +77,18 @@ class ResNet(keras.Model):
             "name": self.name,
             "trainable": self.trainable,
         }
+
+
+@contextmanager
+def deep_graph(p: Plan) -> Iterator[None]:
+    """Let Keras walk the graph of a net of hundreds of layers: it recurses, a call a layer."""
+    kept = sys.getrecursionlimit()
+    # A record of the plan is at most five Keras layers in a row.
+    sys.setrecursionlimit(max(kept, 1000 + 5 * sum(1 for _ in p.layers())))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(kept)
 
 
 def seed_dropouts(model: ResNet, seed: int) -> None:

@@ -26,7 +26,7 @@ from shared_spec.analysis import block_rows
 from shared_spec.compiler import compile_plan
 from shared_spec.errors import ResNetError
 from shared_spec.initialize import generator, random_images, random_weights
-from shared_spec.plan import Plan
+from shared_spec.plan import Parameter, Plan
 from shared_spec.spec import ResNetSpec
 from shared_spec.weights import (
     Checkpoint,
@@ -375,13 +375,15 @@ def perturbed(p: Plan, state: State, dtype: str, seed: int) -> State:
     backward error analysis). So each kernel gets normal relative changes of that size, and what
     this does to the logits in float64 is what rounding in `dtype` may do.
     """
-    unit = UNIT_ROUNDOFF[dtype]
-    out: State = {}
-    for q in p.parameters():
-        terms = math.prod(q.shape[1:]) if q.role in ("conv_kernel", "dense_kernel") else 1
-        noise = generator(seed, f"rounding/{q.name}").standard_normal(q.shape)
-        out[q.name] = state[q.name] * (1 + unit * math.sqrt(terms) * noise)
-    return out
+    return {q.name: perturbed_array(q, state[q.name], dtype, seed) for q in p.parameters()}
 
 
-__all__ = ["Ran", "Report", "check", "default_sizes", "perturbed"]
+def perturbed_array(q: Parameter, array: np.ndarray, dtype: str, seed: int) -> np.ndarray:
+    """One array of `perturbed`, in float64."""
+    terms = math.prod(q.shape[1:]) if q.role in ("conv_kernel", "dense_kernel") else 1
+    noise = generator(seed, f"rounding/{q.name}").standard_normal(q.shape)
+    change: np.ndarray = array * (1 + UNIT_ROUNDOFF[dtype] * math.sqrt(terms) * noise)
+    return change
+
+
+__all__ = ["Ran", "Report", "check", "default_sizes", "perturbed", "perturbed_array"]

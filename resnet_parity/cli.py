@@ -8,7 +8,7 @@ import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,10 +17,13 @@ from resnet_parity import tables
 from resnet_parity.engines import ENGINES, parse_device, parse_engines
 from shared_spec.analysis import layer_rows, stage_rows
 from shared_spec.api import resolve
-from shared_spec.catalogue import CATALOGUE, list_models
+from shared_spec.catalogue import CATALOGUE, Entry, list_models
 from shared_spec.compiler import compile_plan
 from shared_spec.errors import ResNetError
 from shared_spec.spec import ResNetSpec
+
+if TYPE_CHECKING:
+    from resnet_parity.sweep import Settings
 
 app = typer.Typer(
     name="resnet-parity",
@@ -67,15 +70,8 @@ def list_command(
     as_json: JsonOption = False,
 ) -> None:
     """The models of the catalogue, with parameters and MACs."""
-    families = dict.fromkeys(entry.family for entry in CATALOGUE.values())
-    if family is not None and family not in families:
-        raise ResNetError(f"family: {family!r} is not one of {', '.join(families)}")
-    entries = [CATALOGUE[name] for name in list_models(pattern)]
-    entries = [e for e in entries if family in (None, e.family)]
-    if not entries:
-        raise ResNetError(f"no model matches {pattern!r}; `resnet-parity list` shows all")
     rows = []
-    for entry in entries:
+    for entry in _entries(pattern, [] if family is None else [family]):
         side = entry.spec.image_size
         layers = layer_rows(compile_plan(entry.spec), (side, side))
         rows.append(
@@ -126,7 +122,10 @@ def schema() -> None:
 
 @app.command()
 def check(
-    model: ModelArgument,
+    model: Annotated[
+        str | None,
+        typer.Argument(help="A catalogue name or a spec file; with --all a pattern of names."),
+    ] = None,
     engines: Annotated[
         str | None, typer.Option(help=f"Comma-separated; all of {', '.join(ENGINES)} if left out.")
     ] = None,
@@ -139,31 +138,89 @@ def check(
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images of each size.")] = 2,
     seed: Annotated[int, typer.Option(help="Of random weights and images.")] = 0,
+    everything: Annotated[
+        bool, typer.Option("--all", help="The catalogue, against the libraries that have it too.")
+    ] = False,
+    family: Annotated[
+        list[str] | None, typer.Option(help="With --all: only this family; once for each.")
+    ] = None,
+    results: Annotated[
+        Path, typer.Option(help="With --all: what was found, and where to go on from.")
+    ] = Path("resnet-parity-sweep.jsonl"),
+    report: Annotated[
+        Path | None, typer.Option(help="With --all: a Markdown file for the table.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare parameter counts, shapes, logits and every block's output between engines."""
+    """Compare parameter counts, shapes, logits and every block's output between engines.
+
+    With --all, compare the logits of every net of the catalogue, at full depth, between engines and
+    with torchvision, timm and keras.applications where they have it. A second run goes on where the
+    first one ended.
+    """
+    chosen = parse_engines(engines)
+    sizes = [_size(text) for text in image_size] if image_size else None
+    if everything:
+        if weights is not None:
+            raise ResNetError("--weights: the weights of --all are random")
+        from resnet_parity.sweep import Settings
+
+        settings = Settings(
+            tuple(chosen),
+            dtype=dtype,
+            device=parse_device(device),
+            sizes=None if sizes is None else tuple(sizes),
+            batch=batch,
+            seed=seed,
+            requested=engines is not None,
+        )
+        _sweep(settings, _entries(model or "*", family or []), results, report, as_json)
+        return
+    if model is None or family or report is not None:
+        option = "MODEL: name one, or" if model is None else "--family and --report: only with"
+        raise ResNetError(f"{option} --all")
     from resnet_parity.check import check as run_check
     from resnet_parity.convert import read_for
 
-    chosen = parse_engines(engines)
     spec = resolve(model)
     given = None if weights is None else read_for(spec, weights)
     with tables.progress(err) as advance:
-        report = run_check(
+        found = run_check(
             spec,
             chosen,
             name=model,
             dtype=dtype,
             weights=None if given is None else given.state,
             device=parse_device(device),
-            sizes=[_size(text) for text in image_size] if image_size else None,
+            sizes=sizes,
             batch=batch,
             seed=seed,
             requested=engines is not None,
             step=advance,
         )
-    _print(report.to_dict(), as_json, tables.parity)
-    if not report.holds:
+    _print(found.to_dict(), as_json, tables.parity)
+    if not found.holds:
+        raise typer.Exit(1)
+
+
+def _sweep(
+    settings: Settings, entries: list[Entry], results: Path, report: Path | None, as_json: bool
+) -> None:
+    from resnet_parity.markdown import markdown, summary
+    from resnet_parity.sweep import Observer, sweep
+    from shared_spec.durable import durable
+
+    if report is not None and not report.resolve().parent.is_dir():
+        raise ResNetError(f"{report}: its directory does not exist; create it first")
+    sizes = {entry.name: compile_plan(entry.spec).parameter_count() for entry in entries}
+    with tables.SweepProgress(err, sizes) as bar:
+        records = sweep(entries, settings, results, Observer(bar.step, bar.done))
+    if report is not None:
+        with durable(report) as draft:
+            draft.write_text(markdown(records))
+    data = summary(records)
+    _print(data, as_json, tables.sweep)
+    if not data["holds"]:
         raise typer.Exit(1)
 
 
@@ -213,6 +270,19 @@ def predict(
         advance(f"{len(images)} image{'s' if len(images) > 1 else ''} on {chosen[0].name}")
         found = classify(images, weights, spec, chosen[0], parse_device(device), top)
     _print(found, as_json, tables.predictions)
+
+
+def _entries(pattern: str, families: list[str]) -> list[Entry]:
+    """What the catalogue has under a pattern, in some families or, if none is named, in all."""
+    known = dict.fromkeys(entry.family for entry in CATALOGUE.values())
+    for family in families:
+        if family not in known:
+            raise ResNetError(f"family: {family!r} is not one of {', '.join(known)}")
+    entries = [CATALOGUE[name] for name in list_models(pattern)]
+    entries = [e for e in entries if not families or e.family in families]
+    if not entries:
+        raise ResNetError(f"no model matches {pattern!r}; `resnet-parity list` shows all")
+    return entries
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
+from resnet_parity.ledger import Judged, Record
+from resnet_parity.references import REFERENCES
 from shared_spec import plan
 from shared_spec.plan import Layer, Layers, Stage
 
@@ -37,6 +46,108 @@ def progress(console: Console) -> Iterator[Callable[[str], None]]:
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("starting", total=None)
         yield lambda text: bar.update(task, description=plain(text))
+
+
+class SweepProgress:
+    """How far a sweep is: a bar with an estimate of the rest on a terminal, else a line a name.
+
+    The estimate goes by parameters, of which one name has two thousand times as many as another.
+    """
+
+    OVERHEAD = 3e7
+    """Parameters that take as long as what every name costs."""
+
+    def __init__(self, console: Console, sizes: Mapping[str, int]) -> None:
+        self._console, self._sizes, self._done = console, sizes, 0
+        total = sum(sizes.values()) + self.OVERHEAD * len(sizes)
+        self._bar = Progress(
+            SpinnerColumn(),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[count]}"),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TextColumn("elapsed,"),
+            TimeRemainingColumn(),
+            TextColumn("to go"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("starting", total=total, count=self._count())
+
+    def __enter__(self) -> SweepProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def step(self, name: str, what: str) -> None:
+        """Tell what runs now."""
+        self._bar.update(self._task, description=plain(f"{name} · {what}"))
+
+    def done(self, record: Record, fresh: bool) -> None:
+        """Tell a result; on a terminal only one that does not hold."""
+        self._done += 1
+        cost = self._sizes[record.name] + self.OVERHEAD
+        if fresh:
+            self._bar.update(self._task, advance=cost, count=self._count())
+        else:
+            rest = self._bar.tasks[self._task].total or cost
+            self._bar.update(self._task, total=rest - cost, count=self._count())
+        if not self._console.is_terminal or not record.holds:
+            line = f"{self._count()} {plain(_sweep_line(record, fresh))}"
+            self._console.print(line, highlight=False, soft_wrap=True)
+
+    def _count(self) -> str:
+        return f"{self._done}/{len(self._sizes)}"
+
+
+def _sweep_line(record: Record, fresh: bool) -> str:
+    if not record.holds:
+        return f"{record.name}: ✗ {'; '.join(record.all_problems())}"
+    parts = [f"{name} {_largest(j)}" for name, j in record.references.items()]
+    parts += [f"engines {_plain_figure(record.between)}"] if record.pair else []
+    return f"{record.name}: ✓ {record.dtype}, {', '.join(parts)}{'' if fresh else ' (before)'}"
+
+
+def _largest(judged: Judged) -> str:
+    values = [math.inf if x is None else x for x in judged.differences.values()]
+    return _plain_figure(max(values, default=None))
+
+
+def _plain_figure(value: float | None) -> str:
+    return "NaN" if value is None or math.isinf(value) else f"{value:.1e}"
+
+
+def sweep(console: Console, data: dict[str, Any]) -> None:
+    """The result of a sweep: a line for each name and library, then what is wrong."""
+    records = [Record.from_dict(record) for record in data["records"]]
+    names = max(len(record.name) for record in records)
+    head = f"{'name':{names}}  {'reference':18}  {'dtype':7}  to reference  between engines"
+    console.print(head, style="bold", highlight=False, no_wrap=True, overflow="ellipsis")
+    for record in records:
+        rows = [(name, _largest(j)) for name, j in record.references.items()]
+        rows += [(name, "not installed") for name in record.missing if name in REFERENCES]
+        for name, worst in rows or [("–", "–")]:
+            good = record.holds if name not in record.references else record.holds_for(name)
+            between = _plain_figure(record.between) if record.pair else "–"
+            line = f"{record.name:{names}}  {name:18}  {record.dtype}  {worst:>12}  {between:>15}"
+            print(f"{line}  {'✓' if good else '✗'}", file=console.file)
+    for record in records:
+        for problem in record.all_problems():
+            console.print(
+                f"[red]✗[/] {record.name}: {plain(problem)}", highlight=False, soft_wrap=True
+            )
+    held, rows = data["held"], data["rows"]
+    console.print(
+        f"{held['judged']} of {rows['judged']} comparisons with a library hold, and "
+        f"{held['alone']} of {rows['alone']} names that no library has",
+        highlight=False,
+        soft_wrap=True,
+    )
+    verdict = "[bold green]✓ holds[/]" if data["holds"] else "[bold red]✗ does not hold[/]"
+    console.print(verdict)
 
 
 def catalogue(console: Console, rows: Sequence[dict[str, Any]]) -> None:

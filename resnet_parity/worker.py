@@ -5,6 +5,7 @@ Arrays travel in safetensors files. Started as `python -m resnet_parity.worker P
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -14,13 +15,25 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from resnet_parity.references import REFERENCES, reference_logits
+from shared_spec.catalogue import CATALOGUE
 from shared_spec.errors import FrameworkError, ResNetError
 from shared_spec.spec import ResNetSpec
-from shared_spec.weights import Checkpoint, cast_weights, read_safetensors, write_safetensors
+from shared_spec.weights import (
+    Checkpoint,
+    State,
+    cast_weights,
+    numpy_dtype,
+    read_safetensors,
+    write_safetensors,
+)
 
 Operation = Callable[..., Any]
 
@@ -47,9 +60,20 @@ class Session:
         """A model on the session's device, with the weights of a canonical file in `dtype`."""
         state = None
         if weights is not None:
-            state = cast_weights(read_safetensors(weights).state, dtype)
+            state = narrowed(read_safetensors(weights).state, dtype)
         model = self.resnet.create_model(ResNetSpec.parse(dict(spec)), weights=state, dtype=dtype)
         return model.to("cuda") if self._moves() else model
+
+    @contextmanager
+    def forward_only(self) -> Iterator[None]:
+        """Keep PyTorch from holding what a gradient would need, under Keras too."""
+        if "torch" not in self.uses:
+            yield
+            return
+        import torch
+
+        with torch.no_grad():
+            yield
 
     def _moves(self) -> bool:
         # JAX, TensorFlow and Keras put arrays on the accelerator themselves.
@@ -62,6 +86,15 @@ class Session:
         if found is None:
             raise FrameworkError(f"{framework} finds no {self.device} on this machine")
         return found
+
+
+def narrowed(state: State, dtype: str) -> State:
+    """`state` rounded where `dtype` is narrower. What is narrower itself stays: loading widens it
+    exactly, and the largest nets leave no room for another copy.
+    """
+    target = numpy_dtype(dtype)
+    wider = {k: a for k, a in state.items() if np.promote_types(a.dtype, target) != target}
+    return state | cast_weights(wider, dtype)
 
 
 def _torch_device(device: str) -> str | None:
@@ -162,6 +195,58 @@ def run(
     return {"parameters": session.resnet.parameter_count(model), "seconds": seconds}
 
 
+def logits(
+    session: Session,
+    spec: dict[str, Any],
+    weights: str,
+    dtype: str,
+    images: list[str],
+    outputs: str,
+) -> dict[str, Any]:
+    """Logits for each file of images, computed layer by layer; the file's tensors are `0`, `1`, ...
+
+    XLA takes longer to compile a net as a whole than to run its layers once one by one.
+    """
+    start = time.perf_counter()
+    with session.forward_only():
+        model = session.model(spec, weights, dtype)
+        last = model.plan.head[-1].name
+        found = {
+            str(index): session.resnet.activations(model, batch, [last])[last]
+            for index, batch in enumerate(_batches(images))
+        }
+    write_safetensors(outputs, Checkpoint(found))
+    count = session.resnet.parameter_count(model)
+    del model
+    gc.collect()  # Keras's models hold themselves in cycles
+    return {"parameters": count, "seconds": time.perf_counter() - start}
+
+
+def reference(
+    session: Session,
+    library: str,
+    name: str,
+    weights: str,
+    dtype: str,
+    images: list[str],
+    outputs: str,
+) -> dict[str, Any]:
+    """As `logits`, of the net that `library` has under a name of the catalogue."""
+    start = time.perf_counter()
+    state = narrowed(read_safetensors(weights).state, dtype)
+    count, found = reference_logits(
+        REFERENCES[library], CATALOGUE[name], state, dtype, list(_batches(images))
+    )
+    write_safetensors(outputs, Checkpoint({str(i): a for i, a in enumerate(found)}))
+    gc.collect()
+    return {"parameters": count, "seconds": time.perf_counter() - start}
+
+
+def _batches(files: list[str]) -> Iterator[np.ndarray]:
+    for file in files:
+        yield read_safetensors(file).state["images"]
+
+
 def predict(
     session: Session,
     spec: dict[str, Any],
@@ -203,7 +288,7 @@ def write(session: Session, source: str, spec: dict[str, Any], output: str) -> N
 
 
 OPERATIONS: dict[str, Operation] = {
-    function.__name__: function for function in (info, run, predict, read, write)
+    function.__name__: function for function in (info, run, logits, reference, predict, read, write)
 }
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from resnet_parity.references import timm_model, torchvision_models
+
 PEERS = Path(sys.prefix) / "share" / "peers"
 """Where `tests/fetch_peers.py` puts the judges that cannot be installed beside the rest."""
 
@@ -24,33 +26,6 @@ def fetched(module: str) -> ModuleType:
     return importlib.import_module(module)
 
 
-def torchvision_models() -> ModuleType:
-    """`torchvision.models`, also where torchvision's compiled operators do not load.
-
-    A CUDA build of torchvision beside a CPU build of torch has none, and its import then fails
-    while it registers fakes for two of them. Their schemas are enough for the models.
-    """
-    import torch
-
-    try:
-        import torchvision.models as models
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        KEPT.append(library)
-        import torchvision.models as models
-    return models
-
-
-def timm_model(name: str, **options: Any) -> Any:
-    """A timm model with random weights."""
-    torchvision_models()
-    import timm
-
-    return timm.create_model(name, pretrained=False, **options)
-
-
 def transformers_model(kind: str, **options: Any) -> Any:
     """The image classifier of `kind` ResNet or Bit with random weights."""
     torchvision_models()
@@ -60,4 +35,4 @@ def transformers_model(kind: str, **options: Any) -> Any:
     return getattr(transformers, f"{kind}ForImageClassification")(config)
 
 
-KEPT: list[object] = []  # a Library drops its definitions when it is collected
+__all__ = ["PEERS", "fetched", "timm_model", "torchvision_models", "transformers_model"]

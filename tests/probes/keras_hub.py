@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from resnet_parity.references import assign
 from shared_spec import Checkpoint, read_safetensors, write_safetensors
 from tests.peers import fetched
-from tests.probes.keras_weights import assign
 
 
 def classifier(config: dict[str, Any], num_classes: int = 1000) -> Any:

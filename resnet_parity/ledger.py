@@ -1,0 +1,167 @@
+"""What a sweep found, as lines of JSON in a file, so that an interrupted sweep goes on."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import importlib.util
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+from typing import Any
+
+from shared_spec.errors import ResNetError
+
+CODE = ("shared_spec", "resnet_torch", "resnet_keras", "resnet_flax")
+"""The packages whose source decides what the engines compute."""
+
+SILENT = frozenset({"h5py", "optax"})
+"""What engines require and do not compute with."""
+
+
+@dataclass
+class Judged:
+    """A library's verdict on one name: how far each engine's logits are from its own. A figure is
+    None where it is not finite. `recast` says that its float32 statistics were taken in float64.
+    """
+
+    parameters: int = 0
+    differences: dict[str, float | None] = field(default_factory=dict)
+    recast: bool = False
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Record:
+    """The result for one name of the catalogue; `key` tells when it is out of date."""
+
+    name: str
+    family: str
+    key: str
+    date: str
+    dtype: str
+    device: str
+    sizes: list[tuple[int, int]]
+    batch: int
+    parameters: int
+    versions: dict[str, str]
+    tolerance: float | None = None
+    engines: dict[str, float] = field(default_factory=dict)
+    between: float | None = None
+    pair: list[str] = field(default_factory=list)
+    references: dict[str, Judged] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def holds(self) -> bool:
+        """True if nothing at all is wrong."""
+        return not self.all_problems()
+
+    def holds_for(self, reference: str) -> bool:
+        """True if the engines agree with one another and with a library."""
+        return not self.problems and not self.references[reference].problems
+
+    def all_problems(self) -> list[str]:
+        """Everything that is wrong, in sentences."""
+        return self.problems + [p for judged in self.references.values() for p in judged.problems]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON data."""
+        return asdict(self) | {"holds": self.holds}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Record:
+        """The inverse of `to_dict`."""
+        rest = {k: v for k, v in data.items() if k not in ("holds", "references")}
+        references = {k: Judged(**v) for k, v in data["references"].items()}
+        return cls(**rest, references=references)
+
+
+def read_records(path: Path) -> dict[str, Record]:
+    """Name to its latest record; a line that was torn by a kill is passed over. A file that is not
+    there is made.
+
+    Raises:
+        ResNetError: if the file cannot be read and written.
+    """
+    records: dict[str, Record] = {}
+    try:
+        with path.open("a+b") as file:
+            file.seek(0)
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError as error:
+        raise ResNetError(f"{path}: cannot be read and written ({error.strerror})") from None
+    for line in lines:
+        try:
+            record = Record.from_dict(json.loads(line))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            continue
+        records[record.name] = record
+    return records
+
+
+def append_record(path: Path, record: Record) -> None:
+    """Add a line to the file, on disk when this returns.
+
+    Raises:
+        ResNetError: if the file cannot be written.
+    """
+    line = json.dumps(record.to_dict(), allow_nan=False) + "\n"
+    try:
+        with path.open("a+b") as file:
+            if file.tell() > 0:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # torn by a kill
+                    line = "\n" + line
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise ResNetError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def digest_of(facts: object) -> str:
+    """SHA-256 of plain JSON data."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def code_digest() -> str:
+    """SHA-256 over the source of what computes; the catalogue is left to each spec's own digest."""
+    sha = hashlib.sha256()
+    for package in CODE:
+        spec = importlib.util.find_spec(package)
+        assert spec is not None
+        assert spec.origin is not None
+        folder = Path(spec.origin).parent
+        for path in sorted(folder.rglob("*.py")):
+            if path.parent.name != "catalogue":
+                sha.update(f"{path.relative_to(folder.parent)}\0".encode() + path.read_bytes())
+    return sha.hexdigest()
+
+
+def versions_of(modules: Iterable[str]) -> dict[str, str]:
+    """Module to the installed version of its distribution, without importing it."""
+    return {m: _version(m) for m in sorted(set(modules) - SILENT)}
+
+
+@cache
+def _version(module: str) -> str:
+    # TensorFlow's distribution has other names on some systems.
+    return version(packages_distributions()[module][0])
+
+
+def today() -> str:
+    """The date in UTC, as in 2026-11-21."""
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
+def finite(value: float) -> float | None:
+    """`value`, or None if JSON has no name for it."""
+    return value if math.isfinite(value) else None
