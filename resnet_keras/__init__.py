@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -113,8 +114,18 @@ def activations(
     outputs = {name: model.get_layer(output_layer(model.plan, name)).output for name in wanted}
     with deep_graph(model.plan):
         inner = keras.Model(model.input, outputs)
-    found = inner(images, training=False)
+    with _without_gradients():
+        found = inner(images, training=False)
     return {name: np.array(keras.ops.convert_to_numpy(found[name])) for name in wanted}
+
+
+def _without_gradients() -> AbstractContextManager[Any]:
+    """Keep Keras's PyTorch engine from recording a graph of every activation."""
+    if keras.backend.backend() != "torch":
+        return nullcontext()
+    import torch
+
+    return torch.no_grad()
 
 
 def parameter_count(model: ResNet) -> int:

@@ -74,12 +74,21 @@ def random_weights(p: Plan, seed: int = 0) -> State:
     return {q.name: state[q.name] for q in p.parameters()}
 
 
+NORMALISED = 1.04 * math.log(3) * 13 / 12 + 0.04
+"""Mean square after a batch norm of random statistics: a mean of 0.2 times the input's scale, a
+variance, a scale and a bias as `_random` draws them.
+"""
+
+
 def _randomise_block(block: Block, moment: float, seed: int, state: State) -> float:
     h = _randomise(block.pre, moment, seed, state)
     y = _randomise(block.branch, h, seed, state)
     if block.shortcut_from is not None:
         start = moment if block.shortcut_from == "input" else h
         y += _randomise(block.shortcut, start, seed, state)
+        # An activation after the sum takes little from it: what comes by the shortcut is positive.
+        _randomise(block.output, y, seed, state)
+        return y
     return _randomise(block.output, y, seed, state)
 
 
@@ -94,7 +103,9 @@ def _randomise(layers: Iterable[Layer], moment: float, seed: int, state: State) 
             moment *= plain if layer.standardize_eps is None else standard
         for q in parameters_of(layer):
             state[q.name] = _random(q, generator(seed, q.name), moment)
-        if isinstance(layer, plan.BatchNorm | plan.GroupNorm):
+        if isinstance(layer, plan.BatchNorm):
+            moment = NORMALISED
+        elif isinstance(layer, plan.GroupNorm):
             moment = 1.0
         elif isinstance(layer, plan.EvoNorm | plan.FilterResponseNorm):
             moment = 0.5  # an activation is part of it
