@@ -134,6 +134,7 @@ def check(
     batch: int = 2,
     seed: int = 0,
     requested: bool = True,
+    compiled: bool = True,
     step: Callable[[str], None] = lambda text: None,
     start: Start = Worker,
 ) -> Report:
@@ -150,6 +151,8 @@ def check(
         batch: images of each size.
         seed: of random weights and images.
         requested: whether a missing engine is a failure (it was asked for by name) or only told.
+        compiled: whether engines compile the net as a whole, as `predict` does, or run it layer by
+            layer, which starts sooner.
         step: called with a few words as each part of the work begins.
         start: gives the worker of an engine on a device, as a context manager.
 
@@ -168,7 +171,7 @@ def check(
     shapes = [(batch, *size, p.in_channels) for size in sizes]
     report = Report(name, dtype, list(shapes), p.parameter_count(), FLOAT64_TOLERANCE, RULE)
     with tempfile.TemporaryDirectory(prefix="resnet-parity-") as folder:
-        job = _Job(spec, weights, Path(folder), device, start)
+        job = _Job(spec, weights, Path(folder), device, start, compiled)
         job.images = [
             job.save(f"images{i}", {"images": random_images(s, seed)}) for i, s in enumerate(shapes)
         ]
@@ -193,6 +196,7 @@ class _Job:
     folder: Path
     device: Device
     start: Start
+    compiled: bool
     images: list[str] = field(default_factory=list)
     counter: Iterator[int] = field(default_factory=itertools.count)
 
@@ -214,6 +218,7 @@ class _Job:
             images=self.images,
             outputs=outputs,
             blocks=blocks,
+            compiled=self.compiled,
         )
         found = read_safetensors(outputs).state
         Path(file).unlink()
@@ -261,15 +266,10 @@ def _judge_presence(report: Report, requested: bool) -> None:
 
 
 def _expected_shapes(p: Plan, size: tuple[int, int], batch: int) -> dict[str, tuple[int, ...]]:
-    """Output shapes by the plan: of every block, and of the logits or feature maps."""
-    rows = block_rows(p, size)
-    names = {block.name for block in p.blocks()}
-    every = {row.name: (batch, *row.shape) for row in rows}
-    shapes = {name: shape for name, shape in every.items() if name in names}
-    if not p.outputs:
-        return shapes | {"logits": (batch, *rows[-1].shape)}
-    ends = every | {stage.name: every[stage.blocks[-1].name] for stage in p.stages}
-    return shapes | {f"features{i}": ends[name] for i, name in enumerate(p.outputs)}
+    """Output shapes by the plan: of every block, and of what the model returns."""
+    every = {row.name: (batch, *row.shape) for row in block_rows(p, size)}
+    wanted = {block.name: block.name for block in p.blocks()} | p.results()
+    return {key: every[name] for key, name in wanted.items()}
 
 
 def _is_result(key: str) -> bool:

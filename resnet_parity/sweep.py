@@ -37,7 +37,7 @@ from shared_spec.plan import Plan
 from shared_spec.weights import Checkpoint, read_safetensors, write_safetensors
 
 Logits = dict[str, np.ndarray]
-"""Index of the input to its logits."""
+"""`<index of the input>/logits` to array."""
 
 Memory = Callable[[], int | None]
 DTYPES = ("float64", "float32")
@@ -236,6 +236,10 @@ class _Run:
                 raise ResNetError(f"the logits are {array.dtype}, not {self.record.dtype}")
         return answer, found
 
+    def _call_engine(self, engine: Engine, weights: str) -> tuple[Any, Logits]:
+        facts = {"spec": self.entry.spec.to_dict(), "blocks": False, "compiled": False}
+        return self._call(engine, self.settings.device, "run", weights, **facts)
+
     def _run_engine(self, engine: Engine, weights: str) -> None:
         record = self.record
         absent = record.missing.get(engine.name)
@@ -244,9 +248,8 @@ class _Run:
                 record.problems.append(f"{engine.name} is missing: {absent}")
             return
         self.step(self.entry.name, engine.name)
-        spec = self.entry.spec.to_dict()
         try:
-            answer, found = self._call(engine, self.settings.device, "logits", weights, spec=spec)
+            answer, found = self._call_engine(engine, weights)
         except (EngineError, ResNetError) as error:
             record.problems.append(f"{engine.name} failed: {error}")
             return
@@ -269,12 +272,12 @@ class _Run:
         if not self.outputs:
             return None
         engine = ENGINES[next(iter(self.outputs))]
-        spec, error = self.entry.spec.to_dict(), 0.0
+        error = 0.0
         for trial in range(TRIALS):
             self.step(self.entry.name, f"rounding on {engine.name}, {trial + 1} of {TRIALS}")
             file = self._perturb(self.settings.seed + trial)
             try:
-                _, found = self._call(engine, self.settings.device, "logits", file, spec=spec)
+                _, found = self._call_engine(engine, file)
                 error = max(error, _worst(self.outputs[engine.name], found))
             except (EngineError, ResNetError) as failure:
                 self.record.problems.append(f"no bound from {engine.name}: {failure}")

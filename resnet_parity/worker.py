@@ -171,50 +171,31 @@ def run(
     images: list[str],
     outputs: str,
     blocks: bool = True,
+    compiled: bool = True,
 ) -> dict[str, Any]:
-    """Logits, and every block's output, for each file of images; all into one file.
+    """What the model returns, and every block's output, for each file of images; all into one file.
 
     The file's tensors are called `<index>/logits` (`<index>/features<i>` for a features-only model)
-    and `<index>/<block>`.
+    and `<index>/<block>`. `compiled` takes the results from `predict`; without it they too are
+    computed layer by layer: XLA takes longer to compile a net than to run its layers once.
     """
-    model = session.model(spec, weights, dtype)
+    start = time.perf_counter()
     found: dict[str, Any] = {}
-    start = time.perf_counter()
-    for index, file in enumerate(images):
-        batch = read_safetensors(file).state["images"]
-        result = session.resnet.predict(model, batch)
-        maps = result if isinstance(result, list) else []
-        found |= {f"{index}/features{i}": x for i, x in enumerate(maps)} or {
-            f"{index}/logits": result
-        }
-        if blocks:
-            for name, array in session.resnet.activations(model, batch).items():
-                found[f"{index}/{name}"] = array
-    seconds = time.perf_counter() - start
-    write_safetensors(outputs, Checkpoint(found))
-    return {"parameters": session.resnet.parameter_count(model), "seconds": seconds}
-
-
-def logits(
-    session: Session,
-    spec: dict[str, Any],
-    weights: str,
-    dtype: str,
-    images: list[str],
-    outputs: str,
-) -> dict[str, Any]:
-    """Logits for each file of images, computed layer by layer; the file's tensors are `0`, `1`, ...
-
-    XLA takes longer to compile a net as a whole than to run its layers once one by one.
-    """
-    start = time.perf_counter()
     with session.forward_only():
         model = session.model(spec, weights, dtype)
-        last = model.plan.head[-1].name
-        found = {
-            str(index): session.resnet.activations(model, batch, [last])[last]
-            for index, batch in enumerate(_batches(images))
-        }
+        names = [block.name for block in model.plan.blocks()] if blocks else []
+        results = model.plan.results()
+        for index, file in enumerate(images):
+            batch = read_safetensors(file).state["images"]
+            wanted = dict.fromkeys(names if compiled else [*names, *results.values()])
+            layers = session.resnet.activations(model, batch, wanted) if wanted else {}
+            found |= {f"{index}/{name}": layers[name] for name in names}
+            if compiled:
+                result = session.resnet.predict(model, batch)
+                arrays = result if isinstance(result, list) else [result]
+            else:
+                arrays = [layers[name] for name in results.values()]
+            found |= {f"{index}/{key}": x for key, x in zip(results, arrays, strict=True)}
     write_safetensors(outputs, Checkpoint(found))
     count = session.resnet.parameter_count(model)
     del model
@@ -231,20 +212,19 @@ def reference(
     images: list[str],
     outputs: str,
 ) -> dict[str, Any]:
-    """As `logits`, of the net that `library` has under a name of the catalogue."""
+    """The logits of the net that `library` has under a name of the catalogue, named as in `run`."""
     start = time.perf_counter()
     state = narrowed(read_safetensors(weights).state, dtype)
     count, found = reference_logits(
-        REFERENCES[library], CATALOGUE[name], state, dtype, list(_batches(images))
+        REFERENCES[library],
+        CATALOGUE[name],
+        state,
+        dtype,
+        [read_safetensors(file).state["images"] for file in images],
     )
-    write_safetensors(outputs, Checkpoint({str(i): a for i, a in enumerate(found)}))
+    write_safetensors(outputs, Checkpoint({f"{i}/logits": a for i, a in enumerate(found)}))
     gc.collect()
     return {"parameters": count, "seconds": time.perf_counter() - start}
-
-
-def _batches(files: list[str]) -> Iterator[np.ndarray]:
-    for file in files:
-        yield read_safetensors(file).state["images"]
 
 
 def predict(
@@ -288,7 +268,7 @@ def write(session: Session, source: str, spec: dict[str, Any], output: str) -> N
 
 
 OPERATIONS: dict[str, Operation] = {
-    function.__name__: function for function in (info, run, logits, reference, predict, read, write)
+    function.__name__: function for function in (info, run, reference, predict, read, write)
 }
 
 

@@ -390,6 +390,15 @@ class Plan:
     head: Layers
     outputs: tuple[str, ...] = ()
 
+    def results(self) -> dict[str, str]:
+        """What the model returns, with the layer or block that gives it: `logits`, which may be
+        pooled features, or `features0`, `features1`, ...
+        """
+        if not self.outputs:
+            return {"logits": self.head[-1].name}
+        ends = {stage.name: stage.blocks[-1].name for stage in self.stages}
+        return {f"features{i}": ends.get(name, name) for i, name in enumerate(self.outputs)}
+
     def steps(self) -> tuple[str, ...]:
         """Layers of the stem, stages, and layers of the head, in the order of computation."""
         return (
