@@ -15,7 +15,7 @@ from rich.console import Console
 
 from resnet_parity import tables
 from resnet_parity.engines import ENGINES, parse_device, parse_engines
-from shared_spec.analysis import layer_rows, stage_rows
+from shared_spec.analysis import stage_rows, totals
 from shared_spec.api import resolve
 from shared_spec.catalogue import CATALOGUE, Entry, list_models
 from shared_spec.compiler import compile_plan
@@ -66,21 +66,25 @@ def main() -> None:
 @app.command("list")
 def list_command(
     pattern: Annotated[str, typer.Argument(help="Shell-style, such as 'resnet*50*'.")] = "*",
-    family: Annotated[str | None, typer.Option(help="Only this family.")] = None,
+    family: Annotated[
+        list[str] | None, typer.Option(help="Only this family; once for each.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Only what comes from there, such as timm or keras.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """The models of the catalogue, with parameters and MACs."""
     rows = []
-    for entry in _entries(pattern, [] if family is None else [family]):
-        side = entry.spec.image_size
-        layers = layer_rows(compile_plan(entry.spec), (side, side))
+    for entry in _entries(pattern, family or [], source or ""):
+        parameters, macs = totals(entry.spec)
         rows.append(
             {
                 "name": entry.name,
                 "family": entry.family,
-                "parameters": sum(row.parameters for row in layers),
-                "macs": sum(row.macs for row in layers),
-                "image_size": side,
+                "parameters": parameters,
+                "macs": macs,
+                "image_size": entry.spec.image_size,
                 "source": entry.source,
                 "note": entry.note,
             }
@@ -107,7 +111,7 @@ def show(
         "macs": sum(row.macs for row in rows),
         "stages": [
             {**row._asdict(), "layers": blocks.get(row.name) or tables.describe_chain(chain)}
-            for row, chain in zip(rows, [p.stem, *[()] * len(p.stages), p.head], strict=True)
+            for row, chain in zip(rows, [p.stem, *[()] * len(p.stages), p.head], strict=False)
         ],
         "spec": spec.to_dict(),
     }
@@ -272,17 +276,23 @@ def predict(
     _print(found, as_json, tables.predictions)
 
 
-def _entries(pattern: str, families: list[str]) -> list[Entry]:
-    """What the catalogue has under a pattern, in some families or, if none is named, in all."""
+def _entries(pattern: str, families: list[str], source: str = "") -> list[Entry]:
+    """What the catalogue has under a pattern, in some families or, if none is named, in all, and
+    from a source whose description contains these words.
+    """
     known = dict.fromkeys(entry.family for entry in CATALOGUE.values())
     for family in families:
         if family not in known:
             raise ResNetError(f"family: {family!r} is not one of {', '.join(known)}")
     entries = [CATALOGUE[name] for name in list_models(pattern)]
     entries = [e for e in entries if not families or e.family in families]
-    if not entries:
+    found = [e for e in entries if source.lower() in e.source.lower()]
+    if entries and not found:
+        known = dict.fromkeys(e.source for e in entries)
+        raise ResNetError(f"source: {source!r} is in none of {'; '.join(known)}")
+    if not found:
         raise ResNetError(f"no model matches {pattern!r}; `resnet-parity list` shows all")
-    return entries
+    return found
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -6,9 +6,9 @@ from typing import Any
 
 from shared_spec.catalogue.entry import Entry
 
-RESNET = "He et al. 2015, arXiv:1512.03385; torchvision.models.resnet"
-RESNEXT = "Xie et al. 2016, arXiv:1611.05431; torchvision.models.resnet"
-WIDE = "Zagoruyko and Komodakis 2016, arXiv:1605.07146; torchvision.models.resnet"
+RESNET = "He et al. 2015, arXiv:1512.03385; torchvision and timm.models.resnet"
+RESNEXT = "Xie et al. 2016, arXiv:1611.05431; torchvision and timm.models.resnet"
+WIDE = "Zagoruyko and Komodakis 2016, arXiv:1605.07146; torchvision and timm.models.resnet"
 
 
 def _entry(name: str, source: str, block: str, depths: list[int], **fields: Any) -> Entry:

@@ -77,6 +77,11 @@ def test_list() -> None:
     assert [row["name"] for row in rows] == ["resnet50"]
     assert rows[0]["parameters"] == 25_557_032
     assert rows[0]["macs"] == 4_089_184_256
+    for source, count in (("timm", 101), ("torchvision", 10), ("keras.applications", 6)):
+        assert len(json.loads(run("list", "--source", source, "--json")[0])) == count
+    rows = json.loads(run("list", "seresnext*", "--family", "timm", "--json")[0])
+    assert rows
+    assert all(row["name"].startswith("seresnext") for row in rows)
     out, _ = run("list", "--family", "d2l")
     assert "d2l_resnet18_same" in out
     assert "resnet50" not in out
@@ -95,6 +100,14 @@ def test_show_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('depths = [1, 1]\nblock = "basic"\n')
     assert "layer2" in run("show", file)[0]
+
+
+def test_show_of_features(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("{depths: [1, 1], block: basic, features_only: true, out_indices: [0, 1]}")
+    data = json.loads(run("show", file, "--json")[0])
+    assert [row["name"] for row in data["stages"]] == ["stem", "layer1"]
+    assert "layer1" in run("show", file)[0]
 
 
 def test_schema() -> None:
@@ -180,6 +193,7 @@ def test_convert_and_predict(weights: Path, image: Path, tmp_path: Path) -> None
         (["check", "resnet18", "--weights", "no.pth"], "no.pth: there is no such file"),
         (["convert", "no.pth", "b.pth"], "no.pth: there is no such file of weights"),
         (["predict", "no.png"], "--weights: name a weights file"),
+        (["list", "--source", "nowhere"], "source: 'nowhere' is in none of He et al. 2015"),
     ],
 )
 def test_bad_input_gets_one_sentence(arguments: list[str], message: str) -> None:
