@@ -7,10 +7,18 @@ import itertools
 import numpy as np
 import pytest
 
+import resnet_torch
 from resnet_parity.check import check, default_sizes
 from resnet_parity.compare import FLOAT64_TOLERANCE
 from resnet_parity.engines import ENGINES
-from shared_spec import ResNetSpec, compile_plan
+from shared_spec import (
+    ResNetSpec,
+    cast_weights,
+    compile_plan,
+    random_images,
+    random_weights,
+    resolve,
+)
 from tests.conftest import Pool
 from tests.specs import SPECS
 
@@ -54,3 +62,19 @@ def test_a_deep_net_agrees_too(pool: Pool) -> None:
     report = check(spec, list(ENGINES.values()), sizes=[(33, 32)], start=pool.start)
     assert report.problems == []
     assert len(report.logits) == 10
+
+
+@pytest.mark.parametrize("name", ["resnet1202", "plain1202", "ecaresnet269d", "resnetv2_152"])
+def test_random_weights_keep_the_scale_of_activations(name: str) -> None:
+    """A net whose activations grow or fade in depth is ill-conditioned: engines would part by
+    rounding alone.
+    """
+    spec = resolve(name)
+    state = cast_weights(random_weights(compile_plan(spec)), "float32")
+    model = resnet_torch.create_model(name, weights=state)
+    found = resnet_torch.activations(model, random_images((1, 33, 33, 3)))
+    scales = [
+        float(np.sqrt(np.square(array.astype(np.float64)).mean())) for array in found.values()
+    ]
+    assert min(scales) > 0.03
+    assert max(scales) < 100
