@@ -237,15 +237,21 @@ def convert(
     model: Annotated[
         str | None, typer.Option(help="Name or spec file, where SOURCE does not tell.")
     ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(help="huggingface: make a directory as transformers writes it."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Convert weights: .safetensors, .pth, .pt, .keras, .weights.h5, .msgpack, orbax directory."""
+    """Convert weights: .safetensors, .pth, .pt, .keras, .weights.h5, .msgpack, orbax directories,
+    and those of Hugging Face transformers (ResNet and BiT).
+    """
     from resnet_parity.convert import convert as run_convert
 
     spec = None if model is None else resolve(model)
     with tables.progress(err) as advance:
         advance(f"{source} to {target}")
-        done = run_convert(source, target, spec)
+        done = run_convert(source, target, spec, to)
     _print(asdict(done), as_json, tables.converted)
 
 

@@ -13,6 +13,7 @@ from shared_spec.api import file_suffix, name_suffix
 from shared_spec.compiler import compile_plan
 from shared_spec.durable import durable
 from shared_spec.errors import ResNetError, WeightsError
+from shared_spec.huggingface import is_huggingface, read_huggingface, write_huggingface
 from shared_spec.spec import ResNetSpec
 from shared_spec.weights import (
     Checkpoint,
@@ -23,6 +24,7 @@ from shared_spec.weights import (
     write_safetensors,
 )
 
+HUGGINGFACE = "huggingface"
 _KERAS = ("keras:tensorflow", "keras:jax", "keras:torch")
 FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
     ".safetensors": ("canonical safetensors", ()),
@@ -32,8 +34,11 @@ FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
     ".weights.h5": ("Keras weights", _KERAS),
     ".msgpack": ("Flax msgpack", ("flax",)),
     "": ("Flax orbax directory", ("flax",)),
+    HUGGINGFACE: ("Hugging Face directory", ()),
 }
-"""Suffix to a description and to the engines that can read and write it (none: no framework)."""
+"""Suffix (or a name, for a directory of another kind) to a description and to the engines that can
+read and write it (none: no framework).
+"""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ def convert(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
     spec: ResNetSpec | None = None,
+    to: str | None = None,
 ) -> Converted:
     """Write the weights of `source` to `target`, each in the format of its suffix.
 
@@ -66,6 +72,7 @@ def convert(
         source: a weights file (see `FORMATS`).
         target: where to write; a path without a suffix becomes an orbax directory.
         spec: the network, for formats that do not tell it themselves.
+        to: `"huggingface"` for a directory as transformers writes it.
 
     Raises:
         ResNetError: if either file is not possible, or the weights do not fit the network.
@@ -73,7 +80,12 @@ def convert(
     source, target = Path(source), Path(target)
     require_file(source)
     source_format = _format(source)
-    target_format = _known(target, name_suffix(target))
+    target_format = HUGGINGFACE if to == HUGGINGFACE else _known(target, name_suffix(target))
+    if to not in (None, target_format):
+        raise ResNetError(
+            f"to: {to!r} is not the format of {target}; only {HUGGINGFACE!r} needs to be named, "
+            f"other formats follow from the suffix"
+        )
     with tempfile.TemporaryDirectory(prefix="resnet-parity-") as folder:
         checkpoint = read_any(source, spec, Path(folder))
         found = checkpoint.spec
@@ -82,7 +94,7 @@ def convert(
         check_weights(compile_plan(found), checkpoint.state, _dtype(checkpoint, source))
         before = digest(checkpoint.state)
         with durable(target) as draft:
-            _write(checkpoint, draft, Path(folder))
+            _write(checkpoint, draft, target_format, Path(folder))
             after = digest(read_any(draft, found, Path(folder)).state)
             if after != before:
                 raise WeightsError(
@@ -113,7 +125,7 @@ def read_any(path: Path, spec: ResNetSpec | None, folder: Path) -> Checkpoint:
     suffix = _format(path)
     engines = FORMATS[suffix][1]
     if not engines:
-        checkpoint = read_safetensors(path)
+        checkpoint = read_huggingface(path) if suffix == HUGGINGFACE else read_safetensors(path)
     else:
         output = folder / "read.safetensors"
         given = None if spec is None else spec.to_dict()
@@ -130,8 +142,11 @@ def read_any(path: Path, spec: ResNetSpec | None, folder: Path) -> Checkpoint:
     )
 
 
-def _write(checkpoint: Checkpoint, draft: Path, folder: Path) -> None:
-    engines = FORMATS[name_suffix(draft)][1]
+def _write(checkpoint: Checkpoint, draft: Path, target_format: str, folder: Path) -> None:
+    engines = FORMATS[target_format][1]
+    if target_format == HUGGINGFACE:
+        write_huggingface(draft, checkpoint)
+        return
     if not engines:
         write_safetensors(draft, checkpoint)
         return
@@ -156,7 +171,7 @@ def _call(engine: Engine, operation: str, **arguments: Any) -> None:
 
 
 def _format(path: Path) -> str:
-    return _known(path, file_suffix(path))
+    return HUGGINGFACE if is_huggingface(path) else _known(path, file_suffix(path))
 
 
 def _known(path: Path, suffix: str) -> str:
@@ -174,7 +189,7 @@ def _dtype(checkpoint: Checkpoint, path: Path) -> str:
 
 
 def _lost(checkpoint: Checkpoint, target_format: str) -> tuple[str, ...]:
-    if target_format in (".safetensors", ""):
+    if target_format in (".safetensors", "", HUGGINGFACE):
         return ()
     kept = {"spec"} if target_format == ".keras" else set()
     return tuple(key for key in checkpoint.metadata() if key not in kept | {"version"})

@@ -14,6 +14,7 @@ from shared_spec.analysis import layer_rows
 from shared_spec.catalogue import CATALOGUE, Entry, find
 from shared_spec.compiler import compile_plan
 from shared_spec.errors import ImageError, SpecError, WeightsError
+from shared_spec.huggingface import is_huggingface, read_huggingface
 from shared_spec.plan import Plan
 from shared_spec.spec import ResNetSpec
 from shared_spec.specfile import SUFFIXES, load_spec
@@ -59,8 +60,9 @@ def _looks_like_path(text: str) -> bool:
 def read_weights(
     weights: WeightsLike, native: Mapping[str, Reader], package: str, spec: ResNetSpec | None
 ) -> Checkpoint:
-    """Canonical weights from a dict or a file: safetensors everywhere, and the backend's own
-    formats as `native` maps their suffixes to readers (`""` reads a directory).
+    """Canonical weights from a dict or a file: safetensors and directories of Hugging Face
+    transformers everywhere, and the backend's own formats as `native` maps their suffixes to
+    readers (`""` reads a directory).
 
     Raises:
         WeightsError: if the file is missing, damaged, or of a format that `package` cannot read.
@@ -77,6 +79,8 @@ def read_weights(
         weights = download(str(weights))
     require_file(weights)
     path = Path(weights)
+    if is_huggingface(path):
+        return read_huggingface(path)
     suffix = file_suffix(path)
     if suffix == ".safetensors":
         return read_safetensors(path)

@@ -18,6 +18,9 @@ from shared_spec.errors import ResNetError
 CHECKPOINT_MARK = "_CHECKPOINT_METADATA"
 """A file that every orbax checkpoint directory holds."""
 
+HUGGINGFACE_FILES = {"config.json", "model.safetensors", "preprocessor_config.json"}
+"""All that a directory in the layout of transformers holds that was written here."""
+
 
 @contextmanager
 def durable(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -58,7 +61,8 @@ def _refuse_foreign_directory(target: Path, given: object) -> None:
         return
     if Path.cwd().resolve().is_relative_to(target):
         raise ResNetError(f"{given}: is the working directory or holds it; name another path")
-    if any(target.iterdir()) and not (target / CHECKPOINT_MARK).exists():
+    files = {child.name for child in target.iterdir()}
+    if not (files <= HUGGINGFACE_FILES or CHECKPOINT_MARK in files):
         raise ResNetError(f"{given}: is a directory that holds other files; name another path")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 from shared_spec import ResNetSpec, compile_plan, resolve
+from shared_spec.huggingface import ACTIVATIONS, foreign_name, spec_of
 from shared_spec.plan import DropPath
 from shared_spec.weights import State
 from tests.conftest import Pool
@@ -48,118 +48,15 @@ BITS: dict[str, dict[str, Any]] = {
 }
 FIVE = ["basic", "both", "preactivation", "bottleneck"]
 """These run in the five engines, the others in PyTorch, which the engines are held against too."""
-ACTIVATIONS = {
-    "relu": "relu",
-    "relu6": "relu6",
-    "leaky_relu": "leaky_relu",
-    "silu": "silu",
-    "swish": "silu",
-    "mish": "mish",
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_accurate": "gelu_tanh",
-    "gelu_python_tanh": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "hardswish": "hardswish",
-}
-"""transformers' `hidden_act` to our `activation`."""
 
 
-def resnet_fields(config: Any) -> dict[str, Any]:
-    """Spec fields of a `ResNetConfig`."""
-    bottleneck = config.layer_type == "bottleneck"
-    fields = {
-        "block": config.layer_type,
-        "depths": config.depths,
-        "widths": [n // 4 if bottleneck else n for n in config.hidden_sizes],
-        "stem_width": config.embedding_size,
-        "strides": [2 if config.downsample_in_first_stage else 1] + [2] * (len(config.depths) - 1),
-        "stride_on": "1x1" if bottleneck and config.downsample_in_bottleneck else "3x3",
-        "in_channels": config.num_channels,
-        "num_classes": config.num_labels,
-    }
-    if bottleneck and any(n % 4 for n in config.hidden_sizes):
-        rows = [(n // 4, n // 4, n) for n in config.hidden_sizes]
-        fields["block_widths"] = [
-            r for r, d in zip(rows, config.depths, strict=True) for _ in range(d)
-        ]
-    return fields
-
-
-def bit_fields(config: Any) -> dict[str, Any]:
-    """Spec fields of a `BitConfig`."""
-    preactivation = config.layer_type == "preactivation"
-    fields: dict[str, Any] = {
-        "block": "bottleneck",
-        "pre_activation": preactivation,
-        "depths": config.depths,
-        "widths": [n // 4 for n in config.hidden_sizes],
-        "stem_width": config.embedding_size,
-        "stem_pool": "max_zero" if preactivation else "max",
-        "shortcut": "projection_stage",
-        "padding": "symmetric" if config.global_padding is None else config.global_padding.lower(),
-        "norm": "group",
-        "norm_groups": config.num_groups,
-        "standardize": 1e-8,
-        "activation": ACTIVATIONS[config.hidden_act],
-        "in_channels": config.num_channels,
-        "num_classes": config.num_labels,
-        "drop_path_rate": config.drop_path_rate,
-    }
-    if any(n % 32 for n in config.hidden_sizes):
-        rows = [(rounded(n / 4), rounded(n / 4), n) for n in config.hidden_sizes]
-        fields["block_widths"] = [
-            r for r, d in zip(rows, config.depths, strict=True) for _ in range(d)
-        ]
-    if config.output_stride < 4 * 2 ** (len(config.depths) - 1):
-        if preactivation:
-            # Its layers take the stride away and do not dilate.
-            reached = [4 * 2**i for i in range(len(config.depths))]
-            fields["strides"] = [1] + [2 if n <= config.output_stride else 1 for n in reached[1:]]
-        else:
-            fields["output_stride"] = config.output_stride
-    return fields
-
-
-def rounded(n: float) -> int:
-    """`n` to the nearest multiple of 8, but not below nine tenths of it."""
-    near = max(8, int(n + 4) // 8 * 8)
-    return near + 8 if near < 0.9 * n else near
-
-
-# From our names to those of transformers, in this order.
-RESNET_NAMES = [
-    (r"^conv1\.", "resnet.embedder.embedder.convolution."),
-    (r"^bn1\.", "resnet.embedder.embedder.normalization."),
-    (r"^fc\.", "classifier.1."),
-    (r"^layer(\d)\.", lambda m: f"resnet.encoder.stages.{int(m[1]) - 1}.layers."),
-    (r"\.conv(\d)\.", lambda m: f".layer.{int(m[1]) - 1}.convolution."),
-    (r"\.bn(\d)\.", lambda m: f".layer.{int(m[1]) - 1}.normalization."),
-    (r"\.downsample\.0\.", ".shortcut.convolution."),
-    (r"\.downsample\.1\.", ".shortcut.normalization."),
-]
-BIT_NAMES = [
-    (r"^(stem\.conv|conv1)\.", "bit.embedder.convolution."),
-    (r"^bn1\.", "bit.embedder.norm."),
-    (r"^norm\.", "bit.norm."),
-    (r"^(head\.)?fc\.", "classifier.1."),
-    (r"^layer(\d)\.", lambda m: f"bit.encoder.stages.{int(m[1]) - 1}.layers."),
-    (r"^stages\.(\d)\.blocks\.", r"bit.encoder.stages.\1.layers."),
-    (r"\.bn(\d)\.", r".norm\1."),
-    (r"\.downsample\.0\.", ".downsample.conv."),
-    (r"\.downsample\.1\.", ".downsample.norm."),
-]
-
-
-def judged(model: Any, spec: ResNetSpec, names: list[tuple[str, Any]]) -> tuple[State, list[Any]]:
-    """Random weights, and transformers' logits with them."""
+def judged(model: Any) -> tuple[ResNetSpec, State, list[Any]]:
+    """The spec of its configuration, random weights, and transformers' logits with them."""
+    spec = spec_of(model.config.to_dict() | {"architectures": None})
     state = weights_of(spec)
     theirs = {}
     for name, array in state.items():
-        renamed = name
-        for pattern, replacement in names:
-            renamed = re.sub(pattern, replacement, renamed)
+        renamed = foreign_name(name, model.config.model_type)
         flat = renamed == "classifier.1.weight" and array.ndim == 4
         theirs[renamed] = torch.from_numpy(array[:, :, 0, 0] if flat else array)
     assert len(theirs) == len(state)
@@ -169,19 +66,15 @@ def judged(model: Any, spec: ResNetSpec, names: list[tuple[str, Any]]) -> tuple[
     assert unexpected == []
     images = [torch.from_numpy(x).double().permute(0, 3, 1, 2) for x in images_of(spec)]
     with torch.inference_mode():
-        return state, [model(x).logits.numpy() for x in images]
+        return spec, state, [model(x).logits.numpy() for x in images]
 
 
 def resnet(**options: Any) -> tuple[ResNetSpec, State, list[np.ndarray]]:
-    model = transformers_model("ResNet", **options)
-    spec = ResNetSpec.parse(resnet_fields(model.config))
-    return spec, *judged(model, spec, RESNET_NAMES)
+    return judged(transformers_model("ResNet", **options))
 
 
 def bit(**options: Any) -> tuple[ResNetSpec, State, list[np.ndarray]]:
-    model = transformers_model("Bit", **options)
-    spec = ResNetSpec.parse(bit_fields(model.config))
-    return spec, *judged(model, spec, BIT_NAMES)
+    return judged(transformers_model("Bit", **options))
 
 
 @pytest.mark.parametrize("name", RESNETS)
@@ -220,7 +113,7 @@ def test_configurations_that_are_names_here() -> None:
 @pytest.mark.parametrize("options", [BIT, HYBRID])
 def test_drop_path_rates_are_those_of_bit(options: dict[str, Any]) -> None:
     model = transformers_model("Bit", **options | {"drop_path_rate": 0.3})
-    layers = compile_plan(ResNetSpec.parse(bit_fields(model.config))).layers()
+    layers = compile_plan(spec_of(model.config.to_dict())).layers()
     ours = [layer.rate for layer in layers if isinstance(layer, DropPath)]
     theirs = [m.drop_prob for m in model.modules() if type(m).__name__ == "BitDropPath"]
     assert len(ours) == len(theirs) == sum(options["depths"]) - 1
