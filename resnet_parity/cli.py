@@ -243,7 +243,7 @@ def convert(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Convert weights: .safetensors, .pth, .pt, .keras, .weights.h5, .msgpack, orbax directories,
+    """Convert weights: .safetensors, .pth, .pt, .keras, .weights.h5, .h5, .msgpack, orbax directories,
     and those of Hugging Face transformers (ResNet and BiT).
     """
     from resnet_parity.convert import convert as run_convert

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from shared_spec.compiler import compile_plan
 from shared_spec.durable import durable
 from shared_spec.errors import ResNetError, WeightsError
 from shared_spec.huggingface import is_huggingface, read_huggingface, write_huggingface
+from shared_spec.keras_applications import read_applications, write_applications
 from shared_spec.spec import ResNetSpec
 from shared_spec.weights import (
     Checkpoint,
@@ -30,6 +32,7 @@ FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
     ".safetensors": ("canonical safetensors", ()),
     ".pth": ("PyTorch state dict", ("torch",)),
     ".pt": ("PyTorch state dict", ("torch",)),
+    ".h5": ("keras.applications weights", ()),
     ".keras": ("Keras model", _KERAS),
     ".weights.h5": ("Keras weights", _KERAS),
     ".msgpack": ("Flax msgpack", ("flax",)),
@@ -39,6 +42,18 @@ FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
 """Suffix (or a name, for a directory of another kind) to a description and to the engines that can
 read and write it (none: no framework).
 """
+
+_READERS: dict[str, Callable[[Path, ResNetSpec | None], Checkpoint]] = {
+    ".safetensors": lambda path, spec: read_safetensors(path),
+    ".h5": read_applications,
+    HUGGINGFACE: lambda path, spec: read_huggingface(path),
+}
+_WRITERS: dict[str, Callable[[Path, Checkpoint], None]] = {
+    ".safetensors": write_safetensors,
+    ".h5": write_applications,
+    HUGGINGFACE: write_huggingface,
+}
+"""For the formats that need no framework."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +140,7 @@ def read_any(path: Path, spec: ResNetSpec | None, folder: Path) -> Checkpoint:
     suffix = _format(path)
     engines = FORMATS[suffix][1]
     if not engines:
-        checkpoint = read_huggingface(path) if suffix == HUGGINGFACE else read_safetensors(path)
+        checkpoint = _READERS[suffix](path, spec)
     else:
         output = folder / "read.safetensors"
         given = None if spec is None else spec.to_dict()
@@ -144,11 +159,8 @@ def read_any(path: Path, spec: ResNetSpec | None, folder: Path) -> Checkpoint:
 
 def _write(checkpoint: Checkpoint, draft: Path, target_format: str, folder: Path) -> None:
     engines = FORMATS[target_format][1]
-    if target_format == HUGGINGFACE:
-        write_huggingface(draft, checkpoint)
-        return
     if not engines:
-        write_safetensors(draft, checkpoint)
+        _WRITERS[target_format](draft, checkpoint)
         return
     assert checkpoint.spec is not None
     canonical = folder / "write.safetensors"
@@ -191,7 +203,8 @@ def _dtype(checkpoint: Checkpoint, path: Path) -> str:
 def _lost(checkpoint: Checkpoint, target_format: str) -> tuple[str, ...]:
     if target_format in (".safetensors", "", HUGGINGFACE):
         return ()
-    kept = {"spec"} if target_format == ".keras" else set()
+    # A .h5's spec and preprocessing follow from what it holds.
+    kept = {".keras": {"spec"}, ".h5": {"spec", "preprocessing"}}.get(target_format, set())
     return tuple(key for key in checkpoint.metadata() if key not in kept | {"version"})
 
 

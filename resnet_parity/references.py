@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from shared_spec.catalogue import Entry
+from shared_spec.compiler import compile_plan
 from shared_spec.errors import ResNetError
+from shared_spec.keras_applications import layer_name
 from shared_spec.weights import State
 
 Outputs = tuple[int, list[np.ndarray]]
@@ -161,14 +163,14 @@ def _keras(entry: Entry, state: State, dtype: str, images: Sequence[np.ndarray])
 
     # keras_resnet50v2 is ResNet50V2.
     name = entry.name.removeprefix("keras_").replace("resnet", "ResNet").replace("v2", "V2")
-    canonical = applications_v2 if entry.spec.pre_activation else applications_v1
+    modules = {q.module for q in compile_plan(entry.spec).parameters()}
+    names = {layer_name(module, entry.spec): module for module in modules}
     count, found = 0, []
     for batch in images:  # the classifier makes it ask for a static size
         with keras_dtype(dtype):
             net = getattr(keras.applications, name)(
                 weights=None, input_shape=batch.shape[1:], classifier_activation=None
             )
-        names = {layer.name: canonical(layer.name) for layer in net.layers if layer.variables}
         unused = sorted(state.keys() - set(assign(net.layers, names, state)))
         if unused:
             raise ResNetError(f"keras.applications has no {', '.join(unused[:5])}")
@@ -217,30 +219,6 @@ def assign(layers: Iterable[Any], names: Mapping[str, str], state: State) -> lis
             variable.assign(array.transpose({4: (2, 3, 1, 0), 2: (1, 0)}.get(array.ndim, (0,))))
             used.append(name)
     return used
-
-
-def applications_v1(layer: str) -> str:
-    """`conv2_block1_0_conv` to `layer1.0.downsample.0`, and so on."""
-    if layer in ("conv1_conv", "conv1_bn", "predictions"):
-        return {"conv1_conv": "conv1", "conv1_bn": "bn1", "predictions": "fc"}[layer]
-    stage, block, number, kind = layer.split("_")
-    where = f"layer{int(stage[4:]) - 1}.{int(block[5:]) - 1}"
-    if number == "0":
-        return f"{where}.downsample.{0 if kind == 'conv' else 1}"
-    return f"{where}.{kind}{number}"
-
-
-def applications_v2(layer: str) -> str:
-    """`conv2_block1_1_bn` to `stages.0.blocks.0.norm2`, and so on."""
-    if layer in ("conv1_conv", "post_bn", "predictions"):
-        return {"conv1_conv": "stem.conv", "post_bn": "norm", "predictions": "head.fc"}[layer]
-    stage, block, number, kind = layer.split("_")
-    where = f"stages.{int(stage[4:]) - 2}.blocks.{int(block[5:]) - 1}"
-    if number == "preact":
-        return f"{where}.norm1"
-    if kind == "bn":
-        return f"{where}.norm{int(number) + 1}"
-    return f"{where}.downsample.conv" if number == "0" else f"{where}.conv{number}"
 
 
 _RUN: dict[str, Callable[[Entry, State, str, Sequence[np.ndarray]], Outputs]] = {

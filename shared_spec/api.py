@@ -15,6 +15,7 @@ from shared_spec.catalogue import CATALOGUE, Entry, find
 from shared_spec.compiler import compile_plan
 from shared_spec.errors import ImageError, SpecError, WeightsError
 from shared_spec.huggingface import is_huggingface, read_huggingface
+from shared_spec.keras_applications import read_applications
 from shared_spec.plan import Plan
 from shared_spec.spec import ResNetSpec
 from shared_spec.specfile import SUFFIXES, load_spec
@@ -60,9 +61,9 @@ def _looks_like_path(text: str) -> bool:
 def read_weights(
     weights: WeightsLike, native: Mapping[str, Reader], package: str, spec: ResNetSpec | None
 ) -> Checkpoint:
-    """Canonical weights from a dict or a file: safetensors and directories of Hugging Face
-    transformers everywhere, and the backend's own formats as `native` maps their suffixes to
-    readers (`""` reads a directory).
+    """Canonical weights from a dict or a file. Every backend reads safetensors, directories of
+    Hugging Face transformers and `.h5` files of keras.applications; its own formats are given by
+    `native`, which maps their suffixes to readers (`""` reads a directory).
 
     Raises:
         WeightsError: if the file is missing, damaged, or of a format that `package` cannot read.
@@ -84,8 +85,10 @@ def read_weights(
     suffix = file_suffix(path)
     if suffix == ".safetensors":
         return read_safetensors(path)
+    if suffix == ".h5":
+        return read_applications(path, spec)
     if suffix not in native:
-        known = ", ".join(x or "a directory" for x in (".safetensors", *native))
+        known = ", ".join(x or "a directory" for x in (".safetensors", ".h5", *native))
         raise WeightsError(
             f"{path}: {package} reads {known}; `resnet-parity convert` turns other files into those"
         )

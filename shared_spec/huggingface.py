@@ -8,7 +8,6 @@ reading the configuration gives its plan again.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared_spec.compiler import compile_plan
+from shared_spec.equivalence import parting
 from shared_spec.errors import SpecError, WeightsError
-from shared_spec.plan import BatchNorm, Plan
 from shared_spec.preprocessing import Preprocessing
+from shared_spec.renaming import Rules, rename
 from shared_spec.spec import ResNetSpec
 from shared_spec.weights import Checkpoint, State, read_safetensors, without_counters
 
@@ -46,8 +46,7 @@ ACTIVATIONS = {
 }
 """transformers' `hidden_act` to `activation`."""
 
-Names = list[tuple[str, str | Callable[[re.Match[str]], str]]]
-RESNET_NAMES: Names = [
+RESNET_NAMES: Rules = [
     (r"^conv1\.", "resnet.embedder.embedder.convolution."),
     (r"^bn1\.", "resnet.embedder.embedder.normalization."),
     (r"^fc\.", "classifier.1."),
@@ -57,7 +56,7 @@ RESNET_NAMES: Names = [
     (r"\.downsample\.0\.", ".shortcut.convolution."),
     (r"\.downsample\.1\.", ".shortcut.normalization."),
 ]
-BIT_NAMES: Names = [
+BIT_NAMES: Rules = [
     (r"^(stem\.conv|conv1)\.", "bit.embedder.convolution."),
     (r"^bn1\.", "bit.embedder.norm."),
     (r"^norm\.", "bit.norm."),
@@ -202,7 +201,7 @@ def _rounded(n: float) -> int:
     return near + 8 if near < 0.9 * n else near
 
 
-_CONFIGS: dict[str, tuple[type[_ResNetConfig | _BitConfig], Names]] = {
+_CONFIGS: dict[str, tuple[type[_ResNetConfig | _BitConfig], Rules]] = {
     "resnet": (_ResNetConfig, RESNET_NAMES),
     "bit": (_BitConfig, BIT_NAMES),
 }
@@ -235,9 +234,7 @@ def spec_of(config: Mapping[str, Any], where: str = CONFIG) -> ResNetSpec:
 
 def foreign_name(name: str, kind: str) -> str:
     """What transformers calls a canonical parameter; `kind` is `resnet` or `bit`."""
-    for pattern, replacement in _CONFIGS[kind][1]:
-        name = re.sub(pattern, replacement, name)
-    return name
+    return rename(name, _CONFIGS[kind][1])
 
 
 def read_huggingface(folder: Path) -> Checkpoint:
@@ -357,12 +354,12 @@ def config_of(spec: ResNetSpec, labels: tuple[str, ...] | None = None) -> dict[s
             "downsample_in_bottleneck": spec.stride_on == "1x1",
         }
     try:
-        found = _function(compile_plan(spec_of(config)))
+        theirs = compile_plan(spec_of(config))
     except SpecError as error:
         raise SpecError(f"transformers has no such net ({error})") from None
-    ours = _function(compile_plan(spec))
-    if found != ours:
-        raise SpecError(f"transformers has no such net: {_parting(ours, found)}")
+    found = parting(compile_plan(spec), theirs)
+    if found is not None:
+        raise SpecError(f"transformers has no such net: {found}")
     return config
 
 
@@ -375,32 +372,6 @@ def _total_stride(spec: ResNetSpec) -> int:
     for stride in spec.strides:
         total *= stride
     return spec.output_stride or total
-
-
-def _function(p: Plan) -> list[Any]:
-    """What decides a plan's results: neither how statistics move in training nor what starts at
-    zero.
-    """
-
-    def kept(layer: Any) -> Any:
-        if isinstance(layer, BatchNorm):
-            return (layer.name, layer.channels, layer.eps)
-        return layer
-
-    blocks = [(b.name, b.shortcut_from, [kept(x) for x in b.layers()]) for b in p.blocks()]
-    return [[kept(x) for x in p.stem], blocks, [kept(x) for x in p.head], p.outputs]
-
-
-def _parting(a: list[Any], b: list[Any]) -> str:
-    """The first layer in which two plans differ."""
-    flat = [
-        [*stem, *(layer for _, _, layers in blocks for layer in layers), *head]
-        for stem, blocks, head, _ in (a, b)
-    ]
-    for ours, theirs in zip(*flat, strict=False):
-        if ours != theirs:
-            return f"{ours} would be {theirs}"
-    return "it has other layers or outputs"
 
 
 def write_huggingface(folder: Path, checkpoint: Checkpoint) -> None:
@@ -427,8 +398,9 @@ def write_huggingface(folder: Path, checkpoint: Checkpoint) -> None:
     folder.mkdir()
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
     _dump(folder / CONFIG, config | {"dtype": dtype})
-    if checkpoint.preprocessing is not None:
-        _dump(folder / PROCESSOR, _processor(checkpoint.preprocessing))
+    prepare = checkpoint.preprocessing
+    if prepare is not None and prepare.channel_order == "rgb":  # theirs has no other order
+        _dump(folder / PROCESSOR, _processor(prepare))
 
 
 def _processor(prepare: Preprocessing) -> dict[str, Any]:

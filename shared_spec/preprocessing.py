@@ -21,8 +21,8 @@ _MODES = {1: "L", 3: "RGB"}
 
 
 class Preprocessing(BaseModel):
-    """How an image becomes an input: shorter side resized, centre cropped, scaled to 0..1,
-    normalised per channel.
+    """How an image becomes an input: shorter side resized, centre cropped, scaled to 0..1, its
+    channels put in order, normalised per channel.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -33,6 +33,8 @@ class Preprocessing(BaseModel):
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
     mean: tuple[float, ...]
     std: tuple[Annotated[float, Field(gt=0)], ...]
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+    """Order of the input's channels, and of mean and std (bgr: Caffe, keras.applications' V1)."""
 
     @model_validator(mode="after")
     def _check(self) -> Preprocessing:
@@ -72,8 +74,10 @@ class Preprocessing(BaseModel):
         return np.stack([self._one(image) for image in images])
 
     def normalise(self, pixels: np.ndarray) -> np.ndarray:
-        """Pixels in 0..1, [..., C], to float32 inputs."""
-        scaled: np.ndarray = (np.asarray(pixels) - np.array(self.mean)) / np.array(self.std)
+        """Pixels in 0..1, [..., C] in the order RGB, to float32 inputs."""
+        pixels = np.asarray(pixels)
+        pixels = pixels[..., ::-1] if self.channel_order == "bgr" else pixels
+        scaled: np.ndarray = (pixels - np.array(self.mean)) / np.array(self.std)
         return scaled.astype(np.float32)
 
     def _one(self, image: Image) -> np.ndarray:
