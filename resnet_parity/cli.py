@@ -243,8 +243,8 @@ def convert(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Convert weights: .safetensors, .pth, .pt, .keras, .weights.h5, .h5, .msgpack, orbax directories,
-    and those of Hugging Face transformers (ResNet and BiT).
+    """Convert weights: .safetensors, .pth, .pt, .keras, .weights.h5, .msgpack, orbax directories,
+    keras.applications' .h5, and directories of Hugging Face transformers (ResNet and BiT).
     """
     from resnet_parity.convert import convert as run_convert
 
