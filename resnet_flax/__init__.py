@@ -29,13 +29,13 @@ from shared_spec.api import (
     ModelLike,
     WeightsLike,
     activation_names,
-    adapted,
     as_images,
     batches,
     compile_plan,
     entry_points,
     gather,
-    resolve,
+    read_adapted,
+    resolve_both,
 )
 from shared_spec.catalogue import list_models
 from shared_spec.initialize import initial_weights
@@ -65,7 +65,8 @@ def create_model(
     Raises:
         ResNetError: with one sentence, if the name, spec, dtype or weights are not valid.
     """
-    spec = resolve(model, overrides)
+    specs = resolve_both(model, overrides)
+    spec = specs[0]
     p = compile_plan(spec)
     native = numpy_dtype(dtype)
     if dtype == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
@@ -76,7 +77,7 @@ def create_model(
     net = ResNet(p, spec, native, nnx.Rngs(crc32(str(seed).encode())))
     if weights is None:
         return load_weights(net, cast_weights(initial_weights(p, seed), dtype))
-    return load_weights(net, adapted(read_checkpoint(weights, spec).state, spec, overrides, seed))
+    return load_weights(net, read_adapted(read_checkpoint, weights, specs, overrides, seed))
 
 
 def predict(model: ResNet, images: np.ndarray, *, batch_size: int = 64) -> Any:

@@ -23,7 +23,7 @@ except ImportError:
     extra = {"jax": "keras,flax", "torch": "keras,torch"}.get(engine, engine)
     raise framework_missing(f"resnet_keras on the {engine} engine", engine, extra) from None
 
-from resnet_keras.model import ResNet, deep_graph, output_layer, seed_dropouts
+from resnet_keras.model import ResNet, deep_graph, output_layer
 from resnet_keras.weights import (
     dtype_name,
     export_weights,
@@ -35,12 +35,12 @@ from shared_spec.api import (
     ModelLike,
     WeightsLike,
     activation_names,
-    adapted,
     as_images,
     batches,
     entry_points,
     gather,
-    resolve,
+    read_adapted,
+    resolve_both,
 )
 from shared_spec.catalogue import list_models
 from shared_spec.initialize import initial_weights
@@ -70,18 +70,18 @@ def create_model(
     Raises:
         ResNetError: with one sentence, if the name, spec, dtype or weights are not valid.
     """
-    spec = resolve(model, overrides)
+    specs = resolve_both(model, overrides)
+    spec = specs[0]
     numpy_dtype(dtype)
     if dtype == "float64" and not _has_float64():
         raise FrameworkError(
             "dtype: float64 on Keras's JAX engine needs "
             "jax.config.update('jax_enable_x64', True) before JAX is used"
         )
-    net = ResNet(spec, dtype)
-    seed_dropouts(net, seed)
+    net = ResNet(spec, dtype, seed=seed)
     if weights is None:
         return load_weights(net, cast_weights(initial_weights(net.plan, seed), dtype))
-    return load_weights(net, adapted(read_checkpoint(weights, spec).state, spec, overrides, seed))
+    return load_weights(net, read_adapted(read_checkpoint, weights, specs, overrides, seed))
 
 
 def predict(model: ResNet, images: np.ndarray, *, batch_size: int = 64) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from functools import partial, singledispatch
 from typing import Any
+from zlib import crc32
 
 import keras
 from keras import ops
@@ -24,6 +25,15 @@ PACKAGE = "resnet_keras"
 def layer_name(path: str) -> str:
     """A dotted path of the plan as a Keras layer name."""
     return path.replace(".", "_")
+
+
+def layer_seed(name: str, seed: int = 0) -> int:
+    """What a layer's dropout draws from, so that no two layers drop the same.
+
+    A layer without a seed of its own would draw from torch's generator on the PyTorch engine, which
+    also keeps seeds as signed numbers.
+    """
+    return crc32(f"{seed}/{name}".encode()) >> 1
 
 
 @singledispatch
@@ -201,21 +211,27 @@ def _(layer: plan.GlobalPool, x: Any, dtype: str) -> Any:
 
 @apply.register
 def _(layer: plan.Dropout, x: Any, dtype: str) -> Any:
-    # Without a seed of its own, Keras's PyTorch engine draws from torch's; see `seed_dropouts`.
-    return keras.layers.Dropout(layer.rate, seed=0, dtype=dtype, name=layer_name(layer.name))(x)
+    name = layer_name(layer.name)
+    return keras.layers.Dropout(layer.rate, seed=layer_seed(name), dtype=dtype, name=name)(x)
 
 
 @apply.register
 def _(layer: plan.DropPath, x: Any, dtype: str) -> Any:
     shape = (None, 1, 1, 1)
     name = layer_name(layer.name)
-    return keras.layers.Dropout(layer.rate, shape, seed=0, dtype=dtype, name=name)(x)
+    return keras.layers.Dropout(layer.rate, shape, layer_seed(name), dtype=dtype, name=name)(x)
 
 
 @apply.register
 def _(layer: plan.DropBlock, x: Any, dtype: str) -> Any:
+    name = layer_name(layer.name)
     return DropBlock(
-        layer.rate, layer.block_size, layer.gamma_scale, dtype=dtype, name=layer_name(layer.name)
+        layer.rate,
+        layer.block_size,
+        layer.gamma_scale,
+        layer_seed(name),
+        dtype=dtype,
+        name=name,
     )(x)
 
 
@@ -451,10 +467,13 @@ class LowestPadding2D(keras.layers.Layer):
 class DropBlock(keras.layers.Layer):
     """Drop squares of pixels, in training."""
 
-    def __init__(self, rate: float, block_size: int, gamma_scale: float, **kwargs: Any) -> None:
+    def __init__(
+        self, rate: float, block_size: int, gamma_scale: float, seed: int, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.rate, self.block_size, self.gamma_scale = rate, block_size, gamma_scale
-        self.seed_generator = keras.random.SeedGenerator(0)
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """[N, H, W, C] to the same."""
@@ -484,6 +503,7 @@ class DropBlock(keras.layers.Layer):
             "rate": self.rate,
             "block_size": self.block_size,
             "gamma_scale": self.gamma_scale,
+            "seed": self.seed,
         }
         return {**super().get_config(), **own}
 

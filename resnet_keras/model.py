@@ -6,12 +6,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from zlib import crc32
 
 import keras
 import numpy as np
 
-from resnet_keras.layers import PACKAGE, apply, layer_name
+from resnet_keras.layers import PACKAGE, apply, layer_name, layer_seed
 from shared_spec import plan
 from shared_spec.compiler import compile_plan
 from shared_spec.plan import Plan
@@ -50,6 +49,7 @@ class ResNet(keras.Model):
         dtype: str = "float32",
         name: str = "resnet",
         trainable: bool = True,
+        seed: int = 0,
     ) -> None:
         if not isinstance(spec, ResNetSpec):
             spec = ResNetSpec.parse(spec)
@@ -63,7 +63,8 @@ class ResNet(keras.Model):
         outputs = [found[name] for name in p.outputs] or chain(x, p.head, dtype)
         with deep_graph(p):
             super().__init__(inputs, outputs, name=name)
-        self.plan, self.spec, self.kind = p, spec, dtype
+        self.plan, self.spec, self.kind, self.seed = p, spec, dtype, seed
+        self._seed_dropouts()
         self.trainable = trainable
         if keras.backend.backend() == "tensorflow":
             # On a CPU, XLA makes this engine slower; compile(jit_compile=...) decides anew.
@@ -76,29 +77,28 @@ class ResNet(keras.Model):
             "dtype": self.kind,
             "name": self.name,
             "trainable": self.trainable,
+            "seed": self.seed,
         }
+
+    def _seed_dropouts(self) -> None:
+        """Make what dropout draws follow from the model's seed too."""
+        for layer in self.layers:
+            generator = getattr(layer, "seed_generator", None)
+            if generator is not None:
+                key = layer_seed(layer.name, self.seed)
+                generator.state.assign(np.array([key, 0], generator.state.dtype))
 
 
 @contextmanager
 def deep_graph(p: Plan) -> Iterator[None]:
     """Let Keras walk the graph of a net of hundreds of layers: it recurses, a call a layer."""
     kept = sys.getrecursionlimit()
-    # A record of the plan is at most five Keras layers in a row.
-    sys.setrecursionlimit(max(kept, 1000 + 5 * sum(1 for _ in p.layers())))
+    # A record of the plan is at most six Keras layers in a row.
+    sys.setrecursionlimit(max(kept, 1000 + 6 * sum(1 for _ in p.layers())))
     try:
         yield
     finally:
         sys.setrecursionlimit(kept)
-
-
-def seed_dropouts(model: ResNet, seed: int) -> None:
-    """Make what dropout draws follow from `seed` and the layer's name."""
-    for layer in model.layers:
-        generator = getattr(layer, "seed_generator", None)
-        if generator is not None:
-            # Keras's PyTorch engine keeps it as a signed number.
-            key = crc32(f"{seed}/{layer.name}".encode()) >> 1
-            generator.state.assign(np.array([key, 0], generator.state.dtype))
 
 
 def chain(x: Any, layers: plan.Layers, dtype: str) -> Any:

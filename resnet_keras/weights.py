@@ -160,9 +160,7 @@ def _layout(file: Path | io.BytesIO, path: Path) -> list[tuple[str, tuple[int, .
     found: list[tuple[str, tuple[int, ...]]] = []
 
     def visit(name: str, item: Any) -> None:
-        # The state of a dropout's generator is no weight.
-        weight = name.startswith("layers/") and "/seed_generator/" not in name
-        if weight and isinstance(item, h5py.Dataset):
+        if name.startswith("layers/") and isinstance(item, h5py.Dataset):
             found.append((item.dtype.name, tuple(item.shape)))
 
     try:

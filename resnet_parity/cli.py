@@ -216,6 +216,8 @@ def _sweep(
 
     if report is not None and not report.resolve().parent.is_dir():
         raise ResNetError(f"{report}: its directory does not exist; create it first")
+    if report is not None and (report.is_dir() or report.resolve() == results.resolve()):
+        raise ResNetError(f"{report}: is a directory or the file of results; name another path")
     sizes = {entry.name: compile_plan(entry.spec).parameter_count() for entry in entries}
     with tables.SweepProgress(err, sizes) as bar:
         records = sweep(entries, settings, results, Observer(bar.step, bar.done))

@@ -15,10 +15,15 @@ from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from shared_spec.errors import ResNetError
 
 CODE = ("shared_spec", "resnet_torch", "resnet_keras", "resnet_flax")
 """The packages whose source decides what the engines compute."""
+
+JUDGES = ("compare.py", "references.py", "sweep.py", "worker.py")
+"""Files beside this one that decide what is held against what."""
 
 SILENT = frozenset({"h5py", "optax"})
 """What engines require and do not compute with."""
@@ -78,9 +83,7 @@ class Record:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Record:
         """The inverse of `to_dict`."""
-        rest = {k: v for k, v in data.items() if k not in ("holds", "references")}
-        references = {k: Judged(**v) for k, v in data["references"].items()}
-        return cls(**rest, references=references)
+        return TypeAdapter(cls).validate_python({k: v for k, v in data.items() if k != "holds"})
 
 
 def read_records(path: Path) -> dict[str, Record]:
@@ -91,6 +94,8 @@ def read_records(path: Path) -> dict[str, Record]:
         ResNetError: if the file cannot be read and written.
     """
     records: dict[str, Record] = {}
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ResNetError(f"{path}: is no regular file")
     try:
         with path.open("a+b") as file:
             file.seek(0)
@@ -100,9 +105,9 @@ def read_records(path: Path) -> dict[str, Record]:
     for line in lines:
         try:
             record = Record.from_dict(json.loads(line))
-        except (ValueError, TypeError, KeyError, AttributeError):
+            records[record.name] = record
+        except (ValueError, TypeError, AttributeError, RecursionError):
             continue
-        records[record.name] = record
     return records
 
 
@@ -135,6 +140,8 @@ def digest_of(facts: object) -> str:
 def code_digest() -> str:
     """SHA-256 over the source of what computes; the catalogue is left to each spec's own digest."""
     sha = hashlib.sha256()
+    for name in JUDGES:
+        sha.update((Path(__file__).parent / name).read_bytes())
     for package in CODE:
         spec = importlib.util.find_spec(package)
         assert spec is not None

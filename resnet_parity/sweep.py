@@ -95,7 +95,7 @@ def sweep(
         for entry in entries:
             blank = _blank(entry, settings)
             record = known.get(entry.name)
-            fresh = record is None or not record.holds or record.key != blank.key
+            fresh = record is None or record.key != blank.key or not record.holds
             if record is None or fresh:
                 with tempfile.TemporaryDirectory(prefix="resnet-parity-") as folder:
                     run = _Run(entry, settings, blank, fleet, Path(folder), observer.step)

@@ -311,8 +311,13 @@ def _describe(layer: Layer) -> str:
         return f"{layer.kernel_size}×{layer.kernel_size}, {layer.out_channels}{groups}"
     if isinstance(layer, plan.MaxPool):
         return f"{layer.kernel_size}×{layer.kernel_size} max pool"
+    if isinstance(layer, plan.AvgPool):
+        return f"{layer.kernel_size}×{layer.kernel_size} average pool"
+    if isinstance(layer, plan.BlurPool):
+        return "3×3 blur"
     if isinstance(layer, plan.GlobalPool):
-        return "average pool"
+        kinds = {"avg": "average", "avgmax": "average and max", "catavgmax": "average beside max"}
+        return f"{kinds.get(layer.kind, layer.kind)} pool"
     if isinstance(layer, plan.Dense):
         return f"{layer.out_features}-way dense"
     return ""

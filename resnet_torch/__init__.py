@@ -31,13 +31,13 @@ from shared_spec.api import (
     ModelLike,
     WeightsLike,
     activation_names,
-    adapted,
     as_images,
     batches,
     compile_plan,
     entry_points,
     gather,
-    resolve,
+    read_adapted,
+    resolve_both,
 )
 from shared_spec.catalogue import list_models
 from shared_spec.initialize import initial_weights
@@ -66,15 +66,14 @@ def create_model(
     Raises:
         ResNetError: with one sentence, if the name, spec, dtype or weights are not valid.
     """
-    spec = resolve(model, overrides)
+    specs = resolve_both(model, overrides)
+    spec = specs[0]
     p = compile_plan(spec)
     numpy_dtype(dtype)
     with _NoInit():
         net = ResNet(p, spec).to(getattr(torch, dtype))
     if weights is not None:
-        return load_weights(
-            net, adapted(read_checkpoint(weights, spec).state, spec, overrides, seed)
-        )
+        return load_weights(net, read_adapted(read_checkpoint, weights, specs, overrides, seed))
     state = cast_weights(initial_weights(p, seed), dtype)
     # Assigned, not copied: the arrays are nobody else's. The missing keys are batch counters.
     tensors = {name: from_numpy(array) for name, array in state.items()}

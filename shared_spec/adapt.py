@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
@@ -12,21 +11,50 @@ from shared_spec.compiler import compile_plan
 from shared_spec.errors import WeightsError
 from shared_spec.initialize import initial_weights
 from shared_spec.spec import ResNetSpec
-from shared_spec.weights import State, cast_weights
+from shared_spec.weights import Checkpoint, State, WeightsLike, cast_weights
 
-ASKED = frozenset({"in_channels", "num_classes", "features_only", "out_indices"})
+FEATURES = frozenset({"features_only", "out_indices"})
+ASKED = FEATURES | {"in_channels", "num_classes"}
 """Overrides that ask for weights to be adapted."""
 
 
-def adapted(
-    state: Mapping[str, np.ndarray], spec: ResNetSpec, asked: Mapping[str, Any], seed: int
+def read_adapted(
+    read: Callable[[WeightsLike, ResNetSpec], Checkpoint],
+    weights: WeightsLike,
+    specs: tuple[ResNetSpec, ResNetSpec],
+    asked: Collection[str],
+    seed: int,
 ) -> State:
-    """`state` as far as it fits a net of `spec`, if `asked` names a field of `ASKED`.
+    """The weights of a file or a dict, adapted to a net as far as the call asked for it.
 
-    - Another number of input channels: the first convolution's weights are summed over RGB for one
-      channel, else repeated and scaled by 3 / n.
-    - Another number of classes: the classifier is left out, and drawn anew from `seed`.
-    - No classifier, or features only: what the net no longer has is left out.
+    Args:
+        read: a backend's `read_checkpoint`.
+        weights: a path or canonical arrays.
+        specs: the net, and what it would be without the overrides in `ASKED`. A file that does not
+            tell its own model fits one of them.
+        asked: names of the overrides.
+        seed: of a new classifier.
+    """
+    spec, before = specs
+    try:
+        state = read(weights, spec).state
+    except WeightsError:
+        if before == spec:
+            raise
+        state = read(weights, before).state
+    return adapted(state, spec, asked, seed)
+
+
+def adapted(
+    state: Mapping[str, np.ndarray], spec: ResNetSpec, asked: Collection[str], seed: int
+) -> State:
+    """`state` as far as it fits a net of `spec`, given the names of the fields that were asked for.
+
+    - `in_channels`: the first convolution's weights are summed over RGB for one channel, else
+      repeated and scaled by 3 / n.
+    - `num_classes`: a classifier of another size is left out and drawn anew from `seed`, or left
+      out alone if the net has none.
+    - `features_only`, `out_indices`: what the net no longer has is left out.
 
     Everything else stays as it is, to be checked when it is loaded.
 
@@ -34,24 +62,35 @@ def adapted(
         WeightsError: if the first convolution was made for neither this number of channels nor RGB.
     """
     state = dict(state)
-    if not ASKED & asked.keys():
-        return state
     p = compile_plan(spec)
-    _adapt_channels(state, p)
+    if "in_channels" in asked:
+        _adapt_channels(state, p)
+    lost = tuple(f"{name}." for name in _lost(p, spec, asked))
+    state = {name: array for name, array in state.items() if not lost or not name.startswith(lost)}
+    if "num_classes" in asked:
+        _adapt_classes(state, p, seed)
+    return state
+
+
+def _lost(p: plan.Plan, spec: ResNetSpec, asked: Collection[str]) -> set[str]:
+    """Layers of the whole net that this one lacks because of what was asked for."""
     full = {"features_only": False, "out_indices": (), "num_classes": spec.num_classes or 1}
     whole = compile_plan(spec.override(**full))
     kept = {layer.name for layer in p.layers()}
-    lost = tuple(f"{layer.name}." for layer in whole.layers() if layer.name not in kept)
-    state = {name: array for name, array in state.items() if not name.startswith(lost)}
-    _adapt_classes(state, p, seed)
-    return state
+    if FEATURES.intersection(asked):
+        return {layer.name for layer in whole.layers()} - kept
+    if "num_classes" in asked:
+        return {x.name for x in whole.head if isinstance(x, plan.Conv | plan.Dense)} - kept
+    return set()
 
 
 def _adapt_channels(state: State, p: plan.Plan) -> None:
     first = next(layer for layer in p.stem if isinstance(layer, plan.Conv))
     name = f"{first.name}.weight"
     kernel = state.get(name)
-    if kernel is None or kernel.ndim != 4 or kernel.shape[1] == first.in_channels:
+    if not isinstance(kernel, np.ndarray) or kernel.ndim != 4:
+        return
+    if kernel.shape[1] == first.in_channels:
         return
     if kernel.shape[1] != 3:
         raise WeightsError(
@@ -75,10 +114,10 @@ def _adapt_classes(state: State, p: plan.Plan, seed: int) -> None:
         name = f"{layer.name}.weight"
         kernel = state.get(name)
         classes = layer.out_channels if isinstance(layer, plan.Conv) else layer.out_features
-        if kernel is None or kernel.ndim < 2 or kernel.shape[0] == classes:
+        if not isinstance(kernel, np.ndarray) or kernel.ndim < 2 or kernel.shape[0] == classes:
             continue
         head = plan.Plan(p.in_channels, (), (), (layer,))
         state |= cast_weights(initial_weights(head, seed), kernel.dtype.name)
 
 
-__all__ = ["ASKED", "adapted"]
+__all__ = ["ASKED", "adapted", "read_adapted"]

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from shared_spec.adapt import adapted
+from shared_spec.adapt import ASKED, read_adapted
 from shared_spec.analysis import layer_rows
 from shared_spec.catalogue import CATALOGUE, Entry, find
 from shared_spec.compiler import compile_plan
@@ -19,13 +19,10 @@ from shared_spec.keras_applications import read_applications
 from shared_spec.plan import Plan
 from shared_spec.spec import ResNetSpec
 from shared_spec.specfile import SUFFIXES, load_spec
-from shared_spec.weights import Checkpoint, State, read_safetensors, require_file
+from shared_spec.weights import Checkpoint, State, WeightsLike, read_safetensors, require_file
 
 ModelLike = str | os.PathLike[str] | ResNetSpec
 """A catalogue name, the path of a spec file, or a spec."""
-
-WeightsLike = str | os.PathLike[str] | Mapping[str, np.ndarray]
-"""The path of a checkpoint, or canonical weights."""
 
 Model = TypeVar("Model")
 Reader = Callable[[Path, ResNetSpec | None], Checkpoint]
@@ -52,6 +49,14 @@ def resolve(model: ModelLike, overrides: Mapping[str, Any] | None = None) -> Res
             f"{type(model).__name__}"
         )
     return spec.override(**dict(overrides or {}))
+
+
+def resolve_both(model: ModelLike, overrides: Mapping[str, Any]) -> tuple[ResNetSpec, ResNetSpec]:
+    """The spec that `model` stands for, with all `overrides`, and with those alone that do not ask
+    for weights to be adapted.
+    """
+    rest = {name: value for name, value in overrides.items() if name not in ASKED}
+    return resolve(model, overrides), resolve(model, rest)
 
 
 def _looks_like_path(text: str) -> bool:
@@ -197,7 +202,6 @@ __all__ = [
     "State",
     "WeightsLike",
     "activation_names",
-    "adapted",
     "as_images",
     "batches",
     "compile_plan",
@@ -205,6 +209,8 @@ __all__ = [
     "file_suffix",
     "gather",
     "name_suffix",
+    "read_adapted",
     "read_weights",
     "resolve",
+    "resolve_both",
 ]

@@ -279,6 +279,10 @@ class ResNetSpec(BaseModel):
         return self
 
     def _block_problem(self) -> str | None:
+        if self.attention != "se" and self.se_ratio != 1 / 16:
+            return "se_ratio: needs attention 'se'"
+        if self.norm not in ("group", "evonorm_s0") and self.norm_groups != 32:
+            return f"norm_groups: the norm {self.norm!r} has no groups"
         if "basic" in self.blocks:
             for field, plain in (("groups", 1), ("base_width", 64), ("stride_on", "3x3")):
                 if getattr(self, field) != plain:
@@ -325,7 +329,16 @@ class ResNetSpec(BaseModel):
                         f"shortcut: 'zero_pad' can only add channels, and stage {stage} goes from "
                         f"{before} to {after}"
                     )
-        if self.shortcut in ("zero_pad", "none"):
+        if self.shortcut == "none":
+            if self.zero_init_last:
+                return "zero_init_last: a net without shortcuts would start at zero everywhere"
+            if self.drop_path_rate:
+                return "drop_path_rate: a net without shortcuts has no other path"
+        projected = self.shortcut not in ("zero_pad", "none")
+        if not self.shortcut_norm and (not projected or self.pre_activation):
+            reason = "pre_activation" if projected else f"shortcut {self.shortcut!r}"
+            return f"shortcut_norm: there is none to leave out with {reason}"
+        if not projected:
             for field, plain in (("shortcut_pool", "none"), ("shortcut_kernel", 1)):
                 if getattr(self, field) != plain:
                     return (
@@ -346,6 +359,10 @@ class ResNetSpec(BaseModel):
                 return f"output_stride: {self.output_stride} is not one that the net has: {strides}"
             if self.stride_block == "last":
                 return "output_stride: cannot be combined with stride_block 'last'"
+        if self.features_only:
+            for field, plain in (("head_pool", "avg"), ("drop_rate", 0)):
+                if getattr(self, field) != plain:
+                    return f"{field}: a features_only net has no head"
         if self.out_indices:
             if not self.features_only:
                 return "out_indices: needs features_only"

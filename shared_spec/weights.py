@@ -23,6 +23,9 @@ from shared_spec.spec import ResNetSpec
 State = dict[str, np.ndarray]
 """Canonical name to array: kernels OIHW, dense OI, as in a PyTorch state dict."""
 
+WeightsLike = str | os.PathLike[str] | Mapping[str, np.ndarray]
+"""The path of a checkpoint, or canonical weights."""
+
 DTYPES: dict[str, np.dtype[Any]] = {
     "float64": np.dtype(np.float64),
     "float32": np.dtype(np.float32),

@@ -23,6 +23,7 @@ from shared_spec import (
     resolve,
     write_safetensors,
 )
+from tests.conftest import Pool
 from tests.peers import timm_model
 
 FIELDS: dict[str, Any] = {"depths": [1, 1], "widths": [8, 8], "stem_width": 8, "num_classes": 6}
@@ -94,6 +95,15 @@ def test_nothing_is_adapted_unasked() -> None:
         resnet_torch.create_model(spec.override(num_classes=3), weights=state)
     with pytest.raises(WeightsError, match=r"layer2\.0\.conv1\.weight has shape"):
         resnet_torch.create_model(spec.override(widths=[8, 16]), weights=state, num_classes=3)
+    # Each field asks for its own part alone.
+    for asked in ({"in_channels": 3}, {"features_only": False}):
+        with pytest.raises(WeightsError, match=r"fc\.weight"):
+            resnet_torch.create_model(spec.override(num_classes=3), weights=state, **asked)
+    one = spec.override(in_channels=1)
+    with pytest.raises(WeightsError, match=r"conv1\.weight has shape"):
+        resnet_torch.create_model(one, weights=state, num_classes=6)
+    with pytest.raises(WeightsError, match="expected a numpy array"):
+        resnet_torch.create_model(spec, weights=state | {"conv1.weight": [1, 2]}, in_channels=1)
     grey = random_weights(compile_plan(spec.override(in_channels=1)))
     with pytest.raises(
         WeightsError, match=r"conv1\.weight: takes 1 channels, and only weights for 3"
@@ -109,3 +119,31 @@ def test_the_dtype_stays(dtype: str) -> None:
         spec, weights=state, dtype=dtype, in_channels=5, num_classes=2
     )
     assert {a.dtype.name for a in resnet_torch.export_weights(model).values()} == {dtype}
+
+
+@pytest.mark.parametrize("overrides", [{"num_classes": 3}, {"num_classes": 0}, {"in_channels": 1}])
+@pytest.mark.parametrize(
+    ("engine", "suffix"),
+    [("flax", "msgpack"), ("keras:tensorflow", "weights.h5"), ("torch", "pth")],
+)
+def test_files_that_do_not_tell_their_model(
+    pool: Pool, tmp_path: Path, engine: str, suffix: str, overrides: dict[str, Any]
+) -> None:
+    """Read as the net without the overrides, or with them."""
+    worker = pool[engine]
+    spec = SPECS["resnet18"]
+    for saved, asked in ((spec, overrides), (spec.override(**overrides), overrides)):
+        source, file = tmp_path / "a.safetensors", str(tmp_path / f"a.{suffix}")
+        write_safetensors(source, Checkpoint(random_weights(compile_plan(saved)), saved))
+        worker.call("write", source=str(source), spec=saved.to_dict(), output=file)
+        output = str(tmp_path / "b.safetensors")
+        worker.call(
+            "probe",
+            function="native:adapted",
+            spec=spec.to_dict(),
+            overrides=asked,
+            weights=file,
+            output=output,
+        )
+        expected = [q.name for q in compile_plan(spec.override(**overrides)).parameters()]
+        assert sorted(read_safetensors(output).state) == sorted(expected)

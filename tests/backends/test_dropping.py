@@ -23,6 +23,7 @@ from shared_spec import (
     resolve,
     write_safetensors,
 )
+from tests.conftest import Pool
 from tests.peers import torchvision_models
 
 DROPS = {"drop_rate": 0.3, "drop_path_rate": 0.4, "drop_block_rate": 0.2}
@@ -178,3 +179,19 @@ def test_a_whole_net(worker: Worker, tmp_path: Path, pre_activation: bool) -> No
         )
     a, b = (read_safetensors(paths[x]).state["logits"] for x in ("a", "b"))
     np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("engine", ["keras:tensorflow", "keras:jax", "keras:torch"])
+def test_no_two_layers_draw_the_same(pool: Pool, tmp_path: Path, engine: str) -> None:
+    """Nor do they after a Keras model was saved and loaded: its file holds no generator's state."""
+    spec = resolve("resnet18", DROPS | {"depths": [2, 2], "widths": [8, 8], "stem_width": 8})
+    made, loaded, cloned = pool[engine].call(
+        "probe",
+        function="dropping:seeds_of_a_loaded_model",
+        spec=spec.to_dict(),
+        file=str(tmp_path / "m.keras"),
+    )
+    assert made == loaded
+    for states in (made, cloned):
+        assert len(states) == 3 + 4 + 1
+        assert len({tuple(state) for state in states}) == len(states)

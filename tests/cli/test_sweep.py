@@ -55,6 +55,8 @@ def test_check_all_that_does_not_hold(tmp_path: Path) -> None:
             "/: cannot be read and written (Is a directory)",
         ),
         (["check", "--all", "--report", "no/r.md"], "no/r.md: its directory does not exist"),
+        (["check", "--all", "--report", "/"], "/: is a directory or the file of results"),
+        (["check", "--all", "--results", "/dev/full"], "/dev/full: is no regular file"),
     ],
 )
 def test_bad_input_gets_one_sentence(arguments: list[str], message: str) -> None:

@@ -257,7 +257,23 @@ def test_records_survive_json() -> None:
     data = json.loads(json.dumps(summary([RECORD])))
     (back,) = (Record.from_dict(record) for record in data["records"])
     assert back.references == RECORD.references
-    assert back.to_dict() == {**RECORD.to_dict(), "sizes": [[97, 64]]}
+    assert back == RECORD
+
+
+def test_lines_of_others_are_passed_over(lab: Lab) -> None:
+    (record,) = lab.sweep(SMALL)
+    good = record.to_dict()
+    bad = [
+        {"name": []},
+        {"problems": 5},
+        {"problems": None},
+        {"references": {"timm": {"problems": 5}}},
+    ]
+    lines = [json.dumps(good | change) for change in bad] + ["[" * 100_000, "7", "null", '"x"']
+    lab.results.write_text("\n".join(lines) + "\n")
+    assert read_records(lab.results) == {}
+    lab.sweep(SMALL)
+    assert lab.calls
 
 
 @pytest.mark.parametrize("terminal", [True, False])

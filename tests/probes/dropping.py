@@ -75,3 +75,20 @@ def training_pass(resnet: Any, spec: dict[str, Any], seed: int) -> list[list[flo
 
     step = nnx.jit(lambda m, x: m(x))
     return [np.asarray(step(model, images))[0].tolist() for _ in range(2)]
+
+
+def seeds_of_a_loaded_model(resnet: Any, spec: dict[str, Any], file: str) -> list[list[list[int]]]:
+    """What the dropouts of a Keras model draw from: as it is made, loaded from a file, and cloned."""
+    import keras
+
+    model = resnet.create_model(ResNetSpec.parse(spec), seed=3)
+    model.save(file)
+    every = (model, keras.saving.load_model(file), keras.models.clone_model(model))
+    return [
+        [
+            np.asarray(keras.ops.convert_to_numpy(layer.seed_generator.state)).tolist()
+            for layer in m.layers
+            if hasattr(layer, "seed_generator")
+        ]
+        for m in every
+    ]

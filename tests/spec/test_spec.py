@@ -101,6 +101,21 @@ def test_drawn_specs_survive_a_file(
             {"pre_activation": True, "norm": "frn", "activation": "silu"},
             "activation: the norm 'frn' holds its own; leave it at 'relu'",
         ),
+        (
+            {"shortcut": "none", "zero_init_last": True},
+            "zero_init_last: a net without shortcuts would start at zero everywhere",
+        ),
+        (
+            {"shortcut": "none", "drop_path_rate": 0.1},
+            "drop_path_rate: a net without shortcuts has no other path",
+        ),
+        (
+            {"shortcut": "zero_pad", "shortcut_norm": False},
+            "shortcut_norm: there is none to leave out with shortcut 'zero_pad'",
+        ),
+        ({"se_ratio": 0.5}, "se_ratio: needs attention 'se'"),
+        ({"norm_groups": 8}, "norm_groups: the norm 'batch' has no groups"),
+        ({"features_only": True, "drop_rate": 0.5}, "drop_rate: a features_only net has no head"),
         ({"out_indices": [0]}, "out_indices: needs features_only"),
         (
             {"features_only": True, "out_indices": [0, 3]},
