@@ -78,7 +78,7 @@ def training_pass(resnet: Any, spec: dict[str, Any], seed: int) -> list[list[flo
 
 
 def seeds_of_a_loaded_model(resnet: Any, spec: dict[str, Any], file: str) -> list[list[list[int]]]:
-    """What the dropouts of a Keras model draw from: as it is made, loaded from a file, and cloned."""
+    """What a Keras model's dropouts draw from: as it is made, from a file, and cloned."""
     import keras
 
     model = resnet.create_model(ResNetSpec.parse(spec), seed=3)
