@@ -246,7 +246,8 @@ def convert(
     as_json: JsonOption = False,
 ) -> None:
     """Convert weights: .safetensors, .pth, .pt, .keras, .weights.h5, .msgpack, orbax directories,
-    keras.applications' .h5, and directories of Hugging Face transformers (ResNet and BiT).
+    keras.applications' .h5, and directories of Hugging Face transformers (ResNet and BiT); from
+    BiT's .npz too.
     """
     from resnet_parity.convert import convert as run_convert
 

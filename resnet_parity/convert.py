@@ -11,6 +11,7 @@ from typing import Any
 
 from resnet_parity.engines import Engine, EngineError, Worker, first_available
 from shared_spec.api import file_suffix, name_suffix
+from shared_spec.bit import read_bit
 from shared_spec.compiler import compile_plan
 from shared_spec.durable import durable
 from shared_spec.errors import ResNetError, WeightsError
@@ -38,6 +39,7 @@ FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
     ".msgpack": ("Flax msgpack", ("flax",)),
     "": ("Flax orbax directory", ("flax",)),
     HUGGINGFACE: ("Hugging Face directory", ()),
+    ".npz": ("BiT weights", ()),
 }
 """Suffix (or a name, for a directory of another kind) to a description and to the engines that can
 read and write it (none: no framework).
@@ -46,6 +48,7 @@ read and write it (none: no framework).
 _READERS: dict[str, Callable[[Path, ResNetSpec | None], Checkpoint]] = {
     ".safetensors": lambda path, spec: read_safetensors(path),
     ".h5": read_applications,
+    ".npz": read_bit,
     HUGGINGFACE: lambda path, spec: read_huggingface(path),
 }
 _WRITERS: dict[str, Callable[[Path, Checkpoint], None]] = {
@@ -96,6 +99,8 @@ def convert(
     require_file(source)
     source_format = _format(source)
     target_format = HUGGINGFACE if to == HUGGINGFACE else _known(target, name_suffix(target))
+    if target_format == ".npz":
+        raise ResNetError(f"{target}: .npz files of BiT are read, not written")
     if to not in (None, target_format):
         raise ResNetError(
             f"to: {to!r} is not the format of {target}; only {HUGGINGFACE!r} needs to be named, "

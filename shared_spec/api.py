@@ -11,6 +11,7 @@ import numpy as np
 
 from shared_spec.adapt import ASKED, read_adapted
 from shared_spec.analysis import layer_rows
+from shared_spec.bit import read_bit
 from shared_spec.catalogue import CATALOGUE, Entry, find
 from shared_spec.compiler import compile_plan
 from shared_spec.errors import ImageError, SpecError, WeightsError
@@ -26,6 +27,8 @@ ModelLike = str | os.PathLike[str] | ResNetSpec
 
 Model = TypeVar("Model")
 Reader = Callable[[Path, ResNetSpec | None], Checkpoint]
+_EVERYWHERE: dict[str, Reader] = {".h5": read_applications, ".npz": read_bit}
+"""Formats that need no framework."""
 
 
 def resolve(model: ModelLike, overrides: Mapping[str, Any] | None = None) -> ResNetSpec:
@@ -67,8 +70,8 @@ def read_weights(
     weights: WeightsLike, native: Mapping[str, Reader], package: str, spec: ResNetSpec | None
 ) -> Checkpoint:
     """Canonical weights from a dict or a file. Every backend reads safetensors, directories of
-    Hugging Face transformers and `.h5` files of keras.applications; its own formats are given by
-    `native`, which maps their suffixes to readers (`""` reads a directory).
+    Hugging Face transformers, `.h5` files of keras.applications and `.npz` files of BiT; its own
+    formats are given by `native`, which maps their suffixes to readers (`""` reads a directory).
 
     Raises:
         WeightsError: if the file is missing, damaged, or of a format that `package` cannot read.
@@ -90,10 +93,10 @@ def read_weights(
     suffix = file_suffix(path)
     if suffix == ".safetensors":
         return read_safetensors(path)
-    if suffix == ".h5":
-        return read_applications(path, spec)
+    if suffix in _EVERYWHERE:
+        return _EVERYWHERE[suffix](path, spec)
     if suffix not in native:
-        known = ", ".join(x or "a directory" for x in (".safetensors", ".h5", *native))
+        known = ", ".join(x or "a directory" for x in (".safetensors", *_EVERYWHERE, *native))
         raise WeightsError(
             f"{path}: {package} reads {known}; `resnet-parity convert` turns other files into those"
         )
