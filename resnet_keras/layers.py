@@ -255,7 +255,7 @@ def leaky_relu(x: Any) -> Any:
 
 @keras.saving.register_keras_serializable(PACKAGE)
 def gelu(x: Any) -> Any:
-    """X times the normal distribution function."""
+    """The input times the normal distribution function of it."""
     return 0.5 * x * (1.0 + ops.erf(x * math.sqrt(0.5)))
 
 

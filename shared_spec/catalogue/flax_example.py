@@ -6,22 +6,15 @@ They pad by TensorFlow's rule, the stem's pool too, but not the stem's convoluti
 from __future__ import annotations
 
 from shared_spec.catalogue.entry import Entry
+from shared_spec.catalogue.timm_resnet import DEPTHS
 
 SOURCE = "flax examples/imagenet"
-NETS = {
-    18: ("basic", [2, 2, 2, 2]),
-    34: ("basic", [3, 4, 6, 3]),
-    50: ("bottleneck", [3, 4, 6, 3]),
-    101: ("bottleneck", [3, 4, 23, 3]),
-    152: ("bottleneck", [3, 8, 36, 3]),
-    200: ("bottleneck", [3, 24, 36, 3]),
-}
 
 
-def _entry(depth: int, block: str, depths: list[int]) -> Entry:
+def _entry(depth: int) -> Entry:
     fields = {
-        "block": block,
-        "depths": depths,
+        "block": "basic" if depth < 50 else "bottleneck",
+        "depths": DEPTHS[depth],
         "padding": "same",
         "stem_padding": "symmetric",
         "norm_variance": "biased",
@@ -30,4 +23,4 @@ def _entry(depth: int, block: str, depths: list[int]) -> Entry:
     return Entry(f"flax_resnet{depth}", "flax", fields, SOURCE, "`same` padding")
 
 
-ENTRIES = tuple(_entry(depth, *net) for depth, net in NETS.items())
+ENTRIES = tuple(map(_entry, (18, 34, 50, 101, 152, 200)))

@@ -7,22 +7,17 @@ the first stage of a basic net begins with a projection too.
 from __future__ import annotations
 
 from shared_spec.catalogue.entry import Entry
+from shared_spec.catalogue.timm_resnet import DEPTHS
 
 SOURCE = "keras_hub.models.ResNetBackbone"
-NETS = {
-    18: ("basic", [2, 2, 2, 2]),
-    34: ("basic", [3, 4, 6, 3]),
-    50: ("bottleneck", [3, 4, 6, 3]),
-    101: ("bottleneck", [3, 4, 23, 3]),
-    152: ("bottleneck", [3, 8, 36, 3]),
-    200: ("bottleneck", [3, 12, 48, 3]),
-}
+VD_DEPTHS = DEPTHS | {200: [3, 12, 48, 3]}
+"""Its net of 200 layers has other stages than timm's."""
 
 
-def _entry(depth: int, block: str, depths: list[int]) -> Entry:
+def _entry(depth: int) -> Entry:
     fields = {
-        "block": block,
-        "depths": depths,
+        "block": "basic" if depth < 50 else "bottleneck",
+        "depths": VD_DEPTHS[depth],
         "stem": "deep",
         "shortcut": "projection_stage",
         "shortcut_pool": "avg",
@@ -31,4 +26,4 @@ def _entry(depth: int, block: str, depths: list[int]) -> Entry:
     return Entry(f"resnet_vd_{depth}", "keras_hub", fields, SOURCE)
 
 
-ENTRIES = tuple(_entry(depth, *net) for depth, net in NETS.items())
+ENTRIES = tuple(map(_entry, (18, 34, 50, 101, 152, 200)))
