@@ -194,7 +194,7 @@ def check(
             chosen,
             name=model,
             dtype=dtype,
-            weights=None if given is None else given.state,
+            weights=None if given is None else dict(given.state),
             device=parse_device(device),
             sizes=sizes,
             batch=batch,

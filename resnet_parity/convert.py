@@ -1,67 +1,44 @@
-"""Weights from one framework's file to another's, read back before they take their place."""
+"""Weights from one kind of file to another, read back before they take their place."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from resnet_parity.engines import Engine, EngineError, Worker, first_available
-from shared_spec.api import file_suffix, name_suffix
-from shared_spec.bit import read_bit
+from shared_spec.api import fetched
+from shared_spec.checkpoints import (
+    Format,
+    dialect_of,
+    fitted,
+    is_orbax,
+    open_source,
+    read_checkpoint,
+    target_format,
+)
 from shared_spec.compiler import compile_plan
 from shared_spec.durable import durable
 from shared_spec.errors import ResNetError, WeightsError
-from shared_spec.huggingface import is_huggingface, read_huggingface, write_huggingface
-from shared_spec.keras_applications import read_applications, write_applications
 from shared_spec.spec import ResNetSpec
+from shared_spec.tensors import entries_of
 from shared_spec.weights import (
     Checkpoint,
     check_weights,
     digest,
-    read_safetensors,
     require_file,
     write_safetensors,
 )
 
-HUGGINGFACE = "huggingface"
-_KERAS = ("keras:tensorflow", "keras:jax", "keras:torch")
-FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
-    ".safetensors": ("canonical safetensors", ()),
-    ".pth": ("PyTorch state dict", ("torch",)),
-    ".pt": ("PyTorch state dict", ("torch",)),
-    ".h5": ("keras.applications weights", ()),
-    ".keras": ("Keras model", _KERAS),
-    ".weights.h5": ("Keras weights", _KERAS),
-    ".msgpack": ("Flax msgpack", ("flax",)),
-    "": ("Flax orbax directory", ("flax",)),
-    HUGGINGFACE: ("Hugging Face directory", ()),
-    ".npz": ("BiT weights", ()),
-}
-"""Suffix (or a name, for a directory of another kind) to a description and to the engines that can
-read and write it (none: no framework).
-"""
-
-_READERS: dict[str, Callable[[Path, ResNetSpec | None], Checkpoint]] = {
-    ".safetensors": lambda path, spec: read_safetensors(path),
-    ".h5": read_applications,
-    ".npz": read_bit,
-    HUGGINGFACE: lambda path, spec: read_huggingface(path),
-}
-_WRITERS: dict[str, Callable[[Path, Checkpoint], None]] = {
-    ".safetensors": write_safetensors,
-    ".h5": write_applications,
-    HUGGINGFACE: write_huggingface,
-}
-"""For the formats that need no framework."""
-
 
 @dataclass(frozen=True)
 class Converted:
-    """What a conversion did: `sha256` is that of the canonical weights, equal on both sides."""
+    """What a conversion did."""
 
     source: str
     source_format: str
@@ -70,9 +47,16 @@ class Converted:
     tensors: int
     dtype: str
     sha256: str
+    """Of the canonical weights that were written."""
+    unchanged: bool
+    """Whether they are bit for bit those of the source: false where the target's library needs
+    others for the same function, as when biases go into norms.
+    """
     bytes: int
     lost: tuple[str, ...]
     """What the source told and the target's format has no place for."""
+    seconds: dict[str, float]
+    """`convert` and, apart, `read_back`."""
 
 
 def convert(
@@ -80,42 +64,43 @@ def convert(
     target: str | os.PathLike[str],
     spec: ResNetSpec | None = None,
     to: str | None = None,
+    labels: tuple[str, ...] | None = None,
 ) -> Converted:
-    """Write the weights of `source` to `target`, each in the format of its suffix.
+    """Write the weights of `source` to `target`.
 
     The new file is read back and compared bit for bit before it takes its place; if anything
     fails, what was at `target` is left as it was. Source and target may be the same path.
 
     Args:
-        source: a weights file (see `FORMATS`).
-        target: where to write; a path without a suffix becomes an orbax directory.
-        spec: the network, for formats that do not tell it themselves.
-        to: `"huggingface"` for a directory as transformers writes it.
+        source: a checkpoint of any kind, which its content tells; or a reference to the hub, or a
+            URL.
+        target: where to write; a path without a suffix becomes a directory.
+        spec: the network, for files that do not tell it themselves.
+        to: the format, where the suffix does not tell: see `shared_spec.checkpoints.FORMATS`.
+        labels: names of the classes, instead of those that the source has.
 
     Raises:
         ResNetError: if either file is not possible, or the weights do not fit the network.
     """
-    source, target = Path(source), Path(target)
-    require_file(source)
-    source_format = _format(source)
-    target_format = HUGGINGFACE if to == HUGGINGFACE else _known(target, name_suffix(target))
-    if target_format == ".npz":
-        raise ResNetError(f"{target}: .npz files of BiT are read, not written")
-    if to not in (None, target_format):
-        raise ResNetError(
-            f"to: {to!r} is not the format of {target}; only {HUGGINGFACE!r} needs to be named, "
-            f"other formats follow from the suffix"
-        )
+    path, target = fetched(source), Path(target)
+    require_file(path)
+    wanted = target_format(target, to)
+    clock = _Clock()
     with tempfile.TemporaryDirectory(prefix="resnet-parity-") as folder:
-        checkpoint = read_any(source, spec, Path(folder))
+        checkpoint = read_any(path, spec, Path(folder))
+        if labels is not None:
+            checkpoint = replace(checkpoint, labels=labels)
         found = checkpoint.spec
-        if found is None:
-            raise WeightsError(f"{source}: the file does not tell its model; name it (--model)")
-        check_weights(compile_plan(found), checkpoint.state, _dtype(checkpoint, source))
-        before = digest(checkpoint.state)
+        assert found is not None
+        dtype = _dtype(checkpoint, path)
+        check_weights(compile_plan(found), checkpoint.state, dtype, source)
+        _check_labels(checkpoint, path)
+        whole = fitted(checkpoint, wanted)
         with durable(target) as draft:
-            _write(checkpoint, draft, target_format, Path(folder))
-            after = digest(read_any(draft, found, Path(folder)).state)
+            _write(whole, draft, wanted, Path(folder))
+            with clock.apart():
+                before = digest(whole.state)
+                after = digest(_read_back(draft, whole, Path(folder)))
             if after != before:
                 raise WeightsError(
                     f"{target}: reading it back gave other weights (SHA-256 {after[:16]}, "
@@ -123,59 +108,80 @@ def convert(
                 )
     return Converted(
         str(source),
-        FORMATS[source_format][0],
+        _described(path),
         str(target),
-        FORMATS[target_format][0],
-        len(checkpoint.state),
-        _dtype(checkpoint, source),
+        wanted.description,
+        len(whole.state),
+        dtype,
         before,
+        whole.state is checkpoint.state,
         _size(target),
-        _lost(checkpoint, target_format),
+        tuple(key for key in checkpoint.metadata() if key not in wanted.keeps | {"version"}),
+        clock.seconds(),
     )
 
 
+class _Clock:
+    """Seconds of a whole, and of the part of it that is reported apart."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._apart = 0.0
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._apart += time.perf_counter() - start
+
+    def seconds(self) -> dict[str, float]:
+        whole = time.perf_counter() - self._start
+        return {"convert": round(whole - self._apart, 3), "read_back": round(self._apart, 3)}
+
+
 def read_any(path: Path, spec: ResNetSpec | None, folder: Path) -> Checkpoint:
-    """Canonical weights of a file in any format, through a worker where a framework is needed.
+    """Canonical weights of a checkpoint of any kind, through a worker where a framework is needed.
 
     A `spec` given wins over the file's own; the weights are then held against it.
 
     Raises:
         ResNetError: if the file cannot be read.
     """
-    suffix = _format(path)
-    engines = FORMATS[suffix][1]
-    if not engines:
-        checkpoint = _READERS[suffix](path, spec)
-    else:
+    if is_orbax(path):
         output = folder / "read.safetensors"
         given = None if spec is None else spec.to_dict()
         _call(
-            first_available(engines),
+            first_available(("flax",)),
             "read",
             source=str(path.resolve()),
             spec=given,
             output=str(output),
         )
-        checkpoint = read_safetensors(output)
-    return Checkpoint(
-        checkpoint.state, spec or checkpoint.spec, checkpoint.preprocessing, checkpoint.labels
-    )
+        checkpoint = read_checkpoint(output)
+    else:
+        checkpoint = read_checkpoint(path, spec)
+    return replace(checkpoint, spec=spec or checkpoint.spec)
 
 
-def _write(checkpoint: Checkpoint, draft: Path, target_format: str, folder: Path) -> None:
-    engines = FORMATS[target_format][1]
-    if not engines:
-        _WRITERS[target_format](draft, checkpoint)
+def _read_back(draft: Path, whole: Checkpoint, folder: Path) -> Any:
+    """A missing spec in the file must not hide behind the one that is known."""
+    return read_any(draft, whole.spec, folder).state
+
+
+def _write(checkpoint: Checkpoint, draft: Path, wanted: Format, folder: Path) -> None:
+    if wanted.save is not None:
+        wanted.save(draft, checkpoint)
         return
     assert checkpoint.spec is not None
     canonical = folder / "write.safetensors"
     write_safetensors(canonical, checkpoint)
     _call(
-        first_available(engines),
+        first_available(wanted.engines),
         "write",
         source=str(canonical),
         spec=checkpoint.spec.to_dict(),
         output=str(draft),
+        format=wanted.name,
     )
 
 
@@ -187,30 +193,26 @@ def _call(engine: Engine, operation: str, **arguments: Any) -> None:
         raise ResNetError(f"{engine.name} failed: {error}") from None
 
 
-def _format(path: Path) -> str:
-    return HUGGINGFACE if is_huggingface(path) else _known(path, file_suffix(path))
-
-
-def _known(path: Path, suffix: str) -> str:
-    if suffix not in FORMATS:
-        known = ", ".join(x or "no suffix (an orbax directory)" for x in FORMATS)
-        raise WeightsError(f"{path}: unknown suffix {suffix!r}; known are {known}")
-    return suffix
+def _described(path: Path) -> str:
+    """What a source is, in words."""
+    if is_orbax(path):
+        return "Flax orbax directory"
+    source = open_source(path)
+    return f"{source.kind}, names of {dialect_of(source).library}"
 
 
 def _dtype(checkpoint: Checkpoint, path: Path) -> str:
-    dtypes = sorted({array.dtype.name for array in checkpoint.state.values()})
+    dtypes = sorted({entry.dtype.name for entry in entries_of(checkpoint.state).values()})
     if len(dtypes) != 1:
         raise WeightsError(f"{path}: expected arrays of one dtype, found {', '.join(dtypes)}")
     return dtypes[0]
 
 
-def _lost(checkpoint: Checkpoint, target_format: str) -> tuple[str, ...]:
-    if target_format in (".safetensors", "", HUGGINGFACE):
-        return ()
-    # A .h5's spec and preprocessing follow from what it holds.
-    kept = {".keras": {"spec"}, ".h5": {"spec", "preprocessing"}}.get(target_format, set())
-    return tuple(key for key in checkpoint.metadata() if key not in kept | {"version"})
+def _check_labels(checkpoint: Checkpoint, path: Path) -> None:
+    labels, spec = checkpoint.labels, checkpoint.spec
+    assert spec is not None
+    if labels is not None and len(labels) != spec.num_classes:
+        raise WeightsError(f"{path}: has {len(labels)} labels for {spec.num_classes} classes")
 
 
 def _size(path: Path) -> int:
@@ -220,7 +222,8 @@ def _size(path: Path) -> int:
 
 
 def read_for(spec: ResNetSpec, path: Path) -> Checkpoint:
-    """Weights of a file in any format, which must fit `spec`."""
+    """Weights of a checkpoint of any kind, which must fit `spec`."""
     require_file(path)
     with tempfile.TemporaryDirectory(prefix="resnet-parity-") as folder:
-        return read_any(path, spec, Path(folder))
+        checkpoint = read_any(path, spec, Path(folder))
+        return replace(checkpoint, state=dict(checkpoint.state))

@@ -43,7 +43,7 @@ def classify(
         found = checkpoint.spec
         if found is None:
             raise WeightsError(f"{weights}: the file does not tell its model; name it (--model)")
-        check_weights(compile_plan(found), checkpoint.state, "float64")
+        check_weights(compile_plan(found), checkpoint.state, "float64", weights)
         if found.features_only or not found.num_classes:
             raise WeightsError(f"{weights}: the model gives features and no classes")
         labels = checkpoint.labels or tuple(map(str, range(found.num_classes)))

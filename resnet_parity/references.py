@@ -18,8 +18,8 @@ import numpy as np
 
 from shared_spec.catalogue import Entry
 from shared_spec.compiler import compile_plan
+from shared_spec.dialects.keras_applications import layer_name
 from shared_spec.errors import ResNetError
-from shared_spec.keras_applications import layer_name
 from shared_spec.weights import State
 
 Outputs = tuple[int, list[np.ndarray]]

@@ -227,7 +227,7 @@ class _Run:
             outputs=self._file("outputs"),
             **more,
         )
-        found = read_safetensors(self._file("outputs")).state
+        found = dict(read_safetensors(self._file("outputs")).state)
         expected = (self.record.batch, self.entry.spec.num_classes)
         for array in found.values():
             if array.shape != expected:

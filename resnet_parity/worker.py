@@ -88,13 +88,13 @@ class Session:
         return found
 
 
-def narrowed(state: State, dtype: str) -> State:
+def narrowed(state: Mapping[str, np.ndarray], dtype: str) -> State:
     """`state` rounded where `dtype` is narrower. What is narrower itself stays: loading widens it
     exactly, and the largest nets leave no room for another copy.
     """
     target = numpy_dtype(dtype)
     wider = {k: a for k, a in state.items() if np.promote_types(a.dtype, target) != target}
-    return state | cast_weights(wider, dtype)
+    return dict(state) | cast_weights(wider, dtype)
 
 
 def _torch_device(device: str) -> str | None:
@@ -255,7 +255,9 @@ def read(session: Session, source: str, spec: dict[str, Any] | None, output: str
     write_safetensors(output, session.resnet.read_checkpoint(source, given))
 
 
-def write(session: Session, source: str, spec: dict[str, Any], output: str) -> None:
+def write(
+    session: Session, source: str, spec: dict[str, Any], output: str, format: str | None = None
+) -> None:
     """A canonical file, to one of the backend's formats; the dtype is kept."""
     checkpoint = read_safetensors(source)
     dtypes = {array.dtype.name for array in checkpoint.state.values()}
@@ -264,7 +266,7 @@ def write(session: Session, source: str, spec: dict[str, Any], output: str) -> N
     model = session.resnet.create_model(
         ResNetSpec.parse(spec), weights=checkpoint.state, dtype=dtypes.pop()
     )
-    session.resnet.save_weights(model, Path(output), checkpoint)
+    session.resnet.save_weights(model, Path(output), checkpoint, format=format)
 
 
 OPERATIONS: dict[str, Operation] = {

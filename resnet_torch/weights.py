@@ -3,45 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from resnet_torch.model import ResNet
-from shared_spec.api import WeightsLike, name_suffix, read_weights
-from shared_spec.durable import durable
-from shared_spec.errors import WeightsError
+from shared_spec.api import WeightsLike, read_weights, write_checkpoint
+from shared_spec.layouts import TORCH as SLOTS
 from shared_spec.plan import Parameter
 from shared_spec.spec import ResNetSpec
 from shared_spec.weights import (
     DTYPES,
     Checkpoint,
-    Slot,
     State,
     check_native,
     check_weights,
     replaced,
-    without_counters,
-    write_safetensors,
 )
-
-SLOTS: dict[str, Slot] = {
-    "conv_kernel": Slot("weight"),
-    "conv1d_kernel": Slot("weight"),
-    "dense_kernel": Slot("weight"),
-    "bias": Slot("bias"),
-    "norm_scale": Slot("weight"),
-    "norm_bias": Slot("bias"),
-    "norm_mean": Slot("running_mean"),
-    "norm_var": Slot("running_var"),
-    "norm_gate": Slot("v"),
-    "norm_threshold": Slot("tau"),
-    "branch_scale": Slot("gamma"),
-}
-FORMATS = (".safetensors", ".pth", ".pt")
 
 
 def export_weights(model: ResNet) -> State:
@@ -53,13 +33,14 @@ def export_weights(model: ResNet) -> State:
 
 
 def load_weights(model: ResNet, weights: WeightsLike) -> ResNet:
-    """Load canonical weights, or a `.safetensors`, `.pth` or `.pt` file, strictly and in place.
+    """Load canonical weights, or a checkpoint of any kind but orbax, strictly and in place.
 
     Raises:
         WeightsError: listing every mismatch; the model is then unchanged.
     """
-    state = read_checkpoint(weights, model.spec).state
-    check_weights(model.plan, state, dtype_name(model))
+    found = read_checkpoint(weights, model.spec).state
+    check_weights(model.plan, found, dtype_name(model), weights)
+    state = dict(found)  # read whole before anything is assigned
     natives = {q.name: _native(model, q) for q in model.plan.parameters()}
     check_native({name: tuple(t.shape) for name, t in natives.items()}, model.plan, SLOTS)
     with torch.no_grad():
@@ -70,35 +51,32 @@ def load_weights(model: ResNet, weights: WeightsLike) -> ResNet:
 
 
 def save_weights(
-    model: ResNet, path: str | os.PathLike[str], checkpoint: Checkpoint | None = None
+    model: ResNet,
+    path: str | os.PathLike[str],
+    checkpoint: Checkpoint | None = None,
+    *,
+    format: str | None = None,
 ) -> None:
-    """Write the model's weights durably, in the format of the suffix.
+    """Write the model's weights durably, in the format that the suffix or `format` asks for.
 
-    `.safetensors` is the canonical file; `.pth` and `.pt` hold the plain state dict. `checkpoint`
-    may carry preprocessing and labels for the canonical file.
+    Args:
+        model: the model.
+        path: `.safetensors` is the canonical file; `.pth`, `.keras`, `.weights.h5`, `.h5` and
+            `.msgpack` are those of the frameworks and libraries, no suffix a directory.
+        checkpoint: may carry preprocessing and labels.
+        format: whose names, as in `resnet-parity convert --to`: `"huggingface"` for a directory of
+            transformers, for example.
 
     Raises:
-        WeightsError: if the suffix is none of these.
+        ResNetError: if the format is unknown, has no such net, or needs another framework.
     """
-    suffix = name_suffix(Path(path))
-    if suffix not in FORMATS:
-        raise WeightsError(f"{path}: resnet_torch writes {', '.join(FORMATS)}")
-    if suffix == ".safetensors":
-        extra = checkpoint or Checkpoint({})
-        write_safetensors(
-            path,
-            Checkpoint(export_weights(model), model.spec, extra.preprocessing, extra.labels),
-        )
-        return
-    state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-    with durable(path) as draft:
-        torch.save(state, draft)
+    whole = replace(checkpoint or Checkpoint({}), state=export_weights(model), spec=model.spec)
+    write_checkpoint(path, whole, format)
 
 
 def read_checkpoint(weights: WeightsLike, spec: ResNetSpec | None = None) -> Checkpoint:
-    """Canonical weights from a dict or a file that this backend reads."""
-    native = {".pth": _read_pickled, ".pt": _read_pickled}
-    return read_weights(weights, native, "resnet_torch", spec)
+    """Canonical weights from a dict or a checkpoint of any kind but orbax."""
+    return read_weights(weights, {}, "resnet_torch", spec)
 
 
 def dtype_name(model: ResNet) -> str:
@@ -128,39 +106,3 @@ def _native(model: ResNet, q: Parameter) -> Tensor:
     except AttributeError:
         raise replaced(q.module) from None
     return tensor
-
-
-def _read_pickled(path: Path, spec: ResNetSpec | None) -> Checkpoint:
-    """Read a `.pth`. Only tensors and plain containers are unpickled (`weights_only`)."""
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    # A damaged pickle raises errors of every kind.
-    except Exception as error:
-        reason = type(error).__name__
-        raise WeightsError(
-            f"{path}: not a PyTorch file of plain tensors ({reason}); nothing else is unpickled"
-        ) from None
-    for wrapper in ("state_dict", "model"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
-            loaded = loaded[wrapper]
-    if not isinstance(loaded, Mapping) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items()
-    ):
-        raise WeightsError(f"{path}: holds no state dict (a mapping of names to tensors)")
-    names = [_plain_name(k) for k in loaded]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise WeightsError(f"{path}: holds {twice} twice, under different prefixes")
-    try:
-        state = {name: to_numpy(v) for name, v in zip(names, loaded.values(), strict=True)}
-    # Quantised, sparse and 8-bit float tensors have no numpy form.
-    except Exception as error:
-        raise WeightsError(f"{path}: holds a tensor that numpy cannot ({error})") from None
-    return Checkpoint(without_counters(state))
-
-
-def _plain_name(name: str) -> str:
-    """Without the prefixes that DataParallel and `torch.compile` add."""
-    while name.startswith(("module.", "_orig_mod.")):
-        name = name.partition(".")[2]
-    return name

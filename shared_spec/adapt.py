@@ -11,7 +11,8 @@ from shared_spec.compiler import compile_plan
 from shared_spec.errors import WeightsError
 from shared_spec.initialize import initial_weights
 from shared_spec.spec import ResNetSpec
-from shared_spec.weights import Checkpoint, State, WeightsLike, cast_weights
+from shared_spec.tensors import Tensor, Tensors, entries_of
+from shared_spec.weights import Checkpoint, WeightsLike, cast_weights
 
 FEATURES = frozenset({"features_only", "out_indices"})
 ASKED = FEATURES | {"in_channels", "num_classes"}
@@ -24,7 +25,7 @@ def read_adapted(
     specs: tuple[ResNetSpec, ResNetSpec],
     asked: Collection[str],
     seed: int,
-) -> State:
+) -> Mapping[str, np.ndarray]:
     """The weights of a file or a dict, adapted to a net as far as the call asked for it.
 
     Args:
@@ -36,18 +37,15 @@ def read_adapted(
         seed: of a new classifier.
     """
     spec, before = specs
-    try:
-        state = read(weights, spec).state
-    except WeightsError:
-        if before == spec:
-            raise
-        state = read(weights, before).state
-    return adapted(state, spec, asked, seed)
+    # With all that either has, so that every name in the file can be told.
+    classes = spec.num_classes or before.num_classes or 1
+    whole = before.override(num_classes=classes, features_only=False, out_indices=())
+    return adapted(read(weights, whole).state, spec, asked, seed)
 
 
 def adapted(
     state: Mapping[str, np.ndarray], spec: ResNetSpec, asked: Collection[str], seed: int
-) -> State:
+) -> Mapping[str, np.ndarray]:
     """`state` as far as it fits a net of `spec`, given the names of the fields that were asked for.
 
     - `in_channels`: the first convolution's weights are summed over RGB for one channel, else
@@ -61,15 +59,18 @@ def adapted(
     Raises:
         WeightsError: if the first convolution was made for neither this number of channels nor RGB.
     """
-    state = dict(state)
+    read = not isinstance(state, Tensors)
+    if read and not all(isinstance(array, np.ndarray) for array in state.values()):
+        return state  # to be refused when it is held against the net
+    entries = entries_of(state)
     p = compile_plan(spec)
     if "in_channels" in asked:
-        _adapt_channels(state, p)
+        _adapt_channels(entries, p)
     lost = tuple(f"{name}." for name in _lost(p, spec, asked))
-    state = {name: array for name, array in state.items() if not lost or not name.startswith(lost)}
+    entries = {k: v for k, v in entries.items() if not lost or not k.startswith(lost)}
     if "num_classes" in asked:
-        _adapt_classes(state, p, seed)
-    return state
+        _adapt_classes(entries, p, seed)
+    return Tensors(entries)
 
 
 def _lost(p: plan.Plan, spec: ResNetSpec, asked: Collection[str]) -> set[str]:
@@ -84,20 +85,22 @@ def _lost(p: plan.Plan, spec: ResNetSpec, asked: Collection[str]) -> set[str]:
     return set()
 
 
-def _adapt_channels(state: State, p: plan.Plan) -> None:
+def _adapt_channels(entries: dict[str, Tensor], p: plan.Plan) -> None:
     first = next(layer for layer in p.stem if isinstance(layer, plan.Conv))
     name = f"{first.name}.weight"
-    kernel = state.get(name)
-    if not isinstance(kernel, np.ndarray) or kernel.ndim != 4:
+    entry = entries.get(name)
+    if entry is None or len(entry.shape) != 4 or entry.shape[1] == first.in_channels:
         return
-    if kernel.shape[1] == first.in_channels:
-        return
-    if kernel.shape[1] != 3:
+    k = first.kernel_size
+    if (entry.shape[0], *entry.shape[2:]) != (first.out_channels, k, k):
+        return  # to be refused when it is held against the net
+    if entry.shape[1] != 3:
         raise WeightsError(
-            f"{name}: takes {kernel.shape[1]} channels, and only weights for 3 can be adapted to "
+            f"{name}: takes {entry.shape[1]} channels, and only weights for 3 can be adapted to "
             f"{first.in_channels}"
         )
     # Narrow floats are summed in float32, as timm does.
+    kernel = entry.read()
     wide = kernel.astype(np.promote_types(kernel.dtype, np.float32))
     if first.in_channels == 1:
         wide = wide.sum(1, keepdims=True)
@@ -105,19 +108,18 @@ def _adapt_channels(state: State, p: plan.Plan) -> None:
         times = -(-first.in_channels // 3)
         scale = wide.dtype.type(3 / first.in_channels)
         wide = np.tile(wide, (1, times, 1, 1))[:, : first.in_channels] * scale
-    state[name] = wide.astype(kernel.dtype)
+    entries[name] = Tensor.of(wide.astype(kernel.dtype))
 
 
-def _adapt_classes(state: State, p: plan.Plan, seed: int) -> None:
+def _adapt_classes(entries: dict[str, Tensor], p: plan.Plan, seed: int) -> None:
     classifiers = [layer for layer in p.head if isinstance(layer, plan.Conv | plan.Dense)]
     for layer in classifiers:
-        name = f"{layer.name}.weight"
-        kernel = state.get(name)
+        entry = entries.get(f"{layer.name}.weight")
         classes = layer.out_channels if isinstance(layer, plan.Conv) else layer.out_features
-        if not isinstance(kernel, np.ndarray) or kernel.ndim < 2 or kernel.shape[0] == classes:
+        if entry is None or len(entry.shape) < 2 or entry.shape[0] == classes:
             continue
         head = plan.Plan(p.in_channels, (), (), (layer,))
-        state |= cast_weights(initial_weights(head, seed), kernel.dtype.name)
+        entries |= entries_of(cast_weights(initial_weights(head, seed), entry.dtype.name))
 
 
 __all__ = ["ASKED", "adapted", "read_adapted"]

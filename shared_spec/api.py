@@ -11,24 +11,24 @@ import numpy as np
 
 from shared_spec.adapt import ASKED, read_adapted
 from shared_spec.analysis import layer_rows
-from shared_spec.bit import read_bit
 from shared_spec.catalogue import CATALOGUE, Entry, find
+from shared_spec.checkpoints import (
+    Opener,
+    name_suffix,
+    read_checkpoint,
+    write_checkpoint,
+)
 from shared_spec.compiler import compile_plan
 from shared_spec.errors import ImageError, SpecError, WeightsError
-from shared_spec.huggingface import is_huggingface, read_huggingface
-from shared_spec.keras_applications import read_applications
 from shared_spec.plan import Plan
 from shared_spec.spec import ResNetSpec
 from shared_spec.specfile import SUFFIXES, load_spec
-from shared_spec.weights import Checkpoint, State, WeightsLike, read_safetensors, require_file
+from shared_spec.weights import Checkpoint, State, WeightsLike
 
 ModelLike = str | os.PathLike[str] | ResNetSpec
 """A catalogue name, the path of a spec file, or a spec."""
 
 Model = TypeVar("Model")
-Reader = Callable[[Path, ResNetSpec | None], Checkpoint]
-_EVERYWHERE: dict[str, Reader] = {".h5": read_applications, ".npz": read_bit}
-"""Formats that need no framework."""
 
 
 def resolve(model: ModelLike, overrides: Mapping[str, Any] | None = None) -> ResNetSpec:
@@ -67,14 +67,13 @@ def _looks_like_path(text: str) -> bool:
 
 
 def read_weights(
-    weights: WeightsLike, native: Mapping[str, Reader], package: str, spec: ResNetSpec | None
+    weights: WeightsLike, openers: Mapping[str, Opener], package: str, spec: ResNetSpec | None
 ) -> Checkpoint:
-    """Canonical weights from a dict or a file. Every backend reads safetensors, directories of
-    Hugging Face transformers, `.h5` files of keras.applications and `.npz` files of BiT; its own
-    formats are given by `native`, which maps their suffixes to readers (`""` reads a directory).
+    """Canonical weights from a dict or a checkpoint of any kind that needs no framework, or of
+    those that `openers` open with the framework of `package`.
 
     Raises:
-        WeightsError: if the file is missing, damaged, or of a format that `package` cannot read.
+        WeightsError: if the file is missing, damaged, or of a kind that `package` cannot read.
     """
     if isinstance(weights, Mapping):
         return Checkpoint(dict(weights))
@@ -82,37 +81,19 @@ def read_weights(
         raise WeightsError(
             f"weights: expected a path or a dict of arrays, got {type(weights).__name__}"
         )
-    if str(weights).startswith("hf-hub:"):
+    return read_checkpoint(fetched(weights), spec, openers)
+
+
+_REMOTE = ("hf-hub:", "hf_hub:", "hf://", "http://", "https://", "torchvision:")
+
+
+def fetched(weights: str | os.PathLike[str]) -> Path:
+    """The path of a checkpoint, downloaded first if it is on the hub or at a URL."""
+    if str(weights).startswith(_REMOTE):
         from shared_spec.hub import download
 
-        weights = download(str(weights))
-    require_file(weights)
-    path = Path(weights)
-    if is_huggingface(path):
-        return read_huggingface(path)
-    suffix = file_suffix(path)
-    if suffix == ".safetensors":
-        return read_safetensors(path)
-    if suffix in _EVERYWHERE:
-        return _EVERYWHERE[suffix](path, spec)
-    if suffix not in native:
-        known = ", ".join(x or "a directory" for x in (".safetensors", *_EVERYWHERE, *native))
-        raise WeightsError(
-            f"{path}: {package} reads {known}; `resnet-parity convert` turns other files into those"
-        )
-    return native[suffix](path, spec)
-
-
-def file_suffix(path: Path) -> str:
-    """The suffix that tells a weights format: `.weights.h5` counts as one, a directory as `""`."""
-    return "" if path.is_dir() else name_suffix(path)
-
-
-def name_suffix(path: Path) -> str:
-    """As `file_suffix`, by the name alone: the format of a file that is to be written."""
-    if path.name.lower().endswith(".weights.h5"):
-        return ".weights.h5"
-    return path.suffix.lower()
+        return download(str(weights))
+    return Path(weights)
 
 
 def as_images(images: object, p: Plan) -> np.ndarray:
@@ -209,11 +190,12 @@ __all__ = [
     "batches",
     "compile_plan",
     "entry_points",
-    "file_suffix",
+    "fetched",
     "gather",
     "name_suffix",
     "read_adapted",
     "read_weights",
     "resolve",
     "resolve_both",
+    "write_checkpoint",
 ]

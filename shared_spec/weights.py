@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,15 @@ import ml_dtypes
 import numpy as np
 
 from shared_spec.compiler import compile_plan
+from shared_spec.containers.safetensors import open_safetensors, save_safetensors
+from shared_spec.containers.source import parse_json
 from shared_spec.durable import durable
 from shared_spec.errors import SpecError, WeightsError, nearest
+from shared_spec.layouts import Slot
 from shared_spec.plan import Plan
 from shared_spec.preprocessing import Preprocessing
 from shared_spec.spec import ResNetSpec
+from shared_spec.tensors import Tensor, Tensors
 
 State = dict[str, np.ndarray]
 """Canonical name to array: kernels OIHW, dense OI, as in a PyTorch state dict."""
@@ -42,7 +46,7 @@ _MANY = 50
 class Checkpoint:
     """Weights with what is needed to use them; whatever the file does not tell is None."""
 
-    state: State
+    state: Mapping[str, np.ndarray]
     spec: ResNetSpec | None = None
     preprocessing: Preprocessing | None = None
     labels: tuple[str, ...] | None = None
@@ -59,7 +63,7 @@ class Checkpoint:
         return out
 
     @classmethod
-    def from_metadata(cls, state: State, data: object, where: str) -> Checkpoint:
+    def from_metadata(cls, state: Mapping[str, np.ndarray], data: object, where: str) -> Checkpoint:
         """The inverse of `metadata`; `data` may be None.
 
         Raises:
@@ -103,10 +107,11 @@ def cast_weights(state: Mapping[str, np.ndarray], dtype: str) -> State:
     return {name: np.asarray(array).astype(target, copy=False) for name, array in state.items()}
 
 
-def check_weights(p: Plan, state: Mapping[str, Any], dtype: str) -> None:
+def check_weights(p: Plan, state: Mapping[str, Any], dtype: str, where: object = None) -> None:
     """Hold `state` against the plan for a model of `dtype`; return only if everything fits.
 
     Names and shapes must be equal, and each array's dtype a float that `dtype` represents exactly.
+    `where` may be the path that they come from, for the message.
 
     Raises:
         WeightsError: listing every mismatch, with the nearest names.
@@ -114,7 +119,10 @@ def check_weights(p: Plan, state: Mapping[str, Any], dtype: str) -> None:
     problems = list(_mismatches(p, state, numpy_dtype(dtype), dtype))
     if problems:
         count = f"{len(problems)} mismatch" + ("es" if len(problems) > 1 else "")
-        raise WeightsError(f"the weights do not fit the model ({count}): " + "; ".join(problems))
+        file = f"{where}: " if isinstance(where, str | os.PathLike) else ""
+        raise WeightsError(
+            f"{file}the weights do not fit the model ({count}): " + "; ".join(problems)
+        )
 
 
 def _mismatches(
@@ -131,11 +139,12 @@ def _mismatches(
         near = nearest(str(name), wanted, 1) if few else []
         yield f"{name} is not in the model" + (f" (nearest: {near[0]})" if near else "")
     rounded: dict[str, list[str]] = {}
+    arrays = state.entries if isinstance(state, Tensors) else state
     for name, q in wanted.items():
         if name not in state:
             continue
-        array = state[name]
-        if not isinstance(array, np.ndarray):
+        array = arrays[name]
+        if not isinstance(array, np.ndarray | Tensor):
             yield f"{name} is a {type(array).__name__}, expected a numpy array"
         elif array.shape != q.shape:
             yield f"{name} has shape {array.shape}, expected {q.shape}"
@@ -190,18 +199,12 @@ def read_safetensors(path: str | os.PathLike[str]) -> Checkpoint:
     Raises:
         WeightsError: if the file is missing, truncated or something else.
     """
-    from safetensors import SafetensorError, safe_open
-
     require_file(path)
-    try:
-        with safe_open(path, framework="numpy") as file:
-            header = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 not a dict
-    except (SafetensorError, OSError, TypeError, AttributeError, ValueError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({error})") from None
-    return Checkpoint.from_metadata(
-        without_counters(state), _json(header.get(METADATA_KEY), path), str(path)
-    )
+    source = open_safetensors(Path(path))
+    text = source.metadata.get(METADATA_KEY)
+    data = None if text is None else parse_json(text, f"{path}: its metadata")
+    state = {k: v for k, v in source.tensors.items() if not k.endswith("num_batches_tracked")}
+    return Checkpoint.from_metadata(state, data, str(path))
 
 
 def write_safetensors(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
@@ -212,80 +215,19 @@ def write_safetensors(path: str | os.PathLike[str], checkpoint: Checkpoint) -> N
             the model was replaced by hand.
         ResNetError: if the file cannot be written.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
     if checkpoint.spec is not None:
         check_weights(compile_plan(checkpoint.spec), checkpoint.state, "float64")
-    arrays = {name: np.ascontiguousarray(array) for name, array in checkpoint.state.items()}
-    metadata = {"format": "pt", METADATA_KEY: json.dumps(checkpoint.metadata())}
     with durable(path) as draft:
-        try:
-            save_file(arrays, draft, metadata=metadata)
-        except SafetensorError as error:
-            raise WeightsError(f"{path}: cannot be written ({error})") from None
-        _order_header(draft)
+        save_canonical(draft, checkpoint)
 
 
-def _order_header(path: Path) -> None:
-    """Put the metadata in order: safetensors writes it in a random one, and equal checkpoints
-    should be equal files.
-    """
-    with path.open("rb+") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        if len(text) <= size:
-            file.seek(8)
-            file.write(text.ljust(size))
-
-
-def without_counters(state: Mapping[str, Any]) -> dict[str, Any]:
-    """`state` less PyTorch's `num_batches_tracked` entries."""
-    return {k: v for k, v in state.items() if not str(k).endswith("num_batches_tracked")}
+def save_canonical(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a canonical file, which tells its spec, preprocessing and labels."""
+    metadata = {"format": "pt", METADATA_KEY: json.dumps(checkpoint.metadata())}
+    save_safetensors(path, checkpoint.state, metadata)
 
 
 def require_file(path: str | os.PathLike[str], kind: str = "weights") -> None:
     """Raise a `WeightsError` unless `path` exists."""
     if not Path(path).exists():
         raise WeightsError(f"{path}: there is no such file of {kind}")
-
-
-def _json(text: str | None, path: object) -> object:
-    if text is None:
-        return None
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise SpecError(f"{path}: its resnet_parity metadata is not JSON") from None
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Where a backend keeps one canonical role: the leaf's name there, and the order of axes that
-    turns a PyTorch array into the native one.
-    """
-
-    leaf: str
-    axes: tuple[int, ...] | None = None
-    inverse: tuple[int, ...] | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        inverse = None if self.axes is None else tuple(int(i) for i in np.argsort(self.axes))
-        object.__setattr__(self, "inverse", inverse)
-
-    def to_native(self, array: np.ndarray, *, own: bool = False) -> np.ndarray:
-        """A PyTorch array in the native layout: a view, or with `own` what a framework may keep.
-
-        On a CPU, JAX and TensorFlow may keep a C-contiguous array instead of copying it, and a
-        model must not change with its caller's arrays; other strides they copy in any case.
-        """
-        view = array if self.axes is None else array.transpose(self.axes)
-        return view.copy() if own and view.flags.c_contiguous else view
-
-    def to_canonical(self, array: np.ndarray) -> np.ndarray:
-        """A native array in PyTorch's layout, contiguous."""
-        return np.ascontiguousarray(
-            array if self.inverse is None else array.transpose(self.inverse)
-        )

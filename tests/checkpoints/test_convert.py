@@ -141,7 +141,10 @@ def test_a_file_that_does_not_tell_its_model_asks_for_it(
     if kind in ("keras", "orbax"):
         assert convert(target, tmp_path / "b.safetensors").sha256 == digest(STATE)
     else:
-        with pytest.raises(ResNetError, match="does not tell its model; name it"):
+        with pytest.raises(
+            ResNetError,
+            match="its arrays fit none of the catalogue; name",
+        ):
             convert(target, tmp_path / "b.safetensors")
 
 
@@ -212,7 +215,7 @@ def test_a_pickle_is_not_run(tmp_path: Path) -> None:
 
     path = tmp_path / "a.pth"
     torch.save({"conv1.weight": Canary()}, path)
-    with pytest.raises(ResNetError, match="not a PyTorch file of plain tensors"):
+    with pytest.raises(ResNetError, match=r"it asks for posix\.mkdir, and nothing is executed"):
         convert(path, tmp_path / "b.safetensors", SMALL)
     assert not (tmp_path / "canary").exists()
 

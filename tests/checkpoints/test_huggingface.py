@@ -28,8 +28,9 @@ from shared_spec import (
     resolve,
     write_safetensors,
 )
+from shared_spec.checkpoints import read_checkpoint
+from shared_spec.dialects.huggingface import config_of, spec_of
 from shared_spec.errors import SpecError, WeightsError
-from shared_spec.huggingface import config_of, read_huggingface, spec_of
 from tests.parity.test_transformers import BITS, RESNETS
 from tests.peers import transformers_model
 
@@ -61,7 +62,7 @@ def near(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def ours(weights: Path) -> np.ndarray:
-    checkpoint = read_huggingface(weights)
+    checkpoint = read_checkpoint(weights)
     assert checkpoint.spec is not None
     state = {k: v.astype(np.float64) for k, v in checkpoint.state.items()}
     model = resnet_torch.create_model(checkpoint.spec, weights=state, dtype="float64")
@@ -80,7 +81,7 @@ def test_what_transformers_writes_is_read_and_what_we_write_it_reads(
     kind, options = CONFIGS[name]
     model = randomise(transformers_model(kind, **options))
     model.save_pretrained(tmp_path / "theirs")
-    read = read_huggingface(tmp_path / "theirs")
+    read = read_checkpoint(tmp_path / "theirs")
     assert read.spec is not None
     reference = theirs(model, images_for(read.spec))
     assert near(reference, ours(tmp_path / "theirs"))
@@ -129,7 +130,7 @@ def test_labels_and_preprocessing_travel(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "a.safetensors", checkpoint)
     done = convert(tmp_path / "a.safetensors", tmp_path / "hf", to="huggingface")
     assert done.lost == ()
-    found = read_huggingface(tmp_path / "hf")
+    found = read_checkpoint(tmp_path / "hf")
     assert (found.labels, found.preprocessing) == (labels, prepare)
     convert(tmp_path / "hf", tmp_path / "b.safetensors")
     assert read_safetensors(tmp_path / "b.safetensors").labels == labels
@@ -144,10 +145,10 @@ def test_labels_and_preprocessing_travel(tmp_path: Path) -> None:
 def test_dtypes_are_kept(tmp_path: Path, dtype: str) -> None:
     model = transformers_model("ResNet", **RESNETS["basic"]).to(getattr(torch, dtype))
     model.save_pretrained(tmp_path / "theirs")
-    found = read_huggingface(tmp_path / "theirs").state
+    found = read_checkpoint(tmp_path / "theirs").state
     assert {array.dtype.name for array in found.values()} == {dtype}
     convert(tmp_path / "theirs", tmp_path / "back", to="huggingface")
-    assert digest(read_huggingface(tmp_path / "back").state) == digest(found)
+    assert digest(read_checkpoint(tmp_path / "back").state) == digest(found)
     again = type(model).from_pretrained(tmp_path / "back")
     assert again.dtype == getattr(torch, dtype)
 
@@ -217,12 +218,12 @@ def test_damaged_directories_are_refused(tmp_path: Path) -> None:
     refused("not a readable safetensors file|cannot be read|not a safetensors")
     weights.unlink()
     (tmp_path / "hf" / "pytorch_model.bin").write_bytes(b"")
-    refused(r"there is no such file of weights; pytorch_model\.bin is not read")
+    refused(r"pytorch_model\.bin: not a readable PyTorch file")
     weights.write_bytes(whole)
     config.write_text(text[:-3])
-    refused(r"config\.json: not a readable JSON file")
+    refused(r"config\.json: not readable as JSON")
     config.write_text("[" * 100_000)
-    refused(r"config\.json: not a readable JSON file")
+    refused(r"config\.json: not readable as JSON")
     config.write_text("[]")
     refused("expected a mapping, got list")
     other = json.loads(text) | {"hidden_sizes": [16, 32, 48]}

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from shared_spec import ResNetSpec, compile_plan, resolve
-from shared_spec.huggingface import ACTIVATIONS, foreign_name, spec_of
+from shared_spec.dialects.huggingface import ACTIVATIONS, foreign_name, spec_of
 from shared_spec.plan import DropPath
 from shared_spec.weights import State
 from tests.conftest import Pool

@@ -12,22 +12,25 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared_spec.compiler import compile_plan
+from shared_spec.containers.safetensors import save_safetensors
+from shared_spec.containers.source import Source, read_json
+from shared_spec.dialects.dialect import Dialect, Extras, Place, foreign_arrays, with_counters
 from shared_spec.equivalence import parting
-from shared_spec.errors import SpecError, WeightsError
+from shared_spec.errors import SpecError
+from shared_spec.layouts import TORCH
+from shared_spec.plan import Parameter
 from shared_spec.preprocessing import Preprocessing
 from shared_spec.renaming import Rules, rename
 from shared_spec.spec import ResNetSpec
-from shared_spec.weights import Checkpoint, State, read_safetensors, without_counters
+from shared_spec.tensors import Tensors
+from shared_spec.weights import Checkpoint
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 PROCESSOR = "preprocessor_config.json"
-_SIZE_LIMIT = 16 * 2**20
-"""No configuration is larger; a thousand labels take 60 kB."""
 
 ACTIVATIONS = {
     "relu": "relu",
@@ -207,11 +210,6 @@ _CONFIGS: dict[str, tuple[type[_ResNetConfig | _BitConfig], Rules]] = {
 }
 
 
-def is_huggingface(path: Path) -> bool:
-    """Whether a directory has the shape of a transformers checkpoint."""
-    return path.is_dir() and (path / CONFIG).is_file()
-
-
 def spec_of(config: Mapping[str, Any], where: str = CONFIG) -> ResNetSpec:
     """The spec of a `ResNetConfig` or `BitConfig`, given as the dict of its JSON.
 
@@ -237,34 +235,45 @@ def foreign_name(name: str, kind: str) -> str:
     return rename(name, _CONFIGS[kind][1])
 
 
-def read_huggingface(folder: Path) -> Checkpoint:
-    """A checkpoint that transformers' `save_pretrained` wrote, with or without a classifier.
+def _bare(source: Source, kind: str) -> bool:
+    """Whether the names lack the prefix that a model with a classifier gives them."""
+    return not any(name.startswith(f"{kind}.") for name in source.tensors)
 
-    Raises:
-        WeightsError: if a file is missing or damaged.
-        SpecError: if the configuration has no spec.
-    """
-    config = _json(folder / CONFIG)
-    spec = spec_of(config, str(folder / CONFIG))
-    kind = config["model_type"]
-    file = folder / WEIGHTS
-    if not file.is_file():
-        others = [p.name for p in sorted(folder.iterdir()) if p.suffix in (".bin", ".h5")]
-        found = f"; {others[0]} is not read" if others else ""
-        raise WeightsError(f"{file}: there is no such file of weights{found}")
-    foreign = without_counters(read_safetensors(file).state)
-    # A model without a classifier has no prefix.
-    bare = not any(name.startswith(f"{kind}.") for name in foreign)
-    state: State = {}
-    for q in compile_plan(spec).parameters():
+
+def _place(kind: str, bare: bool) -> Callable[[Parameter, ResNetSpec], Place]:
+    def place(q: Parameter, spec: ResNetSpec) -> Place:
         name = foreign_name(q.name, kind)
-        array = foreign.pop(name.removeprefix(f"{kind}.") if bare else name, None)
-        if array is not None:
-            # transformers' classifiers are dense, a pre-activation net's is a 1x1 convolution.
-            dense = len(q.shape) == 4 and array.ndim == 2
-            state[q.name] = array[:, :, None, None] if dense else array
-    labels = _labels(config.get("id2label"))
-    return Checkpoint(state | foreign, spec, _preprocessing(folder / PROCESSOR), labels)
+        # transformers' classifiers are dense, a pre-activation net's is a 1x1 convolution here.
+        return Place(
+            name.removeprefix(f"{kind}.") if bare else name, TORCH[q.role], q.module == "head.fc"
+        )
+
+    return place
+
+
+def _kind(source: Source) -> str | None:
+    kind = source.metadata.get("model_type")
+    return kind if source.kind == "huggingface" and isinstance(kind, str) else None
+
+
+def _source_spec(source: Source) -> ResNetSpec:
+    return spec_of(source.metadata, str(source.path / CONFIG))
+
+
+def _extras(source: Source, spec: ResNetSpec) -> Extras:
+    return _preprocessing(source.path / PROCESSOR), _labels(source.metadata.get("id2label"))
+
+
+def _dialect(kind: str, bare: bool) -> Dialect:
+    return Dialect(
+        "huggingface",
+        "transformers",
+        lambda source: _kind(source) == kind and _bare(source, kind) == bare,
+        _place(kind, bare),
+        _source_spec,
+        _extras,
+        _twin,
+    )
 
 
 def _labels(found: object) -> tuple[str, ...] | None:
@@ -277,18 +286,6 @@ def _labels(found: object) -> tuple[str, ...] | None:
     return named if len(named) == len(found) and named != placeholders else None
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _SIZE_LIMIT:
-            raise WeightsError(f"{path}: is larger than any configuration")
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: not a readable JSON file ({type(error).__name__})") from None
-    if not isinstance(data, dict):
-        raise WeightsError(f"{path}: expected a mapping, got {type(data).__name__}")
-    return data
-
-
 _RESAMPLE = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 """Pillow's numbers of filters."""
 
@@ -297,7 +294,7 @@ def _preprocessing(path: Path) -> Preprocessing | None:
     """What `ConvNextImageProcessor` and `BitImageProcessor` do, as far as ours says the same."""
     if not path.is_file():
         return None
-    data = _json(path)
+    data = read_json(path)
     size, crop = data.get("size"), data.get("crop_size")
     edge = size.get("shortest_edge") if isinstance(size, dict) else None
     if not isinstance(edge, int) or not data.get("do_normalize", True):
@@ -321,6 +318,23 @@ def config_of(spec: ResNetSpec, labels: tuple[str, ...] | None = None) -> dict[s
     Raises:
         SpecError: if it has none; it names the first layer that would be another.
     """
+    config = _config(spec, labels)
+    try:
+        theirs = compile_plan(spec_of(config))
+    except SpecError as error:
+        raise SpecError(f"transformers has no such net ({error})") from None
+    found = parting(compile_plan(spec), theirs)
+    if found is not None:
+        raise SpecError(f"transformers has no such net: {found}")
+    return config
+
+
+def _twin(spec: ResNetSpec) -> ResNetSpec:
+    """The net that transformers builds from the configuration nearest to `spec`."""
+    return spec_of(_config(spec))
+
+
+def _config(spec: ResNetSpec, labels: tuple[str, ...] | None = None) -> dict[str, Any]:
     bit = spec.norm == "group"
     names = labels or tuple(f"LABEL_{i}" for i in range(spec.num_classes))
     ends = [sum(spec.depths[: i + 1]) - 1 for i in range(len(spec.depths))]
@@ -353,13 +367,6 @@ def config_of(spec: ResNetSpec, labels: tuple[str, ...] | None = None) -> dict[s
             "downsample_in_first_stage": spec.strides[0] == 2,
             "downsample_in_bottleneck": spec.stride_on == "1x1",
         }
-    try:
-        theirs = compile_plan(spec_of(config))
-    except SpecError as error:
-        raise SpecError(f"transformers has no such net ({error})") from None
-    found = parting(compile_plan(spec), theirs)
-    if found is not None:
-        raise SpecError(f"transformers has no such net: {found}")
     return config
 
 
@@ -374,29 +381,20 @@ def _total_stride(spec: ResNetSpec) -> int:
     return spec.output_stride or total
 
 
-def write_huggingface(folder: Path, checkpoint: Checkpoint) -> None:
+def save_huggingface(folder: Path, checkpoint: Checkpoint) -> None:
     """Make `folder`, with what transformers' `from_pretrained` loads strictly.
 
     Raises:
         SpecError: if transformers has no such net.
     """
-    from safetensors.numpy import save_file
-
-    assert checkpoint.spec is not None
-    config = config_of(checkpoint.spec, checkpoint.labels)
-    kind, headless = config["model_type"], not checkpoint.spec.num_classes
-    state: State = {}
-    for name, array in checkpoint.state.items():
-        foreign = foreign_name(name, kind)
-        foreign = foreign.removeprefix(f"{kind}.") if headless else foreign
-        flat = foreign == "classifier.1.weight" and array.ndim == 4
-        state[foreign] = np.ascontiguousarray(array[:, :, 0, 0] if flat else array)
-        if name.endswith(".running_var"):
-            counter = foreign.removesuffix("running_var") + "num_batches_tracked"
-            state[counter] = np.zeros((), np.int64)
-    dtype = next(iter(checkpoint.state.values())).dtype.name
+    spec = checkpoint.spec
+    assert spec is not None
+    config = config_of(spec, checkpoint.labels)
+    kind, bare = config["model_type"], not spec.num_classes
+    entries = foreign_arrays(_dialect(kind, bare), checkpoint.state, spec)
+    dtype = next(iter(entries.values())).dtype.name
     folder.mkdir()
-    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    save_safetensors(folder / WEIGHTS, Tensors(with_counters(entries)), {"format": "pt"})
     _dump(folder / CONFIG, config | {"dtype": dtype})
     prepare = checkpoint.preprocessing
     if prepare is not None and prepare.channel_order == "rgb":  # theirs has no other order
@@ -421,6 +419,10 @@ def _processor(prepare: Preprocessing) -> dict[str, Any]:
     }
 
 
+HUGGINGFACE = [_dialect(kind, bare) for kind in _CONFIGS for bare in (False, True)]
+"""ResNet and BiT, with and without a classifier."""
+
+
 def _dump(path: Path, data: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -428,11 +430,10 @@ def _dump(path: Path, data: Mapping[str, Any]) -> None:
 __all__ = [
     "ACTIVATIONS",
     "BIT_NAMES",
+    "HUGGINGFACE",
     "RESNET_NAMES",
     "config_of",
     "foreign_name",
-    "is_huggingface",
-    "read_huggingface",
+    "save_huggingface",
     "spec_of",
-    "write_huggingface",
 ]

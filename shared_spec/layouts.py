@@ -1,0 +1,80 @@
+"""Where each framework keeps each role of a parameter: the leaf's name and the order of axes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a framework keeps one canonical role: the leaf's name there, and the order of axes that
+    turns a PyTorch array into the native one.
+    """
+
+    leaf: str
+    axes: tuple[int, ...] | None = None
+    inverse: tuple[int, ...] | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        inverse = None if self.axes is None else tuple(int(i) for i in np.argsort(self.axes))
+        object.__setattr__(self, "inverse", inverse)
+
+    def to_native(self, array: np.ndarray, *, own: bool = False) -> np.ndarray:
+        """A PyTorch array in the native layout: a view, or with `own` what a framework may keep.
+
+        On a CPU, JAX and TensorFlow may keep a C-contiguous array instead of copying it, and a
+        model must not change with its caller's arrays; other strides they copy in any case.
+        """
+        view = array if self.axes is None else array.transpose(self.axes)
+        return view.copy() if own and view.flags.c_contiguous else view
+
+    def to_canonical(self, array: np.ndarray) -> np.ndarray:
+        """A native array in PyTorch's layout, contiguous."""
+        return np.ascontiguousarray(
+            array if self.inverse is None else array.transpose(self.inverse)
+        )
+
+
+TORCH: dict[str, Slot] = {
+    "conv_kernel": Slot("weight"),
+    "conv1d_kernel": Slot("weight"),
+    "dense_kernel": Slot("weight"),
+    "bias": Slot("bias"),
+    "norm_scale": Slot("weight"),
+    "norm_bias": Slot("bias"),
+    "norm_mean": Slot("running_mean"),
+    "norm_var": Slot("running_var"),
+    "norm_gate": Slot("v"),
+    "norm_threshold": Slot("tau"),
+    "branch_scale": Slot("gamma"),
+}
+KERAS: dict[str, Slot] = {
+    "conv_kernel": Slot("kernel", (2, 3, 1, 0)),
+    "conv1d_kernel": Slot("kernel", (2, 1, 0)),
+    "dense_kernel": Slot("kernel", (1, 0)),
+    "bias": Slot("bias"),
+    "norm_scale": Slot("gamma"),
+    "norm_bias": Slot("beta"),
+    "norm_mean": Slot("moving_mean"),
+    "norm_var": Slot("moving_variance"),
+    "norm_gate": Slot("v"),
+    "norm_threshold": Slot("tau"),
+    "branch_scale": Slot("gamma"),
+}
+FLAX: dict[str, Slot] = {
+    "conv_kernel": Slot("kernel", (2, 3, 1, 0)),
+    "conv1d_kernel": Slot("kernel", (2, 1, 0)),
+    "dense_kernel": Slot("kernel", (1, 0)),
+    "bias": Slot("bias"),
+    "norm_scale": Slot("scale"),
+    "norm_bias": Slot("bias"),
+    "norm_mean": Slot("mean"),
+    "norm_var": Slot("var"),
+    "norm_gate": Slot("v"),
+    "norm_threshold": Slot("tau"),
+    "branch_scale": Slot("gamma"),
+}
+
+__all__ = ["FLAX", "KERAS", "TORCH", "Slot"]
