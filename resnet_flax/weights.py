@@ -18,7 +18,8 @@ from resnet_flax.model import ResNet, find
 from shared_spec.api import WeightsLike, read_weights, write_checkpoint
 from shared_spec.checkpoints import ORBAX
 from shared_spec.containers.source import Source
-from shared_spec.dialects.dialect import foreign_arrays
+from shared_spec.dialects.dialect import Dialect, foreign_arrays
+from shared_spec.dialects.linen import LINEN
 from shared_spec.dialects.own import FLAX_MODEL
 from shared_spec.errors import FrameworkError, WeightsError
 from shared_spec.layouts import FLAX as SLOTS
@@ -82,7 +83,7 @@ def save_weights(
         ResNetError: if the format is unknown, has no such net, or needs another framework.
     """
     whole = replace(checkpoint or Checkpoint({}), state=export_weights(model), spec=model.spec)
-    write_checkpoint(path, whole, format, {"flax": _write_orbax})
+    write_checkpoint(path, whole, format, {"flax": _write_orbax, "linen": _write_linen})
 
 
 def read_checkpoint(weights: WeightsLike, spec: ResNetSpec | None = None) -> Checkpoint:
@@ -117,18 +118,28 @@ def _orbax() -> Any:
 
 def _write_orbax(path: Path, checkpoint: Checkpoint) -> None:
     """The nested dict of `nnx.to_pure_dict`, with spec, preprocessing and labels beside it."""
+    custom = {METADATA_KEY: json.dumps(checkpoint.metadata())}
+    with _orbax().StandardCheckpointer() as checkpointer:
+        checkpointer.save(path, _tree(FLAX_MODEL, checkpoint), custom_metadata=custom)
+
+
+def _write_linen(path: Path, checkpoint: Checkpoint) -> None:
+    """The variables of Flax's imagenet example, as it would save them."""
+    with _orbax().StandardCheckpointer() as checkpointer:
+        checkpointer.save(path, _tree(LINEN, checkpoint))
+
+
+def _tree(dialect: Dialect, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Nested dicts of arrays, under the names of `dialect`."""
     assert checkpoint.spec is not None
     tree: dict[str, Any] = {}
-    arrays = foreign_arrays(FLAX_MODEL, checkpoint.state, checkpoint.spec)
-    for name, array in arrays.items():
+    for name, array in foreign_arrays(dialect, checkpoint.state, checkpoint.spec).items():
         *folders, leaf = name.split("/")
         node = tree
         for folder in folders:
             node = node.setdefault(folder, {})
         node[leaf] = np.ascontiguousarray(array.read())
-    custom = {METADATA_KEY: json.dumps(checkpoint.metadata())}
-    with _orbax().StandardCheckpointer() as checkpointer:
-        checkpointer.save(path, tree, custom_metadata=custom)
+    return tree
 
 
 def open_orbax(path: Path) -> Source:

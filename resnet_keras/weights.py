@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,9 @@ import numpy as np
 from resnet_keras.layers import layer_name
 from resnet_keras.model import ResNet
 from shared_spec.api import WeightsLike, name_suffix, read_weights, write_checkpoint
+from shared_spec.dialects.dialect import foreign_arrays
+from shared_spec.dialects.keras_applications import APPLICATIONS
+from shared_spec.errors import SpecError
 from shared_spec.layouts import KERAS as SLOTS
 from shared_spec.plan import Parameter
 from shared_spec.spec import ResNetSpec
@@ -81,7 +86,56 @@ def save_weights(
             model.save_weights(draft)
 
     whole = replace(checkpoint or Checkpoint({}), state=export_weights(model), spec=model.spec)
-    write_checkpoint(path, whole, format, {"keras": save})
+    native = {"keras": save, "keras-applications": _save_applications}
+    write_checkpoint(path, whole, format, native)
+
+
+_APPLICATIONS = {(3, 4, 6, 3): "ResNet50", (3, 4, 23, 3): "ResNet101", (3, 8, 36, 3): "ResNet152"}
+
+
+def _save_applications(path: Path, whole: Checkpoint) -> None:
+    """A `.keras` file of the net that keras.applications builds, for images of any size, which ends
+    in logits or, without classes, in pooled features.
+
+    Raises:
+        SpecError: if it builds none so deep.
+    """
+    spec = whole.spec
+    assert spec is not None
+    if spec.depths not in _APPLICATIONS:
+        known = ", ".join(str(list(depths)) for depths in _APPLICATIONS)
+        raise SpecError(
+            f"keras.applications builds no ResNet of depths {list(spec.depths)}; it has {known}"
+        )
+    name = _APPLICATIONS[spec.depths] + ("V2" if spec.pre_activation else "")
+    arrays = foreign_arrays(APPLICATIONS, whole.state, spec)
+    with _defaults(next(iter(arrays.values())).dtype.name):
+        model = getattr(keras.applications, name)(
+            include_top=False,
+            weights=None,
+            input_shape=(None, None, spec.in_channels),
+            pooling="avg",
+        )
+        if spec.num_classes:
+            logits = keras.layers.Dense(spec.num_classes, name="predictions")(model.output)
+            model = keras.Model(model.input, logits, name=model.name)
+    for key, array in arrays.items():
+        layer, _, number = key.partition("/")
+        model.get_layer(layer).weights[int(number)].assign(array.read())
+    model.save(path)
+
+
+@contextmanager
+def _defaults(dtype: str) -> Iterator[None]:
+    """Let Keras build layers of `dtype` for channels last, whatever its configuration says."""
+    kept = keras.config.dtype_policy(), keras.config.image_data_format()
+    keras.config.set_dtype_policy(dtype)
+    keras.config.set_image_data_format("channels_last")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(kept[0])
+        keras.config.set_image_data_format(kept[1])
 
 
 def read_checkpoint(weights: WeightsLike, spec: ResNetSpec | None = None) -> Checkpoint:

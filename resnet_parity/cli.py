@@ -16,10 +16,12 @@ from rich.console import Console
 from resnet_parity import tables
 from resnet_parity.engines import ENGINES, parse_device, parse_engines
 from shared_spec.analysis import stage_rows, totals
-from shared_spec.api import resolve
+from shared_spec.api import fetched, resolve
 from shared_spec.catalogue import CATALOGUE, Entry, list_models
+from shared_spec.checkpoints import format_names
 from shared_spec.compiler import compile_plan
-from shared_spec.errors import ResNetError
+from shared_spec.errors import ParityError, ResNetError
+from shared_spec.labels import read_labels
 from shared_spec.spec import ResNetSpec
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ def main() -> None:
         app()
     except ResNetError as error:
         err.print(f"[bold red]error:[/] {tables.plain(error)}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+        sys.exit(1 if isinstance(error, ParityError) else 2)
     except MemoryError:
         err.print("[bold red]error:[/] the model does not fit into this machine's memory")
         sys.exit(2)
@@ -232,7 +234,10 @@ def _sweep(
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="The weights to read.")],
+    source: Annotated[
+        str,
+        typer.Argument(help="A file or directory, hf-hub:owner/name, torchvision:name or a URL."),
+    ],
     target: Annotated[
         Path, typer.Argument(help="What to write; no suffix makes an orbax directory.")
     ],
@@ -241,21 +246,82 @@ def convert(
     ] = None,
     to: Annotated[
         str | None,
-        typer.Option(help="huggingface: make a directory as transformers writes it."),
+        typer.Option(help=f"Where the suffix does not tell it: {', '.join(format_names())}."),
     ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Names of the classes: a line each, or JSON.")
+    ] = None,
+    engines: Annotated[
+        str | None,
+        typer.Option(help="In which to verify; by default one of the target's framework."),
+    ] = None,
+    device: DeviceOption = "cpu",
+    verify_it: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Whether to compare logits at the end.")
+    ] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Convert weights: .safetensors, .pth, .pt, .keras, .weights.h5, .msgpack, orbax directories,
-    keras.applications' .h5, and directories of Hugging Face transformers (ResNet and BiT); from
-    BiT's .npz too.
+    """Convert weights between the formats of PyTorch, Keras, Flax and the libraries around them.
+
+    What SOURCE is, its content tells. The new file is read back bit for bit, then run in an engine
+    of its framework and held against the source; the certificate lies beside it as
+    TARGET.parity.json.
     """
+    from resnet_parity.convert import Proof
     from resnet_parity.convert import convert as run_convert
 
+    if engines is not None and not verify_it:
+        raise ResNetError("--engines: with --no-verify none is run; leave one of them out")
     spec = None if model is None else resolve(model)
+    names = None if labels is None else read_labels(labels)
+    chosen = None if engines is None else tuple(parse_engines(engines))
     with tables.progress(err) as advance:
+        path = fetched(source, tables.downloading(advance, source))
         advance(f"{source} to {target}")
-        done = run_convert(source, target, spec, to)
-    _print(asdict(done), as_json, tables.converted)
+        proof = Proof(chosen, parse_device(device), advance) if verify_it else None
+        done = run_convert(path, target, spec, to, names, proof)
+    data = {**asdict(done), "source": source}
+    _print(data, as_json, tables.converted)
+
+
+@app.command()
+def verify(
+    target: Annotated[Path, typer.Argument(help="A file or directory that convert wrote.")],
+    engines: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated; by default those of the certificate that are here."),
+    ] = None,
+    device: DeviceOption = "cpu",
+    dtype: Annotated[
+        str, typer.Option(help="Comma-separated: float64 and float32; a TPU has no float64.")
+    ] = "float64,float32",
+    as_json: JsonOption = False,
+) -> None:
+    """Hold a converted file against its certificate, TARGET.parity.json, here and now.
+
+    The certificate carries the inputs and the source's float64 logits, so neither the source nor
+    its framework is needed.
+    """
+    from resnet_parity.certificate import DTYPES
+    from resnet_parity.certificate import verify as run_verify
+
+    dtypes = tuple(dict.fromkeys(dtype.split(",")))
+    if not set(dtypes) <= set(DTYPES):
+        raise ResNetError(f"dtype: {dtype!r} is not of {', '.join(DTYPES)}")
+    chosen = None if engines is None else parse_engines(engines)
+    with tables.progress(err) as advance:
+        certificate, checks = run_verify(target, chosen, parse_device(device), dtypes, advance)
+    holds = all(found.holds for found in checks)
+    data = {
+        "target": str(target),
+        "holds": holds,
+        "source": certificate.source,
+        "reference": certificate.reference_engine,
+        "checks": [asdict(found) for found in checks],
+    }
+    _print(data, as_json, tables.verified)
+    if not holds:
+        raise typer.Exit(1)
 
 
 @app.command()

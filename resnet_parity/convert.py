@@ -11,20 +11,33 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from resnet_parity.engines import Engine, EngineError, Worker, first_available
+from resnet_parity.certificate import (
+    Check,
+    Step,
+    certificate_path,
+    certify,
+    write_certificate,
+)
+from resnet_parity.engines import (
+    ENGINES,
+    Device,
+    Engine,
+    EngineError,
+    Worker,
+    first_available,
+)
 from shared_spec.api import fetched
 from shared_spec.checkpoints import (
     Format,
-    dialect_of,
     fitted,
     is_orbax,
-    open_source,
     read_checkpoint,
     target_format,
 )
 from shared_spec.compiler import compile_plan
+from shared_spec.containers.hdf5 import h5py_module
 from shared_spec.durable import durable
-from shared_spec.errors import ResNetError, WeightsError
+from shared_spec.errors import FrameworkError, ResNetError, WeightsError
 from shared_spec.spec import ResNetSpec
 from shared_spec.tensors import entries_of
 from shared_spec.weights import (
@@ -56,7 +69,9 @@ class Converted:
     lost: tuple[str, ...]
     """What the source told and the target's format has no place for."""
     seconds: dict[str, float]
-    """`convert` and, apart, `read_back`."""
+    """`convert` and, apart from it, `start_up` of h5py, `read_back` and `verify`."""
+    certificate: str | None = None
+    checks: tuple[Check, ...] = ()
 
 
 def convert(
@@ -65,6 +80,7 @@ def convert(
     spec: ResNetSpec | None = None,
     to: str | None = None,
     labels: tuple[str, ...] | None = None,
+    proof: Proof | None = None,
 ) -> Converted:
     """Write the weights of `source` to `target`.
 
@@ -78,6 +94,8 @@ def convert(
         spec: the network, for files that do not tell it themselves.
         to: the format, where the suffix does not tell: see `shared_spec.checkpoints.FORMATS`.
         labels: names of the classes, instead of those that the source has.
+        proof: in which engines to hold the new file against the source before it takes its place;
+            the certificate is then written beside it. None leaves it at the comparison of bits.
 
     Raises:
         ResNetError: if either file is not possible, or the weights do not fit the network.
@@ -86,6 +104,9 @@ def convert(
     require_file(path)
     wanted = target_format(target, to)
     clock = _Clock()
+    with clock.apart("start_up"):
+        if any(str(x).endswith((".h5", ".keras")) for x in (path, target)):
+            h5py_module()
     with tempfile.TemporaryDirectory(prefix="resnet-parity-") as folder:
         checkpoint = read_any(path, spec, Path(folder))
         if labels is not None:
@@ -98,7 +119,7 @@ def convert(
         whole = fitted(checkpoint, wanted)
         with durable(target) as draft:
             _write(whole, draft, wanted, Path(folder))
-            with clock.apart():
+            with clock.apart("read_back"):
                 before = digest(whole.state)
                 after = digest(_read_back(draft, whole, Path(folder)))
             if after != before:
@@ -106,9 +127,24 @@ def convert(
                     f"{target}: reading it back gave other weights (SHA-256 {after[:16]}, "
                     f"expected {before[:16]}); nothing was written"
                 )
+            made = None
+            if proof is not None:
+                with clock.apart("verify"):
+                    made = certify(
+                        path,
+                        draft,
+                        checkpoint,
+                        whole,
+                        proof.engines_for(wanted),
+                        named=target,
+                        device=proof.device,
+                        step=proof.step,
+                    )
+        if made is not None:
+            write_certificate(made, target)
     return Converted(
         str(source),
-        _described(path),
+        checkpoint.origin,
         str(target),
         wanted.description,
         len(whole.state),
@@ -118,25 +154,53 @@ def convert(
         _size(target),
         tuple(key for key in checkpoint.metadata() if key not in wanted.keeps | {"version"}),
         clock.seconds(),
+        None if made is None else str(certificate_path(target)),
+        () if made is None else tuple(made.checks),
     )
 
 
+@dataclass(frozen=True)
+class Proof:
+    """How a conversion is to be verified."""
+
+    engines: tuple[Engine, ...] | None = None
+    """None takes the first installed engine of the target's framework."""
+    device: Device = "cpu"
+    step: Step = lambda text: None
+
+    def engines_for(self, wanted: Format) -> list[Engine]:
+        """Those that verify a format.
+
+        Raises:
+            FrameworkError: if one that was named is not installed.
+        """
+        if self.engines is not None:
+            for engine in self.engines:
+                absent = engine.missing()
+                if absent is not None:
+                    raise FrameworkError(f"{engine.name}: {absent}")
+            return list(self.engines)
+        names = wanted.engines or tuple(ENGINES)
+        return [ENGINES[n] for n in names if ENGINES[n].missing() is None][:1]
+
+
 class _Clock:
-    """Seconds of a whole, and of the part of it that is reported apart."""
+    """Seconds of a whole, and of the parts of it that are reported apart."""
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
-        self._apart = 0.0
+        self._apart: dict[str, float] = {}
 
     @contextmanager
-    def apart(self) -> Iterator[None]:
+    def apart(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        self._apart += time.perf_counter() - start
+        self._apart[name] = time.perf_counter() - start
 
     def seconds(self) -> dict[str, float]:
         whole = time.perf_counter() - self._start
-        return {"convert": round(whole - self._apart, 3), "read_back": round(self._apart, 3)}
+        parts = {"convert": whole - sum(self._apart.values())} | self._apart
+        return {name: round(value, 3) for name, value in parts.items()}
 
 
 def read_any(path: Path, spec: ResNetSpec | None, folder: Path) -> Checkpoint:
@@ -157,7 +221,7 @@ def read_any(path: Path, spec: ResNetSpec | None, folder: Path) -> Checkpoint:
             spec=given,
             output=str(output),
         )
-        checkpoint = read_checkpoint(output)
+        checkpoint = replace(read_checkpoint(output), origin="Flax orbax directory")
     else:
         checkpoint = read_checkpoint(path, spec)
     return replace(checkpoint, spec=spec or checkpoint.spec)
@@ -191,14 +255,6 @@ def _call(engine: Engine, operation: str, **arguments: Any) -> None:
             worker.call(operation, **arguments)
     except EngineError as error:
         raise ResNetError(f"{engine.name} failed: {error}") from None
-
-
-def _described(path: Path) -> str:
-    """What a source is, in words."""
-    if is_orbax(path):
-        return "Flax orbax directory"
-    source = open_source(path)
-    return f"{source.kind}, names of {dialect_of(source).library}"
 
 
 def _dtype(checkpoint: Checkpoint, path: Path) -> str:

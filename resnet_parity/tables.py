@@ -263,8 +263,51 @@ def converted(console: Console, data: dict[str, Any]) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if not data["unchanged"]:
+        console.print(
+            "The weights are others than the source's: the target's library needs these for the "
+            "same function.",
+            highlight=False,
+        )
+    _checks(console, data["checks"])
+    if data["certificate"]:
+        console.print(f"Certificate: {plain(data['certificate'])}", highlight=False, soft_wrap=True)
     if data["lost"]:
         console.print(f"This format has no place for {_join(data['lost'])}.", highlight=False)
+
+
+def verified(console: Console, data: dict[str, Any]) -> None:
+    """A converted file held against its certificate."""
+    console.print(
+        f"{plain(data['target'])}, converted from {plain(data['source'].get('name', '?'))}; "
+        f"reference: {plain(data['reference'])} in float64",
+        highlight=False,
+        soft_wrap=True,
+    )
+    _checks(console, data["checks"])
+
+
+def _checks(console: Console, checks: Sequence[dict[str, Any]]) -> None:
+    """Logits of engines against the source's."""
+    for check in checks:
+        mark = "[green]✓[/]" if check["holds"] else "[red]✗[/]"
+        error = "not a number" if check["error"] is None else f"{check['error']:.1e}"
+        console.print(
+            f"{mark} {plain(check['engine'])} in {check['dtype']}: logits {error} from the "
+            f"source's (bound {check['bound']:.1e})",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def downloading(advance: Callable[[str], None], name: str) -> Callable[[int, int | None], None]:
+    """Progress of a download, in words."""
+
+    def told(done: int, whole: int | None) -> None:
+        share = f" of {whole / 1e6:.0f}" if whole else ""
+        advance(f"{plain(name)}: {done / 1e6:.0f}{share} MB")
+
+    return told
 
 
 def _join(words: Sequence[str]) -> str:

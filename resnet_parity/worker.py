@@ -22,14 +22,17 @@ from typing import Any
 
 import numpy as np
 
+from resnet_parity.check import perturbed
 from resnet_parity.references import REFERENCES, reference_logits
 from shared_spec.catalogue import CATALOGUE
+from shared_spec.compiler import compile_plan
 from shared_spec.errors import FrameworkError, ResNetError
 from shared_spec.spec import ResNetSpec
 from shared_spec.weights import (
     Checkpoint,
     State,
     cast_weights,
+    check_weights,
     numpy_dtype,
     read_safetensors,
     write_safetensors,
@@ -61,7 +64,11 @@ class Session:
         state = None
         if weights is not None:
             state = narrowed(read_safetensors(weights).state, dtype)
-        model = self.resnet.create_model(ResNetSpec.parse(dict(spec)), weights=state, dtype=dtype)
+        return self.placed(ResNetSpec.parse(dict(spec)), state, dtype)
+
+    def placed(self, spec: ResNetSpec, state: State | None, dtype: str) -> Any:
+        """A model on the session's device."""
+        model = self.resnet.create_model(spec, weights=state, dtype=dtype)
         return model.to("cuda") if self._moves() else model
 
     @contextmanager
@@ -249,6 +256,38 @@ def predict(
     return {"parameters": session.resnet.parameter_count(model), "seconds": passes}
 
 
+def evaluate(
+    session: Session,
+    source: str,
+    spec: dict[str, Any],
+    dtypes: list[str],
+    trials: int,
+    images: str,
+    outputs: str,
+) -> None:
+    """What a checkpoint, read by the backend itself, makes of images: `<dtype>/<output>`, and in
+    float64 with its weights changed as rounding to float32 would, `trial<i>/<output>`.
+    """
+    given = ResNetSpec.parse(spec)
+    p = compile_plan(given)
+    found = session.resnet.read_checkpoint(source, given).state
+    check_weights(p, found, "float64", source)
+    state = dict(found)
+    batch = read_safetensors(images).state["images"]
+    runs = [(dtype, dtype, narrowed(state, dtype)) for dtype in dtypes]
+    wide = cast_weights(state, "float64") if trials else {}
+    runs += [(f"trial{i}", "float64", perturbed(p, wide, "float32", i)) for i in range(trials)]
+    results: State = {}
+    for name, dtype, weights in runs:
+        model = session.placed(given, weights, dtype)
+        answer = session.resnet.predict(model, batch)
+        arrays = answer if isinstance(answer, list) else [answer]
+        results |= {f"{name}/{i}": array for i, array in enumerate(arrays)}
+        del model
+        gc.collect()
+    write_safetensors(outputs, Checkpoint(results))
+
+
 def read(session: Session, source: str, spec: dict[str, Any] | None, output: str) -> None:
     """A file in one of the backend's formats, to a canonical file; the dtype is kept."""
     given = None if spec is None else ResNetSpec.parse(spec)
@@ -270,7 +309,8 @@ def write(
 
 
 OPERATIONS: dict[str, Operation] = {
-    function.__name__: function for function in (info, run, reference, predict, read, write)
+    function.__name__: function
+    for function in (info, run, reference, predict, evaluate, read, write)
 }
 
 

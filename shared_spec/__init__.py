@@ -2,10 +2,12 @@
 
 from shared_spec.api import resolve
 from shared_spec.catalogue import CATALOGUE, list_models
+from shared_spec.checkpoints import read_checkpoint, write_checkpoint
 from shared_spec.compiler import compile_plan
 from shared_spec.errors import (
     FrameworkError,
     ImageError,
+    ParityError,
     ResNetError,
     SpecError,
     UnknownModelError,
@@ -31,6 +33,7 @@ __all__ = [
     "Checkpoint",
     "FrameworkError",
     "ImageError",
+    "ParityError",
     "Plan",
     "Preprocessing",
     "ResNetError",
@@ -48,8 +51,10 @@ __all__ = [
     "load_spec",
     "random_images",
     "random_weights",
+    "read_checkpoint",
     "read_safetensors",
     "resolve",
     "save_spec",
+    "write_checkpoint",
     "write_safetensors",
 ]

@@ -20,6 +20,7 @@ from shared_spec.checkpoints import (
 )
 from shared_spec.compiler import compile_plan
 from shared_spec.errors import ImageError, SpecError, WeightsError
+from shared_spec.hub import download, is_reference
 from shared_spec.plan import Plan
 from shared_spec.spec import ResNetSpec
 from shared_spec.specfile import SUFFIXES, load_spec
@@ -84,15 +85,16 @@ def read_weights(
     return read_checkpoint(fetched(weights), spec, openers)
 
 
-_REMOTE = ("hf-hub:", "hf_hub:", "hf://", "http://", "https://", "torchvision:")
+def fetched(
+    weights: str | os.PathLike[str], progress: Callable[[int, int | None], None] | None = None
+) -> Path:
+    """The path of a checkpoint, downloaded first if it is on the hub or at a URL.
 
-
-def fetched(weights: str | os.PathLike[str]) -> Path:
-    """The path of a checkpoint, downloaded first if it is on the hub or at a URL."""
-    if str(weights).startswith(_REMOTE):
-        from shared_spec.hub import download
-
-        return download(str(weights))
+    Raises:
+        WeightsError: if it cannot be had.
+    """
+    if is_reference(weights):
+        return download(str(weights), progress=progress)
     return Path(weights)
 
 

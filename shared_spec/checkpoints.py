@@ -24,6 +24,8 @@ from shared_spec.containers.pytorch import open_pytorch, save_pytorch
 from shared_spec.containers.safetensors import open_safetensors
 from shared_spec.containers.source import Source, read_json
 from shared_spec.dialects.bit import BIT
+from shared_spec.dialects.cifar_ports import PORTS
+from shared_spec.dialects.detection import DETECTION
 from shared_spec.dialects.dialect import (
     Dialect,
     arrays_of,
@@ -32,8 +34,13 @@ from shared_spec.dialects.dialect import (
     with_counters,
 )
 from shared_spec.dialects.huggingface import HUGGINGFACE, save_huggingface, spec_of
+from shared_spec.dialects.jax_resnet import JAX_RESNET
 from shared_spec.dialects.keras_applications import APPLICATIONS, APPLICATIONS_H5, position
+from shared_spec.dialects.keras_hub import KERAS_HUB, is_preset, open_preset, save_preset
+from shared_spec.dialects.keras_hub import position as hub_position
+from shared_spec.dialects.linen import LINEN
 from shared_spec.dialects.own import CANONICAL, FLAX_MODEL, KERAS_MODEL
+from shared_spec.dialects.published import TIMM, TORCHVISION
 from shared_spec.durable import CHECKPOINT_MARK, durable
 from shared_spec.equivalence import refitted
 from shared_spec.errors import SpecError, WeightsError
@@ -42,12 +49,19 @@ from shared_spec.tensors import Tensor, Tensors
 from shared_spec.weights import Checkpoint, check_weights, require_file, save_canonical
 
 DIALECTS: tuple[Dialect, ...] = (
+    TIMM,
+    TORCHVISION,
     *HUGGINGFACE,
     BIT,
+    KERAS_HUB,
     APPLICATIONS_H5,
     APPLICATIONS,
     KERAS_MODEL,
+    LINEN,
+    *JAX_RESNET,
     FLAX_MODEL,
+    *PORTS,
+    *DETECTION,
     CANONICAL,
 )
 """The first one that claims a file reads it."""
@@ -91,8 +105,15 @@ def _save_msgpack(path: Path, checkpoint: Checkpoint) -> None:
     save_msgpack(path, Tensors(foreign_arrays(FLAX_MODEL, checkpoint.state, checkpoint.spec)))
 
 
-def _keras_layers(dialect: Dialect, checkpoint: Checkpoint) -> list[KerasLayer]:
-    """Layers of keras.applications in the order of its graph."""
+def _save_linen(path: Path, checkpoint: Checkpoint) -> None:
+    assert checkpoint.spec is not None
+    save_msgpack(path, Tensors(foreign_arrays(LINEN, checkpoint.state, checkpoint.spec)))
+
+
+def _keras_layers(
+    dialect: Dialect, checkpoint: Checkpoint, order: Callable[[str], tuple[int, int, int]]
+) -> list[KerasLayer]:
+    """Layers of a library that is made with Keras, in the order of its graph."""
     assert checkpoint.spec is not None
     arrays: dict[str, dict[str, Tensor]] = {}
     kinds: dict[str, str] = {}
@@ -104,15 +125,21 @@ def _keras_layers(dialect: Dialect, checkpoint: Checkpoint) -> list[KerasLayer]:
             kinds[layer] = "dense" if len(found[name].shape) == 2 else "conv2d"
         elif q.role != "bias":
             kinds[layer] = "dense" if q.role == "dense_kernel" else "batch_normalization"
-    return [KerasLayer(name, kinds[name], arrays[name]) for name in sorted(arrays, key=position)]
+    return [KerasLayer(name, kinds[name], arrays[name]) for name in sorted(arrays, key=order)]
 
 
 def _save_applications_h5(path: Path, checkpoint: Checkpoint) -> None:
-    save_legacy(path, _keras_layers(APPLICATIONS_H5, checkpoint))
+    save_legacy(path, _keras_layers(APPLICATIONS_H5, checkpoint, position))
 
 
 def _save_applications(path: Path, checkpoint: Checkpoint) -> None:
-    save_keras3(path, _keras_layers(APPLICATIONS, checkpoint))
+    save_keras3(path, _keras_layers(APPLICATIONS, checkpoint, position))
+
+
+def _save_keras_hub(path: Path, checkpoint: Checkpoint) -> None:
+    assert checkpoint.spec is not None
+    order = hub_position("bottleneck" in checkpoint.spec.blocks)
+    save_preset(path, checkpoint, _keras_layers(KERAS_HUB, checkpoint, order))
 
 
 _APPLICATIONS = {
@@ -120,6 +147,12 @@ _APPLICATIONS = {
     "twin": APPLICATIONS.twin,
     "library": APPLICATIONS.library,
     "keeps": frozenset({"spec", "preprocessing"}),
+}
+_LINEN = {
+    "engines": ("flax",),
+    "twin": LINEN.twin,
+    "library": LINEN.library,
+    "keeps": frozenset({"spec"}),
 }
 FORMATS: tuple[Format, ...] = (
     Format("canonical", ".safetensors", "canonical safetensors", save_canonical, keeps=_ALL),
@@ -134,6 +167,13 @@ FORMATS: tuple[Format, ...] = (
         ".h5",
         "keras.applications weights",
         _save_applications_h5,
+        **_APPLICATIONS,  # type: ignore[arg-type]
+    ),
+    Format(
+        "keras-applications",
+        ".keras",
+        "keras.applications model",
+        None,
         **_APPLICATIONS,  # type: ignore[arg-type]
     ),
     Format(
@@ -153,10 +193,27 @@ FORMATS: tuple[Format, ...] = (
         HUGGINGFACE[0].library,
         _ALL,
     ),
+    Format(
+        "keras-hub",
+        "",
+        "KerasHub preset",
+        _save_keras_hub,
+        _KERAS_ENGINES,
+        KERAS_HUB.twin,
+        KERAS_HUB.library,
+        frozenset({"spec", "preprocessing"}),
+    ),
+    Format("linen", ".msgpack", "Linen msgpack", _save_linen, **_LINEN),  # type: ignore[arg-type]
+    Format("linen", "", "Linen orbax directory", None, **_LINEN),  # type: ignore[arg-type]
 )
 """What can be written; a suffix asks for the first that has it, unless one is named."""
 
 READ_ONLY = {".npz": "BiT"}
+
+
+def format_names() -> tuple[str, ...]:
+    """What `convert --to` takes."""
+    return tuple(dict.fromkeys(f.name for f in FORMATS))
 
 
 def target_format(path: str | os.PathLike[str], to: str | None = None) -> Format:
@@ -169,7 +226,7 @@ def target_format(path: str | os.PathLike[str], to: str | None = None) -> Format
     fits = [f for f in FORMATS if f.suffix == suffix]
     if not fits and suffix in READ_ONLY:
         raise WeightsError(f"{path}: {suffix} files of {READ_ONLY[suffix]} are read, not written")
-    names = dict.fromkeys(f.name for f in FORMATS)
+    names = format_names()
     if to is not None and to not in names:
         raise WeightsError(f"to: {to!r} is not one of {', '.join(names)}")
     if to is None and not fits:
@@ -228,7 +285,8 @@ def open_source(path: Path, openers: Mapping[str, Opener] | None = None) -> Sour
         return opener(path)  # it says what is wrong with it
     raise WeightsError(
         f"{path}: not a checkpoint of a known kind; known are safetensors, PyTorch's, HDF5 and "
-        f".keras of Keras, .npz of BiT, msgpack and orbax of Flax, and Hugging Face directories"
+        f".keras of Keras, .npz of BiT, msgpack and orbax of Flax, and directories of Hugging "
+        f"Face and KerasHub"
     )
 
 
@@ -273,6 +331,8 @@ def _open_directory(path: Path, openers: Mapping[str, Opener]) -> Source:
         return openers[ORBAX](path)
     if (path / "config.json").is_file():
         config = read_json(path / "config.json")
+        if is_preset(config):
+            return open_preset(path, config)
         return replace(_open_weights_in(path), path=path, kind="huggingface", metadata=config)
     raise WeightsError(
         f"{path}: a directory that holds neither an orbax checkpoint nor a config.json of Hugging "
@@ -332,7 +392,8 @@ def read_checkpoint(
         told = None
     net = told or spec or detected(dialect, source)
     preprocessing, labels = dialect.extras(source, net)
-    return Checkpoint(arrays_of(dialect, source, net), net, preprocessing, labels)
+    origin = f"{source.kind}, names of {dialect.library}"
+    return Checkpoint(arrays_of(dialect, source, net), net, preprocessing, labels, origin)
 
 
 def fitted(checkpoint: Checkpoint, target: Format) -> Checkpoint:
@@ -393,6 +454,7 @@ __all__ = [
     "Opener",
     "dialect_of",
     "fitted",
+    "format_names",
     "is_orbax",
     "name_suffix",
     "open_source",

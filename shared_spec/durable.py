@@ -22,6 +22,18 @@ HUGGINGFACE_FILES = {"config.json", "model.safetensors", "preprocessor_config.js
 """All that a directory in the layout of transformers holds that was written here."""
 
 
+KERAS_HUB_FILES = {
+    "config.json",
+    "metadata.json",
+    "model.weights.h5",
+    "task.json",
+    "task.weights.h5",
+    "preprocessor.json",
+    "image_converter.json",
+}
+"""The same of a directory in the layout of KerasHub."""
+
+
 @contextmanager
 def durable(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path to write a file or a directory to; move it to `path` on success.
@@ -62,7 +74,8 @@ def _refuse_foreign_directory(target: Path, given: object) -> None:
     if Path.cwd().resolve().is_relative_to(target):
         raise ResNetError(f"{given}: is the working directory or holds it; name another path")
     files = {child.name for child in target.iterdir()}
-    if not (files <= HUGGINGFACE_FILES or CHECKPOINT_MARK in files):
+    known = files <= HUGGINGFACE_FILES or files <= KERAS_HUB_FILES or CHECKPOINT_MARK in files
+    if not known:
         raise ResNetError(f"{given}: is a directory that holds other files; name another path")
 
 

@@ -83,7 +83,7 @@ def _chained(p: Plan) -> Iterator[tuple[Any, Any]]:
     for block in p.blocks():
         chains += [block.pre, block.branch, block.shortcut, block.output]
     for chain in chains:
-        yield from zip(chain, [*chain[1:], None], strict=True)
+        yield from zip(chain, [*chain[1:], None], strict=False)  # an empty chain has none
 
 
 def _move_bias(

@@ -26,6 +26,10 @@ class ImageError(ResNetError):
     """An image cannot be read or does not fit the model."""
 
 
+class ParityError(ResNetError):
+    """Two things that should compute the same do not; the command line exits with 1."""
+
+
 class FrameworkError(ResNetError):
     """A framework is missing, or cannot do what was asked of it here."""
 

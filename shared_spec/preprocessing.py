@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -15,14 +16,19 @@ from shared_spec.spec import ResNetSpec
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 _MODES = {1: "L", 3: "RGB"}
 
 
 class Preprocessing(BaseModel):
     """How an image becomes an input: shorter side resized, centre cropped, scaled to 0..1, its
     channels put in order, normalised per channel.
+
+    The pixels are those of timm's evaluation transform (crop mode "center"; all its ResNets have
+    it) and of torchvision's, on images that were converted to grey or RGB first. The two differ in
+    how they tell the size before the crop: see `shorter_side`. Grey of 16 bits is scaled here,
+    where Pillow's conversion, and so timm's, clips it to white.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -35,6 +41,15 @@ class Preprocessing(BaseModel):
     std: tuple[Annotated[float, Field(gt=0)], ...]
     channel_order: Literal["rgb", "bgr"] = "rgb"
     """Order of the input's channels, and of mean and std (bgr: Caffe, keras.applications' V1)."""
+
+    @property
+    def shorter_side(self) -> int:
+        """Of the resized image, in pixels: `image_size / crop`, its fraction cut off as in timm.
+
+        torchvision names this side itself (232 for crops of 224). `crop=224 / 232` stands for it:
+        a quotient is taken for the whole number that it misses by rounding alone.
+        """
+        return math.floor(self.image_size / self.crop + 1e-6)
 
     @model_validator(mode="after")
     def _check(self) -> Preprocessing:
@@ -66,7 +81,7 @@ class Preprocessing(BaseModel):
                 f"call predict() from Python with arrays"
             )
         if spec.in_channels == 3:
-            return cls(image_size=spec.image_size, mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
+            return cls(image_size=spec.image_size, mean=IMAGENET_MEAN, std=IMAGENET_STD)
         return cls(image_size=spec.image_size, mean=(0.5,), std=(0.5,))
 
     def __call__(self, images: Sequence[Image]) -> np.ndarray:
@@ -83,14 +98,14 @@ class Preprocessing(BaseModel):
     def _one(self, image: Image) -> np.ndarray:
         from PIL.Image import Resampling
 
-        image = _eight_bit(image).convert(_MODES[len(self.mean)])
-        if max(image.size) > 100 * min(image.size):
+        image = _converted(image, _MODES[len(self.mean)])
+        if not min(image.size) or max(image.size) > 100 * min(image.size):
             raise ImageError(
                 f"an image of {image.width} x {image.height} pixels is too narrow to be resized"
             )
-        short = max(self.image_size, round(self.image_size / self.crop))
-        scale = short / min(image.size)
-        size = (max(short, int(image.width * scale)), max(short, int(image.height * scale)))
+        side = self.shorter_side
+        longer = side * max(image.size) // min(image.size)
+        size = (side, longer) if image.width <= image.height else (longer, side)
         if size != image.size:
             image = image.resize(size, Resampling[self.interpolation.upper()])
         left = round((image.width - self.image_size) / 2)
@@ -98,6 +113,16 @@ class Preprocessing(BaseModel):
         box = (left, top, left + self.image_size, top + self.image_size)
         pixels = np.asarray(image.crop(box), np.float64) / 255
         return self.normalise(pixels.reshape(self.image_size, self.image_size, -1))
+
+
+def _converted(image: Image, mode: str) -> Image:
+    image = _eight_bit(image)
+    try:
+        return image.convert(mode)
+    except ValueError:
+        raise ImageError(
+            f"an image of mode {image.mode} cannot be converted; save it as RGB or grey"
+        ) from None
 
 
 def _eight_bit(image: Image) -> Image:

@@ -23,6 +23,10 @@ class Tensor:
         """Bytes of its data."""
         return math.prod(self.shape) * self.dtype.itemsize
 
+    def array(self) -> np.ndarray:
+        """It, read and contiguous."""
+        return np.ascontiguousarray(self.read()).reshape(self.shape)
+
     @classmethod
     def of(cls, array: np.ndarray) -> Tensor:
         """One that is in memory already."""
@@ -33,11 +37,40 @@ class Tensor:
         if axes is None:
             return self
         shape = tuple(self.shape[i] for i in axes)
-        return Tensor(shape, self.dtype, lambda: self.read().transpose(axes))
+        return Tensor(shape, self.dtype, lambda: permute(self.read(), axes))
 
     def reshaped(self, shape: tuple[int, ...]) -> Tensor:
         """With another shape of as many elements."""
         return Tensor(shape, self.dtype, lambda: self.read().reshape(shape))
+
+
+_BLOCK = 64
+_SHORT = 16
+
+
+def permute(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """`array.transpose(axes)`, contiguous; several times as fast as numpy's own copy, which strides
+    through memory for all but the smallest kernels.
+    """
+    array = np.ascontiguousarray(array)
+    kept = [i for i in axes if array.shape[i] > 1]
+    if kept == sorted(kept) or not array.size:
+        return array.reshape([array.shape[i] for i in axes])
+    shape, last = [array.shape[i] for i in axes], max(kept)
+    if kept[-1] != last and array.shape[last] >= _SHORT:
+        # Whole rows first, so that what remains is to transpose a matrix, or a few.
+        rows = np.ascontiguousarray(array.transpose([i for i in axes if i != last] + [last]))
+        before = math.prod(shape[: axes.index(last)])
+        view = rows.reshape(before, -1, array.shape[last]).transpose(0, 2, 1)
+    else:
+        view = array.transpose(axes)
+    out = np.empty(view.shape, view.dtype)
+    # In blocks of the last axis, so that what is read for one row is in the cache for the next.
+    axis = max(i for i, n in enumerate(view.shape) if n > 1)
+    for start in range(0, view.shape[axis], _BLOCK):
+        part = (*(slice(None),) * axis, slice(start, start + _BLOCK))
+        out[part] = view[part]
+    return out.reshape(shape)
 
 
 class Tensors(Mapping[str, np.ndarray]):
@@ -66,4 +99,4 @@ def entries_of(state: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     return {name: Tensor.of(array) for name, array in state.items()}
 
 
-__all__ = ["Tensor", "Tensors", "entries_of"]
+__all__ = ["Tensor", "Tensors", "entries_of", "permute"]

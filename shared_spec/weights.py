@@ -50,6 +50,8 @@ class Checkpoint:
     spec: ResNetSpec | None = None
     preprocessing: Preprocessing | None = None
     labels: tuple[str, ...] | None = None
+    origin: str = ""
+    """What kind of file it was read from, in words."""
 
     def metadata(self) -> dict[str, Any]:
         """Everything but the arrays, as plain JSON data."""

@@ -1,7 +1,8 @@
 """Fetch the judges that cannot be installed beside the rest: `python -m tests.fetch_peers`.
 
 KerasHub requires tokenisers and a TensorFlow of another name, which none of its ResNets needs, so
-it comes without what it requires. Flax's imagenet example is in its source distribution alone.
+it comes without what it requires; jax-resnet too, so that it takes no other JAX along. Flax's
+imagenet example is in its source distribution alone.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def fetch() -> None:
     shutil.rmtree(PEERS, ignore_errors=True)
     example = PEERS / "flax_imagenet" / "models.py"
     example.parent.mkdir(parents=True)
-    pip("install", "--no-compile", "--target", str(PEERS), "keras-hub")
+    pip("install", "--no-compile", "--target", str(PEERS), "keras-hub", "jax-resnet")
     with tempfile.TemporaryDirectory() as folder:
         pip("download", "--no-binary", "flax", "--dest", folder, "flax")
         (archive,) = Path(folder).glob("flax-*.tar.gz")

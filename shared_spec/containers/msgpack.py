@@ -205,7 +205,7 @@ def _pack(file: IO[bytes], node: dict[str, Any] | Tensor) -> None:
         head = b"\x93" + bytes([0x90 + len(node.shape)]) + shape + _string(node.dtype.name)
         head += struct.pack(">BI", 0xC6, node.nbytes)
         file.write(struct.pack(">BIB", 0xC9, len(head) + node.nbytes, _ARRAY) + head)
-        write_array(file, node)
+        write_array(file, node.array())
         return
     file.write(struct.pack(">BI", 0xDF, len(node)))
     for name, child in node.items():

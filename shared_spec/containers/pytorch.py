@@ -434,7 +434,7 @@ def save_pytorch(path: Path, state: Mapping[str, np.ndarray]) -> None:
         _put(archive, "archive/data.pkl", _pickled(entries))
         _put(archive, "archive/byteorder", b"little")
         for index, entry in enumerate(entries.values()):
-            array = np.ascontiguousarray(entry.read())
+            array = entry.array()
             data = array.astype(array.dtype.newbyteorder("<"), copy=False).reshape(-1)
             _put(archive, f"archive/data/{index}", data.view(np.uint8).data)
         _put(archive, "archive/version", b"3\n")

@@ -115,12 +115,11 @@ def save_safetensors(
     with path.open("wb", buffering=0) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
-            write_array(file, entries[name])
+            write_array(file, entries[name].array())
 
 
-def write_array(file: Any, entry: Tensor) -> None:
-    """The data of an array, little-endian and in C's order."""
-    array = np.ascontiguousarray(entry.read())
+def write_array(file: Any, array: np.ndarray) -> None:
+    """The data of a contiguous array, little-endian."""
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("<"))
     data = array.reshape(-1).view(np.uint8).data

@@ -407,7 +407,7 @@ def _processor(prepare: Preprocessing) -> dict[str, Any]:
     return {
         "image_processor_type": "BitImageProcessor",
         "do_resize": True,
-        "size": {"shortest_edge": round(side / prepare.crop)},
+        "size": {"shortest_edge": prepare.shorter_side},
         "do_center_crop": True,
         "crop_size": {"height": side, "width": side},
         "resample": next(k for k, v in _RESAMPLE.items() if v == prepare.interpolation),

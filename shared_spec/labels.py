@@ -1,0 +1,75 @@
+"""Names of classes from a file."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from shared_spec.errors import SpecError
+
+_SIZE_LIMIT = 10 * 2**20
+_FORMS = (
+    'expected one name a line, or JSON: a list of names, {"0": name, ...}, or ImageNet\'s '
+    '{"0": [synset, name], ...}'
+)
+
+
+def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The names of classes, in the order of their numbers.
+
+    A `.json` file holds a list of names, or a mapping from the numbers 0 to N - 1 to names or, as
+    Keras's `imagenet_class_index.json`, to pairs of a synset and a name. Every other file is UTF-8
+    text with a name on each line.
+
+    Raises:
+        SpecError: if the file cannot be read, is of another form, or lacks the name of a class.
+    """
+    text = _text(Path(path))
+    if Path(path).suffix.lower() == ".json":
+        labels = _from_json(text, path)
+    else:
+        labels = [line.strip() for line in text.rstrip().split("\n")]
+    if not any(labels):
+        raise SpecError(f"{path}: holds no labels; {_FORMS}")
+    for number, label in enumerate(labels):
+        if not label.strip():
+            raise SpecError(f"{path}: class {number} has no name; {_FORMS}")
+    return tuple(labels)
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_SIZE_LIMIT + 1)
+    except FileNotFoundError:
+        raise SpecError(f"{path}: there is no such file of labels") from None
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read ({error.strerror})") from None
+    if len(content) > _SIZE_LIMIT:
+        raise SpecError(f"{path}: is larger than 10 MB, as no file of labels is; {_FORMS}")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise SpecError(f"{path}: is not UTF-8 text; {_FORMS}") from None
+
+
+def _from_json(text: str, path: str | os.PathLike[str]) -> list[str]:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        raise SpecError(f"{path}: is not valid JSON; {_FORMS}") from None
+    if isinstance(data, dict):
+        numbers = [str(i) for i in range(len(data))]
+        missing = next((n for n in numbers if n not in data), None)
+        if missing is not None:
+            raise SpecError(f"{path}: has {len(data)} labels, none for class {missing}; {_FORMS}")
+        data = [data[n] for n in numbers]
+        if all(isinstance(x, list) and len(x) == 2 for x in data):
+            data = [x[1] for x in data]
+    if not isinstance(data, list) or not all(isinstance(x, str) for x in data):
+        raise SpecError(f"{path}: is not a list of names; {_FORMS}")
+    return data
+
+
+__all__ = ["read_labels"]

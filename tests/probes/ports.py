@@ -1,0 +1,215 @@
+"""ResNets as PyTorch ports and detectors build them, written from their published structure: the
+modules' names, where strides and pads are, and nothing else. They run in the tests' own process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def randomize(model: nn.Module) -> nn.Module:
+    """Random float64 weights, norm statistics too, for evaluation."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if tensor.dtype.is_floating_point and tensor.ndim > 1:
+                scale = (2 / tensor[0].numel()) ** 0.5
+                tensor.copy_(torch.randn(tensor.shape, generator=generator) * scale)
+            elif name.endswith(("running_var", "weight")):
+                tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator))
+            elif tensor.dtype.is_floating_point:
+                tensor.copy_(0.1 * torch.randn(tensor.shape, generator=generator))
+    return model.double().eval()
+
+
+class Quarters(nn.Module):
+    """Option A: every second pixel, and a quarter of the new channels in zeros on each side."""
+
+    def __init__(self, planes: int) -> None:
+        super().__init__()
+        self.planes = planes
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.planes // 4, self.planes // 4))
+
+
+def projection(inputs: int, planes: int, stride: int) -> nn.Module:
+    conv = nn.Conv2d(inputs, planes, 1, stride, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(planes))
+
+
+class Port(nn.Module):
+    """A block of two or three convolutions, whose shortcut is the attribute `word`."""
+
+    def __init__(
+        self, word: str, kind: str, inputs: int, planes: int, stride: int, option: str
+    ) -> None:
+        super().__init__()
+        self.word, self.count = word, 2 if kind == "basic" else 3
+        outputs = planes if kind == "basic" else 4 * planes
+        if kind == "basic":
+            convs = [(inputs, planes, 3, stride), (planes, planes, 3, 1)]
+        else:
+            convs = [(inputs, planes, 1, 1), (planes, planes, 3, stride), (planes, outputs, 1, 1)]
+        for i, (a, b, kernel, step) in enumerate(convs, start=1):
+            setattr(self, f"conv{i}", nn.Conv2d(a, b, kernel, step, kernel // 2, bias=False))
+            setattr(self, f"bn{i}", nn.BatchNorm2d(b))
+        shortcut: nn.Module = nn.Sequential()
+        if stride != 1 or inputs != outputs:
+            shortcut = Quarters(planes) if option == "A" else projection(inputs, outputs, stride)
+        setattr(self, word, shortcut)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        for i in range(1, self.count + 1):
+            y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(y))
+            y = F.relu(y) if i < self.count else y
+        return F.relu(y + getattr(self, self.word)(x))
+
+
+class PortNet(nn.Module):
+    """A port: what it calls stages, shortcuts and the classifier, its blocks, and whether it is for
+    small images.
+    """
+
+    def __init__(
+        self,
+        words: tuple[str, str, str],
+        kind: str,
+        depths: Sequence[int],
+        widths: Sequence[int],
+        option: str = "B",
+        small: bool = True,
+        classes: int = 10,
+    ) -> None:
+        super().__init__()
+        self.small, stage, shortcut = small, words[0], words[1]
+        self.stages = [f"{stage}{i + 1}" for i in range(len(depths))]
+        self.head = words[2]
+        kernel, stride = (3, 1) if small else (7, 2)
+        self.conv1 = nn.Conv2d(3, widths[0], kernel, stride, kernel // 2, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        channels = widths[0]
+        for i, (name, depth, planes) in enumerate(zip(self.stages, depths, widths, strict=True)):
+            blocks = []
+            for j in range(depth):
+                step = 2 if i > 0 and j == 0 else 1
+                blocks.append(Port(shortcut, kind, channels, planes, step, option))
+                channels = planes if kind == "basic" else 4 * planes
+            setattr(self, name, nn.Sequential(*blocks))
+        setattr(self, self.head, nn.Linear(channels, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = x if self.small else F.max_pool2d(x, 3, 2, 1)
+        for name in self.stages:
+            x = getattr(self, name)(x)
+        return getattr(self, self.head)(x.mean((2, 3)))
+
+
+class PreActivated(nn.Module):
+    """kuangliu's pre-activation net: norm before each convolution, and none before the pool."""
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, widths[0], 3, 1, 1, bias=False)
+        inputs = widths[0]
+        for i, planes in enumerate(widths):
+            block = nn.Module()
+            block.bn1 = nn.BatchNorm2d(inputs)
+            block.conv1 = nn.Conv2d(inputs, planes, 3, 1 + (i > 0), 1, bias=False)
+            block.bn2 = nn.BatchNorm2d(planes)
+            block.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
+            if i > 0:
+                block.shortcut = nn.Sequential(nn.Conv2d(inputs, planes, 1, 2, bias=False))
+            setattr(self, f"layer{i + 1}", nn.Sequential(block))
+            inputs = planes
+        self.linear = nn.Linear(inputs, 10)
+
+
+class Frozen(nn.Module):
+    """detectron2's frozen batch norm: four buffers and an eps of 1e-5."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight * (self.running_var + 1e-5).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return x * scale[:, None, None] + shift[:, None, None]
+
+
+class Normed(nn.Conv2d):
+    """detectron2's convolution, which holds its norm."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int, norm: Callable[[int], nn.Module]
+    ) -> None:
+        super().__init__(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+        self.norm = norm(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(super().forward(x))
+
+
+class DetectronNet(nn.Module):
+    """detectron2's ResNet, its stride where `stride_in_1x1` says."""
+
+    def __init__(
+        self,
+        kind: str,
+        depths: Sequence[int],
+        widths: Sequence[int],
+        stride_in_1x1: bool = False,
+        classes: int | None = None,
+        norm: Callable[[int], nn.Module] = Frozen,
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Module()
+        self.stem.conv1 = Normed(3, widths[0], 7, 2, norm)
+        self.stages = [f"res{i + 2}" for i in range(len(depths))]
+        channels = widths[0]
+        for i, (name, depth, planes) in enumerate(zip(self.stages, depths, widths, strict=True)):
+            blocks = []
+            for j in range(depth):
+                step = 2 if i > 0 and j == 0 else 1
+                block = nn.Module()
+                outputs = planes if kind == "basic" else 4 * planes
+                if channels != outputs:
+                    block.shortcut = Normed(channels, outputs, 1, step, norm)
+                if kind == "basic":
+                    block.conv1 = Normed(channels, planes, 3, step, norm)
+                    block.conv2 = Normed(planes, planes, 3, 1, norm)
+                else:
+                    first, second = (step, 1) if stride_in_1x1 else (1, step)
+                    block.conv1 = Normed(channels, planes, 1, first, norm)
+                    block.conv2 = Normed(planes, planes, 3, second, norm)
+                    block.conv3 = Normed(planes, outputs, 1, 1, norm)
+                blocks.append(block)
+                channels = outputs
+            setattr(self, name, nn.Sequential(*blocks))
+        if classes is not None:
+            self.linear = nn.Linear(channels, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.stem.conv1(x)), 3, 2, 1)
+        for name in self.stages:
+            for block in getattr(self, name):
+                y = F.relu(block.conv1(x))
+                y = block.conv2(y)
+                if hasattr(block, "conv3"):
+                    y = block.conv3(F.relu(y))
+                x = F.relu(y + (block.shortcut(x) if hasattr(block, "shortcut") else x))
+        x = x.mean((2, 3))
+        return self.linear(x) if hasattr(self, "linear") else x
