@@ -12,7 +12,6 @@ import json
 import math
 import os
 import platform
-import tempfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -25,8 +24,9 @@ from PIL import Image
 
 from resnet_parity.compare import FLOAT64_TOLERANCE, ROUNDING_FACTOR, difference
 from resnet_parity.engines import ENGINES, Device, Engine, EngineError, Worker
+from shared_spec.compiler import compile_plan
 from shared_spec.containers.source import read_json
-from shared_spec.durable import durable
+from shared_spec.durable import durable, workspace
 from shared_spec.errors import ParityError, ResNetError, WeightsError
 from shared_spec.initialize import generator
 from shared_spec.preprocessing import Preprocessing
@@ -244,8 +244,8 @@ def certify(
     if judge is None:
         return None
     inputs = Inputs.of(whole.spec, checkpoint.preprocessing)
-    with tempfile.TemporaryDirectory(prefix="resnet-parity-") as folder:
-        job = _Job(Path(folder), inputs, device)
+    with workspace() as folder:
+        job = _Job(folder, inputs, device)
         step(f"reference: {judge.name}, float64")
         found, _ = job.run(judge, source, checkpoint.spec, ("float64",), _TRIALS, "cpu")
         reference = found["float64"]
@@ -257,7 +257,18 @@ def certify(
         dtypes = {entry.dtype.name for entry in entries_of(whole.state).values()}
         exact = permutation or dtypes == {"float64"}
         checks = job.checks(engines, target, whole.spec, reference, rounding, exact, step)
-    made = Certificate(
+        wrong = next((check for check in checks if not check.holds), None)
+        if wrong is not None:
+            step("looking for the layer")
+            there = job.first_to_part(
+                (judge, source, checkpoint.spec), (ENGINES[wrong.engine], target, whole.spec)
+            )
+            error = "not a number" if wrong.error is None else f"{wrong.error:.1e}"
+            raise ParityError(
+                f"{named}: {wrong.engine} in {wrong.dtype} computes something else than the "
+                f"source: {error} apart, over {wrong.bound:.1e}{there}; nothing was written"
+            )
+    return Certificate(
         {"name": source.name, "format": checkpoint.origin, "sha256": file_digest(source)},
         {"name": named.name, "sha256": file_digest(target)},
         whole.spec,
@@ -270,8 +281,6 @@ def certify(
         checks,
         _versions(),
     )
-    _refuse(made.checks, named)
-    return made
 
 
 def verify(
@@ -312,8 +321,8 @@ def verify(
         engines = here or [e for e in ENGINES.values() if e.missing() is None][:1]
     if not engines:
         raise ResNetError("verify: no framework is installed; install torch, keras or flax")
-    with tempfile.TemporaryDirectory(prefix="resnet-parity-") as folder:
-        job = _Job(Path(folder), certificate.inputs, device, tuple(dtypes))
+    with workspace() as folder:
+        job = _Job(folder, certificate.inputs, device, tuple(dtypes))
         checks = job.checks(
             engines,
             target,
@@ -343,8 +352,11 @@ class _Job:
         dtypes: Sequence[str],
         trials: int,
         device: Device,
+        layers: bool = False,
     ) -> tuple[dict[str, list[np.ndarray]], dict[str, str]]:
-        """Outputs of a checkpoint under each dtype's name, and the engine's versions."""
+        """Outputs of a checkpoint, or of all its layers, under each dtype's name, and the engine's
+        versions.
+        """
         images, outputs = self.folder / "images.safetensors", self.folder / "outputs.safetensors"
         write_safetensors(images, Checkpoint({"images": self.inputs.array()}))
         try:
@@ -358,6 +370,7 @@ class _Job:
                     trials=trials,
                     images=str(images),
                     outputs=str(outputs),
+                    layers=layers,
                 )
         except EngineError as error:
             raise ResNetError(f"{engine.name} failed: {error}") from None
@@ -389,6 +402,27 @@ class _Job:
                 checks.append(Check(engine.name, dtype, self.device, error, bound, holds, versions))
         return checks
 
+    def first_to_part(
+        self, source: tuple[Engine, Path, ResNetSpec], target: tuple[Engine, Path, ResNetSpec]
+    ) -> str:
+        """The first layer whose output differs in float64, in words; nothing if none is found."""
+        names = [layer.name for layer in compile_plan(source[2]).layers()]
+        if names != [layer.name for layer in compile_plan(target[2]).layers()]:
+            return ""
+        a, b = (
+            self.run(engine, path, spec, ("float64",), 0, "cpu", layers=True)[0]["float64"]
+            for engine, path, spec in (source, target)
+        )
+        for name, ours, theirs in zip(names, a, b, strict=True):
+            if ours.shape != theirs.shape or not _close(ours, theirs):
+                return f", first at {name}"
+        return ""
+
+
+def _close(a: np.ndarray, b: np.ndarray) -> bool:
+    scale = np.abs(a).max(initial=0)
+    return bool(np.abs(a - b).max(initial=0) <= FLOAT64_TOLERANCE * scale)
+
 
 def _error(reference: list[np.ndarray], found: list[np.ndarray], who: str) -> float | None:
     """The largest relative difference; None if it is not a number."""
@@ -396,16 +430,6 @@ def _error(reference: list[np.ndarray], found: list[np.ndarray], who: str) -> fl
         raise ResNetError(f"{who} gives {len(found)} outputs, the reference {len(reference)}")
     errors = [difference(a, b).maximum for a, b in zip(reference, found, strict=True)]
     return None if any(math.isnan(error) for error in errors) else max(errors)
-
-
-def _refuse(checks: Sequence[Check], named: Path) -> None:
-    for check in checks:
-        if not check.holds:
-            error = "not a number" if check.error is None else f"{check.error:.1e}"
-            raise ParityError(
-                f"{named}: {check.engine} in {check.dtype} computes something else than the "
-                f"source: {error} apart, over {check.bound:.1e}; nothing was written"
-            )
 
 
 def _reference_engine(checkpoint: Checkpoint, engines: Sequence[Engine]) -> Engine | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from resnet_parity.compare import (
 from resnet_parity.engines import Device, Engine, EngineError, Worker
 from shared_spec.analysis import block_rows
 from shared_spec.compiler import compile_plan
+from shared_spec.durable import workspace
 from shared_spec.errors import ResNetError
 from shared_spec.initialize import generator, random_images, random_weights
 from shared_spec.plan import Parameter, Plan
@@ -170,8 +170,8 @@ def check(
     check_weights(p, weights, dtype)
     shapes = [(batch, *size, p.in_channels) for size in sizes]
     report = Report(name, dtype, list(shapes), p.parameter_count(), FLOAT64_TOLERANCE, RULE)
-    with tempfile.TemporaryDirectory(prefix="resnet-parity-") as folder:
-        job = _Job(spec, weights, Path(folder), device, start, compiled)
+    with workspace() as folder:
+        job = _Job(spec, weights, folder, device, start, compiled)
         job.images = [
             job.save(f"images{i}", {"images": random_images(s, seed)}) for i, s in enumerate(shapes)
         ]

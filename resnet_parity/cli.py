@@ -279,7 +279,8 @@ def convert(
         path = fetched(source, tables.downloading(advance, source))
         advance(f"{source} to {target}")
         proof = Proof(chosen, parse_device(device), advance) if verify_it else None
-        done = run_convert(path, target, spec, to, names, proof)
+        named = model in CATALOGUE  # and not by a file that tells channels and classes
+        done = run_convert(path, target, spec, to, names, proof, resize=named)
     data = {**asdict(done), "source": source}
     _print(data, as_json, tables.converted)
 

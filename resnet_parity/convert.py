@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,7 +35,7 @@ from shared_spec.checkpoints import (
 )
 from shared_spec.compiler import compile_plan
 from shared_spec.containers.hdf5 import h5py_module
-from shared_spec.durable import durable
+from shared_spec.durable import durable, workspace
 from shared_spec.errors import FrameworkError, ResNetError, WeightsError
 from shared_spec.spec import ResNetSpec
 from shared_spec.tensors import entries_of
@@ -81,6 +80,8 @@ def convert(
     to: str | None = None,
     labels: tuple[str, ...] | None = None,
     proof: Proof | None = None,
+    *,
+    resize: bool = False,
 ) -> Converted:
     """Write the weights of `source` to `target`.
 
@@ -96,6 +97,7 @@ def convert(
         labels: names of the classes, instead of those that the source has.
         proof: in which engines to hold the new file against the source before it takes its place;
             the certificate is then written beside it. None leaves it at the comparison of bits.
+        resize: whether `spec` stands for a net of any number of channels and classes: the file's.
 
     Raises:
         ResNetError: if either file is not possible, or the weights do not fit the network.
@@ -107,8 +109,8 @@ def convert(
     with clock.apart("start_up"):
         if any(str(x).endswith((".h5", ".keras")) for x in (path, target)):
             h5py_module()
-    with tempfile.TemporaryDirectory(prefix="resnet-parity-") as folder:
-        checkpoint = read_any(path, spec, Path(folder))
+    with workspace() as folder:
+        checkpoint = read_any(path, spec, folder, resize)
         if labels is not None:
             checkpoint = replace(checkpoint, labels=labels)
         found = checkpoint.spec
@@ -118,10 +120,10 @@ def convert(
         _check_labels(checkpoint, path)
         whole = fitted(checkpoint, wanted)
         with durable(target) as draft:
-            _write(whole, draft, wanted, Path(folder))
+            _write(whole, draft, wanted, folder)
             with clock.apart("read_back"):
                 before = digest(whole.state)
-                after = digest(_read_back(draft, whole, Path(folder)))
+                after = digest(_read_back(draft, whole, folder))
             if after != before:
                 raise WeightsError(
                     f"{target}: reading it back gave other weights (SHA-256 {after[:16]}, "
@@ -203,7 +205,7 @@ class _Clock:
         return {name: round(value, 3) for name, value in parts.items()}
 
 
-def read_any(path: Path, spec: ResNetSpec | None, folder: Path) -> Checkpoint:
+def read_any(path: Path, spec: ResNetSpec | None, folder: Path, resize: bool = False) -> Checkpoint:
     """Canonical weights of a checkpoint of any kind, through a worker where a framework is needed.
 
     A `spec` given wins over the file's own; the weights are then held against it.
@@ -223,8 +225,14 @@ def read_any(path: Path, spec: ResNetSpec | None, folder: Path) -> Checkpoint:
         )
         checkpoint = replace(read_checkpoint(output), origin="Flax orbax directory")
     else:
-        checkpoint = read_checkpoint(path, spec)
-    return replace(checkpoint, spec=spec or checkpoint.spec)
+        checkpoint = read_checkpoint(path, spec, resize=resize)
+    if spec is None or (resize and _but_for_ends(spec) == _but_for_ends(checkpoint.spec)):
+        return checkpoint
+    return replace(checkpoint, spec=spec)
+
+
+def _but_for_ends(spec: ResNetSpec | None) -> ResNetSpec | None:
+    return None if spec is None else spec.override(in_channels=3, num_classes=1)
 
 
 def _read_back(draft: Path, whole: Checkpoint, folder: Path) -> Any:
@@ -280,6 +288,6 @@ def _size(path: Path) -> int:
 def read_for(spec: ResNetSpec, path: Path) -> Checkpoint:
     """Weights of a checkpoint of any kind, which must fit `spec`."""
     require_file(path)
-    with tempfile.TemporaryDirectory(prefix="resnet-parity-") as folder:
-        checkpoint = read_any(path, spec, Path(folder))
+    with workspace() as folder:
+        checkpoint = read_any(path, spec, folder)
         return replace(checkpoint, state=dict(checkpoint.state))

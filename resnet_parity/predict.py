@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from resnet_parity.convert import read_any
 from resnet_parity.engines import Device, Engine, EngineError, Worker
 from shared_spec.compiler import compile_plan
+from shared_spec.durable import workspace
 from shared_spec.errors import ResNetError, WeightsError
 from shared_spec.preprocessing import Preprocessing, open_images
 from shared_spec.spec import ResNetSpec
@@ -38,8 +38,8 @@ def classify(
         ResNetError: if an image or the weights cannot be read, or the engine is missing.
     """
     pictures = open_images(images)
-    with tempfile.TemporaryDirectory(prefix="resnet-parity-") as folder:
-        checkpoint = read_any(weights, spec, Path(folder))
+    with workspace() as folder:
+        checkpoint = read_any(weights, spec, folder)
         found = checkpoint.spec
         if found is None:
             raise WeightsError(f"{weights}: the file does not tell its model; name it (--model)")
@@ -52,7 +52,7 @@ def classify(
                 f"{weights}: has {len(labels)} labels for {found.num_classes} classes"
             )
         prepare = checkpoint.preprocessing or Preprocessing.default(found)
-        logits = _logits(checkpoint, found, prepare(pictures), engine, device, Path(folder))
+        logits = _logits(checkpoint, found, prepare(pictures), engine, device, folder)
     if not np.isfinite(logits).all():
         raise WeightsError(f"{weights}: the logits are not finite numbers")
     return [

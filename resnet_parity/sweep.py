@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +30,7 @@ from resnet_parity.references import Reference, recast, references_of
 from shared_spec.analysis import layer_rows
 from shared_spec.catalogue import Entry
 from shared_spec.compiler import compile_plan
+from shared_spec.durable import workspace
 from shared_spec.errors import ResNetError, SpecError
 from shared_spec.initialize import random_images, random_weights
 from shared_spec.plan import Plan
@@ -97,8 +97,8 @@ def sweep(
             record = known.get(entry.name)
             fresh = record is None or record.key != blank.key or not record.holds
             if record is None or fresh:
-                with tempfile.TemporaryDirectory(prefix="resnet-parity-") as folder:
-                    run = _Run(entry, settings, blank, fleet, Path(folder), observer.step)
+                with workspace() as folder:
+                    run = _Run(entry, settings, blank, fleet, folder, observer.step)
                     record = run.finish(available)
                 append_record(results, record)
             observer.done(record, fresh)

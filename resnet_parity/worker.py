@@ -264,9 +264,11 @@ def evaluate(
     trials: int,
     images: str,
     outputs: str,
+    layers: bool = False,
 ) -> None:
     """What a checkpoint, read by the backend itself, makes of images: `<dtype>/<output>`, and in
-    float64 with its weights changed as rounding to float32 would, `trial<i>/<output>`.
+    float64 with its weights changed as rounding to float32 would, `trial<i>/<output>`; with
+    `layers` the output of every layer too, `<dtype>/<number>`.
     """
     given = ResNetSpec.parse(spec)
     p = compile_plan(given)
@@ -280,9 +282,14 @@ def evaluate(
     results: State = {}
     for name, dtype, weights in runs:
         model = session.placed(given, weights, dtype)
-        answer = session.resnet.predict(model, batch)
+        if layers:
+            order = [layer.name for layer in p.layers()]
+            found = session.resnet.activations(model, batch, order)
+            answer = [found[layer] for layer in order]
+        else:
+            answer = session.resnet.predict(model, batch)
         arrays = answer if isinstance(answer, list) else [answer]
-        results |= {f"{name}/{i}": array for i, array in enumerate(arrays)}
+        results |= {f"{name}/{i:05}": array for i, array in enumerate(arrays)}
         del model
         gc.collect()
     write_safetensors(outputs, Checkpoint(results))

@@ -31,6 +31,7 @@ from shared_spec.dialects.dialect import (
     arrays_of,
     detected,
     foreign_arrays,
+    resized,
     with_counters,
 )
 from shared_spec.dialects.huggingface import HUGGINGFACE, save_huggingface, spec_of
@@ -370,6 +371,7 @@ def read_checkpoint(
     path: Path,
     spec: ResNetSpec | None = None,
     openers: Mapping[str, Opener] | None = None,
+    resize: bool = False,
 ) -> Checkpoint:
     """The canonical weights of a checkpoint, each read when it is asked for.
 
@@ -378,6 +380,7 @@ def read_checkpoint(
         spec: the net, if the file does not tell it itself. Without, it is looked for in the
             catalogue by names and shapes.
         openers: as for `open_source`.
+        resize: whether `spec` stands for a net of any number of channels and classes.
 
     Raises:
         WeightsError: if the file cannot be read, or its net is not clear.
@@ -390,6 +393,8 @@ def read_checkpoint(
         if spec is None:
             raise
         told = None
+    if resize and spec is not None:
+        spec = resized(dialect, source, spec) or spec
     net = told or spec or detected(dialect, source)
     preprocessing, labels = dialect.extras(source, net)
     origin = f"{source.kind}, names of {dialect.library}"

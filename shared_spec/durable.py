@@ -1,12 +1,16 @@
 """Writing that leaves either the old file or the new one, whatever happens.
 
-A directory takes two renames, since no system call swaps two portably; a kill just between them
-leaves the old one in the hidden directory beside the target.
+Where the system cannot swap two directories at once (Linux can), a directory takes two renames; a
+kill just between them leaves the old one in the hidden directory beside the target.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
+import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +19,7 @@ from pathlib import Path
 
 from shared_spec.errors import ResNetError
 
+_ASIDE = "old-"
 CHECKPOINT_MARK = "_CHECKPOINT_METADATA"
 """A file that every orbax checkpoint directory holds."""
 
@@ -51,20 +56,75 @@ def durable(path: str | os.PathLike[str]) -> Iterator[Path]:
     _refuse_foreign_directory(target, path)
     if not folder.is_dir():
         raise ResNetError(f"{path}: the directory {folder} does not exist; create it first")
+    _sweep(folder, ".")
     try:
-        scratch = Path(tempfile.mkdtemp(prefix=".resnet-parity-", dir=folder))
+        scratch = Path(tempfile.mkdtemp(prefix=_prefix("."), dir=folder))
     except OSError as error:
         raise ResNetError(f"{path}: cannot write there ({error.strerror})") from None
+    draft = scratch / target.name
     try:
-        draft = scratch / target.name
         yield draft
         _flush(draft)
         _move(draft, target)
         _flush_directory(folder)
+    except ResNetError as error:
+        # Whoever wrote knows the draft alone.
+        raise type(error)(str(error).replace(str(draft), str(path))) from None
     except OSError as error:
         raise ResNetError(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def workspace() -> Iterator[Path]:
+    """A temporary directory for files that pass between processes, removed at the end, or by the
+    next one if this process is killed.
+    """
+    base = Path(tempfile.gettempdir())
+    _sweep(base, "")
+    with tempfile.TemporaryDirectory(prefix=_prefix(""), dir=base) as folder:
+        yield Path(folder)
+
+
+def _prefix(dot: str) -> str:
+    """Names the process that a directory belongs to."""
+    return f"{dot}resnet-parity-{_machine()}-{os.getpid()}-"
+
+
+def _machine() -> str:
+    return re.sub(r"[^A-Za-z0-9]", "_", platform.node())[:64]
+
+
+def _sweep(folder: Path, dot: str) -> None:
+    """Remove what processes of this machine left behind when they were killed."""
+    owned = re.compile(rf"{re.escape(dot)}resnet-parity-{_machine()}-(\d+)-\w+")
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            found = owned.fullmatch(name)
+            if found and not _alive(int(found[1])):
+                _restore(folder, folder / name)
+                shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _restore(folder: Path, scratch: Path) -> None:
+    """Put a directory back that a killed process had stepped aside and not yet replaced."""
+    for aside in scratch.glob(f"{_ASIDE}*"):
+        target = folder / aside.name.removeprefix(_ASIDE)
+        if not target.exists():
+            aside.rename(target)
+
+
+def _alive(process: int) -> bool:
+    if process == os.getpid():
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True  # another user's, or not to be told
+    return True
 
 
 def _refuse_foreign_directory(target: Path, given: object) -> None:
@@ -101,16 +161,27 @@ def _flush_directory(path: Path) -> None:
 
 
 def _move(draft: Path, target: Path) -> None:
-    if target.is_dir() and not target.is_symlink():
-        # No system call swaps directories portably: step the old one aside first.
-        if not draft.is_dir():
-            raise IsADirectoryError(21, "Is a directory", str(target))
-        aside = draft.parent / "old"
-        target.rename(aside)
-        try:
-            draft.rename(target)
-        except OSError:
-            aside.rename(target)
-            raise
-    else:
+    if not target.is_dir() or target.is_symlink():
         os.replace(draft, target)
+        return
+    if not draft.is_dir():
+        raise IsADirectoryError(21, "Is a directory", str(target))
+    if _exchange(draft, target):
+        return
+    aside = draft.parent / f"{_ASIDE}{target.name}"
+    target.rename(aside)
+    try:
+        draft.rename(target)
+    except OSError:
+        aside.rename(target)
+        raise
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Swap two directories at once; False where the system has no call for it."""
+    try:
+        call = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError, TypeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(call(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0)

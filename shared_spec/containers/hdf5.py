@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -359,7 +360,19 @@ class KerasLayer:
 
 
 def save_legacy(path: Path, layers: Sequence[KerasLayer]) -> None:
-    """Write what Keras 2 and 3 load from a `.h5`; the order of layers is the one of their graph."""
+    """Write what Keras 2 and 3 load from a `.h5`; the order of layers is the one of their graph.
+
+    Raises:
+        WeightsError: for bfloat16, which Keras reads from its newer files alone.
+    """
+    for layer in layers:
+        for leaf, array in layer.variables.items():
+            if array.dtype.name == "bfloat16":
+                raise WeightsError(
+                    f"{path}: {layer.name}/{leaf} is bfloat16, which a .h5 cannot hold; write a "
+                    f".weights.h5"
+                )
+    _require_room(path, layers)
     with h5py_module().File(path, "w") as file:
         file.attrs["layer_names"] = [layer.name.encode() for layer in layers]
         file.attrs["backend"] = "tensorflow"
@@ -372,9 +385,24 @@ def save_legacy(path: Path, layers: Sequence[KerasLayer]) -> None:
                 group.create_dataset(name, data=entry.array())
 
 
+def _require_room(path: Path, layers: Sequence[KerasLayer]) -> None:
+    """Fail before the HDF5 library does: on a full disk it ends the process.
+
+    Raises:
+        OSError: if there is no room for the file.
+    """
+    arrays = [array for layer in layers for array in layer.variables.values()]
+    size = sum(array.nbytes for array in arrays) + 2048 * (len(arrays) + len(layers))
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+    path.unlink()
+
+
 def save_keras3(path: Path, layers: Sequence[KerasLayer]) -> None:
     """Write a `.weights.h5` of Keras 3: groups are named by class and number in this order."""
     counts: dict[str, int] = {}
+    _require_room(path, layers)
     with h5py_module().File(path, "w") as file:
         for layer in layers:
             count = counts.get(layer.kind, 0)

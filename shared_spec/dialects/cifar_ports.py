@@ -48,12 +48,10 @@ def _words(source: Source) -> Words | None:
     if len(found["stage"]) != 1 or any(len(words) > 1 for words in found.values()):
         return None
     stage = found["stage"].pop()
-    head = found["head"].pop() if found["head"] else None
+    head = found["head"].pop() if found["head"] else "fc"
     port = stage == "rl" or head == "linear"
     usual = {"rl": "subsample", "layer": "shortcut" if port else "downsample"}[stage]
     shortcut = found["shortcut"].pop() if found["shortcut"] else usual
-    if head is None:
-        head = "linear" if (stage, shortcut) == ("layer", "shortcut") else "fc"
     return stage, shortcut, head
 
 

@@ -143,6 +143,12 @@ def detected(dialect: Dialect, source: Source) -> ResNetSpec:
     return found[0][1]
 
 
+def resized(dialect: Dialect, source: Source, spec: ResNetSpec) -> ResNetSpec | None:
+    """`spec` with the file's numbers of channels and classes; None if it does not fit even so."""
+    shapes = {name: array.shape for name, array in _relevant(dialect, source).items()}
+    return _fitting(dialect, spec, shapes)
+
+
 def _fitting(
     dialect: Dialect, spec: ResNetSpec, shapes: Mapping[str, tuple[int, ...]]
 ) -> ResNetSpec | None:
@@ -195,5 +201,6 @@ __all__ = [
     "arrays_of",
     "detected",
     "foreign_arrays",
+    "resized",
     "with_counters",
 ]

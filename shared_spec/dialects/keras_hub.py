@@ -21,7 +21,6 @@ from shared_spec.compiler import compile_plan
 from shared_spec.containers.hdf5 import KerasLayer, open_hdf5, save_keras3
 from shared_spec.containers.source import Source, read_json
 from shared_spec.dialects.dialect import Dialect, Extras, Place
-from shared_spec.durable import KERAS_HUB_FILES
 from shared_spec.errors import SpecError
 from shared_spec.layouts import KERAS
 from shared_spec.plan import Parameter
@@ -34,16 +33,8 @@ from shared_spec.weights import Checkpoint, require_file
 CONFIG, TASK, METADATA = "config.json", "task.json", "metadata.json"
 WEIGHTS, TASK_WEIGHTS = "model.weights.h5", "task.weights.h5"
 PREPROCESSOR, CONVERTER = "preprocessor.json", "image_converter.json"
+# Whoever adds a file here adds it to durable.KERAS_HUB_FILES, so that a preset can be replaced.
 HEAD = "predictions"
-assert {
-    CONFIG,
-    TASK,
-    METADATA,
-    WEIGHTS,
-    TASK_WEIGHTS,
-    PREPROCESSOR,
-    CONVERTER,
-} == KERAS_HUB_FILES
 
 _BACKBONE = "ResNetBackbone"
 _CLASSIFIERS = ("ResNetImageClassifier", "ImageClassifier")

@@ -24,6 +24,7 @@ from shared_spec import (
     write_safetensors,
 )
 from shared_spec.checkpoints import read_checkpoint
+from shared_spec.dialects.keras_hub import spec_of
 from tests.checkpoints.test_keras3_files import assert_near, call, ours, pooled, without_names
 from tests.conftest import Pool
 
@@ -46,7 +47,7 @@ NETS: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
     "basic v2": ({"block_type": "basic_block", "use_pre_activation": True}, None),
     "bottleneck v2": ({"block_type": "bottleneck_block", "use_pre_activation": True}, AVG),
     "deep v2": ({"block_type": "basic_block", "use_pre_activation": True, **DEEP}, MAX),
-    "grey, strided": (
+    "strided vd": (
         {
             "block_type": "bottleneck_block_vd",
             "stackwise_num_strides": [2, 1],
@@ -170,6 +171,8 @@ def test_preprocessing_travels(pool: Pool, tmp_path: Path) -> None:
     write_safetensors(tmp_path / "a.safetensors", checkpoint)
     done = convert(tmp_path / "a.safetensors", tmp_path / "b", to="keras-hub")
     assert done.lost == ("labels",)
+    # Over a directory with every file that a preset can have.
+    convert(tmp_path / "a.safetensors", tmp_path / "b", to="keras-hub")
     found = read_checkpoint(tmp_path / "b").preprocessing
     assert_same(found, prepare)
     pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
@@ -252,6 +255,23 @@ def test_configurations_without_a_spec_are_refused(
     (folder / "task.weights.h5").unlink()
     edit(folder / "config.json", lambda data: data["config"].update(change))
     assert message in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("shape", "fields"),
+    [
+        ([None, None, 1], {"in_channels": 1}),
+        ([1, None, None], {"in_channels": 1}),
+        ([96, 96, 3], {"image_size": 96}),
+    ],
+)
+def test_the_shape_of_images_is_told(
+    folder: Path, shape: list[int | None], fields: dict[str, int]
+) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    plain = spec_of(config)
+    config["config"]["image_shape"] = shape
+    assert spec_of(config) == plain.override(**fields)
 
 
 def test_files_that_contradict_one_another_are_refused(folder: Path) -> None:

@@ -125,10 +125,21 @@ def test_understanding_resnet_for_imagenet(tmp_path: Path, kind: str) -> None:
     assert_same(model, PortNet(*args).double().eval(), tmp_path / "a.pth", resolve(name, small))
 
 
-@pytest.mark.parametrize("name", ["resnet20", "resnet32_b", "resnet110_c", "resnet1202"])
-def test_the_paper_s_nets_have_their_specs(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("resnet20", {}),
+        ("resnet32_b", {}),
+        ("resnet32_b", {"shortcut": "projection_stage"}),
+        ("resnet110_c", {}),
+        ("resnet1202", {}),
+    ],
+)
+def test_the_paper_s_nets_have_their_specs(
+    tmp_path: Path, name: str, fields: dict[str, Any]
+) -> None:
     """In the ports' names; the deepest in no time, too."""
-    spec = resolve(name)
+    spec = resolve(name, fields)
     dialect = next(d for d in PORTS if d.name == "port-layer-shortcut-linear")
     p = compile_plan(spec)
     zeros = {q.name: np.broadcast_to(np.float32(0), q.shape) for q in p.parameters()}

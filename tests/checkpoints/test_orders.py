@@ -1,0 +1,62 @@
+"""Every option set of the catalogue through the files of three frameworks and back."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resnet_parity import convert as conversion
+from resnet_parity.convert import convert
+from shared_spec import (
+    Checkpoint,
+    ResNetSpec,
+    compile_plan,
+    digest,
+    random_weights,
+    read_safetensors,
+    write_safetensors,
+)
+from tests.conftest import Pool
+from tests.parity.test_options import DISTINCT
+
+ORDERS = list(itertools.permutations([".pth", ".keras", ".msgpack"]))
+
+
+@pytest.fixture(autouse=True)
+def reuse_workers(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Reused:
+        def __init__(self, engine: Any) -> None:
+            # Of Keras's engines, PyTorch's builds a model soonest: it traces no graph.
+            self.worker = pool["keras:torch" if "keras" in engine.name else engine.name]
+
+        def __enter__(self) -> Any:
+            return self.worker
+
+        def __exit__(self, *args: object) -> None:
+            return None
+
+    monkeypatch.setattr(conversion, "Worker", Reused)
+
+
+@pytest.mark.parametrize("number", range(len(DISTINCT)), ids=list(DISTINCT.values()))
+def test_the_weights_come_back_bit_for_bit(tmp_path: Path, number: int) -> None:
+    """An order each; `benchmarks/hardening.py` takes every set through all six."""
+    around(list(DISTINCT)[number], ORDERS[number % len(ORDERS)], tmp_path)
+
+
+def around(spec: ResNetSpec, order: tuple[str, ...], folder: Path) -> None:
+    state = random_weights(compile_plan(spec), 4)
+    expected = digest(state)
+    last = folder / "source.safetensors"
+    write_safetensors(last, Checkpoint(state, spec))
+    for suffix in order:
+        target = folder / f"a{suffix}"
+        assert convert(last, target, spec).sha256 == expected
+        last = target
+    convert(last, folder / "back.safetensors", spec)
+    found = read_safetensors(folder / "back.safetensors")
+    assert digest(found.state) == expected
+    assert found.spec == spec

@@ -1,0 +1,1 @@
+"""Damaged, hostile and enormous files: each is refused in one sentence, and nothing else happens."""

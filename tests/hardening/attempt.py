@@ -1,0 +1,327 @@
+"""One attempt to read a file, watched: what came of it, how long it took, how much memory it
+needed, and what else it touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from resnet_parity import certificate, cli, tables
+from shared_spec import ResNetError, ResNetSpec, compile_plan, load_spec
+from shared_spec.analysis import stage_rows
+from shared_spec.checkpoints import read_checkpoint
+from shared_spec.tensors import entries_of
+from shared_spec.weights import DTYPES, check_weights
+
+SECONDS = 2.0
+MEGABYTES = 64.0
+LONGEST = 4000
+"""Characters of an error's message."""
+
+
+@dataclass
+class Outcome:
+    """What came of an attempt."""
+
+    kind: str
+    """`refused` (cleanly), `valid` (read, and everything fits) or `broken`."""
+    detail: str
+    seconds: float = 0.0
+    """Of processor time: others may work on the machine."""
+    megabytes: float = 0.0
+    """The most memory above what was in use before."""
+    events: list[str] = field(default_factory=list)
+    """Whatever was opened outside the files' folder, imported or executed."""
+
+    @property
+    def clean(self) -> bool:
+        return not self.problem
+
+    @property
+    def problem(self) -> str:
+        """What is not as it should be; empty if all is."""
+        if self.kind == "broken":
+            return self.detail
+        if self.seconds > SECONDS:
+            return f"took {self.seconds:.1f} s ({self.detail[:200]})"
+        if self.megabytes > MEGABYTES:
+            return f"took {self.megabytes:.0f} MB ({self.detail[:200]})"
+        return f"touched {self.events[:3]}" if self.events else ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def use_weights(path: Path, spec: ResNetSpec | None) -> None:
+    """All that a conversion reads of a file."""
+    found = read_checkpoint(path, spec)
+    found = replace(found, spec=spec or found.spec)
+    assert found.spec is not None
+    entries = entries_of(found.state)
+    check_weights(compile_plan(found.spec), found.state, "float64", path)
+    if len(found.state) != len(list(compile_plan(found.spec).parameters())):
+        raise AssertionError("a partial load")
+    for q in compile_plan(found.spec).parameters():
+        array = entries[q.name].array()
+        if array.shape != q.shape or array.dtype not in DTYPES.values():
+            raise AssertionError(f"{q.name} is {array.dtype} {array.shape}, expected {q.shape}")
+        if array.nbytes != q.size * array.dtype.itemsize:
+            raise AssertionError(f"{q.name} has {array.nbytes} bytes")
+
+
+def use_spec(path: Path, spec: ResNetSpec | None) -> None:
+    """What `resnet-parity show` does with a file."""
+    found = load_spec(path)
+    plan = compile_plan(found)
+    stage_rows(plan, (found.image_size, found.image_size))
+    plan.parameter_count()
+    if ResNetSpec.parse(found.to_dict()) != found:
+        raise AssertionError("another spec than it says")
+
+
+def use_certificate(path: Path, spec: ResNetSpec | None) -> None:
+    """What `resnet-parity verify` does with a file before an engine starts, and after."""
+    target = path.with_name(path.name.removesuffix(certificate.SUFFIX))
+
+    def held(job: certificate._Job, engines: Any, *given: Any) -> list[certificate.Check]:
+        """In the place of the engines."""
+        _, net, reference, rounding, _, _ = given
+        array = job.inputs.array()
+        if array.ndim != 4 or array.dtype != np.float64 or not isinstance(net, ResNetSpec):
+            raise AssertionError(f"inputs of {array.dtype} {array.shape}")
+        compile_plan(net)
+        error = certificate._error(reference, reference, "torch")
+        return [certificate.Check("torch", "float64", "cpu", error, rounding, True)]
+
+    with mock.patch.object(certificate._Job, "checks", held):
+        found, now = certificate.verify(target)
+    data = {
+        "target": str(target),
+        "holds": True,
+        "source": found.source,
+        "reference": found.reference_engine,
+        "checks": [asdict(check) for check in now],
+    }
+    tables.verified(cli.out, data)
+
+
+READERS: dict[str, Callable[[Path, ResNetSpec | None], None]] = {
+    "weights": use_weights,
+    "spec": use_spec,
+    "certificate": use_certificate,
+}
+
+
+def attempt(reader: str, path: Path, spec: ResNetSpec | None = None) -> Outcome:
+    """Read a file in this process."""
+
+    def run() -> tuple[str, str]:
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                READERS[reader](path, spec)
+        except ResNetError as error:
+            return _judged(str(error), path)
+        return "valid", ""
+
+    return _watched(run, path.parent)
+
+
+def command(arguments: Sequence[str], path: Path, untouched: Path | None) -> Outcome:
+    """Run the command line in this process; it has to refuse `path` and leave `untouched` alone."""
+
+    def run() -> tuple[str, str]:
+        before = None if untouched is None else _listing(untouched.parent)
+        out, err = io.StringIO(), io.StringIO()
+        code: object = 0
+        console = mock.patch.object(cli.err, "_file", err)
+        with console, mock.patch.object(sys, "argv", ["resnet-parity", *arguments]):
+            try:
+                with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                    cli.main()
+            except SystemExit as stop:
+                code = stop.code
+        text = err.getvalue()
+        if untouched is not None and _listing(untouched.parent) != before and code != 0:
+            return "broken", f"changed the folder of {untouched.name}"
+        if code in (0, None):
+            return "valid", ""
+        if code != 2 or not text.startswith("error: ") or text.count("\n") != 1:
+            return "broken", f"exit {code}: {text[:500]!r}"
+        if any(not c.isprintable() for c in text[:-1]):
+            return "broken", f"printed control characters: {text[:500]!r}"
+        return _judged(text.removeprefix("error: ").rstrip("\n"), path)
+
+    return _watched(run, path.parent)
+
+
+def _listing(folder: Path) -> dict[str, bytes | None]:
+    """What a folder holds: small files by their contents."""
+    return {
+        item.name: item.read_bytes() if item.is_file() and item.stat().st_size < 1000 else None
+        for item in folder.iterdir()
+    }
+
+
+def _judged(message: str, path: Path) -> tuple[str, str]:
+    """Whether a refusal is one short sentence that names the file."""
+    if str(path) not in message:
+        return "broken", f"does not name the file: {message[:300]!r}"
+    if len(message) > LONGEST + len(str(path)):
+        return "broken", f"has {len(message):,} characters: {message[:300]!r}"
+    if any(not c.isprintable() for c in message):
+        return "broken", f"is not printable text: {message[:300]!r}"
+    if not message.replace(str(path), "").strip(": "):
+        return "broken", "names no cause"
+    return "refused", message
+
+
+def _watched(run: Callable[[], tuple[str, str]], folder: Path) -> Outcome:
+    start = time.process_time()
+    with memory() as used, events_outside(folder) as events:
+        try:
+            kind, detail = run()
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            kind, detail = "broken", _described(error)
+        seconds = time.process_time() - start
+    return Outcome(kind, detail, seconds, used[0], events)
+
+
+def _described(error: BaseException) -> str:
+    where = traceback.extract_tb(error.__traceback__)
+    ours = [f for f in where if "/tests/" not in f.filename and "site-packages" not in f.filename]
+    place = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else "?"
+    try:
+        text = " ".join(str(error)[:1000].split())[:300]
+    except Exception:
+        text = "?"
+    return f"{type(error).__name__} at {place}: {text}"
+
+
+@contextlib.contextmanager
+def memory() -> Iterator[list[float]]:
+    """The megabytes that are needed at most, above those in use at the beginning."""
+    found = [0.0]
+    before = _status("VmRSS") if _reset_peak() else None
+    yield found
+    if before is not None:
+        found[0] = max(0.0, _status("VmHWM") - before)
+
+
+def _reset_peak() -> bool:
+    try:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+    except OSError:
+        return False
+    return True
+
+
+def _status(name: str) -> float:
+    with open("/proc/self/status") as file:
+        line = next(line for line in file if line.startswith(name))
+    return int(line.split()[1]) / 1024
+
+
+def limit_address_space(megabytes: int) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (megabytes * 2**20,) * 2)
+
+
+_watching: tuple[list[str], str] | None = None
+_NEVER = (
+    "exec",
+    "import",
+    "os.",
+    "subprocess.",
+    "socket.",
+    "shutil.",
+    "ctypes.",
+    "marshal.",
+    "pickle.",
+    "pty.",
+    "urllib.",
+)
+_HARMLESS = {"os.listdir", "os.scandir", "shutil.rmtree"}
+_OWN = (".resnet-parity-", "resnet-parity-")
+"""What our own temporary directories begin with."""
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    if _watching is None:
+        return
+    events, folder = _watching
+    if event == "open":
+        path = arguments[0]
+        if not isinstance(path, str | bytes | os.PathLike):
+            return
+        text = os.fsdecode(path)
+        if not _inside(text, folder):
+            events.append(f"open {text}")
+    elif (
+        event in _HARMLESS
+        or not event.startswith(_NEVER)
+        or (event == "import" and arguments[0] in sys.modules)
+        or (
+            event.startswith("os.")
+            and all(
+                _inside(os.fsdecode(a), folder) for a in arguments if isinstance(a, str | bytes)
+            )
+        )
+    ):
+        return
+    else:
+        events.append(f"{event} {str(arguments)[:100]}")
+
+
+def _inside(path: str, folder: str) -> bool:
+    full = os.path.realpath(path)
+    name = full.rpartition("/")[2]
+    return (
+        full == folder
+        or full.startswith((f"{folder}/", "/proc/self/", f"/proc/{os.getpid()}/"))
+        or any(part.startswith(_OWN) for part in full.split("/"))
+        or name == "__pycache__"
+    )
+
+
+@contextlib.contextmanager
+def events_outside(folder: Path) -> Iterator[list[str]]:
+    """What was opened outside `folder`, imported, executed or sent."""
+    global _watching
+    events: list[str] = []
+    _watching = (events, os.path.realpath(folder))
+    try:
+        yield events
+    finally:
+        _watching = None
+
+
+def watch() -> None:
+    """Install the audit hook; it cannot be taken off again."""
+    sys.addaudithook(_audit)
+
+
+__all__ = [
+    "LONGEST",
+    "MEGABYTES",
+    "SECONDS",
+    "Outcome",
+    "attempt",
+    "command",
+    "limit_address_space",
+    "watch",
+]

@@ -1,0 +1,241 @@
+"""A small valid file of every format, for the tests to damage."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from resnet_parity.certificate import Certificate, Check, Inputs, file_digest, write_certificate
+from shared_spec import (
+    Checkpoint,
+    Preprocessing,
+    ResNetSpec,
+    compile_plan,
+    random_weights,
+    resolve,
+    save_spec,
+)
+from shared_spec.checkpoints import open_source, write_checkpoint
+from shared_spec.containers.hdf5 import KerasLayer, save_keras3, save_legacy
+from shared_spec.dialects.bit import BIT
+from shared_spec.dialects.dialect import Dialect, foreign_arrays
+from shared_spec.dialects.keras_applications import APPLICATIONS_H5
+from shared_spec.dialects.own import KERAS_CLASS, KERAS_MODEL
+from shared_spec.tensors import Tensor
+
+TINY = resolve("resnet18", {"depths": [1, 1], "widths": [4, 8], "stem_width": 4, "num_classes": 3})
+SPEC_FILE = TINY.override(
+    drop_rate=0.25, layer_scale=0.1, attention="se", stem="deep", stem_width=8
+)
+_APPLICATIONS = resolve(
+    "keras_resnet50",
+    {"depths": [1] * 4, "widths": [4] * 4, "stem_width": 4, "num_classes": 3},
+)
+_BIT = resolve(
+    "resnetv2_50x1_bit",
+    {"depths": [1] * 4, "widths": [32] * 4, "stem_width": 32, "num_classes": 3},
+)
+_PREPARE = Preprocessing(image_size=32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
+_LABELS = ("cat", "dog", "emu")
+
+
+def checkpoint(spec: ResNetSpec) -> Checkpoint:
+    return Checkpoint(random_weights(compile_plan(spec), 5), spec, _PREPARE, _LABELS)
+
+
+def _with_suffix(path: Path) -> None:
+    write_checkpoint(path, checkpoint(TINY))
+
+
+def _torch(path: Path, zipped: bool) -> None:
+    import torch
+
+    tensors = {name: torch.from_numpy(a) for name, a in checkpoint(TINY).state.items()}
+    torch.save(tensors, path, _use_new_zipfile_serialization=zipped)
+
+
+def _keras_layers(dialect: Dialect, spec: ResNetSpec) -> list[KerasLayer]:
+    arrays: dict[str, dict[str, Tensor]] = {}
+    for name, array in foreign_arrays(dialect, checkpoint(spec).state, spec).items():
+        layer, _, leaf = name.partition("/")
+        arrays.setdefault(layer, {})[leaf] = array
+    return [KerasLayer(name, "conv2d", leaves) for name, leaves in arrays.items()]
+
+
+def _keras_model(path: Path) -> None:
+    weights = path.with_name("inner.h5")
+    save_keras3(weights, _keras_layers(KERAS_MODEL, TINY))
+    config = {
+        "module": "resnet_keras.model",
+        "class_name": "ResNet",
+        "config": {"name": "res_net", "spec": TINY.to_dict(), "dtype": "float32"},
+        "registered_name": KERAS_CLASS,
+        "build_config": {"input_shape": [None, None, None, 3]},
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("metadata.json", json.dumps({"keras_version": "3.10.0"}))
+        archive.writestr("config.json", json.dumps(config))
+        archive.writestr("model.weights.h5", weights.read_bytes())
+    weights.unlink()
+
+
+def _bit(path: Path) -> None:
+    arrays = foreign_arrays(BIT, checkpoint(_BIT).state, _BIT)
+    out = io.BytesIO()
+    np.savez(out, **{name: array.array() for name, array in arrays.items()})
+    path.write_bytes(out.getvalue())
+
+
+def _huggingface(path: Path) -> None:
+    write_checkpoint(path, checkpoint(TINY), "huggingface")
+
+
+def _certificate(path: Path) -> None:
+    target = path.with_name(path.name.removesuffix(".parity.json"))
+    write_checkpoint(target, checkpoint(TINY))
+    made = Certificate(
+        {"name": "a.pth", "format": "pytorch", "sha256": "0" * 64},
+        {"name": target.name, "sha256": file_digest(target)},
+        TINY,
+        permutation=True,
+        exact=True,
+        inputs=Inputs(
+            np.arange(4 * 8 * 8 * 3, dtype=np.uint8).reshape(4, 8, 8, 3), *[(0.5,) * 3] * 2
+        ),
+        reference=[np.linspace(-1, 1, 12).reshape(4, 3)],
+        reference_engine="torch",
+        rounding=1e-7,
+        checks=[Check("torch", "float64", "cpu", 1e-16, 1e-12, True, {"torch": "2"})],
+        versions={"python": "3"},
+    )
+    write_certificate(made, target)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format, and what to do with a file of it."""
+
+    path: str
+    """Of the file or directory that is read."""
+    write: Callable[[Path], None]
+    reader: str = "weights"
+    """`weights`, `spec` or `certificate`."""
+    spec: ResNetSpec | None = None
+    """The net, where the file does not tell it."""
+    damaged: tuple[str, ...] = ()
+    """Files of a directory that are changed; empty: the one at `path`."""
+
+
+FORMATS = {
+    "safetensors": Format("a.safetensors", _with_suffix),
+    ".h5": Format(
+        "a.h5",
+        lambda path: save_legacy(path, _keras_layers(APPLICATIONS_H5, _APPLICATIONS)),
+        spec=_APPLICATIONS,
+    ),
+    ".weights.h5": Format(
+        "a.weights.h5", lambda path: save_keras3(path, _keras_layers(KERAS_MODEL, TINY)), spec=TINY
+    ),
+    ".keras": Format("a.keras", _keras_model),
+    ".pth": Format("a.pth", lambda path: _torch(path, zipped=True), spec=TINY),
+    ".pth before 1.6": Format("a.pth", lambda path: _torch(path, zipped=False), spec=TINY),
+    ".msgpack": Format("a.msgpack", _with_suffix, spec=TINY),
+    ".npz": Format("a.npz", _bit),
+    "Hugging Face": Format("a", _huggingface, damaged=("config.json", "preprocessor_config.json")),
+    "spec .json": Format("a.json", lambda path: save_spec(path, SPEC_FILE), "spec"),
+    "spec .yaml": Format("a.yaml", lambda path: save_spec(path, SPEC_FILE), "spec"),
+    "spec .toml": Format("a.toml", lambda path: save_spec(path, SPEC_FILE), "spec"),
+    "certificate": Format(
+        "a.safetensors.parity.json",
+        _certificate,
+        "certificate",
+        damaged=("a.safetensors.parity.json",),
+    ),
+}
+Files = dict[str, bytes]
+"""Path below a folder to content."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A valid file, or the files of a directory."""
+
+    format: Format
+    files: Files
+    spans: Mapping[str, list[tuple[int, int]]]
+    """File to the parts of it that are not the data of arrays."""
+
+    def targets(self) -> list[str]:
+        """Files that are to be damaged."""
+        return [name for name in self.files if name.rpartition("/")[2] in self._names()]
+
+    def _names(self) -> tuple[str, ...]:
+        return self.format.damaged or (self.format.path,)
+
+
+def make_samples(folder: Path) -> None:
+    """Write one file of each format, each in a folder of its own."""
+    for number, form in enumerate(FORMATS.values()):
+        place = folder / str(number)
+        place.mkdir()
+        form.write(place / form.path)
+
+
+def load_sample(folder: Path, name: str) -> Sample:
+    """One of the files that `make_samples` wrote."""
+    form = FORMATS[name]
+    place = folder / str(list(FORMATS).index(name))
+    files = {
+        str(file.relative_to(place)): file.read_bytes()
+        for file in sorted(place.rglob("*"))
+        if file.is_file()
+    }
+    data: list[bytes] = []
+    if form.reader == "weights":
+        source = open_source(place / form.path)
+        data = [entry.array().tobytes() for entry in source.tensors.entries.values()]
+    return Sample(form, files, {file: _spans(content, data) for file, content in files.items()})
+
+
+def _spans(content: bytes, data: list[bytes]) -> list[tuple[int, int]]:
+    """The parts of a file outside all arrays."""
+    inside = bytearray(len(content))
+    for part in data:
+        begin = content.find(part) if len(part) > 8 else -1
+        while begin >= 0:
+            inside[begin : begin + len(part)] = b"\1" * len(part)
+            begin = content.find(part, begin + len(part))
+    found, start = [], None
+    for position, byte in enumerate([*inside, 1]):
+        if not byte and start is None:
+            start = position
+        elif byte and start is not None:
+            found.append((start, position))
+            start = None
+    return found
+
+
+def write_files(folder: Path, files: Files) -> None:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+__all__ = [
+    "FORMATS",
+    "TINY",
+    "Files",
+    "Format",
+    "Sample",
+    "checkpoint",
+    "load_sample",
+    "make_samples",
+    "write_files",
+]
