@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,14 @@ import numpy as np
 
 from resnet_keras.layers import layer_name
 from resnet_keras.model import ResNet
-from shared_spec.api import WeightsLike, name_suffix, read_weights, write_checkpoint
+from shared_spec.api import WeightsLike, described, name_suffix, read_weights, write_checkpoint
 from shared_spec.dialects.dialect import foreign_arrays
 from shared_spec.dialects.keras_applications import APPLICATIONS
 from shared_spec.errors import SpecError
 from shared_spec.layouts import KERAS as SLOTS
 from shared_spec.plan import Parameter
 from shared_spec.spec import ResNetSpec
+from shared_spec.tensors import entries_of
 from shared_spec.weights import (
     Checkpoint,
     State,
@@ -59,19 +59,20 @@ def load_weights(model: ResNet, weights: WeightsLike) -> ResNet:
 
 
 def save_weights(
-    model: ResNet,
+    model: ResNet | Mapping[str, np.ndarray],
     path: str | os.PathLike[str],
     checkpoint: Checkpoint | None = None,
     *,
     format: str | None = None,
 ) -> None:
-    """Write the model's weights durably, in the format that the suffix or `format` asks for.
+    """Write a model's weights durably, in the format that the suffix or `format` asks for.
 
     Args:
-        model: the model.
+        model: the model, or its canonical weights.
         path: `.safetensors` is the canonical file; `.pth`, `.keras`, `.weights.h5`, `.h5` and
             `.msgpack` are those of the frameworks and libraries, no suffix a directory.
-        checkpoint: may carry preprocessing and labels.
+        checkpoint: may carry preprocessing and labels, and the spec for weights without a model;
+            without one, their net is looked for in the catalogue.
         format: whose names, as in `resnet-parity convert --to`: `"huggingface"` for a directory of
             transformers, for example.
 
@@ -80,12 +81,20 @@ def save_weights(
     """
 
     def save(draft: Path, whole: Checkpoint) -> None:
+        native = model
+        if not isinstance(native, ResNet):
+            assert whole.spec is not None
+            kind = next(iter(entries_of(whole.state).values())).dtype.name
+            native = load_weights(ResNet(whole.spec, kind), whole.state)
         if name_suffix(draft) == ".keras":
-            model.save(draft)
+            native.save(draft)
         else:
-            model.save_weights(draft)
+            native.save_weights(draft)
 
-    whole = replace(checkpoint or Checkpoint({}), state=export_weights(model), spec=model.spec)
+    if isinstance(model, ResNet):
+        whole = described(export_weights(model), checkpoint, model.spec)
+    else:
+        whole = described(model, checkpoint)
     native = {"keras": save, "keras-applications": _save_applications}
     write_checkpoint(path, whole, format, native)
 

@@ -40,7 +40,10 @@ err = Console(stderr=True, emoji=False)
 ModelArgument = Annotated[str, typer.Argument(help="A catalogue name or a spec file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 WeightsOption = Annotated[
-    Path | None, typer.Option(help="A weights file in any format that convert reads.")
+    str | None, typer.Option(help="Weights in any format, and from anywhere, that convert reads.")
+]
+LabelsOption = Annotated[
+    Path | None, typer.Option(help="A file of the classes' names: a line each, or JSON.")
 ]
 DeviceOption = Annotated[str, typer.Option(help="cpu, gpu or tpu.")]
 
@@ -189,7 +192,7 @@ def check(
     from resnet_parity.convert import read_for
 
     spec = resolve(model)
-    given = None if weights is None else read_for(spec, weights)
+    given = None if weights is None else read_for(spec, fetched(weights))
     with tables.progress(err) as advance:
         found = run_check(
             spec,
@@ -248,9 +251,7 @@ def convert(
         str | None,
         typer.Option(help=f"Where the suffix does not tell it: {', '.join(format_names())}."),
     ] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="Names of the classes: a line each, or JSON.")
-    ] = None,
+    labels: LabelsOption = None,
     engines: Annotated[
         str | None,
         typer.Option(help="In which to verify; by default one of the target's framework."),
@@ -267,7 +268,7 @@ def convert(
     of its framework and held against the source; the certificate lies beside it as
     TARGET.parity.json.
     """
-    from resnet_parity.convert import Proof
+    from resnet_parity.convert import Proof, keep_freed_memory
     from resnet_parity.convert import convert as run_convert
 
     if engines is not None and not verify_it:
@@ -275,6 +276,7 @@ def convert(
     spec = None if model is None else resolve(model)
     names = None if labels is None else read_labels(labels)
     chosen = None if engines is None else tuple(parse_engines(engines))
+    keep_freed_memory()
     with tables.progress(err) as advance:
         path = fetched(source, tables.downloading(advance, source))
         advance(f"{source} to {target}")
@@ -335,6 +337,7 @@ def predict(
     engine: Annotated[str, typer.Option(help=f"One of {', '.join(ENGINES)}.")] = "torch",
     device: DeviceOption = "cpu",
     top: Annotated[int, typer.Option(min=1, help="Classes to show.")] = 5,
+    labels: LabelsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Classify image files: the most probable classes of each."""
@@ -346,9 +349,12 @@ def predict(
     if len(chosen) != 1:
         raise ResNetError(f"engine: name one of {', '.join(ENGINES)}")
     spec = None if model is None else resolve(model)
+    names = None if labels is None else read_labels(labels)
     with tables.progress(err) as advance:
         advance(f"{len(images)} image{'s' if len(images) > 1 else ''} on {chosen[0].name}")
-        found = classify(images, weights, spec, chosen[0], parse_device(device), top)
+        found = classify(
+            images, fetched(weights), spec, chosen[0], parse_device(device), top, names
+        )
     _print(found, as_json, tables.predictions)
 
 

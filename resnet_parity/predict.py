@@ -25,11 +25,12 @@ def classify(
     engine: Engine,
     device: Device = "cpu",
     top: int = 5,
+    labels: tuple[str, ...] | None = None,
 ) -> list[dict[str, Any]]:
     """The `top` most probable classes of each image file.
 
     Preprocessing and labels come with the weights; weights without them get
-    `Preprocessing.default` and class numbers.
+    `Preprocessing.default` and class numbers. `labels` given win over those.
 
     Returns:
         One record an image: `image`, and `classes` with `label`, `index` and `probability`.
@@ -39,14 +40,14 @@ def classify(
     """
     pictures = open_images(images)
     with workspace() as folder:
-        checkpoint = read_any(weights, spec, folder)
+        checkpoint = read_any(weights, spec, folder, resize=True)
         found = checkpoint.spec
         if found is None:
             raise WeightsError(f"{weights}: the file does not tell its model; name it (--model)")
         check_weights(compile_plan(found), checkpoint.state, "float64", weights)
         if found.features_only or not found.num_classes:
             raise WeightsError(f"{weights}: the model gives features and no classes")
-        labels = checkpoint.labels or tuple(map(str, range(found.num_classes)))
+        labels = labels or checkpoint.labels or tuple(map(str, range(found.num_classes)))
         if len(labels) != found.num_classes:
             raise WeightsError(
                 f"{weights}: has {len(labels)} labels for {found.num_classes} classes"

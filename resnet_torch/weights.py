@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from resnet_torch.model import ResNet
-from shared_spec.api import WeightsLike, read_weights, write_checkpoint
+from shared_spec.api import WeightsLike, described, read_weights, write_checkpoint
 from shared_spec.layouts import TORCH as SLOTS
 from shared_spec.plan import Parameter
 from shared_spec.spec import ResNetSpec
@@ -51,26 +51,30 @@ def load_weights(model: ResNet, weights: WeightsLike) -> ResNet:
 
 
 def save_weights(
-    model: ResNet,
+    model: ResNet | Mapping[str, np.ndarray],
     path: str | os.PathLike[str],
     checkpoint: Checkpoint | None = None,
     *,
     format: str | None = None,
 ) -> None:
-    """Write the model's weights durably, in the format that the suffix or `format` asks for.
+    """Write a model's weights durably, in the format that the suffix or `format` asks for.
 
     Args:
-        model: the model.
+        model: the model, or its canonical weights.
         path: `.safetensors` is the canonical file; `.pth`, `.keras`, `.weights.h5`, `.h5` and
             `.msgpack` are those of the frameworks and libraries, no suffix a directory.
-        checkpoint: may carry preprocessing and labels.
+        checkpoint: may carry preprocessing and labels, and the spec for weights without a model;
+            without one, their net is looked for in the catalogue.
         format: whose names, as in `resnet-parity convert --to`: `"huggingface"` for a directory of
             transformers, for example.
 
     Raises:
         ResNetError: if the format is unknown, has no such net, or needs another framework.
     """
-    whole = replace(checkpoint or Checkpoint({}), state=export_weights(model), spec=model.spec)
+    if isinstance(model, ResNet):
+        whole = described(export_weights(model), checkpoint, model.spec)
+    else:
+        whole = described(model, checkpoint)
     write_checkpoint(path, whole, format)
 
 

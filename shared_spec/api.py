@@ -14,6 +14,7 @@ from shared_spec.analysis import layer_rows
 from shared_spec.catalogue import CATALOGUE, Entry, find
 from shared_spec.checkpoints import (
     Opener,
+    described,
     name_suffix,
     read_checkpoint,
     write_checkpoint,
@@ -191,6 +192,7 @@ __all__ = [
     "as_images",
     "batches",
     "compile_plan",
+    "described",
     "entry_points",
     "fetched",
     "gather",

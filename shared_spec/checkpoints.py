@@ -5,10 +5,11 @@ wherever that is possible.
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from shared_spec.compiler import compile_plan
 from shared_spec.containers.hdf5 import (
@@ -22,7 +23,7 @@ from shared_spec.containers.msgpack import open_msgpack, save_msgpack
 from shared_spec.containers.npz import open_npz
 from shared_spec.containers.pytorch import open_pytorch, save_pytorch
 from shared_spec.containers.safetensors import open_safetensors
-from shared_spec.containers.source import Source, read_json
+from shared_spec.containers.source import Source, open_zip, read_json, reason
 from shared_spec.dialects.bit import BIT
 from shared_spec.dialects.cifar_ports import PORTS
 from shared_spec.dialects.detection import DETECTION
@@ -46,7 +47,7 @@ from shared_spec.durable import CHECKPOINT_MARK, durable
 from shared_spec.equivalence import refitted
 from shared_spec.errors import SpecError, WeightsError
 from shared_spec.spec import ResNetSpec
-from shared_spec.tensors import Tensor, Tensors
+from shared_spec.tensors import Tensor, Tensors, entries_of
 from shared_spec.weights import Checkpoint, check_weights, require_file, save_canonical
 
 DIALECTS: tuple[Dialect, ...] = (
@@ -269,8 +270,11 @@ def open_source(path: Path, openers: Mapping[str, Opener] | None = None) -> Sour
         return _open_directory(path, openers or {})
     if not path.is_file():
         raise WeightsError(f"{path}: is neither a file nor a directory")
-    with path.open("rb") as file:
-        head = file.read(16)
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from None
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return open_hdf5(path)
     if head.startswith(b"PK"):
@@ -306,13 +310,14 @@ _BY_SUFFIX: dict[str, Opener] = {
 
 def _open_zip(path: Path) -> Source:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+    # zipfile raises errors of many kinds for files that are damaged.
+    except Exception as error:
         opener = _BY_SUFFIX.get(name_suffix(path))
         if opener is not None:
             return opener(path)  # it says what is wrong with it
-        raise WeightsError(f"{path}: not a readable zip file ({error})") from None
+        raise WeightsError(f"{path}: not a readable zip file ({reason(error)})") from None
     if any(name.endswith("/data.pkl") for name in names):
         return open_pytorch(path)
     if "config.json" in names or "model.weights.h5" in names:
@@ -398,7 +403,11 @@ def read_checkpoint(
     net = told or spec or detected(dialect, source)
     preprocessing, labels = dialect.extras(source, net)
     origin = f"{source.kind}, names of {dialect.library}"
-    return Checkpoint(arrays_of(dialect, source, net), net, preprocessing, labels, origin)
+    try:
+        arrays = arrays_of(dialect, source, net)
+    except SpecError as error:  # no such net can be compiled
+        raise WeightsError(f"{path}: {error}") from None
+    return Checkpoint(arrays, net, preprocessing, labels, origin)
 
 
 def fitted(checkpoint: Checkpoint, target: Format) -> Checkpoint:
@@ -416,6 +425,27 @@ def fitted(checkpoint: Checkpoint, target: Format) -> Checkpoint:
     except SpecError as error:
         raise SpecError(f"{target.library} has no such net: {error}") from None
     return replace(checkpoint, state=state, spec=twin)
+
+
+def described(
+    state: Mapping[str, np.ndarray], extra: Checkpoint | None, spec: ResNetSpec | None = None
+) -> Checkpoint:
+    """Canonical weights with their net, preprocessing and labels.
+
+    Args:
+        state: canonical weights.
+        extra: what else is known; its own weights do not count.
+        spec: the net; without, it is that of `extra`, or looked for in the catalogue.
+
+    Raises:
+        WeightsError: if the net is not clear.
+    """
+    known = extra or Checkpoint({})
+    net = spec or known.spec
+    if net is None:
+        where = Source(Path("weights"), "safetensors", Tensors(entries_of(state)))
+        net = detected(CANONICAL, where)
+    return replace(known, state=state, spec=net)
 
 
 def write_checkpoint(
@@ -457,6 +487,7 @@ __all__ = [
     "ORBAX",
     "Format",
     "Opener",
+    "described",
     "dialect_of",
     "fitted",
     "format_names",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+import mmap
 import os
 import re
 import zipfile
@@ -22,15 +23,32 @@ import ml_dtypes
 import numpy as np
 
 from shared_spec.containers.safetensors import read_at
-from shared_spec.containers.source import JSON_LIMIT, Source, parse_json
+from shared_spec.containers.source import (
+    NAME_LIMIT,
+    Source,
+    open_zip,
+    parse_json,
+    read_member,
+    reason,
+    shown,
+)
 from shared_spec.errors import FrameworkError, WeightsError
 from shared_spec.tensors import Tensor, Tensors
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 _LIST_LIMIT = 2 * 10**6
 """Bytes of a list of names; ResNet152's takes 20,000."""
-_GROUPS = 50_000
-"""Groups in a file; ResNet-1202's has 6,000."""
+_OBJECTS = 50_000
+"""Groups and arrays in a file; ResNet-1202's has 16,000."""
+_TEXT_LIMIT = 32 * 2**20
+"""Bytes of a list of names of variable length, each as long as the longest; ResNet-1202's takes
+25 million, of which it needs few.
+"""
+_HEAP = b"GCOL\1\0\0\0"
+_DEPTH = 32
+_CONFIG_LIMIT = 2**20
+"""Bytes of a configuration, besides a quarter of what the weights take."""
+_CONFIG_VALUES = 1_000_000
 
 
 def h5py_module() -> Any:
@@ -54,21 +72,9 @@ def _reporting(path: Path) -> Iterator[None]:
         yield
     except (WeightsError, FrameworkError):
         raise
-    # h5py raises errors of many kinds for files that are damaged.
-    except (
-        OSError,
-        RuntimeError,
-        KeyError,
-        ValueError,
-        TypeError,
-        UnicodeError,
-        AttributeError,
-        zipfile.BadZipFile,
-        NotImplementedError,
-        OverflowError,
-    ) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise WeightsError(f"{path}: not a readable Keras weights file ({reason})") from None
+    # h5py and zipfile raise errors of many kinds for files that are damaged.
+    except Exception as error:
+        raise WeightsError(f"{path}: not a readable Keras weights file ({reason(error)})") from None
 
 
 def open_hdf5(path: Path, names: Mapping[str, str] | None = None) -> Source:
@@ -91,17 +97,17 @@ def open_keras(path: Path) -> Source:
     Raises:
         WeightsError: as `open_hdf5`.
     """
-    with _reporting(path), zipfile.ZipFile(path) as archive:
+    with _reporting(path), open_zip(path) as archive:
         members = archive.namelist()
         if len(set(members)) < len(members) or not {CONFIG, WEIGHTS} <= set(members):
             raise ValueError(f"it has no {CONFIG} and {WEIGHTS}, or one of them twice")
-        config = archive.getinfo(CONFIG)
-        if config.file_size > JSON_LIMIT:
-            raise ValueError(f"{CONFIG} is larger than any model's")
-        metadata = parse_json(archive.read(config), f"{path}: {CONFIG}")
+        begin, size = _member(archive)
+        if begin + size > path.stat().st_size:
+            raise ValueError(f"{WEIGHTS} is cut off")
+        text = read_member(archive, CONFIG, _CONFIG_LIMIT + size // 4)
+        metadata = parse_json(text, f"{path}: {CONFIG}", _CONFIG_VALUES)
         if not isinstance(metadata, dict):
             raise ValueError(f"{CONFIG} holds no mapping")
-        begin, size = _member(archive)
         place = _Place(path, begin, size)
         with place.open() as file:
             return _opened(place, file, metadata, _listed(metadata))
@@ -223,14 +229,14 @@ def _keras3(
         names = [name.decode() for name in group if re.fullmatch(rb"\d+", name)]
         if not names:
             continue
-        layer = h5py.Group(group).attrs.get("name", layers.get("/".join(parts[1:-1])))
-        if not isinstance(layer, str):
+        layer = _text(group, "name", path) or layers.get("/".join(parts[1:-1]))
+        if layer is None:
             raise WeightsError(
-                f"{path}: {where[:200]} does not tell the name of its layer, as files of Keras "
+                f"{path}: {shown(where)} does not tell the name of its layer, as files of Keras "
                 f"before 3.10 do not; save it again with a newer Keras"
             )
         if layer in seen:
-            raise WeightsError(f"{path}: has two layers named {layer[:200]!r}")
+            raise WeightsError(f"{path}: has two layers named {shown(layer)}")
         seen.add(layer)
         for name in names:
             found = _child(group, name, path)
@@ -243,14 +249,15 @@ def _groups(root: Any, path: Path) -> Iterator[tuple[str, Any]]:
     pending, count = [("", root)], 0
     while pending:
         here, node = pending.pop()
-        count += 1
-        if count > _GROUPS:
+        count += node.get_num_objs()
+        # A group may hold itself.
+        if count > _OBJECTS or here.count("/") > _DEPTH or len(here) > NAME_LIMIT:
             raise WeightsError(f"{path}: has more groups than any model")
         yield here, node
         for name in list(node):
             inside = f"{here}/{name.decode()}" if here else name.decode()
             if node.links.get_info(name).type != h5py.h5l.TYPE_HARD:
-                raise WeightsError(f"{path}: {inside[:200]!r} is a link, and none is followed")
+                raise WeightsError(f"{path}: {shown(inside)} is a link, and none is followed")
             child = h5py.h5o.open(node, name)
             if isinstance(child, h5py.h5g.GroupID):
                 pending.append((inside, child))
@@ -261,12 +268,10 @@ def _child(group: Any, name: str, path: Path) -> Any:
     h5py = h5py_module()
     for part in name.split("/"):
         if not isinstance(group, h5py.h5g.GroupID) or part in ("", ".", ".."):
-            raise WeightsError(f"{path}: {name[:200]!r} names nothing in the file")
+            raise WeightsError(f"{path}: {shown(name)} names nothing in the file")
         key = part.encode()
         if key not in group or group.links.get_info(key).type != h5py.h5l.TYPE_HARD:
-            raise WeightsError(
-                f"{path}: {name[:200]!r} is missing, or a link, and none is followed"
-            )
+            raise WeightsError(f"{path}: {shown(name)} is missing, or a link, and none is followed")
         group = h5py.h5o.open(group, key)
     return group
 
@@ -283,13 +288,56 @@ def _names(group: Any, attribute: str, path: Path) -> list[str]:
         chunks.append(key)
     if not chunks and attribute == "layer_names":
         raise WeightsError(f"{path}: has no list of layers, so Keras did not write it")
-    found = []
+    found: list[str] = []
+    left = _LIST_LIMIT
     for key in chunks:
         stored = attributes.get_id(key)
-        if math.prod(stored.shape) * stored.dtype.itemsize > _LIST_LIMIT:
+        if stored.shape is None:
+            raise WeightsError(f"{path}: its list {key} is empty")
+        left -= math.prod(stored.shape) * stored.dtype.itemsize
+        if left < 0:
+            raise WeightsError(f"{path}: its list {key} is longer than any model's")
+        text = h5py.check_string_dtype(stored.dtype) is not None
+        if len(stored.shape) != 1 or (stored.shape[0] and not text):
+            raise WeightsError(f"{path}: its list {key} is none of names as Keras writes it")
+        # Names of variable length may all lie in one place, so that few bytes become many.
+        if stored.dtype.kind == "O" and stored.shape[0] * _longest_text(path) > _TEXT_LIMIT:
             raise WeightsError(f"{path}: its list {key} is longer than any model's")
         found += [x.decode() if isinstance(x, bytes) else str(x) for x in attributes[key]]
+    if len(set(found)) < len(found):
+        raise WeightsError(f"{path}: its list {attribute} has one name twice")
     return found
+
+
+def _longest_text(path: Path) -> int:
+    """Bytes that a text of variable length in a HDF5 file can have at most: those of the largest
+    global heap (HDF5 File Format Specification, III.E).
+    """
+    largest = 0
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at = data.find(_HEAP)
+        while at >= 0:
+            largest = max(largest, int.from_bytes(data[at + 8 : at + 16], "little"))
+            at = data.find(_HEAP, at + 8)
+    return largest
+
+
+def _text(found: Any, attribute: str, path: Path) -> str | None:
+    """A short text in an attribute, if it is there."""
+    h5py = h5py_module()
+    if not h5py.h5a.exists(found, attribute.encode()):
+        return None
+    stored = h5py.h5a.open(found, attribute.encode())
+    if stored.shape != () or h5py.check_string_dtype(stored.dtype) is None:
+        return None
+    if stored.dtype.itemsize > NAME_LIMIT:
+        raise WeightsError(f"{path}: has an attribute {attribute} that is longer than any model's")
+    owner = h5py.Group if isinstance(found, h5py.h5g.GroupID) else h5py.Dataset
+    text = owner(found).attrs[attribute]
+    text = text.decode() if isinstance(text, bytes) else str(text)
+    if len(text) > NAME_LIMIT:
+        raise WeightsError(f"{path}: has an attribute {attribute} that is longer than any model's")
+    return text
 
 
 def _legacy(root: Any, place: _Place, whole: bool) -> Iterator[tuple[str, Tensor]]:
@@ -302,7 +350,7 @@ def _legacy(root: Any, place: _Place, whole: bool) -> Iterator[tuple[str, Tensor
             leaf = name.rpartition("/")[2].partition(":")[0]
             key = f"{layer}/{leaf}"
             if key in seen:
-                raise WeightsError(f"{path}: has two arrays {key[:200]!r}")
+                raise WeightsError(f"{path}: has two arrays {shown(key)}")
             seen.add(key)
             yield key, _dataset(_child(group, name, path), name, place, whole)
 
@@ -311,16 +359,21 @@ def _dataset(found: Any, name: str, place: _Place, whole: bool) -> Tensor:
     """An array of the file, which is `whole` if nothing lies before it that shifts its places."""
     h5py, path = h5py_module(), place.path
     if not isinstance(found, h5py.h5d.DatasetID):
-        raise WeightsError(f"{path}: {name[:200]!r} is no array in the file itself")
+        raise WeightsError(f"{path}: {shown(name)} is no array in the file itself")
     kept = found.get_create_plist()
     layout = kept.get_layout()
     if kept.get_external_count() or layout == h5py.h5d.VIRTUAL:
-        raise WeightsError(f"{path}: {name[:200]!r} is no array in the file itself")
+        raise WeightsError(f"{path}: {shown(name)} is no array in the file itself")
+    if kept.get_nfilters():
+        # Unpacking knows no limit in HDF5, and Keras does not pack.
+        raise WeightsError(f"{path}: {shown(name)} is compressed, which Keras does not do")
     stored = found.dtype
-    dtype = _dtype(found, stored)
+    dtype = _dtype(found, stored, path)
     if dtype is None or found.get_space().get_simple_extent_type() == h5py.h5s.NULL:
-        raise WeightsError(f"{path}: {name[:200]!r} is no array of numbers")
+        raise WeightsError(f"{path}: {shown(name)} is no array of numbers")
     shape = tuple(int(n) for n in found.shape)
+    if found.get_storage_size() < math.prod(shape) * dtype.itemsize:
+        raise WeightsError(f"{path}: {shown(name)} has less data than its shape {shape} takes")
     offset = found.get_offset()
     if layout == h5py.h5d.CONTIGUOUS and offset is not None and whole:
         # In one piece, as Keras writes them: no need to open the file with h5py again.
@@ -339,9 +392,9 @@ def _dataset(found: Any, name: str, place: _Place, whole: bool) -> Tensor:
     return Tensor(shape, dtype, read)
 
 
-def _dtype(found: Any, stored: np.dtype[Any]) -> np.dtype[Any] | None:
+def _dtype(found: Any, stored: np.dtype[Any], path: Path) -> np.dtype[Any] | None:
     """Keras keeps bfloat16 as bytes and says so in an attribute."""
-    if stored.itemsize == 2 and h5py_module().Dataset(found).attrs.get("dtype") == "bfloat16":
+    if stored.itemsize == 2 and _text(found, "dtype", path) == "bfloat16":
         stored = np.dtype(ml_dtypes.bfloat16)
     elif stored.kind not in "fiu":
         return None

@@ -11,6 +11,7 @@ import io
 import math
 import pickle
 import pickletools
+import re
 import struct
 import zipfile
 import zlib
@@ -22,7 +23,8 @@ from typing import IO, Any
 import ml_dtypes
 import numpy as np
 
-from shared_spec.containers.source import Source
+from shared_spec.containers.safetensors import read_at
+from shared_spec.containers.source import Source, open_zip, read_member, reason, shown
 from shared_spec.errors import WeightsError
 from shared_spec.tensors import Tensor, Tensors, entries_of
 
@@ -41,9 +43,12 @@ _STORAGES: dict[str, np.dtype[Any]] = {
 _STORAGE_NAMES = {dtype: name for name, dtype in _STORAGES.items()}
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
-_PICKLE_LIMIT = 32 * 2**20
+_PICKLE_LIMIT = 8 * 2**20
 """Bytes; ResNet-1202's state dict is described in 1.3 million."""
+_OPCODES = 750_000
+"""In a pickle; ResNet-1202's has 330,000."""
 _DEPTH = 8
+_AXES = 32
 _ALIGNMENT = 64
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
 
@@ -89,8 +94,7 @@ def open_pytorch(path: Path) -> Source:
         raise
     # zipfile, pickletools and the stack below raise errors of many kinds on bytes that are damaged.
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise WeightsError(f"{path}: not a readable PyTorch file ({reason})") from None
+        raise WeightsError(f"{path}: not a readable PyTorch file ({reason(error)})") from None
     entries = {}
     for name, item in _state_dict(loaded, path):
         entries[name] = _entry(path, name, item, locate)
@@ -102,7 +106,7 @@ Locate = Callable[[_Storage], Callable[[int, int], bytes | np.ndarray]]
 
 
 def _from_zip(path: Path, file: IO[bytes]) -> tuple[object, Locate]:
-    with zipfile.ZipFile(file) as archive:
+    with open_zip(file) as archive:
         members = {info.filename: info for info in archive.infolist()}
         if len(members) < len(archive.infolist()):
             raise ValueError("two members have one name")
@@ -110,12 +114,10 @@ def _from_zip(path: Path, file: IO[bytes]) -> tuple[object, Locate]:
         if len(pickles) != 1:
             raise ValueError("no state dict of torch.save in it")
         root = pickles[0].removesuffix("data.pkl")
-        if members[pickles[0]].file_size > _PICKLE_LIMIT:
-            raise ValueError("its description is larger than any model's")
-        order = members.get(f"{root}byteorder")
-        if order is not None and archive.read(order)[:8] != b"little":
+        order = f"{root}byteorder"
+        if order in members and read_member(archive, order, 8) != b"little":
             raise ValueError("its numbers are big-endian")
-        loaded = _follow(io.BytesIO(archive.read(pickles[0])))
+        loaded = _follow(io.BytesIO(read_member(archive, pickles[0], _PICKLE_LIMIT)))
     length = path.stat().st_size
 
     def locate(storage: _Storage) -> Callable[[int, int], np.ndarray]:
@@ -125,7 +127,18 @@ def _from_zip(path: Path, file: IO[bytes]) -> tuple[object, Locate]:
             raise ValueError(f"the data of storage {storage.key[:50]!r} are missing")
         if info.header_offset + size > length:
             raise ValueError(f"the data of storage {storage.key[:50]!r} are cut off")
-        return lambda start, stop: _from_member(path, info, start, stop)
+
+        def read(start: int, stop: int) -> np.ndarray:
+            try:
+                return _from_member(path, info, start, stop)
+            except (OSError, ValueError, struct.error) as error:
+                if isinstance(error, WeightsError):
+                    raise
+                raise WeightsError(
+                    f"{path}: {shown(info.filename)} cannot be read ({reason(error)})"
+                ) from None
+
+        return read
 
     return loaded, locate
 
@@ -135,14 +148,14 @@ def _from_member(path: Path, info: zipfile.ZipInfo, start: int, stop: int) -> np
         file.seek(info.header_offset)
         fields = struct.unpack("<4s22xHH", file.read(30))
         if fields[0] != b"PK\x03\x04":
-            raise WeightsError(f"{path}: {info.filename[:100]} does not begin where the file says")
+            raise WeightsError(f"{path}: {shown(info.filename)} does not begin where the file says")
         file.seek(fields[1] + fields[2] + start, io.SEEK_CUR)
         found = np.fromfile(file, np.uint8, stop - start)
     if found.size != stop - start:
-        raise WeightsError(f"{path}: {info.filename[:100]} is cut off")
+        raise WeightsError(f"{path}: {shown(info.filename)} is cut off")
     # torch can be told to leave the sum out, and then writes 0.
     if stop - start == info.file_size and info.CRC and zlib.crc32(found.data) != info.CRC:
-        raise WeightsError(f"{path}: {info.filename[:100]} is damaged (its CRC-32 is another)")
+        raise WeightsError(f"{path}: {shown(info.filename)} is damaged (its CRC-32 is another)")
     return found
 
 
@@ -155,7 +168,9 @@ def _from_legacy(path: Path, file: IO[bytes]) -> tuple[object, Locate]:
     storages: dict[str, _Storage] = {}
     loaded = _follow(file, storages)
     keys = _follow(file)
-    if not isinstance(keys, list) or set(keys) != set(storages) or len(set(keys)) < len(keys):
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise ValueError("its list of storages is none")
+    if set(keys) != set(storages) or len(set(keys)) < len(keys):
         raise ValueError("its list of storages is another than its state dict's")
     starts: dict[str, int] = {}
     length = path.stat().st_size
@@ -175,12 +190,7 @@ def _from_legacy(path: Path, file: IO[bytes]) -> tuple[object, Locate]:
 
 
 def _from_file(path: Path, start: int, size: int) -> np.ndarray:
-    with path.open("rb", buffering=0) as file:
-        file.seek(start)
-        found = np.fromfile(file, np.uint8, size)
-    if found.size != size:
-        raise WeightsError(f"{path}: has become shorter while it was read")
-    return found
+    return read_at(path, start, (size,), np.dtype(np.uint8))
 
 
 def _state_dict(loaded: object, path: Path) -> Iterator[tuple[str, _Strided]]:
@@ -199,16 +209,17 @@ def _state_dict(loaded: object, path: Path) -> Iterator[tuple[str, _Strided]]:
     for key, value in loaded.items():
         name = plain_name(key)
         if name in seen:
-            raise WeightsError(f"{path}: holds {name} twice, under different prefixes")
+            raise WeightsError(f"{path}: holds {shown(name)} twice, under different prefixes")
         seen.add(name)
         yield name, value
 
 
 def plain_name(name: str) -> str:
     """Without the prefixes that DataParallel and `torch.compile` add."""
-    while name.startswith(("module.", "_orig_mod.")):
-        name = name.partition(".")[2]
-    return name
+    return name[_PREFIXES.match(name).end() :]  # type: ignore[union-attr]
+
+
+_PREFIXES = re.compile(r"(?:module\.|_orig_mod\.)*+")
 
 
 def _entry(path: Path, name: str, item: _Strided, locate: Locate) -> Tensor:
@@ -222,11 +233,11 @@ def _entry(path: Path, name: str, item: _Strided, locate: Locate) -> Tensor:
         or count > item.storage.count
         or (count and last >= item.storage.count)
     ):
-        raise WeightsError(f"{path}: {name[:200]} lies outside the data that the file holds")
+        raise WeightsError(f"{path}: {shown(name)} lies outside the data that the file holds")
     try:
         read_bytes = locate(item.storage)
     except ValueError as error:
-        raise WeightsError(f"{path}: {name[:200]} cannot be read ({error})") from None
+        raise WeightsError(f"{path}: {shown(name)} cannot be read ({reason(error)})") from None
     size = dtype.itemsize
 
     def read() -> np.ndarray:
@@ -240,14 +251,18 @@ def _entry(path: Path, name: str, item: _Strided, locate: Locate) -> Tensor:
 
 
 def _follow(file: IO[bytes], storages: dict[str, _Storage] | None = None) -> object:
-    """What one pickle describes, with tensors as records. No opcode imports or calls anything."""
+    """What one pickle describes, with tensors as records. No opcode imports or calls anything.
+
+    What comes of it may hold itself a million times over, so nothing here compares, hashes or
+    prints an object that is not known to be text or a number.
+    """
     stack: list[Any] = []
     memo: dict[int, Any] = {}
-    start = file.tell()
     argument: Any
-    for opcode, argument, position in pickletools.genops(file):
-        if (position or 0) - start > _PICKLE_LIMIT:
-            raise ValueError("its description is larger than any model's")
+    limited: Any = _Limited(file)
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(limited)):
+        if count > _OPCODES:
+            raise ValueError("its description is longer than any model's")
         name = opcode.name
         if name == "STOP":
             return stack.pop()
@@ -256,6 +271,8 @@ def _follow(file: IO[bytes], storages: dict[str, _Storage] | None = None) -> obj
         if name in _LITERALS:
             stack.append(argument)
         elif name in ("BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE"):
+            if argument is not None and not _natural(argument):
+                raise ValueError("its pickle numbers its parts as none does")
             memo[len(memo) if argument is None else argument] = stack[-1]
         elif name in ("BINGET", "LONG_BINGET", "GET"):
             stack.append(memo[argument])
@@ -266,6 +283,25 @@ def _follow(file: IO[bytes], storages: dict[str, _Storage] | None = None) -> obj
         else:
             raise ValueError(f"its pickle has the opcode {name}, which no state dict needs")
     raise ValueError("its pickle has no end")
+
+
+class _Limited:
+    """The next bytes of a file for `pickletools`, as many as a description may take."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._left = file, _PICKLE_LIMIT
+
+    def read(self, size: int) -> bytes:
+        return self._counted(self._file.read(min(size, self._left + 1)))
+
+    def readline(self) -> bytes:
+        return self._counted(self._file.readline(self._left + 1))
+
+    def _counted(self, data: bytes) -> bytes:
+        self._left -= len(data)
+        if self._left < 0:
+            raise ValueError("its description is larger than any model's")
+        return data
 
 
 _IGNORED = {"PROTO", "FRAME"}
@@ -307,10 +343,11 @@ def _set_items(stack: list[Any], items: list[Any]) -> None:
     if not isinstance(stack[-1], dict) or len(items) % 2:
         raise ValueError("its pickle puts items where there is no dict")
     for key, value in zip(items[::2], items[1::2], strict=True):
-        if not isinstance(key, str | int | float | bool | tuple | None):
-            raise ValueError("its pickle has a key that is neither text nor number")
+        # Other numbers can be chosen so that all have one hash.
+        if not isinstance(key, str) and not _natural(key):
+            raise ValueError("its pickle has a key that is neither text nor a natural number")
         if key in stack[-1]:
-            raise ValueError(f"{str(key)[:200]!r} stands there twice")
+            raise ValueError(f"{shown(str(key))} stands there twice")
         stack[-1][key] = value
 
 
@@ -333,7 +370,7 @@ def _reduce(stack: list[Any], _: object) -> None:
         raise ValueError("its pickle calls something that is no function")
     known = _CALLS.get(function.name)
     if known is None:
-        raise ValueError(f"it asks for {function.name[:200]}, and nothing is executed")
+        raise ValueError(f"it asks for {function.name[:150]}, and nothing is executed")
     stack.append(known(arguments))
 
 
@@ -343,6 +380,8 @@ def _global(stack: list[Any], argument: str) -> None:
 
 def _stack_global(stack: list[Any], _: object) -> None:
     module, name = _top(stack, 2)
+    if not isinstance(module, str) or not isinstance(name, str):
+        raise ValueError("its pickle names a function by what is no text")
     stack.append(_Global(f"{module}.{name}"))
 
 
@@ -374,9 +413,10 @@ def _storage(found: object, storages: dict[str, _Storage] | None) -> _Storage:
     if not isinstance(found, tuple) or len(found) not in (5, 6) or found[0] != "storage":
         raise ValueError("its pickle names something other than a storage")
     kind, key, _, count = found[1:5]
-    dtype = _STORAGES.get(kind.name.removeprefix("torch.")) if isinstance(kind, _Global) else None
+    called = kind.name if isinstance(kind, _Global) else "storage of no type"
+    dtype = _STORAGES.get(called.removeprefix("torch."))
     if dtype is None:
-        raise ValueError(f"it holds a {getattr(kind, 'name', kind)}, which no model has")
+        raise ValueError(f"it holds a {called[:150]}, which no model has")
     if not isinstance(key, str) or not _natural(count) or found[5:] not in ((), (None,)):
         raise ValueError("its pickle describes a storage in a form that torch.save does not")
     storage = _Storage(dtype, key, count)
@@ -391,10 +431,12 @@ def _natural(n: object) -> bool:
 
 def _tensor(arguments: tuple[Any, ...]) -> _Strided:
     storage, offset, shape, stride = arguments[:4]
+    if not all(isinstance(x, tuple) and len(x) <= _AXES for x in (shape, stride)):
+        raise ValueError("its pickle has a tensor whose shape is none")
     numbers = (offset, *shape, *stride)
-    if not isinstance(storage, _Storage) or not all(map(_natural, numbers)) or len(shape) > 32:
+    if not isinstance(storage, _Storage) or not all(map(_natural, numbers)):
         raise ValueError("its pickle describes a tensor in a form that torch.save does not")
-    return _Strided(storage, offset, tuple(shape), tuple(stride))
+    return _Strided(storage, offset, shape, stride)
 
 
 def _parameter(arguments: tuple[Any, ...]) -> _Strided:
@@ -404,9 +446,19 @@ def _parameter(arguments: tuple[Any, ...]) -> _Strided:
 
 
 def _ordered(arguments: tuple[Any, ...]) -> dict[Any, Any]:
-    if arguments not in ((), ([],)):
+    if arguments and not (len(arguments) == 1 and isinstance(arguments[0], list | tuple)):
+        raise ValueError("its pickle has an OrderedDict of no items")
+    if arguments and arguments[0]:
         raise ValueError("its pickle has an OrderedDict in a form that torch.save does not write")
     return {}
+
+
+def _size(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(arguments) != 1 or not isinstance(arguments[0], list | tuple):
+        raise ValueError("its pickle has a size of no numbers")
+    if len(arguments[0]) > _AXES:
+        raise ValueError("its pickle has a size of more axes than any model's")
+    return tuple(arguments[0])
 
 
 _CALLS: dict[str, Callable[[tuple[Any, ...]], Any]] = {
@@ -414,8 +466,8 @@ _CALLS: dict[str, Callable[[tuple[Any, ...]], Any]] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_parameter": _parameter,
     "collections.OrderedDict": _ordered,
-    "torch.Size": lambda arguments: tuple(arguments[0]),
-    "torch.device": lambda arguments: ":".join(map(str, arguments)),
+    "torch.Size": _size,
+    "torch.device": lambda arguments: "device",
 }
 """All that a pickle may call: what stands for it here."""
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from shared_spec.containers.source import Source, parse_json
+from shared_spec.containers.source import Source, parse_json, reason
 from shared_spec.errors import WeightsError
 from shared_spec.tensors import Tensor, Tensors, entries_of
 
@@ -35,7 +36,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype("?"),
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_HEADER_LIMIT = 16 * 2**20
+_HEADER_LIMIT = 4 * 2**20
 """Bytes; ResNet-1202's takes 0.8 million."""
 
 
@@ -60,7 +61,7 @@ def open_safetensors(path: Path) -> Source:
         with safe_open(path, framework="numpy") as checked:
             metadata = checked.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({error})") from None
+        raise WeightsError(f"{path}: not a readable safetensors file ({reason(error)})") from None
     header = parse_json(text, path)
     header.pop("__metadata__", None)
     entries = {name: _entry(path, name, item, 8 + size) for name, item in header.items()}
@@ -79,14 +80,19 @@ def read_at(path: Path, start: int, shape: tuple[int, ...], dtype: np.dtype[Any]
     """An array that lies in a file as it is.
 
     Raises:
-        WeightsError: if the file has become shorter.
+        WeightsError: if the file ends before it does.
     """
-    count = math.prod(shape)
-    with path.open("rb", buffering=0) as file:
-        file.seek(start)
-        array = np.fromfile(file, np.uint8, count * dtype.itemsize)
-    if array.size != count * dtype.itemsize:
-        raise WeightsError(f"{path}: has become shorter while it was read")
+    size = math.prod(shape) * dtype.itemsize
+    array = np.empty(0, np.uint8)
+    try:
+        with path.open("rb", buffering=0) as file:
+            if start + size <= os.fstat(file.fileno()).st_size:  # before memory is set aside
+                file.seek(start)
+                array = np.fromfile(file, np.uint8, size)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from None
+    if array.size != size:
+        raise WeightsError(f"{path}: ends before the data of its arrays do")
     return array.view(dtype).reshape(shape)
 
 

@@ -142,3 +142,19 @@ def test_keras_files_of_every_layer(pool: Pool, engine: str, tmp_path: Path) -> 
 
 def test_flax_habits(pool: Pool) -> None:
     probe(pool["flax"], "flax_habits")
+
+
+ANYWHERE = [["a.safetensors", None], ["a.pth", None], ["a.msgpack", None], ["hf", "huggingface"]]
+NATIVE = {
+    "resnet_torch": [],
+    "resnet_keras": [["a.keras", None], ["a.weights.h5", None]],
+    "resnet_flax": [["orbax", None]],
+}
+
+
+def test_models_and_bare_weights_are_saved_in_every_format(
+    worker: Worker, engine: str, tmp_path: Path
+) -> None:
+    files = ANYWHERE + NATIVE[ENGINES[engine].package]
+    found = probe(worker, "saves", folder=str(tmp_path), files=files)
+    assert found == [digest(initial_weights(compile_plan(SMALL), 5))] * 2 * len(files)

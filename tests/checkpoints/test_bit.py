@@ -127,7 +127,7 @@ def test_what_is_no_such_file_is_refused(file: Path) -> None:
     np.savez(file, **good | {beta: np.ones(3, np.float32)})
     assert "norm.bias has shape (3,), expected (256,)" in refused(file)
     np.savez(file, **good | {beta: np.array([{}] * 256, object)})
-    assert "an array is of object" in refused(file)
+    assert "an array is not of floats as numpy writes them" in refused(file)
     np.savez(file, **good | {beta: np.ones(256, np.int64)})
     assert "an array is of int64" in refused(file)
     del good[beta]
@@ -146,4 +146,4 @@ def test_a_bomb_is_not_read(file: Path) -> None:
         with archive.open(member, "w") as handle:
             header = {"descr": "<f4", "fortran_order": False, "shape": (10**15,)}
             np.lib.format.write_array_header_1_0(handle, header)
-    assert "expected (256,)" in refused(file)
+    assert "has not the length that its shape takes" in refused(file)

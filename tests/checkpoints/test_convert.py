@@ -308,7 +308,7 @@ def test_an_empty_directory_may_become_a_checkpoint(source: Path, tmp_path: Path
 def test_a_pth_with_a_name_twice_is_refused(tmp_path: Path) -> None:
     tensors = {name: torch.from_numpy(array) for name, array in STATE.items()}
     torch.save({**tensors, "module.fc.bias": torch.zeros(7)}, tmp_path / "a.pth")
-    with pytest.raises(ResNetError, match=r"holds fc\.bias twice"):
+    with pytest.raises(ResNetError, match=r"holds 'fc\.bias' twice"):
         convert(tmp_path / "a.pth", tmp_path / "b.safetensors", SMALL)
 
 

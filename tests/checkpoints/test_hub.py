@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import json
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,11 @@ from shared_spec import (
     compile_plan,
     digest,
     random_weights,
+    read_checkpoint,
+    write_checkpoint,
     write_safetensors,
 )
+from shared_spec.dialects import published
 from shared_spec.errors import WeightsError
 from shared_spec.hub import (
     cache_folder,
@@ -542,3 +546,74 @@ def test_a_name_of_torchvision_stands_for_its_url(
     url = "https://download.pytorch.org/models/resnet50-11ad3fa6.pth"
     with pytest.raises(WeightsError, match=f"^{url}: it is not in the cache"):
         download("torchvision:ResNet50_Weights.IMAGENET1K_V2", tmp_path)
+
+
+def converted(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "resnet_parity", "convert", *arguments, "--no-verify", "--json"],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_repository_of_timm_is_converted_with_its_net_and_labels(
+    hub: Hub, tmp_path: Path
+) -> None:
+    spec = CATALOGUE["resnet18"].spec.override(num_classes=3, image_size=64)
+    state = random_weights(compile_plan(spec), 2)
+    write_safetensors(tmp_path / "a.safetensors", Checkpoint(state))
+    config = {
+        "architecture": "resnet18",
+        "num_classes": 3,
+        "pretrained_cfg": {
+            "input_size": [3, 64, 64],
+            "interpolation": "bicubic",
+            "crop_pct": 0.95,
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.2, 0.2, 0.2],
+            "label_names": ["n1", "n2", "n3"],
+        },
+    }
+    hub.put(
+        "timm/resnet18.test",
+        "main",
+        COMMIT,
+        model__safetensors=(tmp_path / "a.safetensors").read_bytes(),
+        config__json=json.dumps(config).encode(),
+    )
+    target = tmp_path / "b.safetensors"
+    done = converted(
+        "hf-hub:timm/resnet18.test", str(target), HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "hf")
+    )
+    assert done.returncode == 0, done.stderr
+    found = read_checkpoint(target)
+    assert found.spec == spec
+    assert digest(found.state) == digest(state)
+    assert found.labels == ("n1", "n2", "n3")
+    assert found.preprocessing is not None
+    assert (found.preprocessing.image_size, found.preprocessing.shorter_side) == (64, 67)
+
+
+def test_torchvisions_file_tells_its_net_by_its_hash(tmp_path: Path) -> None:
+    """By names and shapes alone it would be one of four."""
+    spec = CATALOGUE["resnet18"].spec
+    path = tmp_path / "resnet18-f37072fd.pth"
+    write_checkpoint(path, Checkpoint(random_weights(compile_plan(spec)), spec))
+    with pytest.raises(WeightsError, match=r"fit resnet18, .*flax_resnet18.*name the one"):
+        read_checkpoint(path)
+    real = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    known = torchvision_weights("resnet18")
+    url = known.url.replace("f37072fd", real)
+    published.torchvision_weights_at, kept = (
+        lambda asked: replace(known, url=url) if asked == url else None,
+        published.torchvision_weights_at,
+    )
+    try:
+        path = path.rename(tmp_path / f"resnet18-{real}.pth")
+        found = read_checkpoint(path)
+    finally:
+        published.torchvision_weights_at = kept
+    assert found.spec == spec
+    assert found.preprocessing == known.preprocessing

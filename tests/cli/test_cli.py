@@ -20,6 +20,7 @@ from shared_spec import (
     compile_plan,
     list_models,
     random_weights,
+    read_checkpoint,
     resolve,
     write_safetensors,
 )
@@ -150,6 +151,39 @@ def test_check_on_a_device_that_is_not_there() -> None:
     out, _ = run("check", "resnet20", "--engines", "torch,flax", "--device", "gpu", code=1)
     assert "torch finds no gpu on this machine" in out
     assert "jax finds no gpu on this machine" in out
+
+
+def test_labels_from_a_file(weights: Path, image: Path, tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("".join(f"class {i}\n" for i in range(4)))
+    text, _ = run("predict", image, "--weights", weights, "--labels", names, "--json")
+    found = json.loads(text)[0]["classes"]
+    assert all(entry["label"] == f"class {entry['index']}" for entry in found)
+    target = tmp_path / "b.safetensors"
+    run("convert", weights, target, "--labels", names, "--no-verify")
+    assert read_checkpoint(target).labels == tuple(f"class {i}" for i in range(4))
+    names.write_text("one\n")
+    assert "has 1 labels for 4 classes" in refused(
+        "convert", weights, target, "--labels", names, "--no-verify"
+    )
+
+
+def test_a_conversion_is_proved_and_the_proof_repeated(weights: Path, tmp_path: Path) -> None:
+    target = tmp_path / "b.pth"
+    out, _ = run("convert", weights, target, "--engines", "torch")
+    assert "torch in float64: logits" in out
+    out, _ = run("verify", target, "--dtype", "float64")
+    assert "torch in float64: logits" in out
+    text, _ = run("verify", target, "--engines", "torch", "--json")
+    assert json.loads(text)["holds"] is True
+    target.write_bytes(target.read_bytes() + b"x")
+    _, message = run("verify", target, code=1)
+    assert "is not the file of its certificate" in message
+    assert "dtype: 'int8' is not of" in refused("verify", target, "--dtype", "int8")
+    assert "there is no such file" in refused("verify", tmp_path / "no.pth")
+    assert "leave one of them out" in refused(
+        "convert", weights, target, "--engines", "torch", "--no-verify"
+    )
 
 
 def test_convert_and_predict(weights: Path, image: Path, tmp_path: Path) -> None:

@@ -5,12 +5,14 @@ needed, and what else it touched.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import os
 import resource
 import sys
 import time
 import traceback
+import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -136,11 +138,18 @@ def attempt(reader: str, path: Path, spec: ResNetSpec | None = None) -> Outcome:
             return _judged(str(error), path)
         return "valid", ""
 
-    return _watched(run, path.parent)
+    return _watched(run, str(path.parent))
 
 
-def command(arguments: Sequence[str], path: Path, untouched: Path | None) -> Outcome:
-    """Run the command line in this process; it has to refuse `path` and leave `untouched` alone."""
+def command(
+    arguments: Sequence[str],
+    path: Path,
+    untouched: Path | None = None,
+    allowed: Sequence[str] = (),
+) -> Outcome:
+    """Run the command line in this process. If it refuses `path`, the folder of `untouched` has to
+    stay as it was, and nothing but what is in `allowed` may be opened.
+    """
 
     def run() -> tuple[str, str]:
         before = None if untouched is None else _listing(untouched.parent)
@@ -158,13 +167,14 @@ def command(arguments: Sequence[str], path: Path, untouched: Path | None) -> Out
             return "broken", f"changed the folder of {untouched.name}"
         if code in (0, None):
             return "valid", ""
-        if code != 2 or not text.startswith("error: ") or text.count("\n") != 1:
+        expected = (1, 2) if arguments[0] == "verify" else (2,)  # 1: it is another file
+        if code not in expected or not text.startswith("error: ") or text.count("\n") != 1:
             return "broken", f"exit {code}: {text[:500]!r}"
         if any(not c.isprintable() for c in text[:-1]):
             return "broken", f"printed control characters: {text[:500]!r}"
         return _judged(text.removeprefix("error: ").rstrip("\n"), path)
 
-    return _watched(run, path.parent)
+    return _watched(run, *(allowed or [str(path.parent)]))
 
 
 def _listing(folder: Path) -> dict[str, bytes | None]:
@@ -188,9 +198,9 @@ def _judged(message: str, path: Path) -> tuple[str, str]:
     return "refused", message
 
 
-def _watched(run: Callable[[], tuple[str, str]], folder: Path) -> Outcome:
+def _watched(run: Callable[[], tuple[str, str]], *allowed: str) -> Outcome:
     start = time.process_time()
-    with memory() as used, events_outside(folder) as events:
+    with memory() as used, events_outside(allowed) as events:
         try:
             kind, detail = run()
         except BaseException as error:
@@ -241,7 +251,7 @@ def limit_address_space(megabytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (megabytes * 2**20,) * 2)
 
 
-_watching: tuple[list[str], str] | None = None
+_watching: tuple[list[str], list[str]] | None = None
 _NEVER = (
     "exec",
     "import",
@@ -255,7 +265,7 @@ _NEVER = (
     "pty.",
     "urllib.",
 )
-_HARMLESS = {"os.listdir", "os.scandir", "shutil.rmtree"}
+_HARMLESS = {"os.listdir", "os.scandir", "os.putenv", "os.unsetenv", "shutil.rmtree"}
 _OWN = (".resnet-parity-", "resnet-parity-")
 """What our own temporary directories begin with."""
 
@@ -263,47 +273,48 @@ _OWN = (".resnet-parity-", "resnet-parity-")
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     if _watching is None:
         return
-    events, folder = _watching
+    events, folders = _watching
     if event == "open":
         path = arguments[0]
         if not isinstance(path, str | bytes | os.PathLike):
             return
         text = os.fsdecode(path)
-        if not _inside(text, folder):
+        if not _inside(text, folders):
             events.append(f"open {text}")
-    elif (
-        event in _HARMLESS
-        or not event.startswith(_NEVER)
-        or (event == "import" and arguments[0] in sys.modules)
-        or (
-            event.startswith("os.")
-            and all(
-                _inside(os.fsdecode(a), folder) for a in arguments if isinstance(a, str | bytes)
-            )
-        )
-    ):
+    elif event in _HARMLESS or not event.startswith(_NEVER) or _ordinary(event, arguments):
         return
-    else:
+    elif not event.startswith("os.") or not all(
+        _inside(os.fsdecode(a), folders) for a in arguments if isinstance(a, str | bytes)
+    ):
         events.append(f"{event} {str(arguments)[:100]}")
 
 
-def _inside(path: str, folder: str) -> bool:
-    full = os.path.realpath(path)
-    name = full.rpartition("/")[2]
+def _ordinary(event: str, arguments: tuple[Any, ...]) -> bool:
+    """What happens at every call: typer evaluates annotations, modules are there already, and
+    `convert` tells the C library how to keep memory.
+    """
+    caller = sys._getframe(2).f_code.co_filename
     return (
-        full == folder
-        or full.startswith((f"{folder}/", "/proc/self/", f"/proc/{os.getpid()}/"))
-        or any(part.startswith(_OWN) for part in full.split("/"))
-        or name == "__pycache__"
+        (event == "exec" and caller in (inspect.__file__, typing.__file__))
+        or (event == "import" and arguments[0] in sys.modules)
+        or (event == "ctypes.dlopen" and arguments == (None,))
+        or (event.startswith("ctypes.dlsym") and arguments[1] == "mallopt")
     )
 
 
+def _inside(path: str, folders: Sequence[str]) -> bool:
+    full = os.path.realpath(path)
+    inside = any(full == folder or full.startswith(f"{folder}/") for folder in folders)
+    own = full.startswith(f"/proc/{os.getpid()}/")
+    return inside or own or any(part.startswith(_OWN) for part in full.split("/"))
+
+
 @contextlib.contextmanager
-def events_outside(folder: Path) -> Iterator[list[str]]:
-    """What was opened outside `folder`, imported, executed or sent."""
+def events_outside(allowed: Sequence[str]) -> Iterator[list[str]]:
+    """What was opened outside `allowed`, imported, executed or sent."""
     global _watching
     events: list[str] = []
-    _watching = (events, os.path.realpath(folder))
+    _watching = (events, [os.path.realpath(path) for path in allowed])
     try:
         yield events
     finally:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from shared_spec import ResNetSpec, WeightsError, digest, random_images, resolve
+from shared_spec import Checkpoint, ResNetSpec, WeightsError, digest, random_images, resolve
 from tests.specs import SMALL
 
 
@@ -449,3 +450,20 @@ def adapted(
 
     model = resnet.create_model(ResNetSpec.parse(spec), weights=weights, seed=5, **overrides)
     write_safetensors(output, Checkpoint(resnet.export_weights(model)))
+
+
+def saves(resnet: Any, folder: str, files: list[list[str | None]]) -> list[str]:
+    """Models and bare weights in every format that this backend writes: digests of what is read."""
+    from shared_spec import digest
+
+    model = resnet.create_model(SMALL, seed=5)
+    state = resnet.export_weights(model)
+    found = []
+    for number, (name, format) in enumerate(files):
+        for what, given in (("model", model), ("state", state)):
+            path = Path(folder) / f"{what}{number}-{name}"
+            extra = None if what == "model" else Checkpoint({}, SMALL)
+            resnet.save_weights(given, path, extra, format=format)
+            other = resnet.load_weights(resnet.create_model(SMALL, seed=6), path)
+            found.append(digest(resnet.export_weights(other)))
+    return found
