@@ -255,9 +255,9 @@ def report(folder: Path, repeat: int, console: Console) -> str:
         f"`python benchmarks/convert.py --repeat {repeat}` on {datetime.now(UTC):%Y-%m-%d}: "
         f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}. "
         "Medians over fresh processes; the ratio is that of the conversion to `cp` and fsync of "
-        "the same bytes, taken just before it. Start-up (imports) and the read-back that ends every "
-        "conversion are apart. Memory is the peak over the idle interpreter; in brackets, what is "
-        "left of it without the largest tensor.",
+        "the same bytes, taken just before it. Start-up (imports) and the read-back that ends "
+        "every conversion are apart. Memory is the peak over the idle interpreter; in brackets, "
+        "what is left of it without the largest tensor.",
         "",
         "| net | conversion | cp + fsync | convert | ratio | start-up | read back | memory | "
         "frameworks imported |",

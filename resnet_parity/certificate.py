@@ -12,6 +12,7 @@ import json
 import math
 import os
 import platform
+import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -40,6 +41,9 @@ _SIDE = 128
 """Largest height and width of the inputs."""
 _SEED = 2026
 _TRIALS = 3
+_OUTPUTS = 9
+_ARRAY_LIMIT = 2**25
+"""Bytes of an array; features of 64 channels on images of 64 take 8 million."""
 _PACKAGES = ("resnet-parity", "numpy", "torch", "keras", "tensorflow", "jax", "flax")
 
 Step = Callable[[str], None]
@@ -80,7 +84,9 @@ class Inputs:
     @classmethod
     def of(cls, spec: ResNetSpec, prepare: Preprocessing | None) -> Inputs:
         """Two random images and, if the net takes pictures, two photographs."""
-        side, channels = min(spec.image_size, _SIDE), spec.in_channels
+        # Maps are large where logits are not.
+        side = min(spec.image_size, _SIDE // 2 if spec.features_only else _SIDE)
+        channels = spec.in_channels
         noise = generator(_SEED, "certificate").integers(
             0, 256, (2, side, side, channels), np.uint8
         )
@@ -181,30 +187,46 @@ def read_certificate(path: Path) -> Certificate:
     try:
         if data["resnet_parity"] != 1:
             raise ValueError("it is of another version")
-        outputs = [
-            _unpacked(item["float64"], item["shape"], np.dtype("<f8"))
-            for item in data["reference"]["outputs"]
-        ]
+        items = data["reference"]["outputs"]
+        if not 1 <= len(items) <= _OUTPUTS:
+            raise ValueError(f"it has {len(items):,} outputs")
+        outputs = [_unpacked(x["float64"], x["shape"], np.dtype("<f8")) for x in items]
+        rounding = float(data["rounding"])
+        if not 0 <= rounding < math.inf:
+            raise ValueError("its rounding is no size of an error")
         return Certificate(
-            data["source"],
-            data["target"],
+            _file_record(data["source"]),
+            _file_record(data["target"]),
             ResNetSpec.parse(data["spec"], str(path)),
             bool(data["permutation"]),
             bool(data["exact"]),
             Inputs.from_dict(data["inputs"]),
             outputs,
             str(data["reference"]["engine"]),
-            float(data["rounding"]),
-            [Check(**item) for item in data["checks"]],
-            dict(data["versions"]),
+            rounding,
+            [_check_of(item) for item in data["checks"]],
+            {str(k): str(v) for k, v in data["versions"].items()},
         )
-    except (KeyError, TypeError, ValueError, AttributeError, zlib.error) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, zlib.error) as error:
         if isinstance(error, ResNetError):
             raise
         reason = " ".join(str(error).split())[:200]
         raise WeightsError(
             f"{path}: not a certificate of resnet-parity convert ({type(error).__name__}: {reason})"
         ) from None
+
+
+def _file_record(data: Any) -> dict[str, str]:
+    """Name, SHA-256 and format of a file."""
+    if not isinstance(data, dict) or not re.fullmatch("[0-9a-f]{64}", str(data.get("sha256"))):
+        raise ValueError("it does not tell the SHA-256 of a file")
+    return {str(key): str(value)[:500] for key, value in data.items()}
+
+
+def _check_of(data: Any) -> Check:
+    if not isinstance(data["engine"], str) or data["dtype"] not in DTYPES:
+        raise ValueError("a check in it names no engine or dtype")
+    return Check(**data)
 
 
 def certify(
@@ -475,7 +497,7 @@ def _packed(array: np.ndarray) -> str:
 
 def _unpacked(text: str, shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
     size = math.prod(shape) * dtype.itemsize
-    if not 1 <= len(shape) <= 4 or not 0 < size <= 2**30:
+    if not 1 <= len(shape) <= 4 or not 0 < size <= _ARRAY_LIMIT:
         raise ValueError(f"an array of shape {list(shape)} is none of a certificate's")
     unpack = zlib.decompressobj()
     data = unpack.decompress(base64.b64decode(text, validate=True), size)

@@ -5,9 +5,22 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 15_000
+
 
 class ResNetError(ValueError):
-    """Base of every error that bad input causes. The command line prints it and exits with 2."""
+    """Base of every error that bad input causes. The command line prints it and exits with 2.
+
+    Parts of a message may come from a file that is not well meant: what is not printable is
+    escaped, and what would fill screens is cut.
+    """
+
+    def __init__(self, message: str) -> None:
+        text = message[:_LONGEST]
+        if not text.isprintable():
+            text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)[:_LONGEST]
+        cut = len(message) - len(text)
+        super().__init__(f"{text} ... ({cut:,} characters more)" if cut > 0 else text)
 
 
 class SpecError(ResNetError):

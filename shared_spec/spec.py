@@ -11,6 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from shared_spec.errors import SpecError, did_you_mean
 
 # Strict: `true`, `2.0` and `"3"` are not numbers of blocks.
+_SHOWN = 20
+"""Problems of a spec that are told."""
+_BLOCKS = 5_000
+"""In a net; ResNet-1202 has 600."""
 Depth = Annotated[int, Field(strict=True, ge=1, le=10_000)]
 Channels = Annotated[int, Field(strict=True, ge=1, le=65_536)]
 Stride = Annotated[int, Field(strict=True, ge=1, le=8)]
@@ -76,7 +80,10 @@ class ResNetSpec(BaseModel):
     reduce_first: Channels = Field(
         default=1, description="Divides the width of each block's first convolution (SENet-154)."
     )
-    block_widths: tuple[tuple[Channels, ...], ...] = Field(
+    block_widths: Annotated[
+        tuple[Annotated[tuple[Channels, ...], Field(max_length=8)], ...],
+        Field(max_length=_BLOCKS),
+    ] = Field(
         default=(),
         description="Output channels of every convolution of every block, block by block, for "
         "pruned nets; left out: they follow from widths.",
@@ -260,6 +267,11 @@ class ResNetSpec(BaseModel):
 
     @model_validator(mode="after")
     def _check_combination(self) -> ResNetSpec:
+        if sum(self.depths) > _BLOCKS:
+            raise ValueError(
+                f"depths: {sum(self.depths):,} blocks are more than the {_BLOCKS:,} that are "
+                f"possible"
+            )
         for field in ("widths", "strides", "blocks"):
             given = len(getattr(self, field))
             if given != len(self.depths):
@@ -455,12 +467,16 @@ class ResNetSpec(BaseModel):
 
 def _sentences(model: type[BaseModel], error: ValidationError) -> list[str]:
     """One clause a problem: the field, what was given, what would be accepted."""
-    out = []
-    for problem in error.errors(include_url=False):
+    out: list[str] = []
+    problems = error.errors(include_url=False)
+    for number, problem in enumerate(problems):
+        if len(out) == _SHOWN:
+            out.append(f"and up to {len(problems) - number:,} more")
+            break
         location = [part for part in problem["loc"] if not _is_union_tag(part)]
         if len(location) < len(problem["loc"]) and not _meant(problem):
             continue
-        path = ".".join(str(part) for part in location)
+        path = ".".join(str(part)[:80] for part in location)[:200]
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
             near = did_you_mean(path, model.model_fields)

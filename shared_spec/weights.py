@@ -40,6 +40,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 
 METADATA_KEY = "resnet_parity"
 _MANY = 50
+_SHOWN = 120
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,8 @@ def check_weights(p: Plan, state: Mapping[str, Any], dtype: str, where: object =
     if problems:
         count = f"{len(problems)} mismatch" + ("es" if len(problems) > 1 else "")
         file = f"{where}: " if isinstance(where, str | os.PathLike) else ""
+        if len(problems) > _SHOWN:
+            problems[_SHOWN:] = [f"and {len(problems) - _SHOWN:,} more"]
         raise WeightsError(
             f"{file}the weights do not fit the model ({count}): " + "; ".join(problems)
         )

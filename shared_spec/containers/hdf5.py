@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import math
-import mmap
 import os
 import re
 import zipfile
@@ -36,15 +35,11 @@ from shared_spec.errors import FrameworkError, WeightsError
 from shared_spec.tensors import Tensor, Tensors
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
-_LIST_LIMIT = 2 * 10**6
-"""Bytes of a list of names; ResNet152's takes 20,000."""
 _OBJECTS = 50_000
 """Groups and arrays in a file; ResNet-1202's has 16,000."""
-_TEXT_LIMIT = 32 * 2**20
 """Bytes of a list of names of variable length, each as long as the longest; ResNet-1202's takes
 25 million, of which it needs few.
 """
-_HEAP = b"GCOL\1\0\0\0"
 _DEPTH = 32
 _CONFIG_LIMIT = 2**20
 """Bytes of a configuration, besides a quarter of what the weights take."""
@@ -222,9 +217,14 @@ def _keras3(
     """
     h5py, path = h5py_module(), place.path
     seen: set[str] = set()
-    for where, group in _groups(h5py.h5g.open(file, b"/"), path):
+    for where, group in _objects(h5py.h5g.open(file, b"/"), path):
         parts = where.split("/")
-        if parts[-1] != "vars" or "optimizer" in parts or "seed_generator" in parts:
+        if (
+            not isinstance(group, h5py.h5g.GroupID)
+            or parts[-1] != "vars"
+            or "optimizer" in parts
+            or "seed_generator" in parts
+        ):
             continue
         names = [name.decode() for name in group if re.fullmatch(rb"\d+", name)]
         if not names:
@@ -243,8 +243,8 @@ def _keras3(
             yield f"{layer}/{name}", _dataset(found, f"{layer}/{name}", place, whole)
 
 
-def _groups(root: Any, path: Path) -> Iterator[tuple[str, Any]]:
-    """All groups really in the file, with their paths."""
+def _objects(root: Any, path: Path) -> Iterator[tuple[str, Any]]:
+    """All groups and arrays really in the file, with their paths."""
     h5py = h5py_module()
     pending, count = [("", root)], 0
     while pending:
@@ -261,6 +261,8 @@ def _groups(root: Any, path: Path) -> Iterator[tuple[str, Any]]:
             child = h5py.h5o.open(node, name)
             if isinstance(child, h5py.h5g.GroupID):
                 pending.append((inside, child))
+            else:
+                yield inside, child
 
 
 def _child(group: Any, name: str, path: Path) -> Any:
@@ -274,52 +276,6 @@ def _child(group: Any, name: str, path: Path) -> Any:
             raise WeightsError(f"{path}: {shown(name)} is missing, or a link, and none is followed")
         group = h5py.h5o.open(group, key)
     return group
-
-
-def _names(group: Any, attribute: str, path: Path) -> list[str]:
-    """A list of names in an attribute, which Keras splits if it is long."""
-    h5py = h5py_module()
-    attributes = h5py.Group(group).attrs
-    chunks = [attribute] if attribute in attributes else []
-    while not chunks or f"{attribute}{len(chunks)}" in attributes:
-        key = f"{attribute}{len(chunks)}"
-        if key not in attributes:
-            break
-        chunks.append(key)
-    if not chunks and attribute == "layer_names":
-        raise WeightsError(f"{path}: has no list of layers, so Keras did not write it")
-    found: list[str] = []
-    left = _LIST_LIMIT
-    for key in chunks:
-        stored = attributes.get_id(key)
-        if stored.shape is None:
-            raise WeightsError(f"{path}: its list {key} is empty")
-        left -= math.prod(stored.shape) * stored.dtype.itemsize
-        if left < 0:
-            raise WeightsError(f"{path}: its list {key} is longer than any model's")
-        text = h5py.check_string_dtype(stored.dtype) is not None
-        if len(stored.shape) != 1 or (stored.shape[0] and not text):
-            raise WeightsError(f"{path}: its list {key} is none of names as Keras writes it")
-        # Names of variable length may all lie in one place, so that few bytes become many.
-        if stored.dtype.kind == "O" and stored.shape[0] * _longest_text(path) > _TEXT_LIMIT:
-            raise WeightsError(f"{path}: its list {key} is longer than any model's")
-        found += [x.decode() if isinstance(x, bytes) else str(x) for x in attributes[key]]
-    if len(set(found)) < len(found):
-        raise WeightsError(f"{path}: its list {attribute} has one name twice")
-    return found
-
-
-def _longest_text(path: Path) -> int:
-    """Bytes that a text of variable length in a HDF5 file can have at most: those of the largest
-    global heap (HDF5 File Format Specification, III.E).
-    """
-    largest = 0
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        at = data.find(_HEAP)
-        while at >= 0:
-            largest = max(largest, int.from_bytes(data[at + 8 : at + 16], "little"))
-            at = data.find(_HEAP, at + 8)
-    return largest
 
 
 def _text(found: Any, attribute: str, path: Path) -> str | None:
@@ -341,18 +297,24 @@ def _text(found: Any, attribute: str, path: Path) -> str | None:
 
 
 def _legacy(root: Any, place: _Place, whole: bool) -> Iterator[tuple[str, Tensor]]:
-    """`<layer>/<leaf>` to array."""
-    path = place.path
+    """`<layer>/<leaf>` to array, which lies at `<layer>/.../<leaf>:0`.
+
+    Keras also lists layers and arrays in attributes. What is in the file says the same, and texts
+    of attributes may be made to fill any memory.
+    """
+    h5py, path = h5py_module(), place.path
+    if not h5py.h5a.exists(root, b"layer_names") and not h5py.h5a.exists(root, b"layer_names0"):
+        raise WeightsError(f"{path}: has no list of layers, so Keras did not write it")
     seen: set[str] = set()
-    for layer in _names(root, "layer_names", path):
-        group = _child(root, layer, path)
-        for name in _names(group, "weight_names", path):
-            leaf = name.rpartition("/")[2].partition(":")[0]
-            key = f"{layer}/{leaf}"
-            if key in seen:
-                raise WeightsError(f"{path}: has two arrays {shown(key)}")
-            seen.add(key)
-            yield key, _dataset(_child(group, name, path), name, place, whole)
+    for where, found in _objects(root, path):
+        layer, _, rest = where.partition("/")
+        if isinstance(found, h5py.h5g.GroupID) or not rest:
+            continue
+        key = f"{layer}/{rest.rpartition('/')[2].partition(':')[0]}"
+        if key in seen:
+            raise WeightsError(f"{path}: has two arrays {shown(key)}")
+        seen.add(key)
+        yield key, _dataset(found, where, place, whole)
 
 
 def _dataset(found: Any, name: str, place: _Place, whole: bool) -> Tensor:

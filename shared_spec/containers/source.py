@@ -74,12 +74,14 @@ def parse_json(text: str | bytes, where: object, values: int = VALUES) -> Any:
     """
     if len(text) > JSON_LIMIT:
         raise WeightsError(f"{where}: has {len(text):,} bytes of JSON; expected {JSON_LIMIT:,}")
-    raw = text.encode("utf-8", "replace") if isinstance(text, str) else text
-    count = raw.count(b",") + raw.count(b"[") + raw.count(b"{")
-    if count > values:
-        raise WeightsError(f"{where}: has {count:,} values in its JSON, more than any model's")
     try:
-        return json.loads(text, object_pairs_hook=_unique)
+        known = text if isinstance(text, str) else text.decode("utf-8-sig")
+        count = sum(known.count(mark) for mark in ",[{")
+        if count > values:
+            raise WeightsError(f"{where}: has {count:,} values in its JSON, more than any model's")
+        return json.loads(known, object_pairs_hook=_unique)
+    except WeightsError:
+        raise
     except (ValueError, RecursionError) as error:
         deep = isinstance(error, RecursionError)
         raise WeightsError(

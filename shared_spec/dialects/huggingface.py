@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -78,8 +78,10 @@ class _Config(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    depths: list[int] = Field(default=[3, 4, 6, 3], max_length=8)
-    hidden_sizes: list[int] = Field(default=[256, 512, 1024, 2048], max_length=8)
+    depths: list[Annotated[int, Field(ge=1, le=5_000)]] = Field(default=[3, 4, 6, 3], max_length=8)
+    hidden_sizes: list[Annotated[int, Field(ge=1, le=10**6)]] = Field(
+        default=[256, 512, 1024, 2048], max_length=8
+    )
     embedding_size: int = 64
     num_channels: int = 3
     hidden_act: str = "relu"
@@ -217,13 +219,13 @@ def spec_of(config: Mapping[str, Any], where: str = CONFIG) -> ResNetSpec:
         SpecError: if it is neither, or says something that no spec does.
     """
     kind = config.get("model_type")
-    if kind not in _CONFIGS:
+    if not isinstance(kind, str) or kind not in _CONFIGS:
         raise SpecError(f"{where}: model_type {kind!r} is not one of {', '.join(_CONFIGS)}")
     try:
         return ResNetSpec.parse(_CONFIGS[kind][0].model_validate(config).fields(), where)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        path = ".".join(map(str, first["loc"]))
+        path = ".".join(map(str, first["loc"]))[:200]
         raise SpecError(f"{where}: {path}: {first['msg'].lower()}") from None
     except SpecError as error:
         text = str(error)
@@ -299,13 +301,13 @@ def _preprocessing(path: Path) -> Preprocessing | None:
     edge = size.get("shortest_edge") if isinstance(size, dict) else None
     if not isinstance(edge, int) or not data.get("do_normalize", True):
         return None
-    share = data.get("crop_pct")
+    share, resample = data.get("crop_pct"), data.get("resample", 3)
     if isinstance(crop, dict) and isinstance(crop.get("height"), int):
         edge, share = crop["height"], crop["height"] / edge
     fields = {
         "image_size": edge,
         "crop": share or 0.875,
-        "interpolation": _RESAMPLE.get(data.get("resample", 3), "bicubic"),
+        "interpolation": _RESAMPLE.get(resample if type(resample) is int else 3, "bicubic"),
         "mean": data.get("image_mean"),
         "std": data.get("image_std"),
     }

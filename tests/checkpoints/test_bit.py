@@ -129,7 +129,7 @@ def test_what_is_no_such_file_is_refused(file: Path) -> None:
     np.savez(file, **good | {beta: np.array([{}] * 256, object)})
     assert "an array is not of floats as numpy writes them" in refused(file)
     np.savez(file, **good | {beta: np.ones(256, np.int64)})
-    assert "an array is of int64" in refused(file)
+    assert "is not of floats as numpy writes them" in refused(file)
     del good[beta]
     np.savez(file, **good)
     assert "norm.bias is missing" in refused(file)

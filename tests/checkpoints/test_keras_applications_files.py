@@ -148,7 +148,7 @@ def test_a_bomb_is_not_read(file: Path) -> None:
         group = handle["conv1_conv/conv1_conv"]
         del group["bias:0"]
         group.create_dataset("bias:0", (10**12,), "f4", chunks=(1024,), compression="gzip")
-    assert "'conv1_conv/bias:0' is compressed, which Keras does not do" in refused(file)
+    assert "conv1_conv/bias:0' is compressed, which Keras does not do" in refused(file)
 
 
 def test_damaged_and_other_files_are_refused(file: Path) -> None:

@@ -1,1 +1,1 @@
-"""Damaged, hostile and enormous files: each is refused in one sentence, and nothing else happens."""
+"""Damaged, hostile and enormous files: refused in one sentence, and nothing else happens."""

@@ -30,7 +30,7 @@ from shared_spec.weights import DTYPES, check_weights
 
 SECONDS = 2.0
 MEGABYTES = 64.0
-LONGEST = 4000
+LONGEST = 16_000
 """Characters of an error's message."""
 
 
@@ -135,7 +135,8 @@ def attempt(reader: str, path: Path, spec: ResNetSpec | None = None) -> Outcome:
             with contextlib.redirect_stdout(io.StringIO()):
                 READERS[reader](path, spec)
         except ResNetError as error:
-            return _judged(str(error), path)
+            named = str(path).removesuffix(certificate.SUFFIX)  # the target is named as often
+            return _judged(str(error), Path(named))
         return "valid", ""
 
     return _watched(run, str(path.parent))

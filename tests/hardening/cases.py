@@ -20,7 +20,7 @@ from tests.hardening.child import Child
 from tests.hardening.mutate import Member, zip_of
 from tests.hardening.samples import TINY, checkpoint
 
-SECRET = "canary-that-sings"
+SECRET = "canary-that-sings"  # noqa: S105
 """What a file beside the hostile one holds; no message may tell it."""
 
 

@@ -118,9 +118,13 @@ def _read(stream: Any, lines: queue.Queue[str | None]) -> None:
 
 def _broken(why: str) -> dict[str, Any]:
     return {
-        "kind": "broken", "detail": why, "problem": why, "seconds": 0.0, "megabytes": 0.0,
+        "kind": "broken",
+        "detail": why,
+        "problem": why,
+        "seconds": 0.0,
+        "megabytes": 0.0,
         "events": [],
-    }  # fmt: skip
+    }
 
 
 def serve(samples: Path, folder: Path, megabytes: int) -> None:
