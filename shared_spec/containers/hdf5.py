@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+import mmap
 import os
 import re
 import zipfile
@@ -37,9 +38,9 @@ from shared_spec.tensors import Tensor, Tensors
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 _OBJECTS = 50_000
 """Groups and arrays in a file; ResNet-1202's has 16,000."""
-"""Bytes of a list of names of variable length, each as long as the longest; ResNet-1202's takes
-25 million, of which it needs few.
-"""
+_HEAP = b"GCOL\1\0\0\0"
+_TEXTS = 500_000
+"""Of variable length in a file; ResNet-1202's has 6,000."""
 _DEPTH = 32
 _CONFIG_LIMIT = 2**20
 """Bytes of a configuration, besides a quarter of what the weights take."""
@@ -195,6 +196,7 @@ def _opened(
 ) -> Source:
     # Of h5py the lower level, which is several times as fast for files of a thousand small parts.
     path, root = place.path, file.id
+    _check_heaps(path)
     names = {name.decode() for name in _members(root)}
     whole = not file.userblock_size
     if "layers" in names or "_layer_checkpoint_dependencies" in names:
@@ -202,6 +204,27 @@ def _opened(
     top = h5py_module().h5g.open(root, b"/")
     top = _child(top, "model_weights", path) if "model_weights" in names else top
     return Source(path, "keras2", Tensors(dict(_legacy(top, place, whole))), metadata)
+
+
+def _check_heaps(path: Path) -> None:
+    """Refuse a damaged heap of texts (HDF5 File Format Specification, III.E): HDF5 1.14 goes from
+    one to the next by lengths that it does not check, and so for ever if one of them is 0.
+    """
+    count = 0
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at = data.find(_HEAP)
+        while at >= 0:
+            stop = at + int.from_bytes(data[at + 8 : at + 16], "little")
+            text = at + 16
+            while text + 16 <= stop and text < len(data):
+                size = int.from_bytes(data[text + 8 : text + 16], "little")
+                # The first number is 0 for what is free, whose size is that of all of it.
+                step = 16 + (size + 7) // 8 * 8 if any(data[text : text + 2]) else size
+                count += 1
+                if step < 16 or text + step > stop or count > _TEXTS:
+                    raise ValueError("a heap of texts is damaged")
+                text += step
+            at = data.find(_HEAP, at + 8)
 
 
 def _members(group: Any) -> list[bytes]:
