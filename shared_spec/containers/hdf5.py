@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import math
-import mmap
 import os
 import re
 import zipfile
@@ -17,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import ml_dtypes
 import numpy as np
@@ -39,6 +38,8 @@ CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 _OBJECTS = 50_000
 """Groups and arrays in a file; ResNet-1202's has 16,000."""
 _HEAP = b"GCOL\1\0\0\0"
+_HEAP_LIMIT = 2**20
+_CHUNK = 2**22
 _TEXTS = 500_000
 """Of variable length in a file; ResNet-1202's has 6,000."""
 _DEPTH = 32
@@ -196,10 +197,10 @@ def _opened(
 ) -> Source:
     # Of h5py the lower level, which is several times as fast for files of a thousand small parts.
     path, root = place.path, file.id
-    _check_heaps(path)
     names = {name.decode() for name in _members(root)}
     whole = not file.userblock_size
     if "layers" in names or "_layer_checkpoint_dependencies" in names:
+        _check_heaps(path)
         return Source(path, "keras3", Tensors(dict(_keras3(root, place, whole, layers))), metadata)
     top = h5py_module().h5g.open(root, b"/")
     top = _child(top, "model_weights", path) if "model_weights" in names else top
@@ -209,22 +210,50 @@ def _opened(
 def _check_heaps(path: Path) -> None:
     """Refuse a damaged heap of texts (HDF5 File Format Specification, III.E): HDF5 1.14 goes from
     one to the next by lengths that it does not check, and so for ever if one of them is 0.
+
+    Raises:
+        ValueError: if one is damaged, or there are more texts than in any model.
     """
-    count = 0
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        at = data.find(_HEAP)
+    left = _TEXTS
+    with path.open("rb") as file:
+        for at in _found(file, _HEAP):
+            file.seek(at + 8)
+            size = int.from_bytes(file.read(8), "little")
+            if size > _HEAP_LIMIT:
+                raise ValueError("a heap of texts is larger than any model's")
+            left -= _texts(file.read(max(0, size - 16)))
+            if left < 0:
+                raise ValueError("it has more texts than any model")
+
+
+def _found(file: IO[bytes], mark: bytes) -> Iterator[int]:
+    """Where a mark stands in a file, of which a part at a time is in memory."""
+    start, kept = 0, b""
+    while True:
+        file.seek(start + len(kept))
+        data = kept + file.read(_CHUNK)
+        if len(data) == len(kept):
+            return
+        at = data.find(mark)
         while at >= 0:
-            stop = at + int.from_bytes(data[at + 8 : at + 16], "little")
-            text = at + 16
-            while text + 16 <= stop and text < len(data):
-                size = int.from_bytes(data[text + 8 : text + 16], "little")
-                # The first number is 0 for what is free, whose size is that of all of it.
-                step = 16 + (size + 7) // 8 * 8 if any(data[text : text + 2]) else size
-                count += 1
-                if step < 16 or text + step > stop or count > _TEXTS:
-                    raise ValueError("a heap of texts is damaged")
-                text += step
-            at = data.find(_HEAP, at + 8)
+            yield start + at
+            at = data.find(mark, at + 1)
+        kept = data[max(0, len(data) - len(mark) + 1) :]
+        start += len(data) - len(kept)
+
+
+def _texts(heap: bytes) -> int:
+    """The number of texts in a heap, after its header."""
+    count = at = 0
+    while at + 16 <= len(heap):
+        size = int.from_bytes(heap[at + 8 : at + 16], "little")
+        # The first number is 0 for what is free, whose size is that of all of it.
+        step = 16 + (size + 7) // 8 * 8 if any(heap[at : at + 2]) else size
+        count += 1
+        if step < 16 or at + step > len(heap):
+            raise ValueError("a heap of texts is damaged")
+        at += step
+    return count
 
 
 def _members(group: Any) -> list[bytes]:
