@@ -164,6 +164,10 @@ def copied(source: Path, target: Path) -> float:
     return time.perf_counter() - start
 
 
+def kind(name: str) -> str:
+    return "." + name.partition(".")[2] if "." in name else "directory"
+
+
 def largest(spec: ResNetSpec) -> int:
     return max(q.size for q in compile_plan(spec).parameters()) * 4
 
@@ -197,9 +201,7 @@ def measure(job: Job, spec: ResNetSpec, folder: Path, repeat: int) -> str:
     room = (extra - largest(spec)) / 1e6
     frameworks = sorted({str(m) for r in runs for m in r["frameworks"]})  # type: ignore[attr-defined]
     start, back = (statistics.median(x[i] for x in apart) for i in (0, 1))
-    kinds = f"{Path(job.source).suffix or 'directory'} → {job.to} {Path(job.target).suffix}".strip()
-    if job.source.endswith(".weights.h5"):
-        kinds = kinds.replace(".h5 →", ".weights.h5 →")
+    kinds = f"{kind(job.source)} → {job.to if job.to == 'huggingface' else kind(job.target)}"
     return (
         f"| {job.net} | {kinds} | {statistics.median(copies):.2f} s | "
         f"{statistics.median(seconds):.2f} s | **{ratio:.2f}** | {start:.2f} s | {back:.2f} s | "
@@ -208,7 +210,7 @@ def measure(job: Job, spec: ResNetSpec, folder: Path, repeat: int) -> str:
 
 
 def usual(
-    kind: str, source: Path, target: Path, spec: ResNetSpec, repeat: int
+    route: str, source: Path, target: Path, spec: ResNetSpec, repeat: int
 ) -> tuple[float, ...]:
     """Seconds and peak memory of the usual route, and seconds of starting the framework."""
     script = (
@@ -216,7 +218,7 @@ def usual(
         + "import json, sys, time\nfrom shared_spec import ResNetSpec\n"
         + "source, target = sys.argv[1:3]\nspec = ResNetSpec.parse(json.loads(sys.argv[3]))\n"
         + "begin = time.perf_counter()\n"
-        + USUAL[kind]
+        + USUAL[route]
         + "print(json.dumps({'seconds': time.perf_counter() - start, 'imports': start - begin, "
         + "'extra': peak() - idle}))"
     )
