@@ -50,11 +50,14 @@ def durable(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         ResNetError: if the directory is missing or cannot be written.
     """
-    target = Path(path)
-    folder = target.resolve().parent
-    target = folder / target.resolve().name
-    _refuse_foreign_directory(target, path)
-    if not folder.is_dir():
+    try:
+        target = Path(path).resolve()
+        folder = target.parent
+        _refuse_foreign(target, path)
+        missing = not folder.is_dir()
+    except OSError as error:  # a name that is too long
+        raise ResNetError(f"{path}: cannot be written ({error.strerror})") from None
+    if missing:
         raise ResNetError(f"{path}: the directory {folder} does not exist; create it first")
     _sweep(folder, ".")
     try:
@@ -127,9 +130,13 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _refuse_foreign_directory(target: Path, given: object) -> None:
-    """A directory is replaced only if it is empty or a checkpoint: it may hold anything else."""
+def _refuse_foreign(target: Path, given: object) -> None:
+    """A device or a pipe is not replaced, and a directory only if it is empty or a checkpoint: it
+    may hold anything else.
+    """
     if not target.is_dir():
+        if target.exists() and not target.is_file():
+            raise ResNetError(f"{given}: is neither a file nor a directory; name another path")
         return
     if Path.cwd().resolve().is_relative_to(target):
         raise ResNetError(f"{given}: is the working directory or holds it; name another path")

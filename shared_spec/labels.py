@@ -40,6 +40,10 @@ def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
 
 def _text(path: Path) -> str:
     try:
+        if (
+            path.exists() and not path.is_file() and not path.is_dir()
+        ):  # reading a pipe or a device need not end
+            raise SpecError(f"{path}: is not a file")
         with path.open("rb") as file:
             content = file.read(_SIZE_LIMIT + 1)
     except FileNotFoundError:

@@ -234,5 +234,9 @@ def save_canonical(path: Path, checkpoint: Checkpoint) -> None:
 
 def require_file(path: str | os.PathLike[str], kind: str = "weights") -> None:
     """Raise a `WeightsError` unless `path` exists."""
-    if not Path(path).exists():
+    try:
+        found = Path(path).exists()
+    except OSError as error:  # a name that is too long, a directory that may not be searched
+        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from None
+    if not found:
         raise WeightsError(f"{path}: there is no such file of {kind}")

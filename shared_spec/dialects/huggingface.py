@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeGuard
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -299,11 +299,12 @@ def _preprocessing(path: Path) -> Preprocessing | None:
     data = read_json(path)
     size, crop = data.get("size"), data.get("crop_size")
     edge = size.get("shortest_edge") if isinstance(size, dict) else None
-    if not isinstance(edge, int) or not data.get("do_normalize", True):
+    if not _is_side(edge) or not data.get("do_normalize", True):
         return None
     share, resample = data.get("crop_pct"), data.get("resample", 3)
-    if isinstance(crop, dict) and isinstance(crop.get("height"), int):
-        edge, share = crop["height"], crop["height"] / edge
+    height = crop.get("height") if isinstance(crop, dict) else None
+    if _is_side(height):
+        edge, share = height, height / edge
     fields = {
         "image_size": edge,
         "crop": share or 0.875,
@@ -312,6 +313,11 @@ def _preprocessing(path: Path) -> Preprocessing | None:
         "std": data.get("image_std"),
     }
     return Preprocessing.parse(fields, str(path))
+
+
+def _is_side(found: object) -> TypeGuard[int]:
+    """Whether it can be a side of an image, in pixels."""
+    return type(found) is int and 1 <= found <= 65_536
 
 
 def config_of(spec: ResNetSpec, labels: tuple[str, ...] | None = None) -> dict[str, Any]:

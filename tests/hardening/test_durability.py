@@ -186,6 +186,17 @@ def test_where_nothing_can_be_written_it_is_said(tmp_path: Path, folder: str) ->
         convert(source, target)
 
 
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    (source,) = checkpoints(tmp_path, "safetensors", 1)
+    pipe = tmp_path / "pipe.safetensors"
+    os.mkfifo(pipe)
+    with pytest.raises(ResNetError, match=r"pipe\.safetensors: is neither a file nor"):
+        convert(source, pipe)
+    assert pipe.is_fifo()
+    with pytest.raises(ResNetError, match=r"cannot be written \(File name too long\)"):
+        convert(source, tmp_path / f"{'a' * 300}.safetensors")
+
+
 def test_a_workspace_left_by_a_killed_process_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
