@@ -91,7 +91,7 @@ def save_weights(
 
 def read_checkpoint(weights: WeightsLike, spec: ResNetSpec | None = None) -> Checkpoint:
     """Canonical weights from a dict or a checkpoint of any kind."""
-    return read_weights(weights, {ORBAX: open_orbax}, "resnet_flax", spec)
+    return read_weights(weights, {ORBAX: open_orbax}, spec)
 
 
 def dtype_name(model: ResNet) -> str:

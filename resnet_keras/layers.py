@@ -16,15 +16,11 @@ import keras
 from keras import ops
 
 from shared_spec import plan
+from shared_spec.dialects.own import keras_layer
 from shared_spec.errors import FrameworkError
 from shared_spec.parameters import squeeze_convs
 
 PACKAGE = "resnet_keras"
-
-
-def layer_name(path: str) -> str:
-    """A dotted path of the plan as a Keras layer name."""
-    return path.replace(".", "_")
 
 
 def layer_seed(name: str, seed: int = 0) -> int:
@@ -44,7 +40,7 @@ def apply(layer: object, x: Any, dtype: str) -> Any:
 
 @apply.register
 def _(layer: plan.Conv, x: Any, dtype: str) -> Any:
-    name = layer_name(layer.name)
+    name = keras_layer(layer.name)
     padding = "same" if layer.padding == "same" else "valid"
     if layer.padding != "same" and layer.padding > 0:
         x = keras.layers.ZeroPadding2D(layer.padding, dtype=dtype, name=f"{name}_pad")(x)
@@ -73,45 +69,45 @@ def _(layer: plan.BatchNorm, x: Any, dtype: str) -> Any:
         momentum=1 - layer.momentum,
         epsilon=layer.eps,
         dtype=dtype,
-        name=layer_name(layer.name),
+        name=keras_layer(layer.name),
     )(x)
 
 
 @apply.register
 def _(layer: plan.GroupNorm, x: Any, dtype: str) -> Any:
     return GroupNormalization(
-        layer.groups, epsilon=layer.eps, dtype=dtype, name=layer_name(layer.name)
+        layer.groups, epsilon=layer.eps, dtype=dtype, name=keras_layer(layer.name)
     )(x)
 
 
 @apply.register
 def _(layer: plan.EvoNorm, x: Any, dtype: str) -> Any:
-    return EvoNorm(layer.groups, layer.eps, dtype=dtype, name=layer_name(layer.name))(x)
+    return EvoNorm(layer.groups, layer.eps, dtype=dtype, name=keras_layer(layer.name))(x)
 
 
 @apply.register
 def _(layer: plan.FilterResponseNorm, x: Any, dtype: str) -> Any:
-    return FilterResponseNorm(layer.eps, dtype=dtype, name=layer_name(layer.name))(x)
+    return FilterResponseNorm(layer.eps, dtype=dtype, name=keras_layer(layer.name))(x)
 
 
 @apply.register
 def _(layer: plan.ZeroPad, x: Any, dtype: str) -> Any:
-    return keras.layers.ZeroPadding2D(layer.amount, dtype=dtype, name=layer_name(layer.name))(x)
+    return keras.layers.ZeroPadding2D(layer.amount, dtype=dtype, name=keras_layer(layer.name))(x)
 
 
 @apply.register
 def _(layer: plan.Flatten, x: Any, dtype: str) -> Any:
-    return keras.layers.Flatten(dtype=dtype, name=layer_name(layer.name))(x)
+    return keras.layers.Flatten(dtype=dtype, name=keras_layer(layer.name))(x)
 
 
 @apply.register
 def _(layer: plan.Identity, x: Any, dtype: str) -> Any:
-    return keras.layers.Identity(dtype=dtype, name=layer_name(layer.name))(x)
+    return keras.layers.Identity(dtype=dtype, name=keras_layer(layer.name))(x)
 
 
 @apply.register
 def _(layer: plan.AvgPool, x: Any, dtype: str) -> Any:
-    name = layer_name(layer.name)
+    name = keras_layer(layer.name)
     padding = "same" if layer.padding == "same" else "valid"
     if layer.padding == "same" and layer.count_padding:
         if layer.stride != 1:
@@ -127,12 +123,12 @@ def _(layer: plan.AvgPool, x: Any, dtype: str) -> Any:
 
 @apply.register
 def _(layer: plan.BlurPool, x: Any, dtype: str) -> Any:
-    return BlurPool(layer.stride, dtype=dtype, name=layer_name(layer.name))(x)
+    return BlurPool(layer.stride, dtype=dtype, name=keras_layer(layer.name))(x)
 
 
 @apply.register
 def _(layer: plan.SqueezeExcite, x: Any, dtype: str) -> Any:
-    name = layer_name(layer.name)
+    name = keras_layer(layer.name)
     first, second = squeeze_convs(layer)
     gate = GlobalAveragePooling2D(keepdims=True, dtype=dtype, name=f"{name}_mean")(x)
     gate = keras.layers.Activation("relu", dtype=dtype, name=f"{name}_act")(
@@ -146,7 +142,7 @@ def _(layer: plan.SqueezeExcite, x: Any, dtype: str) -> Any:
 
 @apply.register
 def _(layer: plan.ChannelAttention, x: Any, dtype: str) -> Any:
-    name = layer_name(layer.name)
+    name = keras_layer(layer.name)
     gate = GlobalAveragePooling2D(dtype=dtype, name=f"{name}_mean")(x)
     gate = keras.layers.Reshape((layer.channels, 1), dtype=dtype, name=f"{name}_line")(gate)
     gate = keras.layers.Conv1D(
@@ -165,18 +161,18 @@ def _(layer: plan.ChannelAttention, x: Any, dtype: str) -> Any:
 
 @apply.register
 def _(layer: plan.LayerScale, x: Any, dtype: str) -> Any:
-    return LayerScale(dtype=dtype, name=layer_name(layer.name))(x)
+    return LayerScale(dtype=dtype, name=keras_layer(layer.name))(x)
 
 
 @apply.register
 def _(layer: plan.Activation, x: Any, dtype: str) -> Any:
     function = ACTIVATIONS[layer.function]
-    return keras.layers.Activation(function, dtype=dtype, name=layer_name(layer.name))(x)
+    return keras.layers.Activation(function, dtype=dtype, name=keras_layer(layer.name))(x)
 
 
 @apply.register
 def _(layer: plan.MaxPool, x: Any, dtype: str) -> Any:
-    name = layer_name(layer.name)
+    name = keras_layer(layer.name)
     padding = "same" if layer.padding == "same" else "valid"
     if layer.padding != "same" and layer.padding > 0:
         x = LowestPadding2D(layer.padding, dtype=dtype, name=f"{name}_pad")(x)
@@ -188,13 +184,13 @@ def _(layer: plan.MaxPool, x: Any, dtype: str) -> Any:
 @apply.register
 def _(layer: plan.ZeroPadShortcut, x: Any, dtype: str) -> Any:
     return ZeroPadShortcut(
-        layer.stride, layer.before, layer.after, dtype=dtype, name=layer_name(layer.name)
+        layer.stride, layer.before, layer.after, dtype=dtype, name=keras_layer(layer.name)
     )(x)
 
 
 @apply.register
 def _(layer: plan.GlobalPool, x: Any, dtype: str) -> Any:
-    name = layer_name(layer.name)
+    name = keras_layer(layer.name)
     options: dict[str, Any] = {"keepdims": layer.keep_axes, "dtype": dtype}
     if layer.kind == "avg":
         return GlobalAveragePooling2D(name=name, **options)(x)
@@ -211,20 +207,20 @@ def _(layer: plan.GlobalPool, x: Any, dtype: str) -> Any:
 
 @apply.register
 def _(layer: plan.Dropout, x: Any, dtype: str) -> Any:
-    name = layer_name(layer.name)
+    name = keras_layer(layer.name)
     return keras.layers.Dropout(layer.rate, seed=layer_seed(name), dtype=dtype, name=name)(x)
 
 
 @apply.register
 def _(layer: plan.DropPath, x: Any, dtype: str) -> Any:
     shape = (None, 1, 1, 1)
-    name = layer_name(layer.name)
+    name = keras_layer(layer.name)
     return keras.layers.Dropout(layer.rate, shape, layer_seed(name), dtype=dtype, name=name)(x)
 
 
 @apply.register
 def _(layer: plan.DropBlock, x: Any, dtype: str) -> Any:
-    name = layer_name(layer.name)
+    name = keras_layer(layer.name)
     return DropBlock(
         layer.rate,
         layer.block_size,
@@ -242,7 +238,7 @@ def _(layer: plan.Dense, x: Any, dtype: str) -> Any:
         use_bias=layer.bias,
         kernel_initializer="zeros",
         dtype=dtype,
-        name=layer_name(layer.name),
+        name=keras_layer(layer.name),
     )(x)
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from resnet_keras.layers import PACKAGE, apply, layer_name, layer_seed
+from resnet_keras.layers import PACKAGE, apply, layer_seed
 from shared_spec import plan
 from shared_spec.compiler import compile_plan
+from shared_spec.dialects.own import keras_layer
 from shared_spec.plan import Plan
 from shared_spec.spec import ResNetSpec
 
@@ -23,7 +24,7 @@ def residual_block(x: Any, block: plan.Block, dtype: str) -> Any:
     y = chain(h, block.branch, dtype)
     if block.shortcut_from is not None:
         s = chain(x if block.shortcut_from == "input" else h, block.shortcut, dtype)
-        y = keras.layers.Add(dtype=dtype, name=layer_name(f"{block.name}.add"))([y, s])
+        y = keras.layers.Add(dtype=dtype, name=keras_layer(f"{block.name}.add"))([y, s])
     return chain(y, block.output, dtype)
 
 
@@ -113,4 +114,4 @@ def output_layer(p: Plan, path: str) -> str:
     for block in p.blocks():
         if block.name == path:
             path = block.output[-1].name if block.output else f"{block.name}.add"
-    return layer_name(path)
+    return keras_layer(path)

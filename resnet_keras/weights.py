@@ -11,11 +11,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from resnet_keras.layers import layer_name
 from resnet_keras.model import ResNet
 from shared_spec.api import WeightsLike, described, name_suffix, read_weights, write_checkpoint
 from shared_spec.dialects.dialect import foreign_arrays
 from shared_spec.dialects.keras_applications import APPLICATIONS
+from shared_spec.dialects.own import keras_layer
 from shared_spec.errors import SpecError
 from shared_spec.layouts import KERAS as SLOTS
 from shared_spec.plan import Parameter
@@ -149,7 +149,7 @@ def _defaults(dtype: str) -> Iterator[None]:
 
 def read_checkpoint(weights: WeightsLike, spec: ResNetSpec | None = None) -> Checkpoint:
     """Canonical weights from a dict or a checkpoint of any kind but orbax."""
-    return read_weights(weights, {}, "resnet_keras", spec)
+    return read_weights(weights, {}, spec)
 
 
 def dtype_name(model: ResNet) -> str:
@@ -163,6 +163,6 @@ def _layers(model: ResNet) -> dict[str, Any]:
 
 def _native(layers: dict[str, Any], q: Parameter) -> Any:
     try:
-        return getattr(layers[layer_name(q.module)], SLOTS[q.role].leaf)
+        return getattr(layers[keras_layer(q.module)], SLOTS[q.role].leaf)
     except (KeyError, AttributeError):
         raise replaced(q.module) from None

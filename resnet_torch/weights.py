@@ -80,7 +80,7 @@ def save_weights(
 
 def read_checkpoint(weights: WeightsLike, spec: ResNetSpec | None = None) -> Checkpoint:
     """Canonical weights from a dict or a checkpoint of any kind but orbax."""
-    return read_weights(weights, {}, "resnet_torch", spec)
+    return read_weights(weights, {}, spec)
 
 
 def dtype_name(model: ResNet) -> str:

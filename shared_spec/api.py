@@ -69,13 +69,13 @@ def _looks_like_path(text: str) -> bool:
 
 
 def read_weights(
-    weights: WeightsLike, openers: Mapping[str, Opener], package: str, spec: ResNetSpec | None
+    weights: WeightsLike, openers: Mapping[str, Opener], spec: ResNetSpec | None
 ) -> Checkpoint:
     """Canonical weights from a dict or a checkpoint of any kind that needs no framework, or of
-    those that `openers` open with the framework of `package`.
+    those that `openers` open with one.
 
     Raises:
-        WeightsError: if the file is missing, damaged, or of a kind that `package` cannot read.
+        WeightsError: if the file is missing, damaged, or of a kind that needs another framework.
     """
     if isinstance(weights, Mapping):
         return Checkpoint(dict(weights))

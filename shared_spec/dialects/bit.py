@@ -10,7 +10,7 @@ from shared_spec.catalogue import CATALOGUE
 from shared_spec.containers.source import Source
 from shared_spec.dialects.dialect import Dialect, Extras, Place
 from shared_spec.errors import WeightsError
-from shared_spec.layouts import TORCH, Slot
+from shared_spec.layouts import KERAS, TORCH
 from shared_spec.plan import Parameter
 from shared_spec.preprocessing import Preprocessing
 from shared_spec.renaming import Rules, rename
@@ -34,11 +34,10 @@ NAMES: Rules = [
 """From canonical names to those in the file, after its prefix `resnet/`; applied in this order."""
 
 PREFIX = "resnet/"
-_KERNEL = Slot("kernel", (2, 3, 1, 0))
 
 
 def _place(q: Parameter, spec: ResNetSpec) -> Place:
-    slot = _KERNEL if len(q.shape) == 4 else TORCH[q.role]
+    slot = KERAS["conv_kernel"] if len(q.shape) == 4 else TORCH[q.role]
     return Place(PREFIX + rename(q.name, NAMES), slot)
 
 
