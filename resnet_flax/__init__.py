@@ -18,6 +18,7 @@ except ImportError:
     raise framework_missing("resnet_flax", "Flax (jax, flax, optax)", "flax") from None
 
 from resnet_flax.model import ResNet, find, parent, replace
+from resnet_flax.training import Trainer
 from resnet_flax.weights import (
     dtype_name,
     export_weights,
@@ -156,6 +157,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FrameworkError",
     "ResNet",
+    "Trainer",
     "activations",
     "create_model",
     "dtype_name",

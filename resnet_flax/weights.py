@@ -38,7 +38,7 @@ from shared_spec.weights import (
 def export_weights(model: ResNet) -> State:
     """The model's weights as numpy arrays under canonical names: a copy."""
     return {
-        q.name: SLOTS[q.role].to_canonical(np.array(_native(model, q)[...]))
+        q.name: SLOTS[q.role].to_canonical(np.array(native(model, q)[...]))
         for q in model.plan.parameters()
     }
 
@@ -52,12 +52,12 @@ def load_weights(model: ResNet, weights: WeightsLike) -> ResNet:
     found = read_checkpoint(weights, model.spec).state
     check_weights(model.plan, found, dtype_name(model), weights)
     state = dict(found)  # read whole before anything is assigned
-    natives = {q.name: _native(model, q) for q in model.plan.parameters()}
+    natives = {q.name: native(model, q) for q in model.plan.parameters()}
     check_native({name: v.get_value().shape for name, v in natives.items()}, model.plan, SLOTS)
     for q in model.plan.parameters():
-        native = natives[q.name]
+        variable = natives[q.name]
         array = SLOTS[q.role].to_native(state[q.name], own=True)
-        native.set_value(jnp.asarray(array, native.get_value().dtype))
+        variable.set_value(jnp.asarray(array, variable.get_value().dtype))
     return model
 
 
@@ -96,10 +96,11 @@ def read_checkpoint(weights: WeightsLike, spec: ResNetSpec | None = None) -> Che
 
 def dtype_name(model: ResNet) -> str:
     """The dtype of the model's parameters, such as `"float32"`."""
-    return str(_native(model, next(model.plan.parameters())).get_value().dtype)
+    return str(native(model, next(model.plan.parameters())).get_value().dtype)
 
 
-def _native(model: ResNet, q: Parameter) -> nnx.Variable[Any]:
+def native(model: ResNet, q: Parameter) -> nnx.Variable[Any]:
+    """The model's own variable of a parameter; a `WeightsError` if its layer was replaced."""
     try:
         variable: nnx.Variable[Any] = getattr(find(model, q.module), SLOTS[q.role].leaf)
         variable.get_value()

@@ -24,6 +24,7 @@ except ImportError:
     raise framework_missing(f"resnet_keras on the {engine} engine", engine, extra) from None
 
 from resnet_keras.model import ResNet, deep_graph, output_layer
+from resnet_keras.training import Trainer
 from resnet_keras.weights import (
     dtype_name,
     export_weights,
@@ -152,6 +153,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FrameworkError",
     "ResNet",
+    "Trainer",
     "activations",
     "create_model",
     "dtype_name",

@@ -32,10 +32,10 @@ from shared_spec.weights import (
 
 def export_weights(model: ResNet) -> State:
     """The model's weights as numpy arrays under canonical names: a copy."""
-    layers = _layers(model)
+    layers = layers_by_name(model)
     return {
         q.name: SLOTS[q.role].to_canonical(
-            np.array(keras.ops.convert_to_numpy(_native(layers, q).value))
+            np.array(keras.ops.convert_to_numpy(native(layers, q).value))
         )
         for q in model.plan.parameters()
     }
@@ -50,8 +50,8 @@ def load_weights(model: ResNet, weights: WeightsLike) -> ResNet:
     found = read_checkpoint(weights, model.spec).state
     check_weights(model.plan, found, dtype_name(model), weights)
     state = dict(found)  # read whole before anything is assigned
-    layers = _layers(model)
-    natives = {q.name: _native(layers, q) for q in model.plan.parameters()}
+    layers = layers_by_name(model)
+    natives = {q.name: native(layers, q) for q in model.plan.parameters()}
     check_native({name: tuple(v.shape) for name, v in natives.items()}, model.plan, SLOTS)
     for q in model.plan.parameters():
         natives[q.name].assign(SLOTS[q.role].to_native(state[q.name], own=True))
@@ -157,11 +157,13 @@ def dtype_name(model: ResNet) -> str:
     return str(model.kind)
 
 
-def _layers(model: ResNet) -> dict[str, Any]:
+def layers_by_name(model: ResNet) -> dict[str, Any]:
+    """The model's layers."""
     return {layer.name: layer for layer in model.layers}
 
 
-def _native(layers: dict[str, Any], q: Parameter) -> Any:
+def native(layers: dict[str, Any], q: Parameter) -> Any:
+    """The model's own variable of a parameter; a `WeightsError` if its layer was replaced."""
     try:
         return getattr(layers[keras_layer(q.module)], SLOTS[q.role].leaf)
     except (KeyError, AttributeError):

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import io
-import json
 import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from resnet_parity import tables
+from resnet_parity import cli_training, tables
 from resnet_parity.engines import ENGINES, parse_device, parse_engines
+from resnet_parity.terminal import (
+    DeviceOption,
+    JsonOption,
+    LabelsOption,
+    ModelArgument,
+    WeightsOption,
+    err,
+    print_result,
+)
 from shared_spec.analysis import stage_rows, totals
 from shared_spec.api import fetched, resolve
 from shared_spec.catalogue import CATALOGUE, Entry, list_models
@@ -34,18 +41,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console(emoji=False)
-err = Console(stderr=True, emoji=False)
-
-ModelArgument = Annotated[str, typer.Argument(help="A catalogue name or a spec file.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-WeightsOption = Annotated[
-    str | None, typer.Option(help="Weights in any format, and from anywhere, that convert reads.")
-]
-LabelsOption = Annotated[
-    Path | None, typer.Option(help="A file of the classes' names: a line each, or JSON.")
-]
-DeviceOption = Annotated[str, typer.Option(help="cpu, gpu or tpu.")]
 
 
 def main() -> None:
@@ -94,7 +89,7 @@ def list_command(
                 "note": entry.note,
             }
         )
-    _print(rows, as_json, tables.catalogue)
+    print_result(rows, as_json, tables.catalogue)
 
 
 @app.command()
@@ -120,13 +115,20 @@ def show(
         ],
         "spec": spec.to_dict(),
     }
-    _print(data, as_json, tables.network)
+    print_result(data, as_json, tables.network)
 
 
 @app.command()
-def schema() -> None:
+def schema(
+    recipe: Annotated[bool, typer.Option("--recipe", help="Of recipes instead.")] = False,
+) -> None:
     """The JSON Schema of spec files, for editors."""
-    print(json.dumps(ResNetSpec.json_schema(), indent=2))
+    if recipe:
+        from shared_spec.recipe import Recipe
+
+        print_result(Recipe.json_schema(), True, None)
+        return
+    print_result(ResNetSpec.json_schema(), True, None)
 
 
 @app.command()
@@ -159,9 +161,22 @@ def check(
     report: Annotated[
         Path | None, typer.Option(help="With --all: a Markdown file for the table.")
     ] = None,
+    training: Annotated[
+        bool, typer.Option("--training", help="Compare gradients and some steps of training.")
+    ] = False,
+    steps: Annotated[int, typer.Option(min=1, help="With --training: updates.")] = 20,
+    recipe: Annotated[
+        Path | None, typer.Option(help="With --training: take optimizer and schedule from it.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="With --training: a picture of the curves.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare parameter counts, shapes, logits and every block's output between engines.
+
+    With --training, compare instead the loss, the gradients of every parameter and of the images,
+    and the norms' statistics, losses and weights of some steps of training.
 
     With --all, compare the logits of every net of the catalogue, at full depth, between engines and
     with torchvision, timm and keras.applications where they have it. A second run goes on where the
@@ -191,8 +206,18 @@ def check(
     from resnet_parity.check import check as run_check
     from resnet_parity.convert import read_for
 
+    if not training and (plot is not None or recipe is not None):
+        raise ResNetError("--plot and --recipe: only with --training")
     spec = resolve(model)
     given = None if weights is None else read_for(spec, fetched(weights))
+    if training:
+        from resnet_parity.cli_training import check_training
+
+        how = {"dtype": dtype, "batch": max(batch, 2), "steps": steps, "seed": seed}
+        how |= {"device": parse_device(device), "requested": engines is not None}
+        how |= {"name": model, "weights": None if given is None else dict(given.state)}
+        check_training(spec, chosen, sizes, recipe, plot, as_json, how)
+        return
     with tables.progress(err) as advance:
         found = run_check(
             spec,
@@ -207,7 +232,7 @@ def check(
             requested=engines is not None,
             step=advance,
         )
-    _print(found.to_dict(), as_json, tables.parity)
+    print_result(found.to_dict(), as_json, tables.parity)
     if not found.holds:
         raise typer.Exit(1)
 
@@ -230,7 +255,7 @@ def _sweep(
         with durable(report) as draft:
             draft.write_text(markdown(records))
     data = summary(records)
-    _print(data, as_json, tables.sweep)
+    print_result(data, as_json, tables.sweep)
     if not data["holds"]:
         raise typer.Exit(1)
 
@@ -284,7 +309,7 @@ def convert(
         named = model in CATALOGUE  # and not by a file that tells channels and classes
         done = run_convert(path, target, spec, to, names, proof, resize=named)
     data = {**asdict(done), "source": source}
-    _print(data, as_json, tables.converted)
+    print_result(data, as_json, tables.converted)
 
 
 @app.command()
@@ -322,7 +347,7 @@ def verify(
         "reference": certificate.reference_engine,
         "checks": [asdict(found) for found in checks],
     }
-    _print(data, as_json, tables.verified)
+    print_result(data, as_json, tables.verified)
     if not holds:
         raise typer.Exit(1)
 
@@ -355,7 +380,7 @@ def predict(
         found = classify(
             images, fetched(weights), spec, chosen[0], parse_device(device), top, names
         )
-    _print(found, as_json, tables.predictions)
+    print_result(found, as_json, tables.predictions)
 
 
 def _entries(pattern: str, families: list[str], source: str = "") -> list[Entry]:
@@ -388,8 +413,4 @@ def _size(text: str) -> tuple[int, int]:
     return size
 
 
-def _print(data: Any, as_json: bool, table: Any) -> None:
-    if as_json:
-        print(json.dumps(data, indent=2))
-    else:
-        table(out, data)
+app.command()(cli_training.train)

@@ -13,6 +13,17 @@ FLOAT64_TOLERANCE = 1e-12
 """Largest max|a - b| / max|reference| in float64. Different orders of summation alone give about
 2e-15 on a ResNet-50; an error of 1e-6 would have a cause."""
 
+GRADIENT_TOLERANCE = 1e-10
+"""Largest max|a - b| / max|reference| of the gradient of any one parameter in float64."""
+
+TRAINED_TOLERANCE = 1e-8
+"""The same of losses, statistics and weights after some steps: each step amplifies what the ones
+before it left."""
+
+VANISHING = 1e-12
+"""A gradient this much smaller than the net's largest is zero but for rounding, as that of a bias
+before a norm: there is nothing in it to compare."""
+
 ROUNDING_FACTOR = 4.0
 """How far an engine may be from the float64 reference, in units of the error that rounding itself
 is measured to cause (see `resnet_parity.check.perturbed`)."""
@@ -78,6 +89,22 @@ def difference(reference: np.ndarray, other: np.ndarray) -> Difference:
         worst=_index(int(delta.argmax()), a),
         scale=scale,
     )
+
+
+def farthest(reference: np.ndarray, other: np.ndarray, least: float = 0.0) -> float:
+    """The `maximum` of `difference` alone, which is all that thousands of arrays need: 0 for equal
+    arrays, and for such as are both within `least` of 0; NaN if either holds one.
+    """
+    if reference.shape != other.shape:
+        raise ResNetError(f"compared arrays have shapes {reference.shape} and {other.shape}")
+    a, b = reference.astype(np.float64), other.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        delta, scale = float(np.max(np.abs(a - b))), float(np.max(np.abs(a)))
+    if not np.isfinite(delta):
+        return float("nan")
+    if delta == 0 or max(scale, float(np.max(np.abs(b)))) <= least:
+        return 0.0
+    return delta / scale if scale else float("inf")
 
 
 def _index(flat: int, like: np.ndarray) -> tuple[int, ...]:

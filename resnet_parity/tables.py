@@ -209,10 +209,91 @@ def parity(console: Console, data: dict[str, Any]) -> None:
         )
     bound = "" if data["dtype"] != "float64" else f" ≤ {data['tolerance']:.0e}"
     console.print(f"rule: {data['rule']}{bound}", highlight=False)
+    _verdict(console, data)
+
+
+def training(console: Console, data: dict[str, Any]) -> None:
+    """The result of a check of training."""
+    batch = "×".join(map(str, data["batch"]))
+    console.print(
+        f"[bold]{plain(data['model'])}[/] trained in {data['dtype']} for {data['steps']} steps on "
+        f"batches {batch}\n",
+        highlight=False,
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("engine", "versions", "device"):
+        table.add_column(name)
+    for name in ("seconds", "first loss", "last loss"):
+        table.add_column(name, justify="right")
+    for row in data["engines"]:
+        versions = ", ".join(f"{k} {v}" for k, v in row["versions"].items())
+        losses = [f"{x:.6g}" if x is not None else "NaN" for x in row["losses"]]
+        cells = [row["engine"], versions, plain(row["device"]), f"{row['seconds']:.1f}"]
+        table.add_row(*cells, losses[0], losses[-1])
+    _absent(table, data)
+    console.print(table)
+    if data["pairs"] and data["dtype"] == "float64":
+        rows = [(" and ".join(row["engines"]), row) for row in data["pairs"]]
+        console.print("\nlargest differences, each engine against each:", highlight=False)
+        _parts(console, rows)
+    if data["against_float64"]:
+        console.print("\nlargest differences from float64:", highlight=False)
+        _parts(console, list(data["against_float64"].items()))
+    bounds = ", ".join(f"{part} ≤ {bound:.0e}" for part, bound in data["tolerances"].items())
+    console.print(f"\nrule: {data['rule']}; {bounds}", highlight=False)
+    for note in data["notes"]:
+        console.print(f"note: {plain(note)}", highlight=False)
+    _verdict(console, data)
+
+
+def recipes(console: Console, data: dict[str, str]) -> None:
+    """The recipes that are shipped."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("recipe", no_wrap=True)
+    table.add_column("")
+    for name, text in data.items():
+        table.add_row(name, plain(text))
+    console.print(table)
+
+
+def trained(console: Console, data: dict[str, Any]) -> None:
+    """The result of a training."""
+    scores = data["held_out"]
+    console.print(
+        f"{data['steps']:,} steps in {data['seconds']:.1f} s, {data['images_per_second']:.0f} "
+        f"images/s; last loss {data['loss']:.4f}",
+        highlight=False,
+    )
+    console.print(
+        f"held out, {scores['images']:,} images: top 1 [bold]{scores['top1']:.2%}[/], top 5 "
+        f"{scores['top5']:.2%}, loss {scores['loss']:.4f}",
+        highlight=False,
+    )
+    console.print(f"wrote {plain(data['folder'])}", highlight=False, soft_wrap=True)
+
+
+def _parts(console: Console, rows: Sequence[tuple[str, Any]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    parts = ("loss", "gradients", "statistics", "weights")
+    for part in parts:
+        table.add_column(part, justify="right")
+    for name, row in rows:
+        table.add_row(name, *(_figure(row[part]["maximum"]) for part in parts))
+    console.print(table)
+
+
+def _verdict(console: Console, data: dict[str, Any]) -> None:
     for problem in data["problems"]:
         console.print(f"[red]✗[/] {plain(problem)}", highlight=False)
     verdict = "[bold green]✓ holds[/]" if data["holds"] else "[bold red]✗ does not hold[/]"
     console.print(verdict)
+
+
+def _absent(table: Table, data: dict[str, Any]) -> None:
+    for state in ("missing", "failed"):
+        for engine, reason in data[state].items():
+            table.add_row(engine, f"[red]{state}:[/] {plain(reason)}")
 
 
 def _engines_table(console: Console, data: dict[str, Any]) -> None:
@@ -230,9 +311,7 @@ def _engines_table(console: Console, data: dict[str, Any]) -> None:
         if row["engine"] in data["against_float64"]:
             cells.append(_figure(data["against_float64"][row["engine"]]["maximum"]))
         table.add_row(*cells)
-    for state in ("missing", "failed"):
-        for engine, reason in data[state].items():
-            table.add_row(engine, f"[red]{state}:[/] {plain(reason)}")
+    _absent(table, data)
     console.print(table)
 
 

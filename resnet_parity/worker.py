@@ -26,8 +26,10 @@ from resnet_parity.check import perturbed
 from resnet_parity.references import REFERENCES, reference_logits
 from shared_spec.catalogue import CATALOGUE
 from shared_spec.compiler import compile_plan
-from shared_spec.errors import FrameworkError, ResNetError
+from shared_spec.errors import FrameworkError, RecipeError, ResNetError
+from shared_spec.optimization import Optimization
 from shared_spec.spec import ResNetSpec
+from shared_spec.validation import validated
 from shared_spec.weights import (
     Checkpoint,
     State,
@@ -68,7 +70,10 @@ class Session:
 
     def placed(self, spec: ResNetSpec, state: State | None, dtype: str) -> Any:
         """A model on the session's device."""
-        model = self.resnet.create_model(spec, weights=state, dtype=dtype)
+        return self.moved(self.resnet.create_model(spec, weights=state, dtype=dtype))
+
+    def moved(self, model: Any) -> Any:
+        """A model, on the session's device."""
         return model.to("cuda") if self._moves() else model
 
     @contextmanager
@@ -295,6 +300,46 @@ def evaluate(
     write_safetensors(outputs, Checkpoint(results))
 
 
+def train(
+    session: Session,
+    spec: dict[str, Any],
+    weights: str,
+    recipe: dict[str, Any],
+    batches: str,
+    outputs: str,
+) -> dict[str, Any]:
+    """Train on batches, `<i>/images` and `<i>/labels`, and tell how: `gradient/<parameter>` and
+    `gradient.images` before the first step; `loss/<i>` and `statistics/<i>/<array>` of every step;
+    `weights/<array>`, and `average/<array>`, after the last.
+    """
+    start = time.perf_counter()
+    how = validated(Optimization, recipe, "recipe", RecipeError)
+    state = narrowed(read_safetensors(weights).state, how.dtype)
+    model = session.placed(ResNetSpec.parse(spec), state, how.dtype)
+    given = read_safetensors(batches).state
+    steps = len(given) // 2
+    trainer = session.resnet.Trainer(model, how, steps)
+    found: State = {}
+    for i in range(steps):
+        images, labels = given[f"{i}/images"], given[f"{i}/labels"]
+        if i == 0:
+            gradients = trainer.gradients(images, labels)
+            found |= {f"gradient/{name}": g for name, g in gradients.parameters.items()}
+            found |= {"gradient.images": gradients.images, "gradient.loss": _scalar(gradients.loss)}
+        found[f"loss/{i}"] = _scalar(trainer.step(images, labels).loss)
+        found |= {f"statistics/{i}/{name}": a for name, a in trainer.statistics().items()}
+    kept = trainer.state()
+    found |= {k: a for k, a in kept.items() if k.startswith(("weights/", "average/"))}
+    write_safetensors(outputs, Checkpoint(found))
+    del model, trainer
+    gc.collect()
+    return {"seconds": time.perf_counter() - start}
+
+
+def _scalar(value: Any) -> np.ndarray:
+    return np.array([float(value)])
+
+
 def read(session: Session, source: str, spec: dict[str, Any] | None, output: str) -> None:
     """A file in one of the backend's formats, to a canonical file; the dtype is kept."""
     given = None if spec is None else ResNetSpec.parse(spec)
@@ -317,7 +362,7 @@ def write(
 
 OPERATIONS: dict[str, Operation] = {
     function.__name__: function
-    for function in (info, run, reference, predict, evaluate, read, write)
+    for function in (info, run, reference, predict, evaluate, train, read, write)
 }
 
 

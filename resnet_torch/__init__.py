@@ -18,6 +18,7 @@ except ImportError:
 from torch.overrides import TorchFunctionMode
 
 from resnet_torch.model import ResNet
+from resnet_torch.training import Trainer
 from resnet_torch.weights import (
     dtype_name,
     export_weights,
@@ -179,6 +180,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FrameworkError",
     "ResNet",
+    "Trainer",
     "activations",
     "create_model",
     "dtype_name",

@@ -27,7 +27,7 @@ from shared_spec.weights import (
 def export_weights(model: ResNet) -> State:
     """The model's weights as numpy arrays under canonical names: a copy."""
     return {
-        q.name: SLOTS[q.role].to_canonical(to_numpy(_native(model, q))).copy()
+        q.name: SLOTS[q.role].to_canonical(to_numpy(native(model, q))).copy()
         for q in model.plan.parameters()
     }
 
@@ -41,12 +41,11 @@ def load_weights(model: ResNet, weights: WeightsLike) -> ResNet:
     found = read_checkpoint(weights, model.spec).state
     check_weights(model.plan, found, dtype_name(model), weights)
     state = dict(found)  # read whole before anything is assigned
-    natives = {q.name: _native(model, q) for q in model.plan.parameters()}
+    natives = {q.name: native(model, q) for q in model.plan.parameters()}
     check_native({name: tuple(t.shape) for name, t in natives.items()}, model.plan, SLOTS)
     with torch.no_grad():
         for q in model.plan.parameters():
-            native = natives[q.name]
-            native.copy_(from_numpy(SLOTS[q.role].to_native(state[q.name])))
+            natives[q.name].copy_(from_numpy(SLOTS[q.role].to_native(state[q.name])))
     return model
 
 
@@ -104,7 +103,8 @@ def from_numpy(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array)
 
 
-def _native(model: ResNet, q: Parameter) -> Tensor:
+def native(model: ResNet, q: Parameter) -> Tensor:
+    """The model's own tensor of a parameter; a `WeightsError` if its layer was replaced."""
     try:
         tensor: Tensor = getattr(model.get_submodule(q.module), SLOTS[q.role].leaf)
     except AttributeError:

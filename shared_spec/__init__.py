@@ -8,12 +8,14 @@ from shared_spec.errors import (
     FrameworkError,
     ImageError,
     ParityError,
+    RecipeError,
     ResNetError,
     SpecError,
     UnknownModelError,
     WeightsError,
 )
 from shared_spec.initialize import initial_weights, random_images, random_weights
+from shared_spec.optimization import Optimization, optimization
 from shared_spec.plan import Plan
 from shared_spec.preprocessing import Preprocessing
 from shared_spec.spec import ResNetSpec
@@ -33,9 +35,11 @@ __all__ = [
     "Checkpoint",
     "FrameworkError",
     "ImageError",
+    "Optimization",
     "ParityError",
     "Plan",
     "Preprocessing",
+    "RecipeError",
     "ResNetError",
     "ResNetSpec",
     "SpecError",
@@ -49,6 +53,7 @@ __all__ = [
     "initial_weights",
     "list_models",
     "load_spec",
+    "optimization",
     "random_images",
     "random_weights",
     "read_checkpoint",

@@ -27,6 +27,10 @@ class SpecError(ResNetError):
     """A spec, or a file that should hold one, is not valid."""
 
 
+class RecipeError(ResNetError):
+    """A recipe, or a file that should hold one, is not valid."""
+
+
 class UnknownModelError(ResNetError):
     """A model name is not in the catalogue."""
 
@@ -37,6 +41,10 @@ class WeightsError(ResNetError):
 
 class ImageError(ResNetError):
     """An image cannot be read or does not fit the model."""
+
+
+class DataError(ResNetError):
+    """Training data are missing, damaged, or do not fit what was declared of them."""
 
 
 class ParityError(ResNetError):

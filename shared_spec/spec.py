@@ -6,13 +6,12 @@ import itertools
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from shared_spec.errors import SpecError, did_you_mean
+from shared_spec.errors import SpecError
+from shared_spec.validation import validated
 
 # Strict: `true`, `2.0` and `"3"` are not numbers of blocks.
-_SHOWN = 20
-"""Problems of a spec that are told."""
 _BLOCKS = 5_000
 """In a net; ResNet-1202 has 600."""
 Depth = Annotated[int, Field(strict=True, ge=1, le=10_000)]
@@ -425,14 +424,7 @@ class ResNetSpec(BaseModel):
         Raises:
             SpecError: naming every bad field, what was given, and what would be accepted.
         """
-        if not isinstance(data, dict):
-            raise SpecError(
-                f"{where}: expected a mapping of spec fields, got {type(data).__name__}"
-            )
-        try:
-            return cls.model_validate(data)
-        except ValidationError as error:
-            raise SpecError(f"{where}: " + "; ".join(_sentences(cls, error))) from None
+        return validated(cls, data, where, SpecError)
 
     def override(self, **fields: Any) -> ResNetSpec:
         """The same spec with `fields` replaced. Widths and strides that merely followed from the
@@ -463,49 +455,3 @@ class ResNetSpec(BaseModel):
         schema["title"] = "ResNet spec"
         schema["description"] = "A residual network for resnet-parity: a YAML, TOML or JSON file."
         return schema
-
-
-def _sentences(model: type[BaseModel], error: ValidationError) -> list[str]:
-    """One clause a problem: the field, what was given, what would be accepted."""
-    out: list[str] = []
-    problems = error.errors(include_url=False)
-    for number, problem in enumerate(problems):
-        if len(out) == _SHOWN:
-            out.append(f"and up to {len(problems) - number:,} more")
-            break
-        location = [part for part in problem["loc"] if not _is_union_tag(part)]
-        if len(location) < len(problem["loc"]) and not _meant(problem):
-            continue
-        path = ".".join(str(part)[:80] for part in location)[:200]
-        message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            near = did_you_mean(path, model.model_fields)
-            known = "" if near else "; known fields are " + ", ".join(model.model_fields)
-            out.append(f"{path}: there is no such field{near}{known}")
-        elif problem["type"] == "missing":
-            out.append(f"{path}: this field is required")
-        elif path:
-            message = message[0].lower() + message[1:]
-            out.append(f"{path}: {message} (got {_short(problem['input'])})")
-        else:
-            out.append(message)
-    return out
-
-
-def _is_union_tag(part: object) -> bool:
-    """Whether pydantic put this part into a location to say which form of a field it tried."""
-    return isinstance(part, str) and part.startswith(("literal[", "tuple["))
-
-
-def _meant(problem: Any) -> bool:
-    """Whether the form tried is the one that the user wrote: a tuple for a list, or else a name."""
-    listed = isinstance(problem["input"], list | tuple) or len(problem["loc"]) > 2
-    return listed == any(str(part).startswith("tuple[") for part in problem["loc"])
-
-
-def _short(value: object) -> str:
-    try:
-        text = repr(value)
-    except ValueError:  # an integer of thousands of digits
-        return "a number of too many digits"
-    return text if len(text) <= 80 else text[:77] + "..."

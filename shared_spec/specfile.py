@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shared_spec.durable import durable
-from shared_spec.errors import SpecError
+from shared_spec.errors import ResNetError, SpecError
 from shared_spec.spec import ResNetSpec
 
 SUFFIXES = (".yaml", ".yml", ".toml", ".json")
@@ -23,24 +23,32 @@ def load_spec(path: str | os.PathLike[str]) -> ResNetSpec:
     Raises:
         SpecError: if the file is missing, over 100 kB, not of its suffix's format, or not a spec.
     """
+    return ResNetSpec.parse(read_declaration(path, "spec", SpecError), where=str(path))
+
+
+def read_declaration(path: str | os.PathLike[str], what: str, kind: type[ResNetError]) -> object:
+    """The data in a YAML, TOML or JSON file that should hold a `what`.
+
+    Raises:
+        kind: if the file is missing, over 100 kB, or not of its suffix's format.
+    """
     file = Path(path)
-    suffix = _suffix(file)
+    suffix = _suffix(file, what, kind)
     try:
         if file.exists() and not file.is_file():  # reading a pipe or a device need not end
-            raise SpecError(f"{path}: is not a file")
+            raise kind(f"{path}: is not a file")
         with file.open("rb") as stream:
             raw = stream.read(_LARGEST + 1)
     except OSError as error:
-        raise SpecError(f"{path}: cannot be read ({error.strerror})") from None
+        raise kind(f"{path}: cannot be read ({error.strerror})") from None
     if len(raw) > _LARGEST:
-        raise SpecError(f"{path}: larger than {_LARGEST:,} bytes, which no spec needs")
+        raise kind(f"{path}: larger than {_LARGEST:,} bytes, which no {what} needs")
     try:
-        data = _parse(raw.decode("utf-8-sig"), suffix)
+        return _parse(raw.decode("utf-8-sig"), suffix)
     except (ValueError, RecursionError) as error:
         text = "".join(c if c.isprintable() else " " for c in str(error)[:2000])
         reason = " ".join(text.split())[:300]
-        raise SpecError(f"{path}: not valid {suffix[1:].upper()} ({reason})") from None
-    return ResNetSpec.parse(data, where=str(path))
+        raise kind(f"{path}: not valid {suffix[1:].upper()} ({reason})") from None
 
 
 def save_spec(path: str | os.PathLike[str], spec: ResNetSpec) -> None:
@@ -49,7 +57,7 @@ def save_spec(path: str | os.PathLike[str], spec: ResNetSpec) -> None:
     Raises:
         ResNetError: if the suffix is not a spec file's or the file cannot be written.
     """
-    suffix = _suffix(Path(path))
+    suffix = _suffix(Path(path), "spec", SpecError)
     data = spec.to_dict()
     if suffix == ".json":
         text = json.dumps(data, indent=2) + "\n"
@@ -61,10 +69,10 @@ def save_spec(path: str | os.PathLike[str], spec: ResNetSpec) -> None:
         draft.write_text(text, encoding="utf-8")
 
 
-def _suffix(path: Path) -> str:
+def _suffix(path: Path, what: str, kind: type[ResNetError]) -> str:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise SpecError(f"{path}: a spec file ends in one of {', '.join(SUFFIXES)}")
+        raise kind(f"{path}: a {what} file ends in one of {', '.join(SUFFIXES)}")
     return suffix
 
 

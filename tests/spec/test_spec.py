@@ -165,7 +165,7 @@ def test_all_problems_are_told_at_once() -> None:
 
 @pytest.mark.parametrize("data", [None, 3, [], "resnet50"])
 def test_a_spec_is_a_mapping(data: object) -> None:
-    with pytest.raises(SpecError, match="expected a mapping of spec fields"):
+    with pytest.raises(SpecError, match="expected a mapping of fields"):
         ResNetSpec.parse(data)
 
 

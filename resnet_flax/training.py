@@ -1,0 +1,242 @@
+"""Training with optax, as a recipe defines it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from resnet_flax.model import ResNet, find
+from resnet_flax.weights import dtype_name, native
+from shared_spec.errors import FrameworkError
+from shared_spec.layouts import FLAX as SLOTS
+from shared_spec.optimization import SGD, Optimization
+from shared_spec.training import (
+    MOMENTS,
+    STATISTICS,
+    Gradients,
+    Progress,
+    TrainingState,
+    batch,
+    require_classes,
+    restored,
+)
+from shared_spec.weights import State
+
+Arrays = dict[str, jax.Array]
+"""Canonical name to an array in Flax's layout."""
+
+
+class Trainer:
+    """Trains a model, a batch at a time, with a compiled step over arrays that it keeps; the model
+    itself gets them when it is asked for.
+
+    Args:
+        model: of the recipe's dtype; it goes into training mode.
+        how: the optimizer, its schedule, and all that changes an update.
+        steps: of the whole training, which the schedule needs.
+
+    Raises:
+        ResNetError: if the model has no classes, another dtype, or none of the parts named.
+    """
+
+    def __init__(self, model: ResNet, how: Optimization, steps: int) -> None:
+        require_classes(model.spec)
+        if dtype_name(model) != how.dtype:
+            raise FrameworkError(
+                f"precision: {how.precision} trains a model of {how.dtype}, and this one is "
+                f"{dtype_name(model)}"
+            )
+        self._model, self.how, self.steps, self.step_number = model, how, steps, 0
+        self._names = {q.name: q for q in model.plan.parameters()}
+        self._updates = how.updates(model.plan)
+        self._prepare()
+        # Copies: every step gives its memory on to the next.
+        now = {n: jnp.array(native(model, q).get_value()) for n, q in self._names.items()}
+        trained = {name: now.pop(name) for name in self._updates}
+        self._carry: dict[str, Any] = {
+            "trained": trained,
+            "others": now,
+            "moments": self._moments().init(trained),
+        }
+        if how.ema_decay:
+            self._carry["average"] = {n: jnp.array(a) for n, a in (trained | now).items()}
+        self._compiled = jax.jit(self._step, donate_argnums=0)
+        self._gradients = jax.jit(jax.value_and_grad(self._loss, (0, 3), has_aux=True))
+
+    @property
+    def model(self) -> ResNet:
+        """The model, brought up to date."""
+        now = self._carry["trained"] | self._carry["others"]
+        for name, q in self._names.items():
+            native(self._model, q).set_value(jnp.array(now[name]))
+        return self._model
+
+    def step(self, images: np.ndarray, labels: np.ndarray) -> Progress:
+        """Update the model by one batch: images [N, H, W, C], normalised, and labels [N]."""
+        x, y = batch(images, labels, self._model.spec, self.how.dtype)
+        rate = np.asarray(self.how.rate(self.step_number, self.steps), self.how.dtype)
+        self._carry, loss, correct = self._compiled(self._carry, self._random(), x, y, rate)
+        self.step_number += 1
+        return Progress(loss, correct)
+
+    def gradients(self, images: np.ndarray, labels: np.ndarray) -> Gradients:
+        """What the next step would compute from a batch; nothing changes."""
+        x, y = batch(images, labels, self._model.spec, self.how.dtype)
+        trained, others = self._carry["trained"], self._carry["others"]
+        (loss, _), found = self._gradients(trained, others, self._random(), x, y)
+        return Gradients(float(loss), self._canonical(found[0]), np.asarray(found[1]))
+
+    def state(self) -> State:
+        """Where the training is, as arrays that every backend's trainer takes back."""
+        moments = {
+            key: self._canonical(getattr(self._carry["moments"], MOMENT_NAMES[key]))
+            for key in MOMENTS[self.how.optimizer.name]
+        }
+        average = self._carry.get("average")
+        weights = self._canonical(self._carry["trained"] | self._carry["others"])
+        return TrainingState(
+            self.step_number, weights, moments, average and self._canonical(average)
+        ).flat()
+
+    def load_state(self, state: Mapping[str, np.ndarray], where: str = "training state") -> None:
+        """Go on from a state.
+
+        Raises:
+            WeightsError: if it is not one of this model and recipe; nothing has changed then.
+        """
+        found = restored(state, self._model.plan, self.how, where)
+        weights = self._natives(found.weights)
+        trained = {name: weights.pop(name) for name in self._updates}
+        moments = self._moments().init(trained)
+        fields: dict[str, Any] = {
+            MOMENT_NAMES[k]: self._natives(arrays) for k, arrays in found.moments.items()
+        }
+        if "count" in moments._fields:
+            fields["count"] = jnp.asarray(found.step, moments.count.dtype)
+        moments = moments._replace(**fields)
+        self._carry = {"trained": trained, "others": weights, "moments": moments}
+        if found.average is not None:
+            self._carry["average"] = self._natives(found.average)
+        self.step_number = found.step
+
+    def averaged(self) -> State:
+        """Canonical weights to evaluate: their average if the recipe keeps one."""
+        now = self._carry["trained"] | self._carry["others"]
+        return self._canonical(self._carry.get("average", now))
+
+    def statistics(self) -> State:
+        """The norms' running means and variances."""
+        others = self._carry["others"]
+        return self._canonical(
+            {n: others[n] for n, q in self._names.items() if q.role in STATISTICS}
+        )
+
+    def _prepare(self) -> None:
+        """Training mode, but for what is frozen, in a view: the model keeps its own."""
+        view: Any = nnx.view(
+            self._model, raise_if_not_found=False, use_running_average=False, deterministic=False
+        )
+        for path in self.how.frozen_norms(self._model.plan):
+            find(view, path).use_running_average = True
+        if self.how.precision == "bfloat16":
+            for _, module in nnx.iter_modules(view):
+                if hasattr(module, "dtype"):
+                    module.dtype = jnp.bfloat16
+        places = {(*_path(q.module), SLOTS[q.role].leaf): n for n, q in self._names.items()}
+        self._graph, state = nnx.split(view)
+        leaves, self._structure = jax.tree.flatten_with_path(state)
+        # Leaves that are no parameter are the keys and counts of dropout.
+        self._leaves = [places.get(_parts(path), jax.tree_util.keystr(path)) for path, _ in leaves]
+        self._keys = {
+            name: leaf
+            for name, (_, leaf) in zip(self._leaves, leaves, strict=True)
+            if name not in self._names
+        }
+
+    def _random(self) -> Arrays:
+        """What dropout draws from: each layer draws once a step, and so has drawn as often."""
+        return {
+            name: jnp.full_like(leaf, self.step_number) if "count" in name else leaf
+            for name, leaf in self._keys.items()
+        }
+
+    def _loss(
+        self, trained: Arrays, others: Arrays, keys: Arrays, x: jax.Array, y: jax.Array
+    ) -> tuple[jax.Array, Any]:
+        now = trained | others | keys
+        model = nnx.merge(
+            self._graph, jax.tree.unflatten(self._structure, [now[n] for n in self._leaves])
+        )
+        logits = model(x).astype(x.dtype)
+        targets = optax.smooth_labels(
+            jax.nn.one_hot(y, logits.shape[-1], dtype=x.dtype), self.how.label_smoothing
+        )
+        loss = optax.softmax_cross_entropy(logits, targets).mean()
+        after = jax.tree.leaves(nnx.state(model))
+        written = dict(zip(self._leaves, after, strict=True))
+        return loss, ({name: written[name] for name in others}, logits)
+
+    def _step(
+        self, carry: dict[str, Any], keys: Arrays, x: jax.Array, y: jax.Array, rate: jax.Array
+    ) -> tuple[dict[str, Any], jax.Array, jax.Array]:
+        how, trained = self.how, carry["trained"]
+        differentiate = jax.value_and_grad(self._loss, has_aux=True)
+        (loss, (others, logits)), updates = differentiate(trained, carry["others"], keys, x, y)
+        if how.clip_norm is not None:
+            updates, _ = optax.clip_by_global_norm(how.clip_norm).update(
+                updates, optax.EmptyState()
+            )
+        if how.coupled:
+            updates = self._decayed(updates, trained)
+        updates, moments = self._moments().update(updates, carry["moments"], trained)
+        if not how.coupled:
+            updates = self._decayed(updates, trained)
+        trained = {
+            name: w - rate * self._updates[name].rate * updates[name] for name, w in trained.items()
+        }
+        after = {"trained": trained, "others": others, "moments": moments}
+        if how.ema_decay:
+            now, d = trained | others, how.ema_decay
+            after["average"] = {n: d * a + (1 - d) * now[n] for n, a in carry["average"].items()}
+        return after, loss, (logits.argmax(-1) == y).sum()
+
+    def _moments(self) -> optax.GradientTransformation:
+        optimizer = self.how.optimizer
+        if isinstance(optimizer, SGD):
+            return optax.trace(optimizer.momentum, optimizer.nesterov)
+        return optax.scale_by_adam(optimizer.beta1, optimizer.beta2, optimizer.eps)
+
+    def _decayed(self, updates: Arrays, weights: Arrays) -> Arrays:
+        return {n: u + self._updates[n].decay * weights[n] for n, u in updates.items()}
+
+    def _canonical(self, arrays: Mapping[str, jax.Array]) -> State:
+        return {
+            name: SLOTS[self._names[name].role].to_canonical(np.array(array))
+            for name, array in arrays.items()
+        }
+
+    def _natives(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
+        return {
+            name: jnp.array(SLOTS[self._names[name].role].to_native(array), self.how.dtype)
+            for name, array in arrays.items()
+        }
+
+
+MOMENT_NAMES = {"momentum": "trace", "first_moment": "mu", "second_moment": "nu"}
+"""optax's names of what an optimizer keeps."""
+
+
+def _path(module: str) -> tuple[str | int, ...]:
+    return tuple(int(part) if part.isdigit() else part for part in module.split("."))
+
+
+def _parts(path: Any) -> tuple[str | int, ...]:
+    """A path of JAX's, without the value at its end."""
+    keys = (getattr(entry, "key", None) for entry in path)
+    return tuple(key for key in keys if key is not None)

@@ -1,0 +1,464 @@
+"""Training with `keras.optimizers`, on Keras's three engines, as a recipe defines it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from resnet_keras.layers import PACKAGE
+from resnet_keras.model import ResNet
+from resnet_keras.weights import dtype_name, layers_by_name, native
+from shared_spec.dialects.own import keras_layer
+from shared_spec.errors import FrameworkError
+from shared_spec.layouts import KERAS as SLOTS
+from shared_spec.optimization import SGD, Optimization, Update, optimization
+from shared_spec.training import (
+    MOMENTS,
+    STATISTICS,
+    Gradients,
+    Progress,
+    TrainingState,
+    batch,
+    require_classes,
+    restored,
+)
+from shared_spec.weights import State
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class RecipeOptimizer(keras.optimizers.Optimizer):
+    """The optimizer of a recipe, for `Trainer` or for `compile` and `fit`.
+
+    Args:
+        how: the recipe's part, or its fields.
+        updates: rate and decay of each variable, by its path; 1 and the recipe's if left out.
+        learning_rate: at first; the recipe's if left out.
+        name: of the optimizer.
+    """
+
+    def __init__(
+        self,
+        how: Optimization | dict[str, Any],
+        updates: Mapping[str, Any] | None = None,
+        learning_rate: Any = None,
+        name: str = "recipe",
+    ) -> None:
+        if not isinstance(how, Optimization):
+            how = optimization(**how)
+        with float_default(how.dtype):
+            super().__init__(
+                how.learning_rate if learning_rate is None else learning_rate, name=name
+            )
+        self.how = how
+        self.updates = {
+            path: u if isinstance(u, Update) else Update(*u) for path, u in (updates or {}).items()
+        }
+
+    def build(self, variables: Any) -> None:
+        """Make what the optimizer keeps of each variable."""
+        if self.built:
+            return
+        super().build(variables)
+        keys = MOMENTS[self.how.optimizer.name]
+        self.moments = {key: self.add_optimizer_variables(variables, key) for key in keys}
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Update one variable."""
+        how, index = self.how, self._get_variable_index(variable)
+        # TensorFlow's engine gives its own variable here, which has no path.
+        path = self._trainable_variables[index].path
+        update = self.updates.get(path, Update(1.0, how.weight_decay))
+        w = ops.convert_to_tensor(variable)
+        g = gradient + update.decay * w if how.coupled and update.decay else gradient
+        rate = ops.cast(learning_rate, w.dtype) * update.rate
+        change = self._change(g, [moments[index] for moments in self.moments.values()])
+        if update.decay and not how.coupled:
+            change = change + update.decay * w
+        self.assign(variable, w - rate * change)
+
+    def _change(self, g: Any, moments: list[Any]) -> Any:
+        """What is taken off the weights, before the learning rate."""
+        optimizer = self.how.optimizer
+        if isinstance(optimizer, SGD):
+            velocity = optimizer.momentum * ops.convert_to_tensor(moments[0]) + g
+            self.assign(moments[0], velocity)
+            return g + optimizer.momentum * velocity if optimizer.nesterov else velocity
+        first, second = (ops.convert_to_tensor(m) for m in moments)
+        first = optimizer.beta1 * first + (1 - optimizer.beta1) * g
+        second = optimizer.beta2 * second + (1 - optimizer.beta2) * g * g
+        self.assign(moments[0], first)
+        self.assign(moments[1], second)
+        step = ops.cast(self.iterations, g.dtype) + 1
+        root = ops.sqrt(second / _missing(optimizer.beta2, step)) + optimizer.eps
+        return first / _missing(optimizer.beta1, step) / root
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        base = super().get_config()
+        return {
+            "how": self.how.model_dump(mode="json"),
+            "updates": {path: [u.rate, u.decay] for path, u in self.updates.items()},
+            "learning_rate": base["learning_rate"],
+            "name": base["name"],
+        }
+
+
+@contextmanager
+def float_default(dtype: str) -> Iterator[None]:
+    """Let Keras make variables of `dtype` where it asks nobody."""
+    kept = keras.config.floatx()
+    keras.config.set_floatx(dtype)
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(kept)
+
+
+def _missing(beta: float, step: Any) -> Any:
+    """`1 - beta ** step`."""
+    return 1 - ops.exp(step * math.log(beta)) if beta else ops.ones_like(step)
+
+
+def _array(variable: Any) -> np.ndarray:
+    """A copy of what a variable holds."""
+    return np.array(ops.convert_to_numpy(variable.value))
+
+
+def cross_entropy(labels: Any, logits: Any, smoothing: float = 0.0) -> Any:
+    """Mean over a batch, in the logits' own precision, with the recipe's label smoothing."""
+    classes = logits.shape[-1]
+    one_hot = ops.one_hot(labels, classes, dtype=logits.dtype)
+    targets = (1 - smoothing) * one_hot + smoothing / classes
+    count = ops.cast(ops.shape(logits)[0], logits.dtype)
+    return -ops.sum(targets * ops.log_softmax(logits)) / count
+
+
+class Trainer:
+    """Trains a model, a batch at a time.
+
+    Args:
+        model: of the recipe's dtype.
+        how: the optimizer, its schedule, and all that changes an update.
+        steps: of the whole training, which the schedule needs.
+
+    Raises:
+        ResNetError: if the model has no classes, another dtype, or none of the parts named.
+    """
+
+    def __init__(self, model: ResNet, how: Optimization, steps: int) -> None:
+        require_classes(model.spec)
+        if dtype_name(model) != how.dtype:
+            raise FrameworkError(
+                f"precision: {how.precision} trains a model of {how.dtype}, and this one is "
+                f"{dtype_name(model)}"
+            )
+        self._model, self.how, self.steps, self.step_number = model, how, steps, 0
+        layers = layers_by_name(model)
+        self._names = {q.name: q for q in model.plan.parameters()}
+        self._natives = {name: native(layers, q) for name, q in self._names.items()}
+        self._updates = how.updates(model.plan)
+        self._prepare(layers)
+        updates = {self._natives[name].path: u for name, u in self._updates.items()}
+        self.optimizer = RecipeOptimizer(how, updates)
+        self.optimizer.build(self.trained)
+        self._average: dict[str, Any] = {}
+        if how.ema_decay:
+            self._average = {
+                name: keras.Variable(_array(v), dtype=how.dtype, trainable=False)
+                for name, v in self._natives.items()
+            }
+        self._engine = ENGINES[keras.backend.backend()](self)
+
+    @property
+    def model(self) -> ResNet:
+        """The model, brought up to date."""
+        self._engine.settle()
+        return self._model
+
+    def step(self, images: np.ndarray, labels: np.ndarray) -> Progress:
+        """Update the model by one batch: images [N, H, W, C], normalised, and labels [N]."""
+        x, y = batch(images, labels, self._model.spec, self.how.dtype)
+        rate = np.asarray(self.how.rate(self.step_number, self.steps), self.how.dtype)
+        loss, correct = self._engine.update(x, y, rate)
+        self.step_number += 1
+        return Progress(loss, correct)
+
+    def gradients(self, images: np.ndarray, labels: np.ndarray) -> Gradients:
+        """What the next step would compute from a batch; nothing changes."""
+        self._engine.settle()
+        x, y = batch(images, labels, self._model.spec, self.how.dtype)
+        loss, found = self._engine.gradients(x, y)
+        arrays = [np.array(ops.convert_to_numpy(g)) for g in found]
+        parameters = dict(zip(self._updates, arrays[1:], strict=True))
+        return Gradients(float(loss), self._canonical(parameters), arrays[0])
+
+    def state(self) -> State:
+        """Where the training is, as arrays that every backend's trainer takes back."""
+        self._engine.settle()
+        moments = {
+            key: self._values(dict(zip(self._updates, variables, strict=True)))
+            for key, variables in self.optimizer.moments.items()
+        }
+        average = self._values(self._average) if self._average else None
+        return TrainingState(self.step_number, self._values(self._natives), moments, average).flat()
+
+    def load_state(self, state: Mapping[str, np.ndarray], where: str = "training state") -> None:
+        """Go on from a state.
+
+        Raises:
+            WeightsError: if it is not one of this model and recipe; nothing has changed then.
+        """
+        found = restored(state, self._model.plan, self.how, where)
+        self._assign(self._natives, found.weights)
+        for key, variables in self.optimizer.moments.items():
+            self._assign(dict(zip(self._updates, variables, strict=True)), found.moments[key])
+        if found.average is not None:
+            self._assign(self._average, found.average)
+        self.optimizer.iterations.assign(found.step)
+        for generator in self._generators():
+            # Each layer draws once a step, and so has drawn as often.
+            seed = _array(generator.state)
+            generator.state.assign(np.array([seed[0], found.step], seed.dtype))
+        self.step_number = found.step
+        self._engine.changed()
+
+    def averaged(self) -> State:
+        """Canonical weights to evaluate: their average if the recipe keeps one."""
+        self._engine.settle()
+        return self._values(self._average or self._natives)
+
+    def statistics(self) -> State:
+        """The norms' running means and variances."""
+        self._engine.settle()
+        return self._values(
+            {n: self._natives[n] for n, q in self._names.items() if q.role in STATISTICS}
+        )
+
+    def _prepare(self, layers: dict[str, Any]) -> None:
+        """Say which variables train, and which norms keep their statistics."""
+        for name, q in self._names.items():
+            # What a layer calls trainable decides for all its variables, statistics too.
+            layers[keras_layer(q.module)].trainable = True
+            if q.role not in STATISTICS:
+                self._natives[name].trainable = name in self._updates
+        for path in self.how.frozen_norms(self._model.plan):
+            layers[keras_layer(path)].trainable = False
+        # In the order in which Keras passes them.
+        names = {id(variable): name for name, variable in self._natives.items()}
+        self.trained = self._model.trainable_variables
+        self.others = self._model.non_trainable_variables
+        self._updates = {names[id(v)]: self._updates[names[id(v)]] for v in self.trained}
+
+    def forward(self, trained: list[Any], others: list[Any], x: Any, y: Any) -> Any:
+        """Loss, logits and the new values of what does not train; no variable changes."""
+        with self._mixed():
+            logits, others = self._model.stateless_call(trained, others, x, training=True)
+        logits = ops.cast(logits, self.how.dtype)
+        return cross_entropy(y, logits, self.how.label_smoothing), logits, others
+
+    def apply(self, gradients: list[Any], others: list[Any]) -> None:
+        """Give all variables the values that they have after a step."""
+        how = self.how
+        if how.clip_norm is not None:
+            squares = [ops.sum(g * g) for g in gradients]
+            norm = ops.sqrt(sum(squares[1:], squares[0]))
+            # ops.minimum gives float32 on the PyTorch engine.
+            scale = how.clip_norm / (how.clip_norm + ops.relu(norm - how.clip_norm))
+            gradients = [g * scale for g in gradients]
+        self.optimizer.apply(gradients, self.trained)
+        for variable, value in zip(self.others, others, strict=True):
+            variable.assign(value)
+        for name, average in self._average.items():
+            assert how.ema_decay is not None
+            now = ops.convert_to_tensor(self._natives[name])
+            kept = how.ema_decay * ops.convert_to_tensor(average)
+            average.assign(kept + (1 - how.ema_decay) * now)
+
+    def variables(self) -> list[Any]:
+        """All that a step changes."""
+        return [
+            *self.trained,
+            *self.others,
+            *self.optimizer.variables,
+            *self._average.values(),
+        ]
+
+    @contextmanager
+    def _mixed(self) -> Iterator[None]:
+        """Layers compute in bfloat16, if the recipe says so, while their calls are traced."""
+        if self.how.precision != "bfloat16":
+            yield
+            return
+        kept = [(layer, layer.dtype_policy) for layer in self._model.layers]
+        try:
+            for layer, _ in kept:
+                layer.dtype_policy = "mixed_bfloat16"
+            yield
+        finally:
+            for layer, policy in kept:
+                layer.dtype_policy = policy
+
+    def _generators(self) -> Iterator[Any]:
+        for layer in self._model.layers:
+            generator = getattr(layer, "seed_generator", None)
+            if generator is not None:
+                yield generator
+
+    def _values(self, variables: Mapping[str, Any]) -> State:
+        return self._canonical({name: _array(variable) for name, variable in variables.items()})
+
+    def _canonical(self, arrays: Mapping[str, np.ndarray]) -> State:
+        return {n: SLOTS[self._names[n].role].to_canonical(a) for n, a in arrays.items()}
+
+    def _assign(self, variables: Mapping[str, Any], state: State) -> None:
+        for name, variable in variables.items():
+            variable.assign(SLOTS[self._names[name].role].to_native(state[name], own=True))
+
+
+class _Engine:
+    """How one of Keras's engines differentiates and compiles; here nothing is compiled."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    def update(self, x: np.ndarray, y: np.ndarray, rate: np.ndarray) -> tuple[Any, Any]:
+        """One step: the loss, and how many answers were right."""
+        return self.step(x, y, rate)
+
+    def step(self, x: Any, y: Any, rate: Any) -> tuple[Any, Any]:
+        """The part of a step that is compiled; it changes variables."""
+        trainer = self.trainer
+        trained = [v.value for v in trainer.trained]
+        others = [v.value for v in trainer.others]
+        (loss, logits, others), gradients = self.differentiate(trained, others, x, y)
+        trainer.optimizer.learning_rate = rate
+        trainer.apply(gradients, others)
+        right = ops.equal(ops.argmax(logits, -1), ops.cast(y, "int64"))
+        return loss, ops.sum(ops.cast(right, "int32"))
+
+    def gradients(self, x: Any, y: Any) -> tuple[Any, list[Any]]:
+        """The loss, and its gradients of the images and of what trains."""
+        trained = [v.value for v in self.trainer.trained]
+        others = [v.value for v in self.trainer.others]
+        (loss, *_), found = self.differentiate(trained, others, x, y, images=True)
+        return loss, found
+
+    def differentiate(
+        self, trained: list[Any], others: list[Any], x: Any, y: Any, images: bool = False
+    ) -> tuple[Any, list[Any]]:
+        """What `Trainer.forward` gives, and the loss's gradients: of the images first, if asked."""
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        """Bring variables up to date."""
+
+    def changed(self) -> None:
+        """Take note of variables that were assigned."""
+
+
+class _Torch(_Engine):
+    """PyTorch, operation by operation."""
+
+    def step(self, x: Any, y: Any, rate: Any) -> tuple[Any, Any]:
+        import torch
+
+        with torch.no_grad():
+            return super().step(x, y, rate)
+
+    def differentiate(
+        self, trained: list[Any], others: list[Any], x: Any, y: Any, images: bool = False
+    ) -> tuple[Any, list[Any]]:
+        import torch
+
+        with torch.enable_grad():
+            x = ops.convert_to_tensor(x).requires_grad_(images)
+            found = self.trainer.forward(trained, others, x, ops.convert_to_tensor(y))
+            gradients = torch.autograd.grad(found[0], [x, *trained] if images else trained)
+        return [part.detach() if torch.is_tensor(part) else part for part in found], [*gradients]
+
+
+class _TensorFlow(_Engine):
+    """TensorFlow, a graph for each shape of the batch."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        import tensorflow as tf
+
+        super().__init__(trainer)
+        self._compiled = tf.function(self.step, reduce_retracing=True)
+
+    def update(self, x: np.ndarray, y: np.ndarray, rate: np.ndarray) -> tuple[Any, Any]:
+        import tensorflow as tf
+
+        found: tuple[Any, Any] = self._compiled(*(tf.convert_to_tensor(a) for a in (x, y, rate)))
+        return found
+
+    def differentiate(
+        self, trained: list[Any], others: list[Any], x: Any, y: Any, images: bool = False
+    ) -> tuple[Any, list[Any]]:
+        import tensorflow as tf
+
+        x, *trained = (tf.convert_to_tensor(value) for value in (x, *trained))
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            watched = [x, *trained] if images else trained
+            tape.watch(watched)
+            found = self.trainer.forward(trained, others, x, y)
+        return found, tape.gradient(found[0], watched)
+
+
+class _Jax(_Engine):
+    """JAX, compiled over arrays that are kept here; each step gives its memory on to the next."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        import jax
+
+        super().__init__(trainer)
+        self._variables = trainer.variables()
+        self._values: list[Any] | None = None
+        self._compiled = jax.jit(self._pure, donate_argnums=0)
+        self._differentiated = jax.jit(super().gradients)
+
+    def update(self, x: np.ndarray, y: np.ndarray, rate: np.ndarray) -> tuple[Any, Any]:
+        import jax.numpy as jnp
+
+        if self._values is None:
+            self._values = [jnp.array(v.value) for v in self._variables]
+        self._values, loss, correct = self._compiled(self._values, x, y, rate)
+        return loss, correct
+
+    def _pure(self, values: list[Any], x: Any, y: Any, rate: Any) -> tuple[list[Any], Any, Any]:
+        mapping = list(zip(self._variables, values, strict=True))
+        with keras.StatelessScope(state_mapping=mapping) as scope:
+            loss, correct = self.step(x, y, rate)
+        return [scope.get_current_value(v) for v in self._variables], loss, correct
+
+    def differentiate(
+        self, trained: list[Any], others: list[Any], x: Any, y: Any, images: bool = False
+    ) -> tuple[Any, list[Any]]:
+        import jax
+
+        def loss(trained: list[Any], x: Any) -> Any:
+            found = self.trainer.forward(trained, others, x, y)
+            return found[0], found
+
+        run = jax.grad(loss, (0, 1) if images else 0, has_aux=True)
+        gradients, found = run(trained, x)
+        return found, [gradients[1], *gradients[0]] if images else gradients
+
+    def settle(self) -> None:
+        if self._values is not None:
+            for variable, value in zip(self._variables, self._values, strict=True):
+                variable.assign(value)
+        # The next step copies what variables hold, and gives the copies on.
+        self._values = None
+
+    def changed(self) -> None:
+        self._values = None
+
+
+ENGINES: dict[str, type[_Engine]] = {"torch": _Torch, "tensorflow": _TensorFlow, "jax": _Jax}

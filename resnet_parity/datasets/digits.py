@@ -1,0 +1,34 @@
+"""The 1,797 handwritten digits that scikit-learn brings (Alpaydin and Kaynak 1998)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from resnet_parity.datasets.dataset import InMemory, class_names, padded, with_channels
+from shared_spec.data import DataSpec, Split
+from shared_spec.errors import framework_missing
+
+_SPLIT_SEED = 0
+
+
+def read_digits(spec: DataSpec, split: Split) -> InMemory:
+    """1,198 digits for training or 599 held out: float32 [N, 8, 8, 1] in 0..1, ink high; those of
+    `examples/digits.py`.
+
+    Raises:
+        FrameworkError: if scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise framework_missing("The digits", "scikit-learn", "examples") from None
+    source = load_digits()
+    pixels = (source.images / 16).astype(np.float32)[..., None]
+    order = np.random.default_rng(_SPLIT_SEED).permutation(len(pixels))
+    held_out, training = np.split(order, [len(order) // 3])
+    chosen = training if split == "train" else held_out
+    names = class_names(spec.class_names, "0123456789", "digits")
+    shaped = with_channels(
+        padded(pixels[chosen], spec.image_size, "digits"), spec.channels, "digits"
+    )
+    return InMemory(shaped, source.target[chosen].astype(np.int64), names, "digits")

@@ -1,0 +1,31 @@
+"""What the commands share: streams, options, and how a result is printed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+out = Console(emoji=False)
+err = Console(stderr=True, emoji=False)
+
+ModelArgument = Annotated[str, typer.Argument(help="A catalogue name or a spec file.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+WeightsOption = Annotated[
+    str | None, typer.Option(help="Weights in any format, and from anywhere, that convert reads.")
+]
+LabelsOption = Annotated[
+    Path | None, typer.Option(help="A file of the classes' names: a line each, or JSON.")
+]
+DeviceOption = Annotated[str, typer.Option(help="cpu, gpu or tpu.")]
+
+
+def print_result(data: Any, as_json: bool, table: Any) -> None:
+    """As JSON, or as `table` draws it."""
+    if as_json:
+        print(json.dumps(data, indent=2))
+    else:
+        table(out, data)

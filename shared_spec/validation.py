@@ -1,0 +1,103 @@
+"""What pydantic finds wrong with a user's data, as sentences."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from shared_spec.errors import ResNetError, did_you_mean
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_SHOWN = 20
+"""Problems that are told."""
+
+
+def validated(model: type[Model], data: object, where: str, kind: type[ResNetError]) -> Model:
+    """A record of `model` from a mapping of its fields; `where` names the origin in errors.
+
+    Raises:
+        kind: naming every bad field, what was given, and what would be accepted.
+    """
+    if not isinstance(data, dict):
+        raise kind(f"{where}: expected a mapping of fields, got {type(data).__name__}")
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise kind(f"{where}: " + "; ".join(sentences(model, error))) from None
+
+
+def sentences(model: type[BaseModel], error: ValidationError) -> list[str]:
+    """One clause a problem: the field, what was given, what would be accepted."""
+    out: list[str] = []
+    problems = error.errors(include_url=False)
+    for number, problem in enumerate(problems):
+        if len(out) == _SHOWN:
+            out.append(f"and up to {len(problems) - number:,} more")
+            break
+        location = [part for part in problem["loc"] if not _is_union_tag(part)]
+        if len(location) < len(problem["loc"]) and not _meant(problem):
+            continue
+        fields, tags = _fields_at(model, location)
+        path = ".".join(str(part)[:80] for part in location if part not in tags)[:200]
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            near = did_you_mean(str(location[-1]), fields)
+            known = "" if near else "; known fields are " + ", ".join(fields)
+            out.append(f"{path}: there is no such field{near}{known}")
+        elif problem["type"] == "missing":
+            out.append(f"{path}: this field is required")
+        elif path:
+            message = message[0].lower() + message[1:]
+            out.append(f"{path}: {message} (got {_short(problem['input'])})")
+        else:
+            out.append(message)
+    return out
+
+
+def _fields_at(model: type[BaseModel], location: list[Any]) -> tuple[list[str], set[str]]:
+    """The fields of the record that holds the last part of a location, and those parts that are the
+    name of one record out of several.
+    """
+    records, tags = [model], set()
+    for part in location:
+        named = [r for r in records if _tag(r) == part]
+        if named:
+            records = named
+            tags.add(part)
+        elif part is location[-1]:
+            break
+        found = [r.model_fields[part].annotation for r in records if part in r.model_fields]
+        records = [r for annotation in found for r in _records(annotation)] or records
+    return [name for r in records for name in r.model_fields], tags
+
+
+def _tag(record: type[BaseModel]) -> object:
+    field = record.model_fields.get("name")
+    return None if field is None else field.default
+
+
+def _records(annotation: object) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [record for part in get_args(annotation) for record in _records(part)]
+
+
+def _is_union_tag(part: object) -> bool:
+    """Whether pydantic put this part into a location to say which form of a field it tried."""
+    return isinstance(part, str) and part.startswith(("literal[", "tuple["))
+
+
+def _meant(problem: Any) -> bool:
+    """Whether the form tried is the one that the user wrote: a tuple for a list, or else a name."""
+    listed = isinstance(problem["input"], list | tuple) or len(problem["loc"]) > 2
+    return listed == any(str(part).startswith("tuple[") for part in problem["loc"])
+
+
+def _short(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        return "a number of too many digits"
+    return text if len(text) <= 80 else text[:77] + "..."
