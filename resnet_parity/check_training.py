@@ -340,8 +340,10 @@ def _told(key: str) -> str:
 
 
 def worst(rows: Iterable[tuple[str, float]]) -> tuple[str, float]:
-    """The largest difference and where it is; NaN is larger than any number."""
-    return max(rows, key=lambda row: math.inf if math.isnan(row[1]) else row[1])
+    """The largest difference and where it is; NaN is larger than any number. A net without running
+    statistics has none of them.
+    """
+    return max(rows, key=lambda row: math.inf if math.isnan(row[1]) else row[1], default=("", 0.0))
 
 
 def _judge(report: TrainingReport, a: str, b: str, found: dict[str, Rows]) -> None:

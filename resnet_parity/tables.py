@@ -272,6 +272,60 @@ def trained(console: Console, data: dict[str, Any]) -> None:
     console.print(f"wrote {plain(data['folder'])}", highlight=False, soft_wrap=True)
 
 
+def evaluated(console: Console, data: dict[str, Any]) -> None:
+    """The result of an evaluation."""
+    sides = ", ".join(map(str, data["scales"]))
+    how = {
+        "center": f"the middle of {data['image_size']} pixels",
+        "10": f"ten crops of {data['image_size']} pixels",
+        "multi_scale": f"whole images at the scales {sides}",
+    }[data["crops"]]
+    console.print(
+        f"[bold]{plain(data['weights'])}[/] in {data['dtype']} on {data['images']:,} images of "
+        f"{plain(data['data'])}, {data['classes']:,} classes; {how}\n",
+        highlight=False,
+        soft_wrap=True,
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("engine", no_wrap=True)
+    for name in ("top 1", "top 5", "top-1 error", "top-5 error", "loss", "images/s"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in data["engines"]:
+        shares = [row[key] for key in ("top1", "top5", "top1_error", "top5_error")]
+        speed = row["images_per_second"]
+        table.add_row(
+            row["engine"],
+            *(f"{share:.2%}" for share in shares),
+            "[red]NaN[/]" if row["loss"] is None else f"{row['loss']:.4f}",
+            "–" if speed is None else f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}",
+        )
+    console.print(table)
+    if data["pairs"]:
+        console.print("\nlogits, each engine against each:", highlight=False)
+        flat = [{**pair, "logits": {"maximum": pair["logits"]}} for pair in data["pairs"]]
+        _matrix(console, {**data, "pairs": flat})
+        least = min(data["pairs"], key=lambda pair: pair["same_top1"])
+        console.print(
+            f"\nsame top 1: {least['same_top1']:.2%} of the images"
+            + (" for every two engines" if least["same_top1"] == 1 else " at least"),
+            highlight=False,
+        )
+    for pair in data["pairs"]:
+        for found in pair["disagreements"]:
+            said = ", ".join(f"{name} {plain(found[name])}" for name in pair["engines"])
+            console.print(
+                f"  {plain(found['image'])} ({plain(found['label'])}): {said}",
+                highlight=False,
+                soft_wrap=True,
+            )
+    for note in data["notes"]:
+        console.print(f"note: {plain(note)}", highlight=False, soft_wrap=True)
+    if data["tolerance"] is not None:
+        console.print(f"rule: {data['rule']}", highlight=False, soft_wrap=True)
+    if data["pairs"] or data["problems"]:
+        _verdict(console, data)
+
+
 def _parts(console: Console, rows: Sequence[tuple[str, Any]]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")

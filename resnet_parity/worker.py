@@ -53,6 +53,8 @@ class Session:
         _pin_precision(self.uses)
         self.resnet: Any = importlib.import_module(package)
         self.hardware = self._hardware()
+        self.kept: tuple[Any, set[tuple[int, ...]]] | None = None
+        """A model that stays from one request to the next, and the shapes that it was given."""
 
     @property
     def uses(self) -> set[str]:
@@ -261,6 +263,35 @@ def predict(
     return {"parameters": session.resnet.parameter_count(model), "seconds": passes}
 
 
+def classify(
+    session: Session,
+    images: str | None = None,
+    outputs: str | None = None,
+    net: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Logits for a file of images, at once, of a model that is kept: the first request has its
+    `net` (spec, weights and dtype), and may have no images. `warm` tells whether images of that
+    shape came before, so that nothing was compiled in the `seconds`.
+    """
+    if net is not None:
+        session.kept = None
+        gc.collect()
+        session.kept = session.model(**net), set()
+    if session.kept is None:
+        raise ResNetError("classify: no net was given yet")
+    model, shapes = session.kept
+    if images is None or outputs is None:
+        return {"parameters": session.resnet.parameter_count(model)}
+    batch = read_safetensors(images).state["images"]
+    start = time.perf_counter()
+    logits = session.resnet.predict(model, batch, batch_size=len(batch))
+    seconds = time.perf_counter() - start
+    warm = batch.shape in shapes
+    shapes.add(batch.shape)
+    write_safetensors(outputs, Checkpoint({"logits": logits}))
+    return {"seconds": seconds, "warm": warm}
+
+
 def evaluate(
     session: Session,
     source: str,
@@ -362,7 +393,7 @@ def write(
 
 OPERATIONS: dict[str, Operation] = {
     function.__name__: function
-    for function in (info, run, reference, predict, evaluate, train, read, write)
+    for function in (info, run, reference, predict, classify, evaluate, train, read, write)
 }
 
 

@@ -98,7 +98,7 @@ class Preprocessing(BaseModel):
     def _one(self, image: Image) -> np.ndarray:
         from PIL.Image import Resampling
 
-        image = _converted(image, _MODES[len(self.mean)])
+        image = converted(image, _MODES[len(self.mean)])
         if not min(image.size) or max(image.size) > 100 * min(image.size):
             raise ImageError(
                 f"an image of {image.width} x {image.height} pixels is too narrow to be resized"
@@ -115,7 +115,12 @@ class Preprocessing(BaseModel):
         return self.normalise(pixels.reshape(self.image_size, self.image_size, -1))
 
 
-def _converted(image: Image, mode: str) -> Image:
+def converted(image: Image, mode: str) -> Image:
+    """A Pillow image in the mode L or RGB; grey of 16 bits is scaled to 8.
+
+    Raises:
+        ImageError: if the image's own mode does not allow it.
+    """
     image = _eight_bit(image)
     try:
         return image.convert(mode)

@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 from resnet_parity.worker import OPERATIONS, Session, serve
+from tests.training.faults import faulty_train
 
 
 def probe(session: Session, function: str, **arguments: Any) -> Any:
@@ -17,4 +18,4 @@ def probe(session: Session, function: str, **arguments: Any) -> Any:
 
 
 if __name__ == "__main__":
-    serve({**OPERATIONS, "probe": probe})
+    serve({**OPERATIONS, "probe": probe, "faulty_train": faulty_train})

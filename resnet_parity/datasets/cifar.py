@@ -103,16 +103,13 @@ def _opened(spec: DataSpec, path: Path, split: Split) -> tuple[_Version, Read]:
             for folder in (path, path / version.folder):
                 if (folder / version.files(split)[0]).is_file():
                     return version, partial(_from_folder, folder)
-        raise DataError(
-            f"{path}: no {spec.format} in it; it should hold "
-            + " or ".join(version.files(split)[0] for version in versions)
-        )
-    if not path.is_file():
+    elif path.is_file():
+        found = _from_archive(path, {_names_file(spec, v) for v in versions}, versions, split)
+        for version in versions:
+            if version.files(split)[0] in found:
+                return version, partial(_member, found, path)
+    else:
         raise DataError(f"{path}: there is no such directory or archive")
-    found = _from_archive(path, {_names_file(spec, v) for v in versions}, versions, split)
-    for version in versions:
-        if version.files(split)[0] in found:
-            return version, partial(_member, found, path)
     raise DataError(
         f"{path}: no {spec.format} in it; it should hold "
         + " or ".join(version.files(split)[0] for version in versions)
@@ -154,6 +151,9 @@ def _from_archive(
                     continue
                 if not member.isfile() or (len(parts) == 2 and parts[0] not in folders):
                     continue
+                # Holes of a sparse file are zeros that are in no archive.
+                if member.issparse() or member.size > _LARGEST:
+                    raise DataError(f"{path}: {member.name} is larger than any file of CIFAR")
                 content = archive.extractfile(member)
                 data = b"" if content is None else bytes(read_up_to(content, member.size))
                 if len(data) < member.size:

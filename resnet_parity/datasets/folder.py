@@ -13,7 +13,7 @@ from resnet_parity.datasets.dataset import class_names
 from resnet_parity.datasets.files import directory, why
 from shared_spec.data import DataSpec, Split
 from shared_spec.errors import DataError
-from shared_spec.preprocessing import _converted, open_images
+from shared_spec.preprocessing import converted, open_images
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Files that are taken for images; others are passed over."""
@@ -48,7 +48,7 @@ class Folder:
 
 def decoded(image: Image, channels: int) -> np.ndarray:
     """A Pillow image as uint8 [H, W, C], RGB or grey."""
-    pixels = np.asarray(_converted(image, "RGB" if channels == 3 else "L"))
+    pixels = np.asarray(converted(image, "RGB" if channels == 3 else "L"))
     return pixels.reshape(*pixels.shape[:2], channels)
 
 

@@ -433,6 +433,12 @@ def test_an_archive_that_lies_about_a_size_or_holds_other_things(
         tar.addfile(link)
     with refused("no cifar10 in it"):
         opened("held_out", format="cifar10", path=path)
+    with tarfile.open(path, "w:gz", format=tarfile.PAX_FORMAT) as tar:
+        holes = tarfile.TarInfo(f"{folder}/test_batch.bin")
+        holes.pax_headers = {"GNU.sparse.map": "0,0", "GNU.sparse.size": str(50 * 2**20)}
+        tar.addfile(holes)
+    with refused("test_batch.bin is larger than any file of CIFAR"):
+        opened("held_out", format="cifar10", path=path)
     good = write_cifar(tmp_path, "cifar10", "binary", "archive")
     monkeypatch.setattr("resnet_parity.datasets.cifar._LARGEST", 100_000)
     with refused("unpacks to more than any archive of CIFAR"):

@@ -1,0 +1,219 @@
+"""Do the engines train alike? Gradients, statistics, and what some steps leave, in float64."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from resnet_parity.check_training import TrainingReport, check_training, default_optimization
+from resnet_parity.engines import Device, Engine, Worker, parse_engines
+from shared_spec import Optimization, ResNetError, ResNetSpec, optimization, resolve
+from tests.conftest import Pool
+from tests.training.faults import MODEL_FAULTS
+
+# Two blocks are enough for a rule to be wrong; docs/results/training.md has the whole nets.
+NARROW = {"depths": [1, 1], "widths": [8, 16], "num_classes": 7}
+SPECS: dict[str, ResNetSpec] = {
+    "resnet20 (A)": resolve("resnet20", {"depths": [1, 1, 1]}),
+    "resnet20 (B)": resolve("resnet20_b", {"depths": [1, 1, 1]}),
+    "resnet18": resolve("resnet18", NARROW),
+    "resnet50": resolve("resnet50", NARROW),
+    "SE-D": resolve("seresnet152d", NARROW | {"stem_width": 16}),
+    "pre-activation": resolve("resnetv2_50", NARROW | {"stem_width": 16}),
+    "group norm": resolve("resnet50_gn", NARROW | {"widths": [32, 32]}),
+    "ResNeXt": resolve("resnext50_32x4d", NARROW | {"groups": 2, "base_width": 32}),
+    "ECA, blur": resolve("ecaresnet50d", NARROW | {"stem_width": 16, "anti_alias": "blur"}),
+    "biased variance, same": resolve("flax_resnet50", NARROW),
+    "BiT": resolve("resnetv2_50x1_bit", NARROW | {"widths": [32, 32]}),
+    "biases": resolve("d2l_resnet18", {"depths": [1, 1], "widths": [16, 16]}),
+}
+
+RECIPES: dict[str, Optimization] = {
+    "SGD": optimization(learning_rate=0.05, optimizer={"name": "sgd", "momentum": 0.0}),
+    "decoupled": optimization(learning_rate=0.02, weight_decay=0.1, decay="decoupled"),
+    "AdamW": optimization(
+        learning_rate=1e-3, optimizer="adamw", weight_decay=0.05, schedule="cosine"
+    ),
+    "Adam with coupled decay": optimization(
+        learning_rate=1e-3, optimizer="adamw", weight_decay=0.05, decay="coupled", clip_norm=0.5
+    ),
+    "fine-tuning": optimization(
+        learning_rate=0.02,
+        freeze=["conv1", "bn1", "layer1", "layer2.0.conv*"],
+        rates={"layer3": 0.1, "layer3.0.bn2": 0.5},
+        weight_decay=1e-2,
+    ),
+}
+
+
+def run(
+    pool: Pool,
+    spec: ResNetSpec,
+    how: Optimization | None = None,
+    engines: str | None = None,
+    **options: Any,
+) -> TrainingReport:
+    options = {"steps": 4, "batch": 4, "size": (16, 16), "start": pool.start} | options
+    return check_training(spec, parse_engines(engines), how=how, **options)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_every_net_trains_alike(pool: Pool, name: str) -> None:
+    report = run(pool, SPECS[name])
+    assert report.holds, report.problems
+    assert len(report.ran) == 5
+    assert len(report.pairs) == 10
+    for found in report.pairs.values():
+        # Far below the bounds, which a long training needs.
+        assert found["statistics"][1] < 1e-11 or "norm" in name
+        assert found["weights"][1] < 1e-11
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_means_the_same(pool: Pool, name: str) -> None:
+    report = run(pool, SPECS["resnet20 (B)"], RECIPES[name])
+    assert report.holds, report.problems
+    assert len(report.ran) == 5
+
+
+def test_twenty_steps(pool: Pool) -> None:
+    report = run(pool, SPECS["resnet20 (A)"], steps=20)
+    assert report.holds, report.problems
+    losses = report.losses()["torch"]
+    assert len(losses) == 20
+    assert losses[0] != losses[-1]
+
+
+def test_what_is_frozen_stays(pool: Pool) -> None:
+    """A check of five engines would not see a rule that none of them follows."""
+    from shared_spec import random_weights
+    from shared_spec.compiler import compile_plan
+
+    spec = SPECS["resnet20 (B)"]
+    report = run(pool, spec, RECIPES["fine-tuning"], engines="torch,flax")
+    before = random_weights(compile_plan(spec), 0)
+    for ran in report.ran:
+        after = {k.removeprefix("weights/"): a for k, a in ran.outputs.items() if "weights/" in k}
+        moved = {name for name, array in before.items() if (after[name] != array).any()}
+        frozen = {n for n in before if n.startswith(("conv1.", "bn1.", "layer1."))}
+        frozen |= {"layer2.0.conv1.weight", "layer2.0.conv2.weight"}
+        assert moved == before.keys() - frozen
+
+
+@contextlib.contextmanager
+def faulty(pool: Pool, victim: str, fault: str) -> Iterator[Any]:
+    """A start of workers, one of which trains with a fault."""
+
+    class Broken:
+        def __init__(self, worker: Worker) -> None:
+            self.worker = worker
+
+        def call(self, operation: str, **arguments: Any) -> Any:
+            if operation == "train":
+                return self.worker.call("faulty_train", fault=fault, **arguments)
+            return self.worker.call(operation, **arguments)
+
+    @contextlib.contextmanager
+    def start(engine: Engine, device: Device) -> Iterator[Any]:
+        worker = pool[engine.name]
+        yield Broken(worker) if engine.name == victim else worker
+
+    yield start
+
+
+@pytest.mark.parametrize("fault", MODEL_FAULTS)
+@pytest.mark.parametrize("victim", ["torch", "keras:jax", "keras:torch", "flax"])
+def test_a_fault_of_a_norm_is_caught_and_named(pool: Pool, victim: str, fault: str) -> None:
+    other = "keras:tensorflow"
+    with faulty(pool, victim, fault) as start:
+        report = run(pool, SPECS["resnet20 (B)"], engines=f"{other},{victim}", steps=2, start=start)
+    (problem,) = report.problems
+    assert f"{other} and {victim} part in" in problem
+    if fault in ("inverted_momentum", "other_variance"):
+        # The first pass of gradients uses the batch's statistics: only those that run are wrong.
+        leaf = "running_mean" if fault == "inverted_momentum" else "running_var"
+        assert f"layer1.0.bn1.{leaf} after step 1" in problem
+    else:
+        assert "the first loss" in problem
+
+
+RECIPE_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
+    "decay on norms": ({"decay_norms": True}, "bn1.weight"),
+    "no decay": ({"weight_decay": 0.0}, "conv1.weight"),
+    "decoupled decay": ({"decay": "decoupled"}, "conv1.weight"),
+    "wrong label smoothing": ({"label_smoothing": 0.09}, "the first loss"),
+    "no nesterov": ({"optimizer": {"name": "sgd", "momentum": 0.9}}, "conv1.weight"),
+    "another momentum": (
+        {"optimizer": {"name": "sgd", "momentum": 0.89, "nesterov": True}},
+        "conv1.weight",
+    ),
+    "no clipping": ({"clip_norm": None}, "conv1.weight"),
+    "a warm-up of one step less": ({"warmup": {"steps": 1, "start": 0.5}}, "conv1.weight"),
+    "a layer frozen": ({"freeze": ("layer1.0.conv1",)}, "the gradient of layer1.0.conv1.weight"),
+    "another average": ({"ema_decay": 0.89}, "the average of conv1.weight"),
+}
+
+
+@pytest.mark.parametrize("fault", RECIPE_FAULTS)
+def test_a_fault_of_a_rule_is_caught_and_named(pool: Pool, fault: str) -> None:
+    fields, named = RECIPE_FAULTS[fault]
+    right = default_optimization().model_dump(mode="json")
+
+    class Broken:
+        def call(self, operation: str, **arguments: Any) -> Any:
+            if operation == "train":
+                arguments["recipe"] = {**arguments["recipe"], **fields}
+            return pool["flax"].call(operation, **arguments)
+
+    @contextlib.contextmanager
+    def start(engine: Engine, device: Device) -> Iterator[Any]:
+        yield Broken() if engine.name == "flax" else pool[engine.name]
+
+    assert all(right[key] != value for key, value in fields.items())
+    report = run(pool, SPECS["resnet20 (B)"], engines="torch,flax", steps=3, start=start)
+    (problem,) = report.problems
+    assert "torch and flax part in" in problem
+    assert named in problem
+
+
+def test_float32_is_held_against_float64(pool: Pool) -> None:
+    report = run(pool, SPECS["resnet20 (B)"], dtype="float32", engines="torch,flax")
+    assert report.holds, report.problems
+    assert set(report.tolerances) == {"loss", "gradients"}
+    for curves in report.curves.values():
+        assert len(curves["loss"]) == len(curves["statistics"]) == 4
+        assert 0 < max(curves["loss"]) < 1e-3
+
+
+def test_bfloat16_is_held_against_float64(pool: Pool) -> None:
+    report = run(pool, SPECS["resnet20 (B)"], dtype="bfloat16", steps=2)
+    assert report.holds, report.problems
+    assert len(report.ran) == 5
+    for found in report.against_float64.values():
+        # Too far for float32: the layers did compute in bfloat16.
+        assert 1e-5 < found["loss"][1] < 0.1
+
+
+def test_dropout_is_left_out_and_told(pool: Pool) -> None:
+    spec = SPECS["resnet20 (B)"].override(drop_path_rate=0.2, drop_rate=0.1)
+    report = run(pool, spec, engines="torch,flax", steps=1)
+    assert report.holds, report.problems
+    assert "drop_rate, drop_path_rate set to 0" in report.notes[0]
+
+
+def test_a_net_without_classes_cannot_be_trained(pool: Pool) -> None:
+    with pytest.raises(ResNetError, match="no classes to learn"):
+        run(pool, resolve("resnet18", {"num_classes": 0}))
+
+
+def test_a_part_that_is_not_there(pool: Pool) -> None:
+    report = run(
+        pool,
+        SPECS["resnet20 (B)"],
+        optimization(learning_rate=0.1, freeze=["layer9"]),
+        engines="torch,flax",
+    )
+    assert "the net has no part 'layer9'; it has conv1, bn1, layer1" in report.problems[0]
