@@ -272,8 +272,8 @@ def prepare(
         sides = (preprocessing.shorter_side,)
     if crops == "10" and preprocessing.shorter_side == size:
         notes.append(
-            "the preprocessing cuts nothing off the shorter side, so that the ten crops of a "
-            "square image are the same five times"
+            "the preprocessing cuts nothing off the shorter side, so that of the ten crops of a "
+            "square image but two differ"
         )
     smallest = min(sides) if crops == "multi_scale" else size
     layer_rows(compile_plan(net), (smallest, smallest))

@@ -12,10 +12,10 @@ BRANCH = "layer1.0.bn1"
 
 def module(model: Any, path: str) -> Any:
     """The native module of a layer, in any framework."""
+    if hasattr(model, "get_layer"):  # first: on its PyTorch engine, Keras's are nn.Modules too
+        return model.get_layer(path.replace(".", "_"))
     if hasattr(model, "get_submodule"):
         return model.get_submodule(path)
-    if hasattr(model, "get_layer"):
-        return model.get_layer(path.replace(".", "_"))
     from resnet_flax.model import find
 
     return find(model, path)
@@ -41,17 +41,17 @@ def frozen_norm(model: Any) -> None:
     """A norm that goes on with its running statistics."""
     norm = module(model, BRANCH)
     kind = type(norm)
-    if hasattr(model, "get_submodule"):
+    if hasattr(model, "get_layer"):
 
         class Frozen(kind):  # type: ignore[misc, valid-type]
-            def train(self, mode: bool = True) -> Any:
-                return super().train(False)
-
-    elif hasattr(model, "get_layer"):
-
-        class Frozen(kind):  # type: ignore[misc, valid-type, no-redef]
             def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
                 return super().call(inputs, training=False)
+
+    elif hasattr(model, "get_submodule"):
+
+        class Frozen(kind):  # type: ignore[misc, valid-type, no-redef]
+            def train(self, mode: bool = True) -> Any:
+                return super().train(False)
 
     else:
 

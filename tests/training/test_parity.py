@@ -130,6 +130,7 @@ def test_a_fault_of_a_norm_is_caught_and_named(pool: Pool, victim: str, fault: s
     other = "keras:tensorflow"
     with faulty(pool, victim, fault) as start:
         report = run(pool, SPECS["resnet20 (B)"], engines=f"{other},{victim}", steps=2, start=start)
+    assert len(report.problems) == 1, report.problems
     (problem,) = report.problems
     assert f"{other} and {victim} part in" in problem
     if fault in ("inverted_momentum", "other_variance"):
