@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
 from resnet_flax.model import ResNet, find
 from resnet_flax.weights import dtype_name, native
-from shared_spec.errors import FrameworkError
+from shared_spec.errors import FrameworkError, ImageError
 from shared_spec.layouts import FLAX as SLOTS
 from shared_spec.optimization import SGD, Optimization
 from shared_spec.training import (
@@ -36,6 +37,10 @@ class Trainer:
     """Trains a model, a batch at a time, with a compiled step over arrays that it keeps; the model
     itself gets them when it is asked for.
 
+    With several devices, on one host or (after `jax.distributed.initialize`) on many, each gets an
+    equal part of every batch; the step is that of the whole batch, norms included. `images` and
+    `labels` are then this process' part.
+
     Args:
         model: of the recipe's dtype; it goes into training mode.
         how: the optimizer, its schedule, and all that changes an update.
@@ -56,16 +61,19 @@ class Trainer:
         self._names = {q.name: q for q in model.plan.parameters()}
         self._updates = how.updates(model.plan)
         self._prepare()
+        self._mesh = jax.make_mesh((jax.device_count(),), ("batch",))
         # Copies: every step gives its memory on to the next.
-        now = {n: jnp.array(native(model, q).get_value()) for n, q in self._names.items()}
+        now = self._everywhere(
+            {n: jnp.array(native(model, q).get_value()) for n, q in self._names.items()}
+        )
         trained = {name: now.pop(name) for name in self._updates}
         self._carry: dict[str, Any] = {
             "trained": trained,
             "others": now,
-            "moments": self._moments().init(trained),
+            "moments": self._everywhere(self._moments().init(trained)),
         }
         if how.ema_decay:
-            self._carry["average"] = {n: jnp.array(a) for n, a in (trained | now).items()}
+            self._carry["average"] = jax.tree.map(jnp.copy, trained | now)
         self._compiled = jax.jit(self._step, donate_argnums=0)
         self._gradients = jax.jit(jax.value_and_grad(self._loss, (0, 3), has_aux=True))
 
@@ -79,7 +87,7 @@ class Trainer:
 
     def step(self, images: np.ndarray, labels: np.ndarray) -> Progress:
         """Update the model by one batch: images [N, H, W, C], normalised, and labels [N]."""
-        x, y = batch(images, labels, self._model.spec, self.how.dtype)
+        x, y = self._batch(images, labels)
         rate = np.asarray(self.how.rate(self.step_number, self.steps), self.how.dtype)
         self._carry, loss, correct = self._compiled(self._carry, self._random(), x, y, rate)
         self.step_number += 1
@@ -87,10 +95,10 @@ class Trainer:
 
     def gradients(self, images: np.ndarray, labels: np.ndarray) -> Gradients:
         """What the next step would compute from a batch; nothing changes."""
-        x, y = batch(images, labels, self._model.spec, self.how.dtype)
+        x, y = self._batch(images, labels)
         trained, others = self._carry["trained"], self._carry["others"]
         (loss, _), found = self._gradients(trained, others, self._random(), x, y)
-        return Gradients(float(loss), self._canonical(found[0]), np.asarray(found[1]))
+        return Gradients(float(loss), self._canonical(found[0]), local(found[1]))
 
     def state(self) -> State:
         """Where the training is, as arrays that every backend's trainer takes back."""
@@ -120,7 +128,11 @@ class Trainer:
         if "count" in moments._fields:
             fields["count"] = jnp.asarray(found.step, moments.count.dtype)
         moments = moments._replace(**fields)
-        self._carry = {"trained": trained, "others": weights, "moments": moments}
+        self._carry = {
+            "trained": trained,
+            "others": weights,
+            "moments": self._everywhere(moments),
+        }
         if found.average is not None:
             self._carry["average"] = self._natives(found.average)
         self.step_number = found.step
@@ -222,10 +234,42 @@ class Trainer:
         }
 
     def _natives(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
-        return {
+        found: Arrays = {
             name: jnp.array(SLOTS[self._names[name].role].to_native(array), self.how.dtype)
             for name, array in arrays.items()
         }
+        placed: Arrays = self._everywhere(found)
+        return placed
+
+    def _everywhere(self, tree: Any) -> Any:
+        """Arrays, on every device."""
+        if self._mesh.size == 1:
+            return tree
+        return jax.device_put(tree, self._spread())
+
+    def _batch(self, images: np.ndarray, labels: np.ndarray) -> tuple[Any, Any]:
+        """A checked batch, an equal part of it on every device."""
+        found = batch(images, labels, self._model.spec, self.how.dtype)
+        if self._mesh.size == 1:
+            return found
+        if len(labels) % jax.local_device_count():
+            raise ImageError(
+                f"a batch of {len(labels)} images does not divide into "
+                f"{jax.local_device_count()} equal parts, one for each device"
+            )
+        whole: Any = jax.make_array_from_process_local_data
+        x, y = (whole(self._spread("batch"), array) for array in found)
+        return x, y
+
+    def _spread(self, *axes: str) -> NamedSharding:
+        spec: Any = PartitionSpec
+        return NamedSharding(self._mesh, spec(*axes))
+
+
+def local(array: jax.Array) -> np.ndarray:
+    """The part of an array, spread over devices along its first axis, that this process has."""
+    parts = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return np.concatenate([np.asarray(shard.data) for shard in parts])
 
 
 MOMENT_NAMES = {"momentum": "trace", "first_moment": "mu", "second_moment": "nu"}

@@ -276,6 +276,23 @@ ACTIVATIONS: dict[str, Any] = {
 }
 
 
+def moments(x: Any, axes: Any) -> tuple[Any, Any, int]:
+    """Mean, biased variance, and the number of replicas over which TensorFlow has spread the batch:
+    they are those of the whole batch, as they are on JAX in any case.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        context = tf.distribute.get_replica_context()
+        replicas = context.num_replicas_in_sync if context else 1
+        if replicas > 1:
+            # In two passes: E[x^2] - E[x]^2, Keras's way, cancels where the mean is large.
+            mean = context.all_reduce("MEAN", tf.reduce_mean(x, axes))
+            variance = context.all_reduce("MEAN", tf.reduce_mean((x - mean) ** 2, axes))
+            return mean, variance, replicas
+    return *ops.moments(x, axes=axes), 1
+
+
 @keras.saving.register_keras_serializable(PACKAGE)
 class BatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` in the layer's own precision (at least float32), with the
@@ -293,22 +310,22 @@ class BatchNormalization(keras.layers.BatchNormalization):
         mean, variance = ops.cast(self.moving_mean, kind), ops.cast(self.moving_variance, kind)
         if training and self.trainable:
             kept_mean, kept_variance = mean * self.momentum, variance * self.momentum
-            mean, variance = ops.moments(x, axes=self._reduction_axes)
+            mean, variance, replicas = moments(x, self._reduction_axes)
             new = 1 - self.momentum
             self.moving_mean.assign(kept_mean + mean * new)
-            self.moving_variance.assign(kept_variance + self._estimate(x, variance, kind) * new)
+            self.moving_variance.assign(kept_variance + self._estimate(x, variance, replicas) * new)
         # Numbers are added as Python floats: on TensorFlow, ops.cast would take them by float32.
         scale = ops.cast(self.gamma, kind) * ops.rsqrt(variance + self.epsilon)
         y = (x - mean) * scale + ops.cast(self.beta, kind)
         return ops.cast(y, self.compute_dtype)
 
-    def _estimate(self, x: Any, variance: Any, kind: str) -> Any:
+    def _estimate(self, x: Any, variance: Any, replicas: int) -> Any:
         if not self.unbiased:
             return variance
         shape = ops.shape(x)
-        n = ops.cast(shape[0] * shape[1] * shape[2], kind)
+        n = ops.cast(shape[0] * shape[1] * shape[2] * replicas, variance.dtype)
         # A single number has no unbiased variance: its biased one, 0, is taken.
-        return variance * (n / (n - 1 + ops.cast(ops.equal(n, 1), kind)))
+        return variance * (n / (n - 1 + ops.cast(ops.equal(n, 1), variance.dtype)))
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

@@ -15,7 +15,7 @@ from resnet_keras.layers import PACKAGE
 from resnet_keras.model import ResNet
 from resnet_keras.weights import dtype_name, layers_by_name, native
 from shared_spec.dialects.own import keras_layer
-from shared_spec.errors import FrameworkError
+from shared_spec.errors import FrameworkError, ImageError
 from shared_spec.layouts import KERAS as SLOTS
 from shared_spec.optimization import SGD, Optimization, Update, optimization
 from shared_spec.training import (
@@ -142,6 +142,11 @@ def cross_entropy(labels: Any, logits: Any, smoothing: float = 0.0) -> Any:
 class Trainer:
     """Trains a model, a batch at a time.
 
+    On several devices, each gets an equal part of every batch, and the step is that of the whole
+    batch, norms included: with `keras.distribution.DataParallel` on the JAX engine, set before the
+    model is built, and with a strategy of `tf.distribute` on TensorFlow's, where model and trainer
+    are made in its scope.
+
     Args:
         model: of the recipe's dtype.
         how: the optimizer, its schedule, and all that changes an update.
@@ -170,7 +175,12 @@ class Trainer:
         self._average: dict[str, Any] = {}
         if how.ema_decay:
             self._average = {
-                name: keras.Variable(_array(v), dtype=how.dtype, trainable=False)
+                name: keras.Variable(
+                    _array(v),
+                    dtype=how.dtype,
+                    trainable=False,
+                    aggregation="only_first_replica",
+                )
                 for name, v in self._natives.items()
             }
         self._engine = ENGINES[keras.backend.backend()](self)
@@ -262,15 +272,19 @@ class Trainer:
         logits = ops.cast(logits, self.how.dtype)
         return cross_entropy(y, logits, self.how.label_smoothing), logits, others
 
+    def clipped(self, gradients: list[Any]) -> list[Any]:
+        """Gradients, scaled to the recipe's largest norm if theirs is larger."""
+        limit = self.how.clip_norm
+        assert limit is not None
+        squares = [ops.sum(g * g) for g in gradients]
+        norm = ops.sqrt(sum(squares[1:], squares[0]))
+        # ops.minimum gives float32 on the PyTorch engine.
+        scale = limit / (limit + ops.relu(norm - limit))
+        return [g * scale for g in gradients]
+
     def apply(self, gradients: list[Any], others: list[Any]) -> None:
         """Give all variables the values that they have after a step."""
         how = self.how
-        if how.clip_norm is not None:
-            squares = [ops.sum(g * g) for g in gradients]
-            norm = ops.sqrt(sum(squares[1:], squares[0]))
-            # ops.minimum gives float32 on the PyTorch engine.
-            scale = how.clip_norm / (how.clip_norm + ops.relu(norm - how.clip_norm))
-            gradients = [g * scale for g in gradients]
         self.optimizer.apply(gradients, self.trained)
         for variable, value in zip(self.others, others, strict=True):
             variable.assign(value)
@@ -337,6 +351,8 @@ class _Engine:
         trained = [v.value for v in trainer.trained]
         others = [v.value for v in trainer.others]
         (loss, logits, others), gradients = self.differentiate(trained, others, x, y)
+        if trainer.how.clip_norm is not None:
+            gradients = self.shares(trainer.clipped(self.whole(gradients)))
         trainer.optimizer.learning_rate = rate
         trainer.apply(gradients, others)
         right = ops.equal(ops.argmax(logits, -1), ops.cast(y, "int64"))
@@ -354,6 +370,14 @@ class _Engine:
     ) -> tuple[Any, list[Any]]:
         """What `Trainer.forward` gives, and the loss's gradients: of the images first, if asked."""
         raise NotImplementedError
+
+    def whole(self, gradients: list[Any]) -> list[Any]:
+        """Gradients of the whole batch, from those of a replica's part."""
+        return gradients
+
+    def shares(self, gradients: list[Any]) -> list[Any]:
+        """Gradients of the whole batch, so that the sum over replicas gives them back."""
+        return gradients
 
     def settle(self) -> None:
         """Bring variables up to date."""
@@ -384,31 +408,73 @@ class _Torch(_Engine):
 
 
 class _TensorFlow(_Engine):
-    """TensorFlow, a graph for each shape of the batch."""
+    """TensorFlow, a graph for each shape of the batch, on each replica of the strategy in force."""
 
     def __init__(self, trainer: Trainer) -> None:
         import tensorflow as tf
 
         super().__init__(trainer)
-        self._compiled = tf.function(self.step, reduce_retracing=True)
+        self._strategy = tf.distribute.get_strategy()
+        self._replicas: int = self._strategy.num_replicas_in_sync
+        self._compiled = tf.function(
+            self.step if self._replicas == 1 else self._on_replicas, reduce_retracing=True
+        )
 
     def update(self, x: np.ndarray, y: np.ndarray, rate: np.ndarray) -> tuple[Any, Any]:
         import tensorflow as tf
 
-        found: tuple[Any, Any] = self._compiled(*(tf.convert_to_tensor(a) for a in (x, y, rate)))
+        if self._replicas == 1:
+            given = [tf.convert_to_tensor(x), tf.convert_to_tensor(y)]
+        else:
+            given = [self._spread(x), self._spread(y)]
+        found: tuple[Any, Any] = self._compiled(*given, tf.convert_to_tensor(rate))
         return found
+
+    def _on_replicas(self, x: Any, y: Any, rate: Any) -> tuple[Any, Any]:
+        loss, correct = self._strategy.run(self.step, (x, y, rate))
+        reduce = self._strategy.reduce
+        return reduce("MEAN", loss, axis=None), reduce("SUM", correct, axis=None)
+
+    def _spread(self, array: np.ndarray) -> Any:
+        """An equal part of a batch for each replica."""
+        import tensorflow as tf
+
+        if len(array) % self._replicas:
+            raise ImageError(
+                f"a batch of {len(array)} images does not divide into {self._replicas} equal "
+                f"parts, one for each replica"
+            )
+        parts = [tf.convert_to_tensor(part) for part in np.split(array, self._replicas)]
+        return self._strategy.experimental_distribute_values_from_function(
+            lambda context: parts[context.replica_id_in_sync_group]
+        )
+
+    def whole(self, gradients: list[Any]) -> list[Any]:
+        import tensorflow as tf
+
+        if self._replicas == 1:
+            return gradients
+        found: list[Any] = tf.distribute.get_replica_context().all_reduce("SUM", gradients)
+        return found
+
+    def shares(self, gradients: list[Any]) -> list[Any]:
+        return [g / self._replicas for g in gradients]
 
     def differentiate(
         self, trained: list[Any], others: list[Any], x: Any, y: Any, images: bool = False
     ) -> tuple[Any, list[Any]]:
         import tensorflow as tf
 
+        context = tf.distribute.get_replica_context()
+        replicas = context.num_replicas_in_sync if context else 1
         x, *trained = (tf.convert_to_tensor(value) for value in (x, *trained))
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             watched = [x, *trained] if images else trained
             tape.watch(watched)
             found = self.trainer.forward(trained, others, x, y)
-        return found, tape.gradient(found[0], watched)
+            # The loss of a batch is the mean over its replicas; the optimizer takes their sum.
+            share = found[0] / replicas
+        return found, tape.gradient(share, watched)
 
 
 class _Jax(_Engine):
@@ -428,8 +494,25 @@ class _Jax(_Engine):
 
         if self._values is None:
             self._values = [jnp.array(v.value) for v in self._variables]
+        x, y = self._spread(x), self._spread(y)
         self._values, loss, correct = self._compiled(self._values, x, y, rate)
         return loss, correct
+
+    def _spread(self, array: np.ndarray) -> Any:
+        """A batch, or this process' part of it, over the devices of Keras's distribution."""
+        import jax
+
+        distribution = keras.distribution.distribution()
+        if distribution is None:
+            return array
+        layout = distribution.get_data_layout(array.shape).backend_layout
+        if len(array) % jax.local_device_count():
+            raise ImageError(
+                f"a batch of {len(array)} images does not divide into "
+                f"{jax.local_device_count()} equal parts, one for each device"
+            )
+        whole: Any = jax.make_array_from_process_local_data
+        return whole(layout, array)
 
     def _pure(self, values: list[Any], x: Any, y: Any, rate: Any) -> tuple[list[Any], Any, Any]:
         mapping = list(zip(self._variables, values, strict=True))

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resnet_torch.model import ResNet
+from resnet_torch.parallel import mean_over_processes, parallel, sum_over_processes, world
 from resnet_torch.weights import dtype_name, export_weights, from_numpy, native, to_numpy
 from shared_spec.errors import FrameworkError
 from shared_spec.layouts import TORCH as SLOTS
@@ -40,6 +41,9 @@ BUFFERS = {
 class Trainer:
     """Trains a model in place, a batch at a time.
 
+    With a process group of `torch.distributed`, each process trains on its part of every batch:
+    gradients are averaged (`DistributedDataParallel`), and norms see the whole batch.
+
     Args:
         model: of the recipe's dtype; it goes into training mode.
         how: the optimizer, its schedule, and all that changes an update.
@@ -60,6 +64,7 @@ class Trainer:
         self._names = {q.name: q for q in model.plan.parameters()}
         self._updates = how.updates(model.plan)
         self._prepare()
+        self._parallel = parallel(model)
         self._optimizer = self._new_optimizer()
         self._average: dict[str, Tensor] = {}
         if how.ema_decay:
@@ -73,7 +78,7 @@ class Trainer:
             group["lr"] = rate * group["factor"]
         x, y = self._batch(images, labels)
         with self._drawing():
-            logits = self._forward(self.model, x)
+            logits = self._forward(self._parallel, x)
         loss = F.cross_entropy(logits, y, label_smoothing=self.how.label_smoothing)
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -82,7 +87,8 @@ class Trainer:
         self._optimizer.step()
         self._follow()
         self.step_number += 1
-        return Progress(loss.detach(), (logits.detach().argmax(1) == y).sum())
+        (mean,) = mean_over_processes([loss.detach()])
+        return Progress(mean, sum_over_processes((logits.detach().argmax(1) == y).sum()))
 
     def gradients(self, images: np.ndarray, labels: np.ndarray) -> Gradients:
         """What the next step would compute from a batch; nothing changes."""
@@ -96,10 +102,11 @@ class Trainer:
         tensors = self._tensors()
         natives = [tensors[name] for name in self._updates]
         found = torch.autograd.grad(loss, [x, *natives])
-        parameters = dict(zip(self._updates, found[1:], strict=True))
-        return Gradients(
-            loss.item(), self._canonical(parameters), to_numpy(found[0].permute(0, 2, 3, 1))
-        )
+        # The loss is the mean over processes, so that this one's images have a share in it.
+        image = to_numpy(found[0].permute(0, 2, 3, 1) / world()[1])
+        mean, *rest = mean_over_processes([loss.detach(), *found[1:]])
+        parameters = dict(zip(self._updates, rest, strict=True))
+        return Gradients(mean.item(), self._canonical(parameters), image)
 
     def state(self) -> State:
         """Where the training is, as arrays that every backend's trainer takes back."""
@@ -202,7 +209,7 @@ class Trainer:
             yield
             return
         with torch.random.fork_rng():
-            torch.manual_seed(hash((self.how.seed, self.step_number)))
+            torch.manual_seed(hash((self.how.seed, self.step_number, world()[0])))
             yield
 
     def _clip(self) -> None:

@@ -1,0 +1,96 @@
+"""Training on several devices or machines: `torch.distributed`, with norms over the whole batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.parallel import DistributedDataParallel
+
+from resnet_torch.layers import BiasedBatchNorm2d
+
+
+def world() -> tuple[int, int]:
+    """Rank of this process, and how many there are; (0, 1) without a process group."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
+
+
+def parallel(model: nn.Module) -> nn.Module:
+    """`model` under `DistributedDataParallel`, its batch norms over the batches of all processes;
+    `model` itself if there is one process.
+    """
+    _, count = world()
+    if count == 1:
+        return model
+    for module in model.modules():
+        if type(module) in (nn.BatchNorm2d, BiasedBatchNorm2d):
+            # The same module: a reference to it, and what it holds, stay good.
+            module.biased = type(module) is BiasedBatchNorm2d  # type: ignore[assignment]
+            module.__class__ = SyncBatchNorm2d
+    device = next(model.parameters()).device
+    ids = None if device.type == "cpu" else [device]
+    # The norms' statistics are equal in all processes already.
+    return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+
+
+class SyncBatchNorm2d(nn.BatchNorm2d):
+    """`nn.BatchNorm2d` over the batches of all processes, on any device and in any precision:
+    PyTorch's own `SyncBatchNorm` runs on accelerators alone.
+    """
+
+    biased: bool
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to the same."""
+        if not self.training or self.running_mean is None or self.running_var is None:
+            return super().forward(x)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        count = wide.new_full((1,), wide.numel() / wide.shape[1])
+        total = _summed(torch.cat((wide.sum((0, 2, 3)), count)))
+        n, mean = total[-1].detach(), total[:-1] / total[-1].detach()
+        centred = wide - mean[:, None, None]
+        variance = _summed(centred.square().sum((0, 2, 3))) / n
+        scale = variance.add(self.eps).rsqrt() * self.weight
+        y = centred * scale[:, None, None] + self.bias[:, None, None]
+        self._keep(mean.detach(), variance.detach(), n)
+        return y.to(x.dtype)
+
+    def _keep(self, mean: Tensor, variance: Tensor, n: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
+        estimate = variance if self.biased else variance * (n / (n - 1).clamp_min(1))
+        with torch.no_grad():
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_(estimate.to(self.running_var.dtype), self.momentum)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+
+
+def _summed(x: Tensor) -> Tensor:
+    """The sum over processes, through which gradients flow."""
+    y: Tensor = all_reduce(x)  # type: ignore[no-untyped-call]
+    return y
+
+
+def mean_over_processes(tensors: list[Tensor]) -> list[Tensor]:
+    """Each tensor's mean over all processes."""
+    _, count = world()
+    if count > 1:
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+            tensor /= count
+    return tensors
+
+
+def sum_over_processes(x: Tensor) -> Tensor:
+    """A tensor's sum over all processes."""
+    if world()[1] > 1:
+        dist.all_reduce(x)
+    return x
+
+
+__all__ = ["SyncBatchNorm2d", "mean_over_processes", "parallel", "sum_over_processes", "world"]

@@ -1,0 +1,97 @@
+"""A step on several devices is the step on one device of the whole batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from resnet_parity.compare import farthest
+from shared_spec import Checkpoint, random_weights, read_safetensors, resolve, write_safetensors
+from shared_spec.compiler import compile_plan
+from shared_spec.initialize import generator, random_images
+from shared_spec.weights import State
+from tests.training.parallel import DEVICES
+
+ROOT = Path(__file__).parent.parent.parent
+BATCH, STEPS, SIDE = 16, 3, 12
+SPEC = resolve("resnet20_b", {"depths": [1, 1], "widths": [8, 16], "num_classes": 5})
+RECIPE = {
+    "learning_rate": 0.05,
+    "optimizer": {"name": "sgd", "momentum": 0.9, "nesterov": True},
+    "weight_decay": 1e-3,
+    "clip_norm": 1.0,
+    "ema_decay": 0.9,
+    "label_smoothing": 0.1,
+    "precision": "float64",
+}
+
+
+def prepare(folder: Path, recipe: dict[str, Any], variance: str) -> None:
+    spec = SPEC.override(norm_variance=variance)
+    (folder / "job.json").write_text(json.dumps({"spec": spec.to_dict(), "recipe": recipe}))
+    batches: State = {}
+    for i in range(STEPS):
+        # Parts of different means: norms that look at their own part alone show.
+        images = random_images((BATCH, SIDE, SIDE, 3), i)
+        images += np.linspace(-1, 1, BATCH, dtype=np.float32)[:, None, None, None]
+        batches[f"{i}/images"] = images
+        batches[f"{i}/labels"] = generator(i, "labels").integers(0, 5, BATCH)
+    write_safetensors(folder / "batches.safetensors", Checkpoint(batches))
+    weights = random_weights(compile_plan(spec))
+    write_safetensors(folder / "weights.safetensors", Checkpoint(weights))
+
+
+def run(folder: Path, kind: str, *arguments: object) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tests.training.parallel", kind, str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    return subprocess.Popen(
+        [*command, *map(str, arguments)], cwd=ROOT, env=environment, stderr=subprocess.PIPE
+    )
+
+
+def finished(*processes: subprocess.Popen[bytes]) -> None:
+    for process in processes:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors.decode()[-3000:]
+
+
+def results(folder: Path, kind: str, several: bool) -> list[State]:
+    if not several:
+        finished(run(folder, kind))
+        return [dict(read_safetensors(folder / f"{kind}.safetensors").state)]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    finished(*(run(folder, kind, rank, 2, port) for rank in range(2)))
+    return [dict(read_safetensors(folder / f"{kind}-{r}.safetensors").state) for r in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("engine", "changes", "variance"),
+    [
+        *((engine, {}, "unbiased") for engine in DEVICES),
+        ("torch", {"clip_norm": None, "optimizer": "adamw"}, "biased"),
+        ("keras:tensorflow", {"clip_norm": None, "optimizer": "adamw"}, "biased"),
+    ],
+)
+def test_the_step_is_that_of_one_device(
+    tmp_path: Path, engine: str, changes: dict[str, Any], variance: str
+) -> None:
+    prepare(tmp_path, {k: v for k, v in (RECIPE | changes).items() if v is not None}, variance)
+    (alone,) = results(tmp_path, f"{engine}-alone", several=False)
+    together = results(tmp_path, engine, several=engine == "torch")
+    assert float(alone["told"][0, 0]) != float(alone["told"][-1, 0])
+    images = np.concatenate([part.pop("gradient.images") for part in together])
+    assert farthest(alone.pop("gradient.images"), images) < 1e-10
+    for found in together:
+        assert found.keys() == alone.keys()
+        for name, array in alone.items():
+            assert farthest(array, found[name]) < 1e-10, name
