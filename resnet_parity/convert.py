@@ -36,7 +36,7 @@ from shared_spec.checkpoints import (
     target_format,
 )
 from shared_spec.compiler import compile_plan
-from shared_spec.containers.hdf5 import h5py_module
+from shared_spec.containers import hdf5_process
 from shared_spec.durable import durable, workspace
 from shared_spec.errors import FrameworkError, ResNetError, WeightsError
 from shared_spec.spec import ResNetSpec
@@ -110,7 +110,9 @@ def convert(
     clock = _Clock()
     with clock.apart("start_up"):
         if any(str(x).endswith((".h5", ".keras")) for x in (path, target)):
-            h5py_module()
+            hdf5_process.start()
+        if str(target).endswith(".h5"):
+            hdf5_process.h5py_module()
     with workspace() as folder:
         checkpoint = read_any(path, spec, folder, resize)
         if labels is not None:
