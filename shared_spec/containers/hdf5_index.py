@@ -9,6 +9,7 @@ or nothing was asked for a while.
 from __future__ import annotations
 
 import base64
+import gc
 import io
 import json
 import math
@@ -221,36 +222,48 @@ def _array(found: Any, name: str) -> list[Any]:
 
     if not isinstance(found, h5py.h5d.DatasetID):
         raise RefusedError("", name, " is no array in the file itself")
-    kept = found.get_create_plist()
-    layout = kept.get_layout()
-    if kept.get_external_count() or layout == h5py.h5d.VIRTUAL:
-        raise RefusedError("", name, " is no array in the file itself")
-    if kept.get_nfilters():
-        # Unpacking knows no limit in HDF5, and Keras does not pack.
-        raise RefusedError("", name, " is compressed, which Keras does not do")
-    dtype = found.dtype
+    offset = found.get_offset()
+    # Only what lies in one piece in the file itself has an offset; to ask for more takes time.
+    layout = h5py.h5d.CONTIGUOUS if offset is not None else _layout(found, name)
+    stored = found.get_type()
+    dtype = stored.dtype
     if dtype.itemsize == 2 and _text(found, b"dtype") == "bfloat16":
         kind = "bfloat16"  # Keras keeps it as bytes and says so in an attribute
     # Nothing but what numpy would write: HDF5 knows numbers of any layout of bits.
-    elif dtype.kind in "fiu" and h5py.h5t.py_create(dtype).equal(found.get_type()):
+    elif dtype.kind in "fiu" and h5py.h5t.py_create(dtype).equal(stored):
         kind = dtype.str
     else:
         raise RefusedError("", name, " is no array of numbers")
-    if found.get_space().get_simple_extent_type() == h5py.h5s.NULL:
+    space = found.get_space()
+    if space.get_simple_extent_type() == h5py.h5s.NULL:
         raise RefusedError("", name, " is no array of numbers")
-    shape = [int(n) for n in found.shape]
+    shape = [int(n) for n in space.shape]
     size = math.prod(shape) * dtype.itemsize
     if found.get_storage_size() < size:
         raise _lacking(name, shape)
     if not size:
         return [shape, kind, 0]
-    if layout == h5py.h5d.CHUNKED:
-        return [shape, kind, _chunks(found, name, shape, kept.get_chunk(), dtype.itemsize)]
     if layout == h5py.h5d.CONTIGUOUS:
-        return [shape, kind, found.get_offset()]
+        return [shape, kind, offset]
+    if layout == h5py.h5d.CHUNKED:
+        return [shape, kind, _chunks(found, name, shape, dtype.itemsize)]
     data = bytearray(size)  # among what describes the array, where it has at most 64 kB
     found.read(h5py.h5s.ALL, h5py.h5s.ALL, _numbers(data, dtype, shape))
     return [shape, kind, base64.b64encode(data).decode()]
+
+
+def _layout(found: Any, name: str) -> int:
+    """How an array is kept that is not in one piece."""
+    import h5py
+
+    kept = found.get_create_plist()
+    layout: int = kept.get_layout()
+    if kept.get_external_count() or layout == h5py.h5d.VIRTUAL:
+        raise RefusedError("", name, " is no array in the file itself")
+    if kept.get_nfilters():
+        # Unpacking knows no limit in HDF5, and Keras does not pack.
+        raise RefusedError("", name, " is compressed, which Keras does not do")
+    return layout
 
 
 def _numbers(data: bytearray, dtype: Any, shape: list[int]) -> Any:
@@ -263,10 +276,9 @@ def _lacking(name: str, shape: list[int]) -> RefusedError:
     return RefusedError("", name, f" has less data than its shape {tuple(shape)} takes")
 
 
-def _chunks(
-    found: Any, name: str, shape: list[int], chunk: tuple[int, ...], itemsize: int
-) -> list[Any]:
+def _chunks(found: Any, name: str, shape: list[int], itemsize: int) -> list[Any]:
     """The shape of chunks, and the places of all of them in C order."""
+    chunk = found.get_create_plist().get_chunk()
     counts = [-(-n // c) for n, c in zip(shape, chunk, strict=True)]
     total = math.prod(counts)
     if total > ANSWER or found.get_num_chunks() != total:
@@ -359,6 +371,7 @@ def serve() -> None:
     """Answer the questions on standard input: a line that tells how it went, and what was said."""
     import h5py  # noqa: F401 once for all forks
 
+    gc.disable()  # a fork is over before there is anything to collect
     asked = b""
     while select.select([0], [], [], IDLE)[0]:
         data = os.read(0, 2**16)
