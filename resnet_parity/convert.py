@@ -17,6 +17,7 @@ from resnet_parity.certificate import (
     Step,
     certificate_path,
     certify,
+    remove_stale,
     write_certificate,
 )
 from resnet_parity.engines import (
@@ -73,6 +74,8 @@ class Converted:
     """`convert` and, apart from it, `start_up` of h5py, `read_back` and `verify`."""
     certificate: str | None = None
     checks: tuple[Check, ...] = ()
+    removed: str | None = None
+    """A certificate of an earlier conversion, which was of another file."""
 
 
 def convert(
@@ -148,6 +151,7 @@ def convert(
                     )
         if made is not None:
             write_certificate(made, target)
+        removed = remove_stale(target) if made is None else None
     return Converted(
         str(source),
         checkpoint.origin,
@@ -162,6 +166,7 @@ def convert(
         clock.seconds(),
         None if made is None else str(certificate_path(target)),
         () if made is None else tuple(made.checks),
+        removed,
     )
 
 
