@@ -268,10 +268,6 @@ def convert(
     of its framework and held against the source; the certificate lies beside it as
     TARGET.parity.json.
     """
-    from shared_spec.containers import hdf5_process
-
-    if source.endswith((".h5", ".keras")):
-        hdf5_process.start()  # it gets ready while the rest is imported
     from resnet_parity.convert import Proof, keep_freed_memory
     from resnet_parity.convert import convert as run_convert
 
