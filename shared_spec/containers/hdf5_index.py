@@ -29,7 +29,7 @@ OBJECTS = 50_000
 """Groups and arrays in a file; ResNet-1202's has 16,000."""
 DEPTH = 32
 ANSWER = 8 * 2**20
-"""Bytes; that about ResNet-1202 takes 0.7 million."""
+"""Bytes; that about ResNet-1202 takes 0.3 million."""
 MEMORY = 2**30
 """Bytes of address space for the library, of which importing it takes a ninth."""
 WAIT = 60.0
@@ -346,8 +346,9 @@ def _asked(question: dict[str, Any]) -> tuple[int, bytes]:
     if not process:
         code = 1
         try:
-            for descriptor in (0, 1, here):
-                os.close(descriptor)
+            os.close(here)
+            os.dup2(2, 0)  # no answer and no question is in reach
+            os.dup2(2, 1)
             _limit(question)
             with open(there, "wb") as out:
                 out.write(_told(question))
