@@ -278,6 +278,8 @@ _NEVER = (
     "urllib.",
 )
 _HARMLESS = {"os.listdir", "os.scandir", "os.putenv", "os.unsetenv", "shutil.rmtree"}
+_CALLS = ("mallopt", "sync_file_range")
+"""What is asked of the C library: how to keep memory, and to write early."""
 _OWN = (".resnet-parity-", "resnet-parity-")
 """What our own temporary directories begin with."""
 
@@ -303,7 +305,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 
 def _ordinary(event: str, arguments: tuple[Any, ...]) -> bool:
     """What happens at every call: typer evaluates annotations, modules are there already, HDF5
-    files are opened in a process, and `convert` tells the C library how to keep memory.
+    files are opened in a process, and `convert` asks two things of the C library.
     """
     caller = sys._getframe(2).f_code.co_filename
     return (
@@ -311,7 +313,7 @@ def _ordinary(event: str, arguments: tuple[Any, ...]) -> bool:
         or (event == "import" and arguments[0] in sys.modules)
         or (event == "subprocess.Popen" and _opens_hdf5(arguments[1]))
         or (event == "ctypes.dlopen" and arguments == (None,))
-        or (event.startswith("ctypes.dlsym") and arguments[1] == "mallopt")
+        or (event.startswith("ctypes.dlsym") and arguments[1] in _CALLS)
     )
 
 
