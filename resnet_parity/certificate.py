@@ -524,6 +524,20 @@ def write_certificate(certificate: Certificate, target: str | os.PathLike[str]) 
     return path
 
 
+def remove_stale(target: Path) -> str | None:
+    """Remove the certificate beside a file if it is of another one; where it was, or None. What is
+    no certificate is left alone.
+    """
+    path = certificate_path(target)
+    try:
+        if read_certificate(path).target.get("sha256") == file_digest(target):
+            return None
+        path.unlink()
+    except (ResNetError, OSError):
+        return None
+    return str(path)
+
+
 __all__ = [
     "DTYPES",
     "SUFFIX",
@@ -534,6 +548,7 @@ __all__ = [
     "certify",
     "file_digest",
     "read_certificate",
+    "remove_stale",
     "verify",
     "write_certificate",
 ]

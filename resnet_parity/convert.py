@@ -17,6 +17,7 @@ from resnet_parity.certificate import (
     Step,
     certificate_path,
     certify,
+    remove_stale,
     write_certificate,
 )
 from resnet_parity.engines import (
@@ -36,7 +37,7 @@ from shared_spec.checkpoints import (
     target_format,
 )
 from shared_spec.compiler import compile_plan
-from shared_spec.containers.hdf5 import h5py_module
+from shared_spec.containers import hdf5_process
 from shared_spec.durable import durable, workspace
 from shared_spec.errors import FrameworkError, ResNetError, WeightsError
 from shared_spec.spec import ResNetSpec
@@ -73,6 +74,8 @@ class Converted:
     """`convert` and, apart from it, `start_up` of h5py, `read_back` and `verify`."""
     certificate: str | None = None
     checks: tuple[Check, ...] = ()
+    removed: str | None = None
+    """A certificate of an earlier conversion, which was of another file."""
 
 
 def convert(
@@ -110,7 +113,9 @@ def convert(
     clock = _Clock()
     with clock.apart("start_up"):
         if any(str(x).endswith((".h5", ".keras")) for x in (path, target)):
-            h5py_module()
+            hdf5_process.start()
+        if str(target).endswith(".h5"):
+            hdf5_process.h5py_module()
     with workspace() as folder:
         checkpoint = read_any(path, spec, folder, resize)
         if labels is not None:
@@ -146,6 +151,7 @@ def convert(
                     )
         if made is not None:
             write_certificate(made, target)
+        removed = remove_stale(target) if made is None else None
     return Converted(
         str(source),
         checkpoint.origin,
@@ -160,6 +166,7 @@ def convert(
         clock.seconds(),
         None if made is None else str(certificate_path(target)),
         () if made is None else tuple(made.checks),
+        removed,
     )
 
 

@@ -405,6 +405,12 @@ def converted(console: Console, data: dict[str, Any]) -> None:
     _checks(console, data["checks"])
     if data["certificate"]:
         console.print(f"Certificate: {plain(data['certificate'])}", highlight=False, soft_wrap=True)
+    if data["removed"]:
+        console.print(
+            f"Removed {plain(data['removed'])}: it certified what was there before.",
+            highlight=False,
+            soft_wrap=True,
+        )
     if data["lost"]:
         console.print(f"This format has no place for {_join(data['lost'])}.", highlight=False)
 

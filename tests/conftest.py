@@ -31,7 +31,7 @@ class Pool:
         return self._workers[name]
 
     @contextlib.contextmanager
-    def start(self, engine: Engine, device: Device) -> Iterator[Worker]:
+    def start(self, engine: Engine, device: Device = "cpu") -> Iterator[Worker]:
         """In the place of `Worker` where a function starts its own."""
         yield self[engine.name]
 

@@ -1,29 +1,30 @@
-"""Weights files of Keras, read with h5py alone: the legacy `.h5`, and Keras 3's `.weights.h5` and
-`.keras`.
+"""Weights files of Keras without Keras: the legacy `.h5`, and Keras 3's `.weights.h5` and `.keras`.
 
-No link in a file is followed, nothing outside the file is read, and no array is read before its
-shape is known to fit.
+The HDF5 library may crash on a damaged file, so that a process of its own opens it and tells
+where the arrays lie (`hdf5_index`). They are read from there when they are asked for. No link in a
+file is followed, nothing outside the file is read, and no array before its shape is known to fit.
 """
 
 from __future__ import annotations
 
-import io
+import base64
 import math
 import os
 import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise, product
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from shared_spec.containers.safetensors import read_at
+from shared_spec.containers.hdf5_process import ask, h5py_module
+from shared_spec.containers.safetensors import read_at, write_array
 from shared_spec.containers.source import (
-    NAME_LIMIT,
     Source,
     open_zip,
     parse_json,
@@ -31,36 +32,15 @@ from shared_spec.containers.source import (
     reason,
     shown,
 )
+from shared_spec.durable import early
 from shared_spec.errors import FrameworkError, WeightsError
 from shared_spec.tensors import Tensor, Tensors
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
-_OBJECTS = 50_000
-"""Groups and arrays in a file; ResNet-1202's has 16,000."""
-_HEAP = b"GCOL\1\0\0\0"
-_HEAP_LIMIT = 2**20
-_CHUNK = 2**22
-_TEXTS = 500_000
-"""Of variable length in a file; ResNet-1202's has 6,000."""
-_DEPTH = 32
 _CONFIG_LIMIT = 2**20
 """Bytes of a configuration, besides a quarter of what the weights take."""
 _CONFIG_VALUES = 1_000_000
-
-
-def h5py_module() -> Any:
-    """h5py.
-
-    Raises:
-        FrameworkError: if it is not installed.
-    """
-    try:
-        import h5py
-    except ImportError:
-        raise FrameworkError(
-            "Keras's files need h5py, which is not installed; run: pip install h5py"
-        ) from None
-    return h5py
+_NUMBERS = re.compile(r"[<>|][fiu](1|2|4|8|16)|bfloat16")
 
 
 @contextmanager
@@ -69,7 +49,7 @@ def _reporting(path: Path) -> Iterator[None]:
         yield
     except (WeightsError, FrameworkError):
         raise
-    # h5py and zipfile raise errors of many kinds for files that are damaged.
+    # zipfile raises errors of many kinds for files that are damaged.
     except Exception as error:
         raise WeightsError(f"{path}: not a readable Keras weights file ({reason(error)})") from None
 
@@ -84,8 +64,8 @@ def open_hdf5(path: Path, names: Mapping[str, str] | None = None) -> Source:
     Raises:
         WeightsError: if the file is damaged, or holds something else.
     """
-    with _reporting(path), h5py_module().File(path, "r") as file:
-        return _opened(_Place(path), file, {}, names or {})
+    with _reporting(path):
+        return _opened(_Place(path, 0, path.stat().st_size), {}, names or {})
 
 
 def open_keras(path: Path) -> Source:
@@ -105,9 +85,7 @@ def open_keras(path: Path) -> Source:
         metadata = parse_json(text, f"{path}: {CONFIG}", _CONFIG_VALUES)
         if not isinstance(metadata, dict):
             raise ValueError(f"{CONFIG} holds no mapping")
-        place = _Place(path, begin, size)
-        with place.open() as file:
-            return _opened(place, file, metadata, _listed(metadata))
+        return _opened(_Place(path, begin, size), metadata, _listed(metadata))
 
 
 _GROUPED = {"Conv2D": "conv2d", "BatchNormalization": "batch_normalization", "Dense": "dense"}
@@ -138,14 +116,8 @@ class _Place:
     """A HDF5 file, or the part of a file that is one."""
 
     path: Path
-    begin: int = 0
-    size: int | None = None
-
-    def open(self) -> Any:
-        if self.size is None:
-            return h5py_module().File(self.path, "r")
-        part = io.BufferedReader(_Slice(self.path, self.begin, self.size))
-        return h5py_module().File(part, "r")
+    begin: int
+    size: int
 
 
 def _member(archive: zipfile.ZipFile) -> tuple[int, int]:
@@ -159,260 +131,79 @@ def _member(archive: zipfile.ZipFile) -> tuple[int, int]:
     return begin, info.file_size
 
 
-class _Slice(io.RawIOBase):
-    """A part of a file as a file."""
-
-    def __init__(self, path: Path, begin: int, size: int) -> None:
-        self._file = path.open("rb", buffering=0)
-        self._begin, self._size, self._at = begin, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        self._at = max(0, base + offset)
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")[: max(0, self._size - self._at)]
-        self._file.seek(self._begin + self._at)
-        count = self._file.readinto(view) or 0
-        self._at += count
-        return count
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
+def _opened(place: _Place, metadata: Mapping[str, Any], layers: Mapping[str, str]) -> Source:
+    path = place.path
+    answer = ask(path, place.begin, place.size, layers)
+    try:
+        if "refused" in answer:
+            before, name, after = map(str, answer["refused"])
+            raise WeightsError(f"{path}: {before}{shown(name) if name else ''}{after}")
+        if "failed" in answer:
+            raise ValueError(str(answer["failed"]))
+        regions: list[tuple[int, int]] = []
+        arrays = [_tensor(item, place, regions) for item in answer["found"]["arrays"]]
+        kind = answer["found"]["kind"]
+    except (KeyError, TypeError, AttributeError):  # a library gone astray may say anything
+        raise ValueError("what it says of itself makes no sense") from None
+    # The library does not ask whether what describes the file and its arrays lie in each other.
+    regions = sorted(set(regions))
+    if any(end > begin for (_, end), (begin, _) in pairwise(regions)):
+        raise ValueError("two of its arrays overlap")
+    if len(dict(arrays)) < len(arrays) or kind not in ("keras2", "keras3"):
+        raise ValueError("two of its arrays have one name")
+    return Source(path, kind, Tensors(dict(arrays)), metadata)
 
 
-def _opened(
-    place: _Place, file: Any, metadata: Mapping[str, Any], layers: Mapping[str, str]
-) -> Source:
-    # Of h5py the lower level, which is several times as fast for files of a thousand small parts.
-    path, root = place.path, file.id
-    names = {name.decode() for name in _members(root)}
-    whole = not file.userblock_size
-    if "layers" in names or "_layer_checkpoint_dependencies" in names:
-        _check_heaps(path)
-        return Source(path, "keras3", Tensors(dict(_keras3(root, place, whole, layers))), metadata)
-    top = h5py_module().h5g.open(root, b"/")
-    top = _child(top, "model_weights", path) if "model_weights" in names else top
-    return Source(path, "keras2", Tensors(dict(_legacy(top, place, whole))), metadata)
+def _tensor(
+    item: Sequence[Any], place: _Place, regions: list[tuple[int, int]]
+) -> tuple[str, Tensor]:
+    """An array by its name; the parts of the file where it lies are added to `regions`."""
+    name, numbers, kind, where = item
+    shape = tuple(_count(n) for n in numbers)
+    if not isinstance(name, str) or not _NUMBERS.fullmatch(kind):
+        raise TypeError
+    dtype = np.dtype(ml_dtypes.bfloat16 if kind == "bfloat16" else kind)
+
+    def region(at: Any, size: int) -> int:
+        """Where a part begins in the whole file."""
+        if _count(at) + size > place.size:
+            raise ValueError("it ends before the data of its arrays do")
+        if size:
+            regions.append((at, at + size))
+        return place.begin + int(at)
+
+    size = math.prod(shape) * dtype.itemsize
+    read: Callable[[], np.ndarray]
+    if isinstance(where, str):
+        data = base64.b64decode(where)
+        if len(data) != size:
+            raise TypeError
+        return name, Tensor(shape, dtype, lambda: np.frombuffer(data, dtype).reshape(shape))
+    if isinstance(where, list):
+        chunk = tuple(_count(n) for n in where[0])
+        part = math.prod(chunk) * dtype.itemsize
+        starts = [region(at, part) for at in where[1]]
+        corners = [range(0, n, c) for n, c in zip(shape, chunk, strict=True)]
+        if math.prod(map(len, corners)) != len(starts):
+            raise TypeError
+
+        def read() -> np.ndarray:
+            array = np.empty(shape, dtype)
+            for start, corner in zip(starts, product(*corners), strict=True):
+                target = array[tuple(slice(i, i + n) for i, n in zip(corner, chunk, strict=True))]
+                whole = read_at(place.path, start, chunk, dtype)
+                target[...] = whole[tuple(slice(n) for n in target.shape)]  # beyond it is padding
+            return array
+
+        return name, Tensor(shape, dtype, read)
+    start = region(where, size)
+    return name, Tensor(shape, dtype, lambda: read_at(place.path, start, shape, dtype))
 
 
-def _check_heaps(path: Path) -> None:
-    """Refuse a damaged heap of texts (HDF5 File Format Specification, III.E): HDF5 1.14 goes from
-    one to the next by lengths that it does not check, and so for ever if one of them is 0.
-
-    Raises:
-        ValueError: if one is damaged, or there are more texts than in any model.
-    """
-    left = _TEXTS
-    with path.open("rb") as file:
-        for at in _found(file, _HEAP):
-            file.seek(at + 8)
-            size = int.from_bytes(file.read(8), "little")
-            if size > _HEAP_LIMIT:
-                raise ValueError("a heap of texts is larger than any model's")
-            left -= _texts(file.read(max(0, size - 16)))
-            if left < 0:
-                raise ValueError("it has more texts than any model")
-
-
-def _found(file: IO[bytes], mark: bytes) -> Iterator[int]:
-    """Where a mark stands in a file, of which a part at a time is in memory."""
-    start, kept = 0, b""
-    while True:
-        file.seek(start + len(kept))
-        data = kept + file.read(_CHUNK)
-        if len(data) == len(kept):
-            return
-        at = data.find(mark)
-        while at >= 0:
-            yield start + at
-            at = data.find(mark, at + 1)
-        kept = data[max(0, len(data) - len(mark) + 1) :]
-        start += len(data) - len(kept)
-
-
-def _texts(heap: bytes) -> int:
-    """The number of texts in a heap, after its header."""
-    count = at = 0
-    while at + 16 <= len(heap):
-        size = int.from_bytes(heap[at + 8 : at + 16], "little")
-        # The first number is 0 for what is free, whose size is that of all of it.
-        step = 16 + (size + 7) // 8 * 8 if any(heap[at : at + 2]) else size
-        count += 1
-        if step < 16 or at + step > len(heap):
-            raise ValueError("a heap of texts is damaged")
-        at += step
-    return count
-
-
-def _members(group: Any) -> list[bytes]:
-    """Names in a group, as HDF5 keeps them."""
-    return list(h5py_module().h5g.open(group, b"."))
-
-
-def _keras3(
-    file: Any, place: _Place, whole: bool, layers: Mapping[str, str]
-) -> Iterator[tuple[str, Tensor]]:
-    """`<layer>/<number of the variable>` to array. A group is named for its layer's class and
-    number; the layer's own name is an attribute of it, or else `layers` tells it.
-    """
-    h5py, path = h5py_module(), place.path
-    seen: set[str] = set()
-    for where, group in _objects(h5py.h5g.open(file, b"/"), path):
-        parts = where.split("/")
-        if (
-            not isinstance(group, h5py.h5g.GroupID)
-            or parts[-1] != "vars"
-            or "optimizer" in parts
-            or "seed_generator" in parts
-        ):
-            continue
-        names = [name.decode() for name in group if re.fullmatch(rb"\d+", name)]
-        if not names:
-            continue
-        layer = _text(group, "name", path) or layers.get("/".join(parts[1:-1]))
-        if layer is None:
-            raise WeightsError(
-                f"{path}: {shown(where)} does not tell the name of its layer, as files of Keras "
-                f"before 3.10 do not; save it again with a newer Keras"
-            )
-        if layer in seen:
-            raise WeightsError(f"{path}: has two layers named {shown(layer)}")
-        seen.add(layer)
-        for name in names:
-            found = _child(group, name, path)
-            yield f"{layer}/{name}", _dataset(found, f"{layer}/{name}", place, whole)
-
-
-def _objects(root: Any, path: Path) -> Iterator[tuple[str, Any]]:
-    """All groups and arrays really in the file, with their paths."""
-    h5py = h5py_module()
-    pending, count = [("", root)], 0
-    while pending:
-        here, node = pending.pop()
-        count += node.get_num_objs()
-        # A group may hold itself.
-        if count > _OBJECTS or here.count("/") > _DEPTH or len(here) > NAME_LIMIT:
-            raise WeightsError(f"{path}: has more groups than any model")
-        yield here, node
-        for name in list(node):
-            inside = f"{here}/{name.decode()}" if here else name.decode()
-            if node.links.get_info(name).type != h5py.h5l.TYPE_HARD:
-                raise WeightsError(f"{path}: {shown(inside)} is a link, and none is followed")
-            child = h5py.h5o.open(node, name)
-            if isinstance(child, h5py.h5g.GroupID):
-                pending.append((inside, child))
-            else:
-                yield inside, child
-
-
-def _child(group: Any, name: str, path: Path) -> Any:
-    """A member of a group that is really in the file; `name` may be a path of such."""
-    h5py = h5py_module()
-    for part in name.split("/"):
-        if not isinstance(group, h5py.h5g.GroupID) or part in ("", ".", ".."):
-            raise WeightsError(f"{path}: {shown(name)} names nothing in the file")
-        key = part.encode()
-        if key not in group or group.links.get_info(key).type != h5py.h5l.TYPE_HARD:
-            raise WeightsError(f"{path}: {shown(name)} is missing, or a link, and none is followed")
-        group = h5py.h5o.open(group, key)
-    return group
-
-
-def _text(found: Any, attribute: str, path: Path) -> str | None:
-    """A short text in an attribute, if it is there."""
-    h5py = h5py_module()
-    if not h5py.h5a.exists(found, attribute.encode()):
-        return None
-    stored = h5py.h5a.open(found, attribute.encode())
-    if stored.shape != () or h5py.check_string_dtype(stored.dtype) is None:
-        return None
-    if stored.dtype.itemsize > NAME_LIMIT:
-        raise WeightsError(f"{path}: has an attribute {attribute} that is longer than any model's")
-    owner = h5py.Group if isinstance(found, h5py.h5g.GroupID) else h5py.Dataset
-    text = owner(found).attrs[attribute]
-    text = text.decode() if isinstance(text, bytes) else str(text)
-    if len(text) > NAME_LIMIT:
-        raise WeightsError(f"{path}: has an attribute {attribute} that is longer than any model's")
-    return text
-
-
-def _legacy(root: Any, place: _Place, whole: bool) -> Iterator[tuple[str, Tensor]]:
-    """`<layer>/<leaf>` to array, which lies at `<layer>/.../<leaf>:0`.
-
-    Keras also lists layers and arrays in attributes. What is in the file says the same, and texts
-    of attributes may be made to fill any memory.
-    """
-    h5py, path = h5py_module(), place.path
-    if not h5py.h5a.exists(root, b"layer_names") and not h5py.h5a.exists(root, b"layer_names0"):
-        raise WeightsError(f"{path}: has no list of layers, so Keras did not write it")
-    seen: set[str] = set()
-    for where, found in _objects(root, path):
-        layer, _, rest = where.partition("/")
-        if isinstance(found, h5py.h5g.GroupID) or not rest:
-            continue
-        key = f"{layer}/{rest.rpartition('/')[2].partition(':')[0]}"
-        if key in seen:
-            raise WeightsError(f"{path}: has two arrays {shown(key)}")
-        seen.add(key)
-        yield key, _dataset(found, where, place, whole)
-
-
-def _dataset(found: Any, name: str, place: _Place, whole: bool) -> Tensor:
-    """An array of the file, which is `whole` if nothing lies before it that shifts its places."""
-    h5py, path = h5py_module(), place.path
-    if not isinstance(found, h5py.h5d.DatasetID):
-        raise WeightsError(f"{path}: {shown(name)} is no array in the file itself")
-    kept = found.get_create_plist()
-    layout = kept.get_layout()
-    if kept.get_external_count() or layout == h5py.h5d.VIRTUAL:
-        raise WeightsError(f"{path}: {shown(name)} is no array in the file itself")
-    if kept.get_nfilters():
-        # Unpacking knows no limit in HDF5, and Keras does not pack.
-        raise WeightsError(f"{path}: {shown(name)} is compressed, which Keras does not do")
-    stored = found.dtype
-    dtype = _dtype(found, stored, path)
-    if dtype is None or found.get_space().get_simple_extent_type() == h5py.h5s.NULL:
-        raise WeightsError(f"{path}: {shown(name)} is no array of numbers")
-    shape = tuple(int(n) for n in found.shape)
-    if found.get_storage_size() < math.prod(shape) * dtype.itemsize:
-        raise WeightsError(f"{path}: {shown(name)} has less data than its shape {shape} takes")
-    offset = found.get_offset()
-    if layout == h5py.h5d.CONTIGUOUS and offset is not None and whole:
-        # In one piece, as Keras writes them: no need to open the file with h5py again.
-        start = place.begin + offset
-        return Tensor(shape, dtype, lambda: read_at(path, start, shape, dtype))
-    inside = h5py.h5i.get_name(found).decode()
-
-    def read() -> np.ndarray:
-        with _reporting(path), place.open() as file:
-            array = np.empty(shape, stored)
-            if array.size:
-                top = h5py.h5g.open(file.id, b"/")
-                h5py.Dataset(_child(top, inside.strip("/"), path)).read_direct(array)
-            return array if stored == dtype else array.view(dtype)
-
-    return Tensor(shape, dtype, read)
-
-
-def _dtype(found: Any, stored: np.dtype[Any], path: Path) -> np.dtype[Any] | None:
-    """Keras keeps bfloat16 as bytes and says so in an attribute."""
-    if stored.itemsize == 2 and _text(found, "dtype", path) == "bfloat16":
-        stored = np.dtype(ml_dtypes.bfloat16)
-    elif stored.kind not in "fiu":
-        return None
-    return stored
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise TypeError
+    return value
 
 
 @dataclass(frozen=True)
@@ -439,17 +230,75 @@ def save_legacy(path: Path, layers: Sequence[KerasLayer]) -> None:
                     f"{path}: {layer.name}/{leaf} is bfloat16, which a .h5 cannot hold; write a "
                     f".weights.h5"
                 )
-    _require_room(path, layers)
-    with h5py_module().File(path, "w") as file:
-        file.attrs["layer_names"] = [layer.name.encode() for layer in layers]
-        file.attrs["backend"] = "tensorflow"
-        file.attrs["keras_version"] = "2.15.0"
+    with _Writer(path, layers) as file:
+        file.root.attrs["layer_names"] = [layer.name.encode() for layer in layers]
+        file.root.attrs["backend"] = "tensorflow"
+        file.root.attrs["keras_version"] = "2.15.0"
         for layer in layers:
-            group = file.create_group(layer.name)
+            group = file.root.create_group(layer.name)
             names = [f"{layer.name}/{leaf}:0" for leaf in layer.variables]
             group.attrs["weight_names"] = [name.encode() for name in names]
             for name, entry in zip(names, layer.variables.values(), strict=True):
-                group.create_dataset(name, data=entry.array())
+                file.add(group, name, entry)
+
+
+def save_keras3(path: Path, layers: Sequence[KerasLayer]) -> None:
+    """Write a `.weights.h5` of Keras 3: groups are named by class and number in this order."""
+    counts: dict[str, int] = {}
+    with _Writer(path, layers) as file:
+        for layer in layers:
+            count = counts.get(layer.kind, 0)
+            counts[layer.kind] = count + 1
+            number = f"_{count}" if count else ""
+            group = file.root.create_group(f"layers/{layer.kind}{number}/vars")
+            group.attrs["name"] = layer.name
+            for index, entry in enumerate(layer.variables.values()):
+                made = file.add(group, str(index), entry)
+                if entry.dtype.name == "bfloat16":
+                    h5py_module().Dataset(made).attrs["dtype"] = "bfloat16"
+        file.root.create_group("vars")
+
+
+class _Writer:
+    """A new HDF5 file. The library writes what describes the arrays and sets places aside for them;
+    they are written there at the end, which takes half the time.
+    """
+
+    def __init__(self, path: Path, layers: Sequence[KerasLayer]) -> None:
+        _require_room(path, layers)
+        self._path, self._h5py = path, h5py_module()
+        self._arrays: list[tuple[int, Tensor]] = []
+        h5d, h5p = self._h5py.h5d, self._h5py.h5p
+        self._kept, self._links = h5p.create(h5p.DATASET_CREATE), h5p.create(h5p.LINK_CREATE)
+        self._kept.set_alloc_time(h5d.ALLOC_TIME_EARLY)
+        self._kept.set_fill_time(h5d.FILL_TIME_NEVER)
+        self._kept.set_obj_track_times(False)  # equal weights make equal files
+        self._links.set_create_intermediate_group(True)
+        self.root = self._h5py.File(path, "w")
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        self.root.close()
+        if kind is None:
+            with self._path.open("r+b", buffering=0) as file, early(file.fileno()) as written:
+                for start, array in self._arrays:
+                    file.seek(start)
+                    write_array(file, array.array())
+                    written(start + array.nbytes)
+
+    def add(self, group: Any, name: str, array: Tensor) -> Any:
+        """A place for an array, as a dataset of h5py's lower level."""
+        h5py = self._h5py
+        # Little-endian, as the data are written.
+        kind = h5py.h5t.py_create(array.dtype.newbyteorder("<"), logical=True)
+        space = h5py.h5s.create_simple(array.shape)
+        links = self._links if "/" in name else None
+        made = h5py.h5d.create(group.id, name.encode(), kind, space, self._kept, links)
+        if array.nbytes:
+            self._arrays.append((made.get_offset(), array))
+        return made
 
 
 def _require_room(path: Path, layers: Sequence[KerasLayer]) -> None:
@@ -466,23 +315,4 @@ def _require_room(path: Path, layers: Sequence[KerasLayer]) -> None:
     path.unlink()
 
 
-def save_keras3(path: Path, layers: Sequence[KerasLayer]) -> None:
-    """Write a `.weights.h5` of Keras 3: groups are named by class and number in this order."""
-    counts: dict[str, int] = {}
-    _require_room(path, layers)
-    with h5py_module().File(path, "w") as file:
-        for layer in layers:
-            count = counts.get(layer.kind, 0)
-            counts[layer.kind] = count + 1
-            number = f"_{count}" if count else ""
-            group = file.create_group(f"layers/{layer.kind}{number}/vars")
-            group.attrs["name"] = layer.name
-            for index, entry in enumerate(layer.variables.values()):
-                array = entry.array()
-                found = group.create_dataset(str(index), data=array)
-                if array.dtype.name == "bfloat16":
-                    found.attrs["dtype"] = "bfloat16"
-        file.create_group("vars")
-
-
-__all__ = ["KerasLayer", "h5py_module", "open_hdf5", "open_keras", "save_keras3", "save_legacy"]
+__all__ = ["KerasLayer", "open_hdf5", "open_keras", "save_keras3", "save_legacy"]

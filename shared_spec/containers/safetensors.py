@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from shared_spec.containers.source import Source, parse_json, reason
+from shared_spec.durable import early
 from shared_spec.errors import WeightsError
 from shared_spec.tensors import Tensor, Tensors, entries_of
 
@@ -118,10 +119,11 @@ def save_safetensors(
         position = offsets[1]
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text = text.ljust(-(-len(text) // 8) * 8)
-    with path.open("wb", buffering=0) as file:
+    with path.open("wb", buffering=0) as file, early(file.fileno()) as written:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
             write_array(file, entries[name].array())
+            written(file.tell())
 
 
 def write_array(file: Any, array: np.ndarray) -> None:

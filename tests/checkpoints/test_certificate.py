@@ -48,24 +48,10 @@ TARGETS = {
 V1 = resolve("keras_resnet50", {"depths": [1, 1, 1, 1], "num_classes": 7})
 
 
-class _Reused:
-    def __init__(self, worker: object) -> None:
-        self.worker = worker
-
-    def __enter__(self) -> object:
-        return self.worker
-
-    def __exit__(self, *args: object) -> None:
-        return None
-
-
 @pytest.fixture(autouse=True)
 def reuse_workers(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    def start(engine: Any, device: str = "cpu") -> _Reused:
-        return _Reused(pool[engine.name])
-
-    monkeypatch.setattr(module, "Worker", start)
-    monkeypatch.setattr(conversion, "Worker", start)
+    monkeypatch.setattr(module, "Worker", pool.start)
+    monkeypatch.setattr(conversion, "Worker", pool.start)
     monkeypatch.setattr(module, "_SIDE", 48)
 
 
@@ -115,6 +101,36 @@ def test_another_engine_repeats_it_from_the_certificate_alone(source: Path, tmp_
     # Without a choice, the certificate's own engines.
     _, checks = verify(moved / "a.pth", dtypes=("float64",))
     assert [(c.engine, c.dtype) for c in checks] == [("torch", "float64")]
+
+
+def test_without_a_proof_a_certificate_of_what_was_there_before_goes(
+    source: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "a.pth"
+    beside = certificate_path(target)
+    converted(source, target, "torch")
+    assert convert(source, target).removed is None  # the same bytes: it still holds
+    assert beside.exists()
+    other = tmp_path / "other.safetensors"
+    write_safetensors(other, Checkpoint(random_weights(compile_plan(SMALL), 9), SMALL))
+    assert convert(other, target).removed == str(beside)
+    assert not beside.exists()
+    for text in ("{}", "notes of mine", json.dumps({"resnet_parity": 1})):
+        beside.write_text(text)
+        assert convert(source, target).removed is None
+        assert beside.read_text() == text  # no certificate
+    assert converted(source, target, "torch").removed is None
+    assert beside.exists()
+
+
+def test_a_conversion_that_fails_leaves_the_certificate(source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "a.pth"
+    converted(source, target, "torch")
+    before = certificate_path(target).read_bytes()
+    source.write_bytes(source.read_bytes()[:-1])
+    with pytest.raises(ResNetError):
+        convert(source, target)
+    assert certificate_path(target).read_bytes() == before
 
 
 def test_the_certificate_tells_what_was_done(source: Path, tmp_path: Path) -> None:

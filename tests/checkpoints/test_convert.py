@@ -5,12 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import shutil
-import signal
 import stat
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -50,22 +45,9 @@ PREPARE = Preprocessing(image_size=32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2)
 LABELS = tuple("abcdefg")
 
 
-class _Reused:
-    """In the place of a worker that ends with its `with` block."""
-
-    def __init__(self, worker: object) -> None:
-        self.worker = worker
-
-    def __enter__(self) -> object:
-        return self.worker
-
-    def __exit__(self, *args: object) -> None:
-        return None
-
-
 @pytest.fixture(autouse=True)
 def reuse_workers(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "Worker", lambda engine: _Reused(pool[engine.name]))
+    monkeypatch.setattr(module, "Worker", pool.start)
 
 
 @pytest.fixture
@@ -352,31 +334,6 @@ def test_a_link_stays_a_link(source: Path, tmp_path: Path) -> None:
     convert(source, link)
     assert link.is_symlink()
     assert digest(read_safetensors(real).state) == digest(STATE)
-
-
-def test_killed_at_any_moment_the_old_file_or_the_new_one_is_there(tmp_path: Path) -> None:
-    """A process that writes in a loop, killed at twenty moments."""
-    target = tmp_path / "a.safetensors"
-    write_safetensors(target, Checkpoint(STATE, SMALL))
-    script = (
-        "import sys; from shared_spec import *\n"
-        "c = read_safetensors(sys.argv[1])\n"
-        "print('ready', flush=True)\n"
-        "while True: write_safetensors(sys.argv[1], c)"
-    )
-    for i in range(20):
-        process = subprocess.Popen(
-            [sys.executable, "-c", script, str(target)], stdout=subprocess.PIPE
-        )
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(0.003 * i)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        assert digest(read_safetensors(target).state) == digest(STATE)
-    for left in tmp_path.glob(".resnet-parity-*"):
-        shutil.rmtree(left)
 
 
 def test_metadata_that_is_not_ours_is_refused_or_ignored(tmp_path: Path) -> None:

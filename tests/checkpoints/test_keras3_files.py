@@ -4,6 +4,7 @@ their dtypes are.
 
 from __future__ import annotations
 
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,16 @@ def test_what_we_write_keras_loads(
     assert_near(logits, ours(source))
     found = read_checkpoint(file)
     assert (found.spec, digest(found.state)) == (spec, digest(state))
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".h5"])
+def test_equal_weights_make_equal_files(tmp_path: Path, suffix: str) -> None:
+    source, _ = small(tmp_path)
+    files = [tmp_path / f"{name}{suffix}" for name in "bc"]
+    for file in files:
+        convert(source, file, to="keras-applications")
+        time.sleep(1.1)  # a time would be kept in seconds
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from resnet_parity import convert as conversion
 from resnet_parity.convert import convert
+from resnet_parity.engines import ENGINES, Engine, Worker
 from shared_spec import (
     Checkpoint,
     ResNetSpec,
@@ -28,18 +29,11 @@ ORDERS = list(itertools.permutations([".pth", ".keras", ".msgpack"]))
 
 @pytest.fixture(autouse=True)
 def reuse_workers(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Reused:
-        def __init__(self, engine: Any) -> None:
-            # Of Keras's engines, PyTorch's builds a model soonest: it traces no graph.
-            self.worker = pool["keras:torch" if "keras" in engine.name else engine.name]
+    def start(engine: Engine) -> AbstractContextManager[Worker]:
+        # Of Keras's engines, PyTorch's builds a model soonest: it traces no graph.
+        return pool.start(ENGINES["keras:torch"] if "keras" in engine.name else engine)
 
-        def __enter__(self) -> Any:
-            return self.worker
-
-        def __exit__(self, *args: object) -> None:
-            return None
-
-    monkeypatch.setattr(conversion, "Worker", Reused)
+    monkeypatch.setattr(conversion, "Worker", start)
 
 
 @pytest.mark.parametrize("number", range(len(DISTINCT)), ids=list(DISTINCT.values()))

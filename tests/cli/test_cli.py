@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,15 @@ def test_a_conversion_is_proved_and_the_proof_repeated(weights: Path, tmp_path: 
     assert "leave one of them out" in refused(
         "convert", weights, target, "--engines", "torch", "--no-verify"
     )
+    beside = tmp_path / "b.pth.parity.json"
+    run("convert", weights, target, "--no-verify")
+    assert beside.exists()  # the same bytes as before
+    other = tmp_path / "c.safetensors"
+    state = {name: -array for name, array in read_checkpoint(weights).state.items()}
+    write_safetensors(other, replace(read_checkpoint(weights), state=state))
+    out, _ = run("convert", other, target, "--no-verify")
+    assert "b.pth.parity.json: it certified what was there before" in out
+    assert not beside.exists()
 
 
 def test_convert_and_predict(weights: Path, image: Path, tmp_path: Path) -> None:

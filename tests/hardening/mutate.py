@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickletools
+import signal
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -17,6 +20,7 @@ import numpy as np
 
 from tests.hardening.samples import Files, Sample
 
+Change = Callable[[Random, bytes], bytes]
 INTEGERS = [
     0,
     1,
@@ -44,16 +48,48 @@ def mutate(sample: Sample, name: str, seed: int) -> Files:
     rng = Random(f"{name}/{seed}")  # noqa: S311 damage need not be secret
     files = dict(sample.files)
     target = rng.choice(sample.targets())
-    for _ in range(rng.choice([1, 1, 1, 2, 3])):
+    for number in range(rng.choice([1, 1, 1, 2, 3])):
         try:
             # Two in three know the format; the rest only know where its header is.
             if name in _STRUCTURED and rng.random() < 0.66:
-                files[target] = _STRUCTURED[name](rng, files[target])
+                change = _STRUCTURED[name]
+                apart = number and name in _HDF5
+                files[target] = (_apart if apart else _here)(change, rng, files[target])
             else:
                 files[target] = damaged(rng, files[target], sample.spans[target])
         except Exception:  # what an earlier damage left can no longer be taken apart
             files[target] = damaged(rng, files[target], [(0, len(files[target]))])
     return files
+
+
+def _here(change: Change, rng: Random, data: bytes) -> bytes:
+    return change(rng, data)
+
+
+def _apart(change: Change, rng: Random, data: bytes) -> bytes:
+    """A change in a process of its own: the HDF5 library may crash on what an earlier damage left,
+    or never end.
+    """
+    here, there = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of threads, of which the fork needs none
+        process = os.fork()
+    if not process:
+        code = 1
+        try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(5)
+            with open(there, "wb") as out:
+                out.write(change(rng, data))
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(there)
+    with open(here, "rb") as found:
+        changed = found.read()
+    if os.waitpid(process, 0)[1]:
+        raise ValueError("the change was not to be made")
+    return changed
 
 
 def damaged(rng: Random, data: bytes, spans: Sequence[tuple[int, int]]) -> bytes:
@@ -803,7 +839,7 @@ def _spec_text(rng: Random, data: bytes) -> bytes:
     return "\n".join(lines).encode("utf-8", "surrogatepass")
 
 
-_STRUCTURED: dict[str, Callable[[Random, bytes], bytes]] = {
+_STRUCTURED: dict[str, Change] = {
     "safetensors": _safetensors,
     ".h5": _hdf5,
     ".weights.h5": _hdf5,
@@ -818,5 +854,7 @@ _STRUCTURED: dict[str, Callable[[Random, bytes], bytes]] = {
     "spec .toml": _spec_text,
     "certificate": _json,
 }
+
+_HDF5 = (".h5", ".weights.h5", ".keras")
 
 __all__ = ["Member", "Pairs", "Raw", "damaged", "dumped", "members_of", "mutate", "zip_of"]

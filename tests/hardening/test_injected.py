@@ -93,17 +93,7 @@ NETS: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.fixture(autouse=True)
 def quick(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Reused:
-        def __init__(self, engine: Any, device: str = "cpu") -> None:
-            self.worker = pool[engine.name]
-
-        def __enter__(self) -> Any:
-            return self.worker
-
-        def __exit__(self, *args: object) -> None:
-            return None
-
-    monkeypatch.setattr(module, "Worker", Reused)
+    monkeypatch.setattr(module, "Worker", pool.start)
     monkeypatch.setattr(module, "_SIDE", 48)
 
 

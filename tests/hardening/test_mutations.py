@@ -12,20 +12,13 @@ from tests.hardening.mutate import mutate
 from tests.hardening.samples import FORMATS, load_sample
 
 COUNT = 1000
-CRASHES = {".h5": 1, ".weights.h5": 1, ".keras": 1}
-"""How often the HDF5 library may end the process, which h5py cannot prevent; once in 30,000
-files it did. Nothing is written then, since writing comes after reading.
-"""
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_damaged_file_is_refused_cleanly_or_fits(child: Child, name: str) -> None:
     found = list(child.run("mutate", format=name, cases=range(COUNT)))
     assert len(found) == COUNT
-    crashes = [answer["case"] for answer in found if answer["problem"].startswith("crashed")]
-    assert len(crashes) <= CRASHES.get(name, 0)
-    problems = {answer["case"]: answer["problem"] for answer in found if answer["problem"]}
-    assert not {case: problems[case] for case in problems if case not in crashes}
+    assert not {answer["case"]: answer["problem"] for answer in found if answer["problem"]}
     assert Counter(answer["kind"] for answer in found)["refused"] > COUNT / 2
 
 

@@ -49,17 +49,7 @@ NEEDS_FRAMEWORK = ("keras", "keras weights", "orbax")
 
 @pytest.fixture(autouse=True)
 def reuse_workers(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Reused:
-        def __init__(self, engine: Any) -> None:
-            self.worker = pool[engine.name]
-
-        def __enter__(self) -> Any:
-            return self.worker
-
-        def __exit__(self, *args: object) -> None:
-            return None
-
-    monkeypatch.setattr(conversion, "Worker", Reused)
+    monkeypatch.setattr(conversion, "Worker", pool.start)
 
 
 def of_random_bits(spec: ResNetSpec, dtype: str) -> dict[str, np.ndarray]:
