@@ -100,6 +100,12 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run.")] = False,
     device: DeviceOption = "cpu",
+    distributed: Annotated[
+        bool,
+        typer.Option(
+            "--distributed", help="Train with other processes: torchrun's, or those that JAX finds."
+        ),
+    ] = False,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write TensorBoard's event files too.")
     ] = False,
@@ -133,12 +139,19 @@ def train(
     # Before the framework is imported: Keras reads its engine's name only then.
     os.environ.update(chosen.environment(where))
     from resnet_parity import train as training
+    from resnet_parity import world
 
-    prepared = training.prepare(found)
+    shard = world.join(chosen, where, distributed)
+    prepared = training.prepare(found, shard=shard)
+    if shard[0]:  # the first process tells
+        training.train(prepared, chosen, folder, device=where, resume=resume)
+        world.leave(chosen, shard[1])
+        return
     with _Display(prepared.steps, folder if tensorboard else None) as display:
         done = training.train(
             prepared, chosen, folder, device=where, resume=resume, observer=display.observer()
         )
+    world.leave(chosen, shard[1])
     try:
         plots.curves({chosen.name: training.read_metrics(folder)}, folder / training.CURVES)
     except FrameworkError as error:

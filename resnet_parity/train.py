@@ -14,6 +14,7 @@ the step. So a run that was killed goes on as if nothing had happened.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import time
@@ -28,6 +29,7 @@ import yaml
 from resnet_parity.datasets import Dataset, Loader, mean_std, open_dataset, pixel_mean
 from resnet_parity.engines import Device, Engine
 from resnet_parity.scores import Scores, score
+from resnet_parity.world import devices
 from shared_spec.durable import durable
 from shared_spec.errors import RecipeError, ResNetError
 from shared_spec.preprocessing import Preprocessing
@@ -90,6 +92,7 @@ class Prepared:
     preprocessing: Preprocessing
     names: tuple[str, ...]
     steps: int
+    shard: tuple[int, int] = (0, 1)
     evaluate_every: int = field(init=False)
     save_every: int = field(init=False)
 
@@ -99,8 +102,11 @@ class Prepared:
         self.save_every = self.recipe.save_every or self.evaluate_every
 
 
-def prepare(recipe: Recipe, threads: int | None = None) -> Prepared:
-    """Open the data of a recipe and check that all fits together, before any work starts.
+def prepare(
+    recipe: Recipe, threads: int | None = None, shard: tuple[int, int] = (0, 1)
+) -> Prepared:
+    """Open the data of a recipe and check that all fits together, before any work starts. `shard`
+    is the rank of this process and the number of those that train together.
 
     Raises:
         ResNetError: if data are missing or damaged, or the recipe does not fit them.
@@ -115,7 +121,13 @@ def prepare(recipe: Recipe, threads: int | None = None) -> Prepared:
     preprocessing = _preprocessing(recipe, train, mean_image)
     rest: dict[str, Any] = {"threads": threads, "mean_image": mean_image}
     loader = Loader(
-        train, recipe.augmentation, preprocessing, recipe.batch_size, recipe.seed, **rest
+        train,
+        recipe.augmentation,
+        preprocessing,
+        recipe.batch_size,
+        recipe.seed,
+        shard=shard,
+        **rest,
     )
     eyes = Loader(held_out, (), preprocessing, recipe.batch_size, recipe.seed, **rest)
     height, width, channels = loader.image_shape
@@ -125,7 +137,7 @@ def prepare(recipe: Recipe, threads: int | None = None) -> Prepared:
     spec = recipe.spec(len(train.names), channels, height)
     steps = recipe.length(loader.steps_per_epoch)
     recipe.check_parts(spec)
-    return Prepared(recipe, loader, eyes, spec, preprocessing, train.names, steps)
+    return Prepared(recipe, loader, eyes, spec, preprocessing, train.names, steps, shard)
 
 
 def _preprocessing(recipe: Recipe, train: Dataset, mean_image: np.ndarray | None) -> Preprocessing:
@@ -169,20 +181,22 @@ def train(
 
     observer = observer or Observer()
     recipe = prepared.recipe
-    state = _claim(folder, recipe, resume)
+    first = prepared.shard[0] == 0
+    state = _claim(folder, recipe, resume, first)
     session = Session(engine.package, device)
-    model = _model(session, prepared)
-    trainer = session.resnet.Trainer(model, recipe.optimization, prepared.steps)
-    if state is not None:
-        trainer.load_state(read_safetensors(state).state, str(state))
-        observer.say(f"going on after step {trainer.step_number} of {prepared.steps}")
-    run = _Run(prepared, session, trainer, folder, observer)
-    with _records(folder, trainer.step_number) as records:
-        return run.go(records)
+    with devices(engine):
+        model = _model(session, prepared)
+        trainer = session.resnet.Trainer(model, recipe.optimization, prepared.steps)
+        if state is not None:
+            trainer.load_state(read_safetensors(state).state, str(state))
+            observer.say(f"going on after step {trainer.step_number} of {prepared.steps}")
+        run = _Run(prepared, session, trainer, folder, observer)
+        with _records(folder if first else None, trainer.step_number) as records:
+            return run.go(records)
 
 
-def _claim(folder: Path, recipe: Recipe, resume: bool) -> Path | None:
-    """Make the run's folder; the state to go on from, if any."""
+def _claim(folder: Path, recipe: Recipe, resume: bool, first: bool) -> Path | None:
+    """Make the run's folder, in the first process; the state to go on from, if any."""
     state, kept = folder / STATE, folder / RECIPE
     if resume and kept.exists():
         before = load_recipe(kept)
@@ -193,6 +207,8 @@ def _claim(folder: Path, recipe: Recipe, resume: bool) -> Path | None:
                 f"{folder}: was trained with another recipe; {', '.join(names)} differ"
             )
         return state if state.exists() else None
+    if not first:
+        return None
     if folder.exists() and any(folder.iterdir()):
         raise RecipeError(f"{folder}: is not empty; go on with --resume, or name another folder")
     if resume:
@@ -217,8 +233,12 @@ def _model(session: Any, prepared: Prepared) -> Any:
     return session.moved(model)
 
 
-def _records(folder: Path, step: int) -> IO[str]:
-    """The file of metrics, with what is told of steps after `step` taken out of it."""
+def _records(folder: Path | None, step: int) -> IO[str]:
+    """The file of metrics, with what is told of steps after `step` taken out of it; without a
+    folder, one that is thrown away.
+    """
+    if folder is None:
+        return io.StringIO()
     path = folder / METRICS
     lines = path.read_text().splitlines() if path.exists() else []
     kept = []
@@ -272,10 +292,11 @@ class _Run:
         seconds = time.perf_counter() - begun
         if self.scores is None:  # there was nothing left to do
             self._look(records)
-        assert self.scores is not None
-        write_safetensors(self.folder / WEIGHTS, self._checkpoint())
+        scores = self.scores or Scores(math.nan, math.nan, math.nan, 0)
+        if self._first:
+            write_safetensors(self.folder / WEIGHTS, self._checkpoint())
         speed = (p.steps - first) * p.recipe.batch_size / max(seconds, 1e-9)
-        return Trained(self.folder, p.steps, self.loss, self.scores, seconds, speed)
+        return Trained(self.folder, p.steps, self.loss, scores, seconds, speed)
 
     def _flush(self, records: IO[str]) -> None:
         """Write down what the device has told in the meantime."""
@@ -295,8 +316,10 @@ class _Run:
         records.flush()
 
     def _look(self, records: IO[str]) -> None:
-        """Score the held-out part."""
+        """Score the held-out part, in the first process: the others wait at the next step."""
         self._flush(records)
+        if not self._first:
+            return
         model = self._evaluated()
         self.scores = score(
             lambda images: self.session.resnet.predict(model, images),
@@ -307,8 +330,10 @@ class _Run:
         self.observer.held_out(self.trainer.step_number, self.scores)
 
     def _evaluated(self) -> Any:
-        """The model to score: of averaged weights, if the recipe keeps them."""
-        if self.prepared.recipe.ema_decay is None:
+        """The model to score: of averaged weights, if the recipe keeps them, and of this process
+        alone.
+        """
+        if self.prepared.recipe.ema_decay is None and self.prepared.shard[1] == 1:
             return self.trainer.model
         if self._average is None:
             dtype = self.prepared.recipe.dtype
@@ -316,7 +341,13 @@ class _Run:
             self._average = self.session.moved(model)
         return self.session.resnet.load_weights(self._average, self.trainer.averaged())
 
+    @property
+    def _first(self) -> bool:
+        return self.prepared.shard[0] == 0
+
     def _save(self) -> None:
+        if not self._first:
+            return
         write_safetensors(self.folder / STATE, Checkpoint(self.trainer.state()))
 
     def _checkpoint(self) -> Checkpoint:

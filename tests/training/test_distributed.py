@@ -95,3 +95,41 @@ def test_the_step_is_that_of_one_device(
         assert found.keys() == alone.keys()
         for name, array in alone.items():
             assert farthest(array, found[name]) < 1e-10, name
+
+
+def metrics(folder: Path) -> list[float]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [row["loss"] for row in map(json.loads, lines) if "loss" in row]
+
+
+@pytest.mark.parametrize("engine", ["torch", "flax"])
+def test_two_processes_run_a_recipe(tmp_path: Path, engine: str) -> None:
+    """What `train` does in two processes is what it does in one."""
+    arguments = ["train", "digits", "--engine", engine, "--set", "precision=float64"]
+    arguments += ["--set", "options.depths=[1,1,1]", "--set", "steps=6", "--set", "save_every=3"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    plain = [sys.executable, "-m", "resnet_parity"]
+    subprocess.run([*plain, *arguments, "--output", alone], check=True, env=environment)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    several = [*arguments, "--distributed", "--output", str(together)]
+    if engine == "torch":
+        launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
+        command = [sys.executable, *launch, "-m", "resnet_parity", *several]
+        subprocess.run(command, check=True, env=environment)
+    else:
+        environment |= {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2"}
+        processes = [
+            subprocess.Popen([*plain, *several], env={**environment, "JAX_PROCESS_ID": str(i)})
+            for i in range(2)
+        ]
+        assert [process.wait(300) for process in processes] == [0, 0]
+    np.testing.assert_allclose(metrics(together), metrics(alone), rtol=1e-10)
+    assert len(metrics(together)) == 6
+    one, other = (
+        read_safetensors(folder / "weights.safetensors").state for folder in (alone, together)
+    )
+    for name, array in one.items():
+        assert farthest(array, other[name]) < 1e-9, name
