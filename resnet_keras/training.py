@@ -355,7 +355,7 @@ class _Engine:
             gradients = self.shares(trainer.clipped(self.whole(gradients)))
         trainer.optimizer.learning_rate = rate
         trainer.apply(gradients, others)
-        right = ops.equal(ops.argmax(logits, -1), ops.cast(y, "int64"))
+        right = ops.equal(ops.cast(ops.argmax(logits, -1), "int32"), ops.cast(y, "int32"))
         return loss, ops.sum(ops.cast(right, "int32"))
 
     def gradients(self, x: Any, y: Any) -> tuple[Any, list[Any]]:
