@@ -6,10 +6,11 @@ same numbers, and memory and disk hold a few batches, however many images there 
     center       The view that `Preprocessing` describes: its logits are the scores.
     10           Ten crops (Krizhevsky et al. 2012, section 4.1; the "standard 10-crop testing" of
                  He et al. 2015, section 3.4): the shorter side is resized as for `center`; then the
-                 four corners and the middle are cut out, and each is mirrored.
+                 four corners and the middle of it and of its mirror image are cut out.
     multi_scale  Fully convolutional (He et al. 2015, section 3.4): the shorter side is resized to
                  224, 256, 384, 480 and 640, and the net is applied to the whole image and to its
-                 mirror image. Nothing is cut off.
+                 mirror image. Nothing is cut off. Engines on XLA compile for each size of image
+                 anew; PyTorch does not.
 
 What is averaged, with equal weights, over the views of an image are the probabilities behind the
 softmax: so do Krizhevsky et al. 2012 for the ten crops, and Simonyan and Zisserman 2014 (section
@@ -25,9 +26,9 @@ import itertools
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -136,12 +137,13 @@ class Evaluated:
 class Agreement:
     """How two engines agree: the share of images, 0..1, with the same likeliest class; the largest
     difference of any logit of any view under `RULE`, the first engine being the reference, and
-    NaN if either gave no number; the image where it is; and some images on which they disagree.
+    NaN if either gave no number; the image where it is, if there is any; and some images on which
+    they disagree.
     """
 
     same_top1: float
     logits: float
-    worst: str
+    worst: str | None
     disagreements: list[dict[str, str]]
 
     def to_dict(self) -> dict[str, Any]:
@@ -457,21 +459,17 @@ class _View:
 
 
 def ten_crops(image: np.ndarray, size: int) -> np.ndarray:
-    """The four corners and the middle of [H, W, C], then the same mirrored: [10, size, size, C], in
-    the order of torchvision's TenCrop.
+    """The four corners and the middle of [H, W, C], and of its mirror image: [10, size, size, C],
+    as torchvision's TenCrop.
     """
-    height, width = image.shape[:2]
-    bottom, right = height - size, width - size
-    # Rounded as the middle of `Preprocessing`.
-    places = [
-        (0, 0),
-        (0, right),
-        (bottom, 0),
-        (bottom, right),
-        (round(bottom / 2), round(right / 2)),
-    ]
-    five = [image[top : top + size, left : left + size] for top, left in places]
-    return np.stack([*five, *(crop[:, ::-1] for crop in five)])
+    return np.stack([*_five_crops(image, size), *_five_crops(image[:, ::-1], size)])
+
+
+def _five_crops(image: np.ndarray, size: int) -> list[np.ndarray]:
+    bottom, right = image.shape[0] - size, image.shape[1] - size
+    middle = round(bottom / 2), round(right / 2)  # as `Preprocessing` has it
+    places = [(0, 0), (0, right), (bottom, 0), (bottom, right), middle]
+    return [image[top : top + size, left : left + size] for top, left in places]
 
 
 def mirrored_too(image: np.ndarray) -> np.ndarray:
@@ -513,7 +511,7 @@ _Round = tuple[np.ndarray, Iterator[_Part]]
 """Indices of some images, and all of their views."""
 
 
-def _rounds(p: Prepared) -> Iterator[_Round]:
+def _rounds(p: Prepared) -> Generator[_Round, None, None]:
     if p.crops != "center":
         yield from _view_rounds(p)
         return
@@ -618,7 +616,7 @@ def evaluate(
         step("starting engines")
         run.load()
         step("evaluating")
-        rounds = stack.enter_context(_closing(_rounds(prepared)))
+        rounds = stack.enter_context(closing(_rounds(prepared)))
         for indices, parts in rounds:
             run.round(indices, parts, advance)
             if not run.alive:
@@ -683,15 +681,15 @@ class _Run:
     def _file(self, name: str) -> Path:
         return self._folder / f"{name}.safetensors"
 
-    def excusing(self, name: str) -> AbstractContextManager[None]:
-        """Where an engine may fail, which ends its part alone."""
-        return _Excusing(self, name)
-
-    def drop(self, name: str, error: Exception) -> None:
-        """Go on without an engine."""
-        self._report.failed[name] = str(error)
-        self._tallies.pop(name, None)
-        self._pairs = {pair: found for pair, found in self._pairs.items() if name not in pair}
+    @contextmanager
+    def excusing(self, name: str) -> Iterator[None]:
+        """Where an engine may fail, after which the others go on without it."""
+        try:
+            yield
+        except (EngineError, ResNetError) as error:
+            self._report.failed[name] = str(error)
+            self._tallies.pop(name, None)
+            self._pairs = {pair: found for pair, found in self._pairs.items() if name not in pair}
 
     @property
     def alive(self) -> bool:
@@ -822,7 +820,10 @@ class _Run:
             strange = self._tallies[a].strange or self._tallies[b].strange
             logits = math.nan if strange else _ratio(pair.farthest, largest)
             report.pairs[a, b] = Agreement(
-                pair.same / len(p.dataset), logits, p.dataset.where(pair.worst), pair.disagreements
+                pair.same / len(p.dataset),
+                logits,
+                p.dataset.where(pair.worst) if pair.farthest else None,
+                pair.disagreements,
             )
 
     def measure_rounding(self, device: Device, start: Start) -> None:
@@ -869,37 +870,6 @@ class _Run:
         return np.array(read_safetensors(self._outputs).state["logits"])
 
 
-class _Excusing:
-    """Turns an engine's failure into a line of the report."""
-
-    def __init__(self, run: _Run, name: str) -> None:
-        self._run, self._name = run, name
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if not isinstance(error, EngineError | ResNetError):
-            return False
-        self._run.drop(self._name, error)
-        return True
-
-
-class _closing:  # noqa: N801 as contextlib's, for iterators that may be generators
-    """Ends the threads of a generator that is left early."""
-
-    def __init__(self, rounds: Iterator[_Round]) -> None:
-        self._rounds = rounds
-
-    def __enter__(self) -> Iterator[_Round]:
-        return self._rounds
-
-    def __exit__(self, *error: object) -> None:
-        close = getattr(self._rounds, "close", None)
-        if close is not None:
-            close()
-
-
 def _scores(arrays: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     """Of images, each with its logits [views, classes] at every scale: float64 [N, classes]."""
     views = np.stack([np.concatenate(of_image) for of_image in arrays])
@@ -920,7 +890,8 @@ def _judge(report: Report, dtype: str) -> None:
     if report.tolerance is None:
         return
     for (a, b), found in report.pairs.items():
-        if not found.logits <= report.tolerance:
+        # Logits that are no numbers are a problem of their own.
+        if not math.isnan(found.logits) and found.logits > report.tolerance:
             report.problems.append(
                 f"{a} and {b} part by {found.logits:.1e}, over {report.tolerance:.1e}, most at "
                 f"{found.worst}"

@@ -25,7 +25,7 @@ from sklearn.metrics import log_loss, top_k_accuracy_score
 import resnet_torch
 from resnet_parity import cli, tables
 from resnet_parity.cli_evaluate import FORMATS
-from resnet_parity.engines import ENGINES, Device, Engine, EngineError, Worker
+from resnet_parity.engines import ENGINES, Device, Engine, EngineError
 from resnet_parity.evaluate import PAPER_SCALES, Prepared, Report, averaged, evaluate, prepare
 from resnet_parity.evaluate import ten_crops as our_ten_crops
 from shared_spec import (
@@ -288,12 +288,17 @@ def changed(pool: Pool, by: float, name: str = "fc.weight") -> Iterator[Callable
     ],
 )
 def test_an_engine_with_another_weight_is_caught(
-    pool: Pool, folder: Path, weights: Path, dtype: str, by: float, caught: bool
+    pool: Pool,
+    folder: Path,
+    weights: Path,
+    state: dict[str, np.ndarray],
+    dtype: str,
+    by: float,
+    caught: bool,
 ) -> None:
     with changed(pool, by) as start:
-        report = run(
-            pool, weights, "torch,flax", dtype=dtype, path=str(folder), format="folder", start=start
-        )
+        options: dict[str, Any] = {"path": str(folder), "format": "folder", "start": start}
+        report = run(pool, weights, "torch,flax", dtype=dtype, batch_size=5, **options)
     assert report.holds is not caught, report.problems
     if dtype == "float32":
         assert report.tolerance is not None
@@ -302,7 +307,13 @@ def test_an_engine_with_another_weight_is_caught(
     if caught:
         (problem,) = report.problems
         assert "torch and flax part by " in problem
-        assert problem.endswith(".png")
+        other = {"fc.weight": state["fc.weight"].astype(np.float64)}
+        other["fc.weight"].reshape(-1)[5] += 0.1
+        inputs = [PREPARE([image])[0] for image in pictures(folder)[0]]
+        apart = np.abs(logits_of(state, inputs) - logits_of(state | other, inputs)).max(1)
+        i = int(apart.argmax())
+        assert i > 5
+        assert problem.endswith(str(folder / NAMES[i // PER_CLASS] / f"{i % PER_CLASS}.png"))
 
 
 def test_images_on_which_engines_disagree(
@@ -312,7 +323,7 @@ def test_images_on_which_engines_disagree(
     inputs = [PREPARE([image])[0] for image in images]
     with changed(pool, 5.0, "fc.bias") as start:
         options: dict[str, Any] = {"path": str(folder), "format": "folder", "start": start}
-        report = run(pool, weights, "torch,flax", batch_size=5, **options)
+        report = run(pool, weights, "torch,flax", batch_size=2, **options)
     right = logits_of(state, inputs)
     wrong = right + 5.0 * (np.arange(len(NAMES)) == 5)
     different = np.flatnonzero(right.argmax(1) != wrong.argmax(1))
@@ -350,6 +361,15 @@ def test_an_engine_that_breaks_off_is_told(pool: Pool, folder: Path, weights: Pa
     assert report.problems == ["flax failed: the worker process was killed by SIGKILL"]
 
 
+@pytest.mark.parametrize("crops", ["center", "10"])
+def test_an_image_that_is_damaged(pool: Pool, weights: Path, tmp_path: Path, crops: str) -> None:
+    write_images(tmp_path)
+    damaged = tmp_path / "class_g" / "1.png"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    with pytest.raises(ResNetError, match=r"class_g/1\.png: "):
+        run(pool, weights, path=str(tmp_path), format="folder", crops=crops, batch_size=20)
+
+
 def test_weights_that_are_not_finite(
     pool: Pool, folder: Path, tmp_path: Path, state: dict[str, np.ndarray]
 ) -> None:
@@ -358,10 +378,14 @@ def test_weights_that_are_not_finite(
     write_safetensors(file, Checkpoint(spoilt, SPEC, PREPARE, NAMES))
     for crops in ("center", "10"):
         report = run(pool, file, "torch,flax", path=str(folder), format="folder", crops=crops)
-        assert "torch gives logits that are not finite numbers" in report.problems[0]
+        first = f"are not finite numbers, first for {folder / 'class_a' / '0.png'}"
+        assert report.problems == [
+            f"{name} gives logits that {first}" for name in ("torch", "flax")
+        ]
         data = json.loads(json.dumps(report.to_dict(), allow_nan=False))
         assert data["engines"][0]["loss"] is None
         assert data["engines"][0]["top5"] == 0
+        assert data["pairs"][0]["logits"] is None
 
 
 def test_classes_in_another_order(
@@ -379,7 +403,8 @@ def test_classes_in_another_order(
     assert here.ran[0].scores == there.ran[0].scores
     # Labels that are given count for more: now most classes are wrong.
     wrong = run(pool, file, **options, labels=NAMES)
-    assert wrong.ran[0].scores.loss > here.ran[0].scores.loss + 0.1
+    assert wrong.prepared.notes == ()
+    assert abs(wrong.ran[0].scores.loss - here.ran[0].scores.loss) > 0.01
 
 
 def test_a_few_images_are_spread_over_the_data(folder: Path, weights: Path) -> None:
@@ -454,7 +479,7 @@ def test_a_recipe_for_weights_without_a_record(pool: Pool, tmp_path: Path) -> No
     assert "tell no preprocessing: a mean and standard deviation of 0.5" in prepared.notes[0]
     assert prepared.preprocessing == Preprocessing.default(spec)
     recipe = Recipe.parse(
-        {"model": "resnet20", "data": "digits" and {"format": "digits"}, "epochs": 1}
+        {"model": "resnet20", "data": {"format": "digits"}, "epochs": 1}
         | {"learning_rate": 0.1, "batch_size": 8}
     )
     prepared = prepare(str(file), recipe=recipe)
@@ -474,7 +499,7 @@ def bad(**changes: Any) -> Callable[[Path, Path, Path], list[Any]]:
 REFUSED: dict[str, tuple[Callable[[Path, Path, Path], list[Any]], str]] = {
     "no weights": (bad(weights="nowhere.pth"), "nowhere.pth: there is no such file of weights"),
     "no data": (bad(data=None, format=None), "data: name what to evaluate on, by --data and"),
-    "no folder": (bad(data="nowhere"), "nowhere: there is no such directory"),
+    "no folder": (bad(data="nowhere"), "nowhere: there is none"),
     "no format": (bad(format="png"), "format"),
     "two sources": (bad(recipe="digits"), "recipe: it tells the format of the data itself"),
     "no recipe": (bad(data=None, format=None, recipe="digit"), "did you mean 'digits'"),
@@ -573,16 +598,7 @@ def test_formats_are_those_of_recipes() -> None:
     assert get_args(DataSpec.model_fields["format"].annotation) == FORMATS
 
 
-def test_nothing_is_kept_from_one_evaluation_to_the_next(
-    pool: Pool, folder: Path, weights: Path
-) -> None:
-    """A worker answers for the net that it was given last."""
-    with pytest.raises(ResNetError, match="no net was given"):
-        fresh = Worker(ENGINES["torch"])
-        try:
-            fresh.call("classify", images="x", outputs="y")
-        finally:
-            fresh.close()
+def test_the_time_to_compile_is_left_out(pool: Pool, folder: Path, weights: Path) -> None:
     options: dict[str, Any] = {"path": str(folder), "format": "folder"}
     first: Prepared = prepare(str(weights), **options)
     torch_alone = [ENGINES["torch"]]
