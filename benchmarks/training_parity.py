@@ -22,14 +22,14 @@ from shared_spec.durable import durable
 NETS: dict[str, tuple[ResNetSpec, int]] = {
     "resnet20 (option A)": (resolve("resnet20"), 32),
     "resnet20_b (option B)": (resolve("resnet20_b"), 32),
-    "resnet18": (resolve("resnet18"), 64),
-    "resnet50": (resolve("resnet50"), 64),
+    "resnet18": (resolve("resnet18"), 40),
+    "resnet50": (resolve("resnet50"), 40),
     "seresnet50 with ResNet-D's stem and shortcuts": (
         resolve("resnet50d", {"attention": "se"}),
-        64,
+        40,
     ),
-    "resnetv2_50 (pre-activation)": (resolve("resnetv2_50"), 64),
-    "resnet50_gn (group norm)": (resolve("resnet50_gn"), 64),
+    "resnetv2_50 (pre-activation)": (resolve("resnetv2_50"), 40),
+    "resnet50_gn (group norm)": (resolve("resnet50_gn"), 40),
 }
 
 

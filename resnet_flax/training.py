@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from resnet_flax.model import ResNet, find
 from resnet_flax.weights import dtype_name, native
-from shared_spec.errors import FrameworkError, ImageError
+from shared_spec.errors import ImageError
 from shared_spec.layouts import FLAX as SLOTS
 from shared_spec.optimization import SGD, Optimization
 from shared_spec.training import (
@@ -24,7 +24,7 @@ from shared_spec.training import (
     Progress,
     TrainingState,
     batch,
-    require_classes,
+    check_trainable,
     restored,
 )
 from shared_spec.weights import State
@@ -51,12 +51,7 @@ class Trainer:
     """
 
     def __init__(self, model: ResNet, how: Optimization, steps: int) -> None:
-        require_classes(model.spec)
-        if dtype_name(model) != how.dtype:
-            raise FrameworkError(
-                f"precision: {how.precision} trains a model of {how.dtype}, and this one is "
-                f"{dtype_name(model)}"
-            )
+        check_trainable(model.spec, dtype_name(model), how)
         self._model, self.how, self.steps, self.step_number = model, how, steps, 0
         self._names = {q.name: q for q in model.plan.parameters()}
         self._updates = how.updates(model.plan)

@@ -15,7 +15,7 @@ from resnet_keras.layers import PACKAGE
 from resnet_keras.model import ResNet
 from resnet_keras.weights import dtype_name, layers_by_name, native
 from shared_spec.dialects.own import keras_layer
-from shared_spec.errors import FrameworkError, ImageError
+from shared_spec.errors import ImageError
 from shared_spec.layouts import KERAS as SLOTS
 from shared_spec.optimization import SGD, Optimization, Update, optimization
 from shared_spec.training import (
@@ -25,7 +25,7 @@ from shared_spec.training import (
     Progress,
     TrainingState,
     batch,
-    require_classes,
+    check_trainable,
     restored,
 )
 from shared_spec.weights import State
@@ -157,12 +157,7 @@ class Trainer:
     """
 
     def __init__(self, model: ResNet, how: Optimization, steps: int) -> None:
-        require_classes(model.spec)
-        if dtype_name(model) != how.dtype:
-            raise FrameworkError(
-                f"precision: {how.precision} trains a model of {how.dtype}, and this one is "
-                f"{dtype_name(model)}"
-            )
+        check_trainable(model.spec, dtype_name(model), how)
         self._model, self.how, self.steps, self.step_number = model, how, steps, 0
         layers = layers_by_name(model)
         self._names = {q.name: q for q in model.plan.parameters()}

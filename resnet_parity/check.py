@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -177,7 +177,7 @@ def check(
         ]
         for engine in engines:
             _run_engine(job, engine, dtype, report, step)
-        _judge_presence(report, requested)
+        judge_presence(report, requested)
         for ran in report.ran:
             _judge_engine(report, ran, p, expected)
         if dtype != "float64" and report.ran:
@@ -253,12 +253,24 @@ def _run_engine(
     )
 
 
-def _judge_presence(report: Report, requested: bool) -> None:
+class Presence(Protocol):
+    """A report on what engines gave: which ran, and which did not."""
+
+    dtype: str
+    ran: list[Ran]
+    failed: dict[str, str]
+    missing: dict[str, str]
+    problems: list[str]
+
+
+def judge_presence(report: Presence, requested: bool) -> None:
+    """Add what keeps a comparison from being one; a missing engine counts if it was `requested`."""
     for engine, reason in report.failed.items():
         report.problems.append(f"{engine} failed: {reason}")
     if requested:
         for engine, reason in report.missing.items():
             report.problems.append(f"{engine} is missing: {reason}")
+    # Anything but float64 is held against float64, which one engine is enough for.
     alone = 1 if report.dtype == "float64" else 0
     if len(report.ran) <= alone:
         ran = f"{report.ran[0].engine} ran alone" if report.ran else "no engine ran"
@@ -386,4 +398,13 @@ def perturbed_array(q: Parameter, array: np.ndarray, dtype: str, seed: int) -> n
     return change
 
 
-__all__ = ["Ran", "Report", "check", "default_sizes", "perturbed", "perturbed_array"]
+__all__ = [
+    "Presence",
+    "Ran",
+    "Report",
+    "check",
+    "default_sizes",
+    "judge_presence",
+    "perturbed",
+    "perturbed_array",
+]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_parity.check import Ran, Start, perturbed
+from resnet_parity.check import Ran, Start, judge_presence, perturbed
 from resnet_parity.compare import (
     GRADIENT_TOLERANCE,
     ROUNDING_FACTOR,
@@ -184,7 +184,7 @@ def check_training(
         for engine in engines:
             step(engine.name)
             _run(job, engine, weights, report)
-        _judge_presence(report, requested)
+        judge_presence(report, requested)
         if dtype == "float64":
             report.tolerances = {
                 "loss": GRADIENT_TOLERANCE,
@@ -266,18 +266,6 @@ def _run(job: _Job, engine: Engine, weights: State, report: TrainingReport) -> N
         return
     versions, device = facts["versions"], facts["device"]
     report.ran.append(Ran(engine.name, outputs, 0, answer["seconds"], versions, device))
-
-
-def _judge_presence(report: TrainingReport, requested: bool) -> None:
-    for engine, reason in report.failed.items():
-        report.problems.append(f"{engine} failed: {reason}")
-    if requested:
-        for engine, reason in report.missing.items():
-            report.problems.append(f"{engine} is missing: {reason}")
-    alone = 1 if report.dtype == "float64" else 0
-    if len(report.ran) <= alone:
-        ran = f"{report.ran[0].engine} ran alone" if report.ran else "no engine ran"
-        report.problems.append(f"nothing was compared: {ran}")
 
 
 Rows = list[tuple[str, float]]

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from resnet_torch.model import ResNet
 from resnet_torch.parallel import mean_over_processes, parallel, sum_over_processes, world
 from resnet_torch.weights import dtype_name, export_weights, from_numpy, native, to_numpy
-from shared_spec.errors import FrameworkError
 from shared_spec.layouts import TORCH as SLOTS
 from shared_spec.optimization import SGD, Optimization, grouped
 from shared_spec.training import (
@@ -25,7 +24,7 @@ from shared_spec.training import (
     Progress,
     TrainingState,
     batch,
-    require_classes,
+    check_trainable,
     restored,
 )
 from shared_spec.weights import State
@@ -54,12 +53,7 @@ class Trainer:
     """
 
     def __init__(self, model: ResNet, how: Optimization, steps: int) -> None:
-        require_classes(model.spec)
-        if dtype_name(model) != how.dtype:
-            raise FrameworkError(
-                f"precision: {how.precision} trains a model of {how.dtype}, and this one is "
-                f"{dtype_name(model)}"
-            )
+        check_trainable(model.spec, dtype_name(model), how)
         self.model, self.how, self.steps, self.step_number = model, how, steps, 0
         self._names = {q.name: q for q in model.plan.parameters()}
         self._updates = how.updates(model.plan)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from shared_spec.errors import ImageError, RecipeError, WeightsError
+from shared_spec.errors import FrameworkError, ImageError, RecipeError, WeightsError
 from shared_spec.optimization import STATISTICS, Optimization
 from shared_spec.plan import Plan
 from shared_spec.spec import ResNetSpec
@@ -100,6 +100,15 @@ def require_classes(spec: ResNetSpec) -> None:
         raise RecipeError("the net has no classes to learn; give it num_classes and a head")
 
 
+def check_trainable(spec: ResNetSpec, dtype: str, how: Optimization) -> None:
+    """Raise a `ResNetError` unless a model of `spec` and `dtype` can be trained as `how` says."""
+    require_classes(spec)
+    if dtype != how.dtype:
+        raise FrameworkError(
+            f"precision: {how.precision} trains a model of {how.dtype}, and this one is {dtype}"
+        )
+
+
 def batch(
     images: np.ndarray, labels: np.ndarray, spec: ResNetSpec, dtype: str
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -134,6 +143,7 @@ __all__ = [
     "Progress",
     "TrainingState",
     "batch",
+    "check_trainable",
     "require_classes",
     "restored",
 ]
