@@ -414,4 +414,5 @@ def _size(text: str) -> tuple[int, int]:
 
 
 app.command()(cli_training.train)
+app.command()(cli_training.curves)
 app.command()(cli_evaluate.evaluate)

@@ -159,6 +159,22 @@ def train(
     print_result(done.to_dict(), as_json, tables.trained)
 
 
+def curves(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs of train.")],
+    output: Annotated[Path, typer.Option(help="A .png, .svg or .pdf.")] = Path("curves.png"),
+) -> None:
+    """Draw the learning curves of runs into one picture."""
+    from resnet_parity import train as training
+
+    plots.require_picture(output)
+    names = [folder.name or str(folder) for folder in runs]
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in runs]
+    found = {name: training.read_metrics(run) for name, run in zip(names, runs, strict=True)}
+    plots.curves(found, output)
+    err.print(f"wrote {tables.plain(output)}", highlight=False, soft_wrap=True)
+
+
 def changed(recipe: Recipe, data: str | None, changes: Sequence[str]) -> Recipe:
     """A recipe with fields replaced; `a.b=c` reaches into one.
 
@@ -169,7 +185,7 @@ def changed(recipe: Recipe, data: str | None, changes: Sequence[str]) -> Recipe:
 
     from shared_spec.recipe import Recipe
 
-    fields = recipe.to_dict()
+    fields, whole = recipe.to_dict(), recipe.model_dump(mode="json")
     if data is not None:
         fields["data"] = {**fields["data"], "path": data}
     for text in changes:
@@ -177,9 +193,11 @@ def changed(recipe: Recipe, data: str | None, changes: Sequence[str]) -> Recipe:
         if not equals or not name:
             raise RecipeError(f"--set: {text!r} is not of the form FIELD=VALUE")
         *outer, last = name.split(".")
-        inner = fields
+        inner, full = fields, whole
         for part in outer:
-            inner = inner.setdefault(part, {})
+            known = full.get(part)
+            full = known if isinstance(known, dict) else {}
+            inner = inner.setdefault(part, full)
             if not isinstance(inner, dict):
                 raise RecipeError(f"--set: {part!r} of {name!r} has no fields")
         try:
@@ -267,4 +285,4 @@ def _event_writer() -> Any:
     return SummaryWriter
 
 
-__all__ = ["changed", "check_training", "find_recipe", "shipped", "train"]
+__all__ = ["changed", "check_training", "curves", "find_recipe", "shipped", "train"]

@@ -212,3 +212,22 @@ def test_another_recipe_does_not_go_on(tmp_path: Path) -> None:
     train(recipe, "--output", folder, "--engine", "flax")
     _, err = train(recipe, "--output", folder, "--resume", "--set", "learning_rate=0.1", code=2)
     assert "was trained with another recipe; learning_rate differ" in " ".join(err.split())
+
+
+def test_curves_of_several_runs_are_drawn(tmp_path: Path) -> None:
+    for name, loss in (("a", 1.0), ("b", 2.0)):
+        (tmp_path / name).mkdir()
+        lines = [{"step": i + 1, "loss": loss / (i + 1), "accuracy": 0.5} for i in range(20)]
+        lines.append({"step": 20, "held_out": {"top1": 0.9}})
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (tmp_path / name / "metrics.jsonl").write_text(text)
+    command = [sys.executable, "-m", "resnet_parity", "curves", "a", "b"]
+    for output, code in (("c.png", 0), ("c.svg", 0), ("c.txt", 2), ("no/c.png", 2)):
+        done = subprocess.run(
+            [*command, "--output", output], cwd=tmp_path, capture_output=True, check=False
+        )
+        assert done.returncode == code, done.stderr
+        assert (tmp_path / output).exists() == (code == 0)
+    missing = subprocess.run([*command, "d"], cwd=tmp_path, capture_output=True, check=False)
+    assert missing.returncode == 2
+    assert b"d/metrics.jsonl" in missing.stderr
