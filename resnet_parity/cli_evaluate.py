@@ -69,6 +69,7 @@ def evaluate(
     """
     from resnet_parity import evaluate as evaluating
     from resnet_parity.cli_training import find_recipe
+    from resnet_parity.evaluation_inputs import Request, prepare
     from shared_spec.api import resolve
     from shared_spec.catalogue import CATALOGUE
     from shared_spec.weights import numpy_dtype
@@ -78,7 +79,7 @@ def evaluate(
     numpy_dtype(dtype)
     with _progress() as (step, advance, expect):
         step("opening")
-        prepared = evaluating.prepare(
+        request = Request(
             weights,
             None if model is None else resolve(model),
             path=data,
@@ -91,6 +92,7 @@ def evaluate(
             batch_size=batch_size,
             resize=model in CATALOGUE,
         )
+        prepared = prepare(request)
         expect(len(prepared.dataset))
         if where == "gpu":
             # The engines share the device, of which TensorFlow would take all there is.

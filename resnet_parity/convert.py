@@ -252,6 +252,24 @@ def read_any(path: Path, spec: ResNetSpec | None, folder: Path, resize: bool = F
     return replace(checkpoint, spec=spec)
 
 
+def read_classifier(
+    path: Path, spec: ResNetSpec | None, folder: Path, resize: bool = False
+) -> tuple[Checkpoint, ResNetSpec]:
+    """As `read_any`; also the net, which must be known, fit the weights and have classes.
+
+    Raises:
+        ResNetError: if the file cannot be read, or is not that of such a net.
+    """
+    checkpoint = read_any(path, spec, folder, resize)
+    net = checkpoint.spec
+    if net is None:
+        raise WeightsError(f"{path}: the file does not tell its model; name it (--model)")
+    check_weights(compile_plan(net), checkpoint.state, "float64", path)
+    if net.features_only or not net.num_classes:
+        raise WeightsError(f"{path}: the model gives features and no classes")
+    return checkpoint, net
+
+
 def _but_for_ends(spec: ResNetSpec | None) -> ResNetSpec | None:
     return None if spec is None else spec.override(in_channels=3, num_classes=1)
 

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from resnet_parity.convert import read_any
+from resnet_parity.convert import read_classifier
 from resnet_parity.engines import Device, Engine, EngineError, Worker
-from shared_spec.compiler import compile_plan
 from shared_spec.durable import workspace
 from shared_spec.errors import ResNetError, WeightsError
 from shared_spec.preprocessing import Preprocessing, open_images
 from shared_spec.spec import ResNetSpec
-from shared_spec.weights import Checkpoint, check_weights, read_safetensors, write_safetensors
+from shared_spec.weights import Checkpoint, read_safetensors, write_safetensors
 
 
 def classify(
@@ -40,13 +39,7 @@ def classify(
     """
     pictures = open_images(images)
     with workspace() as folder:
-        checkpoint = read_any(weights, spec, folder, resize=True)
-        found = checkpoint.spec
-        if found is None:
-            raise WeightsError(f"{weights}: the file does not tell its model; name it (--model)")
-        check_weights(compile_plan(found), checkpoint.state, "float64", weights)
-        if found.features_only or not found.num_classes:
-            raise WeightsError(f"{weights}: the model gives features and no classes")
+        checkpoint, found = read_classifier(weights, spec, folder, resize=True)
         labels = labels or checkpoint.labels or tuple(map(str, range(found.num_classes)))
         if len(labels) != found.num_classes:
             raise WeightsError(

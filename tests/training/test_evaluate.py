@@ -26,8 +26,10 @@ import resnet_torch
 from resnet_parity import cli, tables
 from resnet_parity.cli_evaluate import FORMATS
 from resnet_parity.engines import ENGINES, Device, Engine, EngineError
-from resnet_parity.evaluate import PAPER_SCALES, Prepared, Report, averaged, evaluate, prepare
-from resnet_parity.evaluate import ten_crops as our_ten_crops
+from resnet_parity.evaluate import Report, evaluate
+from resnet_parity.evaluation_inputs import Prepared, Request, prepare
+from resnet_parity.views import PAPER_SCALES, averaged
+from resnet_parity.views import ten_crops as our_ten_crops
 from shared_spec import (
     Checkpoint,
     Preprocessing,
@@ -121,6 +123,10 @@ def same_scores(report: Report, probabilities: np.ndarray, labels: np.ndarray) -
     assert 0 < report.ran[0].scores.top1 < report.ran[0].scores.top5 < 1
 
 
+def opened(weights: Path, **options: Any) -> Prepared:
+    return prepare(Request(str(weights), **options))
+
+
 def run(
     pool: Pool,
     weights: Path,
@@ -130,7 +136,7 @@ def run(
     start: Any = None,
     **options: Any,
 ) -> Report:
-    prepared = prepare(str(weights), **options)
+    prepared = opened(weights, **options)
     chosen = [ENGINES[name] for name in engines.split(",")]
     return evaluate(prepared, chosen, dtype=dtype, start=start or pool.start)
 
@@ -205,11 +211,11 @@ def test_dense_evaluation_averages_logits_of_places(state: dict[str, np.ndarray]
 
 def test_the_papers_scales_fit_the_net(folder: Path, weights: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"path": str(folder), "format": "folder", "crops": "multi_scale"}
-    assert prepare(str(weights), **options).scales == (16, 18, 27, 34, 46)
+    assert opened(weights, **options).views.scales == (16, 18, 27, 34, 46)
     whole = tmp_path / "whole.safetensors"
     large = PREPARE.model_copy(update={"image_size": 224})
     write_safetensors(whole, Checkpoint(random_weights(compile_plan(SPEC), 0), SPEC, large))
-    assert prepare(str(whole), **options).scales == PAPER_SCALES == (224, 256, 384, 480, 640)
+    assert opened(whole, **options).views.scales == PAPER_SCALES == (224, 256, 384, 480, 640)
 
 
 def test_averages_of_probabilities_that_vanish() -> None:
@@ -409,8 +415,8 @@ def test_classes_in_another_order(
 
 def test_a_few_images_are_spread_over_the_data(folder: Path, weights: Path) -> None:
     options: dict[str, Any] = {"path": str(folder), "format": "folder"}
-    assert len(prepare(str(weights), **options, limit=1000).dataset) == 24
-    found = prepare(str(weights), **options, limit=8).dataset
+    assert len(opened(weights, **options, limit=1000).dataset) == 24
+    found = opened(weights, **options, limit=8).dataset
     assert found.labels.tolist() == list(range(8))
     assert found.where(3) == str(folder / "class_d" / "0.png")
 
@@ -426,13 +432,12 @@ def test_layouts_of_folders(folder: Path, weights: Path, tmp_path: Path) -> None
         (folder, folder),
         *((tmp_path / n, tmp_path / n / "val") for n in ("whole", "half")),
     ):
-        found = prepare(str(weights), path=str(root), format="folder").dataset
+        found = opened(weights, path=str(root), format="folder").dataset
         assert found.where(0).startswith(str(held_out / "class_"))
         assert found.labels[-1] == 7
     assert found.labels[0] == 0
-    assert (
-        prepare(str(weights), path=str(tmp_path / "whole"), format="folder").dataset.labels[0] == 1
-    )
+    whole = opened(weights, path=str(tmp_path / "whole"), format="folder")
+    assert whole.dataset.labels[0] == 1
 
 
 DIGITS = {"depths": [1, 1, 1], "num_classes": 10, "in_channels": 1, "image_size": 8}
@@ -475,17 +480,17 @@ def test_a_recipe_for_weights_without_a_record(pool: Pool, tmp_path: Path) -> No
     file = tmp_path / "w.safetensors"
     spec = resolve("resnet20", DIGITS)
     write_safetensors(file, Checkpoint(random_weights(compile_plan(spec), 1), spec))
-    prepared = prepare(str(file), format="digits")
+    prepared = opened(file, format="digits")
     assert "tell no preprocessing: a mean and standard deviation of 0.5" in prepared.notes[0]
-    assert prepared.preprocessing == Preprocessing.default(spec)
+    assert prepared.views.preprocessing == Preprocessing.default(spec)
     recipe = Recipe.parse(
         {"model": "resnet20", "data": {"format": "digits"}, "epochs": 1}
         | {"learning_rate": 0.1, "batch_size": 8}
     )
-    prepared = prepare(str(file), recipe=recipe)
+    prepared = opened(file, recipe=recipe)
     assert "that of the recipe is taken" in prepared.notes[0]
-    assert prepared.preprocessing.crop == 1
-    assert 0.2 < prepared.preprocessing.mean[0] < 0.4
+    assert prepared.views.preprocessing.crop == 1
+    assert 0.2 < prepared.views.preprocessing.mean[0] < 0.4
 
 
 def bad(**changes: Any) -> Callable[[Path, Path, Path], list[Any]]:
@@ -600,11 +605,12 @@ def test_formats_are_those_of_recipes() -> None:
 
 def test_the_time_to_compile_is_left_out(pool: Pool, folder: Path, weights: Path) -> None:
     options: dict[str, Any] = {"path": str(folder), "format": "folder"}
-    first: Prepared = prepare(str(weights), **options)
+    first = opened(weights, **options)
     torch_alone = [ENGINES["torch"]]
     scores = [evaluate(first, torch_alone, start=pool.start).ran[0] for _ in range(2)]
     assert scores[0].scores == scores[1].scores
     # One batch, for which a compiler would have worked: its time tells nothing.
     assert scores[0].images_per_second is None
-    many = evaluate(prepare(str(weights), **options, batch_size=4), torch_alone, start=pool.start)
+    fours = opened(weights, **options, batch_size=4)
+    many = evaluate(fours, torch_alone, start=pool.start)
     assert many.ran[0].images_per_second is not None
