@@ -141,7 +141,7 @@ def test_changes_reach_into_a_recipe() -> None:
     assert (found.seed, found.epochs, found.steps) == (3, 2, None)
     assert found.optimizer.momentum == 0.5  # type: ignore[union-attr]
     assert found.spec(10, 1, 8).depths == (1, 1, 1)
-    with pytest.raises(RecipeError, match="'seed' of 'seed.of' has no fields"):
+    with pytest.raises(RecipeError, match="'seed' of 'seed\\.of' has no fields"):
         changed(recipe, None, ["seed=3", "seed.of=4"])
     with pytest.raises(RecipeError, match="there is no such field"):
         changed(recipe, None, ["sede=3"])
