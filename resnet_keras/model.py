@@ -115,3 +115,22 @@ def output_layer(p: Plan, path: str) -> str:
         if block.name == path:
             path = block.output[-1].name if block.output else f"{block.name}.add"
     return keras_layer(path)
+
+
+def part_ends(model: keras.Model, path: str) -> tuple[Any, Any]:
+    """Symbolic input and output of the block or layer at a dotted path, which may be several Keras
+    layers: those called `<path>_...` on the way back from its output.
+    """
+    last = model.get_layer(output_layer(model.plan, path))
+    prefix = f"{keras_layer(path)}_"
+    seen, waiting = {last.name}, [last]
+    while waiting:
+        layer = waiting.pop()
+        for tensor in layer.input if isinstance(layer.input, list) else [layer.input]:
+            maker = tensor._keras_history.operation
+            if not maker.name.startswith(prefix):
+                entered = tensor
+            elif maker.name not in seen:
+                seen.add(maker.name)
+                waiting.append(maker)
+    return entered, last.output

@@ -33,7 +33,8 @@ from shared_spec.weights import State
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class RecipeOptimizer(keras.optimizers.Optimizer):
-    """The optimizer of a recipe, for `Trainer` or for `compile` and `fit`.
+    """The update rules of a recipe, for `Trainer` or for `compile` and `fit`. Schedule, clipping
+    and the average of weights are the trainer's.
 
     Args:
         how: the recipe's part, or its fields.
@@ -59,6 +60,15 @@ class RecipeOptimizer(keras.optimizers.Optimizer):
         self.updates = {
             path: u if isinstance(u, Update) else Update(*u) for path, u in (updates or {}).items()
         }
+
+    @classmethod
+    def of(cls, model: ResNet, how: Optimization, learning_rate: Any = None) -> RecipeOptimizer:
+        """For a model, with the decay and the rate that the recipe has for each of its parameters.
+        `learning_rate` may be one of Keras's schedules.
+        """
+        layers, updates = layers_by_name(model), how.updates(model.plan)
+        paths = {q.name: native(layers, q).path for q in model.plan.parameters()}
+        return cls(how, {paths[name]: update for name, update in updates.items()}, learning_rate)
 
     def build(self, variables: Any) -> None:
         """Make what the optimizer keeps of each variable."""
@@ -164,8 +174,7 @@ class Trainer:
         self._natives = {name: native(layers, q) for name, q in self._names.items()}
         self._updates = how.updates(model.plan)
         self._prepare(layers)
-        updates = {self._natives[name].path: u for name, u in self._updates.items()}
-        self.optimizer = RecipeOptimizer(how, updates)
+        self.optimizer = RecipeOptimizer.of(model, how)
         self.optimizer.build(self.trained)
         self._average: dict[str, Any] = {}
         if how.ema_decay:
