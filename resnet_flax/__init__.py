@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -128,6 +128,17 @@ def activations(
     return found
 
 
+def run_parts(model: ResNet, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Outputs of layers and blocks, each on its own input and apart from the rest, in evaluation
+    mode: the name to the input, and in the answer to the output, all channels last.
+    """
+    evaluated, dtype = _evaluating(model), dtype_name(model)
+    return {
+        name: np.asarray(find(evaluated, name)(jnp.asarray(inputs[name], dtype)))
+        for name in activation_names(model.plan, inputs)
+    }
+
+
 def parameter_count(model: ResNet) -> int:
     """Number of trainable scalars in the native model."""
     return sum(v.size for v in jax.tree.leaves(nnx.state(model, nnx.Param)))
@@ -167,5 +178,6 @@ __all__ = [
     "parameter_count",
     "predict",
     "read_checkpoint",
+    "run_parts",
     "save_weights",
 ]

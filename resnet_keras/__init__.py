@@ -5,7 +5,7 @@ of `resnet_torch` and `resnet_flax`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ except ImportError:
     extra = {"jax": "keras,flax", "torch": "keras,torch"}.get(engine, engine)
     raise framework_missing(f"resnet_keras on the {engine} engine", engine, extra) from None
 
-from resnet_keras.model import ResNet, deep_graph, output_layer
+from resnet_keras.model import ResNet, deep_graph, output_layer, part_ends
 from resnet_keras.training import Trainer
 from resnet_keras.weights import (
     dtype_name,
@@ -129,6 +129,20 @@ def _without_gradients() -> AbstractContextManager[Any]:
     return torch.no_grad()
 
 
+def run_parts(model: ResNet, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Outputs of layers and blocks, each on its own input and apart from the rest, in evaluation
+    mode: the name to the input, and in the answer to the output, all channels last.
+    """
+    dtype = numpy_dtype(dtype_name(model))
+    found = {}
+    with _without_gradients():
+        for name in activation_names(model.plan, inputs):
+            part = keras.Function(*part_ends(model, name))
+            x = keras.ops.convert_to_tensor(inputs[name].astype(dtype, copy=False))
+            found[name] = np.array(keras.ops.convert_to_numpy(part(x)))
+    return found
+
+
 def parameter_count(model: ResNet) -> int:
     """Number of trainable scalars in the native model."""
     return sum(int(np.prod(v.shape)) for v in model.trainable_variables)
@@ -163,5 +177,6 @@ __all__ = [
     "parameter_count",
     "predict",
     "read_checkpoint",
+    "run_parts",
     "save_weights",
 ]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resnet_parity import cli_evaluate, cli_training, tables
+from resnet_parity import cli_evaluate, cli_trace, cli_training, tables
 from resnet_parity.engines import ENGINES, parse_device, parse_engines
 from resnet_parity.terminal import (
     DeviceOption,
@@ -416,3 +416,4 @@ def _size(text: str) -> tuple[int, int]:
 app.command()(cli_training.train)
 app.command()(cli_training.curves)
 app.command()(cli_evaluate.evaluate)
+app.command()(cli_trace.trace)

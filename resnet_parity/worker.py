@@ -24,6 +24,7 @@ import numpy as np
 
 from resnet_parity.check import perturbed
 from resnet_parity.references import REFERENCES, reference_logits
+from resnet_parity.trace import inputs_of, parts, rounded
 from shared_spec.catalogue import CATALOGUE
 from shared_spec.compiler import compile_plan
 from shared_spec.errors import FrameworkError, RecipeError, ResNetError
@@ -333,6 +334,99 @@ def evaluate(
     write_safetensors(outputs, Checkpoint(results))
 
 
+def trace(
+    session: Session,
+    spec: dict[str, Any],
+    weights: str,
+    dtype: str,
+    images: str,
+    outputs: str,
+    reference: str | None = None,
+    rounding: list[Any] | None = None,
+) -> dict[str, Any]:
+    """The output of every layer and block, `output/<name>`, and, with a `reference` that is another
+    such file, of each on what enters it there, `forced/<name>`; with `rounding`, a dtype and a
+    seed, that input is changed as rounding would. What could not be run is told in `broken`.
+    """
+    start = time.perf_counter()
+    batch = read_safetensors(images).state["images"]
+    given = ResNetSpec.parse(spec)
+    state = narrowed(read_safetensors(weights).state, dtype)
+    model = session.placed(given, state, dtype)
+    found = parts(compile_plan(given))
+    names = [part.name for part in found]
+    results: dict[str, Any] = {}
+    broken: dict[str, str] = {}
+    with session.forward_only():
+        try:
+            whole = session.resnet.activations(model, batch, names)
+            results |= {f"output/{name}": array for name, array in whole.items()}
+        except ResNetError:
+            raise
+        # Whatever a net that is not right may do in a framework.
+        except Exception as error:
+            broken[""] = _one_line(error)
+        if reference is not None:
+            known = read_safetensors(reference).state
+            inputs = inputs_of(found, batch, {name: known[f"output/{name}"] for name in names})
+            if rounding is not None:
+                inputs = rounded(found, inputs, *rounding)
+            forced, failed = _each(session, model, inputs)
+            results |= {f"forced/{name}": array for name, array in forced.items()}
+            broken |= failed
+    save_canonical(Path(outputs), Checkpoint(results))
+    del model
+    gc.collect()
+    return {"seconds": time.perf_counter() - start, "broken": broken}
+
+
+def _each(session: Session, model: Any, inputs: State) -> tuple[State, dict[str, str]]:
+    """`run_parts`, and one by one if that fails."""
+    try:
+        return session.resnet.run_parts(model, inputs), {}
+    except Exception:
+        found: State = {}
+        failed = {}
+        for name, x in inputs.items():
+            try:
+                found |= session.resnet.run_parts(model, {name: x})
+            except Exception as error:
+                failed[name] = _one_line(error)
+        return found, failed
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def trace_model(
+    session: Session,
+    factory: str,
+    names: dict[str, str],
+    spec: dict[str, Any],
+    weights: str,
+    dtype: str,
+    images: str,
+    outputs: str,
+    reference: str,
+) -> dict[str, Any]:
+    """As `trace`, of a user's own model with a spec's weights; `input/<name>` too is what it
+    computes, and `result/<name>` what it returns.
+    """
+    from resnet_parity.trace_model import run_own
+
+    given = ResNetSpec.parse(spec)
+    state = narrowed(read_safetensors(weights).state, dtype)
+    batch = read_safetensors(images).state["images"]
+    known = read_safetensors(reference).state
+    with session.forward_only():
+        arrays, notes = run_own(
+            session, compile_plan(given), factory, names, state, dtype, batch, known
+        )
+    save_canonical(Path(outputs), Checkpoint(arrays))
+    return {"broken": {}, "notes": notes}
+
+
 def train(
     session: Session,
     spec: dict[str, Any],
@@ -395,7 +489,19 @@ def write(
 
 OPERATIONS: dict[str, Operation] = {
     function.__name__: function
-    for function in (info, run, reference, predict, classify, evaluate, train, read, write)
+    for function in (
+        info,
+        run,
+        reference,
+        predict,
+        classify,
+        evaluate,
+        trace,
+        trace_model,
+        train,
+        read,
+        write,
+    )
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -131,6 +131,21 @@ def activations(
     return found
 
 
+def run_parts(model: ResNet, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Outputs of layers and blocks, each on its own input and apart from the rest, in evaluation
+    mode: the name to the input, and in the answer to the output, all channels last.
+    """
+    found = {}
+    with _evaluating(model):
+        like = next(model.parameters())
+        for name in activation_names(model.plan, inputs):
+            # A copy: an activation may work in place.
+            x = from_numpy(inputs[name]).to(like.device, like.dtype, copy=True)
+            x = x.movedim(-1, 1) if x.ndim == 4 else x
+            found[name] = _last(model.get_submodule(name)(x)).copy()
+    return found
+
+
 def parameter_count(model: ResNet) -> int:
     """Number of trainable scalars in the native model."""
     return sum(p.numel() for p in model.parameters())
@@ -190,5 +205,6 @@ __all__ = [
     "parameter_count",
     "predict",
     "read_checkpoint",
+    "run_parts",
     "save_weights",
 ]

@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 from resnet_parity.worker import OPERATIONS, Session, serve
+from tests.trace.faults import faulty_trace
 from tests.training.faults import faulty_train
 
 
@@ -18,4 +19,4 @@ def probe(session: Session, function: str, **arguments: Any) -> Any:
 
 
 if __name__ == "__main__":
-    serve({**OPERATIONS, "probe": probe, "faulty_train": faulty_train})
+    serve({**OPERATIONS, "probe": probe, "faulty_train": faulty_train, "faulty_trace": faulty_trace})
