@@ -102,9 +102,9 @@ def page(
         "Bounds: 1e-10 for the first loss and the gradients, 1e-8 for the rest. The recipe has a "
         f"part in every rule in which frameworks differ: {recipe}.",
         "",
-        "The learning rate matters: at 0.01, a ResNet-50 of random weights multiplies any difference "
-        "by about 4 a step, and every two of the engines alike are 1e-8 apart after eight steps. At "
-        "0.001 its path is stable, and rounding grows to 1e-12 in twenty.",
+        "The learning rate matters: at 0.01, a ResNet-50 of random weights multiplies any "
+        "difference by about 4 a step, and every two of the engines alike are 1e-8 apart after "
+        "eight steps. At 0.001 its path is stable, and rounding grows to 1e-12 in twenty.",
         "",
         "Versions: " + ", ".join(f"{k} {v}" for k, v in sorted(versions.items())) + ".",
         "",
