@@ -45,7 +45,9 @@ def trace(
     image_size: Annotated[
         int | None, typer.Option(min=1, help="Height and width; the net's own, but at most 64.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Random images.")] = 2,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Random images; 2, and 4 with --gradients.")
+    ] = None,
     device: DeviceOption = "cpu",
     seed: Annotated[int, typer.Option(help="Of random weights and images.")] = 0,
     gradients: Annotated[
@@ -77,7 +79,7 @@ def trace(
     if own is not None and len(chosen) != 1:
         raise ResNetError("engines: with --against name one, of your model's framework")
     spec = resolve(model)
-    images = _images(spec, what, image_size, batch, seed)
+    images = _images(spec, what, image_size, batch or (4 if gradients else 2), seed)
     from resnet_parity import trace as tracing
     from resnet_parity.convert import read_for
 

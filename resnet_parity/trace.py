@@ -52,6 +52,10 @@ RESULT = "(result)"
 
 _DROPS = ("drop_rate", "drop_path_rate", "drop_block_rate")
 _TRIALS = 3
+_VAGUE = 0.1
+"""A bound on gradients above which a comparison says nothing: norms over a few numbers amplify
+rounding so.
+"""
 _AVERAGING = (
     plan.GlobalPool,
     plan.SqueezeExcite,
@@ -537,32 +541,49 @@ def _compare_gradients(
     ours = run(reference, job.dtype, job.weights, job.device)
     theirs = run(other, job.dtype, job.weights, job.device)
     order = [q.name for q in job.plan.parameters() if q.name in ours][::-1]
-    bound = GRADIENT_TOLERANCE
+    bounds, zero = dict.fromkeys(order, GRADIENT_TOLERANCE), set()
     if job.dtype != "float64":
         exact = cast_weights(job.weights, "float64")
         base = run(reference, "float64", exact, "cpu")
-        errors = []
-        for trial in range(_TRIALS):
-            shaken = perturbed(job.plan, exact, job.dtype, trial)
-            found = run(reference, "float64", shaken, "cpu")
-            errors += [_apart(base, found, name) for name in order]
-        bound = 2 * ROUNDING_FACTOR * max(errors)
+        trials = [
+            run(reference, "float64", perturbed(job.plan, exact, job.dtype, trial), "cpu")
+            for trial in range(_TRIALS)
+        ]
+        errors = {name: max(_apart(base, found, name) for found in trials) for name in order}
+        usual = float(np.median(list(errors.values())))
+        bounds = {n: 2 * ROUNDING_FACTOR * max(error, usual) for n, error in errors.items()}
+        least = VANISHING * _largest(base)
+        zero = {name for name in order if np.max(np.abs(base[name])) <= least}
     for name in order:
-        error = _apart(ours, theirs, name)
-        report.gradients.append(Row(name, "gradient", error, None, None, bound, bound))
+        row = Row(name, "gradient", bound=bounds[name], propagated_bound=bounds[name])
+        if name in zero:
+            row.note = "is zero but for rounding"
+        else:
+            row.propagated = _apart(ours, theirs, name)
+        report.gradients.append(row)
+    vague = [name for name, bound in bounds.items() if not bound <= _VAGUE]
+    if vague:
+        told = (
+            f"rounding alone changes the gradients of {len(vague)} of {len(order)} parameters so "
+            f"much that nothing can be told of them; take more or larger images, or float64"
+        )
+        (report.problems if len(vague) > len(order) // 2 else report.notes).append(told)
     over = [row for row in report.gradients if row.parts]
     if over:
         report.first_gradient = over[0].name
         report.problems.append(
             f"going backwards, {report.other} parts from {report.reference} first in the gradient "
-            f"of {over[0].name} by {_shown(over[0].propagated)}, over {bound:.1e} "
+            f"of {over[0].name} by {_shown(over[0].propagated)}, over {over[0].bound:.1e} "
             f"({len(over)} of {len(order)} gradients do)"
         )
 
 
+def _largest(arrays: State) -> float:
+    return max(float(np.max(np.abs(array))) for array in arrays.values())
+
+
 def _apart(a: State, b: State, name: str) -> float:
-    largest = max(float(np.max(np.abs(array))) for array in a.values())
-    return farthest(a[name], b[name], VANISHING * largest) if name in b else math.inf
+    return farthest(a[name], b[name], VANISHING * _largest(a)) if name in b else math.inf
 
 
 def _shown(value: float | None) -> str:

@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 from resnet_parity.worker import OPERATIONS, Session, serve
-from tests.trace.faults import faulty_trace
+from tests.trace.faults import faulty_gradient, faulty_trace
 from tests.training.faults import faulty_train
 
 
@@ -19,4 +19,5 @@ def probe(session: Session, function: str, **arguments: Any) -> Any:
 
 
 if __name__ == "__main__":
-    serve({**OPERATIONS, "probe": probe, "faulty_train": faulty_train, "faulty_trace": faulty_trace})
+    own = (probe, faulty_train, faulty_trace, faulty_gradient)
+    serve({**OPERATIONS, **{function.__name__: function for function in own}})

@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from resnet_parity.worker import Session, trace
+from resnet_parity.worker import Session, trace, train
 from shared_spec import plan
 from shared_spec.compiler import compile_plan
 from shared_spec.plan import Plan
@@ -27,13 +27,13 @@ COMPILERS = {
 
 
 def changed(p: Plan, name: str, change: Mapping[str, Any]) -> Plan:
-    """The plan with fields of one layer or block replaced; `kind` makes it another layer."""
+    """The plan with fields of one layer or block replaced; `becomes` makes it another layer."""
 
     def other(record: Any) -> Any:
         if record.name != name:
             return record
         values = dict(change)
-        kind = getattr(plan, values.pop("kind", type(record).__name__))
+        kind = getattr(plan, values.pop("becomes", type(record).__name__))
         known = {f.name for f in fields(kind)}
         kept = {k: v for k, v in asdict(record).items() if k in known}
         if isinstance(record, plan.Block):
@@ -41,14 +41,14 @@ def changed(p: Plan, name: str, change: Mapping[str, Any]) -> Plan:
         return kind(**{**kept, **values})
 
     def block(b: plan.Block) -> plan.Block:
-        chains = {c: tuple(map(other, getattr(b, c))) for c in ("pre", "branch", "shortcut", "output")}
+        chains = {
+            c: tuple(map(other, getattr(b, c))) for c in ("pre", "branch", "shortcut", "output")
+        }
         found: plan.Block = other(replace(b, **chains))
         return found
 
     stages = tuple(replace(s, blocks=tuple(map(block, s.blocks))) for s in p.stages)
-    return replace(
-        p, stem=tuple(map(other, p.stem)), stages=stages, head=tuple(map(other, p.head))
-    )
+    return replace(p, stem=tuple(map(other, p.stem)), stages=stages, head=tuple(map(other, p.head)))
 
 
 def exchanged(a: str, b: str) -> Callable[[State, str], State]:
@@ -61,7 +61,9 @@ def exchanged(a: str, b: str) -> Callable[[State, str], State]:
     return change
 
 
-def altered(leaf: str, function: Callable[[np.ndarray], np.ndarray]) -> Callable[[State, str], State]:
+def altered(
+    leaf: str, function: Callable[[np.ndarray], np.ndarray]
+) -> Callable[[State, str], State]:
     """One array of a layer, changed."""
     return lambda state, layer: {
         **state,
@@ -109,7 +111,8 @@ WEIGHTS: dict[str, Callable[[State, str], State]] = {
 
 
 def faulty_trace(session: Session, fault: dict[str, Any], **arguments: Any) -> dict[str, Any]:
-    """The worker's `trace`, with a fault in the model: of its weights, or of its plan."""
+    """The worker's `trace`, with a fault in the model: of its weights, its plan, or a
+    PyTorch module's attributes."""
 
     class Faulty:
         def __getattr__(self, name: str) -> Any:
@@ -119,11 +122,40 @@ def faulty_trace(session: Session, fault: dict[str, Any], **arguments: Any) -> d
             if "weights" in fault:
                 state = WEIGHTS[fault["weights"]](dict(state), fault["layer"])
                 return session.placed(spec, state, dtype)
-            p = changed(compile_plan(spec), fault["layer"], fault["plan"])
+            if "native" in fault:
+                model = session.placed(spec, state, dtype)
+                for name, value in fault["native"].items():
+                    setattr(model.get_submodule(fault["layer"]), name, tuple(value))
+                return model
+            change = dict(fault["plan"])
+            further = change.pop("and", None)
+            p = changed(compile_plan(spec), fault["layer"], change)
+            if further:
+                p = changed(p, *further)
             assert p != compile_plan(spec)
             module = importlib.import_module(COMPILERS[session.package])
             with ExitStack() as stack:
                 stack.enter_context(patch.object(module, "compile_plan", lambda spec: p))
-                return session.placed(spec, state, dtype)
+                # A layer that is gone has no weights.
+                kept = {q.name for q in p.parameters()}
+                return session.placed(spec, {k: state[k] for k in kept}, dtype)
 
     return trace(Faulty(), **arguments)  # type: ignore[arg-type]
+
+
+def faulty_gradient(session: Session, layer: str, **arguments: Any) -> dict[str, Any]:
+    """The worker's `train` in PyTorch, where a layer passes twice its input's gradient back."""
+
+    class Faulty:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(session, name)
+
+        def placed(self, *args: Any) -> Any:
+            model = session.placed(*args)
+            module = model.get_submodule(layer)
+            module.register_full_backward_hook(
+                lambda m, entered, left: tuple(2 * g for g in entered)
+            )
+            return model
+
+    return train(Faulty(), **arguments)  # type: ignore[arg-type]
