@@ -115,6 +115,7 @@ def linen_step(images: np.ndarray, labels: np.ndarray) -> Side:
     import jax
     import jax.numpy as jnp
     import optax
+    from jax.sharding import PartitionSpec
 
     from tests.peers import fetched
 
@@ -137,7 +138,13 @@ def linen_step(images: np.ndarray, labels: np.ndarray) -> Side:
         updates, slots = transform.update(gradients, slots, weights)
         return (optax.apply_updates(weights, updates), changed["batch_stats"], slots), value
 
-    compiled = jax.jit(step, donate_argnums=0)
+    # The example's norms name the axis of a data-parallel batch, here of one device.
+    mesh = jax.make_mesh((1,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    whole, part = PartitionSpec(), PartitionSpec("batch")
+    spread = jax.shard_map(
+        step, mesh=mesh, in_specs=(whole, part, part), out_specs=whole, check_vma=False
+    )
+    compiled = jax.jit(spread, donate_argnums=0)
 
     def run(steps: int) -> float:
         nonlocal state

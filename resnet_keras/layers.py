@@ -293,6 +293,19 @@ def moments(x: Any, axes: Any) -> tuple[Any, Any, int]:
     return *ops.moments(x, axes=axes), 1
 
 
+def torch_batch_norm(x: Any, gamma: Any, beta: Any, eps: float) -> tuple[Any, Any, Any]:
+    """PyTorch's own batch norm on [N, H, W, C], one kernel forwards and one backwards, with the
+    batch's mean and biased variance.
+    """
+    from torch.nn import functional as F
+
+    mean, variance = gamma.new_zeros(gamma.shape), gamma.new_zeros(gamma.shape)
+    # With a momentum of 1, what it keeps is what it has seen.
+    y = F.batch_norm(x.permute(0, 3, 1, 2), mean, variance, gamma, beta, True, 1.0, eps)
+    n = x.numel() // x.shape[-1]
+    return y.permute(0, 2, 3, 1), mean, variance * ((n - 1) / n)
+
+
 @keras.saving.register_keras_serializable(PACKAGE)
 class BatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` in the layer's own precision (at least float32), with the
@@ -308,15 +321,21 @@ class BatchNormalization(keras.layers.BatchNormalization):
         kind = "float64" if self.compute_dtype == "float64" else "float32"
         x = ops.cast(inputs, kind)
         mean, variance = ops.cast(self.moving_mean, kind), ops.cast(self.moving_variance, kind)
+        gamma, beta = ops.cast(self.gamma, kind), ops.cast(self.beta, kind)
+        y = None
         if training and self.trainable:
             kept_mean, kept_variance = mean * self.momentum, variance * self.momentum
-            mean, variance, replicas = moments(x, self._reduction_axes)
+            replicas = 1
+            if keras.backend.backend() == "torch" and x.numel() > x.shape[-1]:
+                y, mean, variance = torch_batch_norm(x, gamma, beta, self.epsilon)
+            else:
+                mean, variance, replicas = moments(x, self._reduction_axes)
             new = 1 - self.momentum
             self.moving_mean.assign(kept_mean + mean * new)
             self.moving_variance.assign(kept_variance + self._estimate(x, variance, replicas) * new)
-        # Numbers are added as Python floats: on TensorFlow, ops.cast would take them by float32.
-        scale = ops.cast(self.gamma, kind) * ops.rsqrt(variance + self.epsilon)
-        y = (x - mean) * scale + ops.cast(self.beta, kind)
+        if y is None:
+            # Numbers are added as Python floats: on TensorFlow, ops.cast takes them by float32.
+            y = (x - mean) * (gamma * ops.rsqrt(variance + self.epsilon)) + beta
         return ops.cast(y, self.compute_dtype)
 
     def _estimate(self, x: Any, variance: Any, replicas: int) -> Any:
