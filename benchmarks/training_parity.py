@@ -92,11 +92,12 @@ def page(
         f"{arguments.batch} random images, in float64, from the same random weights (statistics of "
         "norms included). The largest difference between any two of the five engines, relative to "
         "the largest magnitude in the reference: of the first loss; of the gradient of any one "
-        "parameter, or of the images; of the norms' running statistics after any step; of losses, "
-        "weights and their average after the last.",
+        "parameter, or of the images; of the weights after the first step; of the norms' running "
+        "statistics after any step; of losses, weights and their average after the last.",
         "",
-        "| net | pixels | engines | first loss | gradients | statistics | weights | loss | |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| net | pixels | engines | first loss | gradients | first update | statistics | weights "
+        "| loss | |",
+        "|---|---|---|---|---|---|---|---|---|---|",
         *rows,
         "",
         "Bounds: 1e-10 for the first loss and the gradients, 1e-8 for the rest. The recipe has a "
@@ -117,8 +118,8 @@ def page(
         "",
         "![loss, and the distance of loss and statistics from float64, by step](training.png)",
         "",
-        "| engine | first loss | gradients | statistics | weights |",
-        "|---|---|---|---|---|",
+        "| engine | first loss | gradients | first update | statistics | weights |",
+        "|---|---|---|---|---|---|",
     ]
     for engine, parts in single.against_float64.items():
         cells = [engine, *(f"{parts[part][1]:.1e}" for part in PARTS)]

@@ -32,8 +32,9 @@ from shared_spec.training import require_classes
 from shared_spec.weights import Checkpoint, State, cast_weights, check_weights, read_safetensors
 from shared_spec.weights import write_safetensors as write
 
-PARTS = ("loss", "gradients", "statistics", "weights")
-"""What is compared: the first loss, the gradients of it, and what all steps leave."""
+PARTS = ("loss", "gradients", "update", "statistics", "weights")
+"""What is compared: the first loss, the gradients of it, the weights after the first step, and what
+all steps leave."""
 
 _DROPS = ("drop_rate", "drop_path_rate", "drop_block_rate")
 
@@ -127,7 +128,7 @@ def default_optimization(precision: str = "float64") -> Optimization:
         weight_decay=1e-3,
         decay_norms=False,
         label_smoothing=0.1,
-        clip_norm=5.0,
+        clip_norm=1.0,
         ema_decay=0.9,
         precision=precision,
     )
@@ -194,6 +195,7 @@ def check_training(
             report.tolerances = {
                 "loss": GRADIENT_TOLERANCE,
                 "gradients": GRADIENT_TOLERANCE,
+                "update": TRAINED_TOLERANCE,
                 "statistics": TRAINED_TOLERANCE,
                 "weights": TRAINED_TOLERANCE,
             }
@@ -315,7 +317,7 @@ def _part(key: str) -> str:
     head = key.partition("/")[0]
     if head.startswith("gradient"):
         return "gradients"
-    return "statistics" if head == "statistics" else "weights"
+    return {"updated": "update", "statistics": "statistics"}.get(head, "weights")
 
 
 def _told(key: str) -> str:
@@ -329,6 +331,8 @@ def _told(key: str) -> str:
     if head == "statistics":
         index, _, name = rest.partition("/")
         return f"{name} after step {int(index) + 1}"
+    if head == "updated":
+        return f"{rest} after step 1"
     return f"the average of {rest}" if head == "average" else rest
 
 
@@ -346,9 +350,9 @@ def _judge(report: TrainingReport, a: str, b: str, found: dict[str, Rows]) -> No
         over = [row for row in found[part] if not row[1] <= bound]
         if over:
             where, by = over[0]
-            of = {"gradients": "the gradient of ", "weights": "", "statistics": "", "loss": ""}
+            of = "the gradient of " if part == "gradients" else ""
             report.problems.append(
-                f"{a} and {b} part in {of[part]}{where} by {by:.1e}, over {bound:.1e} "
+                f"{a} and {b} part in {of}{where} by {by:.1e}, over {bound:.1e} "
                 f"({len(over)} of {len(found[part])} {part} do)"
             )
             return

@@ -329,7 +329,7 @@ def evaluated(console: Console, data: dict[str, Any]) -> None:
 def _parts(console: Console, rows: Sequence[tuple[str, Any]]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
-    parts = ("loss", "gradients", "statistics", "weights")
+    parts = ("loss", "gradients", "update", "statistics", "weights")
     for part in parts:
         table.add_column(part, justify="right")
     for name, row in rows:

@@ -436,8 +436,8 @@ def train(
     outputs: str,
 ) -> dict[str, Any]:
     """Train on batches, `<i>/images` and `<i>/labels`, and tell how: `gradient/<parameter>` and
-    `gradient.images` before the first step; `loss/<i>` and `statistics/<i>/<array>` of every step;
-    `weights/<array>`, and `average/<array>`, after the last.
+    `gradient.images` before the first step; `updated/<parameter>` after it; `loss/<i>` and
+    `statistics/<i>/<array>` of every step; `weights/<array>` and `average/<array>` after the last.
     """
     start = time.perf_counter()
     how = validated(Optimization, recipe, "recipe", RecipeError)
@@ -454,6 +454,9 @@ def train(
             found |= {f"gradient/{name}": g for name, g in gradients.parameters.items()}
             found |= {"gradient.images": gradients.images, "gradient.loss": _scalar(gradients.loss)}
         found[f"loss/{i}"] = _scalar(trainer.step(images, labels).loss)
+        if i == 0:
+            kept = trainer.state()
+            found |= {f"updated/{n}": kept[f"weights/{n}"] for n in gradients.parameters}
         found |= {f"statistics/{i}/{name}": a for name, a in trainer.statistics().items()}
     kept = trainer.state()
     found |= {k: a for k, a in kept.items() if k.startswith(("weights/", "average/"))}
