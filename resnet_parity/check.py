@@ -176,7 +176,8 @@ def check(
             job.save(f"images{i}", {"images": random_images(s, seed)}) for i, s in enumerate(shapes)
         ]
         for engine in engines:
-            _run_engine(job, engine, dtype, report, step)
+            step(engine.name)
+            run_engine(engine, device, start, report, lambda w: job.run(w, dtype, job.weights))
         judge_presence(report, requested)
         for ran in report.ran:
             _judge_engine(report, ran, p, expected)
@@ -226,33 +227,6 @@ class _Job:
         return answer, found
 
 
-def _run_engine(
-    job: _Job, engine: Engine, dtype: str, report: Report, step: Callable[[str], None]
-) -> None:
-    step(engine.name)
-    absent = engine.missing()
-    if absent is not None:
-        report.missing[engine.name] = absent
-        return
-    try:
-        with job.start(engine, job.device) as worker:
-            facts = worker.call("info")
-            answer, outputs = job.run(worker, dtype, job.weights)
-    except (EngineError, ResNetError) as error:
-        report.failed[engine.name] = str(error)
-        return
-    report.ran.append(
-        Ran(
-            engine.name,
-            outputs,
-            answer["parameters"],
-            answer["seconds"],
-            facts["versions"],
-            facts["device"],
-        )
-    )
-
-
 class Presence(Protocol):
     """A report on what engines gave: which ran, and which did not."""
 
@@ -261,6 +235,30 @@ class Presence(Protocol):
     failed: dict[str, str]
     missing: dict[str, str]
     problems: list[str]
+
+
+def run_engine(
+    engine: Engine,
+    device: Device,
+    start: Start,
+    report: Presence,
+    work: Callable[[Worker], tuple[Any, Outputs]],
+) -> None:
+    """Add to a report what an engine's worker answers and gives, or why there is nothing."""
+    absent = engine.missing()
+    if absent is not None:
+        report.missing[engine.name] = absent
+        return
+    try:
+        with start(engine, device) as worker:
+            facts = worker.call("info")
+            answer, outputs = work(worker)
+    except (EngineError, ResNetError) as error:
+        report.failed[engine.name] = str(error)
+        return
+    count, seconds = answer.get("parameters", 0), answer["seconds"]
+    versions, hardware = facts["versions"], facts["device"]
+    report.ran.append(Ran(engine.name, outputs, count, seconds, versions, hardware))
 
 
 def judge_presence(report: Presence, requested: bool) -> None:
@@ -407,4 +405,5 @@ __all__ = [
     "judge_presence",
     "perturbed",
     "perturbed_array",
+    "run_engine",
 ]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_parity.check import Ran, Start, judge_presence, perturbed
+from resnet_parity.check import Ran, Start, judge_presence, perturbed, run_engine
 from resnet_parity.compare import (
     GRADIENT_TOLERANCE,
     ROUNDING_FACTOR,
@@ -189,7 +189,7 @@ def check_training(
         job = _Job(spec, how, folder, device, start, _batches(spec, report.batch, steps, seed))
         for engine in engines:
             step(engine.name)
-            _run(job, engine, weights, report)
+            run_engine(engine, device, start, report, lambda w: job.run(w, weights, dtype))
         judge_presence(report, requested)
         if dtype == "float64":
             report.tolerances = {
@@ -257,22 +257,6 @@ def _batches(spec: ResNetSpec, shape: tuple[int, ...], steps: int, seed: int) ->
         labels = generator(seed, f"labels{i}").integers(0, spec.num_classes, n)
         found[f"{i}/labels"] = labels.astype(np.int64)
     return found
-
-
-def _run(job: _Job, engine: Engine, weights: State, report: TrainingReport) -> None:
-    absent = engine.missing()
-    if absent is not None:
-        report.missing[engine.name] = absent
-        return
-    try:
-        with job.start(engine, job.device) as worker:
-            facts = worker.call("info")
-            answer, outputs = job.run(worker, weights, report.dtype)
-    except (EngineError, ResNetError) as error:
-        report.failed[engine.name] = str(error)
-        return
-    versions, device = facts["versions"], facts["device"]
-    report.ran.append(Ran(engine.name, outputs, 0, answer["seconds"], versions, device))
 
 
 Rows = list[tuple[str, float]]
