@@ -1,5 +1,7 @@
 # Each target starts from a machine that has only Python >= 3.11 and make.
 PYTHON ?= python3
+# Processes that share the tests, each with workers of its own: about 9 GiB of memory apiece.
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -24,7 +26,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py --output demo
 
 test: install lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

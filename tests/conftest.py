@@ -13,9 +13,25 @@ from resnet_parity.engines import DEVICES, ENGINES, Device, Engine, Worker
 
 ROOT = Path(__file__).parent.parent
 
+# One thread a process: the nets here are small, several engines are alive at once, and pools of
+# threads that wait for one another by spinning make two of them many times as slow as one.
+for _name in (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+):
+    os.environ.setdefault(_name, "1")
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", choices=DEVICES, help="where the engines compute")
+
+
+RESIDENT_LIMIT = 7 * 2**28
+"""Bytes. JAX keeps all that it compiled; ten such workers have to fit beside one another."""
 
 
 class Pool:
@@ -35,6 +51,12 @@ class Pool:
         """In the place of `Worker` where a function starts its own."""
         yield self[engine.name]
 
+    def trim(self) -> None:
+        """End the workers that have grown; the next test that needs one starts it anew."""
+        for name, worker in list(self._workers.items()):
+            if worker.resident() > RESIDENT_LIMIT:
+                self._workers.pop(name).close()
+
     def close(self) -> None:
         for worker in self._workers.values():
             worker.close()
@@ -47,6 +69,12 @@ def pool(request: pytest.FixtureRequest) -> Iterator[Pool]:
     pool = Pool(request.config.getoption("--device"))
     yield pool
     pool.close()
+
+
+@pytest.fixture(autouse=True)
+def _trimmed(pool: Pool) -> Iterator[None]:
+    yield
+    pool.trim()
 
 
 @pytest.fixture(params=list(ENGINES))

@@ -7,7 +7,6 @@ are written from its published structure.
 from __future__ import annotations
 
 import pickle
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -200,9 +199,7 @@ def test_torchvision_s_files_fit_several(tmp_path: Path, name: str, expected: li
     """The file does not say how it pads or filters; all that it could be are named."""
     path = tmp_path / "a.pth"
     torch.save(getattr(torchvision_models(), name)(num_classes=1000).state_dict(), path)
-    start = time.perf_counter()
     message = refused(path)
-    assert time.perf_counter() - start < 1.5
     assert f"a.pth: its arrays fit {', '.join(expected)}, which compute different" in message
     assert "name the one that it is (--model)" in message
     convert(path, tmp_path / "b.safetensors", resolve(name))
@@ -244,7 +241,7 @@ def test_which_net_a_file_is(
     fields: dict[str, Any],
     fits: list[str],
 ) -> None:
-    """By names and shapes, for any number of channels and classes, in less than 1.5 s."""
+    """By names and shapes, for any number of channels and classes."""
     spec = resolve(name, fields)
     zeros = {
         prefix + q.name: np.broadcast_to(np.float32(0), q.shape)
@@ -253,7 +250,6 @@ def test_which_net_a_file_is(
     source = Source(tmp_path / "a.pth", "pytorch", Tensors(entries_of(zeros)))
     assert (dialect_of(source) is CANONICAL) == (prefix == "")
     monkeypatch.setattr("shared_spec.checkpoints.open_source", lambda path, openers: source)
-    start = time.perf_counter()
     if len(fits) == 1:
         found = read_checkpoint(source.path).spec
         assert found is not None
@@ -262,4 +258,3 @@ def test_which_net_a_file_is(
         expected = "fit " + ", ".join(fits) + ", which" if fits else "fit none of the catalogue"
         with pytest.raises(ResNetError, match=expected):
             read_checkpoint(source.path)
-    assert time.perf_counter() - start < 1.5

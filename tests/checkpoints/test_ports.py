@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -138,16 +137,14 @@ def test_understanding_resnet_for_imagenet(tmp_path: Path, kind: str) -> None:
 def test_the_paper_s_nets_have_their_specs(
     tmp_path: Path, name: str, fields: dict[str, Any]
 ) -> None:
-    """In the ports' names; the deepest in no time, too."""
+    """In the ports' names; the deepest too."""
     spec = resolve(name, fields)
     dialect = next(d for d in PORTS if d.name == "port-layer-shortcut-linear")
     p = compile_plan(spec)
     zeros = {q.name: np.broadcast_to(np.float32(0), q.shape) for q in p.parameters()}
     source = Source(tmp_path, "pytorch", Tensors(foreign_arrays(dialect, zeros, spec)))
-    start = time.perf_counter()
     assert dialect_of(source) is dialect
     assert dialect.spec_of(source) == spec
-    assert time.perf_counter() - start < 1.5
 
 
 def test_features_of_a_port(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from unittest import mock
 
 import numpy as np
 
-from resnet_parity import certificate, cli, tables
+from resnet_parity import certificate, cli, tables, terminal
 from shared_spec import ResNetError, ResNetSpec, compile_plan, load_spec
 from shared_spec.analysis import stage_rows
 from shared_spec.checkpoints import read_checkpoint
@@ -118,7 +118,7 @@ def use_certificate(path: Path, spec: ResNetSpec | None) -> None:
         "reference": found.reference_engine,
         "checks": [asdict(check) for check in now],
     }
-    tables.verified(cli.out, data)
+    tables.verified(terminal.out, data)
 
 
 READERS: dict[str, Callable[[Path, ResNetSpec | None], None]] = {
@@ -157,7 +157,7 @@ def command(
         before = None if untouched is None else _listing(untouched.parent)
         out, err = io.StringIO(), io.StringIO()
         code: object = 0
-        console = mock.patch.object(cli.err, "_file", err)
+        console = mock.patch.object(terminal.err, "_file", err)
         with console, mock.patch.object(sys, "argv", ["resnet-parity", *arguments]):
             try:
                 with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
