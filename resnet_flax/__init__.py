@@ -39,6 +39,7 @@ from shared_spec.api import (
     resolve_both,
 )
 from shared_spec.catalogue import list_models
+from shared_spec.inference import Inference, formed
 from shared_spec.initialize import initial_weights
 from shared_spec.weights import cast_weights, numpy_dtype
 
@@ -49,6 +50,7 @@ def create_model(
     weights: WeightsLike | None = None,
     seed: int = 0,
     dtype: str = "float32",
+    inference: Inference | bool = False,
     **overrides: Any,
 ) -> ResNet:
     """Build a model in training mode, as `nnx` modules start.
@@ -61,6 +63,9 @@ def create_model(
         seed: of the fresh weights, which are bit-identical in every framework.
         dtype: of parameters and computation: float64 (with `jax_enable_x64`), float32, float16
             or bfloat16.
+        inference: True for the form that is fastest in inference, in evaluation mode and with its
+            batch norms folded into the convolutions; an `Inference` chooses among such forms.
+            It computes the same logits but for rounding, and can neither be trained nor saved.
         **overrides: any field of the spec, such as `num_classes=10, in_channels=1`.
 
     Raises:
@@ -68,7 +73,8 @@ def create_model(
     """
     specs = resolve_both(model, overrides)
     spec = specs[0]
-    p = compile_plan(spec)
+    trained = compile_plan(spec)
+    p = formed(trained, inference)
     native = numpy_dtype(dtype)
     if dtype == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         raise FrameworkError(
@@ -76,8 +82,10 @@ def create_model(
         )
     # Dropout alone draws from it.
     net = ResNet(p, spec, native, nnx.Rngs(crc32(str(seed).encode())))
+    if inference:
+        net.set_attributes(use_running_average=True, deterministic=True, raise_if_not_found=False)
     if weights is None:
-        return load_weights(net, cast_weights(initial_weights(p, seed), dtype))
+        return load_weights(net, cast_weights(initial_weights(trained, seed), dtype))
     return load_weights(net, read_adapted(read_checkpoint, weights, specs, overrides, seed))
 
 

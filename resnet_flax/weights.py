@@ -21,6 +21,7 @@ from shared_spec.dialects.dialect import Dialect, foreign_arrays
 from shared_spec.dialects.linen import LINEN
 from shared_spec.dialects.own import FLAX_MODEL
 from shared_spec.errors import FrameworkError, WeightsError
+from shared_spec.inference import loadable, require_trained
 from shared_spec.layouts import FLAX as SLOTS
 from shared_spec.plan import Parameter
 from shared_spec.spec import ResNetSpec
@@ -30,13 +31,13 @@ from shared_spec.weights import (
     Checkpoint,
     State,
     check_native,
-    check_weights,
     replaced,
 )
 
 
 def export_weights(model: ResNet) -> State:
     """The model's weights as numpy arrays under canonical names: a copy."""
+    require_trained(model.plan, "to export")
     return {
         q.name: SLOTS[q.role].to_canonical(np.array(native(model, q)[...]))
         for q in model.plan.parameters()
@@ -50,8 +51,8 @@ def load_weights(model: ResNet, weights: WeightsLike) -> ResNet:
         WeightsError: listing every mismatch; the model is then unchanged.
     """
     found = read_checkpoint(weights, model.spec).state
-    check_weights(model.plan, found, dtype_name(model), weights)
-    state = dict(found)  # read whole before anything is assigned
+    # Read whole before anything is assigned.
+    state = loadable(model.plan, found, dtype_name(model), weights)
     natives = {q.name: native(model, q) for q in model.plan.parameters()}
     check_native({name: v.get_value().shape for name, v in natives.items()}, model.plan, SLOTS)
     for q in model.plan.parameters():

@@ -44,6 +44,7 @@ from shared_spec.api import (
     resolve_both,
 )
 from shared_spec.catalogue import list_models
+from shared_spec.inference import Inference
 from shared_spec.initialize import initial_weights
 from shared_spec.weights import cast_weights, numpy_dtype
 
@@ -54,6 +55,7 @@ def create_model(
     weights: WeightsLike | None = None,
     seed: int = 0,
     dtype: str = "float32",
+    inference: Inference | bool = False,
     **overrides: Any,
 ) -> ResNet:
     """Build a functional `keras.Model`.
@@ -66,6 +68,9 @@ def create_model(
         seed: of the fresh weights, which are bit-identical in every framework.
         dtype: of parameters and computation: float64 (on the JAX engine with `jax_enable_x64`),
             float32, float16 or bfloat16.
+        inference: True for the form that is fastest in inference, in evaluation mode and with its
+            batch norms folded into the convolutions; an `Inference` chooses among such forms.
+            It computes the same logits but for rounding, and can neither be trained nor saved.
         **overrides: any field of the spec, such as `num_classes=10, in_channels=1`.
 
     Raises:
@@ -79,9 +84,10 @@ def create_model(
             "dtype: float64 on Keras's JAX engine needs "
             "jax.config.update('jax_enable_x64', True) before JAX is used"
         )
-    net = ResNet(spec, dtype, seed=seed)
+    net = ResNet(spec, dtype, trainable=not inference, seed=seed, inference=inference)
     if weights is None:
-        return load_weights(net, cast_weights(initial_weights(net.plan, seed), dtype))
+        trained = net.plan.trained or net.plan
+        return load_weights(net, cast_weights(initial_weights(trained, seed), dtype))
     return load_weights(net, read_adapted(read_checkpoint, weights, specs, overrides, seed))
 
 

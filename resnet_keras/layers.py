@@ -41,10 +41,12 @@ def apply(layer: object, x: Any, dtype: str) -> Any:
 @apply.register
 def _(layer: plan.Conv, x: Any, dtype: str) -> Any:
     name = keras_layer(layer.name)
-    padding = "same" if layer.padding == "same" else "valid"
-    if layer.padding != "same" and layer.padding > 0:
+    # At stride 1 the two rules are one, and what is not padded apart is not copied.
+    same = layer.stride == 1 and layer.padding != 0 and 2 * layer.padding == layer.extent - 1
+    padding = "same" if same or layer.padding == "same" else "valid"
+    if padding == "valid" and layer.padding != 0:
         x = keras.layers.ZeroPadding2D(layer.padding, dtype=dtype, name=f"{name}_pad")(x)
-    kind: Any = keras.layers.Conv2D
+    kind: Any = Conv2D
     if layer.standardize_eps is not None:
         kind = partial(StandardizedConv2D, eps=layer.standardize_eps)
     return kind(
@@ -93,6 +95,13 @@ def _(layer: plan.FilterResponseNorm, x: Any, dtype: str) -> Any:
 @apply.register
 def _(layer: plan.ZeroPad, x: Any, dtype: str) -> Any:
     return keras.layers.ZeroPadding2D(layer.amount, dtype=dtype, name=keras_layer(layer.name))(x)
+
+
+@apply.register
+def _(layer: plan.SpaceToDepth, x: Any, dtype: str) -> Any:
+    return SpaceToDepth(
+        layer.kernel_size, layer.padding, dtype=dtype, name=keras_layer(layer.name)
+    )(x)
 
 
 @apply.register
@@ -368,7 +377,70 @@ class GroupNormalization(keras.layers.GroupNormalization):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class StandardizedConv2D(keras.layers.Conv2D):
+class Conv2D(keras.layers.Conv2D):
+    """`keras.layers.Conv2D`, where its engine is JAX on a CPU as a matrix product if it can be."""
+
+    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+        """[N, H, W, C] to [N, H', W', filters]."""
+        if keras.backend.backend() == "jax" and self.kernel_size == (1, 1) and self.groups == 1:
+            import jax
+
+            # XLA's convolutions are slower there, by half on the wide maps.
+            if jax.default_backend() == "cpu":
+                rows, columns = self.strides
+                kernel = ops.convert_to_tensor(kernel)
+                return ops.matmul(inputs[:, ::rows, ::columns], kernel[0, 0])
+        return super().convolution_op(inputs, kernel)
+
+
+def arrange_kernels(model: keras.Model) -> None:
+    """On the PyTorch engine, lay the kernels out as its convolutions on [N, H, W, C] read them.
+
+    Their shape stays; without this every call copies every kernel.
+    """
+    if keras.backend.backend() != "torch":
+        return
+    import torch
+
+    for layer in model.layers:
+        if isinstance(layer, Conv2D):
+            tensor = layer.kernel.value
+            native = tensor.data.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
+            tensor.data = native.permute(2, 3, 1, 0)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class SpaceToDepth(keras.layers.Layer):
+    """Blocks of 2 x 2 pixels as pixels of four times the channels."""
+
+    def __init__(self, kernel_size: int, padding: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.record = plan.SpaceToDepth(self.name, kernel_size, padding)
+
+    def call(self, inputs: Any) -> Any:
+        """[N, H, W, C] to [N, H', W', 4 C]."""
+        n, h, w, c = ops.shape(inputs)
+        (top, bottom), (left, right) = self.record.around(h), self.record.around(w)
+        # One row and column more than are needed, and then as many as are.
+        x = ops.pad(inputs, ((0, 0), (top, 4), (left, 4), (0, 0)))
+        h, w = top + h + bottom, left + w + right
+        x = ops.reshape(x[:, :h, :w], (n, h // 2, 2, w // 2, 2, c))
+        return ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (n, h // 2, w // 2, 4 * c))
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """As `call`, an unknown height or width staying unknown."""
+        n, h, w, c = input_shape
+        sides = (None if s is None else (s + sum(self.record.around(s))) // 2 for s in (h, w))
+        return (n, *sides, 4 * c)
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        sizes = {"kernel_size": self.record.kernel_size, "padding": self.record.padding}
+        return {**super().get_config(), **sizes}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class StandardizedConv2D(Conv2D):
     """`keras.layers.Conv2D` whose filters are standardised over their own weights at each call."""
 
     def __init__(self, *args: Any, eps: float, **options: Any) -> None:

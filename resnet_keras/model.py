@@ -5,15 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import keras
 import numpy as np
 
-from resnet_keras.layers import PACKAGE, apply, layer_seed
+from resnet_keras.layers import PACKAGE, apply, arrange_kernels, layer_seed
 from shared_spec import plan
 from shared_spec.compiler import compile_plan
 from shared_spec.dialects.own import keras_layer
+from shared_spec.inference import Inference, formed
 from shared_spec.plan import Plan
 from shared_spec.spec import ResNetSpec
 
@@ -51,10 +53,13 @@ class ResNet(keras.Model):
         name: str = "resnet",
         trainable: bool = True,
         seed: int = 0,
+        inference: Inference | bool | dict[str, Any] = False,
     ) -> None:
         if not isinstance(spec, ResNetSpec):
             spec = ResNetSpec.parse(spec)
-        p = compile_plan(spec)
+        if isinstance(inference, dict):
+            inference = Inference(**inference)
+        p = formed(compile_plan(spec), inference)
         inputs = keras.Input((None, None, p.in_channels), dtype=dtype, name="images")
         found, x = {}, inputs
         for layer in p.stem:
@@ -65,6 +70,8 @@ class ResNet(keras.Model):
         with deep_graph(p):
             super().__init__(inputs, outputs, name=name)
         self.plan, self.spec, self.kind, self.seed = p, spec, dtype, seed
+        self.inference = inference
+        arrange_kernels(self)
         self._seed_dropouts()
         self.trainable = trainable
         if keras.backend.backend() == "tensorflow":
@@ -79,6 +86,9 @@ class ResNet(keras.Model):
             "name": self.name,
             "trainable": self.trainable,
             "seed": self.seed,
+            "inference": self.inference
+            if isinstance(self.inference, bool)
+            else asdict(self.inference),
         }
 
     def _seed_dropouts(self) -> None:

@@ -167,7 +167,7 @@ class Trainer:
     """
 
     def __init__(self, model: ResNet, how: Optimization, steps: int) -> None:
-        check_trainable(model.spec, dtype_name(model), how)
+        check_trainable(model.plan, model.spec, dtype_name(model), how)
         self._model, self.how, self.steps, self.step_number = model, how, steps, 0
         layers = layers_by_name(model)
         self._names = {q.name: q for q in model.plan.parameters()}

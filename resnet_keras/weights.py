@@ -17,6 +17,7 @@ from shared_spec.dialects.dialect import foreign_arrays
 from shared_spec.dialects.keras_applications import APPLICATIONS
 from shared_spec.dialects.own import keras_layer
 from shared_spec.errors import SpecError
+from shared_spec.inference import loadable, require_trained
 from shared_spec.layouts import KERAS as SLOTS
 from shared_spec.plan import Parameter
 from shared_spec.spec import ResNetSpec
@@ -25,13 +26,13 @@ from shared_spec.weights import (
     Checkpoint,
     State,
     check_native,
-    check_weights,
     replaced,
 )
 
 
 def export_weights(model: ResNet) -> State:
     """The model's weights as numpy arrays under canonical names: a copy."""
+    require_trained(model.plan, "to export")
     layers = layers_by_name(model)
     return {
         q.name: SLOTS[q.role].to_canonical(
@@ -48,8 +49,8 @@ def load_weights(model: ResNet, weights: WeightsLike) -> ResNet:
         WeightsError: listing every mismatch; the model is then unchanged.
     """
     found = read_checkpoint(weights, model.spec).state
-    check_weights(model.plan, found, dtype_name(model), weights)
-    state = dict(found)  # read whole before anything is assigned
+    # Read whole before anything is assigned.
+    state = loadable(model.plan, found, dtype_name(model), weights)
     layers = layers_by_name(model)
     natives = {q.name: native(layers, q) for q in model.plan.parameters()}
     check_native({name: tuple(v.shape) for name, v in natives.items()}, model.plan, SLOTS)

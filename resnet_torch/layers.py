@@ -79,6 +79,11 @@ def _(layer: plan.ZeroPad) -> nn.Module:
 
 
 @build.register
+def _(layer: plan.SpaceToDepth) -> nn.Module:
+    return SpaceToDepth(layer)
+
+
+@build.register
 def _(layer: plan.Flatten) -> nn.Module:
     return nn.Flatten()
 
@@ -199,6 +204,21 @@ class StandardizedConv2d(nn.Conv2d):
             x, standard, self.bias, self.stride, self.padding, self.dilation, self.groups
         )
         return y
+
+
+class SpaceToDepth(nn.Module):
+    """Blocks of 2 x 2 pixels as pixels of four times the channels."""
+
+    def __init__(self, layer: plan.SpaceToDepth) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, 4 C, H', W']."""
+        x = F.pad(x, (*self.layer.around(x.shape[3]), *self.layer.around(x.shape[2])))
+        n, c, h, w = x.shape
+        blocks = x.reshape(n, c, h // 2, 2, w // 2, 2).permute(0, 3, 5, 1, 2, 4)
+        return blocks.reshape(n, 4 * c, h // 2, w // 2)
 
 
 class EvoNorm(nn.Module):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from resnet_torch.model import ResNet
 from shared_spec.api import WeightsLike, described, read_weights, write_checkpoint
+from shared_spec.inference import loadable, require_trained
 from shared_spec.layouts import TORCH as SLOTS
 from shared_spec.plan import Parameter
 from shared_spec.spec import ResNetSpec
@@ -19,13 +20,13 @@ from shared_spec.weights import (
     Checkpoint,
     State,
     check_native,
-    check_weights,
     replaced,
 )
 
 
 def export_weights(model: ResNet) -> State:
     """The model's weights as numpy arrays under canonical names: a copy."""
+    require_trained(model.plan, "to export")
     return {
         q.name: SLOTS[q.role].to_canonical(to_numpy(native(model, q))).copy()
         for q in model.plan.parameters()
@@ -39,8 +40,8 @@ def load_weights(model: ResNet, weights: WeightsLike) -> ResNet:
         WeightsError: listing every mismatch; the model is then unchanged.
     """
     found = read_checkpoint(weights, model.spec).state
-    check_weights(model.plan, found, dtype_name(model), weights)
-    state = dict(found)  # read whole before anything is assigned
+    # Read whole before anything is assigned.
+    state = loadable(model.plan, found, dtype_name(model), weights)
     natives = {q.name: native(model, q) for q in model.plan.parameters()}
     check_native({name: tuple(t.shape) for name, t in natives.items()}, model.plan, SLOTS)
     with torch.no_grad():

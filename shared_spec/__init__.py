@@ -14,6 +14,7 @@ from shared_spec.errors import (
     UnknownModelError,
     WeightsError,
 )
+from shared_spec.inference import Inference
 from shared_spec.initialize import initial_weights, random_images, random_weights
 from shared_spec.optimization import Optimization, optimization
 from shared_spec.plan import Plan
@@ -35,6 +36,7 @@ __all__ = [
     "Checkpoint",
     "FrameworkError",
     "ImageError",
+    "Inference",
     "Optimization",
     "ParityError",
     "Plan",

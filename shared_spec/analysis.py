@@ -185,6 +185,12 @@ def _(layer: plan.ZeroPad, shape: Shape) -> Shape:
 
 
 @output_shape.register
+def _(layer: plan.SpaceToDepth, shape: Shape) -> Shape:
+    h, w, c = shape
+    return (h + sum(layer.around(h))) // 2, (w + sum(layer.around(w))) // 2, 4 * c
+
+
+@output_shape.register
 def _(layer: plan.GlobalPool, shape: Shape) -> Shape:
     channels = shape[-1] * (2 if layer.kind == "catavgmax" else 1)
     return (1, 1, channels) if layer.keep_axes else (channels,)

@@ -129,6 +129,34 @@ class ZeroPad:
 
 
 @dataclass(frozen=True, slots=True)
+class SpaceToDepth:
+    """[N, H, W, C] to [N, H', W', 4 C], each pixel of which has 2 x 2 pixels of the input, by row,
+    column, channel; zeros around it as the convolution of stride 2, `kernel_size` and `padding`
+    needs that now becomes one of stride 1 (Ridnik et al. 2020, arXiv:2003.13630).
+    """
+
+    name: str
+    kernel_size: int
+    padding: int
+
+    @property
+    def ahead(self) -> int:
+        """Rows that the window grows at its front, so that it begins on a block."""
+        return self.padding % 2
+
+    @property
+    def window(self) -> int:
+        """Blocks in a row of the window."""
+        return -(-(self.kernel_size + self.ahead) // 2)
+
+    def around(self, n: int) -> tuple[int, int]:
+        """Zeros before and after `n` pixels; negative where the window does not reach the last."""
+        before = self.padding + self.ahead
+        outputs = (n + 2 * self.padding - self.kernel_size) // 2 + 1
+        return before, 2 * (outputs - 1 + self.window) - before - n
+
+
+@dataclass(frozen=True, slots=True)
 class Identity:
     """Nothing: it keeps a place in a numbered chain, so that checkpoints' indices stay."""
 
@@ -298,6 +326,7 @@ Layer = (
     | EvoNorm
     | FilterResponseNorm
     | ZeroPad
+    | SpaceToDepth
     | Flatten
     | Identity
     | Activation
@@ -381,7 +410,8 @@ class Plan:
     """A whole network: `head(stages(stem(x)))`, on images of `in_channels` channels.
 
     With `outputs`, the names of layers of the stem and of stages, it has no head and gives the list
-    of what those give.
+    of what those give. A plan for inference alone has in `trained` the one whose weights it takes,
+    see `shared_spec.inference`.
     """
 
     in_channels: int
@@ -389,6 +419,7 @@ class Plan:
     stages: tuple[Stage, ...]
     head: Layers
     outputs: tuple[str, ...] = ()
+    trained: Plan | None = None
 
     def results(self) -> dict[str, str]:
         """What the model returns, with the layer or block that gives it: `logits`, which may be

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from shared_spec.errors import FrameworkError, ImageError, RecipeError, WeightsError
+from shared_spec.inference import require_trained
 from shared_spec.optimization import STATISTICS, Optimization
 from shared_spec.plan import Plan
 from shared_spec.spec import ResNetSpec
@@ -100,8 +101,11 @@ def require_classes(spec: ResNetSpec) -> None:
         raise RecipeError("the net has no classes to learn; give it num_classes and a head")
 
 
-def check_trainable(spec: ResNetSpec, dtype: str, how: Optimization) -> None:
-    """Raise a `ResNetError` unless a model of `spec` and `dtype` can be trained as `how` says."""
+def check_trainable(p: Plan, spec: ResNetSpec, dtype: str, how: Optimization) -> None:
+    """Raise a `ResNetError` unless a model of plan `p`, of `spec` and `dtype`, can be trained as
+    `how` says.
+    """
+    require_trained(p, "to train")
     require_classes(spec)
     if dtype != how.dtype:
         raise FrameworkError(
