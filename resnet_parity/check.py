@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -178,6 +178,9 @@ def check(
         for engine in engines:
             step(engine.name)
             run_engine(engine, device, start, report, lambda w: job.run(w, dtype, job.weights))
+        if dtype == "float64" and device != "cpu" and report.ran:
+            step("float64 reference")
+            _run_on_cpu(job, report, engines)
         judge_presence(report, requested)
         for ran in report.ran:
             _judge_engine(report, ran, p, expected)
@@ -186,6 +189,17 @@ def check(
             _judge_rounding(job, report, engines, seed, step)
     _judge_pairs(report)
     return report
+
+
+def _run_on_cpu(job: _Job, report: Report, engines: Sequence[Engine]) -> None:
+    """Add an engine's results on the CPU, the first of all: what an accelerator's kernels have in
+    common would not be seen between engines that all use them.
+    """
+    engine = next(e for e in engines if e.name == report.ran[0].engine)
+    others, report.ran = report.ran, []
+    run_engine(engine, "cpu", job.start, report, lambda w: job.run(w, "float64", job.weights))
+    here = [replace(ran, engine=f"{ran.engine} (cpu)") for ran in report.ran]
+    report.ran = here + others
 
 
 @dataclass

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,14 +13,17 @@ import pytest
 import resnet_torch
 from resnet_parity.check import check, default_sizes
 from resnet_parity.compare import FLOAT64_TOLERANCE
-from resnet_parity.engines import ENGINES
+from resnet_parity.engines import ENGINES, Device, Engine, Worker
 from shared_spec import (
+    Checkpoint,
     ResNetSpec,
     cast_weights,
     compile_plan,
     random_images,
     random_weights,
+    read_safetensors,
     resolve,
+    write_safetensors,
 )
 from tests.conftest import Pool
 from tests.specs import SPECS
@@ -89,3 +95,34 @@ def test_random_weights_keep_the_scale_of_activations(name: str) -> None:
     ]
     assert min(scales) > 0.03
     assert max(scales) < 100
+
+
+def test_an_accelerator_is_held_against_the_cpu(pool: Pool) -> None:
+    """What all engines get wrong alike on it, such as a kernel that rounds, is seen too."""
+
+    class Narrow:
+        """A worker on a device that rounds every image to float32."""
+
+        def __init__(self, worker: Worker) -> None:
+            self.worker = worker
+
+        def call(self, operation: str, **arguments: Any) -> Any:
+            if operation == "run":
+                given = arguments["images"]
+                arguments["images"] = [f"{path}.narrow" for path in given]
+                for path, narrow in zip(given, arguments["images"], strict=True):
+                    images = read_safetensors(path).state["images"].astype(np.float32)
+                    write_safetensors(narrow, Checkpoint({"images": images.astype(np.float64)}))
+            return self.worker.call(operation, **arguments)
+
+    @contextlib.contextmanager
+    def start(engine: Engine, device: Device) -> Iterator[Any]:
+        worker = pool[engine.name]
+        yield Narrow(worker) if rounds and device == "gpu" else worker
+
+    engines = [ENGINES["torch"], ENGINES["flax"]]
+    for rounds in (False, True):
+        report = check(SPECS["resnet20 (B)"], engines, device="gpu", start=start)
+        assert [ran.engine for ran in report.ran] == ["torch (cpu)", "torch", "flax"]
+        assert report.logits["torch", "flax"].within(FLOAT64_TOLERANCE)
+        assert report.holds != rounds
