@@ -101,7 +101,7 @@ def test_an_accelerator_is_held_against_the_cpu(pool: Pool) -> None:
     """What all engines get wrong alike on it, such as a kernel that rounds, is seen too."""
 
     class Narrow:
-        """A worker on a device that rounds every image to float32."""
+        """A worker on a device that rounds every image to float16."""
 
         def __init__(self, worker: Worker) -> None:
             self.worker = worker
@@ -111,7 +111,7 @@ def test_an_accelerator_is_held_against_the_cpu(pool: Pool) -> None:
                 given = arguments["images"]
                 arguments["images"] = [f"{path}.narrow" for path in given]
                 for path, narrow in zip(given, arguments["images"], strict=True):
-                    images = read_safetensors(path).state["images"].astype(np.float32)
+                    images = read_safetensors(path).state["images"].astype(np.float16)
                     write_safetensors(narrow, Checkpoint({"images": images.astype(np.float64)}))
             return self.worker.call(operation, **arguments)
 
