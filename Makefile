@@ -5,7 +5,7 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test lint types bench family clean
+.PHONY: install demo test lint types bench gpu family clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -36,7 +36,12 @@ types: $(VENV)/.installed
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed
+	$(BIN)/resnet-parity bench resnet50 --form plain,inference
 	$(BIN)/python benchmarks/startup.py
+
+# On a machine that has its frameworks already: nothing is installed, nothing downloaded.
+gpu:
+	PYTHONPATH=. $(PYTHON) benchmarks/accelerator.py --device gpu
 
 family: $(VENV)/.installed
 	$(BIN)/python benchmarks/family.py --output docs/family.png

@@ -185,9 +185,7 @@ def _(layer: plan.MaxPool, x: Any, dtype: str) -> Any:
     padding = "same" if layer.padding == "same" else "valid"
     if layer.padding != "same" and layer.padding > 0:
         x = LowestPadding2D(layer.padding, dtype=dtype, name=f"{name}_pad")(x)
-    return keras.layers.MaxPooling2D(
-        layer.kernel_size, layer.stride, padding, dtype=dtype, name=name
-    )(x)
+    return MaxPooling2D(layer.kernel_size, layer.stride, padding, dtype=dtype, name=name)(x)
 
 
 @apply.register
@@ -378,19 +376,59 @@ class GroupNormalization(keras.layers.GroupNormalization):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Conv2D(keras.layers.Conv2D):
-    """`keras.layers.Conv2D`, where its engine is JAX on a CPU as a matrix product if it can be."""
+    """`keras.layers.Conv2D` by the fastest route of its engine.
+
+    On PyTorch, Keras copies [N, H, W, C] to [N, C, H, W] and back around every convolution, which
+    takes as long as the convolution; here PyTorch sees the same memory as [N, C, H, W]. On JAX on a
+    CPU, a 1 x 1 convolution is a matrix product: XLA's convolutions are slower there.
+    """
+
+    def call(self, inputs: Any) -> Any:
+        """[N, H, W, C] to [N, H', W', filters]."""
+        padding = self._torch_padding() if keras.backend.backend() == "torch" else None
+        if padding is None:
+            return super().call(inputs)
+        bias = None if self.bias is None else ops.convert_to_tensor(self.bias)
+        kernel = ops.convert_to_tensor(self.effective_kernel())
+        return self._in_torch(inputs, kernel, bias, padding)
 
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
-        """[N, H, W, C] to [N, H', W', filters]."""
+        """As `call`, without the bias."""
         if keras.backend.backend() == "jax" and self.kernel_size == (1, 1) and self.groups == 1:
             import jax
 
-            # XLA's convolutions are slower there, by half on the wide maps.
             if jax.default_backend() == "cpu":
                 rows, columns = self.strides
                 kernel = ops.convert_to_tensor(kernel)
                 return ops.matmul(inputs[:, ::rows, ::columns], kernel[0, 0])
         return super().convolution_op(inputs, kernel)
+
+    def effective_kernel(self) -> Any:
+        """What convolves, [H, W, in, out]."""
+        return self.kernel
+
+    def _torch_padding(self) -> tuple[int, ...] | None:
+        """Rows and columns on either side; None where the sides differ with the input."""
+        if self.padding == "valid":
+            return (0, 0)
+        extents = [(k - 1) * d for k, d in zip(self.kernel_size, self.dilation_rate, strict=True)]
+        if self.strides != (1, 1) or any(extent % 2 for extent in extents):
+            return None
+        return tuple(extent // 2 for extent in extents)
+
+    def _in_torch(self, inputs: Any, kernel: Any, bias: Any, padding: tuple[int, ...]) -> Any:
+        from torch.nn import functional as F
+
+        y = F.conv2d(
+            inputs.permute(0, 3, 1, 2),
+            kernel.permute(3, 2, 0, 1),
+            bias,
+            self.strides,
+            padding,
+            self.dilation_rate,
+            self.groups,
+        )
+        return y.permute(0, 2, 3, 1)
 
 
 def arrange_kernels(model: keras.Model) -> None:
@@ -407,6 +445,20 @@ def arrange_kernels(model: keras.Model) -> None:
             tensor = layer.kernel.value
             native = tensor.data.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
             tensor.data = native.permute(2, 3, 1, 0)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class MaxPooling2D(keras.layers.MaxPooling2D):
+    """`keras.layers.MaxPooling2D`, without Keras's copies on PyTorch; see `Conv2D`."""
+
+    def call(self, inputs: Any) -> Any:
+        """[N, H, W, C] to [N, H', W', C]."""
+        if keras.backend.backend() != "torch" or self.padding != "valid":
+            return super().call(inputs)
+        from torch.nn import functional as F
+
+        y = F.max_pool2d(inputs.permute(0, 3, 1, 2), self.pool_size, self.strides)
+        return y.permute(0, 2, 3, 1)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -448,10 +500,14 @@ class StandardizedConv2D(Conv2D):
         self.eps = eps
 
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
-        """[N, H, W, C] to [N, H', W', filters]."""
-        kernel = ops.convert_to_tensor(kernel)
+        """[N, H, W, C] to [N, H', W', filters], without the bias."""
+        return super().convolution_op(inputs, self.effective_kernel())
+
+    def effective_kernel(self) -> Any:
+        """What convolves, [H, W, in, out]."""
+        kernel = ops.convert_to_tensor(self.kernel)
         mean, variance = ops.moments(kernel, axes=(0, 1, 2), keepdims=True)
-        return super().convolution_op(inputs, (kernel - mean) * ops.rsqrt(variance + self.eps))
+        return (kernel - mean) * ops.rsqrt(variance + self.eps)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

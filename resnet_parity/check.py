@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from resnet_parity.compare import (
+    COARSE,
     FLOAT64_TOLERANCE,
     ROUNDING_FACTOR,
     RULE,
@@ -20,7 +21,7 @@ from resnet_parity.compare import (
     Difference,
     difference,
 )
-from resnet_parity.engines import Device, Engine, EngineError, Worker
+from resnet_parity.engines import Device, Engine, EngineError, Precision, Worker
 from shared_spec.analysis import block_rows
 from shared_spec.compiler import compile_plan
 from shared_spec.durable import workspace
@@ -65,6 +66,9 @@ class Report:
     parameters: int
     tolerance: float
     rule: str
+    precision: Precision = "highest"
+    coarse: str | None = None
+    """What the device's products of float32 numbers may be rounded to, where that is coarser."""
     ran: list[Ran] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
@@ -87,6 +91,7 @@ class Report:
             "dtype": self.dtype,
             "rule": self.rule,
             "tolerance": self.tolerance,
+            "precision": self.precision,
             "inputs": [list(shape) for shape in self.inputs],
             "parameters": self.parameters,
             "engines": [
@@ -135,6 +140,7 @@ def check(
     seed: int = 0,
     requested: bool = True,
     compiled: bool = True,
+    precision: Precision = "highest",
     step: Callable[[str], None] = lambda text: None,
     start: Start = Worker,
 ) -> Report:
@@ -153,6 +159,8 @@ def check(
         requested: whether a missing engine is a failure (it was asked for by name) or only told.
         compiled: whether engines compile the net as a whole, as `predict` does, or run it layer by
             layer, which starts sooner.
+        precision: of the products of float32 numbers; `default` leaves TF32 and bfloat16 passes
+            to the frameworks, and the bound grows by what they round.
         step: called with a few words as each part of the work begins.
         start: gives the worker of an engine on a device, as a context manager.
 
@@ -170,8 +178,11 @@ def check(
     check_weights(p, weights, dtype)
     shapes = [(batch, *size, p.in_channels) for size in sizes]
     report = Report(name, dtype, list(shapes), p.parameter_count(), FLOAT64_TOLERANCE, RULE)
+    report.precision = precision
+    if precision == "default" and dtype == "float32":
+        report.coarse = COARSE.get(device)
     with workspace() as folder:
-        job = _Job(spec, weights, folder, device, start, compiled)
+        job = _Job(spec, weights, folder, start, compiled, precision)
         job.images = [
             job.save(f"images{i}", {"images": random_images(s, seed)}) for i, s in enumerate(shapes)
         ]
@@ -209,9 +220,9 @@ class _Job:
     spec: ResNetSpec
     weights: State
     folder: Path
-    device: Device
     start: Start
     compiled: bool
+    precision: Precision
     images: list[str] = field(default_factory=list)
     counter: Iterator[int] = field(default_factory=itertools.count)
 
@@ -234,6 +245,7 @@ class _Job:
             outputs=outputs,
             blocks=blocks,
             compiled=self.compiled,
+            precision=self.precision,
         )
         found = read_safetensors(outputs).state
         Path(file).unlink()
@@ -359,6 +371,7 @@ def _judge_rounding(
 ) -> None:
     """Hold every engine against float64, within a bound measured there; see `perturbed`."""
     engine = next(e for e in engines if e.name == report.ran[0].engine)
+    roundoff = report.coarse or report.dtype
     try:
         with job.start(engine, "cpu") as worker:
             exact = cast_weights(job.weights, "float64")
@@ -366,7 +379,7 @@ def _judge_rounding(
             error = 0.0
             for trial in range(3):
                 step(f"float64 reference, perturbation {trial + 1} of 3")
-                shaken = perturbed(compile_plan(job.spec), exact, report.dtype, seed + trial)
+                shaken = perturbed(compile_plan(job.spec), exact, roundoff, seed + trial)
                 _, outputs = job.run(worker, "float64", shaken, blocks=False)
                 error = max(error, *(difference(reference[k], outputs[k]).maximum for k in outputs))
     except (EngineError, ResNetError) as failure:
@@ -377,6 +390,12 @@ def _judge_rounding(
         f"{RULE} to float64 ≤ {report.tolerance:.1e}, which is {ROUNDING_FACTOR:g} times what "
         f"{report.dtype} rounding is measured to cause; twice that between two engines"
     )
+    if report.coarse:
+        report.rule = report.rule.replace(
+            f"{report.dtype} rounding",
+            f"rounding as in {report.coarse}, which is how this device's own precision multiplies "
+            f"{report.dtype},",
+        )
     for ran in report.ran:
         try:
             found = [difference(reference[k], ran.outputs[k]) for k in reference]

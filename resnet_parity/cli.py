@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resnet_parity import cli_evaluate, cli_trace, cli_training, tables
-from resnet_parity.engines import ENGINES, parse_device, parse_engines
+from resnet_parity import cli_bench, cli_evaluate, cli_report, cli_trace, cli_training, tables
+from resnet_parity.engines import ENGINES, parse_device, parse_engines, parse_precision
 from resnet_parity.terminal import (
     DeviceOption,
     JsonOption,
@@ -149,6 +149,12 @@ def check(
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images of each size.")] = 2,
     seed: Annotated[int, typer.Option(help="Of random weights and images.")] = 0,
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="Of float32 products: highest, or the frameworks' default, which is TF32 on GPUs."
+        ),
+    ] = "highest",
     everything: Annotated[
         bool, typer.Option("--all", help="The catalogue, against the libraries that have it too.")
     ] = False,
@@ -230,6 +236,7 @@ def check(
             batch=batch,
             seed=seed,
             requested=engines is not None,
+            precision=parse_precision(precision),
             step=advance,
         )
     print_result(found.to_dict(), as_json, tables.parity)
@@ -417,3 +424,5 @@ app.command()(cli_training.train)
 app.command()(cli_training.curves)
 app.command()(cli_evaluate.evaluate)
 app.command()(cli_trace.trace)
+app.command()(cli_bench.bench)
+app.command()(cli_report.report)

@@ -31,6 +31,10 @@ is measured to cause (see `resnet_parity.check.perturbed`)."""
 UNIT_ROUNDOFF = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 """Half the spacing of floats at 1."""
 
+COARSE = {"gpu": "float16", "tpu": "bfloat16"}
+"""What the products of float32 numbers are rounded like where a framework is left to its defaults:
+TF32 on GPUs has the mantissa of float16, and TPUs multiply in bfloat16."""
+
 RULE = "max|a - b| / max|reference|"
 
 

@@ -27,6 +27,10 @@ from shared_spec.errors import FrameworkError, ResNetError, did_you_mean
 Device = Literal["cpu", "gpu", "tpu"]
 DEVICES: tuple[Device, ...] = ("cpu", "gpu", "tpu")
 
+Precision = Literal["highest", "default"]
+"""Of the products of float32 numbers: in full, or as each framework does them when nobody asks."""
+PRECISIONS: tuple[Precision, ...] = ("highest", "default")
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -116,6 +120,18 @@ def parse_device(text: str) -> Device:
         if text == device:
             return device
     raise FrameworkError(f"device: {text!r} is not one of {', '.join(DEVICES)}")
+
+
+def parse_precision(text: str) -> Precision:
+    """A precision.
+
+    Raises:
+        FrameworkError: if it is neither highest nor default.
+    """
+    for precision in PRECISIONS:
+        if text == precision:
+            return precision
+    raise FrameworkError(f"precision: {text!r} is not one of {', '.join(PRECISIONS)}")
 
 
 class EngineError(Exception):

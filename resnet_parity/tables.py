@@ -196,7 +196,8 @@ def network(console: Console, data: dict[str, Any]) -> None:
 def parity(console: Console, data: dict[str, Any]) -> None:
     """The result of a check."""
     sizes = ", ".join("×".join(map(str, shape)) for shape in data["inputs"])
-    console.print(f"[bold]{plain(data['model'])}[/] in {data['dtype']} on inputs {sizes}\n")
+    own = ", products in each framework's own precision," if data["precision"] == "default" else ""
+    console.print(f"[bold]{plain(data['model'])}[/] in {data['dtype']}{own} on inputs {sizes}\n")
     _engines_table(console, data)
     if data["pairs"]:
         console.print("\nlogits, each engine against each:", highlight=False)

@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from resnet_parity import bench_operations
+from resnet_parity.bench_sides import Side
 from resnet_parity.check import perturbed
 from resnet_parity.references import REFERENCES, reference_logits
 from resnet_parity.trace import inputs_of, parts, rounded
@@ -52,11 +54,15 @@ class Session:
         self.device = device
         self.package = package
         self.keras_backend = os.environ.get("KERAS_BACKEND") if "keras" in package else None
-        _pin_precision(self.uses)
+        start = time.perf_counter()
+        set_precision(self.uses, "highest")
         self.resnet: Any = importlib.import_module(package)
+        self.import_seconds = time.perf_counter() - start
         self.hardware = self._hardware()
         self.kept: tuple[Any, set[tuple[int, ...]]] | None = None
         """A model that stays from one request to the next, and the shapes that it was given."""
+        self.sides: dict[str, tuple[Side, bool]] = {}
+        """What `bench` times, by its key, and whether with TF32."""
 
     @property
     def uses(self) -> set[str]:
@@ -90,6 +96,15 @@ class Session:
 
         with torch.no_grad():
             yield
+
+    @contextmanager
+    def at_precision(self, precision: str) -> Iterator[None]:
+        """Multiply float32 numbers so for a while."""
+        set_precision(self.uses, precision)
+        try:
+            yield
+        finally:
+            set_precision(self.uses, "highest")
 
     def _moves(self) -> bool:
         # JAX, TensorFlow and Keras put arrays on the accelerator themselves.
@@ -154,21 +169,25 @@ _DEVICE_NAMES: dict[str, Callable[[str], str | None]] = {
 }
 
 
-def _pin_precision(frameworks: set[str]) -> None:
-    """Full float32 everywhere: no TF32, no bfloat16 passes."""
+def set_precision(frameworks: set[str], precision: str) -> None:
+    """Multiply float32 numbers in full (`highest`: no TF32, no bfloat16 passes), or as the
+    frameworks do by themselves.
+    """
+    default = precision == "default"
     if "torch" in frameworks:
         import torch
 
-        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = default  # torch's own: convolutions yes, products no
         torch.backends.cuda.matmul.allow_tf32 = False
     if "tensorflow" in frameworks:
         import tensorflow as tf
 
-        tf.config.experimental.enable_tensor_float_32_execution(False)
+        tf.config.experimental.enable_tensor_float_32_execution(default)
     if "jax" in frameworks:
         import jax
 
-        jax.config.update("jax_default_matmul_precision", "highest")  # type: ignore[no-untyped-call]
+        chosen = None if default else "highest"
+        jax.config.update("jax_default_matmul_precision", chosen)  # type: ignore[no-untyped-call]
 
 
 def info(session: Session) -> dict[str, Any]:
@@ -188,6 +207,7 @@ def run(
     outputs: str,
     blocks: bool = True,
     compiled: bool = True,
+    precision: str = "highest",
 ) -> dict[str, Any]:
     """What the model returns, and every block's output, for each file of images; all into one file.
 
@@ -197,7 +217,7 @@ def run(
     """
     start = time.perf_counter()
     found: dict[str, Any] = {}
-    with session.forward_only():
+    with session.forward_only(), session.at_precision(precision):
         model = session.model(spec, weights, dtype)
         names = [block.name for block in model.plan.blocks()] if blocks else []
         results = model.plan.results()
@@ -504,6 +524,7 @@ OPERATIONS: dict[str, Operation] = {
         train,
         read,
         write,
+        *bench_operations.OPERATIONS,
     )
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor, nn
 
 from resnet_torch.layers import build
@@ -28,7 +29,9 @@ class ResidualBlock(nn.Module):
         h = chain(self, self._pre, x)
         y = chain(self, self._branch, h)
         if self.shortcut_from is not None:
-            y = y + chain(self, self._shortcut, x if self.shortcut_from == "input" else h)
+            s = chain(self, self._shortcut, x if self.shortcut_from == "input" else h)
+            # A gradient may need what the branch gave; without one, its memory is free to take.
+            y = y + s if torch.is_grad_enabled() else y.add_(s)
         return chain(self, self._output, y)
 
 

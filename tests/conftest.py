@@ -25,6 +25,16 @@ for _name in (
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 
+# Most tests of JAX wait for XLA, which is given the same nets again and again. Each process of the
+# tests has a cache of its own: an entry is not written at once.
+os.environ |= {
+    "JAX_COMPILATION_CACHE_DIR": str(
+        ROOT / ".pytest_cache" / f"jax-{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}"
+    ),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", choices=DEVICES, help="where the engines compute")

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import importlib
 import sys
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from resnet_parity.bench_sides import PEERS
 from resnet_parity.references import timm_model, torchvision_models
-
-PEERS = Path(sys.prefix) / "share" / "peers"
-"""Where `tests/fetch_peers.py` puts the judges that cannot be installed beside the rest."""
 
 
 def fetched(module: str) -> ModuleType:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import threading
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from resnet_parity.bench_operations import bench_time
 from resnet_parity.worker import OPERATIONS, Session, serve
 from tests.trace.faults import faulty_gradient, faulty_trace
 from tests.training.faults import faulty_train
@@ -18,6 +23,21 @@ def probe(session: Session, function: str, **arguments: Any) -> Any:
     )
 
 
+def unwaited_bench_time(session: Session, key: str, passes: int) -> Any:
+    """As `bench_time`, of a side that returns before it has computed."""
+    side, tf32 = session.sides[key]
+
+    def run(count: int) -> np.ndarray:
+        threading.Timer(0.05, side.run, (1,)).start()
+        return np.zeros(1)
+
+    session.sides[key] = replace(side, run=run), tf32
+    try:
+        return bench_time(session, key, passes)
+    finally:
+        session.sides[key] = side, tf32
+
+
 if __name__ == "__main__":
-    own = (probe, faulty_train, faulty_trace, faulty_gradient)
+    own = (probe, faulty_train, faulty_trace, faulty_gradient, unwaited_bench_time)
     serve({**OPERATIONS, **{function.__name__: function for function in own}})

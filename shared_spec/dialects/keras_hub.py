@@ -401,7 +401,8 @@ def _channels(value: Any, channels: int) -> list[float]:
 
 def _twin(spec: ResNetSpec) -> ResNetSpec:
     """The net that KerasHub builds from the arguments nearest to `spec`."""
-    return spec_of(_task(spec, "float32", None) if spec.num_classes else _config(spec, "float32"))
+    classifies = spec.num_classes > 0
+    return spec_of(_task(spec, "float32", None) if classifies else backbone_config(spec, "float32"))
 
 
 def _object(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -425,7 +426,8 @@ def _common(name: str, dtype: str) -> dict[str, Any]:
     return {"name": name, "trainable": True, "dtype": policy}
 
 
-def _config(spec: ResNetSpec, dtype: str) -> dict[str, Any]:
+def backbone_config(spec: ResNetSpec, dtype: str) -> dict[str, Any]:
+    """KerasHub's arguments of a backbone of `spec`, as its `config.json` has them."""
     width = spec.stem_width
     filters, sizes = {
         "conv7x7": ([width], [7]),
@@ -449,7 +451,7 @@ def _config(spec: ResNetSpec, dtype: str) -> dict[str, Any]:
 
 def _task(spec: ResNetSpec, dtype: str, preprocessor: Mapping[str, Any] | None) -> dict[str, Any]:
     arguments = {
-        "backbone": _config(spec, dtype),
+        "backbone": backbone_config(spec, dtype),
         "preprocessor": preprocessor,
         "name": "res_net_image_classifier",
         "num_classes": spec.num_classes,
@@ -489,7 +491,7 @@ def save_preset(folder: Path, checkpoint: Checkpoint, layers: Sequence[KerasLaye
     assert spec is not None
     dtype = next(iter(layers[0].variables.values())).dtype.name
     folder.mkdir()
-    _dump(folder / CONFIG, _config(spec, dtype))
+    _dump(folder / CONFIG, backbone_config(spec, dtype))
     sizes = [q.size for q in compile_plan(spec).parameters() if not q.module.endswith("fc")]
     metadata = _VERSIONS | {"parameter_count": sum(sizes), "tasks": ["ImageClassifier"]}
     _dump(folder / METADATA, metadata)
@@ -517,6 +519,7 @@ KERAS_HUB = Dialect("keras-hub", "KerasHub", _claims, _place, _source_spec, _ext
 __all__ = [
     "KERAS_HUB",
     "NAMES",
+    "backbone_config",
     "is_preset",
     "layer_name",
     "open_preset",

@@ -126,3 +126,25 @@ def test_an_accelerator_is_held_against_the_cpu(pool: Pool) -> None:
         assert [ran.engine for ran in report.ran] == ["torch (cpu)", "torch", "flax"]
         assert report.logits["torch", "flax"].within(FLOAT64_TOLERANCE)
         assert report.holds != rounds
+
+
+def test_default_precision_has_a_bound_of_its_own(pool: Pool) -> None:
+    """A GPU that multiplies in TF32 rounds 2^13 times as much, and the report says so."""
+    engines = [ENGINES["torch"], ENGINES["flax"]]
+    options: dict[str, Any] = {"dtype": "float32", "device": "gpu", "start": pool.start}
+    full = check(SPECS["resnet20 (B)"], engines, **options)
+    coarse = check(SPECS["resnet20 (B)"], engines, precision="default", **options)
+    assert coarse.tolerance == pytest.approx(2**13 * full.tolerance, rel=0.2)
+    assert "rounding as in float16" in coarse.rule
+    assert "float16" not in full.rule
+    assert coarse.to_dict()["precision"] == "default"
+    wide = check(
+        SPECS["resnet20 (B)"], engines, precision="default", device="gpu", start=pool.start
+    )
+    assert wide.tolerance == FLOAT64_TOLERANCE  # float64 has no such products
+
+
+def test_default_precision_reaches_the_frameworks(worker: Worker) -> None:
+    found = worker.call("probe", function="precision:kept")
+    assert found["default"] != found["highest"]
+    assert found["after"] == found["highest"]

@@ -1,0 +1,7 @@
+"""A report: what check, trace and bench found, on one page that needs no network."""
+
+from resnet_parity.report.gather import Files, Net, Settings, gather
+from resnet_parity.report.overview import sentence, verdict
+from resnet_parity.report.page import render, write
+
+__all__ = ["Files", "Net", "Settings", "gather", "render", "sentence", "verdict", "write"]

@@ -1,0 +1,86 @@
+"""The commands that measure what the report shows."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from resnet_parity.engines import Engine
+from resnet_parity.report.records import Bench, Check, Trace
+
+_PROGRAM = "resnet-parity"
+
+
+def check(found: Check) -> str:
+    """What measures a check again, with the random weights and images of the default seed."""
+    if found.command:
+        return found.command
+    names = [ran.engine for ran in found.engines] + [*found.missing, *found.failed]
+    sizes = [f"--image-size {h}x{w}" for _, h, w, *_ in _shaped(found.inputs)]
+    batch = [f"--batch {shape[0]}" for shape in found.inputs[:1]]
+    options = [f"--dtype {shlex.quote(found.dtype)}", *sizes, *batch]
+    return " ".join(
+        [_PROGRAM, "check", named(found.model), "--engines", shlex.quote(",".join(names)), *options]
+    )
+
+
+def trace(found: Trace) -> str:
+    """What measures a trace again."""
+    if found.command:
+        return found.command
+    if len(found.engines) == 1:
+        engines = [found.reference]
+        own = [f"--against {shlex.quote(found.other)}"]
+    else:
+        engines, own = [found.reference, found.other], []
+    options = [f"--dtype {shlex.quote(found.dtype)}", *["--gradients"] * bool(found.gradients)]
+    sizes = [f"--image-size {h} --batch {n}" for n, h, *_ in _shaped([found.input])]
+    pair = f"--engines {shlex.quote(','.join(engines))}"
+    return " ".join([_PROGRAM, "trace", named(found.model), pair, *own, *options, *sizes])
+
+
+def bench(found: Bench) -> str:
+    """What measures a benchmark again."""
+    return found.command or missing_bench(found.name)
+
+
+def missing_check(name: str) -> str:
+    """What would measure parity."""
+    return f"{_PROGRAM} check {named(name)} --json > check.json"
+
+
+def missing_trace(name: str) -> str:
+    """What would measure errors along depth."""
+    return f"{_PROGRAM} trace {named(name)} --engines torch,flax --json > trace.json"
+
+
+def missing_bench(name: str) -> str:
+    """What would measure speed and memory."""
+    return f"{_PROGRAM} bench {named(name)} --json > bench.json"
+
+
+def missing_scaling(name: str) -> str:
+    """What would measure scaling besides."""
+    return f"{_PROGRAM} bench {named(name)} --scaling batch,depth,size --json > bench.json"
+
+
+def own_bench(name: str, engines: Sequence[Engine], device: str) -> str:
+    """What measures the speed that a report measures by itself."""
+    chosen = ",".join(engine.name for engine in engines)
+    settings = f"--engines {chosen} --modes infer,train --device {device}"
+    return f"{_PROGRAM} bench {named(name)} {settings}"
+
+
+def whole(names: Sequence[str], speed: bool) -> str:
+    """What makes such a report anew."""
+    words = [_PROGRAM, "report", *map(named, names), *["--speed"] * speed]
+    return " ".join([*words, "-o", "report.html"])
+
+
+def named(name: str) -> str:
+    """A name as an argument in a shell: of a file, if it begins like an option."""
+    return shlex.quote(f"./{name}" if name.startswith("-") else name)
+
+
+def _shaped(shapes: Sequence[list[int]]) -> list[list[int]]:
+    return [shape for shape in shapes if len(shape) == 4]

@@ -1,0 +1,232 @@
+"""What traces found, as blocks: errors along depth of each engine against one reference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from resnet_parity.report import charts, commands, figures
+from resnet_parity.report.blocks import (
+    Block,
+    Cell,
+    Heading,
+    Missing,
+    Notice,
+    Picture,
+    Pictures,
+    Styles,
+    Table,
+    Text,
+    legend,
+    problems,
+)
+from resnet_parity.report.charts import Chart, Group, Series
+from resnet_parity.report.records import Figure, Row, Trace
+
+Pick = Callable[[Row], Figure]
+
+
+def blocks(name: str, traces: Sequence[Trace], styles: Styles, ident: str) -> list[Block]:
+    """All traces of a net; those on one reference and in one dtype share their charts."""
+    if not traces:
+        return [
+            Missing("Errors along depth were not measured.", commands.missing_trace(name)),
+        ]
+    groups: dict[tuple[object, ...], list[Trace]] = {}
+    for trace in traces:
+        places = tuple(row.name for row in outline(trace.rows))
+        groups.setdefault((trace.reference, trace.dtype, *trace.input, places), []).append(trace)
+    found: list[Block] = []
+    for i, members in enumerate(groups.values(), 1):
+        if len(groups) > 1:
+            found.append(Heading(f"In {members[0].dtype}, against {members[0].reference}"))
+        found += _group(members, styles, f"{ident}-{i}")
+    return found
+
+
+def outline(rows: Sequence[Row]) -> list[Row]:
+    """The chain of a net: the stem's layers, the blocks, and the head's layers."""
+    whole = {row.name for row in rows if row.kind == "block"}
+
+    def inside(name: str) -> bool:
+        words = name.split(".")
+        return any(".".join(words[:n]) in whole for n in range(1, len(words)))
+
+    return [row for row in rows if row.kind == "block" or not inside(row.name)]
+
+
+def _group(traces: Sequence[Trace], styles: Styles, ident: str) -> list[Block]:
+    first = traces[0]
+    others = [trace.other for trace in traces]
+    given = figures.shape(first.input)
+    found: list[Block] = [
+        Text(
+            f"In {first.dtype}, against {first.reference}, on images of {given}. First, outputs as "
+            f"each side computes them from the images: errors travel. Then each layer and block on "
+            f"the reference's own input: what is off there errs by itself."
+        )
+    ]
+    for trace in traces:
+        found += problems(trace.problems)
+        found += [Notice(f"{trace.other}: {note}", "note", "i") for note in trace.notes]
+    rows = outline(first.rows)
+    kinds: list[tuple[str, str, Pick, Pick]] = [
+        ("as computed", "a", lambda row: row.propagated, lambda row: row.propagated_bound),
+        ("on the reference's input", "b", lambda row: row.forced, lambda row: row.bound),
+    ]
+    pictures = [
+        _picture(f"{ident}{letter}", traces, styles, what, (pick, bound))
+        for what, letter, pick, bound in kinds
+        if any(pick(row) is not None for trace in traces for row in outline(trace.rows))
+    ]
+    if pictures:
+        found.append(
+            Pictures(pictures, legend(styles, others), _table(traces, rows, "Errors along depth"))
+        )
+    for trace in traces:
+        found += _gradients(trace, styles, f"{ident}-g{traces.index(trace)}")
+        found += _inside(trace)
+    return found
+
+
+def _picture(
+    ident: str,
+    traces: Sequence[Trace],
+    styles: Styles,
+    what: str,
+    picks: tuple[Pick, Pick],
+) -> Picture:
+    pick, limit = picks
+    first = traces[0]
+    rows = outline(first.rows)
+    title = f"{first.model}: error of each block {what}, against {first.reference}"
+    lines, told = [], []
+    for trace in traces:
+        known = [(i, row, pick(row)) for i, row in enumerate(outline(trace.rows))]
+        points = [(float(i), y, row.name) for i, row, y in known if y is not None]
+        number = styles[trace.other]
+        lines.append(
+            Series(trace.other, number, [(x, y) for x, y, _ in points], [n for *_, n in points])
+        )
+        if points:
+            _, y, name = max(points, key=lambda p: math.inf if math.isnan(p[1]) else p[1])
+            told.append(f"{trace.other}: at most {figures.error(y)}, at {name}.")
+    # Bounds of float32 are measured anew in each trace, on the same net: the widest stands for all.
+    several = zip(*(outline(trace.rows) for trace in traces), strict=True)
+    bounds = [max(limit(row) or 0.0 for row in rows_) for rows_ in several]
+    text = (
+        f"Logarithmic; {len(rows)} places from {rows[0].name} to {rows[-1].name}. " if rows else ""
+    )
+    chart = Chart(ident, title, text + " ".join(told))
+    return Picture(f"Error {what}", charts.depth(chart, lines, bounds, _stages(rows)))
+
+
+def _stages(rows: Sequence[Row]) -> list[Group]:
+    """Consecutive blocks of one stage; before the first one the stem, after the last the head."""
+    seen, labels = False, []
+    for row in rows:
+        block = row.kind == "block"
+        seen = seen or block
+        stage = row.name.rpartition(".")[0] or row.name
+        labels.append(stage if block else "head" if seen else "stem")
+    found: list[Group] = []
+    for i, label in enumerate(labels):
+        if found and found[-1].label == label:
+            found[-1] = Group(label, found[-1].first, i)
+        else:
+            found.append(Group(label, i, i))
+    return found
+
+
+def _table(traces: Sequence[Trace], rows: Sequence[Row], caption: str) -> Table:
+    columns = ["layer or block"]
+    several = [outline(trace.rows) for trace in traces]
+    for trace in traces:
+        columns += [trace.other, "forced"]
+    cells: list[list[str | Cell]] = []
+    for i, row in enumerate(rows):
+        line: list[str | Cell] = [row.name]
+        for members in several:
+            line += [
+                _marked(members[i].propagated, members[i].parts),
+                _marked(members[i].forced, members[i].errs),
+            ]
+        cells.append([*line, figures.bound(row.propagated_bound), figures.bound(row.bound)])
+    columns += ["bound", "bound, forced"]
+    first = traces[0]
+    return Table(
+        f"{first.model} in {first.dtype}: {caption.lower()} against {first.reference}; forced: on "
+        f"the reference's input",
+        columns,
+        cells,
+    )
+
+
+def _marked(value: Figure, off: bool) -> str | Cell:
+    text = figures.ABSENT if value is None else figures.error(value)
+    return Cell(f"✗ {text}", "over") if off else text
+
+
+def _inside(trace: Trace) -> list[Block]:
+    """The layers that are off: the chart shows blocks alone."""
+    off = [row for row in trace.rows if row.errs or row.parts]
+    shown = off[:40]
+    if not off:
+        return []
+    rows = [
+        [
+            row.name,
+            row.kind,
+            _marked(row.propagated, row.parts),
+            _marked(row.forced, row.errs),
+            figures.bound(row.bound),
+            row.note or _why(row, trace.errs),
+        ]
+        for row in shown
+    ]
+    rest = f" (the first {len(shown)} of {len(off)})" if len(off) > len(shown) else ""
+    caption = f"{trace.model}: layers and blocks of {trace.other} that are off{rest}"
+    columns = ["name", "kind", "as computed", "forced", "bound", ""]
+    return [Table(caption, columns, rows, words=(1, 5))]
+
+
+def _why(row: Row, errs: Sequence[str]) -> str:
+    if not row.errs:
+        return "inherits"
+    return "errs by itself" if row.name in errs or row.kind != "block" else "holds one that errs"
+
+
+def _gradients(trace: Trace, styles: Styles, ident: str) -> list[Block]:
+    if not trace.gradients:
+        return []
+    rows = trace.gradients
+    points = [
+        (float(i), row.propagated, row.name)
+        for i, row in enumerate(rows)
+        if row.propagated is not None
+    ]
+    line = Series(
+        trace.other,
+        styles[trace.other],
+        [(x, y) for x, y, _ in points],
+        [name for *_, name in points],
+    )
+    title = f"{trace.model}: error of each parameter's gradient, {trace.other}"
+    text = f"From {rows[0].name}, where the backward pass begins, to {rows[-1].name}."
+    svg = charts.depth(
+        Chart(ident, title, text),
+        [line],
+        [row.bound for row in rows],
+        [Group("in the order of the backward pass", 0, len(rows) - 1)],
+    )
+    table = Table(
+        f"{trace.model} in {trace.dtype}: gradients of {trace.other} against {trace.reference}",
+        ["parameter", "error", "bound", ""],
+        [
+            [row.name, _marked(row.propagated, row.parts), figures.bound(row.bound), row.note]
+            for row in rows
+        ],
+        words=(3,),
+    )
+    caption = f"Error of each parameter's gradient against {trace.reference}"
+    return [Pictures([Picture(caption, svg)], legend(styles, [trace.other]), table)]

@@ -1,0 +1,272 @@
+"""What a report says of a whole net, and of where and how all was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from resnet_parity import tables
+from resnet_parity.report import commands, figures, parity, speed
+from resnet_parity.report.blocks import Block, Commands, Fact, Facts, Notice, Table, Text
+from resnet_parity.report.gather import Net
+from resnet_parity.report.records import Bench, Ran
+from shared_spec.analysis import stage_rows
+from shared_spec.compiler import compile_plan
+
+_EXACT = {"highest", "float32", "ieee", "none", "null"}
+"""Settings of the precision of matrix products that keep all of float32."""
+
+
+def verdict(net: Net) -> bool | None:
+    """Whether all that was measured holds; None if nothing was compared."""
+    found = [check.holds for check in net.checks] + [trace.holds for trace in net.traces]
+    found += [each.holds for bench in net.benches for each in bench.parity]
+    return all(found) if found else None
+
+
+def sentence(net: Net) -> str:
+    """What holds, with the worst figure."""
+    parts = [_parity(net), _traced(net), _fastest(net)]
+    return "; ".join(part for part in parts if part) + "."
+
+
+def facts(net: Net) -> Facts:
+    """The figures that stand out."""
+    found: list[Fact] = []
+    for check in net.checks:
+        worst = parity.worst(check)
+        if worst is not None:
+            bound = figures.bound(parity.pair_bound(check))
+            what = f"largest difference of logits in {check.dtype}; the bound is {bound}"
+            found.append(Fact(figures.error(worst.maximum), what))
+    if net.checks:
+        check = net.checks[0]
+        named = {ran.engine for ran in check.engines} | {*check.missing, *check.failed}
+        found.append(Fact(f"{len(check.engines)} of {len(named)}", "engines ran"))
+    if net.spec is not None:
+        plan = compile_plan(net.spec)
+        side = (net.spec.image_size, net.spec.image_size)
+        macs = sum(row.macs for row in stage_rows(plan, side))
+        found.append(Fact(figures.count(plan.parameter_count()), "parameters"))
+        size = figures.shape(side)
+        found.append(Fact(figures.scaled(macs, "MAC"), f"for an image of {size} pixels"))
+    elif net.checks:
+        found.append(Fact(figures.count(net.checks[0].parameters), "parameters"))
+    for bench in net.benches:
+        best = speed.best(bench)
+        if best is not None:
+            key, label, row = best
+            share = f", {figures.percent(row.share)} of the bound" if row.share is not None else ""
+            what = f"images a second: {label}. {speed.titled(key)}{share}"
+            found.append(Fact(figures.rate(row.images_per_second), what))
+    return Facts(found)
+
+
+def network(net: Net) -> list[Block]:
+    """Stages with their shapes, parameters and work."""
+    if net.spec is None:
+        return [
+            Text(
+                f"{net.name} is not in the catalogue here, so that its stages cannot be told; name "
+                f"its spec file to see them."
+            )
+        ]
+    plan = compile_plan(net.spec)
+    side = (net.spec.image_size, net.spec.image_size)
+    rows = stage_rows(plan, side)
+    made = {stage.name: tables.describe_stage(stage) for stage in plan.stages}
+    made |= {"stem": tables.describe_chain(plan.stem), "head": tables.describe_chain(plan.head)}
+    cells = [
+        [
+            row.name,
+            made.get(row.name, ""),
+            figures.shape(row.shape),
+            figures.count(row.parameters),
+            figures.count(row.macs),
+        ]
+        for row in rows
+    ]
+    total = [sum(row.parameters for row in rows), sum(row.macs for row in rows)]
+    last = ["total", "", "", *map(figures.count, total)]
+    size = figures.shape((*side, plan.in_channels))
+    caption = f"{net.name} on an image of {size} (height × width × channels)"
+    columns = ["stage", "layers", "output", "parameters", "MACs"]
+    return [Table(caption, columns, [*cells, last], words=(1,), kind="total")]
+
+
+def precision(benches: Sequence[Bench]) -> list[Block]:
+    """A warning where products of float32 are computed with less: how far engines part, and why."""
+    found: list[Block] = []
+    for bench in benches:
+        settings = list(lowered(bench.environment))
+        if not settings:
+            continue
+        told = [p for p in bench.parity if p.dtype in (None, "float32") and p.error is not None]
+        text = (
+            f"{bench.name} was measured with {', '.join(settings)}: products of float32 are then "
+            f"computed from factors rounded to 10 bits after the point (TF32) or 7 (bfloat16) "
+            f"where float32 has 23, each framework deciding for itself where. Engines part by that "
+            f"rounding and not by what they compute."
+        )
+        if told:
+            worst = max(told, key=lambda p: p.error or 0.0)
+            least = min(told, key=lambda p: p.error or 0.0)
+            text += (
+                f" Here they are between {figures.error(least.error)} ({least.side}) and "
+                f"{figures.error(worst.error)} ({worst.side}) from {worst.reference}"
+            )
+            if worst.bound and worst.error is not None:
+                text += (
+                    f", the latter {worst.error / worst.bound:,.2g} times the bound of "
+                    f"{figures.bound(worst.bound)}"
+                )
+            text += "."
+        else:
+            text += " By how much was not measured; this benchmark holds no comparison."
+        found.append(Notice(text, "warn", "!"))
+    return found
+
+
+def lowered(environment: Mapping[str, Any]) -> Iterator[str]:
+    """Settings that lower the precision of products, in words; of a framework or of all."""
+    for key, value in _flat(environment):
+        words = key.replace("_", " ").lower()
+        if "tf32" in words and str(value).lower() in ("true", "on", "1", "yes"):
+            yield words.replace("tf32", "TF32") + " on"
+        elif "precision" in words and str(value).lower() not in _EXACT:
+            yield f"{words} {value}"
+
+
+def environment(nets: Sequence[Net]) -> list[Block]:
+    """What ran where: a row for each engine and device, then the settings of benchmarks."""
+    rows: dict[tuple[str, ...], None] = {}
+    for net in nets:
+        for ran in _ran(net):
+            versions = ", ".join(f"{k} {v}" for k, v in ran.versions.items())
+            rows[ran.engine, versions, ran.device or figures.ABSENT] = None
+    found: list[Block] = []
+    if rows:
+        found.append(
+            Table(
+                "Engines of checks and traces. In them TF32 is off and products have the highest "
+                "precision",
+                ["engine", "versions", "on"],
+                [list(row) for row in rows],
+                words=(1, 2),
+            )
+        )
+    for net in nets:
+        for bench in net.benches:
+            settings = [
+                [key.removesuffix("_bytes").replace("_", " "), _said(key, value)]
+                for key, value in _flat(bench.environment)
+            ]
+            if settings:
+                caption = f"Benchmark of {bench.name}"
+                found.append(Table(caption, ["setting", "value"], settings, words=(1,)))
+    return found or [Text("Nothing ran, so that there is nothing to say of where.")]
+
+
+def repeat(nets: Sequence[Net]) -> list[Block]:
+    """The commands that measured what is shown, and the one that makes such a report."""
+    lines = [
+        (
+            "Everything, and this page",
+            commands.whole([n.name for n in nets], any(n.benches for n in nets)),
+        )
+    ]
+    for net in nets:
+        lines += [(f"Parity of {net.name} in {c.dtype}", commands.check(c)) for c in net.checks]
+        lines += [
+            (f"{t.other} against {t.reference}, {net.name} in {t.dtype}", commands.trace(t))
+            for t in net.traces
+        ]
+        lines += [(f"Speed of {net.name}", commands.bench(b)) for b in net.benches]
+    return [Commands(list(dict.fromkeys(lines)))]
+
+
+def _ran(net: Net) -> Iterator[Ran]:
+    for check in net.checks:
+        yield from check.engines
+    for trace in net.traces:
+        yield from trace.engines
+
+
+def _parity(net: Net) -> str:
+    told = []
+    for check in net.checks:
+        worst = parity.worst(check)
+        engines = figures.plural(len(check.engines), "engine")
+        bound = figures.bound(parity.pair_bound(check))
+        if not check.holds:
+            first = f": {check.problems[0].rstrip('.')}" if check.problems else ""
+            told.append(f"{engines} do not agree in {check.dtype}{first}")
+        elif worst is not None:
+            told.append(
+                f"{engines} agree in {check.dtype}, logits within {figures.error(worst.maximum)} "
+                f"of one another (bound {bound})"
+            )
+        else:
+            far = [d.maximum or 0.0 for d in check.against_float64.values()]
+            told.append(
+                f"in {check.dtype} logits are within {figures.error(max(far, default=None))} of "
+                f"float64 (bound {figures.bound(check.tolerance)})"
+            )
+    return "; ".join(told) or "parity was not measured"
+
+
+def _traced(net: Net) -> str:
+    off = [trace for trace in net.traces if not trace.holds]
+    if off:
+        return off[0].problems[0].rstrip(".") if off[0].problems else f"{off[0].other} parts"
+    errors = [
+        (row.propagated, row.name)
+        for trace in net.traces
+        for row in trace.rows
+        if row.propagated is not None
+    ]
+    if not errors:
+        return ""
+    value, name = max(errors)
+    return f"no layer parts, the worst being {name} with {figures.error(value)}"
+
+
+def _fastest(net: Net) -> str:
+    told = []
+    for bench in net.benches:
+        best = speed.best(bench)
+        if best is not None:
+            key, label, row = best
+            place = speed.titled(key)
+            text = (
+                f"the fastest engine is {label} with {figures.rate(row.images_per_second)} images/s"
+            )
+            told.append(f"{text} ({place[0].lower()}{place[1:]})")
+        wrong = [each for each in bench.parity if not each.holds]
+        refused = sum(1 for row in bench.rows if row.refused)
+        if wrong:
+            told.append(f"{wrong[0].side} computes something else than {wrong[0].reference}")
+        if refused:
+            told.append(f"{figures.plural(refused, 'figure')} of speed refused")
+    return "; ".join(told) or "speed was not measured"
+
+
+def _flat(data: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in data.items():
+        name = f"{before} {key}" if before else str(key)
+        if isinstance(value, Mapping):
+            yield from _flat(value, name)
+        else:
+            yield name, value
+
+
+def _said(key: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if value is None:
+        return figures.ABSENT
+    if key.endswith("bytes") and isinstance(value, int | float):
+        return figures.memory(value)
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return str(value)

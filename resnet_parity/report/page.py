@@ -1,0 +1,121 @@
+"""The report as one HTML page: no script, no other file, and nothing that is fetched."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from resnet_parity.report import depth, overview, parity, scaling, speed
+from resnet_parity.report.blocks import Block, Facts, Notice, Part, Styles
+from resnet_parity.report.gather import Net
+from resnet_parity.report.records import harmless
+from shared_spec.durable import durable
+
+TEMPLATES = Path(__file__).parent / "templates"
+_NAMED = 3
+"""Nets that a title names."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One net."""
+
+    name: str
+    ident: str
+    holds: bool | None
+    sentence: str
+    facts: Facts
+    parts: Sequence[Part]
+
+
+def render(nets: Sequence[Net], date: str | None = None) -> str:
+    """The page. The same data give the same text: it says no date but the one that is given."""
+    names = [net.name for net in nets]
+    rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    style = stylesheet()
+    template = _environment().get_template("report.html.jinja")
+    return template.render(
+        title=f"ResNet parity: {', '.join(names[:_NAMED])}{rest}",
+        date=None if date is None else harmless(date),
+        style=Markup(style),  # noqa: S704 it is our own file
+        policy=policy(style),
+        nets=[_section(net, f"net-{i}") for i, net in enumerate(nets, 1)],
+        environment=[
+            *overview.precision([bench for net in nets for bench in net.benches]),
+            *overview.environment(nets),
+        ],
+        repeat=overview.repeat(nets),
+    )
+
+
+def write(nets: Sequence[Net], path: Path, date: str | None = None) -> None:
+    """Write the page, whole or not at all.
+
+    Raises:
+        ResNetError: if it cannot be written there.
+    """
+    text = render(nets, date)
+    with durable(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def stylesheet() -> str:
+    """The page's style sheet."""
+    return (TEMPLATES / "report.css").read_text(encoding="utf-8")
+
+
+def policy(style: str) -> str:
+    """What a browser may do with the page: nothing but apply this one style sheet."""
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def _section(net: Net, ident: str) -> Section:
+    styles = Styles()
+    refused: list[Block] = [Notice(f"Not measured: {text}", "warn", "!") for text in net.refused]
+    parts: list[tuple[str, Sequence[Block]]] = [
+        ("Parity", parity.blocks(net.name, net.checks)),
+        (
+            "Error along depth",
+            [*refused, *depth.blocks(net.name, net.traces, styles, f"{ident}-depth")],
+        ),
+        ("Shapes and parameters", overview.network(net)),
+        ("Speed", speed.blocks(net.name, net.benches, f"{ident}-speed")),
+        ("Memory", speed.memory(net.name, net.benches, f"{ident}-memory")),
+        ("Start-up", speed.starting(net.benches)),
+        ("Scaling", scaling.blocks(net.name, net.benches, styles, f"{ident}-scaling")),
+    ]
+    return Section(
+        net.name,
+        ident,
+        overview.verdict(net),
+        overview.sentence(net),
+        overview.facts(net),
+        [
+            Part(title, blocks, f"{ident}-part-{i}")
+            for i, (title, blocks) in enumerate(parts)
+            if blocks
+        ],
+    )
+
+
+__all__ = ["Section", "policy", "render", "stylesheet", "write"]

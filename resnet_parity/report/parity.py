@@ -1,0 +1,148 @@
+"""What a check found, as blocks: each engine against each, and what they ran on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from resnet_parity.report import commands, figures
+from resnet_parity.report.blocks import Block, Cell, Heading, Missing, Notice, Table, Text, problems
+from resnet_parity.report.records import Check, Difference
+
+_LEVELS = (
+    (0.0, "equal", "0: equal bit for bit"),
+    (0.01, "far", "under a hundredth of the bound"),
+    (0.1, "below", "under a tenth of the bound"),
+    (1.0, "near", "under the bound"),
+)
+_OVER = Cell("✗ over the bound", "over")
+
+
+def blocks(name: str, checks: Sequence[Check]) -> list[Block]:
+    """All checks of a net, float64 first."""
+    if not checks:
+        return [Missing("Parity was not measured.", commands.missing_check(name))]
+    found: list[Block] = []
+    for check in sorted(checks, key=lambda check: not _float64(check)):
+        found += [Heading(f"In {check.dtype}")] * (len(checks) > 1)
+        found += _check(check)
+    return found
+
+
+def pair_bound(check: Check) -> float:
+    """Two engines that are each within the bound of float64 may part by twice as much."""
+    return check.tolerance * (1 if check.dtype == "float64" else 2)
+
+
+def worst(check: Check) -> Difference | None:
+    """The largest difference of logits between any two engines."""
+    found = [pair.logits for pair in check.pairs]
+    return max(found, key=lambda d: math.inf if d.maximum is None else d.maximum, default=None)
+
+
+def _check(check: Check) -> list[Block]:
+    sizes = ", ".join(figures.shape(shape) for shape in check.inputs)
+    found: list[Block] = [
+        Text(
+            f"In {check.dtype}, on random images of {sizes} (images × height × width × channels). "
+            f"Figures are {check.rule}"
+            + (f"; the bound is {figures.bound(pair_bound(check))}." if _float64(check) else ".")
+        ),
+        *problems(check.problems),
+    ]
+    if check.pairs:
+        found += [_matrix(check), _pairs(check)]
+    if check.against_float64:
+        found.append(_float64_table(check))
+    found.append(_engines(check))
+    for state, reasons in (("is missing", check.missing), ("failed", check.failed)):
+        found += [Notice(f"{k} {state}: {v}", "warn", "!") for k, v in reasons.items()]
+    return found
+
+
+def _float64(check: Check) -> bool:
+    return check.dtype == "float64"
+
+
+def _matrix(check: Check) -> Table:
+    """Logits above the diagonal, the worst block below it."""
+    bound = pair_bound(check)
+    cells: dict[tuple[str, str], Cell] = {}
+    for pair in check.pairs:
+        a, b = pair.engines
+        cells[a, b] = _cell(pair.logits.maximum, bound)
+        cells[b, a] = _cell(pair.blocks.maximum, bound)
+    paired = [name for pair in check.pairs for name in pair.engines]
+    names = list(dict.fromkeys([*(ran.engine for ran in check.engines), *paired]))
+    empty = Cell(figures.ABSENT, "self")
+    rows: list[list[str | Cell]] = [[a, *[cells.get((a, b), empty) for b in names]] for a in names]
+    legend = [Cell(text, kind) for _, kind, text in _LEVELS]
+    return Table(
+        f"{check.model} in {check.dtype}, engine against engine: above the diagonal the logits, "
+        f"below it the block in which the two differ most",
+        ["", *names],
+        rows,
+        legend=[*legend, _OVER],
+        kind="matrix",
+    )
+
+
+def _cell(value: float | None, bound: float) -> Cell:
+    if value is None or not value <= bound:
+        return Cell(f"✗ {figures.error(value)}", "over")
+    kind = next(kind for share, kind, _ in _LEVELS if value <= share * bound)
+    return Cell(figures.error(value), kind)
+
+
+def _pairs(check: Check) -> Table:
+    rows = [
+        [
+            f"{pair.engines[0]} and {pair.engines[1]}",
+            *_told(pair.logits),
+            *_told(pair.blocks),
+            pair.worst_block,
+        ]
+        for pair in check.pairs
+    ]
+    told = ["largest", "mean", "99th percentile", "at index"]
+    columns = ["engines", *(f"logits: {text}" for text in told)]
+    columns += [*(f"block: {text}" for text in told), "block"]
+    caption = f"{check.model} in {check.dtype}, pair by pair"
+    return Table(caption, columns, rows, words=(9,), kind="details")
+
+
+def _told(d: Difference) -> list[str]:
+    index = ", ".join(map(str, d.worst)) or figures.ABSENT
+    return [*map(figures.error, (d.maximum, d.mean, d.p99)), index]
+
+
+def _float64_table(check: Check) -> Table:
+    rows: list[list[str | Cell]] = [
+        [name, _cell(d.maximum, check.tolerance), *_told(d)[1:], figures.error(check.tolerance)]
+        for name, d in check.against_float64.items()
+    ]
+    caption = f"{check.model} in {check.dtype}: distance of logits from the float64 result"
+    columns = ["engine", "largest", "mean", "99th percentile", "at index", "bound"]
+    return Table(caption, columns, rows)
+
+
+def _engines(check: Check) -> Table:
+    rows: list[list[str | Cell]] = [
+        [
+            ran.engine,
+            Cell(
+                figures.count(ran.parameters)
+                + ("" if ran.parameters == check.parameters else " ✗ not the plan's"),
+                "" if ran.parameters == check.parameters else "over",
+            ),
+            figures.seconds(ran.seconds),
+            ", ".join(f"{k} {v}" for k, v in ran.versions.items()),
+            ran.device or figures.ABSENT,
+        ]
+        for ran in check.engines
+    ]
+    caption = f"{check.model} in {check.dtype}: what ran; the plan has " + figures.plural(
+        check.parameters, "parameter"
+    )
+    columns = ["engine", "parameters", "time", "versions", "on"]
+    return Table(caption, columns, rows, words=(3, 4))

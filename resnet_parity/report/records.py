@@ -1,0 +1,288 @@
+"""What the report reads: the JSON that check, trace and bench print, checked and made harmless."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+
+from shared_spec.errors import ResNetError
+
+_LONGEST = 2000
+"""Characters of a text from a file that the page shows."""
+
+Count = Annotated[int, Field(ge=0, le=10**15)]
+Figure = float | None
+"""None where nothing was measured, or, in a check, where it was not a number."""
+
+
+class Record(BaseModel):
+    """Frozen; what later versions add is left aside."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Difference(Record):
+    """As `resnet_parity.compare.Difference`."""
+
+    maximum: Figure
+    mean: Figure = None
+    p99: Figure = None
+    worst: list[Count] = []
+
+
+class Ran(Record):
+    """An engine that ran."""
+
+    engine: str
+    parameters: Count = 0
+    seconds: float | None = None
+    versions: dict[str, str] = {}
+    device: str = ""
+
+
+class Pair(Record):
+    """Two engines, the first being the reference."""
+
+    engines: tuple[str, str]
+    logits: Difference
+    worst_block: str
+    blocks: Difference
+
+
+class Check(Record):
+    """What `resnet-parity check --json` prints."""
+
+    model: str
+    holds: bool
+    problems: list[str]
+    dtype: str
+    rule: str
+    tolerance: float
+    inputs: list[list[Count]]
+    parameters: Count
+    engines: list[Ran]
+    failed: dict[str, str] = {}
+    missing: dict[str, str] = {}
+    against_float64: dict[str, Difference] = {}
+    pairs: list[Pair]
+    command: str | None = None
+
+
+class Row(Record):
+    """A layer, a block or a gradient of a trace."""
+
+    name: str
+    kind: str
+    propagated: Figure
+    forced: Figure
+    bound: float
+    propagated_bound: float
+    errs: bool
+    parts: bool
+    note: str = ""
+
+
+class Trace(Record):
+    """What `resnet-parity trace --json` prints."""
+
+    model: str
+    holds: bool
+    problems: list[str]
+    notes: list[str] = []
+    reference: str
+    other: str
+    dtype: str
+    input: list[Count]
+    rule: str
+    engines: list[Ran] = []
+    rows: list[Row]
+    errs: list[str] = []
+    """Of the rows that err, those that do not merely hold one that does."""
+    gradients: list[Row] = []
+    command: str | None = None
+
+
+class Spread(Record):
+    """Seconds of a pass over a batch."""
+
+    median: float
+    low: float
+    high: float
+
+
+class Timed(Record):
+    """A side in one mode, batch, size and dtype; speeds are None where they were refused."""
+
+    side: str
+    engine: str = ""
+    peer: bool = False
+    against: str | None = None
+    mode: str
+    batch: Count
+    size: list[Count]
+    dtype: str
+    form: str | None = None
+    layout: str | None = None
+    compile: str | None = None
+    seconds: Spread | None = None
+    images_per_second: Figure = None
+    bound_images_per_second: Figure = None
+    share: Figure = None
+    ratio: Figure = None
+    imported: Figure = None
+    build: Figure = None
+    load: Figure = None
+    first_call: Figure = None
+    peak_host_bytes: Figure = None
+    peak_device_bytes: Figure = None
+    note: str | None = None
+    refused: str | None = None
+
+
+class Bound(Record):
+    """What the device was measured to do in a dtype."""
+
+    dtype: str
+    flops_per_second: Figure = None
+    bytes_per_second: Figure = None
+    kernel: str | None = None
+
+
+class Parity(Record):
+    """A side held against a reference before it was timed."""
+
+    side: str
+    mode: str | None = None
+    batch: Count | None = None
+    dtype: str | None = None
+    reference: str
+    error: Figure
+    bound: Figure
+    holds: bool
+
+
+class Scaled(Record):
+    """A point of a scaling curve."""
+
+    over: str
+    side: str
+    mode: str = ""
+    dtype: str = ""
+    x: FiniteFloat
+    label: str = ""
+    images_per_second: Figure = None
+    share: Figure = None
+    first_call: Figure = None
+    refused: str | None = None
+
+
+class Bench(Record):
+    """What `resnet-parity bench --json` prints."""
+
+    name: str
+    command: str | None = None
+    environment: dict[str, Any] = {}
+    bounds: list[Bound] = []
+    parity: list[Parity] = []
+    rows: list[Timed] = []
+    scaling: list[Scaled] = []
+    spread: str = ""
+    missing: dict[str, str] = {}
+    notes: list[str] = []
+    problems: list[str] = []
+
+
+Kind = TypeVar("Kind", Check, Trace, Bench)
+
+
+def read(path: Path, kind: type[Kind]) -> list[Kind]:
+    """The records of a JSON file: one, or a list of them.
+
+    Raises:
+        ResNetError: naming the file, if it cannot be read or holds something else.
+    """
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ResNetError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise ResNetError(f"{path}: is not JSON ({error})") from None
+    found = [record(each, kind, str(path)) for each in (data if isinstance(data, list) else [data])]
+    if not found:
+        raise ResNetError(f"{path}: holds no record; give what `resnet-parity --json` printed")
+    return found
+
+
+def record(data: Any, kind: type[Kind], where: str) -> Kind:
+    """A record from plain JSON data.
+
+    Raises:
+        ResNetError: naming `where` it came from and the field, if it is something else.
+    """
+    command = f"resnet-parity {kind.__name__.lower()} NAME --json"
+    try:
+        return kind.model_validate(_harmless(_renamed(data)))
+    except RecursionError:
+        raise ResNetError(f"{where}: is nested too deeply for what `{command}` prints") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the whole"
+        raise ResNetError(
+            f"{where}: is not what `{command}` prints ({place}: {first['msg']})"
+        ) from None
+
+
+def _renamed(data: Any) -> Any:
+    """`import` is no name that a field can have in Python."""
+    if isinstance(data, Mapping) and isinstance(data.get("rows"), list):
+        rows = [
+            {**row, "imported": row.get("import")} if isinstance(row, Mapping) else row
+            for row in data["rows"]
+        ]
+        return {**data, "rows": rows}
+    return data
+
+
+def _harmless(data: Any) -> Any:
+    """All texts as they may be shown: what does not print, or turns the direction of writing, is
+    escaped, and what is too long is cut.
+    """
+    if isinstance(data, str):
+        return harmless(data)
+    if isinstance(data, Mapping):
+        return {harmless(str(key)): _harmless(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_harmless(value) for value in data]
+    return data
+
+
+def harmless(text: str) -> str:
+    """One text, as `_harmless`. What it means in HTML is escaped where the page is made."""
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+__all__ = [
+    "Bench",
+    "Bound",
+    "Check",
+    "Difference",
+    "Figure",
+    "Pair",
+    "Parity",
+    "Ran",
+    "Row",
+    "Scaled",
+    "Spread",
+    "Timed",
+    "Trace",
+    "harmless",
+    "read",
+    "record",
+]

@@ -1,0 +1,116 @@
+"""Scaling curves, as blocks: over batch, depth and image size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from markupsafe import Markup
+
+from resnet_parity.report import commands, figures
+from resnet_parity.report.blocks import (
+    Block,
+    Missing,
+    Notice,
+    Picture,
+    Pictures,
+    Styles,
+    Table,
+    legend,
+)
+from resnet_parity.report.charts import Chart, Series, curve
+from resnet_parity.report.records import Bench, Figure, Scaled
+from resnet_parity.report.speed import MODES
+
+_OVER = {
+    "batch": "images in a batch",
+    "depth": "layers",
+    "size": "height and width in pixels",
+}
+
+
+def blocks(name: str, benches: Sequence[Bench], styles: Styles, ident: str) -> list[Block]:
+    """A chart for each quantity and mode, and one for the first call where that grows."""
+    points = [point for bench in benches for point in bench.scaling]
+    if not benches:
+        return []
+    if not points:
+        return [Missing("Scaling was not measured.", commands.missing_scaling(name))]
+    groups: dict[tuple[str, str, str], list[Scaled]] = {}
+    for point in points:
+        groups.setdefault((point.over, point.mode, point.dtype), []).append(point)
+    pictures, tables = [], []
+    for i, ((over, mode, dtype), members) in enumerate(groups.items(), 1):
+        told = [text for text in (MODES.get(mode, mode).lower(), dtype) if text]
+        table: Table | None = _table(", ".join([f"{name} over {over}", *told]), over, members)
+        kinds: list[tuple[str, str, Callable[[Scaled], Figure], Callable[[float], str]]] = [
+            ("images a second", "a", lambda point: point.images_per_second, figures.rate),
+            ("seconds of the first call", "b", lambda point: point.first_call, figures.seconds),
+        ]
+        for unit, letter, pick, figure in kinds:
+            chart = Chart(f"{ident}-{i}{letter}", f"{name}: {unit} over {over}", "")
+            svg = _curve(chart, members, pick, figure, styles, over)
+            if svg is not None:
+                caption = ", ".join([f"{unit[0].upper()}{unit[1:]} over {over}", *told])
+                pictures.append(Picture(caption, svg, table))
+                table = None
+        # Where no two points make a curve.
+        tables += [table] if table is not None else []
+    sides = list(dict.fromkeys(point.side for point in points))
+    found: list[Block] = [
+        Notice(
+            f"{point.side} over {point.over}, {point.label}: refused. {point.refused}", "bad", "✗"
+        )
+        for point in points
+        if point.refused
+    ]
+    found += [Pictures(pictures, legend(styles, sides))] if pictures else []
+    return [*found, *tables]
+
+
+def _curve(
+    chart: Chart,
+    points: Sequence[Scaled],
+    pick: Callable[[Scaled], Figure],
+    figure: Callable[[float], str],
+    styles: Styles,
+    over: str,
+) -> Markup | None:
+    lines, told = [], []
+    for side in dict.fromkeys(point.side for point in points):
+        known = sorted(
+            (point.x, y, point.label)
+            for point in points
+            if point.side == side and not point.refused
+            if (y := pick(point)) is not None and 1e-30 < y < 1e30
+        )
+        if known:
+            lines.append(
+                Series(
+                    side,
+                    styles[side],
+                    [(x, y) for x, y, _ in known],
+                    [label or f"{x:,.6g}" for x, _, label in known],
+                )
+            )
+            (a, first, _), (b, last, _) = known[0], known[-1]
+            told.append(f"{side}: {figure(first)} at {a:,.6g}, {figure(last)} at {b:,.6g}.")
+    if not any(len(line.points) > 1 for line in lines):
+        return None
+    chart = Chart(chart.ident, chart.title, " ".join(told))
+    return curve(chart, lines, _OVER.get(over, over), figure)
+
+
+def _table(caption: str, over: str, points: Sequence[Scaled]) -> Table:
+    rows = [
+        [
+            point.side,
+            point.label or figures.ABSENT,
+            f"{point.x:,.6g}",
+            "refused" if point.refused else figures.rate(point.images_per_second),
+            figures.percent(point.share),
+            figures.seconds(point.first_call),
+        ]
+        for point in points
+    ]
+    columns = ["side", "", over, "images/s", "share of bound", "first call"]
+    return Table(caption, columns, rows, words=(1,))

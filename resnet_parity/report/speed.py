@@ -1,0 +1,310 @@
+"""What benchmarks found, as blocks: speed, ratios to peers, memory and starting."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from resnet_parity.report import commands, figures
+from resnet_parity.report.bars import Bar, bars
+from resnet_parity.report.blocks import (
+    Block,
+    Cell,
+    Missing,
+    Notice,
+    Picture,
+    Pictures,
+    Table,
+    Text,
+    problems,
+)
+from resnet_parity.report.charts import Chart
+from resnet_parity.report.records import Bench, Parity, Timed
+
+MODES = {"infer": "Inference", "train": "Training"}
+Key = tuple[str, int, tuple[int, ...], str]
+
+
+def blocks(name: str, benches: Sequence[Bench], ident: str) -> list[Block]:
+    """Speed of a net, a chart for each mode, batch, size and dtype."""
+    if not any(bench.rows for bench in benches):
+        what = "Speed was" if benches else "Speed, memory and scaling were"
+        return [Missing(f"{what} not measured.", commands.missing_bench(name))]
+    found: list[Block] = []
+    for i, bench in enumerate(benches, 1):
+        found += _bench(bench, f"{ident}-{i}")
+    return found
+
+
+def memory(name: str, benches: Sequence[Bench], ident: str) -> list[Block]:
+    """Peak memory of a net, host and device; nothing where nothing was timed."""
+    if not benches:
+        return []
+    found: list[Block] = []
+    for i, bench in enumerate(benches, 1):
+        pictures = [
+            picture
+            for j, (key, rows) in enumerate(groups(bench).items(), 1)
+            for picture in _memory(bench, key, rows, f"{ident}-{i}-{j}")
+        ]
+        found += [Pictures(pictures, keys=_sides(bench))] if pictures else []
+    return found or [Missing("Memory was not measured.", commands.missing_bench(name))]
+
+
+def starting(benches: Sequence[Bench]) -> list[Block]:
+    """What comes before the steady state: in each mode first, then in all that was measured."""
+    found: list[Block] = []
+    columns = ["side", "mode", "batch", "dtype", "import", "build", "load", "first call"]
+    for bench in benches:
+        rows: list[list[str]] = []
+        first: dict[tuple[str, str], list[str]] = {}
+        for members in groups(bench).values():
+            for label, row in labelled(members):
+                times = (row.imported, row.build, row.load, row.first_call)
+                if any(time is not None for time in times):
+                    mode = MODES.get(row.mode, row.mode)
+                    cells = [label, mode, figures.count(row.batch), row.dtype]
+                    rows.append([*cells, *map(figures.seconds, times)])
+                    first.setdefault((label, mode), rows[-1])
+        caption = f"{bench.name}: what comes before the steady state, compiling included"
+        if rows:
+            found.append(Table(caption, columns, list(first.values()), words=(1, 3)))
+        if len(rows) > len(first):
+            caption = f"{caption}, in every batch, size and dtype"
+            found.append(Table(caption, columns, rows, words=(1, 3), kind="details"))
+    return found
+
+
+def groups(bench: Bench) -> dict[Key, list[Timed]]:
+    """Rows that can be compared: of one mode, batch, size and dtype."""
+    found: dict[Key, list[Timed]] = {}
+    for row in bench.rows:
+        found.setdefault((row.mode, row.batch, tuple(row.size), row.dtype), []).append(row)
+    return found
+
+
+def labelled(rows: Sequence[Timed]) -> Iterable[tuple[str, Timed]]:
+    """Each row with its side's name, and with what tells it from another one of that side."""
+    sides = [row.side for row in rows]
+    for row in rows:
+        label = row.side
+        if sides.count(label) > 1:
+            told = [row.form, row.layout, None if row.compile == "none" else row.compile]
+            label = ", ".join([label, *[text for text in told if text]])
+        yield label, row
+
+
+def titled(key: Key) -> str:
+    """`Inference, batch 8, 224 × 224, float32`."""
+    mode, batch, size, dtype = key
+    return f"{MODES.get(mode, mode)}, batch {batch:,}, {figures.shape(size)}, {dtype}"
+
+
+def best(bench: Bench) -> tuple[Key, str, Timed] | None:
+    """The fastest row of ours in inference, or in what else there is."""
+    rows = [
+        (key, label, row)
+        for key, members in groups(bench).items()
+        for label, row in labelled(members)
+        if row.images_per_second is not None and row.refused is None and not row.peer
+    ]
+    inference = [found for found in rows if found[2].mode == "infer"]
+    return max(inference or rows, key=lambda found: found[2].images_per_second or 0, default=None)
+
+
+def _bench(bench: Bench, ident: str) -> list[Block]:
+    found: list[Block] = []
+    if bench.bounds:
+        told = [
+            f"{figures.scaled(bound.flops_per_second, 'FLOP/s')} in {bound.dtype}"
+            + (f" (the best of several kernels: {bound.kernel})" if bound.kernel else "")
+            + (
+                f" and {figures.scaled(bound.bytes_per_second, 'B/s')}"
+                if bound.bytes_per_second
+                else ""
+            )
+            for bound in bench.bounds
+        ]
+        found.append(
+            Text(
+                f"The bound is what this device can do at most for this net, layer by layer, at "
+                f"the rates measured on it: {'; '.join(told)}. A figure above it is a timing "
+                f"error and is refused."
+            )
+        )
+    refused = {row.refused for row in bench.rows if row.refused}
+    # A problem that is a row's refusal is told with the row.
+    found += problems([text for text in bench.problems if not any(r in text for r in refused)])
+    found += [
+        Notice(f"{label}, {titled(key)}: refused. {row.refused}", "bad", "✗")
+        for key, members in groups(bench).items()
+        for label, row in labelled(members)
+        if row.refused
+    ]
+    pictures = [
+        _speed(bench, key, rows, f"{ident}-{i}")
+        for i, (key, rows) in enumerate(groups(bench).items(), 1)
+    ]
+    found.append(Pictures(pictures, keys=_keys(bench)))
+    found += _ratios(bench)
+    notes = {f"{row.side}: {row.note}": None for row in bench.rows if row.note}
+    found += [Notice(text, "note", "i") for text in (*bench.notes, *notes)]
+    found += [Notice(f"{k} is missing: {v}", "warn", "!") for k, v in bench.missing.items()]
+    found += _parity(bench)
+    return found
+
+
+def _keys(bench: Bench) -> list[Cell]:
+    whiskers = Cell(bench.spread or "from the low to the high figure", "whiskers")
+    return [
+        *_sides(bench),
+        whiskers,
+        Cell("the bound; an arrow if it lies beyond the axis", "bound-key"),
+    ]
+
+
+def _sides(bench: Bench) -> list[Cell]:
+    peers = [Cell("a peer's", "bar-peer")] * any(row.peer for row in bench.rows)
+    return [Cell("this package's", "bar-ours"), *peers]
+
+
+def _speed(bench: Bench, key: Key, rows: Sequence[Timed], ident: str) -> Picture:
+    found, told = [], []
+    for label, row in labelled(rows):
+        name = f"{label} (peer)" if row.peer else label
+        note = " · ".join(_notes(row))
+        bound = _finite(row.bound_images_per_second)
+        value = None if row.refused else _finite(row.images_per_second)
+        if value is None:
+            found.append(Bar(name, None, "refused" if row.refused else "not measured", bound=bound))
+        else:
+            found.append(Bar(name, value, note, *_spread(row), bound=bound, peer=row.peer))
+        told.append(f"{name}: {note if value is not None else 'refused'}.")
+    title = f"{bench.name}: images a second. {titled(key)}"
+    text = "Whiskers span the passes, a tick marks the bound. " + " ".join(told)
+    svg = bars(Chart(ident, title, text), found, "images a second")
+    return Picture(titled(key), svg, _table(bench, key, rows))
+
+
+def _notes(row: Timed) -> list[str]:
+    found = [f"{figures.rate(row.images_per_second)} img/s"]
+    if row.share is not None:
+        found.append(f"{figures.percent(row.share)} of bound")
+    if row.ratio is not None:
+        found.append(f"{figures.ratio(row.ratio)} peer")
+    return found
+
+
+def _finite(value: float | None) -> float | None:
+    """A length that can be drawn."""
+    return value if value is not None and (value == 0 or 1e-30 < value < 1e30) else None
+
+
+def _spread(row: Timed) -> tuple[float | None, float | None]:
+    """Images a second in the slowest and in the fastest pass."""
+    if row.seconds is None or not 0 < row.seconds.low <= row.seconds.high < math.inf:
+        return None, None
+    return row.batch / row.seconds.high, row.batch / row.seconds.low
+
+
+def _table(bench: Bench, key: Key, rows: Sequence[Timed]) -> Table:
+    cells: list[list[str | Cell]] = []
+    for label, row in labelled(rows):
+        low, high = _spread(row)
+        speed = "refused" if row.refused else figures.rate(row.images_per_second)
+        spread = (
+            figures.ABSENT
+            if row.refused or low is None
+            else f"{figures.rate(low)} to {figures.rate(high)}"
+        )
+        cells.append(
+            [
+                f"{label} (peer)" if row.peer else label,
+                speed,
+                spread,
+                figures.rate(row.bound_images_per_second),
+                figures.percent(row.share),
+                figures.ratio(row.ratio) + (f" of {row.against}" if row.ratio is not None else ""),
+                figures.milliseconds(None if row.seconds is None else row.seconds.median),
+                figures.memory(row.peak_host_bytes),
+                figures.memory(row.peak_device_bytes),
+                row.form or figures.ABSENT,
+                row.layout or figures.ABSENT,
+                row.compile or figures.ABSENT,
+            ]
+        )
+    columns = ["side", "images/s", "low to high", "bound", "share", "ratio", "a batch"]
+    columns += ["peak, host", "peak, device", "form", "layout", "compile"]
+    return Table(f"{bench.name}. {titled(key)}", columns, cells, words=(9, 10, 11))
+
+
+def _memory(bench: Bench, key: Key, rows: Sequence[Timed], ident: str) -> Iterable[Picture]:
+    known = [("host", "peak_host_bytes"), ("device", "peak_device_bytes")]
+    for where, field in known:
+        values = [(label, row, _finite(getattr(row, field))) for label, row in labelled(rows)]
+        one, unit = figures.memory_unit([v for *_, v in values if v is not None])
+        found = []
+        for label, row, value in values:
+            if value is not None:
+                name = f"{label} (peer)" if row.peer else label
+                found.append(Bar(name, value, f"{value / one:,.3g} {unit}", peer=row.peer))
+        if found:
+            title = f"{bench.name}: peak memory of the {where}. {titled(key)}"
+            text = " ".join(f"{bar.label}: {bar.note}." for bar in found)
+            chart = Chart(f"{ident}-{where}", title, text)
+            svg = bars(chart, found, f"peak memory of the {where}, {unit}", one)
+            yield Picture(f"{titled(key)}: {where}", svg)
+
+
+def _ratios(bench: Bench) -> list[Block]:
+    """Speed over the peer's, a row for each group, a column for each side."""
+    cells: dict[Key, dict[str, Cell]] = {}
+    order = [label for members in groups(bench).values() for label, _ in labelled(members)]
+    for key, members in groups(bench).items():
+        for label, row in labelled(members):
+            if row.ratio is None or row.refused:
+                continue
+            against = f" {row.against}" if row.against else ""
+            faster = row.ratio >= 1
+            mark = "▲" if faster else "▼"
+            cell = Cell(f"{mark} {figures.ratio(row.ratio)}", "up" if faster else "down", against)
+            cells.setdefault(key, {})[label] = cell
+    if not cells:
+        return []
+    sides = [s for s in dict.fromkeys(order) if any(s in found for found in cells.values())]
+    rows = [
+        [titled(key), *[found.get(side, figures.ABSENT) for side in sides]]
+        for key, found in cells.items()
+    ]
+    caption = (
+        f"{bench.name}: how many times as fast as the peer in the same mode (▲ faster, ▼ slower)"
+    )
+    return [Table(caption, ["", *sides], rows)]
+
+
+def _setting(each: Parity) -> Iterable[str]:
+    yield MODES.get(each.mode or "", each.mode or figures.ABSENT)
+    if each.dtype:
+        yield f"in {each.dtype}"
+
+
+def _parity(bench: Bench) -> list[Block]:
+    if not bench.parity:
+        return []
+    rows: list[list[str | Cell]] = [
+        [
+            each.side,
+            " ".join(_setting(each)),
+            each.reference,
+            figures.error(each.error)
+            if each.holds
+            else Cell(f"✗ {figures.error(each.error)}", "over"),
+            figures.bound(each.bound),
+            "✓ holds" if each.holds else "✗ computes something else",
+        ]
+        for each in bench.parity
+    ]
+    caption = f"{bench.name}: each side was held against a reference before it was timed"
+    return [
+        Table(caption, ["side", "in", "reference", "error", "bound", ""], rows, words=(1, 2, 5))
+    ]

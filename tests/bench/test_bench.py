@@ -1,0 +1,343 @@
+"""How `bench` goes about it, with workers that need no framework."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from resnet_parity import bench as benching
+from resnet_parity import bench_peers, bench_sides
+from resnet_parity.bench import bench, farthest_result
+from resnet_parity.bench_report import BenchReport, Request
+from resnet_parity.bound import Rates, bound_seconds
+from resnet_parity.engines import ENGINES, Device, Engine, parse_engines
+from resnet_parity.scaling import Scale
+from shared_spec import ResNetError, compile_plan, resolve
+from tests.bench.fakes import RATES, Fakes
+
+SPEC = resolve(
+    "resnet18",
+    {"depths": [1, 1], "widths": [8, 16], "stem_width": 8, "num_classes": 7, "image_size": 32},
+)
+
+
+@pytest.fixture(autouse=True)
+def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this machine has, all engines and libraries seem to be there."""
+    monkeypatch.setattr(Engine, "missing", lambda engine: None)
+    monkeypatch.setattr(bench_peers, "peer_missing", lambda peer: None)
+
+
+def request_of(engines: str = "torch,flax", **options: Any) -> Request:
+    given = {"name": "tiny", "spec": SPEC, "batches": (4,), "rounds": 3, "seconds": 0.01} | options
+    return Request(engines=tuple(parse_engines(engines)), **given)
+
+
+def run(fakes: Fakes, request: Request | None = None, **options: Any) -> BenchReport:
+    return bench(request or request_of(), start=fakes.start, **options)
+
+
+def test_the_sides_take_turns() -> None:
+    fakes = Fakes()
+    report = run(fakes, request_of("torch", name="resnet50", spec=resolve("resnet50")))
+    sides = ["torch", "torchvision", "torchvision, channels_last", "timm", "timm, channels_last"]
+    assert [row.case.side for row in report.rows] == sides
+    timed = [key.split("/")[1] for key in fakes.rounds()]
+    # Once each for the length of a round, then by turns.
+    assert timed == sides * 4
+    built = [i for i, call in enumerate(fakes.calls) if call[0] == "bench_build"]
+    first = fakes.calls.index(("bench_time", fakes.rounds()[0]))
+    assert max(built) < first, "a side that is built meanwhile disturbs the others"
+
+
+def test_every_side_has_a_process_of_its_own() -> None:
+    fakes = Fakes()
+    run(fakes, request_of("torch", name="resnet50", spec=resolve("resnet50")))
+    build = [i for i, (operation, _) in enumerate(fakes.calls) if operation == "bench_build"]
+    # Each is started for its side, but that a reference may come between.
+    assert all(fakes.calls[i - 1] == ("start", "torch") for i in build)
+    assert len(build) == 5
+
+
+def test_too_little_memory_goes_engine_by_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benching, "available_memory", lambda: 2 * 10**9)
+    fakes = Fakes()
+    run(fakes)
+    assert [key.split("/")[0] for key in fakes.rounds()] == ["torch"] * 4 + [
+        *["flax", "flax"] * 4,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("device", "order"),
+    [("gpu", ["torch"] * 4 + ["flax", "flax"] * 4), ("tpu", ["torch"] * 4 + ["flax"] * 8)],
+)
+def test_processes_share_an_accelerator_as_far_as_they_can(
+    device: Device, order: list[str]
+) -> None:
+    fakes = Fakes()
+    report = run(fakes, request_of(device=device))
+    assert [key.split("/")[0] for key in fakes.rounds()] == order
+    assert report.environment["hardware"] == "an accelerator"
+    # On a TPU one side has ended before the next one starts; the references are on the CPU.
+    alive = [name for name, _ in fakes.calls if name in ("bench_build", "bench_close")]
+    assert alive == (["bench_build", "bench_close"] * 3 if device == "tpu" else alive)
+
+
+def test_training_needs_memory_for_activations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benching, "available_memory", lambda: 8 * 10**9)
+    cases_of = benching.cases
+    small, large = (
+        cases_of(request_of(batches=(n,), modes=("train",)), BenchReport(request_of()))
+        for n in (2, 10**5)
+    )
+    assert len(list(benching.turns(small))) == 1
+    assert len(list(benching.turns(large))) == 2
+
+
+def test_what_is_measured_is_the_round_over_its_passes() -> None:
+    fakes = Fakes(seconds=lambda key: 0.02 if "flax/flax/" in key else 0.005)
+    report = run(fakes, request_of(seconds=0.04))
+    rows = {row.case.side: row for row in report.rows}
+    assert rows["torch"].speed == pytest.approx(4 / 0.005)
+    assert rows["torch"].seconds == pytest.approx([0.005] * 3)
+    ours = rows["flax"]
+    assert ours.speed == pytest.approx(4 / 0.02)
+    assert ours.against == "flax example"
+    assert ours.ratio == pytest.approx(0.25)
+    assert rows["torch"].against is None, "no library has this net"
+    assert rows["flax example"].ratio is None, "a peer is nobody's rival"
+
+
+def test_ours_is_held_against_the_fastest_peer_that_is_compiled_alike() -> None:
+    def seconds(key: str) -> float:
+        mine = {"torch": 0.10, "torch, compiled": 0.04}
+        theirs = {"timm, channels_last": 0.08, "timm, channels_last, compiled": 0.05}
+        return (mine | theirs).get(key.split("/")[1], 0.2)
+
+    asked = request_of(
+        "torch", name="resnet50", spec=resolve("resnet50"), compiles=("none", "default")
+    )
+    rows = {row.case.side: row for row in run(Fakes(seconds=seconds), asked).rows}
+    assert rows["torch"].against == "timm, channels_last"
+    assert rows["torch"].ratio == pytest.approx(0.8)
+    assert rows["torch, compiled"].against == "timm, channels_last, compiled"
+    assert rows["torch, compiled"].ratio == pytest.approx(1.25)
+
+
+def test_a_side_that_computes_something_else_gets_no_speed() -> None:
+    fakes = Fakes(error=lambda key: 1e-3 if key.startswith("flax/flax/") else 1e-7)
+    # The last row of eight errs, which repeats one of the four images.
+    report = run(fakes, request_of(batches=(8,)))
+    rows = {row.case.side: row for row in report.rows}
+    refused = rows["flax"].to_dict()
+    assert "it does not compute tiny" in refused["refused"]
+    for figure in ("seconds", "images_per_second", "share", "ratio", "first_call", "import"):
+        assert refused[figure] is None
+    assert not any("flax/flax/" in key for key in fakes.rounds()), "it was timed all the same"
+    assert rows["torch"].speed
+    assert not report.holds
+    assert [p["holds"] for p in report.parity] == [True, False, True]
+    assert report.parity[1]["error"] == pytest.approx(1e-3, rel=1e-3)
+    assert report.parity[1]["bound"] == pytest.approx(4e-6, rel=1e-3)
+
+
+def test_a_nan_is_no_agreement() -> None:
+    report = run(Fakes(error=lambda key: math.nan if key.startswith("torch/") else 0.0))
+    (row,) = (row for row in report.rows if row.case.side == "torch")
+    assert row.speed is None
+    assert row.refused is not None
+    json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_numbers_that_are_not_finite_are_refused() -> None:
+    report = run(Fakes(finite=False))
+    assert all("not finite" in str(row.refused) for row in report.rows)
+    assert "nothing was timed" in report.problems
+
+
+def bound() -> float:
+    """Images a second, of a batch of 4 by the rates of the fakes."""
+    seconds = bound_seconds(compile_plan(SPEC), (32, 32), "infer", 4, Rates.parse(RATES))
+    return 4 / seconds
+
+
+@pytest.mark.parametrize(("share", "holds"), [(0.99, True), (1.01, False), (100.0, False)])
+def test_a_figure_above_the_bound_is_refused(share: float, holds: bool) -> None:
+    fakes = Fakes(seconds=lambda key: 4 / bound() / (share if "torch/" in key else 0.5))
+    report = run(fakes)
+    row = report.rows[0]
+    assert row.case.side == "torch"
+    assert row.bound == pytest.approx(bound())
+    if holds:
+        assert row.share == pytest.approx(share)
+        assert report.holds
+        return
+    assert row.refused is not None
+    assert "above the bound" in row.refused
+    assert "timing is wrong" in row.refused
+    assert row.to_dict()["images_per_second"] is None
+    assert row.to_dict()["bound_images_per_second"] == pytest.approx(bound())
+    assert not report.holds
+    assert [r.refused for r in report.rows[1:]] == [None, None]
+
+
+def test_rates_are_measured_again_before_anything_is_refused() -> None:
+    """Whatever else was at work at first makes the bound too low."""
+    seconds = 4 / bound() / 1.5
+    disturbed = Fakes(seconds=lambda key: seconds, rates=iter([1e10, 1e10, 1e13, 1e13]))
+    report = run(disturbed)
+    assert report.rates["float32"].flops_per_second == 1e13
+    assert [operation for operation, _ in disturbed.calls].count("bench_rates") == 4
+
+
+def test_the_json_has_what_the_report_reads() -> None:
+    data = run(
+        Fakes(), request_of(command="resnet-parity bench tiny"), scale=Scale(("batch",))
+    ).to_dict()
+    assert data["kind"] == "bench"
+    assert data["command"] == "resnet-parity bench tiny"
+    environment = data["environment"]
+    assert environment["threads"] == {"torch": 3}
+    assert environment["versions"] == {"torch": "1.0", "flax": "1.0", "timm": "2.0"}
+    assert environment["tf32"] is False
+    assert environment["variables"] == {"OMP_NUM_THREADS": "3"}
+    assert {"device", "hardware", "cores", "memory_bytes", "system", "python"} <= set(environment)
+    assert data["bounds"][0]["bytes_per_second"] == 1e10
+    row = next(row for row in data["rows"] if row["side"] == "flax")
+    assert row["seconds"].keys() == {"median", "low", "high", "passes"}
+    assert len(row["seconds"]["passes"]) == 3
+    expected = {"mode": "infer", "batch": 4, "size": [32, 32], "dtype": "float32"}
+    expected |= {"form": "plain", "compile": "jit", "layout": "channels_last", "peer": False}
+    expected |= {"import": 1.0, "build": 2.0, "load": 3.0, "first_call": 4.0}
+    expected |= {"peak_host_bytes": 10**9, "peak_device_bytes": None, "refused": None}
+    assert {key: row[key] for key in expected} == expected
+    assert row["share"] == pytest.approx(row["images_per_second"] / row["bound_images_per_second"])
+    point = data["scaling"][0]
+    assert {
+        "over",
+        "side",
+        "mode",
+        "x",
+        "label",
+        "images_per_second",
+        "share",
+        "first_call",
+    } <= set(point)
+    json.dumps(data, allow_nan=False)
+
+
+def test_speed_is_measured_over_batch_depth_and_size() -> None:
+    scale = Scale(("batch", "depth", "size"), (20, 56), (1, 4), (32, 48))
+    data = run(Fakes(), scale=scale).to_dict()
+    points = [(p["over"], p["x"], p["label"]) for p in data["scaling"] if p["side"] == "torch"]
+    assert points == [
+        ("batch", 1, "batch 1"),
+        ("batch", 4, "batch 4"),
+        ("depth", 20, "resnet20"),
+        ("depth", 56, "resnet56"),
+        ("size", 32, "32 px"),
+        ("size", 48, "48 px"),
+    ]
+    assert {p["side"] for p in data["scaling"]} == {"torch", "flax"}, "a peer is scaled"
+    depths = [p for p in data["scaling"] if p["over"] == "depth" and p["side"] == "torch"]
+    assert depths[0]["share"] < depths[1]["share"], "a bound each"
+
+
+def test_an_engine_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        Engine, "missing", lambda engine: "not installed" if engine.name == "flax" else None
+    )
+    report = run(Fakes())
+    assert report.missing == {"flax": "not installed"}
+    assert report.holds
+    assert [row.case.side for row in report.rows] == ["torch"]
+    asked = run(Fakes(), request_of(requested=True))
+    assert asked.problems == ["flax is missing: not installed"]
+    monkeypatch.setattr(Engine, "missing", lambda engine: "not installed")
+    with pytest.raises(ResNetError, match="none of these engines is installed"):
+        run(Fakes())
+
+
+def test_a_library_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_import = run(Fakes(missing=lambda key: "no module" if "example" in key else None))
+    assert at_import.missing == {"flax example": "no module"}
+    monkeypatch.setattr(bench_peers, "peer_missing", bench_sides.peer_missing)
+    monkeypatch.setattr(bench_sides, "PEERS", Path("/nowhere"))
+    report = run(Fakes())
+    assert "fetch_peers" in report.missing["flax example"]
+    for found in (report, at_import):
+        assert found.holds
+        assert [row.case.side for row in found.rows] == ["torch", "flax"]
+
+
+@pytest.mark.parametrize("operation", ["bench_build", "bench_time"])
+def test_a_side_that_breaks_is_told_and_the_others_go_on(operation: str) -> None:
+    def breaks(asked: str, key: str) -> str | None:
+        return "it died" if (asked, key.split("/")[0]) == (operation, "torch") else None
+
+    report = run(Fakes(breaks=breaks))
+    assert report.rows[0].refused == "failed: it died"
+    assert report.rows[1].speed
+    assert report.problems == ["torch, torch: failed: it died"]
+
+
+def test_no_rates_no_bound() -> None:
+    def breaks(operation: str, key: str) -> str | None:
+        return "no gpu here" if operation == "info" else None
+
+    with pytest.raises(ResNetError, match="no gpu here"):
+        run(Fakes(breaks=breaks))
+
+
+def test_a_net_that_draws_in_training_is_refused() -> None:
+    dropping = resolve("resnet18", {"drop_path_rate": 0.1})
+    with pytest.raises(ResNetError, match=r"drop_path_rate 0\.1"):
+        run(Fakes(), request_of(spec=dropping, modes=("train",)))
+    headless = resolve("resnet18", {"num_classes": 0})
+    with pytest.raises(ResNetError, match="classes"):
+        run(Fakes(), request_of(spec=headless, modes=("train",)))
+
+
+def test_peers_that_compute_another_net_say_so() -> None:
+    found = bench_peers.candidates(
+        "resnet50", resolve("resnet50"), list(ENGINES.values()), True, {}
+    )
+    by_name = {(c.engine.name, c.label): c for c in found}
+    assert by_name["torch", "timm"].note == ""
+    assert by_name["keras:jax", "KerasHub"].note == ""
+    applications = by_name["keras:tensorflow", "keras.applications"]
+    assert applications.net == "keras_resnet50"
+    assert "fewer MACs" in applications.note
+    assert by_name["flax", "flax example"].net == "flax_resnet50"
+    assert len(by_name) == 5 + 2 + 3 * 2 + 1
+    squeeze = bench_peers.candidates(
+        "seresnet50", resolve("seresnet50"), list(ENGINES.values()), True, {}
+    )
+    assert {c.peer for c in squeeze} == {None, "timm"}
+
+
+def test_what_rounding_changes_wholly_does_not_judge() -> None:
+    exact = {"exact/update/a": np.ones(3), "exact/update/b": np.arange(3.0)}
+    trials = {f"trial{i}/update/a": np.ones(3) * 1.5 for i in range(3)}
+    trials |= {f"trial{i}/update/b": np.arange(3.0) * (1 + 1e-6) for i in range(3)}
+    found = {"update/a": np.ones(3) * 2.5, "update/b": np.arange(3.0) * (1 + 1e-5)}
+    name, error, bound = farthest_result(exact | trials, found, 4)
+    assert (name, error, bound) == pytest.approx(("update/b", 1e-5, 4e-6))
+    # The last digit of what is stored belongs to the bound.
+    stored = {"storage/update/b": np.array([1e-4])}
+    assert farthest_result(exact | trials | stored, found, 4)[2] == pytest.approx(1.04e-4)
+    alone = {"update/a": found["update/a"]}
+    assert farthest_result(exact | trials, alone, 4) == pytest.approx(("update/a", 1.5, 2.0))
+
+
+def test_a_check_that_proves_little_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benching, "ROUNDING_FACTOR", 4e6)
+    report = run(Fakes(), request_of("torch"))
+    assert "proves little" in report.notes[0]
+    assert report.holds

@@ -1,0 +1,299 @@
+"""`resnet-parity report`: what it reads, what it runs itself, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from resnet_parity import bench as benching
+from resnet_parity import report
+from resnet_parity.bench_peers import Candidate
+from resnet_parity.bench_report import BenchReport, Case, Point, Request, Row
+from resnet_parity.bound import Rates
+from resnet_parity.cli import app
+from resnet_parity.engines import ENGINES, EngineError
+from resnet_parity.report import commands, records
+from resnet_parity.report.records import Bench, Check, Trace
+from shared_spec.api import resolve
+from shared_spec.errors import ResNetError
+from tests.conftest import Pool
+from tests.report.reading import Page
+from tests.report.samples import FOLDER, bench, real
+
+TINY = "block: basic\ndepths: [1, 1]\nwidths: [8, 16]\nnum_classes: 7\nimage_size: 32\n"
+
+
+def run(*arguments: object, code: int = 0) -> tuple[str, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "resnet_parity", "report", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == code, (done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    return done.stdout, done.stderr
+
+
+def test_from_files(tmp_path: Path) -> None:
+    timed = tmp_path / "bench.json"
+    timed.write_text(json.dumps([bench("tiny.yaml"), bench("resnet18")]))
+    given = ["--check", FOLDER / "check_tiny.json", "--trace", FOLDER / "trace_tiny.json"]
+    output = tmp_path / "report.html"
+    out, _ = run(*given, "--bench", timed, "--date", "today", "-o", output, "--json")
+    told = json.loads(out)
+    assert told["report"] == str(output)
+    assert told["holds"] is True
+    assert [net["name"] for net in told["nets"]] == ["tiny.yaml", "resnet18"]
+    page = Page(output.read_text())
+    assert "today" in page.root.text
+    items = next(e for e in page.all("ul") if e.attributes.get("class") == "verdicts").all("li")
+    assert [net["summary"] in e.text for net, e in zip(told["nets"], items, strict=True)] == [
+        True
+    ] * 2
+    assert {p.name for p in tmp_path.iterdir()} == {"bench.json", "report.html"}
+
+
+def test_what_does_not_hold_is_written_and_told(tmp_path: Path) -> None:
+    data = real("check_tiny") | {"holds": False, "problems": ["torch has 3 parameters"]}
+    file = tmp_path / "check.json"
+    file.write_text(json.dumps(data))
+    output = tmp_path / "report.html"
+    out, _ = run("--check", file, "-o", output, code=1)
+    assert "✗ tiny.yaml: 5 engines do not agree in float64: torch has 3 parameters" in out
+    assert "✗ does not hold" in output.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "report: name a net, or give files with --check, --trace or --bench"),
+        (["resnet19"], "resnet18"),
+        (["--speed"], "--speed: name the models to measure"),
+        (["--check", "missing.json"], "missing.json: cannot be read (No such file or directory)"),
+        (["resnet18", "-o", "no/such/report.html"], "is in one that does not exist"),
+        (["resnet18", "--dtype", "float31"], "float31"),
+        (["resnet18", "--engines", "tpu"], "there is no engine 'tpu'"),
+    ],
+)
+def test_refusals(arguments: list[str], sentence: str, tmp_path: Path) -> None:
+    out, err = run(*arguments, code=2)
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.strip().count("\n") == 0
+    assert sentence in err
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "sentence"),
+    [
+        ("{", Check, "is not JSON"),
+        ("[" * 100_000, Check, "is not JSON"),
+        ("[]", Bench, "holds no record"),
+        ("3", Check, "is not what `resnet-parity check NAME --json` prints"),
+        ("{}", Trace, "is not what `resnet-parity trace NAME --json` prints (model: "),
+        (json.dumps(real("trace_tiny")), Check, "(tolerance: Field required)"),
+        (json.dumps(real("check_tiny")), Bench, "(name: Field required)"),
+        (json.dumps(real("check_tiny") | {"parameters": 10**400}), Check, "(parameters: "),
+    ],
+)
+def test_files_that_hold_something_else(
+    text: str, kind: Any, sentence: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "given.json"
+    path.write_text(text)
+    with pytest.raises(ResNetError) as caught:
+        records.read(path, kind)
+    assert str(caught.value).startswith(str(path))
+    assert sentence in str(caught.value)
+
+
+def test_a_name_in_a_file_is_not_opened(tmp_path: Path) -> None:
+    spec = tmp_path / "mine.yaml"
+    spec.write_text(TINY)
+    file = tmp_path / "check.json"
+    file.write_text(json.dumps(real("check_tiny") | {"model": str(spec)}))
+    (net,) = report.gather([], report.Files(checks=[file]), report.Settings([]))
+    assert net.spec is None
+
+
+def parsed(line: str) -> dict[str, Any]:
+    """A command as the command line would take it, without running it."""
+    words = shlex.split(line.partition(" > ")[0])
+    assert words[0] == "resnet-parity"
+    group: Any = typer.main.get_command(app)
+    found: dict[str, Any] = group.commands[words[1]].make_context(words[1], words[2:]).params
+    return found
+
+
+@pytest.mark.parametrize("name", ["resnet18", "a b.yaml", "-x.yaml", "$(reboot).yaml", "';'"])
+def test_commands_are_such_as_the_command_line_takes(name: str) -> None:
+    check = records.record(real("check_tiny") | {"model": name}, Check, "it")
+    trace = records.record(real("trace_tiny32") | {"model": name}, Trace, "it")
+    path = f"./{name}" if name[0] == "-" else name
+    found = parsed(commands.check(check))
+    assert found["model"] == path
+    assert found["engines"] == ",".join(ENGINES)
+    assert found["image_size"] == ["32x32", "33x33", "49x32"]
+    assert found["batch"] == 2
+    found = parsed(commands.trace(trace))
+    assert found["model"] == path
+    assert [found[k] for k in ("engines", "dtype", "gradients", "image_size", "batch")] == [
+        "torch,keras:jax",
+        "float32",
+        True,
+        32,
+        4,
+    ]
+    own = real("trace_tiny") | {"model": name, "other": "my.net:make", "engines": []}
+    own["engines"] = real("trace_tiny")["engines"][:1]
+    found = parsed(commands.trace(records.record(own, Trace, "it")))
+    assert [found[k] for k in ("model", "engines", "against")] == [path, "torch", "my.net:make"]
+    measuring = (
+        commands.missing_check,
+        commands.missing_trace,
+        commands.missing_bench,
+        commands.missing_scaling,
+        lambda name: commands.own_bench(name, [ENGINES["torch"]], "cpu"),
+    )
+    for line in [of(name) for of in measuring]:
+        assert parsed(line)["model"] == path
+    assert parsed(commands.whole([name], True))["models"] == [path]
+
+
+def test_what_no_file_tells_is_run(
+    tmp_path: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(TINY)
+    engines = [ENGINES["torch"], ENGINES["flax"]]
+    steps: list[str] = []
+    nets = report.gather(
+        ["tiny.yaml"],
+        report.Files(),
+        report.Settings(engines, start=pool.start),
+        steps.append,
+    )
+    (net,) = nets
+    assert [len(x) for x in (net.checks, net.traces, net.benches)] == [1, 1, 0]
+    assert report.verdict(net) is True
+    # The same weights, images and engines as those of the files, which the commands made.
+    assert net.traces[0].rows == records.record(real("trace_tiny"), Trace, "it").rows
+    assert [p.engines for p in net.checks[0].pairs] == [("torch", "flax")]
+    assert any(step.startswith("tiny.yaml: trace, ") for step in steps)
+    assert "resnet-parity check tiny.yaml --engines torch,flax" in report.render(nets)
+    # What a file tells is not run again.
+    files = report.Files(traces=[FOLDER / "trace_tiny32.json"], checks=[FOLDER / "check_tiny.json"])
+    (net,) = report.gather(["tiny.yaml"], files, report.Settings([]))
+    assert [t.dtype for t in net.traces] == ["float32"]
+    assert net.spec is not None
+
+
+def test_an_engine_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def __init__(self, *arguments: object) -> None:
+            pass
+
+        def __enter__(self) -> Broken:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+        def call(self, *arguments: object, **options: object) -> None:
+            raise ResNetError("the worker fell over")
+
+    engines = [ENGINES["torch"], ENGINES["flax"]]
+    nets = report.gather(["resnet20"], report.Files(), report.Settings(engines, start=Broken))
+    assert report.verdict(nets[0]) is False
+    text = Page(report.render(nets)).root.text
+    assert "flax failed: the worker fell over" in text
+    assert "Not measured: errors along depth of flax: the worker fell over" in text
+
+
+def test_without_jinja2(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as u\nfind = u.find_spec\n"
+        "u.find_spec = lambda name, *a: None if name == 'jinja2' else find(name, *a)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    _, err = run("resnet18", "-o", tmp_path / "x.html", code=2)
+    assert "pip install 'resnet-parity[report]'" in err
+
+
+def test_what_bench_finds_is_read() -> None:
+    """The records of `resnet_parity.bench_report`, as they are, and not as `samples` has them."""
+    spec = resolve("resnet20")
+    engine = ENGINES["torch"]
+    candidate = Candidate(engine, None, spec, "resnet20", 40_551_040)
+    peer = Candidate(engine, "timm", spec, "resnet20", 40_551_040)
+    how = ("infer", 2, (32, 32), "float32", "plain", "channels_last", "none")
+    facts = {"import": 1.5, "build": 0.25, "first_call": 0.5, "peaks": {"host": 3e8}}
+    rows = [
+        Row(Case(candidate, *how), "timm", [0.01, 0.02], 300.0, 1.25, facts),
+        Row(Case(peer, *how), None, [0.02, 0.03], 300.0),
+        Row(Case(candidate, "train", *how[1:]), bound=100.0, refused="it did not wait"),
+    ]
+    found = BenchReport(
+        Request("resnet20", spec, (engine,)),
+        {"device": "cpu", "tf32": True, "matmul_precision": {"torch": "high"}},
+        {"float32": Rates("float32", 2e11, "a product", ((2**20, 2e10),))},
+        [{"side": "torch", "reference": "torch in float64", "error": 1e-4, "bound": 1e-5,
+          "holds": False, "mode": "infer", "dtype": "float32"}],
+        rows,
+        [Point("batch", 2, "batch 2", rows[0]), Point("batch", 4, "batch 4", rows[0])],
+        problems=["torch, train: it did not wait"],
+    )  # fmt: skip
+    data = json.loads(json.dumps(found.to_dict()))
+    net = report.Net("resnet20", spec, benches=[records.record(data, Bench, "it")])
+    page = Page(report.render([net]))
+    cells = {cell.text for cell in page.all("td")}
+    assert {"133", "300", "44 %", "1.25× of timm", "15.0 ms", "300 MB", "refused"} <= cells
+    assert {"1.50 s", "0.25 s", "0.50 s"} <= cells
+    text = page.root.text
+    assert text.count("it did not wait") == 1
+    assert "TF32 on, matmul precision torch high" in text
+    assert "quartiles" in text
+    assert "200 GFLOP/s in float32 (the best of several kernels: a product) and 20.0 GB/s" in text
+    assert report.verdict(net) is False
+    # What is read and what the page leaves out.
+    assert data.keys() - Bench.model_fields.keys() == {"kind", "holds"}
+    left = {"engine", "net", "macs", "import"}
+    assert data["rows"][0].keys() - records.Timed.model_fields.keys() <= left
+
+
+def test_speed_is_measured_if_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Request] = []
+
+    def fake(request: Request, **options: Any) -> BenchReport:
+        asked.append(request)
+        options["step"]("timing")
+        return BenchReport(request)
+
+    monkeypatch.setattr(benching, "bench", fake)
+    files = report.Files(checks=[FOLDER / "check_tiny.json"], traces=[FOLDER / "trace_tiny.json"])
+    steps: list[str] = []
+    for speed in (False, True):
+        settings = report.Settings([ENGINES["torch"]], "float64", "cpu", speed, start=NeverStarted)
+        nets = report.gather(["resnet20"], files, settings, steps.append)
+        assert len(nets[0].benches) == len(asked) == speed
+    (request,) = asked
+    assert (request.name, request.spec) == ("resnet20", resolve("resnet20"))
+    assert (request.modes, request.device) == (("infer", "train"), "cpu")
+    assert parsed(request.command)["modes"] == "infer,train"
+    assert "resnet20: bench, timing" in steps
+
+
+class NeverStarted:
+    """A worker that cannot be had: what else would run is no part of the test."""
+
+    def __init__(self, *arguments: object) -> None:
+        raise EngineError("is not here")
