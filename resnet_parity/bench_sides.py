@@ -443,7 +443,7 @@ def _keras_fit(job: Job, model: Any, layers: Mapping[str, Any], build: float, lo
         if job.peer == "KerasHub":  # which takes no generator
             tf = importlib.import_module("tensorflow")
             return tf.data.Dataset.from_tensors((images, labels)).repeat()
-        return itertools.repeat((images, labels))
+        return ((images, labels) for _ in itertools.count())
 
     def run(steps: int) -> np.ndarray:
         history = model.fit(batches(), steps_per_epoch=steps, epochs=1, verbose=0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor, nn
 
 from resnet_torch.layers import build
@@ -30,8 +29,8 @@ class ResidualBlock(nn.Module):
         y = chain(self, self._branch, h)
         if self.shortcut_from is not None:
             s = chain(self, self._shortcut, x if self.shortcut_from == "input" else h)
-            # A gradient may need what the branch gave; without one, its memory is free to take.
-            y = y + s if torch.is_grad_enabled() else y.add_(s)
+            # What ends a branch (a convolution, a norm, a scale) needs its output for no gradient.
+            y = y.add_(s)
         return chain(self, self._output, y)
 
 
