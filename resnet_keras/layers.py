@@ -447,6 +447,17 @@ def arrange_kernels(model: keras.Model) -> None:
             tensor.data = native.permute(2, 3, 1, 0)
 
 
+def arrange_like(variable: Any, reference: Any) -> None:
+    """On the PyTorch engine, lay a variable out as another of its shape: it adds and multiplies
+    tensors of one layout several times as fast as of two.
+    """
+    if keras.backend.backend() == "torch":
+        import torch
+
+        tensor = variable.value
+        tensor.data = torch.empty_like(reference.value).copy_(tensor.data)
+
+
 @keras.saving.register_keras_serializable(PACKAGE)
 class MaxPooling2D(keras.layers.MaxPooling2D):
     """`keras.layers.MaxPooling2D`, without Keras's copies on PyTorch; see `Conv2D`."""

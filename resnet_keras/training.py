@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from resnet_keras.layers import PACKAGE
+from resnet_keras.layers import PACKAGE, arrange_like
 from resnet_keras.model import ResNet
 from resnet_keras.weights import dtype_name, layers_by_name, native
 from shared_spec.dialects.own import keras_layer
@@ -77,6 +77,9 @@ class RecipeOptimizer(keras.optimizers.Optimizer):
         super().build(variables)
         keys = MOMENTS[self.how.optimizer.name]
         self.moments = {key: self.add_optimizer_variables(variables, key) for key in keys}
+        for kept in self.moments.values():
+            for moment, variable in zip(kept, variables, strict=True):
+                arrange_like(moment, variable)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Update one variable."""
@@ -187,6 +190,8 @@ class Trainer:
                 )
                 for name, v in self._natives.items()
             }
+            for name, average in self._average.items():
+                arrange_like(average, self._natives[name])
         self._engine = ENGINES[keras.backend.backend()](self)
 
     @property
