@@ -89,7 +89,11 @@ def labelled(rows: Sequence[Timed]) -> Iterable[tuple[str, Timed]]:
     for row in rows:
         label = row.side
         if sides.count(label) > 1:
-            told = [row.form, row.layout, None if row.compile == "none" else row.compile]
+            engines = [other.engine for other in rows if other.side == row.side]
+            told: list[str | None] = [row.engine] if len(set(engines)) > 1 else []
+            if engines.count(row.engine) > 1:
+                compiled = None if row.compile == "none" else row.compile
+                told += [row.form, row.layout, compiled]
             label = ", ".join([label, *[text for text in told if text]])
         yield label, row
 

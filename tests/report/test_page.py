@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from resnet_parity.report import page, records
 from resnet_parity.report.gather import Net
 from resnet_parity.report.records import Bench, Check, Trace
+from resnet_parity.report.speed import labelled
 from shared_spec.catalogue import CATALOGUE
 from shared_spec.errors import ResNetError
 from tests.report.reading import Element, Page
@@ -525,5 +527,23 @@ def test_the_sample_looks_like_this_version() -> None:
     text = (Path(__file__).parents[2] / "docs" / "sample_report.html").read_text()
     assert page.stylesheet() in text, "make docs/sample_report.html again; see docs/report.md"
     names = [e.text for e in Page(text).all("h2")]
-    assert {"resnet18 ✓ holds", "resnet20 ✓ holds"} <= set(names)
+    assert {"resnet50 ✓ holds", "resnet20 ✓ holds"} <= set(names)
     assert len(text) < 400_000
+
+
+def test_a_library_in_several_engines_is_told_apart_by_them() -> None:
+    rows = [
+        SimpleNamespace(side=side, engine=engine, form="plain", layout="nhwc", compile=how)
+        for side, engine, how in (
+            ("timm", "torch", "none"),
+            ("KerasHub", "keras:jax", "none"),
+            ("KerasHub", "keras:torch", "none"),
+            ("KerasHub", "keras:torch", "default"),
+        )
+    ]
+    assert [label for label, _ in labelled(rows)] == [  # type: ignore[arg-type]
+        "timm",
+        "KerasHub, keras:jax",
+        "KerasHub, keras:torch, plain, nhwc",
+        "KerasHub, keras:torch, plain, nhwc, default",
+    ]
