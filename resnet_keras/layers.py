@@ -484,8 +484,9 @@ class SpaceToDepth(keras.layers.Layer):
         """[N, H, W, C] to [N, H', W', 4 C]."""
         n, h, w, c = ops.shape(inputs)
         (top, bottom), (left, right) = self.record.around(h), self.record.around(w)
-        # One row and column more than are needed, and then as many as are.
-        x = ops.pad(inputs, ((0, 0), (top, 4), (left, 4), (0, 0)))
+        # As many as may be needed, and then as many as are: pad cannot take any away.
+        most = self.record.padding + 1
+        x = ops.pad(inputs, ((0, 0), (top, most), (left, most), (0, 0)))
         h, w = top + h + bottom, left + w + right
         x = ops.reshape(x[:, :h, :w], (n, h // 2, 2, w // 2, 2, c))
         return ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (n, h // 2, w // 2, 4 * c))

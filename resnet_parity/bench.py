@@ -475,7 +475,7 @@ def _environment(request: Request) -> dict[str, Any]:
         "hardware": _processor(),
         "cores": os.cpu_count(),
         "memory_bytes": memory,
-        "system": f"{platform.system()} {platform.release()}",
+        "system": platform.system(),
         "python": platform.python_version(),
         "versions": {},
         "threads": {},

@@ -36,8 +36,9 @@ class Inference:
     """Which form `create_model(..., inference=...)` gives; True stands for the defaults.
 
     Attributes:
-        space_to_depth: compute the strided stem on blocks of 2 x 2 pixels. It pays on TPUs, whose
-            units want many channels; on CPUs it costs (docs/performance.md).
+        space_to_depth: compute the strided stem on blocks of 2 x 2 pixels. It is meant for
+            TPUs, whose units want many channels (Ridnik et al. 2020, arXiv:2003.13630, and MLPerf's
+            ResNets), and was not measured there; on CPUs it costs (docs/performance.md).
     """
 
     space_to_depth: bool = False
@@ -209,8 +210,8 @@ def _on_blocks(stem: Layers) -> Layers:
 def _spread(kernel: np.ndarray, blocks: SpaceToDepth) -> np.ndarray:
     """A kernel OIHW for blocks of pixels: their rows, columns and channels are its inputs."""
     out, channels, k, _ = kernel.shape
-    ends = (blocks.ahead, 2 * blocks.window - k - blocks.ahead)
-    wide = np.pad(kernel, ((0, 0), (0, 0), ends, ends))
+    after = (0, 2 * blocks.window - k)
+    wide = np.pad(kernel, ((0, 0), (0, 0), after, after))
     parts = wide.reshape(out, channels, blocks.window, 2, blocks.window, 2)
     return parts.transpose(0, 3, 5, 1, 2, 4).reshape(out, -1, blocks.window, blocks.window)
 

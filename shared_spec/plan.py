@@ -140,20 +140,14 @@ class SpaceToDepth:
     padding: int
 
     @property
-    def ahead(self) -> int:
-        """Rows that the window grows at its front, so that it begins on a block."""
-        return self.padding % 2
-
-    @property
     def window(self) -> int:
         """Blocks in a row of the window."""
-        return -(-(self.kernel_size + self.ahead) // 2)
+        return -(-self.kernel_size // 2)
 
     def around(self, n: int) -> tuple[int, int]:
         """Zeros before and after `n` pixels; negative where the window does not reach the last."""
-        before = self.padding + self.ahead
         outputs = (n + 2 * self.padding - self.kernel_size) // 2 + 1
-        return before, 2 * (outputs - 1 + self.window) - before - n
+        return self.padding, 2 * (outputs - 1 + self.window) - self.padding - n
 
 
 @dataclass(frozen=True, slots=True)
