@@ -21,6 +21,7 @@ from shared_spec.training import (
     MOMENTS,
     STATISTICS,
     Gradients,
+    Placed,
     Progress,
     TrainingState,
     batch,
@@ -80,9 +81,29 @@ class Trainer:
             native(self._model, q).set_value(jnp.array(now[name]))
         return self._model
 
-    def step(self, images: np.ndarray, labels: np.ndarray) -> Progress:
-        """Update the model by one batch: images [N, H, W, C], normalised, and labels [N]."""
-        x, y = self._batch(images, labels)
+    def place(self, images: np.ndarray, labels: np.ndarray | None) -> Placed:
+        """A batch, checked, on its way to the device: images [N, H, W, C], normalised, and labels
+        [N]. Placed before the last step's figures are read, it travels while that step computes.
+        The arrays must not change before the step is over: they may be used as they are.
+
+        Raises:
+            ImageError: if it does not fit the net, or does not divide among the devices.
+        """
+        found = batch(images, labels, self._model.spec, self.how.dtype)
+        if self._mesh.size == 1:
+            return Placed(*jax.device_put(found))
+        if len(found[1]) % jax.local_device_count():
+            raise ImageError(
+                f"a batch of {len(found[1])} images does not divide into "
+                f"{jax.local_device_count()} equal parts, one for each device"
+            )
+        whole: Any = jax.make_array_from_process_local_data
+        return Placed(*(whole(self._spread("batch"), array) for array in found))
+
+    def step(self, images: np.ndarray | Placed, labels: np.ndarray | None = None) -> Progress:
+        """Update the model by one batch, given as to `place` or placed already."""
+        given = images if isinstance(images, Placed) else self.place(images, labels)
+        x, y = given.images, given.labels
         rate = np.asarray(self.how.rate(self.step_number, self.steps), self.how.dtype)
         self._carry, loss, correct = self._compiled(self._carry, self._random(), x, y, rate)
         self.step_number += 1
@@ -90,7 +111,8 @@ class Trainer:
 
     def gradients(self, images: np.ndarray, labels: np.ndarray) -> Gradients:
         """What the next step would compute from a batch; nothing changes."""
-        x, y = self._batch(images, labels)
+        given = self.place(images, labels)
+        x, y = given.images, given.labels
         trained, others = self._carry["trained"], self._carry["others"]
         (loss, _), found = self._gradients(trained, others, self._random(), x, y)
         return Gradients(float(loss), self._canonical(found[0]), local(found[1]))
@@ -241,20 +263,6 @@ class Trainer:
         if self._mesh.size == 1:
             return tree
         return jax.device_put(tree, self._spread())
-
-    def _batch(self, images: np.ndarray, labels: np.ndarray) -> tuple[Any, Any]:
-        """A checked batch, an equal part of it on every device."""
-        found = batch(images, labels, self._model.spec, self.how.dtype)
-        if self._mesh.size == 1:
-            return found
-        if len(labels) % jax.local_device_count():
-            raise ImageError(
-                f"a batch of {len(labels)} images does not divide into "
-                f"{jax.local_device_count()} equal parts, one for each device"
-            )
-        whole: Any = jax.make_array_from_process_local_data
-        x, y = (whole(self._spread("batch"), array) for array in found)
-        return x, y
 
     def _spread(self, *axes: str) -> NamedSharding:
         spec: Any = PartitionSpec

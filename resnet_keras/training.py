@@ -22,6 +22,7 @@ from shared_spec.training import (
     MOMENTS,
     STATISTICS,
     Gradients,
+    Placed,
     Progress,
     TrainingState,
     batch,
@@ -200,11 +201,22 @@ class Trainer:
         self._engine.settle()
         return self._model
 
-    def step(self, images: np.ndarray, labels: np.ndarray) -> Progress:
-        """Update the model by one batch: images [N, H, W, C], normalised, and labels [N]."""
-        x, y = batch(images, labels, self._model.spec, self.how.dtype)
+    def place(self, images: np.ndarray, labels: np.ndarray | None) -> Placed:
+        """A batch, checked, on its way to the device: images [N, H, W, C], normalised, and labels
+        [N]. Placed before the last step's figures are read, it travels while that step computes.
+        The arrays must not change before the step is over: they may be used as they are.
+
+        Raises:
+            ImageError: if it does not fit the net, or does not divide among the devices.
+        """
+        found = batch(images, labels, self._model.spec, self.how.dtype)
+        return Placed(*map(self._engine.place, found))
+
+    def step(self, images: np.ndarray | Placed, labels: np.ndarray | None = None) -> Progress:
+        """Update the model by one batch, given as to `place` or placed already."""
+        given = images if isinstance(images, Placed) else self.place(images, labels)
         rate = np.asarray(self.how.rate(self.step_number, self.steps), self.how.dtype)
-        loss, correct = self._engine.update(x, y, rate)
+        loss, correct = self._engine.update(given.images, given.labels, rate)
         self.step_number += 1
         return Progress(loss, correct)
 
@@ -350,8 +362,12 @@ class _Engine:
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
 
-    def update(self, x: np.ndarray, y: np.ndarray, rate: np.ndarray) -> tuple[Any, Any]:
-        """One step: the loss, and how many answers were right."""
+    def place(self, array: np.ndarray) -> Any:
+        """A batch's images or labels where steps are computed."""
+        return ops.convert_to_tensor(array)
+
+    def update(self, x: Any, y: Any, rate: np.ndarray) -> tuple[Any, Any]:
+        """One step on what was placed: the loss, and how many answers were right."""
         return self.step(x, y, rate)
 
     def step(self, x: Any, y: Any, rate: Any) -> tuple[Any, Any]:
@@ -429,14 +445,10 @@ class _TensorFlow(_Engine):
             self.step if self._replicas == 1 else self._on_replicas, reduce_retracing=True
         )
 
-    def update(self, x: np.ndarray, y: np.ndarray, rate: np.ndarray) -> tuple[Any, Any]:
+    def update(self, x: Any, y: Any, rate: np.ndarray) -> tuple[Any, Any]:
         import tensorflow as tf
 
-        if self._replicas == 1:
-            given = [tf.convert_to_tensor(x), tf.convert_to_tensor(y)]
-        else:
-            given = [self._spread(x), self._spread(y)]
-        found: tuple[Any, Any] = self._compiled(*given, tf.convert_to_tensor(rate))
+        found: tuple[Any, Any] = self._compiled(x, y, tf.convert_to_tensor(rate))
         return found
 
     def _on_replicas(self, x: Any, y: Any, rate: Any) -> tuple[Any, Any]:
@@ -444,10 +456,12 @@ class _TensorFlow(_Engine):
         reduce = self._strategy.reduce
         return reduce("MEAN", loss, axis=None), reduce("SUM", correct, axis=None)
 
-    def _spread(self, array: np.ndarray) -> Any:
-        """An equal part of a batch for each replica."""
+    def place(self, array: np.ndarray) -> Any:
+        """Whole, or an equal part of a batch for each replica."""
         import tensorflow as tf
 
+        if self._replicas == 1:
+            return tf.convert_to_tensor(array)
         if len(array) % self._replicas:
             raise ImageError(
                 f"a batch of {len(array)} images does not divide into {self._replicas} equal "
@@ -498,22 +512,21 @@ class _Jax(_Engine):
         self._compiled = jax.jit(self._pure, donate_argnums=0)
         self._differentiated = jax.jit(super().gradients)
 
-    def update(self, x: np.ndarray, y: np.ndarray, rate: np.ndarray) -> tuple[Any, Any]:
+    def update(self, x: Any, y: Any, rate: np.ndarray) -> tuple[Any, Any]:
         import jax.numpy as jnp
 
         if self._values is None:
             self._values = [jnp.array(v.value) for v in self._variables]
-        x, y = self._spread(x), self._spread(y)
         self._values, loss, correct = self._compiled(self._values, x, y, rate)
         return loss, correct
 
-    def _spread(self, array: np.ndarray) -> Any:
-        """A batch, or this process' part of it, over the devices of Keras's distribution."""
+    def place(self, array: np.ndarray) -> Any:
+        """Whole, or this process' part of a batch over the devices of Keras's distribution."""
         import jax
 
         distribution = keras.distribution.distribution()
         if distribution is None:
-            return array
+            return jax.device_put(array)
         layout = distribution.get_data_layout(array.shape).backend_layout
         if len(array) % jax.local_device_count():
             raise ImageError(

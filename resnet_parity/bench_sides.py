@@ -3,7 +3,8 @@ training, and wait for the device.
 
 Both sides of a ratio are treated alike: the module or compiled function itself is called on a
 tensor that lies on the device, as the best usual route of each library has it. Training is
-`Trainer.step` beside the usual loop of the peer, and both get a batch in numpy.
+`Trainer.step` on a batch that lies there too, beside the usual loop of the peer; Keras's `fit`,
+which places batches itself, gets it in numpy.
 """
 
 from __future__ import annotations
@@ -197,11 +198,11 @@ def _own(session: Any, job: Job) -> tuple[Any, float, float]:
 
 def _own_trainer(session: Any, job: Job, model: Any, build: float, load: float) -> Side:
     trainer = session.resnet.Trainer(model, how(job.dtype), 10**6)
-    images, labels = job.images, job.labels
+    batch = trainer.place(job.images, job.labels)
 
     def run(steps: int) -> np.ndarray:
         for _ in range(steps):
-            progress = trainer.step(images, labels)
+            progress = trainer.step(batch)
         return np.array(float(progress.loss))  # waits
 
     def parameters(names: Sequence[str]) -> State:
@@ -279,20 +280,19 @@ def _torch_images(job: Job, like: Any) -> Any:
 
 
 def _torch_loop(job: Job, model: Any, build: float, load: float) -> Side:
-    """The usual loop: batches come from the host, and reach the device in the model's layout."""
+    """The usual loop, over a batch on the device in the model's layout."""
     import torch
 
     like = next(model.parameters())
-    x = _torch_images(job, torch.empty(0))
-    y = torch.from_numpy(job.labels)
+    images, labels = _torch_images(job, torch.empty(0, device=like.device)), job.labels
+    x, y = images.to(like.device), torch.from_numpy(labels).to(like.device)
     optimizer = torch.optim.SGD(model.parameters(), RATE, MOMENTUM, nesterov=True)
 
     def run(steps: int) -> np.ndarray:
         for _ in range(steps):
-            images, labels = (t.to(like.device, non_blocking=True) for t in (x, y))
             with torch.autocast(like.device.type, torch.bfloat16, job.dtype == "bfloat16"):
-                logits = model(images)
-            loss = torch.nn.functional.cross_entropy(logits.float(), labels)
+                logits = model(x)
+            loss = torch.nn.functional.cross_entropy(logits.float(), y)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -539,7 +539,8 @@ def _linen_step(job: Job, model: Any, variables: Any, build: float, load: float)
     transform = optax.sgd(RATE, MOMENTUM, nesterov=True)
     weights, statistics = variables["params"], variables["batch_stats"]
     state = weights, statistics, transform.init(weights)
-    classes, images, labels = job.net.num_classes, job.images, job.labels
+    classes = job.net.num_classes
+    images, labels = jax.device_put((job.images, job.labels))
 
     def step(state: Any, x: Any, y: Any) -> Any:
         weights, statistics, slots = state

@@ -114,8 +114,9 @@ def convert(
     with clock.apart("start_up"):
         if any(str(x).endswith((".h5", ".keras")) for x in (path, target)):
             hdf5_process.start()
-        if str(target).endswith(".h5"):
-            hdf5_process.h5py_module()
+            if str(target).endswith(".h5"):
+                hdf5_process.h5py_module()
+            hdf5_process.wait()
     with workspace() as folder:
         checkpoint = read_any(path, spec, folder, resize)
         if labels is not None:
@@ -200,11 +201,12 @@ def keep_freed_memory() -> None:
     system cost as much as what is copied into them. For a process that only converts; without
     glibc it does nothing.
     """
-    trim_threshold, mmap_threshold = -1, -3
+    trim_threshold, mmap_threshold, arenas = -1, -3, -8
     with contextlib.suppress(OSError, AttributeError, TypeError):
         library = ctypes.CDLL(None)
         library.mallopt(mmap_threshold, 2**28)
         library.mallopt(trim_threshold, 2**29)
+        library.mallopt(arenas, 1)  # or each thread would keep its own
 
 
 class _Clock:

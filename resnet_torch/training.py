@@ -21,6 +21,7 @@ from shared_spec.training import (
     MOMENTS,
     STATISTICS,
     Gradients,
+    Placed,
     Progress,
     TrainingState,
     batch,
@@ -65,12 +66,29 @@ class Trainer:
             self._average = {name: t.detach().clone() for name, t in self._tensors().items()}
         self._drops = any("Drop" in type(layer).__name__ for layer in model.plan.layers())
 
-    def step(self, images: np.ndarray, labels: np.ndarray) -> Progress:
-        """Update the model by one batch: images [N, H, W, C], normalised, and labels [N]."""
+    def place(self, images: np.ndarray, labels: np.ndarray | None) -> Placed:
+        """A batch, checked, on its way to the device: images [N, H, W, C], normalised, and labels
+        [N]. Placed before the last step's figures are read, it travels while that step computes.
+        The arrays must not change before the step is over: they may be used as they are.
+
+        Raises:
+            ImageError: if it does not fit the net, or does not divide among the devices.
+        """
+        images, labels = batch(images, labels, self.model.spec, self.how.dtype)
+        device = next(self.model.parameters()).device
+        x, y = from_numpy(images), torch.from_numpy(labels)
+        if device.type == "cuda":  # from other memory a copy waits for all that is under way
+            x, y = x.pin_memory(), y.pin_memory()
+        x = x.to(device, non_blocking=True).permute(0, 3, 1, 2)
+        return Placed(x, y.to(device, non_blocking=True))
+
+    def step(self, images: np.ndarray | Placed, labels: np.ndarray | None = None) -> Progress:
+        """Update the model by one batch, given as to `place` or placed already."""
+        given = images if isinstance(images, Placed) else self.place(images, labels)
         rate = self.how.rate(self.step_number, self.steps)
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group["factor"]
-        x, y = self._batch(images, labels)
+        x, y = given.images, given.labels
         with self._drawing():
             logits = self._forward(self._parallel, x)
         loss = F.cross_entropy(logits, y, label_smoothing=self.how.label_smoothing)
@@ -86,8 +104,8 @@ class Trainer:
 
     def gradients(self, images: np.ndarray, labels: np.ndarray) -> Gradients:
         """What the next step would compute from a batch; nothing changes."""
-        x, y = self._batch(images, labels)
-        x.requires_grad_(True)
+        given = self.place(images, labels)
+        x, y = given.images.requires_grad_(True), given.labels
         # The norms write new statistics in place: into copies.
         kept = {name: t.clone() for name, t in self.model.named_buffers()}
         with self._drawing():
@@ -182,12 +200,6 @@ class Trainer:
 
     def _tensors(self) -> dict[str, Tensor]:
         return {name: native(self.model, q) for name, q in self._names.items()}
-
-    def _batch(self, images: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:
-        images, labels = batch(images, labels, self.model.spec, self.how.dtype)
-        device = next(self.model.parameters()).device
-        x = from_numpy(images).to(device, non_blocking=True).permute(0, 3, 1, 2)
-        return x, torch.from_numpy(labels).to(device, non_blocking=True)
 
     def _forward(self, model: Any, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, self.how.precision == "bfloat16"):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -42,6 +45,50 @@ class Tensor:
     def reshaped(self, shape: tuple[int, ...]) -> Tensor:
         """With another shape of as many elements."""
         return Tensor(shape, self.dtype, lambda: self.read().reshape(shape))
+
+
+_TOGETHER = 2**23
+"""Bytes of small arrays that are read at once."""
+_AHEAD = 2**26
+"""Bytes of an array that is read before its turn. Turning it round takes three times its size, and
+a conversion stays within 250 MB and its largest array.
+"""
+
+
+def read_ahead(entries: Iterable[Tensor]) -> Generator[np.ndarray, None, None]:
+    """Each array, read and contiguous. While the caller is busy with one, a thread reads the next
+    ones and turns them round: numpy and files leave the interpreter free meanwhile. A caller that
+    keeps none holds one large array at most; the variable of a loop does keep one.
+    """
+    with ThreadPoolExecutor(1, "read-ahead") as thread:
+
+        def begin(group: Sequence[Tensor]) -> Callable[[], list[np.ndarray]]:
+            large = sum(entry.nbytes for entry in group) > _AHEAD
+            return partial(_read, group) if large else thread.submit(_read, group).result
+
+        # A pair is given when its second is begun, and then its first is waited for.
+        for arrived, _ in pairwise(chain(map(begin, _groups(entries)), [None])):
+            assert arrived is not None
+            arrays = arrived()
+            while arrays:
+                yield arrays.pop()
+
+
+def _read(group: Sequence[Tensor]) -> list[np.ndarray]:
+    """The arrays, the first one last, so that they can be taken away one by one."""
+    return [entry.array() for entry in group][::-1]
+
+
+def _groups(entries: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Small neighbours together: to hand over each by itself would take longer than to read it."""
+    group: list[Tensor] = []
+    for entry in entries:
+        if group and sum(e.nbytes for e in group) + entry.nbytes > _TOGETHER:
+            yield group
+            group = []
+        group.append(entry)
+    if group:
+        yield group
 
 
 _BLOCK = 64
@@ -99,4 +146,4 @@ def entries_of(state: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     return {name: Tensor.of(array) for name, array in state.items()}
 
 
-__all__ = ["Tensor", "Tensors", "entries_of", "permute"]
+__all__ = ["Tensor", "Tensors", "entries_of", "permute", "read_ahead"]

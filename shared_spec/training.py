@@ -45,6 +45,16 @@ class Progress:
     correct: Any
 
 
+@dataclass(frozen=True)
+class Placed:
+    """A checked batch where a trainer computes, in arrays of its framework: what `Trainer.place`
+    gives, and `Trainer.step` of the same trainer takes once or many times.
+    """
+
+    images: Any
+    labels: Any
+
+
 @dataclass
 class TrainingState:
     """Where a training is: all that the next step depends on, but for the batch."""
@@ -114,7 +124,7 @@ def check_trainable(p: Plan, spec: ResNetSpec, dtype: str, how: Optimization) ->
 
 
 def batch(
-    images: np.ndarray, labels: np.ndarray, spec: ResNetSpec, dtype: str
+    images: np.ndarray, labels: np.ndarray | None, spec: ResNetSpec, dtype: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """A batch to train on, checked: images [N, H, W, C] in `dtype`, labels [N] as int64.
 
@@ -144,6 +154,7 @@ __all__ = [
     "MOMENTS",
     "STATISTICS",
     "Gradients",
+    "Placed",
     "Progress",
     "TrainingState",
     "batch",

@@ -22,7 +22,7 @@ from shared_spec.layouts import Slot
 from shared_spec.plan import Plan
 from shared_spec.preprocessing import Preprocessing
 from shared_spec.spec import ResNetSpec
-from shared_spec.tensors import Tensor, Tensors
+from shared_spec.tensors import Tensor, Tensors, entries_of, read_ahead
 
 State = dict[str, np.ndarray]
 """Canonical name to array: kernels OIHW, dense OI, as in a PyTorch state dict."""
@@ -189,10 +189,15 @@ def replaced(module: str) -> WeightsError:
 def digest(state: Mapping[str, np.ndarray]) -> str:
     """SHA-256 over names, dtypes, shapes and values, independent of order and container."""
     sha = hashlib.sha256()
-    for name in sorted(state):
-        array = np.ascontiguousarray(state[name])
-        sha.update(f"{name}\0{array.dtype.name}\0{array.shape}\0".encode())
+    entries = entries_of(state)
+    names = sorted(entries)
+    arrays = read_ahead(entries[name] for name in names)
+    for name in names:
+        array = next(arrays)
+        shape = array.shape or (1,)
+        sha.update(f"{name}\0{array.dtype.name}\0{shape}\0".encode())
         sha.update(array.reshape(-1).view(np.uint8).data)
+        del array  # before the next one is read
     return sha.hexdigest()
 
 

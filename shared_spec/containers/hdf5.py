@@ -34,7 +34,7 @@ from shared_spec.containers.source import (
 )
 from shared_spec.durable import early
 from shared_spec.errors import FrameworkError, WeightsError
-from shared_spec.tensors import Tensor, Tensors
+from shared_spec.tensors import Tensor, Tensors, read_ahead
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 _CONFIG_LIMIT = 2**20
@@ -283,9 +283,10 @@ class _Writer:
         self.root.close()
         if kind is None:
             with self._path.open("r+b", buffering=0) as file, early(file.fileno()) as written:
+                arrays = read_ahead(array for _, array in self._arrays)
                 for start, array in self._arrays:
                     file.seek(start)
-                    write_array(file, array.array())
+                    write_array(file, next(arrays))
                     written(start + array.nbytes)
 
     def add(self, group: Any, name: str, array: Tensor) -> Any:

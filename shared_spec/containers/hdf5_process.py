@@ -79,6 +79,18 @@ def start() -> None:
     _PROCESS.start()
 
 
+def wait() -> None:
+    """Return when the process has imported h5py.
+
+    Raises:
+        FrameworkError: if h5py is not installed, or no process with it can be started.
+    """
+    with contextlib.suppress(
+        ValueError
+    ):  # it is slow: the file's name belongs to what is said then
+        _PROCESS.ask(b"\n")
+
+
 def _ending(code: int) -> str:
     if -code in (signal.SIGXCPU, signal.SIGALRM, signal.SIGKILL):
         return "did not come to an end with it"
@@ -183,4 +195,4 @@ def _folders() -> list[str]:
     return list(dict.fromkeys(found))
 
 
-__all__ = ["ask", "h5py_module", "start"]
+__all__ = ["ask", "h5py_module", "start", "wait"]

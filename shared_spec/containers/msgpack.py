@@ -16,8 +16,9 @@ import numpy as np
 
 from shared_spec.containers.safetensors import read_at, write_array
 from shared_spec.containers.source import NAME_LIMIT, Source, reason, shown
+from shared_spec.durable import early
 from shared_spec.errors import WeightsError
-from shared_spec.tensors import Tensor, Tensors, entries_of
+from shared_spec.tensors import Tensor, Tensors, entries_of, read_ahead
 
 _ARRAY = 1
 _DEPTH = 64
@@ -199,22 +200,30 @@ def save_msgpack(path: Path, state: Mapping[str, np.ndarray]) -> None:
         for folder in folders:
             node = node.setdefault(folder, {})
         node[leaf] = entry
-    with path.open("wb") as file:
-        _pack(file, tree)
+    with path.open("wb") as file, early(file.fileno()) as written:
+        parts = list(_parts(tree))
+        arrays = read_ahead(part for part in parts if isinstance(part, Tensor))
+        for part in parts:
+            if isinstance(part, Tensor):
+                write_array(file, next(arrays))
+                written(file.tell())
+            else:
+                file.write(part)
 
 
-def _pack(file: IO[bytes], node: dict[str, Any] | Tensor) -> None:
+def _parts(node: dict[str, Any] | Tensor) -> Iterator[bytes | Tensor]:
+    """What is written, in its order: arrays, and what stands between them."""
     if isinstance(node, Tensor):
         shape = b"".join(struct.pack(">BI", 0xCE, n) for n in node.shape)
         head = b"\x93" + bytes([0x90 + len(node.shape)]) + shape + _string(node.dtype.name)
         head += struct.pack(">BI", 0xC6, node.nbytes)
-        file.write(struct.pack(">BIB", 0xC9, len(head) + node.nbytes, _ARRAY) + head)
-        write_array(file, node.array())
+        yield struct.pack(">BIB", 0xC9, len(head) + node.nbytes, _ARRAY) + head
+        yield node
         return
-    file.write(struct.pack(">BI", 0xDF, len(node)))
+    yield struct.pack(">BI", 0xDF, len(node))
     for name, child in node.items():
-        file.write(_string(name))
-        _pack(file, child)
+        yield _string(name)
+        yield from _parts(child)
 
 
 def _string(text: str) -> bytes:

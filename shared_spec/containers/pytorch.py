@@ -23,10 +23,11 @@ from typing import IO, Any
 import ml_dtypes
 import numpy as np
 
-from shared_spec.containers.safetensors import read_at
+from shared_spec.containers.safetensors import little_endian, read_at
 from shared_spec.containers.source import Source, open_zip, read_member, reason, shown
+from shared_spec.durable import early
 from shared_spec.errors import WeightsError
-from shared_spec.tensors import Tensor, Tensors, entries_of
+from shared_spec.tensors import Tensor, Tensors, entries_of, read_ahead
 
 _STORAGES: dict[str, np.dtype[Any]] = {
     "DoubleStorage": np.dtype("<f8"),
@@ -482,13 +483,17 @@ def save_pytorch(path: Path, state: Mapping[str, np.ndarray]) -> None:
     for name, entry in entries.items():
         if entry.dtype.newbyteorder("<") not in _STORAGE_NAMES:
             raise WeightsError(f"{path}: {name} has dtype {entry.dtype}, which torch has not here")
-    with zipfile.ZipFile(path, "w") as archive:
+    with (
+        path.open("wb") as file,
+        early(file.fileno()) as written,
+        zipfile.ZipFile(file, "w") as archive,
+    ):
         _put(archive, "archive/data.pkl", _pickled(entries))
         _put(archive, "archive/byteorder", b"little")
-        for index, entry in enumerate(entries.values()):
-            array = entry.array()
-            data = array.astype(array.dtype.newbyteorder("<"), copy=False).reshape(-1)
-            _put(archive, f"archive/data/{index}", data.view(np.uint8).data)
+        arrays = read_ahead(entries.values())
+        for index in range(len(entries)):
+            _put(archive, f"archive/data/{index}", little_endian(next(arrays)))
+            written(file.tell())
         _put(archive, "archive/version", b"3\n")
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from shared_spec.containers.source import Source, parse_json, reason
 from shared_spec.durable import early
 from shared_spec.errors import WeightsError
-from shared_spec.tensors import Tensor, Tensors, entries_of
+from shared_spec.tensors import Tensor, Tensors, entries_of, read_ahead
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -121,18 +121,23 @@ def save_safetensors(
     text = text.ljust(-(-len(text) // 8) * 8)
     with path.open("wb", buffering=0) as file, early(file.fileno()) as written:
         file.write(len(text).to_bytes(8, "little") + text)
-        for name in order:
-            write_array(file, entries[name].array())
+        arrays = read_ahead(entries[name] for name in order)
+        for _ in order:
+            write_array(file, next(arrays))
             written(file.tell())
 
 
 def write_array(file: Any, array: np.ndarray) -> None:
-    """The data of a contiguous array, little-endian."""
-    if array.dtype.byteorder == ">":
-        array = array.astype(array.dtype.newbyteorder("<"))
-    data = array.reshape(-1).view(np.uint8).data
+    """Write the data of a contiguous array, little-endian."""
+    data = little_endian(array)
     while data:
         data = data[file.write(data) :]
 
 
-__all__ = ["open_safetensors", "read_at", "save_safetensors", "write_array"]
+def little_endian(array: np.ndarray) -> memoryview:
+    """The bytes of a contiguous array."""
+    array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return array.reshape(-1).view(np.uint8).data
+
+
+__all__ = ["little_endian", "open_safetensors", "read_at", "save_safetensors", "write_array"]
