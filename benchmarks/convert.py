@@ -2,10 +2,12 @@
 
     python benchmarks/convert.py [--repeat 5] [--output docs/results/convert.md]
 
-Every conversion runs in a fresh process. `cp` copies a file of the same bytes and waits until it is
-on the disk, before each conversion and in the same minute: the ratio is what travels between
-machines. Caches are warm on both sides. Start-up and the read-back that ends every conversion are
-reported apart, and so is the verification, which is not run here.
+Each kind of conversion has a process of its own, in which it is done several times, by turns with a
+copy of the same bytes as `cp` makes it, both to a new file and until it is on the disk: the ratio
+is what travels between machines. Caches are warm on both sides, and the first of each is not
+counted: memory that a system has not handed out yet is slow, for the pages of files too. Start-up
+and the read-back that ends every conversion are reported apart, and so is the verification, which
+is not run here.
 """
 
 from __future__ import annotations
@@ -14,15 +16,14 @@ import argparse
 import json
 import os
 import platform
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -46,16 +47,34 @@ def peak():
 OURS = (
     PEAK
     + """
-import json, sys, time
-start = time.perf_counter()
+import json, os, shutil, sys, time
+begin = time.perf_counter()
+from pathlib import Path
 from resnet_parity.convert import convert, keep_freed_memory
 from shared_spec import ResNetSpec
 keep_freed_memory()
-imports, idle = time.perf_counter() - start, peak()
-spec = ResNetSpec.parse(json.loads(sys.argv[3]))
-done = convert(sys.argv[1], sys.argv[2], spec, sys.argv[4] or None)
+imports, idle = time.perf_counter() - begin, peak()
+source, target = map(Path, sys.argv[1:3])
+spec, to, rounds = ResNetSpec.parse(json.loads(sys.argv[3])), sys.argv[4] or None, int(sys.argv[5])
+copy = target.with_name("copy.bin")
+
+def copied():
+    copy.unlink(missing_ok=True)
+    files = [source] if source.is_file() else sorted(source.iterdir())
+    begin = time.perf_counter()
+    for file in files:
+        shutil.copyfile(file, copy)
+        with copy.open("rb+") as out:
+            os.fsync(out.fileno())
+    return time.perf_counter() - begin
+
+copies, runs = [], []
+for _ in range(rounds):
+    copies.append(copied())
+    shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+    runs.append(convert(source, target, spec, to).seconds)
 loaded = [m for m in ("torch", "tensorflow", "jax", "keras", "flax") if m in sys.modules]
-print(json.dumps({"seconds": done.seconds | {"imports": imports}, "idle": idle, "peak": peak(),
+print(json.dumps({"copies": copies, "runs": runs, "imports": imports, "memory": peak() - idle,
                   "frameworks": loaded}))
 """
 )
@@ -139,7 +158,7 @@ def nets() -> dict[str, tuple[ResNetSpec, str]]:
     }
 
 
-def child(script: str, *arguments: str) -> dict[str, object]:
+def child(script: str, *arguments: str) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments],
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
@@ -149,19 +168,8 @@ def child(script: str, *arguments: str) -> dict[str, object]:
     )
     if done.returncode:
         raise SystemExit(f"{arguments}: {done.stderr[-2000:]}")
-    found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
-
-
-def copied(source: Path, target: Path) -> float:
-    """Seconds to copy a file or a directory's files and wait for the disk."""
-    files = [source] if source.is_file() else sorted(source.iterdir())
-    start = time.perf_counter()
-    for file in files:
-        shutil.copyfile(file, target)
-        with target.open("rb+") as out:
-            os.fsync(out.fileno())
-    return time.perf_counter() - start
 
 
 def kind(name: str) -> str:
@@ -172,40 +180,27 @@ def largest(spec: ResNetSpec) -> int:
     return max(q.size for q in compile_plan(spec).parameters()) * 4
 
 
+def ours(job: Job, spec: ResNetSpec, folder: Path, rounds: int) -> dict[str, Any]:
+    """What a process tells that does a conversion so often."""
+    source, target = (str(folder / name) for name in (job.source, job.target))
+    return child(OURS, source, target, json.dumps(spec.to_dict()), job.to, str(rounds))
+
+
 def measure(job: Job, spec: ResNetSpec, folder: Path, repeat: int) -> str:
     """A row of the table."""
-    seconds, copies, apart, runs = [], [], [], []
-    # The first round is not counted: memory that the system has not handed out yet is slow.
-    for number in range(repeat + 1):
-        copy = copied(folder / job.source, folder / "copy.bin")
-        old = folder / job.target
-        if old.is_dir():
-            shutil.rmtree(old)
-        old.unlink(missing_ok=True)
-        run = child(
-            OURS,
-            str(folder / job.source),
-            str(folder / job.target),
-            json.dumps(spec.to_dict()),
-            job.to,
-        )
-        if not number:
-            continue
-        copies.append(copy)
-        parts = dict(run["seconds"])  # type: ignore[call-overload]
-        seconds.append(parts["convert"])
-        apart.append((parts["imports"] + parts["start_up"], parts["read_back"]))
-        runs.append(run)
-    extra = max(int(r["peak"]) - int(r["idle"]) for r in runs)  # type: ignore[call-overload]
+    found = ours(job, spec, folder, repeat + 1)
+    copies, runs = found["copies"][1:], found["runs"][1:]
+    seconds = [run["convert"] for run in runs]
     ratio = statistics.median(s / c for s, c in zip(seconds, copies, strict=True))
-    room = (extra - largest(spec)) / 1e6
-    frameworks = sorted({str(m) for r in runs for m in r["frameworks"]})  # type: ignore[attr-defined]
-    start, back = (statistics.median(x[i] for x in apart) for i in (0, 1))
+    start = found["imports"] + found["runs"][0]["start_up"]
+    back = statistics.median(run["read_back"] for run in runs)
+    room = (found["memory"] - largest(spec)) / 1e6
     kinds = f"{kind(job.source)} → {job.to if job.to == 'huggingface' else kind(job.target)}"
     return (
         f"| {job.net} | {kinds} | {statistics.median(copies):.2f} s | "
-        f"{statistics.median(seconds):.2f} s | **{ratio:.2f}** | {start:.2f} s | {back:.2f} s | "
-        f"{extra / 1e6:.0f} MB ({room:+.0f} MB) | {', '.join(frameworks) or 'none'} |"
+        f"{statistics.median(seconds):.2f} s | **{ratio:.2f}** ({min(seconds) / min(copies):.2f}) "
+        f"| {start:.2f} s | {back:.2f} s | {found['memory'] / 1e6:.0f} MB ({room:+.0f} MB) | "
+        f"{', '.join(found['frameworks']) or 'none'} |"
     )
 
 
@@ -233,7 +228,7 @@ def usual(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--repeat", type=int, default=5, help="fresh processes of each (5)")
+    parser.add_argument("--repeat", type=int, default=5, help="of each (5)")
     parser.add_argument("--output", type=Path, help="a Markdown file for the tables")
     parser.add_argument(
         "--folder", type=Path, help="where to put the files (8 GB); a temporary one"
@@ -256,10 +251,10 @@ def report(folder: Path, repeat: int, console: Console) -> str:
         "",
         f"`python benchmarks/convert.py --repeat {repeat}` on {datetime.now(UTC):%Y-%m-%d}: "
         f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}. "
-        "Medians over fresh processes; the ratio is that of the conversion to `cp` and fsync of "
-        "the same bytes, taken just before it. Start-up (imports) and the read-back that ends "
-        "every conversion are apart. Memory is the peak over the idle interpreter; in brackets, "
-        "what is left of it without the largest tensor.",
+        "Medians; the ratio is that of the conversion to `cp` and fsync of the same bytes, done "
+        "just before it, and in brackets that of the fastest of each. Start-up (imports) and the "
+        "read-back that ends every conversion are apart. Memory is the peak over the idle "
+        "interpreter; in brackets, what is left of it without the largest tensor.",
         "",
         "| net | conversion | cp + fsync | convert | ratio | start-up | read back | memory | "
         "frameworks imported |",
@@ -280,15 +275,12 @@ def report(folder: Path, repeat: int, console: Console) -> str:
     for kind, source, target, words in USUAL_ROUTES:
         spec = known["keras_resnet152" if kind == "keras" else "resnet152"][0]
         seconds, imports, extra = usual(kind, folder / source, folder / target, spec, repeat)
-        to = "keras-applications" if kind == "keras" else ""
-        runs = [
-            child(OURS, str(folder / source), str(folder / target), json.dumps(spec.to_dict()), to)
-            for _ in range(repeat)
-        ]
-        parts = [dict(r["seconds"]) for r in runs]  # type: ignore[call-overload]
+        job = Job("", source, target, "keras-applications" if kind == "keras" else "")
+        runs = [ours(job, spec, folder, 1) for _ in range(repeat)]
+        parts = [run["runs"][0] for run in runs]
         mine = statistics.median(p["convert"] + p["read_back"] for p in parts)
-        start = statistics.median(p["imports"] + p["start_up"] for p in parts)
-        room = max(int(r["peak"]) - int(r["idle"]) for r in runs)  # type: ignore[call-overload]
+        start = statistics.median(r["imports"] + r["runs"][0]["start_up"] for r in runs)
+        room = max(r["memory"] for r in runs)
         row = (
             f"| {kind} | {words} | {seconds:.2f} s | {imports:.2f} s | {extra / 1e6:.0f} MB | "
             f"{mine:.2f} s, read back | {start:.2f} s | {room / 1e6:.0f} MB |"
