@@ -12,6 +12,7 @@ from resnet_flax.layers import build
 from shared_spec import plan
 from shared_spec.plan import Plan
 from shared_spec.spec import ResNetSpec
+from shared_spec.xla import summed
 
 
 class ResidualBlock(nnx.Module):
@@ -29,7 +30,7 @@ class ResidualBlock(nnx.Module):
         h = chain(self, self._pre, x)
         y = chain(self, self._branch, h)
         if self._shortcut_from is not None:
-            y = y + chain(self, self._shortcut, x if self._shortcut_from == "input" else h)
+            y = summed(y, chain(self, self._shortcut, x if self._shortcut_from == "input" else h))
         return chain(self, self._output, y)
 
 

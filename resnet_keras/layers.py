@@ -19,6 +19,7 @@ from shared_spec import plan
 from shared_spec.dialects.own import keras_layer
 from shared_spec.errors import FrameworkError
 from shared_spec.parameters import squeeze_convs
+from shared_spec.xla import summed
 
 PACKAGE = "resnet_keras"
 
@@ -429,6 +430,17 @@ class Conv2D(keras.layers.Conv2D):
             self.groups,
         )
         return y.permute(0, 2, 3, 1)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Add(keras.layers.Add):
+    """`keras.layers.Add` of two, which JAX's compiler keeps in one place."""
+
+    def call(self, inputs: Any) -> Any:
+        """Two of [N, H, W, C] to one."""
+        if keras.backend.backend() == "jax":
+            return summed(*inputs)
+        return super().call(inputs)
 
 
 def arrange_kernels(model: keras.Model) -> None:

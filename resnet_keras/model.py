@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from resnet_keras.layers import PACKAGE, apply, arrange_kernels, layer_seed
+from resnet_keras.layers import PACKAGE, Add, apply, arrange_kernels, layer_seed
 from shared_spec import plan
 from shared_spec.compiler import compile_plan
 from shared_spec.dialects.own import keras_layer
@@ -26,7 +26,7 @@ def residual_block(x: Any, block: plan.Block, dtype: str) -> Any:
     y = chain(h, block.branch, dtype)
     if block.shortcut_from is not None:
         s = chain(x if block.shortcut_from == "input" else h, block.shortcut, dtype)
-        y = keras.layers.Add(dtype=dtype, name=keras_layer(f"{block.name}.add"))([y, s])
+        y = Add(dtype=dtype, name=keras_layer(f"{block.name}.add"))([y, s])
     return chain(y, block.output, dtype)
 
 
