@@ -3,8 +3,8 @@ training, and wait for the device.
 
 Both sides of a ratio are treated alike: the module or compiled function itself is called on a
 tensor that lies on the device, as the best usual route of each library has it. Training is
-`Trainer.step` on a batch that lies there too, beside the usual loop of the peer; Keras's `fit`,
-which places batches itself, gets it in numpy.
+`Trainer.step` on a batch that lies there too, beside the usual loop of the peer; Keras's `fit`
+places batches itself, so that under Keras both sides get it in numpy.
 """
 
 from __future__ import annotations
@@ -198,11 +198,14 @@ def _own(session: Any, job: Job) -> tuple[Any, float, float]:
 
 def _own_trainer(session: Any, job: Job, model: Any, build: float, load: float) -> Side:
     trainer = session.resnet.Trainer(model, how(job.dtype), 10**6)
-    batch = trainer.place(job.images, job.labels)
+    arrays = job.images, job.labels
+    # Its peers under Keras place each batch in `fit`.
+    fits = session.resnet.__name__ == "resnet_keras"
+    batch = arrays if fits else (trainer.place(*arrays),)
 
     def run(steps: int) -> np.ndarray:
         for _ in range(steps):
-            progress = trainer.step(batch)
+            progress = trainer.step(*batch)
         return np.array(float(progress.loss))  # waits
 
     def parameters(names: Sequence[str]) -> State:
