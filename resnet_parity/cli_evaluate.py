@@ -123,11 +123,15 @@ def _sides(text: str) -> list[int]:
         raise ResNetError(f"scales: {text!r} is not a list of pixels such as 224,256") from None
 
 
+Told = tuple[Callable[[str], None], Callable[[float], None], Callable[[int], None]]
+
+
 @contextmanager
-def _progress() -> Iterator[
-    tuple[Callable[[str], None], Callable[[float], None], Callable[[int], None]]
-]:
-    """What is at work, and a bar of images; on a terminal alone."""
+def _progress() -> Iterator[Told]:
+    """What is at work, and a bar of images; in a log, lines."""
+    if not err.is_terminal:
+        yield _log()
+        return
     with Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -137,7 +141,6 @@ def _progress() -> Iterator[
         TimeRemainingColumn(),
         console=err,
         transient=True,
-        disable=not err.is_terminal,
     ) as bar:
         task = bar.add_task("starting", total=None)
         yield (
@@ -145,6 +148,27 @@ def _progress() -> Iterator[
             lambda images: bar.advance(task, images),
             lambda images: bar.update(task, total=images),
         )
+
+
+def _log() -> Told:
+    line = tables.lines(err)
+    what, done, total = "starting", 0.0, 0
+
+    def step(text: str) -> None:
+        nonlocal what
+        what = text
+        line(what)
+
+    def advance(images: float) -> None:
+        nonlocal done
+        done += images
+        line(f"{what}, {done:,.0f} of {total:,} images")
+
+    def expect(images: int) -> None:
+        nonlocal total
+        total = images
+
+    return step, advance, expect
 
 
 __all__ = ["evaluate"]

@@ -28,7 +28,15 @@ if TYPE_CHECKING:
 
     from resnet_parity.trace import Against
 
+UNDECIDED = 3
+"""The exit code where rounding hides too much to tell."""
+
 _FEW = 8
+_VERDICTS = {
+    "holds": "[bold green]✓ nothing parts[/]",
+    "parts": "[bold red]✗ they part[/]",
+    "undecided": "[bold yellow]? cannot be told[/]",
+}
 
 
 def trace(
@@ -69,7 +77,8 @@ def trace(
     """Name the first layer in which two engines part, or an engine and your own model.
 
     Every layer and block is compared twice: as each side computes it, and on the reference's input,
-    which tells the layer that errs from those that inherit.
+    which tells the layer that errs from those that inherit. Exits with 0 if nothing parts, 1 if
+    something does, and 3 if rounding hides too much to tell.
     """
     plots.require_picture(plot)
     own = _against(against, names)
@@ -105,7 +114,7 @@ def trace(
         plot_trace.trace(data, plot)
     print_result(data, as_json, table)
     if not found.holds:
-        raise typer.Exit(1)
+        raise typer.Exit(UNDECIDED if found.verdict == "undecided" else 1)
 
 
 def _against(factory: str | None, names: Path | None) -> Against | None:
@@ -179,12 +188,15 @@ def table(console: Console, data: dict[str, Any]) -> None:
         console.print("\ngradients, in the order of the backward pass:\n", highlight=False)
         _rows(console, [row for row in found if row["name"] in wanted], False, set())
     console.print(f"\nrule: {data['rule']}", highlight=False)
+    if data["gradient_rule"] not in (None, data["rule"]):
+        console.print(f"rule for gradients: {data['gradient_rule']}", highlight=False)
     for note in data["notes"]:
         console.print(f"note: {tables.plain(note)}", highlight=False)
     for problem in data["problems"]:
         console.print(f"[red]✗[/] {tables.plain(problem)}", highlight=False)
-    verdict = "nothing parts" if data["holds"] else "they part"
-    console.print(f"[bold green]✓ {verdict}[/]" if data["holds"] else f"[bold red]✗ {verdict}[/]")
+    for what in data["undecided"]:
+        console.print(f"[yellow]?[/] {tables.plain(what)}", highlight=False)
+    console.print(_VERDICTS[data["verdict"]])
 
 
 def _rows(console: Console, rows: list[dict[str, Any]], layers: bool, erring: set[str]) -> None:

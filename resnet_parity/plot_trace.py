@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_parity import plots
-from resnet_parity.trace import rows_of
+from resnet_parity.trace_report import rows_of
 
 
 def trace(data: Mapping[str, Any], path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +25,9 @@ from resnet_parity.references import REFERENCES
 from shared_spec import plan
 from shared_spec.plan import Layer, Layers, Stage
 
+QUIET = 5.0
+"""Seconds between two lines of progress in a log."""
+
 
 def plain(text: object) -> str:
     """Any text with rich's markup and control characters made harmless."""
@@ -33,9 +37,9 @@ def plain(text: object) -> str:
 
 @contextmanager
 def progress(console: Console) -> Iterator[Callable[[str], None]]:
-    """A spinner with the step at work and the time it has taken; on a terminal alone."""
+    """A spinner with the step at work and the time it has taken; in a log, lines (see `lines`)."""
     if not console.is_terminal:
-        yield lambda text: None
+        yield lines(console)
         return
     columns = (
         SpinnerColumn(),
@@ -46,6 +50,21 @@ def progress(console: Console) -> Iterator[Callable[[str], None]]:
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("starting", total=None)
         yield lambda text: bar.update(task, description=plain(text))
+
+
+def lines(console: Console) -> Callable[[str], None]:
+    """Prints the time so far and what is at work, unless it did in the last `QUIET` seconds."""
+    began = last = time.monotonic()
+
+    def step(text: str) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= QUIET:
+            last = now
+            line = f"{now - began:.0f} s: {plain(text)}"
+            console.print(line, highlight=False, soft_wrap=True)
+
+    return step
 
 
 class SweepProgress:

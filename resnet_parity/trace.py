@@ -8,7 +8,7 @@ then errs by itself, and the rest inherits.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,12 @@ from resnet_parity.compare import (
     FLOAT64_TOLERANCE,
     GRADIENT_TOLERANCE,
     ROUNDING_FACTOR,
-    RULE,
     UNIT_ROUNDOFF,
     VANISHING,
     farthest,
 )
 from resnet_parity.engines import Device, Engine, EngineError, Worker
+from resnet_parity.trace_report import Row, TraceReport, rule_in, shown
 from shared_spec import plan
 from shared_spec.compiler import compile_plan
 from shared_spec.durable import workspace
@@ -52,6 +52,7 @@ RESULT = "(result)"
 
 _DROPS = ("drop_rate", "drop_path_rate", "drop_block_rate")
 _TRIALS = 3
+"""Perturbations in float64 that tell what rounding does."""
 _VAGUE = 0.1
 """A bound on gradients above which a comparison says nothing: norms over a few numbers amplify
 rounding so.
@@ -131,100 +132,6 @@ def rounded(found: Sequence[Part], inputs: State, dtype: str, seed: int) -> Stat
     return changed
 
 
-@dataclass
-class Row:
-    """One layer or block. Errors are None where nothing could be compared, NaN where a side is."""
-
-    name: str
-    kind: str
-    propagated: float | None = None
-    """Of its output, as each side computes it."""
-    forced: float | None = None
-    """Of its output on the reference's input."""
-    entered: float | None = None
-    """Of its input, as each side computes it; in a user's own model alone."""
-    bound: float = FLOAT64_TOLERANCE
-    """Of the forced error."""
-    propagated_bound: float = FLOAT64_TOLERANCE
-    note: str = ""
-
-    @property
-    def errs(self) -> bool:
-        """Whether it is off by itself."""
-        return self.forced is not None and not self.forced <= self.bound
-
-    @property
-    def parts(self) -> bool:
-        """Whether it is off, by itself or because of what entered it."""
-        return self.propagated is not None and not self.propagated <= self.propagated_bound
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON data, where NaN and infinity become their names."""
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "propagated": _told(self.propagated),
-            "forced": _told(self.forced),
-            "entered": _told(self.entered),
-            "bound": self.bound,
-            "propagated_bound": self.propagated_bound,
-            "errs": self.errs,
-            "parts": self.parts,
-            "note": self.note,
-        }
-
-
-@dataclass
-class TraceReport:
-    """The result of `trace`; `problems` is empty exactly if nothing parts.
-
-    `first` names the layer or block that errs first, or those of which one does where a user's
-    model does not tell them apart. `gradients` are in the order of the backward pass.
-    """
-
-    model: str
-    reference: str
-    other: str
-    dtype: str
-    input: list[int]
-    rule: str
-    engines: list[dict[str, Any]] = field(default_factory=list)
-    rows: list[Row] = field(default_factory=list)
-    first: list[str] = field(default_factory=list)
-    errs: list[str] = field(default_factory=list)
-    unseen: list[str] = field(default_factory=list)
-    gradients: list[Row] = field(default_factory=list)
-    first_gradient: str | None = None
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def holds(self) -> bool:
-        """True if nothing parts."""
-        return not self.problems
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON data."""
-        return {
-            "model": self.model,
-            "holds": self.holds,
-            "problems": self.problems,
-            "notes": self.notes,
-            "reference": self.reference,
-            "other": self.other,
-            "dtype": self.dtype,
-            "input": self.input,
-            "rule": self.rule,
-            "engines": self.engines,
-            "first": self.first,
-            "errs": self.errs,
-            "unseen": self.unseen,
-            "rows": [row.to_dict() for row in self.rows],
-            "first_gradient": self.first_gradient,
-            "gradients": [row.to_dict() for row in self.gradients],
-        }
-
-
 @dataclass(frozen=True)
 class Against:
     """A user's own model: `module:function` that makes it, and canonical names to its own."""
@@ -278,9 +185,7 @@ def trace(
     weights = cast_weights(random_weights(p, seed) if weights is None else weights, dtype)
     check_weights(p, weights, dtype)
     named = other.factory if isinstance(other, Against) else other.name
-    rule = f"{RULE} ≤ {FLOAT64_TOLERANCE:.0e}"
-    if dtype != "float64":
-        rule = f"{RULE} within {2 * ROUNDING_FACTOR:g} times what {dtype} rounding causes there"
+    rule = rule_in(dtype, FLOAT64_TOLERANCE)
     report = TraceReport(name, reference.name, named, dtype, list(images.shape), rule)
     with workspace() as folder:
         job = _Job(spec, p, weights, images, dtype, folder, device, start, step)
@@ -468,15 +373,15 @@ def _judge(report: TraceReport, known: Mapping[str, Part]) -> None:
     which = " or ".join(report.first)
     text = f"{report.other} parts from {report.reference} at {which}"
     if row.errs:
-        text += f" by {_shown(row.forced)} on the reference's own input, over {row.bound:.1e}"
+        text += f" by {shown(row.forced)} on the reference's own input, over {row.bound:.1e}"
         if row.kind == "block":
             seen = [name for name in known[row.name].inside if name not in report.unseen]
             text += ", though none of the layers in it that were run apart errs" if seen else ""
     elif row.name not in report.first:
-        text += f": what enters {row.name} is off by {_shown(row.entered)}"
+        text += f": what enters {row.name} is off by {shown(row.entered)}"
     else:
         text += (
-            f" by {_shown(row.propagated)}, over {row.propagated_bound:.1e}; no layer errs by "
+            f" by {shown(row.propagated)}, over {row.propagated_bound:.1e}; no layer errs by "
             f"itself on the reference's input"
         )
     others = [name for name in report.errs if name not in report.first]
@@ -511,7 +416,8 @@ def _first(rows: Sequence[Row], known: Mapping[str, Part]) -> tuple[Row, list[st
 def _compare_gradients(
     job: _Job, reference: Engine, other: Engine, report: TraceReport, seed: int
 ) -> None:
-    """The gradients of a loss on the images, in the order of the backward pass."""
+    """The gradients of a loss on the images, in the order of the backward pass, into the report."""
+    report.gradient_rule = rule_in(job.dtype, GRADIENT_TOLERANCE)
     dropped = [name for name in _DROPS if getattr(job.spec, name)]
     spec = job.spec.override(**dict.fromkeys(dropped, 0.0)) if dropped else job.spec
     if dropped:
@@ -567,13 +473,13 @@ def _compare_gradients(
             f"rounding alone changes the gradients of {len(vague)} of {len(order)} parameters so "
             f"much that nothing can be told of them; take more or larger images, or float64"
         )
-        (report.problems if len(vague) > len(order) // 2 else report.notes).append(told)
+        (report.undecided if len(vague) > len(order) // 2 else report.notes).append(told)
     over = [row for row in report.gradients if row.parts]
     if over:
         report.first_gradient = over[0].name
         report.problems.append(
             f"going backwards, {report.other} parts from {report.reference} first in the gradient "
-            f"of {over[0].name} by {_shown(over[0].propagated)}, over {over[0].bound:.1e} "
+            f"of {over[0].name} by {shown(over[0].propagated)}, over {over[0].bound:.1e} "
             f"({len(over)} of {len(order)} gradients do)"
         )
 
@@ -586,33 +492,11 @@ def _apart(a: State, b: State, name: str) -> float:
     return farthest(a[name], b[name], VANISHING * _largest(a)) if name in b else math.inf
 
 
-def _shown(value: float | None) -> str:
-    if value is None:
-        return "an unknown amount"
-    return "NaN" if math.isnan(value) else f"{value:.1e}"
-
-
-def _told(value: float | None) -> float | str | None:
-    if value is None or math.isfinite(value):
-        return value
-    return "NaN" if math.isnan(value) else "Infinity"
-
-
-def rows_of(data: Mapping[str, Any], key: str) -> Iterator[tuple[int, float]]:
-    """Place and size of an error of each row of a report's JSON that has one."""
-    for i, row in enumerate(data["rows"]):
-        if row[key] is not None:
-            yield i, float(row[key])
-
-
 __all__ = [
     "Against",
     "Part",
-    "Row",
-    "TraceReport",
     "inputs_of",
     "parts",
     "rounded",
-    "rows_of",
     "trace",
 ]

@@ -53,7 +53,9 @@ class Pool:
 
     def __getitem__(self, name: str) -> Worker:
         if name not in self._workers:
-            self._workers[name] = Worker(ENGINES[name], self.device, module="tests.worker")
+            # A test's own folder is gone when the next one uses the worker.
+            with contextlib.chdir(ROOT):
+                self._workers[name] = Worker(ENGINES[name], self.device, module="tests.worker")
         return self._workers[name]
 
     @contextlib.contextmanager

@@ -68,6 +68,7 @@ def _group(traces: Sequence[Trace], styles: Styles, ident: str) -> list[Block]:
     ]
     for trace in traces:
         found += problems(trace.problems)
+        found += [Notice(f"{trace.other}: {what}", "warn", "?") for what in trace.undecided]
         found += [Notice(f"{trace.other}: {note}", "note", "i") for note in trace.notes]
     rows = outline(first.rows)
     kinds: list[tuple[str, str, Pick, Pick]] = [

@@ -19,7 +19,8 @@ _EXACT = {"highest", "float32", "ieee", "none", "null"}
 
 def verdict(net: Net) -> bool | None:
     """Whether all that was measured holds; None if nothing was compared."""
-    found = [check.holds for check in net.checks] + [trace.holds for trace in net.traces]
+    found = [check.holds for check in net.checks]
+    found += [trace.holds for trace in net.traces if not trace.untold]
     found += [each.holds for bench in net.benches for each in bench.parity]
     return all(found) if found else None
 
@@ -216,9 +217,12 @@ def _parity(net: Net) -> str:
 
 
 def _traced(net: Net) -> str:
-    off = [trace for trace in net.traces if not trace.holds]
+    off = [trace for trace in net.traces if not trace.holds and not trace.untold]
     if off:
         return off[0].problems[0].rstrip(".") if off[0].problems else f"{off[0].other} parts"
+    hidden = [trace for trace in net.traces if trace.untold]
+    if hidden:
+        return hidden[0].undecided[0].rstrip(".")
     errors = [
         (row.propagated, row.name)
         for trace in net.traces

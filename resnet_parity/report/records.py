@@ -92,6 +92,8 @@ class Trace(Record):
     model: str
     holds: bool
     problems: list[str]
+    undecided: list[str] = []
+    """What rounding hides; where this is all, `holds` is false too."""
     notes: list[str] = []
     reference: str
     other: str
@@ -104,6 +106,11 @@ class Trace(Record):
     """Of the rows that err, those that do not merely hold one that does."""
     gradients: list[Row] = []
     command: str | None = None
+
+    @property
+    def untold(self) -> bool:
+        """Whether nothing was found to part, and not all could be told."""
+        return bool(self.undecided) and not self.problems
 
 
 class Spread(Record):

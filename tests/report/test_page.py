@@ -344,6 +344,18 @@ def test_over_the_bound_is_marked_without_colour() -> None:
     assert "✓ holds" not in text
 
 
+def test_what_rounding_hides_is_neither_good_nor_bad() -> None:
+    hidden = real("trace_tiny32") | {"holds": False, "undecided": ["rounding hides it"]}
+    alone = page.render([net(traces=[hidden])])
+    assert "✓ holds" not in alone
+    assert "✗" not in alone
+    assert "– not compared" in alone
+    assert "rounding hides it" in alone
+    other = page.render([net(traces=[hidden | {"problems": ["it parts"]}])])
+    assert "✗ does not hold" in other
+    assert "✓ holds" in page.render([net([real("check_tiny")], [hidden])])
+
+
 def test_a_layer_that_errs_is_named() -> None:
     trace = real("trace_tiny")
     row = next(r for r in trace["rows"] if r["name"] == "layer2.0.bn1")

@@ -15,7 +15,8 @@ import pytest
 
 from resnet_parity import plot_trace
 from resnet_parity.engines import ENGINES, Device, Engine
-from resnet_parity.trace import Against, TraceReport, inputs_of, parts, trace
+from resnet_parity.trace import Against, inputs_of, parts, trace
+from resnet_parity.trace_report import Row, TraceReport
 from shared_spec import ResNetError, ResNetSpec, resolve
 from shared_spec.compiler import compile_plan
 from shared_spec.initialize import random_images
@@ -415,10 +416,14 @@ def test_gradients_in_float32(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> No
     assert rows["layer1.0.conv1.bias"].note == "is zero but for rounding"
     assert rows["fc.weight"].propagated is not None
     assert all(row.bound < 0.1 for row in report.gradients)
+    assert report.gradient_rule == report.rule
     monkeypatch.setattr("resnet_parity.trace._VAGUE", 1e-9)
     report = run()
-    assert not report.holds
-    assert "rounding alone changes the gradients" in report.problems[0]
+    assert (report.verdict, report.holds, report.problems) == ("undecided", False, [])
+    assert "rounding alone changes the gradients" in report.undecided[0]
+    # What parts is told, however much rounding hides besides.
+    report.problems.append("something parts")
+    assert report.verdict == "parts"
 
 
 def test_a_net_that_does_not_run_is_taken_apart(pool: Pool) -> None:
@@ -582,6 +587,34 @@ def test_the_command_names_the_layer(net: str, capsys: pytest.CaptureFixture[str
     assert (status, data["holds"], data["first"]) == (0, True, [])
     assert data["input"] == [2, 64, 64, 3]
     assert len(data["rows"]) == len(parts(compile_plan(SPECS["basic"]))) + 1
+
+
+@pytest.mark.parametrize(
+    ("problems", "undecided", "status", "told"),
+    [
+        ([], [], 0, "✓ nothing parts"),
+        (["it parts"], ["it is hidden"], 1, "✗ they part"),
+        ([], ["it is hidden"], 3, "? it is hidden ? cannot be told"),
+    ],
+)
+def test_three_verdicts(
+    net: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    problems: list[str],
+    undecided: list[str],
+    status: int,
+    told: str,
+) -> None:
+    report = TraceReport("net", "torch", "flax", "float64", [1, 8, 8, 3], "a rule")
+    report.gradient_rule = "another rule"
+    report.problems, report.undecided = problems, undecided
+    report.rows = [Row("conv1", "Conv", 0.0, 0.0)]
+    monkeypatch.setattr("resnet_parity.trace.trace", lambda *_, **__: report)
+    found, out, _ = command(capsys, net)
+    assert found == status
+    assert told in " ".join(out.split())
+    assert "rule for gradients: another rule" in out
 
 
 @pytest.mark.parametrize(
