@@ -1,6 +1,6 @@
 """What a GPU or TPU computes, held against the CPU, and how fast: one command, no network.
 
-    python benchmarks/accelerator.py [--device gpu] [--output docs/results] [--quick]
+    python benchmarks/accelerator.py [--device gpu] [--output docs/results] [--quick] [--anew]
 
 Runs, in whichever engines are installed:
 
@@ -10,7 +10,8 @@ Runs, in whichever engines are installed:
    the libraries that are installed, and its share of the bound of this very device.
 
 Writes `<device's name>.json` with everything and `<device's name>.md` to read. Each part is written
-as it is done, so that a machine that is taken away leaves what it has measured.
+as it is done, so that a machine that is taken away leaves what it has measured; the same command
+goes on from there.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,14 @@ from resnet_parity import tables
 from resnet_parity.bench import bench
 from resnet_parity.bench_report import Request
 from resnet_parity.check import check
-from resnet_parity.engines import ENGINES, parse_device
+from resnet_parity.engines import ENGINES, Engine, EngineError, Worker, parse_device
 from resnet_parity.terminal import err
 from shared_spec import ResNetError, resolve
 from shared_spec.durable import durable
 
 NETS = ("resnet18", "resnet50", "seresnext50_32x4d", "resnetv2_50x1_bit")
 TRAIN_BATCH, INFER_BATCH = 256, 512
-Step = Any
+Step = Callable[[str], None]
 
 
 def settings(device: str) -> Iterator[tuple[str, str]]:
@@ -64,59 +65,118 @@ def main() -> None:
     parser.add_argument("--engines", help="comma-separated; all that are installed if left out")
     parser.add_argument("--output", type=Path, default=Path("docs/results"))
     parser.add_argument("--quick", action="store_true", help="small images and batches: a trial")
+    parser.add_argument("--anew", action="store_true", help="measure again what was measured")
     given = parser.parse_args()
     names = given.engines.split(",") if given.engines else list(ENGINES)
     engines = [ENGINES[name] for name in names if ENGINES[name].missing() is None]
-    found: dict[str, Any] = {"device": given.device, "checks": [], "benches": [], "failed": {}}
-    found["missing"] = {n: ENGINES[n].missing() for n in names if ENGINES[n].missing()}
     with tables.progress(err) as step:
-        for name in NETS:
-            spec = resolve(name, {"depths": [1, 1, 1, 1]} if given.quick else {})
-            for dtype, precision in settings(given.device):
-                text = f"{name}, {dtype}, {precision}"
+        step("starting engines")
+        found: dict[str, Any] = begin(engines, given.device, given.quick)
+        found["missing"] = {n: ENGINES[n].missing() for n in names if ENGINES[n].missing()}
+        if not given.anew:
+            found = resumed(found, given.output)
+        for label, kind, measure in parts(engines, given.device, given.quick):
+            if label in found["done"]:
+                continue
+            step(label)
+            try:
+                found[kind].append(measure(lambda text, label=label: step(f"{label}: {text}")))
+                found["done"].append(label)
+                found["failed"].pop(label, None)
+            except ResNetError as error:
+                found["failed"][label] = str(error)
+            write(found, given.output)
+
+
+def begin(engines: list[Engine], device: str, quick: bool) -> dict[str, Any]:
+    """An empty result, with what it is of."""
+    hardware, versions = "", {}
+    for engine in engines:
+        try:
+            with Worker(engine, parse_device(device)) as worker:
+                facts = worker.call("info")
+        except EngineError:  # which each part will tell
+            continue
+        hardware = hardware or facts["device"]
+        versions |= facts["versions"]
+    return {
+        "device": device,
+        "hardware": hardware,
+        "quick": quick,
+        "engines": [engine.name for engine in engines],
+        "versions": versions,
+        "done": [],
+        "checks": [],
+        "benches": [],
+        "failed": {},
+    }
+
+
+def resumed(found: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What an earlier run of the same kind left in the folder; else `found`."""
+    try:
+        left = json.loads((folder / f"{stem(found)}.json").read_text())
+    except FileNotFoundError:
+        return found
+    same = ("device", "hardware", "quick", "engines", "versions")
+    return left if all(left.get(key) == found[key] for key in same) else found
+
+
+def parts(
+    engines: list[Engine], device: str, quick: bool
+) -> Iterator[tuple[str, str, Callable[[Step], dict[str, Any]]]]:
+    """What is measured: what to call it, where it goes, and how."""
+    for name in NETS:
+        spec = resolve(name, {"depths": [1, 1, 1, 1]} if quick else {})
+        for dtype, precision in settings(device):
+
+            def compare(
+                step: Step, name: str = name, spec: Any = spec, how: Any = (dtype, precision)
+            ) -> dict[str, Any]:
                 report = check(
                     spec,
                     engines,
                     name=name,
-                    dtype=dtype,
-                    device=parse_device(given.device),
+                    dtype=how[0],
+                    device=parse_device(device),
                     requested=False,
-                    compiled=dtype != "float64",
-                    precision=precision,
-                    step=lambda part, text=text: step(f"{text}: {part}"),
+                    compiled=how[0] != "float64",
+                    precision=how[1],
+                    step=step,
                 )
-                found["checks"].append(report.to_dict())
-                write(found, given.output)
-        for request in speeds(given.device, given.quick):
-            options = {"device": parse_device(given.device), "rounds": 2 if given.quick else 5}
-            try:
-                asked = Request(
-                    "resnet50", resolve("resnet50"), tuple(engines), **options, **request
-                )
-                found["benches"].append(bench(asked, step).to_dict())
-            except ResNetError as error:
-                found["failed"][str(request)] = str(error)
-            write(found, given.output)
+                return report.to_dict()
+
+            yield f"{name}, {dtype}, {precision}", "checks", compare
+    for wanted in speeds(device, quick):
+        request = Request(
+            "resnet50",
+            resolve("resnet50"),
+            tuple(engines),
+            device=parse_device(device),
+            rounds=2 if quick else 5,
+            **wanted,
+        )
+        label = ", ".join(
+            [*wanted["modes"], *wanted["dtypes"], *wanted["compiles"], *["TF32"] * wanted["tf32"]]
+        )
+
+        def time(step: Step, request: Request = request) -> dict[str, Any]:
+            return bench(request, step).to_dict()
+
+        yield f"bench, {label}", "benches", time
 
 
 def write(found: dict[str, Any], folder: Path) -> None:
     """Both files, whole or not at all."""
-    stem = slug(hardware(found)) or found["device"]
     folder.mkdir(parents=True, exist_ok=True)
     for suffix, text in ((".json", json.dumps(found, indent=1) + "\n"), (".md", document(found))):
-        with durable(folder / f"{stem}{suffix}") as draft:
+        with durable(folder / f"{stem(found)}{suffix}") as draft:
             draft.write_text(text)
 
 
-def hardware(found: dict[str, Any]) -> str:
-    """The device's own name, as the engines tell it."""
-    own = [
-        row["device"]
-        for report in found["checks"]
-        for row in report["engines"]
-        if not row["engine"].endswith("(cpu)")
-    ]
-    return own[0] if own else ""
+def stem(found: dict[str, Any]) -> str:
+    """The files' name."""
+    return slug(found["hardware"]) or str(found["device"])
 
 
 def slug(name: str) -> str:
@@ -126,14 +186,8 @@ def slug(name: str) -> str:
 
 def document(found: dict[str, Any]) -> str:
     """The tables, in Markdown."""
-    versions = {
-        name: version
-        for report in found["checks"]
-        for row in report["engines"]
-        for name, version in row["versions"].items()
-    }
-    listed = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
-    lines = [f"# {hardware(found) or found['device']}", "", f"{listed}.", ""]
+    listed = ", ".join(f"{name} {version}" for name, version in sorted(found["versions"].items()))
+    lines = [f"# {found['hardware'] or found['device']}", "", f"{listed}.", ""]
     lines += [f"Without {name}: {text}." for name, text in found["missing"].items()]
     lines += ["", "## Parity", "", *parity_table(found["checks"])]
     if found["benches"]:

@@ -408,19 +408,20 @@ class Conv2D(keras.layers.Conv2D):
         """What convolves, [H, W, in, out]."""
         return self.kernel
 
-    def _torch_padding(self) -> tuple[int, ...] | None:
+    def _torch_padding(self) -> tuple[int, int] | None:
         """Rows and columns on either side; None where the sides differ with the input."""
         if self.padding == "valid":
             return (0, 0)
-        extents = [(k - 1) * d for k, d in zip(self.kernel_size, self.dilation_rate, strict=True)]
-        if self.strides != (1, 1) or any(extent % 2 for extent in extents):
+        pairs = zip(self.kernel_size, self.dilation_rate, strict=True)
+        rows, columns = ((k - 1) * d for k, d in pairs)
+        if self.strides != (1, 1) or rows % 2 or columns % 2:
             return None
-        return tuple(extent // 2 for extent in extents)
+        return rows // 2, columns // 2
 
-    def _in_torch(self, inputs: Any, kernel: Any, bias: Any, padding: tuple[int, ...]) -> Any:
-        from torch.nn import functional as F
+    def _in_torch(self, inputs: Any, kernel: Any, bias: Any, padding: tuple[int, int]) -> Any:
+        from shared_spec.small_maps import conv2d
 
-        y = F.conv2d(
+        y = conv2d(
             inputs.permute(0, 3, 1, 2),
             kernel.permute(3, 2, 0, 1),
             bias,

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -50,12 +50,18 @@ def test_what_it_finds_is_written_as_it_goes(
         tiny = spec.override(depths=[1, 1], widths=[32, 32], num_classes=5)
         return check(tiny, engines[:1], **options | {"sizes": [(32, 32)], "start": pool.start})
 
+    timed = []
+
     def bench(request: Any, step: Any) -> Any:
+        timed.append(request.modes)
         if request.modes == ("train",):
             raise ResNetError("it is told")
-        raise KeyboardInterrupt  # the machine is taken away
+        if len(timed) == 3:
+            raise KeyboardInterrupt  # the machine is taken away
+        return SimpleNamespace(to_dict=lambda: {"rows": [], "environment": {}})
 
     monkeypatch.setattr(script, "NETS", ("resnet18",))
+    monkeypatch.setattr(script, "Worker", pool.start)
     monkeypatch.setattr(script, "check", small)
     monkeypatch.setattr(script, "bench", bench)
     arguments = ["--device", "cpu", "--engines", "torch,flax", "--output", str(tmp_path), "--quick"]
@@ -66,7 +72,24 @@ def test_what_it_finds_is_written_as_it_goes(
     found = json.loads(page.with_suffix(".json").read_text())
     assert [(r["model"], r["dtype"], r["precision"]) for r in found["checks"]] == asked
     assert len(asked) == 4
+    assert found["done"][-1] == "bench, infer, float32, none"
+    assert found["failed"] == {"bench, train, float32, none": "it is told"}
+    # Again, it goes on where it was, and tries anew what failed.
+    timed[:] = [("begun",)] * 4
+    script.main()
+    assert len(asked) == 4
+    assert timed[4:] == [("train",), *[("infer",), ("train",)] * 3]
+    monkeypatch.setattr(sys, "argv", ["accelerator.py", *arguments, "--anew"])
+    script.main()
+    assert len(asked) == 8
+    monkeypatch.setattr(sys, "argv", ["accelerator.py", *arguments])
+    left = json.loads(page.with_suffix(".json").read_text())
+    left["versions"]["torch"] = "1.0"
+    page.with_suffix(".json").write_text(json.dumps(left))
+    script.main()
+    assert len(asked) == 12
     text = page.read_text()
+    assert "- not measured: bench, train, bfloat16, default: it is told" in text
     assert f"torch {found['checks'][0]['engines'][0]['versions']['torch']}" in text
     # One engine alone proves nothing in float64, and the table says so.
     assert "| resnet18 | float64 | highest | torch | – | 1.0e-12 | **no** |" in text
@@ -86,6 +109,7 @@ def test_speeds_and_refusals_are_rows(script: ModuleType) -> None:
 
 def test_a_missing_engine_is_told(script: ModuleType) -> None:
     assert "torch" in ENGINES
-    found = {"device": "gpu", "checks": [], "benches": [], "failed": {}}
+    found = {"device": "gpu", "hardware": "", "versions": {}, "checks": [], "benches": []}
+    found["failed"] = {}
     text = script.document(found | {"missing": {"keras:tensorflow": "tensorflow not installed"}})
     assert "Without keras:tensorflow: tensorflow not installed." in text

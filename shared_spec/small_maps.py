@@ -1,0 +1,99 @@
+"""Convolutions over few positions, for both backends that compute in PyTorch."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+POINTWISE_POSITIONS = 1024
+"""Outputs of a 1x1 convolution, over images and their pixels, up to which a product is faster."""
+POSITIONS, WEIGHTS = 256, 2**20
+"""The same of larger kernels, whose patches have to be gathered; and the least size of such a
+kernel, below which gathering takes longer than what it saves.
+"""
+
+
+def may_be_product(
+    kernel_size: tuple[int, ...], dilation: tuple[int, ...], groups: int, weights: int
+) -> bool:
+    """Whether a convolution of this kind is a product on maps that are small enough."""
+    pointwise = set(kernel_size) == {1}
+    return groups == 1 and set(dilation) == {1} and (pointwise or weights >= WEIGHTS)
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+) -> Tensor:
+    """`torch.nn.functional.conv2d`, on CPUs as one product of matrices where that is faster.
+
+    For each call forward and for both backward, oneDNN lays the kernel out anew in memory. On a map
+    of few pixels that takes longer than the convolution itself; a product reads the kernel as it
+    lies. Compilers, tracers and other devices get the convolution.
+
+    Args:
+        x: [N, C, H, W]; only channels last in memory is a product.
+        weight: [out, C / groups, rows, columns].
+        bias: [out] or None.
+        stride: rows and columns, and so the next two.
+        padding: zeros on either side.
+        dilation: distance of the kernel's cells.
+        groups: of channels.
+
+    Returns:
+        [N, out, H', W'].
+    """
+    import torch
+    from torch.nn import functional as F
+
+    if x.is_cpu and not torch.compiler.is_compiling() and torch._C._get_tracing_state() is None:
+        rows, columns = weight.shape[2:]
+        if may_be_product((rows, columns), dilation, groups, weight.numel()):
+            n, _, height, width = x.shape
+            size = (
+                (height + 2 * padding[0] - rows) // stride[0] + 1,
+                (width + 2 * padding[1] - columns) // stride[1] + 1,
+            )
+            most = POINTWISE_POSITIONS if rows == columns == 1 else POSITIONS
+            last = x.permute(0, 2, 3, 1)
+            if 0 < n * math.prod(size) <= most and last.is_contiguous():
+                return (
+                    _product(last, weight, bias, stride, padding)
+                    .view(n, *size, -1)
+                    .permute(0, 3, 1, 2)
+                )
+    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+
+def _product(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+) -> Tensor:
+    """[N, H, W, C] to [positions, out]."""
+    from torch.nn import functional as F
+
+    rows, columns = weight.shape[2:]
+    if any(padding):
+        x = F.pad(x, (0, 0, padding[1], padding[1], padding[0], padding[0]))
+    if rows == columns == 1:
+        patches = x[:, :: stride[0], :: stride[1]]
+    else:
+        patches = (
+            x.unfold(1, rows, stride[0]).unfold(2, columns, stride[1]).permute(0, 1, 2, 4, 5, 3)
+        )
+    kernel = weight.permute(0, 2, 3, 1).flatten(1)
+    return F.linear(patches.reshape(-1, kernel.shape[1]), kernel, bias)
+
+
+__all__ = ["conv2d", "may_be_product"]
