@@ -165,17 +165,25 @@ class Bench:
             self.report.environment["hardware"] = info["device"]
 
     def _turn(self, found: Sequence[Case]) -> list[Row]:
-        """Cases by turns, a round each."""
-        rows = []
+        """Cases by turns, a round each; the rounds are divided among the processes of a side."""
+        rows: dict[str, Row] = {}
+        rounds, count = self.request.rounds, self.request.processes
+        for first in range(count):
+            self._processes(
+                found, rows, range(first * rounds // count, (first + 1) * rounds // count)
+            )
+        return list(rows.values())
+
+    def _processes(self, found: Sequence[Case], rows: dict[str, Row], rounds: range) -> None:
+        """Some of the rounds, in a process of each side."""
         with ExitStack() as stack:
             live: list[tuple[Row, Any]] = []
             for case in found:
-                row, worker = self._ready(case, stack)
-                rows += [] if row is None else [row]
+                row, worker = self._ready(case, rows, stack)
                 if row is not None and worker is not None:
                     live.append((row, worker))
             passes = {id(row): self._passes(row, worker) for row, worker in live}
-            for number in range(self.request.rounds):
+            for number in rounds:
                 for row, worker in live:
                     if row.refused is None:
                         name = f"{row.case.engine.name}, {row.case.side}"
@@ -184,11 +192,15 @@ class Bench:
             for row, worker in live:
                 with suppress(EngineError):
                     worker.call("bench_close", key=row.case.key)
-        return rows
 
-    def _ready(self, case: Case, stack: ExitStack) -> tuple[Row | None, Any]:
-        """A side that is built and computes the right thing, in its process."""
-        row = Row(case)
+    def _ready(self, case: Case, rows: dict[str, Row], stack: ExitStack) -> tuple[Row | None, Any]:
+        """A side that is built and computes the right thing, in its process; its row is the one
+        that it has, if this is not its first process.
+        """
+        again = case.key in rows
+        row = rows.get(case.key, Row(case))
+        if row.refused is not None:
+            return row, None
         self.step(f"{_setting(case)}: building {case.engine.name}, {case.side}")
         outputs = str(self.folder / "outputs.safetensors")
         try:
@@ -198,9 +210,12 @@ class Bench:
                 self.report.missing[case.candidate.label] = answer["missing"]
                 return None, None
             self._told(answer)
-            row.facts = {k: answer[k] for k in ("import", "build", "load", "first_call")}
-            row.refused = self._judge(case, dict(read_safetensors(outputs).state))
+            rows[case.key] = row
+            if not again:
+                row.facts = {k: answer[k] for k in ("import", "build", "load", "first_call")}
+            row.refused = self._judge(case, dict(read_safetensors(outputs).state), not again)
         except (EngineError, ResNetError) as error:
+            rows[case.key] = row
             row.refused = f"failed: {error}"
         return row, None if row.refused else worker
 
@@ -258,10 +273,24 @@ class Bench:
             self._weights[key] = path
         return self._weights[key]
 
-    def _judge(self, case: Case, found: State) -> str | None:
-        """Why a side's results are not those of its net, if they are not; and tell it."""
+    def _judge(self, case: Case, found: State, first: bool) -> str | None:
+        """Why a side's results are not those of its net, if they are not; and tell it, of its first
+        process.
+        """
         name, error, bound = farthest_result(self._reference(case), found, case.batch)
         holds = error <= bound
+        if first:
+            self._compared(case, name, error, bound)
+        if holds:
+            self._doubt(case, name, bound)
+            return None
+        what = "logits" if name == "logits" else f"first {name.replace('/', ' of ')}"
+        return (
+            f"it does not compute {case.candidate.net}: its {what} are {error:.1e} from float64, "
+            f"over {bound:.1e}"
+        )
+
+    def _compared(self, case: Case, name: str, error: float, bound: float) -> None:
         self.report.parity.append(
             {
                 "side": case.side,
@@ -272,16 +301,8 @@ class Bench:
                 "reference": f"{self._referee().name} in float64",
                 "error": error if math.isfinite(error) else None,
                 "bound": bound,
-                "holds": holds,
+                "holds": error <= bound,
             }
-        )
-        if holds:
-            self._doubt(case, name, bound)
-            return None
-        what = "logits" if name == "logits" else f"first {name.replace('/', ' of ')}"
-        return (
-            f"it does not compute {case.candidate.net}: its {what} are {error:.1e} from float64, "
-            f"over {bound:.1e}"
         )
 
     def _doubt(self, case: Case, name: str, bound: float) -> None:
@@ -483,6 +504,7 @@ def _environment(request: Request) -> dict[str, Any]:
         "matmul_precision": {},
         "variables": {},
         "rounds": request.rounds,
+        "processes": request.processes,
         "seed": request.seed,
     }
 

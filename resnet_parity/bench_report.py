@@ -31,6 +31,8 @@ class Request:
     forms: tuple[str, ...] = ("plain",)
     peers: bool = True
     rounds: int = 5
+    processes: int = 1
+    """Of each side, one after another, among which its rounds are divided."""
     seconds: float = 0.5
     """Of a round, about."""
     tf32: bool = False

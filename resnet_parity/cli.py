@@ -19,6 +19,7 @@ from resnet_parity.terminal import (
     LabelsOption,
     ModelArgument,
     WeightsOption,
+    command_line,
     err,
     print_result,
 )
@@ -239,7 +240,7 @@ def check(
             precision=parse_precision(precision),
             step=advance,
         )
-    print_result(found.to_dict(), as_json, tables.parity)
+    print_result({**found.to_dict(), "command": command_line()}, as_json, tables.parity)
     if not found.holds:
         raise typer.Exit(1)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +13,14 @@ from rich.table import Table
 
 from resnet_parity import plots, tables
 from resnet_parity.engines import ENGINES, parse_device, parse_engines
-from resnet_parity.terminal import DeviceOption, JsonOption, ModelArgument, err, print_result
+from resnet_parity.terminal import (
+    DeviceOption,
+    JsonOption,
+    ModelArgument,
+    command_line,
+    err,
+    print_result,
+)
 from shared_spec.api import resolve
 from shared_spec.durable import durable
 from shared_spec.errors import ResNetError
@@ -66,6 +71,12 @@ def bench(
     batches: Annotated[str | None, typer.Option(help="With --scaling batch.")] = None,
     sizes: Annotated[str | None, typer.Option(help="With --scaling size.")] = None,
     rounds: Annotated[int, typer.Option(min=1, max=1000, help="Turns of each side.")] = 5,
+    processes: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Fresh processes of each side, among which the rounds are divided."
+        ),
+    ] = 1,
     seconds: Annotated[
         float, typer.Option(min=0.001, max=600, help="Of a round, about; at least one pass.")
     ] = 0.5,
@@ -104,12 +115,13 @@ def bench(
         compiles=_chosen("compile", compile_, COMPILES),
         forms=_chosen("form", form, FORMS),
         peers=peers,
-        rounds=rounds,
+        rounds=max(rounds, processes),
+        processes=processes,
         seconds=seconds,
         tf32=tf32,
         seed=seed,
         requested=engines is not None,
-        command=shlex.join(["resnet-parity", *sys.argv[1:]]),
+        command=command_line(),
     )
     with tables.progress(err) as advance:
         found = run_bench(request, advance, scale=scale)
@@ -236,11 +248,12 @@ def _conditions(environment: dict[str, Any]) -> str:
     threads = ", ".join(f"{k} {v}" for k, v in sorted(told["threads"].items()))
     precision = ", ".join(f"{k} {v}" for k, v in sorted(told["matmul_precision"].items()))
     variables = "".join(f", {k}={v}" for k, v in sorted(told["variables"].items()))
+    processes = f" in {told['processes']} processes a side" if told["processes"] > 1 else ""
     return (
         f"{told['hardware']}, {told['cores']} cores, {told['system']}, Python {told['python']}: "
         f"{versions}; threads: {threads}{variables}; TF32 {'on' if told['tf32'] else 'off'}; "
         f"precision of float32 products: {precision}; medians and quartiles of "
-        f"{told['rounds']} rounds, the sides by turns"
+        f"{told['rounds']} rounds{processes}, the sides by turns"
     )
 
 

@@ -16,6 +16,7 @@ from resnet_parity.terminal import (
     JsonOption,
     ModelArgument,
     WeightsOption,
+    command_line,
     err,
     print_result,
 )
@@ -107,7 +108,7 @@ def trace(
             gradients=gradients,
             step=advance,
         )
-    data = found.to_dict()
+    data = {**found.to_dict(), "command": command_line()}
     if plot is not None:
         from resnet_parity import plot_trace
 

@@ -20,7 +20,7 @@ from rich.progress import (
 
 from resnet_parity import plots, tables
 from resnet_parity.engines import ENGINES, Engine, parse_device, parse_engines
-from resnet_parity.terminal import DeviceOption, JsonOption, err, print_result
+from resnet_parity.terminal import DeviceOption, JsonOption, command_line, err, print_result
 from shared_spec.errors import FrameworkError, RecipeError, ResNetError, did_you_mean
 from shared_spec.spec import ResNetSpec
 from shared_spec.specfile import SUFFIXES
@@ -77,7 +77,7 @@ def check_training(
         )
     if plot is not None:
         plots.training_parity(found.to_dict(), plot)
-    print_result(found.to_dict(), as_json, tables.training)
+    print_result({**found.to_dict(), "command": command_line()}, as_json, tables.training)
     if not found.holds:
         raise typer.Exit(1)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +23,11 @@ LabelsOption = Annotated[
     Path | None, typer.Option(help="A file of the classes' names: a line each, or JSON.")
 ]
 DeviceOption = Annotated[str, typer.Option(help="cpu, gpu or tpu.")]
+
+
+def command_line() -> str:
+    """What was typed, to be typed again."""
+    return shlex.join(["resnet-parity", *sys.argv[1:]])
 
 
 def print_result(data: Any, as_json: bool, table: Any) -> None:

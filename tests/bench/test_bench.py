@@ -64,6 +64,29 @@ def test_every_side_has_a_process_of_its_own() -> None:
     assert len(build) == 5
 
 
+def test_rounds_are_divided_among_fresh_processes() -> None:
+    fakes = Fakes()
+    calls = [0]
+
+    def error(key: str) -> float:
+        calls[0] += 1
+        # The second process of the last side, of two sides with two processes each.
+        return 1.0 if calls[0] == 4 else 0.0
+
+    fakes.error = error
+    report = run(fakes, request_of(rounds=5, processes=2, peers=False))
+    torch, flax = report.rows
+    assert len(torch.seconds) == 5
+    assert [i for i, call in enumerate(fakes.calls) if call == ("start", "torch")][-1] > 10
+    assert len(report.parity) == 2
+    assert flax.refused is not None
+    assert "it does not compute" in flax.refused
+    # One pass for the length of a round in each process, then two rounds and three.
+    timed = [key.split("/")[0] for key in fakes.rounds()]
+    assert timed == ["torch", "flax"] * 3 + ["torch"] * 4
+    assert report.environment["processes"] == 2
+
+
 def test_too_little_memory_goes_engine_by_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benching, "available_memory", lambda: 2 * 10**9)
     fakes = Fakes()

@@ -135,6 +135,7 @@ def test_check_json_and_weights(weights: Path, tmp_path: Path) -> None:
     assert data["holds"] is True
     assert data["pairs"][0]["engines"] == ["torch", "flax"]
     assert data["pairs"][0]["logits"]["maximum"] < 1e-4
+    assert data["command"].startswith(f"resnet-parity check {spec} --weights {weights} ")
     assert set(data["against_float64"]) == {"torch", "flax"}
 
 

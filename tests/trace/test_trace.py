@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -585,6 +586,7 @@ def test_the_command_names_the_layer(net: str, capsys: pytest.CaptureFixture[str
     status, out, _ = command(capsys, *arguments)
     data = json.loads(out)
     assert (status, data["holds"], data["first"]) == (0, True, [])
+    assert data["command"] == f"resnet-parity trace {shlex.join(arguments)}"
     assert data["input"] == [2, 64, 64, 3]
     assert len(data["rows"]) == len(parts(compile_plan(SPECS["basic"]))) + 1
 
