@@ -40,7 +40,7 @@ def conv2d(
     lies. Compilers, tracers and other devices get the convolution.
 
     Args:
-        x: [N, C, H, W]; only channels last in memory is a product.
+        x: [N, C, H, W], or [C, H, W]; only a batch, channels last in memory, is a product.
         weight: [out, C / groups, rows, columns].
         bias: [out] or None.
         stride: rows and columns, and so the next two.
@@ -51,26 +51,29 @@ def conv2d(
     Returns:
         [N, out, H', W'].
     """
-    import torch
     from torch.nn import functional as F
 
-    if x.is_cpu and not torch.compiler.is_compiling() and torch._C._get_tracing_state() is None:
-        rows, columns = weight.shape[2:]
-        if may_be_product((rows, columns), dilation, groups, weight.numel()):
-            n, _, height, width = x.shape
-            size = (
-                (height + 2 * padding[0] - rows) // stride[0] + 1,
-                (width + 2 * padding[1] - columns) // stride[1] + 1,
-            )
-            most = POINTWISE_POSITIONS if rows == columns == 1 else POSITIONS
-            last = x.permute(0, 2, 3, 1)
-            if 0 < n * math.prod(size) <= most and last.is_contiguous():
-                return (
-                    _product(last, weight, bias, stride, padding)
-                    .view(n, *size, -1)
-                    .permute(0, 3, 1, 2)
-                )
+    rows, columns = weight.shape[2:]
+    fits = x.is_cpu and x.ndim == 4 and not _recorded()
+    if fits and may_be_product((rows, columns), dilation, groups, weight.numel()):
+        size = (
+            (x.shape[2] + 2 * padding[0] - rows) // stride[0] + 1,
+            (x.shape[3] + 2 * padding[1] - columns) // stride[1] + 1,
+        )
+        most = POINTWISE_POSITIONS if rows == columns == 1 else POSITIONS
+        last = x.permute(0, 2, 3, 1)
+        sizes = (len(x), *size)
+        if min(sizes) > 0 and math.prod(sizes) <= most and last.is_contiguous():
+            y = _product(last, weight, bias, stride, padding)
+            return y.view(*sizes, -1).permute(0, 3, 1, 2)
     return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+
+def _recorded() -> bool:
+    """Whether what runs is not this call but what is made of it, for other sizes too."""
+    import torch
+
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
 def _product(

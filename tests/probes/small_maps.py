@@ -113,5 +113,9 @@ def refused(resnet: Any) -> None:
     for other in (torch.randn(32, 63, 1, 1), torch.randn(32, 64, 1, 1, dtype=torch.float64)):
         with pytest.raises(RuntimeError):
             conv2d(x, other, None, (1, 1), (0, 0), (1, 1), 1)
+    with pytest.raises(RuntimeError, match="Kernel size can't be greater"):
+        conv2d(x, torch.randn(1024, 64, 5, 5), None, (1, 1), (0, 0), (1, 1), 1)
+    one = x[0], torch.randn(32, 64, 1, 1), None, (1, 1), (0, 0), (1, 1), 1
+    assert conv2d(*one).shape == (32, 4, 4)
     empty = conv2d(x[:0], torch.randn(32, 64, 1, 1), None, (1, 1), (0, 0), (1, 1), 1)
     assert empty.shape == (0, 32, 4, 4)
