@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,8 @@ def begin(engines: list[Engine], device: str, quick: bool) -> dict[str, Any]:
         try:
             with Worker(engine, parse_device(device)) as worker:
                 facts = worker.call("info")
-        except EngineError:  # which each part will tell
+        except (EngineError, ResNetError):  # which each part will tell
+            versions |= {engine.name: "does not start"}
             continue
         hardware = hardware or facts["device"]
         versions |= facts["versions"]
@@ -113,13 +115,24 @@ def begin(engines: list[Engine], device: str, quick: bool) -> dict[str, Any]:
 
 
 def resumed(found: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """What an earlier run of the same kind left in the folder; else `found`."""
+    """What an earlier run left in the folder; else `found`.
+
+    Raises:
+        ResNetError: if it was a run of other things, which would be overwritten.
+    """
+    path = folder / f"{stem(found)}.json"
     try:
-        left = json.loads((folder / f"{stem(found)}.json").read_text())
+        left: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:
         return found
-    same = ("device", "hardware", "quick", "engines", "versions")
-    return left if all(left.get(key) == found[key] for key in same) else found
+    for key in ("device", "hardware", "engines", "versions"):
+        if left.get(key) != found[key]:
+            raise ResNetError(
+                f"{path}: is of {key} {left.get(key)}, and here are {found[key]}; name another "
+                f"--output, or overwrite it with --anew"
+            )
+    err.print(f"{path}: goes on after {len(left['done'])} parts (--anew measures them again)")
+    return left
 
 
 def parts(
@@ -176,7 +189,8 @@ def write(found: dict[str, Any], folder: Path) -> None:
 
 def stem(found: dict[str, Any]) -> str:
     """The files' name."""
-    return slug(found["hardware"]) or str(found["device"])
+    name = slug(found["hardware"]) or str(found["device"])
+    return f"{name}-quick" if found["quick"] else name
 
 
 def slug(name: str) -> str:
@@ -234,4 +248,7 @@ def speed_table(benches: list[dict[str, Any]]) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ResNetError as error:
+        sys.exit(f"error: {error}")

@@ -232,7 +232,7 @@ class Bench:
     def _passes(self, row: Row, worker: Any) -> int:
         """How many passes make a round of the length that is asked for."""
         self._round(row, worker, 1)
-        once = row.seconds.pop() if row.seconds else 1.0
+        once = row.seconds.pop() if row.refused is None else 1.0
         return max(1, min(round(self.request.seconds / max(once, 1e-9)), 10_000))
 
     def _round(self, row: Row, worker: Any, passes: int) -> None:
@@ -274,12 +274,12 @@ class Bench:
         return self._weights[key]
 
     def _judge(self, case: Case, found: State, first: bool) -> str | None:
-        """Why a side's results are not those of its net, if they are not; and tell it, of its first
-        process.
+        """Why a side's results are not those of its net, if they are not; and tell it: of its first
+        process, and of one that parts.
         """
         name, error, bound = farthest_result(self._reference(case), found, case.batch)
         holds = error <= bound
-        if first:
+        if first or not holds:
             self._compared(case, name, error, bound)
         if holds:
             self._doubt(case, name, bound)
@@ -291,6 +291,7 @@ class Bench:
         )
 
     def _compared(self, case: Case, name: str, error: float, bound: float) -> None:
+        """Into the report."""
         self.report.parity.append(
             {
                 "side": case.side,

@@ -213,7 +213,7 @@ def settings(session: Any, tf32: bool) -> dict[str, Any]:
 
 _ENVIRONMENT = (
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "XLA_FLAGS", "TF_NUM_INTRAOP_THREADS"),
-    # How the C library keeps memory between passes: a quarter of the time on CPUs.
+    # How the C library keeps memory between passes: up to a quarter of the speed on CPUs.
     *("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD"),
 )
 

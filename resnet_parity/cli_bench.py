@@ -74,7 +74,9 @@ def bench(
     processes: Annotated[
         int,
         typer.Option(
-            min=1, help="Fresh processes of each side, among which the rounds are divided."
+            min=1,
+            max=100,
+            help="Fresh processes of each side, which share its rounds; each has at least one.",
         ),
     ] = 1,
     seconds: Annotated[

@@ -130,7 +130,8 @@ Told = tuple[Callable[[str], None], Callable[[float], None], Callable[[int], Non
 def _progress() -> Iterator[Told]:
     """What is at work, and a bar of images; in a log, lines."""
     if not err.is_terminal:
-        yield _log()
+        with tables.lines(err) as line:
+            yield _log(line)
         return
     with Progress(
         SpinnerColumn(),
@@ -150,8 +151,7 @@ def _progress() -> Iterator[Told]:
         )
 
 
-def _log() -> Told:
-    line = tables.lines(err)
+def _log(line: Callable[[str], None]) -> Told:
     what, done, total = "starting", 0.0, 0
 
     def step(text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,7 +40,8 @@ def plain(text: object) -> str:
 def progress(console: Console) -> Iterator[Callable[[str], None]]:
     """A spinner with the step at work and the time it has taken; in a log, lines (see `lines`)."""
     if not console.is_terminal:
-        yield lines(console)
+        with lines(console) as step:
+            yield step
         return
     columns = (
         SpinnerColumn(),
@@ -52,19 +54,34 @@ def progress(console: Console) -> Iterator[Callable[[str], None]]:
         yield lambda text: bar.update(task, description=plain(text))
 
 
-def lines(console: Console) -> Callable[[str], None]:
-    """Prints the time so far and what is at work, unless it did in the last `QUIET` seconds."""
-    began = last = time.monotonic()
+@contextmanager
+def lines(console: Console) -> Iterator[Callable[[str], None]]:
+    """A line for a log with the time so far and what is at work, every `QUIET` seconds at most, and
+    none where it is still the same.
+    """
+    began = time.monotonic()
+    over = threading.Event()
+    latest = told = ""
+
+    def tell() -> None:
+        nonlocal told
+        while not over.wait(QUIET):
+            if latest != told:
+                told = latest
+                line = f"{time.monotonic() - began:.0f} s: {plain(told)}"
+                console.print(line, highlight=False, soft_wrap=True)
 
     def step(text: str) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= QUIET:
-            last = now
-            line = f"{now - began:.0f} s: {plain(text)}"
-            console.print(line, highlight=False, soft_wrap=True)
+        nonlocal latest
+        latest = text
 
-    return step
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield step
+    finally:
+        over.set()
+        thread.join()
 
 
 class SweepProgress:

@@ -13,10 +13,7 @@ from torch.nn import functional as F
 from shared_spec import plan
 from shared_spec.errors import FrameworkError
 from shared_spec.parameters import squeeze_convs
-from shared_spec.small_maps import conv2d, may_be_product
-
-# Tracers such as torch.fx keep it whole: what it does depends on sizes.
-torch.fx.wrap("conv2d")
+from shared_spec.small_maps import conv2d
 
 ACTIVATIONS: dict[str, Any] = {
     "relu": functools.partial(nn.ReLU, inplace=True),
@@ -40,14 +37,7 @@ def build(layer: object) -> nn.Module:
 
 @build.register
 def _(layer: plan.Conv) -> nn.Module:
-    size, weights = (
-        (layer.kernel_size,),
-        layer.kernel_size**2 * layer.in_channels * layer.out_channels,
-    )
-    small = may_be_product(size, (layer.dilation,), layer.groups, weights)
-    kind: Any = SmallMapConv2d if small else nn.Conv2d
-    if layer.padding == "same":
-        kind = Conv2dSame
+    kind: Any = Conv2dSame if layer.padding == "same" else nn.Conv2d
     if layer.standardize_eps is not None:
         kind = functools.partial(StandardizedConv2d, layer.standardize_eps, layer.padding == "same")
     conv: nn.Module = kind(
@@ -176,6 +166,36 @@ def _(layer: plan.Dense) -> nn.Module:
     return nn.Linear(layer.in_features, layer.out_features, bias=layer.bias)
 
 
+def run(layer: nn.Module, x: Tensor) -> Tensor:
+    """`layer(x)`; a plain convolution by the route that is fastest for the size of `x`.
+
+    The choice is made here and not in a class of our own, so that layers are PyTorch's own to every
+    tool. Where a hook wants to see a layer at work, it works as always.
+    """
+    if isinstance(x, Tensor) and not torch.compiler.is_compiling() and not _watched(layer):
+        if type(layer) is nn.Sequential:
+            for child in layer:
+                x = run(child, x)
+            return x
+        if type(layer) is nn.Conv2d and layer.padding_mode == "zeros":
+            conv: Any = layer
+            if not isinstance(conv.padding, str):
+                how = conv.stride, conv.padding, conv.dilation, conv.groups
+                return conv2d(x, conv.weight, conv.bias, *how)
+    y: Tensor = layer(x)
+    return y
+
+
+def _watched(layer: nn.Module) -> bool:
+    """Whether something acts between `layer(x)` and its class's `forward`."""
+    hooks = (
+        *(layer._forward_hooks, layer._forward_pre_hooks),
+        *(layer._backward_hooks, layer._backward_pre_hooks),
+    )
+    everywhere: Any = nn.modules.module._has_any_global_hook
+    return any(hooks) or "forward" in vars(layer) or bool(everywhere())
+
+
 def pad_same(x: Tensor, kernel_size: int, stride: int, value: float) -> Tensor:
     """Pad [N, C, H, W] by TensorFlow's `same` rule: the larger half at the bottom and right."""
     amounts: list[int] = []
@@ -190,21 +210,7 @@ def _extent(conv: nn.Conv2d) -> int:
     return (conv.kernel_size[0] - 1) * conv.dilation[0] + 1
 
 
-class SmallMapConv2d(nn.Conv2d):
-    """`nn.Conv2d` that is faster on small maps on CPUs (see `shared_spec.small_maps`)."""
-
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] to [N, out, H', W']."""
-        return conv2d(
-            x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
-        )
-
-
-class Conv2dSame(SmallMapConv2d):
+class Conv2dSame(nn.Conv2d):
     """`nn.Conv2d` under TensorFlow's `same` rule."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -212,7 +218,7 @@ class Conv2dSame(SmallMapConv2d):
         return super().forward(pad_same(x, _extent(self), self.stride[0], 0.0))
 
 
-class StandardizedConv2d(SmallMapConv2d):
+class StandardizedConv2d(nn.Conv2d):
     """`nn.Conv2d` whose filters are standardised, over their own weights, at each call."""
 
     def __init__(self, eps: float, pads_same: bool, *args: Any, **options: Any) -> None:
@@ -225,7 +231,10 @@ class StandardizedConv2d(SmallMapConv2d):
             x = pad_same(x, _extent(self), self.stride[0], 0.0)
         variance, mean = torch.var_mean(self.weight, (1, 2, 3), correction=0, keepdim=True)
         standard = (self.weight - mean) * (variance + self.eps).rsqrt()
-        return conv2d(x, standard, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        y: Tensor = F.conv2d(
+            x, standard, self.bias, self.stride, self.padding, self.dilation, self.groups
+        )
+        return y
 
 
 class SpaceToDepth(nn.Module):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from resnet_torch.layers import build
+from resnet_torch.layers import build, run
 from shared_spec import plan
 from shared_spec.plan import Plan
 from shared_spec.spec import ResNetSpec
@@ -81,7 +81,7 @@ def chain(module: nn.Module, names: Iterable[str], x: Tensor) -> Tensor:
     They are looked up on every call, so that a replaced child (`model.fc = ...`) takes effect.
     """
     for name in names:
-        x = getattr(module, name)(x)
+        x = run(getattr(module, name), x)
     return x
 
 

@@ -51,10 +51,12 @@ def conv2d(
     Returns:
         [N, out, H', W'].
     """
+    import torch
     from torch.nn import functional as F
 
     rows, columns = weight.shape[2:]
-    fits = x.is_cpu and x.ndim == 4 and not _recorded()
+    fits = x.is_cpu and x.ndim == 4 and x.layout is torch.strided and not _recorded()
+    fits = fits and x.shape[1] == weight.shape[1]  # else PyTorch says what is wrong
     if fits and may_be_product((rows, columns), dilation, groups, weight.numel()):
         size = (
             (x.shape[2] + 2 * padding[0] - rows) // stride[0] + 1,
@@ -62,18 +64,20 @@ def conv2d(
         )
         most = POINTWISE_POSITIONS if rows == columns == 1 else POSITIONS
         last = x.permute(0, 2, 3, 1)
-        sizes = (len(x), *size)
+        sizes = (x.shape[0], *size)
         if min(sizes) > 0 and math.prod(sizes) <= most and last.is_contiguous():
             y = _product(last, weight, bias, stride, padding)
-            return y.view(*sizes, -1).permute(0, 3, 1, 2)
+            return y.view(*sizes, weight.shape[0]).permute(0, 3, 1, 2)
     return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
 
 
 def _recorded() -> bool:
     """Whether what runs is not this call but what is made of it, for other sizes too."""
     import torch
+    from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    tracing = torch._C._get_tracing_state() is not None or get_proxy_mode() is not None
+    return tracing or torch.compiler.is_compiling()
 
 
 def _product(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 
 import pytest
 from rich.console import Console
@@ -10,11 +11,22 @@ from rich.console import Console
 from resnet_parity import tables
 
 
-def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = iter([100.0, 101.0, 106.0, 107.0, 112.5])
-    monkeypatch.setattr("resnet_parity.tables.time.monotonic", lambda: next(now))
+def test_a_log_is_told_what_is_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The latest step, also where it takes longer than all before it; each once."""
+    monkeypatch.setattr(tables, "QUIET", 0.05)
     stream = io.StringIO()
     with tables.progress(Console(file=stream, width=20)) as step:
-        for text in ("first", "second, a [long] one \x1b[2J", "third", "fourth"):
-            step(text)
-    assert stream.getvalue() == "6 s: second, a [long] one  [2J\n12 s: fourth\n"
+        step("passed over")
+        step("a [long] one \x1b[2J")
+        end = time.monotonic() + 60
+        while "\n" not in stream.getvalue() and time.monotonic() < end:
+            time.sleep(0.01)
+        time.sleep(0.2)
+    assert stream.getvalue() == "0 s: a [long] one  [2J\n"
+
+
+def test_short_work_is_silent() -> None:
+    stream = io.StringIO()
+    with tables.progress(Console(file=stream)) as step:
+        step("done at once")
+    assert stream.getvalue() == ""

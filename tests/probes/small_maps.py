@@ -53,26 +53,48 @@ def tools(resnet: Any) -> None:
     import torch
     from torch import nn
 
-    from resnet_torch.layers import SmallMapConv2d
-
     model = resnet.create_model("resnet50", seed=0, num_classes=4, widths=[8, 16, 16, 256]).eval()
-    assert isinstance(model.layer1[0].conv1, SmallMapConv2d)
-    assert isinstance(model.layer1[0].conv1, nn.Conv2d)
-    assert type(model.conv1) is nn.Conv2d
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert {type(m) for m in convolutions} == {nn.Conv2d}
     x, y = (torch.randn(n, 3, 64, 64).to(memory_format=torch.channels_last) for n in (2, 9))
     with torch.no_grad():
         wanted = [model(x), model(y)]
         traced = torch.fx.symbolic_trace(model)
+        leaves = [m for m in traced.modules() if isinstance(m, nn.Conv2d)]
+        assert len(leaves) == len(convolutions) == 53
+        assert sum(node.op == "call_function" for node in traced.graph.nodes) < 20
+        lowest = torch.fx.experimental.proxy_tensor.make_fx(model)(x)
         batch = {0: torch.export.Dim("batch", min=1, max=64)}
         exported = torch.export.export(model, (x,), dynamic_shapes=(batch,))
         recorded = torch.jit.trace(model, x)
-        for made in (traced, exported.module(), recorded):
+        for made in (traced, exported.module(), recorded, lowest):
             for images, logits in zip((x, y), wanted, strict=True):
                 torch.testing.assert_close(made(images), logits, rtol=1e-4, atol=1e-5)
     # What is exported may meet any size: it has convolutions alone.
     found = {str(node.target) for node in exported.graph.nodes}
     assert "aten.conv2d.default" in found
     assert not {name for name in found if "unfold" in name}
+    # Each layer is seen at work by whoever wants to.
+    seen: list[str] = []
+    first = model.layer4[0].downsample[0]
+    assert products(model, x) > 20
+    for layer, hook in (
+        (first, "register_forward_hook"),
+        (first, "register_forward_pre_hook"),
+        (model.layer4[0].downsample, "register_forward_hook"),
+        (model.layer4[0].conv1, "register_full_backward_hook"),
+    ):
+        handle = getattr(layer, hook)(lambda *_, hook=hook: seen.append(hook))
+        model(x).sum().backward()
+        handle.remove()
+    assert len(seen) == 4
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: seen.append("each"))
+    model(x)
+    handle.remove()
+    assert len(seen) > 4 + 53
+    first.forward = lambda x: nn.Conv2d.forward(first, x) * 0
+    assert not torch.equal(model(x), wanted[0])
+    del first.forward
     parameters = dict(model.named_parameters())
 
     def loss(parameters: dict[str, torch.Tensor], image: torch.Tensor) -> torch.Tensor:
@@ -85,6 +107,24 @@ def tools(resnet: Any) -> None:
         torch.testing.assert_close(
             each[name], torch.stack([one[name] for one in apart]), rtol=1e-3, atol=1e-4
         )
+
+
+def products(model: Any, x: Any) -> int:
+    """How many products of matrices a pass makes."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    found = []
+
+    class Counting(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            found.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    with Counting():
+        model(x)
+    return sum(name in ("aten.mm.default", "aten.addmm.default") for name in found)
 
 
 def lowered(resnet: Any) -> None:
@@ -110,7 +150,10 @@ def refused(resnet: Any) -> None:
     from shared_spec.small_maps import conv2d
 
     x = torch.randn(2, 64, 4, 4).to(memory_format=torch.channels_last)
-    for other in (torch.randn(32, 63, 1, 1), torch.randn(32, 64, 1, 1, dtype=torch.float64)):
+    for c in (16, 32, 63, 128):
+        with pytest.raises(RuntimeError, match="channels"):
+            conv2d(x, torch.randn(32, c, 1, 1), None, (1, 1), (0, 0), (1, 1), 1)
+    for other in (torch.randn(32, 64, 1, 1, dtype=torch.float64),):
         with pytest.raises(RuntimeError):
             conv2d(x, other, None, (1, 1), (0, 0), (1, 1), 1)
     with pytest.raises(RuntimeError, match="Kernel size can't be greater"):
