@@ -16,14 +16,6 @@ kernel, below which gathering takes longer than what it saves.
 """
 
 
-def may_be_product(
-    kernel_size: tuple[int, ...], dilation: tuple[int, ...], groups: int, weights: int
-) -> bool:
-    """Whether a convolution of this kind is a product on maps that are small enough."""
-    pointwise = set(kernel_size) == {1}
-    return groups == 1 and set(dilation) == {1} and (pointwise or weights >= WEIGHTS)
-
-
 def conv2d(
     x: Tensor,
     weight: Tensor,
@@ -55,14 +47,16 @@ def conv2d(
     from torch.nn import functional as F
 
     rows, columns = weight.shape[2:]
-    fits = x.is_cpu and x.ndim == 4 and x.layout is torch.strided and not _recorded()
+    pointwise = rows == columns == 1
+    fits = (pointwise or weight.numel() >= WEIGHTS) and groups == 1 and set(dilation) == {1}
+    fits = fits and x.is_cpu and x.ndim == 4 and x.layout is torch.strided and not _recorded()
     fits = fits and x.shape[1] == weight.shape[1]  # else PyTorch says what is wrong
-    if fits and may_be_product((rows, columns), dilation, groups, weight.numel()):
+    if fits:
         size = (
             (x.shape[2] + 2 * padding[0] - rows) // stride[0] + 1,
             (x.shape[3] + 2 * padding[1] - columns) // stride[1] + 1,
         )
-        most = POINTWISE_POSITIONS if rows == columns == 1 else POSITIONS
+        most = POINTWISE_POSITIONS if pointwise else POSITIONS
         last = x.permute(0, 2, 3, 1)
         sizes = (x.shape[0], *size)
         if min(sizes) > 0 and math.prod(sizes) <= most and last.is_contiguous():
@@ -103,4 +97,4 @@ def _product(
     return F.linear(patches.reshape(-1, kernel.shape[1]), kernel, bias)
 
 
-__all__ = ["conv2d", "may_be_product"]
+__all__ = ["conv2d"]
