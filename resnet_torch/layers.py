@@ -167,7 +167,7 @@ def _(layer: plan.Dense) -> nn.Module:
 
 
 def run(layer: nn.Module, x: Tensor) -> Tensor:
-    """`layer(x)`; a plain convolution by the route that is fastest for the size of `x`.
+    """`layer(x)` of [N, C, H, W]; a plain convolution by the fastest route for the size of `x`.
 
     The choice is made here and not in a class of our own, so that layers are PyTorch's own to every
     tool. Where a hook wants to see a layer at work, it works as always.
