@@ -44,6 +44,11 @@ def test_a_product_is_the_convolution(
     assert (found["last"], found["first"]) == (product, False)
 
 
+@pytest.mark.parametrize("engine", ["torch", "keras:torch"])
+def test_both_backends_use_it(pool: Pool, engine: str) -> None:
+    assert pool[engine].call("probe", function="small_maps:used") > 20
+
+
 @pytest.mark.parametrize("what", ["tools", "lowered", "refused"])
 def test_in_pytorch(pool: Pool, what: str) -> None:
     pool["torch"].call("probe", function=f"small_maps:{what}")

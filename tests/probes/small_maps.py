@@ -109,6 +109,17 @@ def tools(resnet: Any) -> None:
         )
 
 
+def used(resnet: Any) -> int:
+    """Products of matrices in a pass through a ResNet-50 on small images."""
+    import torch
+
+    model = resnet.create_model("resnet50", seed=0, num_classes=4, widths=[8, 8, 8, 8])
+    x = torch.randn(2, 64, 64, 3)
+    if resnet.__name__ == "resnet_torch":
+        return products(model.eval(), x.permute(0, 3, 1, 2))
+    return products(lambda images: model(images, training=False), x)
+
+
 def products(model: Any, x: Any) -> int:
     """How many products of matrices a pass makes."""
     from torch.utils._python_dispatch import TorchDispatchMode
