@@ -50,7 +50,7 @@ class Tensor:
 _TOGETHER = 2**23
 """Bytes of small arrays that are read at once."""
 _AHEAD = 2**26
-"""Bytes of an array that is read before its turn. Turning it round takes three times its size, and
+"""Bytes of an array that is read before its turn. Turning it round takes twice its size, and
 a conversion stays within 250 MB and its largest array.
 """
 
@@ -111,6 +111,7 @@ def permute(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
         view = rows.reshape(before, -1, array.shape[last]).transpose(0, 2, 1)
     else:
         view = array.transpose(axes)
+    del array  # where it was read for this alone, it need not wait for the copy below
     out = np.empty(view.shape, view.dtype)
     # In blocks of the last axis, so that what is read for one row is in the cache for the next.
     axis = max(i for i, n in enumerate(view.shape) if n > 1)

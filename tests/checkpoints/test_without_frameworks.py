@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -77,7 +78,10 @@ def test_no_framework_is_imported(tmp_path: Path, route: str) -> None:
 
 
 def test_memory_stays_near_the_largest_array(tmp_path: Path) -> None:
-    """A net of 100 MB; its largest array has 9 MB, and 12 MB are for h5py and its like."""
+    """A net of 100 MB; its largest array has 9 MB: one is written, the next is turned round, and
+    12 MB are for modules and the like. What glibc keeps of freed memory depends on which of two
+    threads was first, and is no part of what a conversion needs: large blocks go back at once here.
+    """
     spec = resolve("resnet50")
     source = tmp_path / "a.safetensors"
     write_safetensors(source, Checkpoint(random_weights(compile_plan(spec)), spec))
@@ -97,5 +101,6 @@ def test_memory_stays_near_the_largest_array(tmp_path: Path) -> None:
             capture_output=True,
             text=True,
             check=True,
+            env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000"},
         )
-        assert int(done.stdout) < 4 * 9.5e6 + 12e6
+        assert int(done.stdout) < 3 * 9.5e6 + 12e6
