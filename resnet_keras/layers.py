@@ -8,6 +8,7 @@ the same function from operations that keep it.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial, singledispatch
 from typing import Any
 from zlib import crc32
@@ -288,17 +289,26 @@ def moments(x: Any, axes: Any) -> tuple[Any, Any, int]:
     """Mean, biased variance, and the number of replicas over which TensorFlow has spread the batch:
     they are those of the whole batch, as they are on JAX in any case.
     """
-    if keras.backend.backend() == "tensorflow":
+    count = replicas()
+    if count > 1:
         import tensorflow as tf
 
         context = tf.distribute.get_replica_context()
-        replicas = context.num_replicas_in_sync if context else 1
-        if replicas > 1:
-            # In two passes: E[x^2] - E[x]^2, Keras's way, cancels where the mean is large.
-            mean = context.all_reduce("MEAN", tf.reduce_mean(x, axes))
-            variance = context.all_reduce("MEAN", tf.reduce_mean((x - mean) ** 2, axes))
-            return mean, variance, replicas
+        # In two passes: E[x^2] - E[x]^2, Keras's way, cancels where the mean is large.
+        mean = context.all_reduce("MEAN", tf.reduce_mean(x, axes))
+        variance = context.all_reduce("MEAN", tf.reduce_mean((x - mean) ** 2, axes))
+        return mean, variance, count
     return *ops.moments(x, axes=axes), 1
+
+
+def replicas() -> int:
+    """Over how many TensorFlow has spread the batch; 1 on the other engines."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    return int(context.num_replicas_in_sync) if context else 1
 
 
 def torch_batch_norm(x: Any, gamma: Any, beta: Any, eps: float) -> tuple[Any, Any, Any]:
@@ -312,6 +322,17 @@ def torch_batch_norm(x: Any, gamma: Any, beta: Any, eps: float) -> tuple[Any, An
     y = F.batch_norm(x.permute(0, 3, 1, 2), mean, variance, gamma, beta, True, 1.0, eps)
     n = x.numel() // x.shape[-1]
     return y.permute(0, 2, 3, 1), mean, variance * ((n - 1) / n)
+
+
+def tensorflow_batch_norm(x: Any, gamma: Any, beta: Any, eps: float) -> tuple[Any, Any, Any]:
+    """As `torch_batch_norm`, TensorFlow's, which has no float64."""
+    import tensorflow as tf
+
+    y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=x, scale=gamma, offset=beta, mean=[], variance=[], epsilon=eps, is_training=True
+    )
+    n = tf.cast(tf.size(x) // tf.shape(x)[-1], variance.dtype)
+    return y, mean, variance * ((n - 1) / n)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -333,24 +354,34 @@ class BatchNormalization(keras.layers.BatchNormalization):
         y = None
         if training and self.trainable:
             kept_mean, kept_variance = mean * self.momentum, variance * self.momentum
-            replicas = 1
-            if keras.backend.backend() == "torch" and x.numel() > x.shape[-1]:
-                y, mean, variance = torch_batch_norm(x, gamma, beta, self.epsilon)
+            count = 1
+            fused = self._fused(x)
+            if fused is not None:
+                y, mean, variance = fused(x, gamma, beta, self.epsilon)
             else:
-                mean, variance, replicas = moments(x, self._reduction_axes)
+                mean, variance, count = moments(x, self._reduction_axes)
             new = 1 - self.momentum
             self.moving_mean.assign(kept_mean + mean * new)
-            self.moving_variance.assign(kept_variance + self._estimate(x, variance, replicas) * new)
+            self.moving_variance.assign(kept_variance + self._estimate(x, variance, count) * new)
         if y is None:
             # Numbers are added as Python floats: on TensorFlow, ops.cast takes them by float32.
             y = (x - mean) * (gamma * ops.rsqrt(variance + self.epsilon)) + beta
         return ops.cast(y, self.compute_dtype)
 
-    def _estimate(self, x: Any, variance: Any, replicas: int) -> Any:
+    def _fused(self, x: Any) -> Callable[..., tuple[Any, Any, Any]] | None:
+        """The engine's own kernel, where it has one for `x`."""
+        backend = keras.backend.backend()
+        if backend == "torch" and x.numel() > x.shape[-1]:
+            return torch_batch_norm
+        if backend == "tensorflow" and self.compute_dtype != "float64" and replicas() == 1:
+            return tensorflow_batch_norm
+        return None
+
+    def _estimate(self, x: Any, variance: Any, count: int) -> Any:
         if not self.unbiased:
             return variance
         shape = ops.shape(x)
-        n = ops.cast(shape[0] * shape[1] * shape[2] * replicas, variance.dtype)
+        n = ops.cast(shape[0] * shape[1] * shape[2] * count, variance.dtype)
         # A single number has no unbiased variance: its biased one, 0, is taken.
         return variance * (n / (n - 1 + ops.cast(ops.equal(n, 1), variance.dtype)))
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
+
+LIBRARY = "xla_cpu_experimental_ynn_fusion_type"
+"""XLA's option that names what YNNPACK computes on CPUs; by default convolutions and products."""
 
 
 def summed(a: Any, b: Any) -> Any:
@@ -37,4 +42,42 @@ def _kept() -> Callable[[Any, Any], Any]:
     return kept
 
 
-__all__ = ["summed"]
+def compiler_options() -> dict[str, str]:
+    """For `jax.jit(..., compiler_options=...)`: what makes ResNets faster on the device at hand.
+
+    On CPUs, XLA hands float32 convolutions and products to YNNPACK. With AVX2 and no AVX-512 its own
+    ones, Eigen's, are faster (docs/performance.md has figures); elsewhere nothing was measured, and
+    XLA's choice stays. So does yours, in `XLA_FLAGS`.
+    """
+    import jax
+
+    if jax.default_backend() != "cpu" or LIBRARY in os.environ.get("XLA_FLAGS", ""):
+        return {}
+    return dict(_of_this_processor())
+
+
+@cache
+def _of_this_processor() -> dict[str, str]:
+    flags = processor_flags()
+    if "avx2" not in flags or "avx512f" in flags:
+        return {}
+    import jax
+
+    options = {LIBRARY: ""}
+    try:
+        jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
+    except Exception:  # an older or newer XLA knows no such option, and says so in many ways
+        return {}
+    return options
+
+
+def processor_flags() -> frozenset[str]:
+    """What the processor says that it can do; nothing where Linux does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((x for x in lines if x.startswith("flags")), "").split())
+
+
+__all__ = ["compiler_options", "processor_flags", "summed"]
