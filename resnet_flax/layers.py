@@ -13,6 +13,7 @@ from jax import lax
 from shared_spec import plan
 from shared_spec.errors import FrameworkError
 from shared_spec.parameters import squeeze_convs
+from shared_spec.xla import products
 
 ACTIVATIONS: dict[str, Any] = {
     "relu": nnx.relu,
@@ -62,10 +63,8 @@ def _(layer: plan.Conv, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
 def product(
     x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], *args: Any, **options: Any
 ) -> jax.Array:
-    """`lax.conv_general_dilated` of a 1 x 1 kernel: on a CPU as a matrix product, since XLA's
-    convolutions are slower there, by half on the wide maps.
-    """
-    if jax.default_backend() != "cpu":
+    """`lax.conv_general_dilated` of a 1 x 1 kernel: where that is faster, as a matrix product."""
+    if not products():
         return lax.conv_general_dilated(x, kernel, strides, *args, **options)
     rows, columns = strides
     return jnp.matmul(x[:, ::rows, ::columns], kernel[0, 0], precision=options.get("precision"))

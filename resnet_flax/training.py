@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from resnet_flax.model import ResNet, find
 from resnet_flax.weights import dtype_name, native
+from shared_spec import xla
 from shared_spec.errors import ImageError
 from shared_spec.layouts import FLAX as SLOTS
 from shared_spec.optimization import SGD, Optimization
@@ -70,8 +71,8 @@ class Trainer:
         }
         if how.ema_decay:
             self._carry["average"] = jax.tree.map(jnp.copy, trained | now)
-        self._compiled = jax.jit(self._step, donate_argnums=0)
-        self._gradients = jax.jit(jax.value_and_grad(self._loss, (0, 3), has_aux=True))
+        self._compiled = xla.jit(self._step, donate_argnums=0)
+        self._gradients = xla.jit(jax.value_and_grad(self._loss, (0, 3), has_aux=True))
 
     @property
     def model(self) -> ResNet:

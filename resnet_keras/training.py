@@ -14,6 +14,7 @@ from keras import ops
 from resnet_keras.layers import PACKAGE, arrange_like
 from resnet_keras.model import ResNet
 from resnet_keras.weights import dtype_name, layers_by_name, native
+from shared_spec import xla
 from shared_spec.dialects.own import keras_layer
 from shared_spec.errors import ImageError
 from shared_spec.layouts import KERAS as SLOTS
@@ -504,13 +505,10 @@ class _Jax(_Engine):
     """JAX, compiled over arrays that are kept here; each step gives its memory on to the next."""
 
     def __init__(self, trainer: Trainer) -> None:
-        import jax
-
         super().__init__(trainer)
         self._variables = trainer.variables()
         self._values: list[Any] | None = None
-        self._compiled = jax.jit(self._pure, donate_argnums=0)
-        self._differentiated = jax.jit(super().gradients)
+        self._compiled = xla.jit(self._pure, donate_argnums=0)
 
     def update(self, x: Any, y: Any, rate: np.ndarray) -> tuple[Any, Any]:
         import jax.numpy as jnp

@@ -235,10 +235,9 @@ def _torch_side(session: Any, job: Job) -> Side:
             return _own_trainer(session, job, model, build, load)
         return _torch_loop(job, model.train(), build, load)
     model.eval()
-    if compiled:
-        _freeze()
-        model = torch.compile(model)
     x = _torch_images(job, next(model.parameters()))
+    if compiled:
+        model = session.resnet.compiled(model) if job.peer is None else _frozen(model)
 
     def run(passes: int) -> Any:
         with torch.inference_mode():
@@ -251,10 +250,11 @@ def _torch_side(session: Any, job: Job) -> Side:
     return Side(run, build, load)
 
 
-def _freeze() -> None:
-    """Let the compiler take weights for constants, as it does not by itself."""
-    config: Any = importlib.import_module("torch._inductor.config")
-    config.freezing = True
+def _frozen(model: Any) -> Any:
+    """Compiled, weights taken for constants, as PyTorch's compiler does not by itself."""
+    import torch
+
+    return torch.compile(model, options={"freezing": True})
 
 
 def _torch_peer(session: Any, job: Job) -> tuple[Any, float, float]:
@@ -320,7 +320,8 @@ def _keras_side(session: Any, job: Job) -> Side:
         model, layers, build, load = _keras_peer(job)
         if job.mode == "train":
             return _keras_fit(job, model, layers, build, load)
-    forward, x, wait = _KERAS_FORWARD[session.keras_backend](model, job)
+    compiled = None if job.peer else session.resnet.compiled
+    forward, x, wait = _KERAS_FORWARD[session.keras_backend](model, job, compiled)
 
     def run(passes: int) -> Any:
         for _ in range(passes):
@@ -336,31 +337,41 @@ def _keras_input(job: Job) -> Any:
     return keras.ops.convert_to_tensor(job.images, job.dtype)
 
 
-def _keras_tensorflow(model: Any, job: Job) -> tuple[Any, Any, Any]:
+Compiled = Callable[[Any], Callable[[Any], Any]] | None
+"""Our verb of that name; None for a peer."""
+
+
+def _keras_tensorflow(model: Any, job: Job, compiled: Compiled) -> tuple[Any, Any, Any]:
     import tensorflow as tf
 
-    compiled = tf.function(lambda x: model(x, training=False), jit_compile=job.compile != "none")
-    return compiled, _keras_input(job), lambda y: y.numpy()
+    if compiled is not None and job.compile == "none":
+        forward = compiled(model)
+    else:
+        jit = job.compile != "none"
+        forward = tf.function(lambda x: model(x, training=False), jit_compile=jit)
+    return forward, _keras_input(job), lambda y: y.numpy()
 
 
-def _keras_jax(model: Any, job: Job) -> tuple[Any, Any, Any]:
+def _keras_jax(model: Any, job: Job, compiled: Compiled) -> tuple[Any, Any, Any]:
     import jax
 
+    if compiled is not None:
+        return _one_by_one(compiled(model)), _keras_input(job), _ready
     trained = [v.value for v in model.trainable_variables]
     others = [v.value for v in model.non_trainable_variables]
-    compiled = jax.jit(lambda t, o, x: model.stateless_call(t, o, x, training=False)[0])
-    return _one_by_one(lambda x: compiled(trained, others, x)), _keras_input(job), _ready
+    run = jax.jit(lambda t, o, x: model.stateless_call(t, o, x, training=False)[0])
+    return _one_by_one(lambda x: run(trained, others, x)), _keras_input(job), _ready
 
 
-def _keras_torch(model: Any, job: Job) -> tuple[Any, Any, Any]:
+def _keras_torch(model: Any, job: Job, compiled: Compiled) -> tuple[Any, Any, Any]:
     import torch
 
-    def forward(x: Any) -> Any:
+    def eager(x: Any) -> Any:
         return model(x, training=False)
 
+    forward: Callable[[Any], Any] = eager
     if job.compile != "none":
-        _freeze()
-        forward = torch.compile(forward)
+        forward = _frozen(eager) if compiled is None else compiled(model)
 
     def run(x: Any) -> Any:
         with torch.no_grad():
@@ -374,7 +385,7 @@ def _keras_torch(model: Any, job: Job) -> tuple[Any, Any, Any]:
     return run, _keras_input(job), wait
 
 
-_KERAS_FORWARD: dict[str, Callable[[Any, Job], tuple[Any, Any, Any]]] = {
+_KERAS_FORWARD: dict[str, Callable[[Any, Job, Compiled], tuple[Any, Any, Any]]] = {
     "tensorflow": _keras_tensorflow,
     "jax": _keras_jax,
     "torch": _keras_torch,
@@ -479,19 +490,13 @@ def _ready(y: Any) -> Any:
 
 
 def _flax_side(session: Any, job: Job) -> Side:
-    import jax
     import jax.numpy as jnp
-    from flax import nnx
 
     model, build, load = _own(session, job)
     if job.mode == "train":
         return _own_trainer(session, job, model, build, load)
-    model.eval()
-    graph, state = nnx.split(model)
-    compiled = jax.jit(lambda state, x: nnx.merge(graph, state)(x))
-    return _jax_passes(
-        lambda x: compiled(state, x), jnp.asarray(job.images, job.dtype), build, load
-    )
+    forward = session.resnet.compiled(model)
+    return _jax_passes(forward, jnp.asarray(job.images, job.dtype), build, load)
 
 
 def _jax_passes(forward: Callable[[Any], Any], x: Any, build: float, load: float) -> Side:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import cache
+from contextvars import ContextVar
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any
 
 LIBRARY = "xla_cpu_experimental_ynn_fusion_type"
-"""XLA's option that names what YNNPACK computes on CPUs; by default convolutions and products."""
+"""XLA's option that lists what YNNPACK computes on CPUs."""
+WITHOUT_CONVOLUTIONS = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
+"""Without reductions, batch norms would train five times as slowly."""
 
 
 def summed(a: Any, b: Any) -> Any:
@@ -42,13 +45,44 @@ def _kept() -> Callable[[Any, Any], Any]:
     return kept
 
 
-def compiler_options() -> dict[str, str]:
-    """For `jax.jit(..., compiler_options=...)`: what makes ResNets faster on the device at hand.
+def jit(function: Callable[..., Any], **options: Any) -> Any:
+    """`jax.jit`, with what makes ResNets faster on the device at hand.
 
-    On CPUs, XLA hands float32 convolutions and products to YNNPACK. With AVX2 and no AVX-512 its own
-    ones, Eigen's, are faster (docs/performance.md has figures); elsewhere nothing was measured, and
-    XLA's choice stays. So does yours, in `XLA_FLAGS`.
+    On CPUs, XLA hands float32 convolutions, products and reductions to YNNPACK. With AVX2 and no
+    AVX-512, convolutions of XLA's own are faster (docs/performance.md has figures), and then 1 x 1
+    ones need be no products either. Elsewhere nothing was measured, and XLA's choice stays; so does
+    yours, in `XLA_FLAGS`.
     """
+    import jax
+
+    chosen = compiler_options()
+    if not chosen:
+        return jax.jit(function, **options)
+
+    @wraps(function)
+    def traced(*args: Any) -> Any:
+        token = _own_convolutions.set(True)
+        try:
+            return function(*args)
+        finally:
+            _own_convolutions.reset(token)
+
+    return jax.jit(traced, compiler_options=chosen, **options)
+
+
+def products() -> bool:
+    """Whether a 1 x 1 convolution that is traced now is faster as a product of matrices."""
+    import jax
+
+    return jax.default_backend() == "cpu" and not _own_convolutions.get()
+
+
+_own_convolutions: ContextVar[bool] = ContextVar("own_convolutions", default=False)
+"""Whether what is traced will be compiled with convolutions of XLA's own."""
+
+
+def compiler_options() -> dict[str, str]:
+    """Options of `jax.jit(..., compiler_options=...)` for the device at hand; none for most."""
     import jax
 
     if jax.default_backend() != "cpu" or LIBRARY in os.environ.get("XLA_FLAGS", ""):
@@ -63,10 +97,10 @@ def _of_this_processor() -> dict[str, str]:
         return {}
     import jax
 
-    options = {LIBRARY: ""}
+    options = {LIBRARY: WITHOUT_CONVOLUTIONS}
     try:
         jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
-    except Exception:  # an older or newer XLA knows no such option, and says so in many ways
+    except Exception:  # an older or newer XLA has no such option, and says so in many ways
         return {}
     return options
 
@@ -80,4 +114,4 @@ def processor_flags() -> frozenset[str]:
     return frozenset(next((x for x in lines if x.startswith("flags")), "").split())
 
 
-__all__ = ["compiler_options", "processor_flags", "summed"]
+__all__ = ["compiler_options", "jit", "processor_flags", "products", "summed"]

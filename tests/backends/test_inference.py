@@ -68,6 +68,15 @@ def test_all_forms_agree(worker: Worker, tmp_path: Path, name: str) -> None:
             assert 0 < error < FLOAT64_TOLERANCE, form  # 0 would be the same form twice
 
 
+def test_compiled_it_computes_the_same(worker: Worker, tmp_path: Path) -> None:
+    # A small one: PyTorch's compiler takes seconds for each layer.
+    spec = resolve("resnet50", NARROW | {"depths": [1], "widths": [32]})
+    paths = files(tmp_path, spec, [(37, 45)])
+    worker.call("probe", function="inference:compiled", spec=spec.to_dict(), **paths)
+    found = read_safetensors(paths["output"]).state
+    assert difference(found["0/called"], found["0/predicted"]).maximum < FLOAT64_TOLERANCE
+
+
 @pytest.mark.parametrize("spec", DISTINCT, ids=list(DISTINCT.values()))
 def test_every_option_has_its_form(spec: ResNetSpec) -> None:
     state = weights_of(spec)

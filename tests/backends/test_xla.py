@@ -1,10 +1,13 @@
-"""Deep nets in JAX: what is compiled grows as the net does."""
+"""Nets in JAX: what is compiled grows as the net does, and how it is compiled."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
 from shared_spec import resolve
+from shared_spec.xla import LIBRARY
 from tests.conftest import Pool
 
 
@@ -24,3 +27,19 @@ def test_each_sum_is_computed_once(pool: Pool, engine: str) -> None:
     ]
     for what in ("logits", "gradient"):
         assert 3 < sizes[1][what] / sizes[0][what] < 5, what
+
+
+@pytest.mark.parametrize("engine", ["flax", "keras:jax"])
+def test_convolutions_are_xlas_own_with_avx2_alone(pool: Pool, engine: str) -> None:
+    def told(flags: list[str], xla_flags: str = "") -> Any:
+        return pool[engine].call("probe", function="xla:told", flags=flags, xla_flags=xla_flags)
+
+    narrow = told(["avx2"])
+    assert list(narrow["options"]) == [LIBRARY]
+    assert not narrow["library"]
+    # The classifier is a product everywhere; blocks have three 1 x 1 convolutions each.
+    assert (narrow["products"], narrow["usual"]) == (1, 7)
+    for other in (told(["avx2", "avx512f"]), told([]), told(["avx2"], f"--{LIBRARY}=")):
+        assert other["options"] == {}
+        assert other["library"] == told([])["library"]
+        assert (other["products"], other["usual"]) == (7, 7)

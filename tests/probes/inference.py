@@ -41,6 +41,37 @@ def forms(
     write_safetensors(output, Checkpoint({k: np.ascontiguousarray(a) for k, a in found.items()}))
 
 
+def compiled(resnet: Any, spec: dict[str, Any], weights: str, images: str, output: str) -> None:
+    """Logits in float64 of the form for inference, `called` as compiled and `predicted`."""
+    model = resnet.create_model(
+        ResNetSpec.parse(spec),
+        weights=read_safetensors(weights).state,
+        dtype="float64",
+        inference=True,
+    )
+    forward = resnet.compiled(model)
+    found = {}
+    for index, batch in read_safetensors(images).state.items():
+        found[f"{index}/predicted"] = resnet.predict(model, batch)
+        found[f"{index}/called"] = _natively(resnet, forward, batch.astype(np.float64))
+    write_safetensors(output, Checkpoint({k: np.ascontiguousarray(a) for k, a in found.items()}))
+
+
+def _natively(resnet: Any, forward: Any, images: np.ndarray) -> np.ndarray:
+    """What a function of the framework's own arrays gives."""
+    if resnet.__name__ == "resnet_torch":
+        import torch
+
+        y: np.ndarray = forward(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+        return y
+    if resnet.__name__ == "resnet_keras":
+        import keras
+
+        tensor = keras.ops.convert_to_tensor(images)
+        return np.asarray(keras.ops.convert_to_numpy(forward(tensor)))
+    return np.asarray(forward(images))
+
+
 def refusals(resnet: Any, spec: dict[str, Any], folder: str) -> dict[str, str]:
     """What a model in its form for inference refuses, and with which sentence."""
     from shared_spec import optimization

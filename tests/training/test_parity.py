@@ -181,7 +181,9 @@ def test_a_fault_of_a_rule_is_caught_and_named(pool: Pool, fault: str) -> None:
 
 
 def test_float32_is_held_against_float64(pool: Pool) -> None:
-    report = run(pool, SPECS["resnet20 (B)"], dtype="float32", engines="torch,flax,keras:tensorflow")
+    report = run(
+        pool, SPECS["resnet20 (B)"], dtype="float32", engines="torch,flax,keras:tensorflow"
+    )
     assert report.holds, report.problems
     assert set(report.tolerances) == {"loss", "gradients"}
     for curves in report.curves.values():
