@@ -74,7 +74,14 @@ def products() -> bool:
     """Whether a 1 x 1 convolution that is traced now is faster as a product of matrices."""
     import jax
 
-    return jax.default_backend() == "cpu" and not _own_convolutions.get()
+    own = _own_convolutions.get() or _without_convolutions(os.environ.get("XLA_FLAGS", ""))
+    return jax.default_backend() == "cpu" and not own
+
+
+def _without_convolutions(xla_flags: str) -> bool:
+    """Whether these flags take convolutions from the library."""
+    _, given, rest = xla_flags.partition(f"--{LIBRARY}=")
+    return bool(given) and "CONVOLUTION" not in f"{rest} ".split(" ")[0]
 
 
 _own_convolutions: ContextVar[bool] = ContextVar("own_convolutions", default=False)

@@ -39,7 +39,13 @@ def test_convolutions_are_xlas_own_with_avx2_alone(pool: Pool, engine: str) -> N
     assert not narrow["library"]
     # The classifier is a product everywhere; blocks have three 1 x 1 convolutions each.
     assert (narrow["products"], narrow["usual"]) == (1, 7)
-    for other in (told(["avx2", "avx512f"]), told([]), told(["avx2"], f"--{LIBRARY}=")):
+    usual = told([])
+    kept = f"--{LIBRARY}=LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION --other=1"
+    for other in (usual, told(["avx2", "avx512f"]), told(["avx2"], kept)):
         assert other["options"] == {}
-        assert other["library"] == told([])["library"]
+        assert other["library"] == usual["library"]
         assert (other["products"], other["usual"]) == (7, 7)
+    # Whoever takes convolutions from the library for the whole process is understood.
+    chosen = told(["avx2", "avx512f"], f"--one=2 --{LIBRARY}= --other=CONVOLUTION")
+    assert chosen["options"] == {}
+    assert (chosen["products"], chosen["usual"]) == (1, 1)
