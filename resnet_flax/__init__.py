@@ -93,13 +93,14 @@ def create_model(
 
 def compiled(model: ResNet) -> Callable[[jax.Array], Any]:
     """The model in evaluation mode as a function, compiled as is fastest on the device at hand: for
-    many calls with weights that no longer change. The first call of each size compiles.
+    many calls with weights that no longer change (what it gives after they do is not defined). The
+    first call of each size compiles.
 
     Returns:
         A function that takes and gives what `model` does: [N, H, W, C] to [N, num_classes].
     """
     graph, state = nnx.split(_evaluating(model))
-    run = xla.jit(lambda state, x: nnx.merge(graph, state)(x))
+    run = xla.jit(lambda state, x: nnx.merge(graph, state)(x), dtype_name(model))
     return partial(run, state)
 
 
@@ -118,7 +119,7 @@ def predict(model: ResNet, images: np.ndarray, *, batch_size: int = 64) -> Any:
     parts = batches(images, model.plan, batch_size)
     dtype = dtype_name(model)
     graph, state = nnx.split(_evaluating(model))
-    run = _forward()
+    run = _forward(dtype)
     return gather([run(graph, state, jnp.asarray(part, dtype)) for part in parts])
 
 
@@ -168,9 +169,9 @@ def parameter_count(model: ResNet) -> int:
 
 
 @cache
-def _forward() -> Any:
+def _forward(dtype: str) -> Any:
     """One function for all models: those of one kind are compiled once."""
-    return xla.jit(lambda graph, state, x: nnx.merge(graph, state)(x), static_argnums=0)
+    return xla.jit(lambda graph, state, x: nnx.merge(graph, state)(x), dtype, static_argnums=0)
 
 
 def _evaluating(model: ResNet) -> ResNet:

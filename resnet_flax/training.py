@@ -71,8 +71,9 @@ class Trainer:
         }
         if how.ema_decay:
             self._carry["average"] = jax.tree.map(jnp.copy, trained | now)
-        self._compiled = xla.jit(self._step, donate_argnums=0)
-        self._gradients = xla.jit(jax.value_and_grad(self._loss, (0, 3), has_aux=True))
+        self._compiled = xla.jit(self._step, how.precision, donate_argnums=0)
+        differentiate = jax.value_and_grad(self._loss, (0, 3), has_aux=True)
+        self._gradients = xla.jit(differentiate, how.precision)
 
     @property
     def model(self) -> ResNet:

@@ -94,8 +94,8 @@ def create_model(
 
 def compiled(model: ResNet) -> Callable[[Any], Any]:
     """The model in evaluation mode as a function, compiled as is fastest on the device at hand: for
-    many calls with weights that no longer change. The first call of each size compiles, which takes
-    a minute on CPUs on the PyTorch engine.
+    many calls with weights that no longer change (what it gives after they do is not defined). The
+    first call of a new size compiles, which takes up to a minute on CPUs on the PyTorch engine.
 
     Returns:
         A function that takes and gives what `model` does, as the engine's own tensors:
@@ -112,27 +112,18 @@ def _compiled_tensorflow(model: ResNet) -> Callable[[Any], Any]:
 
 
 def _compiled_jax(model: ResNet) -> Callable[[Any], Any]:
-    run = xla.jit(lambda t, o, x: model.stateless_call(t, o, x, training=False)[0])
-
-    def forward(images: Any) -> Any:
-        # Read at each call: Keras's own functions give the memory of variables away.
-        trained = [v.value for v in model.trainable_variables]
-        return run(trained, [v.value for v in model.non_trainable_variables], images)
-
-    return forward
+    trained, others = model.trainable_variables, model.non_trainable_variables
+    run = xla.jit(
+        lambda t, o, x: model.stateless_call(t, o, x, training=False)[0], dtype_name(model)
+    )
+    # Read at each call: Keras's own functions give the memory of variables away.
+    return lambda images: run([v.value for v in trained], [v.value for v in others], images)
 
 
 def _compiled_torch(model: ResNet) -> Callable[[Any], Any]:
-    import torch
+    from shared_spec.inductor import frozen
 
-    # Weights are constants to the compiler then, so that it lays them out once.
-    run = torch.compile(lambda x: model(x, training=False), options={"freezing": True})
-
-    def forward(images: Any) -> Any:
-        with torch.no_grad():
-            return run(images)
-
-    return forward
+    return frozen(lambda x: model(x, training=False), dtype_name(model))
 
 
 COMPILED: dict[str, Callable[[ResNet], Callable[[Any], Any]]] = {

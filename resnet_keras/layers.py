@@ -331,8 +331,9 @@ def tensorflow_batch_norm(x: Any, gamma: Any, beta: Any, eps: float) -> tuple[An
     y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=x, scale=gamma, offset=beta, mean=[], variance=[], epsilon=eps, is_training=True
     )
-    n = tf.cast(tf.size(x) // tf.shape(x)[-1], variance.dtype)
-    return y, mean, variance * ((n - 1) / n)
+    n = tf.cast(tf.size(x, tf.int64) // tf.shape(x, tf.int64)[-1], variance.dtype)
+    # Of a single number, no device says what the variance is: it is 0.
+    return y, mean, tf.math.multiply_no_nan(variance, (n - 1) / n)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -508,7 +508,7 @@ class _Jax(_Engine):
         super().__init__(trainer)
         self._variables = trainer.variables()
         self._values: list[Any] | None = None
-        self._compiled = xla.jit(self._pure, donate_argnums=0)
+        self._compiled = xla.jit(self._pure, trainer.how.precision, donate_argnums=0)
 
     def update(self, x: Any, y: Any, rate: np.ndarray) -> tuple[Any, Any]:
         import jax.numpy as jnp

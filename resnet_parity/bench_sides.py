@@ -28,6 +28,7 @@ from shared_spec.dialects import keras_applications, keras_hub
 from shared_spec.dialects.dialect import foreign_arrays
 from shared_spec.dialects.linen import BLOCKS, LINEN
 from shared_spec.errors import ResNetError
+from shared_spec.inductor import frozen
 from shared_spec.initialize import generator, random_images
 from shared_spec.optimization import Optimization, optimization
 from shared_spec.plan import Plan
@@ -237,7 +238,9 @@ def _torch_side(session: Any, job: Job) -> Side:
     model.eval()
     x = _torch_images(job, next(model.parameters()))
     if compiled:
-        model = session.resnet.compiled(model) if job.peer is None else _frozen(model)
+        net = model
+        theirs = job.peer is not None
+        model = frozen(lambda x: net(x), job.dtype) if theirs else session.resnet.compiled(net)
 
     def run(passes: int) -> Any:
         with torch.inference_mode():
@@ -248,13 +251,6 @@ def _torch_side(session: Any, job: Job) -> Side:
         return y
 
     return Side(run, build, load)
-
-
-def _frozen(model: Any) -> Any:
-    """Compiled, weights taken for constants, as PyTorch's compiler does not by itself."""
-    import torch
-
-    return torch.compile(model, options={"freezing": True})
 
 
 def _torch_peer(session: Any, job: Job) -> tuple[Any, float, float]:
@@ -371,7 +367,7 @@ def _keras_torch(model: Any, job: Job, compiled: Compiled) -> tuple[Any, Any, An
 
     forward: Callable[[Any], Any] = eager
     if job.compile != "none":
-        forward = _frozen(eager) if compiled is None else compiled(model)
+        forward = frozen(eager, job.dtype) if compiled is None else compiled(model)
 
     def run(x: Any) -> Any:
         with torch.no_grad():

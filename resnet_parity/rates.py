@@ -20,6 +20,9 @@ SECONDS = 0.25
 class Arithmetic(Protocol):
     """A framework's arrays on the session's device."""
 
+    arrays: int
+    """How many a pass of `copy` reads and writes."""
+
     def random(self, *shape: int) -> Any:
         """Normal numbers."""
 
@@ -33,7 +36,7 @@ class Arithmetic(Protocol):
         """Of images as `images` gives them and a kernel as `kernel` does, stride 1, padded."""
 
     def copy(self) -> Any:
-        """A pass that reads an array and writes one of its size, for one array."""
+        """A pass over arrays, for one array."""
 
     def wait(self, value: Any) -> None:
         """Until it is there."""
@@ -46,6 +49,8 @@ class Arithmetic(Protocol):
 
 
 class _Torch:
+    arrays = 2
+
     def __init__(self, device: str, dtype: str) -> None:
         import torch
 
@@ -92,10 +97,12 @@ class _Torch:
 
 
 class _Jax:
+    arrays = 2
+
     def __init__(self, device: str, dtype: str) -> None:
         import jax
 
-        self._jax, self._dtype = jax, getattr(jax.numpy, dtype)
+        self._jax, self._dtype, self._name = jax, getattr(jax.numpy, dtype), dtype
 
     def random(self, *shape: int) -> Any:
         return self._jax.random.normal(self._jax.random.key(0), shape, self._dtype)
@@ -112,7 +119,7 @@ class _Jax:
                 x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
             )
 
-        return jit(run)
+        return jit(run, self._name)
 
     def copy(self) -> Any:
         # Memory is given on from call to call, or each would wait for fresh pages.
@@ -136,6 +143,8 @@ class _Jax:
 
 
 class _TensorFlow(_Jax):
+    arrays = 3
+
     def __init__(self, device: str, dtype: str) -> None:
         import tensorflow as tf
 
@@ -193,7 +202,7 @@ def measure(framework: str, device: str, dtype: str, seconds: float = SECONDS) -
     for size in SHAPES[device != "cpu"][2]:
         x, copy = arithmetic.ones(size // BYTES[dtype]), arithmetic.copy()
         taken = fastest(lambda x=x, copy=copy: copy(x), arithmetic.wait, seconds / 2)  # type: ignore[misc]
-        copies.append((size, 2 * size / taken))
+        copies.append((size, arithmetic.arrays * size / taken))
     return Rates(dtype, best, kernel, tuple(copies))
 
 

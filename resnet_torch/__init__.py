@@ -42,6 +42,7 @@ from shared_spec.api import (
     resolve_both,
 )
 from shared_spec.catalogue import list_models
+from shared_spec.inductor import frozen
 from shared_spec.inference import Inference, formed
 from shared_spec.initialize import initial_weights
 from shared_spec.weights import cast_weights, numpy_dtype
@@ -97,21 +98,14 @@ def create_model(
 
 def compiled(model: ResNet) -> Callable[[torch.Tensor], Any]:
     """The model in evaluation mode as a function, compiled as is fastest on the device at hand: for
-    many calls with weights that no longer change. The first call of each size compiles, which takes
-    a minute on CPUs.
+    many calls with weights that no longer change (what it gives after they do is not defined). The
+    first call of a new size compiles, which takes up to a minute on CPUs.
 
     Returns:
         A function that takes and gives what `model` does: [N, C, H, W] to [N, num_classes].
     """
     own = copy.deepcopy(getattr(model, "_orig_mod", model)).eval().requires_grad_(False)
-    # Weights are constants to the compiler then, so that it lays them out once.
-    run = torch.compile(own, fullgraph=True, options={"freezing": True})
-
-    def forward(images: torch.Tensor) -> Any:
-        with torch.inference_mode():
-            return run(images)
-
-    return forward
+    return frozen(lambda images: own(images), dtype_name(model), fullgraph=True)
 
 
 def predict(model: ResNet, images: np.ndarray, *, batch_size: int = 64) -> Any:

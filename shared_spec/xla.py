@@ -45,29 +45,40 @@ def _kept() -> Callable[[Any, Any], Any]:
     return kept
 
 
-def jit(function: Callable[..., Any], **options: Any) -> Any:
-    """`jax.jit`, with what makes ResNets faster on the device at hand.
+def jit(function: Callable[..., Any], dtype: str, **options: Any) -> Any:
+    """`jax.jit` of what computes in `dtype`, with what makes ResNets faster on the device at hand.
 
-    On CPUs, XLA hands float32 convolutions, products and reductions to YNNPACK. With AVX2 and no
-    AVX-512, convolutions of XLA's own are faster (docs/performance.md has figures), and then 1 x 1
-    ones need be no products either. Elsewhere nothing was measured, and XLA's choice stays; so does
-    yours, in `XLA_FLAGS`.
+    On CPUs, XLA hands convolutions, products and reductions to YNNPACK. With AVX2 and no AVX-512,
+    float32 convolutions of XLA's own are faster (docs/performance.md has figures), and then 1 x 1
+    ones need be no products either. In other dtypes they are slower, and elsewhere nothing was
+    measured: XLA's choice stays. So does yours, in `XLA_FLAGS`.
     """
     import jax
 
-    chosen = compiler_options()
+    usual = jax.jit(function, **options)
+    chosen = compiler_options() if dtype == "float32" else {}
     if not chosen:
-        return jax.jit(function, **options)
+        return usual
 
     @wraps(function)
-    def traced(*args: Any) -> Any:
+    def traced(*args: Any, **kwargs: Any) -> Any:
         token = _own_convolutions.set(True)
         try:
-            return function(*args)
+            return function(*args, **kwargs)
         finally:
             _own_convolutions.reset(token)
 
-    return jax.jit(traced, compiler_options=chosen, **options)
+    compiled = jax.jit(traced, compiler_options=chosen, **options)
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        # JAX takes options for whole programs alone, and in another one this is a part.
+        leaves = jax.tree.leaves((args, kwargs))
+        part = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+        return (usual if part else compiled)(*args, **kwargs)
+
+    call.lower = compiled.lower  # type: ignore[attr-defined]
+    return call
 
 
 def products() -> bool:
@@ -79,9 +90,15 @@ def products() -> bool:
 
 
 def _without_convolutions(xla_flags: str) -> bool:
-    """Whether these flags take convolutions from the library."""
-    _, given, rest = xla_flags.partition(f"--{LIBRARY}=")
-    return bool(given) and "CONVOLUTION" not in f"{rest} ".split(" ")[0]
+    """Whether these flags take convolutions from the library: they list what it gets, or, with
+    signs, what is added and taken away; the last one counts.
+    """
+    _, given, rest = xla_flags.rpartition(f"--{LIBRARY}=")
+    items = f"{rest} ".split(" ")[0].split(",")
+    signed = [item for item in items if item.startswith(("+", "-"))]
+    if signed:
+        return any(item.startswith("-") and "CONVOLUTION" in item for item in signed)
+    return bool(given) and not any("CONVOLUTION" in item for item in items)
 
 
 _own_convolutions: ContextVar[bool] = ContextVar("own_convolutions", default=False)
@@ -89,7 +106,9 @@ _own_convolutions: ContextVar[bool] = ContextVar("own_convolutions", default=Fal
 
 
 def compiler_options() -> dict[str, str]:
-    """Options of `jax.jit(..., compiler_options=...)` for the device at hand; none for most."""
+    """Options of `jax.jit(..., compiler_options=...)` for float32 on the device at hand; none for
+    most.
+    """
     import jax
 
     if jax.default_backend() != "cpu" or LIBRARY in os.environ.get("XLA_FLAGS", ""):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from shared_spec import resolve
-from shared_spec.xla import LIBRARY
+from shared_spec.xla import LIBRARY, _without_convolutions
 from tests.conftest import Pool
 
 
@@ -34,12 +34,14 @@ def test_convolutions_are_xlas_own_with_avx2_alone(pool: Pool, engine: str) -> N
     def told(flags: list[str], xla_flags: str = "") -> Any:
         return pool[engine].call("probe", function="xla:told", flags=flags, xla_flags=xla_flags)
 
-    narrow = told(["avx2"])
+    usual, narrow = told([]), told(["avx2"])
+    if not narrow["options"]:
+        pytest.skip("this XLA has no such option")
     assert list(narrow["options"]) == [LIBRARY]
-    assert not narrow["library"]
+    assert not narrow["library"]["float32"]
+    assert narrow["library"]["float64"] == usual["library"]["float64"]
     # The classifier is a product everywhere; blocks have three 1 x 1 convolutions each.
-    assert (narrow["products"], narrow["usual"]) == (1, 7)
-    usual = told([])
+    assert (narrow["products"], narrow["usual"], narrow["part"]) == (1, 7, 7)
     kept = f"--{LIBRARY}=LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION --other=1"
     for other in (usual, told(["avx2", "avx512f"]), told(["avx2"], kept)):
         assert other["options"] == {}
@@ -49,3 +51,20 @@ def test_convolutions_are_xlas_own_with_avx2_alone(pool: Pool, engine: str) -> N
     chosen = told(["avx2", "avx512f"], f"--one=2 --{LIBRARY}= --other=CONVOLUTION")
     assert chosen["options"] == {}
     assert (chosen["products"], chosen["usual"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "taken"),
+    [
+        ("", True),
+        ("LIBRARY_FUSION_TYPE_REDUCE", True),
+        ("LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION", False),
+        ("-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION", True),
+        ("+LIBRARY_FUSION_TYPE_REDUCE", False),
+        ("-LIBRARY_FUSION_TYPE_REDUCE,+LIBRARY_FUSION_TYPE_ELTWISE", False),
+    ],
+)
+def test_xlas_flags_are_read_as_xla_reads_them(value: str, taken: bool) -> None:
+    assert _without_convolutions(f"--{LIBRARY}={value}") is taken
+    assert _without_convolutions(f"--{LIBRARY}=x --{LIBRARY}={value} --y=CONVOLUTION") is taken
+    assert not _without_convolutions("--xla_other=")

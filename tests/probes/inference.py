@@ -11,6 +11,9 @@ from shared_spec import (
     Inference,
     ResNetError,
     ResNetSpec,
+    cast_weights,
+    compile_plan,
+    random_weights,
     read_safetensors,
     write_safetensors,
 )
@@ -41,24 +44,29 @@ def forms(
     write_safetensors(output, Checkpoint({k: np.ascontiguousarray(a) for k, a in found.items()}))
 
 
-def compiled(resnet: Any, spec: dict[str, Any], weights: str, images: str, output: str) -> None:
-    """Logits in float64 of the form for inference, `called` as compiled and `predicted`."""
-    model = resnet.create_model(
-        ResNetSpec.parse(spec),
-        weights=read_safetensors(weights).state,
-        dtype="float64",
-        inference=True,
-    )
-    forward = resnet.compiled(model)
+def compiled(
+    resnet: Any, spec: dict[str, Any], images: str, output: str, dtype: str, **_: Any
+) -> None:
+    """Logits of the form for inference, `called` as compiled and `predicted`, of two
+    models that differ in their weights alone: `<seed>/called`.
+    """
     found = {}
-    for index, batch in read_safetensors(images).state.items():
-        found[f"{index}/predicted"] = resnet.predict(model, batch)
-        found[f"{index}/called"] = _natively(resnet, forward, batch.astype(np.float64))
+    (batch,) = read_safetensors(images).state.values()
+    net = ResNetSpec.parse(spec)
+    for seed in (1, 2):
+        state = cast_weights(random_weights(compile_plan(net), seed), dtype)
+        model = resnet.create_model(net, weights=state, dtype=dtype, inference=True)
+        forward = resnet.compiled(model)
+        # More than one call: what is kept of the first must do for the others.
+        calls = [_natively(resnet, forward, x.astype(dtype)) for x in (batch[::-1], batch)]
+        found[f"{seed}/called"] = calls[1]
+        found[f"{seed}/predicted"] = resnet.predict(model, batch)
     write_safetensors(output, Checkpoint({k: np.ascontiguousarray(a) for k, a in found.items()}))
 
 
 def _natively(resnet: Any, forward: Any, images: np.ndarray) -> np.ndarray:
     """What a function of the framework's own arrays gives."""
+    images = np.ascontiguousarray(images)
     if resnet.__name__ == "resnet_torch":
         import torch
 
@@ -122,3 +130,25 @@ def keras_file(resnet: Any, spec: dict[str, Any], folder: str) -> float:
     model.save(f"{folder}/form.keras")
     again = keras.models.load_model(f"{folder}/form.keras")
     return float(np.abs(resnet.predict(again, images) - resnet.predict(model, images)).max())
+
+
+def constants(resnet: Any) -> list[bool]:
+    """On PyTorch: whether the compiler took a weight for a constant, and whether it compiles more
+    functions of one code than it counts by default.
+    """
+    import torch
+
+    from shared_spec.inductor import frozen
+
+    layer = torch.nn.Linear(8, 8)
+    forward = frozen(lambda x: layer(x), "float32")
+    x = torch.ones(2, 8)
+    before = forward(x)
+    layer.weight.data.zero_()
+    kept = bool((forward(x) == before).all())
+
+    def scaled(n: int) -> Any:
+        return frozen(lambda x: x * n, "float32", backend="eager", fullgraph=True)
+
+    many = [scaled(n) for n in range(20)]
+    return [kept, [float(f(torch.ones(1))) for f in many] == list(range(20))]

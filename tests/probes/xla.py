@@ -46,8 +46,12 @@ def told(resnet: Any, flags: list[str], xla_flags: str) -> dict[str, Any]:
 
     def convolve(x: Any) -> Any:
         return jax.lax.conv_general_dilated(
-            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            x, kernel.astype(x.dtype), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
+
+    def library(dtype: str) -> bool:
+        program = xla.jit(convolve, dtype).lower(maps.astype(dtype)).compile().as_text()
+        return "__ynn_fusion" in program
 
     def call(x: Any) -> Any:
         return model(x) if resnet.__name__ == "resnet_flax" else model(x, training=False)
@@ -62,9 +66,11 @@ def told(resnet: Any, flags: list[str], xla_flags: str) -> dict[str, Any]:
     ):
         found = {
             "options": xla.compiler_options(),
-            "library": "__ynn_fusion" in xla.jit(convolve).lower(maps).compile().as_text(),
-            "products": products(xla.jit),
+            "library": {d: library(d) for d in ("float32", "float64")},
+            "products": products(lambda f: xla.jit(f, "float32")),
             "usual": products(jax.jit),
+            # A part of another program has no options of its own.
+            "part": products(lambda f: jax.jit(lambda x: xla.jit(f, "float32")(x))),
         }
     xla._of_this_processor.cache_clear()
     return found
