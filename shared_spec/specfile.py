@@ -15,6 +15,7 @@ from shared_spec.spec import ResNetSpec
 SUFFIXES = (".yaml", ".yml", ".toml", ".json")
 _LARGEST = 100_000
 _DOTS = 16
+_ITEMS = 25_000
 
 
 def load_spec(path: str | os.PathLike[str]) -> ResNetSpec:
@@ -90,6 +91,9 @@ def _parse(text: str, suffix: str) -> object:
 
 def _parse_yaml(text: str) -> object:
     import yaml
+
+    if text.count(",") + text.count("\n") > _ITEMS:
+        raise ValueError("it has more items than any spec")
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
         """SafeLoader without aliases (they can blow up a small file) or repeated keys."""

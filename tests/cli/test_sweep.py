@@ -71,6 +71,8 @@ def test_an_interrupted_sweep_takes_its_workers_with_it(tmp_path: Path) -> None:
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        # Else a suite in the background would have it ignore the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     children: list[str] = []
     while not children:
