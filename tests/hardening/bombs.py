@@ -542,7 +542,13 @@ CASES = [
         "show",
     ),
     Case(
-        "yaml: 50,000 items", text("a.yaml", "depths: [" + "1," * 49_000 + "1]"), "depths", "show"
+        "yaml: 50,000 items",
+        text("a.yaml", "depths: [" + "1," * 49_000 + "1]"),
+        "more items than any spec",
+        "show",
+    ),
+    Case(
+        "yaml: 24,000 items", text("a.yaml", "depths: [" + "1," * 24_000 + "1]"), "depths", "show"
     ),
     Case("yaml: nested 99,000 deep", text("a.yaml", "[" * 99_000), "not valid YAML", "show"),
     Case("yaml: 1 GB", sparse("a.yaml", b"depths: [1]\n", 2**30), "larger than", "show"),
