@@ -101,7 +101,7 @@ def compiled(model: ResNet) -> Callable[[Any], Any]:
         A function that takes and gives what `model` does, as the engine's own tensors:
         [N, H, W, C] to [N, num_classes].
     """
-    return COMPILED[keras.backend.backend()](model)
+    return _COMPILED[keras.backend.backend()](model)
 
 
 def _compiled_tensorflow(model: ResNet) -> Callable[[Any], Any]:
@@ -126,7 +126,7 @@ def _compiled_torch(model: ResNet) -> Callable[[Any], Any]:
     return frozen(lambda x: model(x, training=False), dtype_name(model))
 
 
-COMPILED: dict[str, Callable[[ResNet], Callable[[Any], Any]]] = {
+_COMPILED: dict[str, Callable[[ResNet], Callable[[Any], Any]]] = {
     "tensorflow": _compiled_tensorflow,
     "jax": _compiled_jax,
     "torch": _compiled_torch,

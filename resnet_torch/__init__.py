@@ -105,7 +105,7 @@ def compiled(model: ResNet) -> Callable[[torch.Tensor], Any]:
         A function that takes and gives what `model` does: [N, C, H, W] to [N, num_classes].
     """
     own = copy.deepcopy(getattr(model, "_orig_mod", model)).eval().requires_grad_(False)
-    return frozen(lambda images: own(images), dtype_name(model), fullgraph=True)
+    return frozen(lambda images: own(images), dtype_name(own), fullgraph=True)
 
 
 def predict(model: ResNet, images: np.ndarray, *, batch_size: int = 64) -> Any:
@@ -146,14 +146,9 @@ def activations(
 
         return hook
 
-    wanted = activation_names(model.plan, names)
-    hooks = [model.get_submodule(n).register_forward_hook(record(n)) for n in wanted]
-    try:
-        with _evaluating(model):
-            model(_input(model, images))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    wanted = {name: record(name) for name in activation_names(model.plan, names)}
+    with _evaluating(model), _hooked(model, wanted):
+        model(_input(model, images))
     return found
 
 
@@ -162,9 +157,11 @@ def run_parts(model: ResNet, inputs: Mapping[str, np.ndarray]) -> dict[str, np.n
     mode: the name to the input, and in the answer to the output, all channels last.
     """
     found = {}
-    with _evaluating(model):
+    wanted = activation_names(model.plan, inputs)
+    # A layer that is asked for runs as itself, in blocks too, as it does in `activations`.
+    with _evaluating(model), _hooked(model, dict.fromkeys(wanted, lambda *_: None)):
         like = next(model.parameters())
-        for name in activation_names(model.plan, inputs):
+        for name in wanted:
             # A copy: an activation may work in place.
             x = from_numpy(inputs[name]).to(like.device, like.dtype, copy=True)
             x = x.movedim(-1, 1) if x.ndim == 4 else x
@@ -185,6 +182,17 @@ def _last(x: torch.Tensor) -> np.ndarray:
 def _input(model: ResNet, images: np.ndarray) -> torch.Tensor:
     like = next(model.parameters())
     return from_numpy(images).permute(0, 3, 1, 2).to(like.device, like.dtype)
+
+
+@contextmanager
+def _hooked(model: ResNet, hooks: Mapping[str, Callable[..., None]]) -> Iterator[None]:
+    """Forward hooks on the modules at dotted paths, for the length of a block."""
+    handles = [model.get_submodule(n).register_forward_hook(hook) for n, hook in hooks.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
