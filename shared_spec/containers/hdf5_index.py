@@ -25,7 +25,7 @@ from typing import Any
 
 NAMES = 500
 """Characters of a name."""
-OBJECTS = 50_000
+OBJECTS = 25_000
 """Groups and arrays in a file; ResNet-1202's has 16,000."""
 DEPTH = 32
 ANSWER = 8 * 2**20

@@ -46,7 +46,7 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _PICKLE_LIMIT = 8 * 2**20
 """Bytes; ResNet-1202's state dict is described in 1.3 million."""
-_OPCODES = 750_000
+_OPCODES = 500_000
 """In a pickle; ResNet-1202's has 330,000."""
 _DEPTH = 8
 _AXES = 32
