@@ -24,14 +24,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from resnet_parity import tables
-from resnet_parity.bench import bench
-from resnet_parity.bench_report import Request
-from resnet_parity.check import check
-from resnet_parity.engines import ENGINES, Engine, EngineError, Worker, parse_device
-from resnet_parity.terminal import err
+from resnet_parity.bench.measure import bench
+from resnet_parity.bench.result import Request
+from resnet_parity.check.forward import check
+from resnet_parity.cli.options import err
+from resnet_parity.engines.registry import ENGINES, Engine, EngineError, Worker, parse_device
+from resnet_parity.render import tables
 from shared_spec import ResNetError, resolve
-from shared_spec.durable import durable
+from shared_spec.atomic_write import durable
 
 NETS = ("resnet18", "resnet50", "seresnext50_32x4d", "resnetv2_50x1_bit")
 TRAIN_BATCH, INFER_BATCH = 256, 512

@@ -35,7 +35,7 @@ from shared_spec import (
     resolve,
     write_safetensors,
 )
-from shared_spec.durable import durable
+from shared_spec.atomic_write import durable
 
 # Peak memory is Linux's own figure for this process, which begins anew with its program.
 PEAK = """
@@ -50,7 +50,7 @@ OURS = (
 import json, os, shutil, sys, time
 begin = time.perf_counter()
 from pathlib import Path
-from resnet_parity.convert import convert, keep_freed_memory
+from resnet_parity.convert.conversion import convert, keep_freed_memory
 from shared_spec import ResNetSpec
 keep_freed_memory()
 imports, idle = time.perf_counter() - begin, peak()

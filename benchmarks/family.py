@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from shared_spec import CATALOGUE
-from shared_spec.analysis import totals
+from shared_spec.plan.summary import totals
 
 SIDE = 224
 # Colours that stay apart for the colour-blind (Okabe and Ito), and a mark for each besides.

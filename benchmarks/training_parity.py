@@ -13,11 +13,11 @@ import sys
 import time
 from pathlib import Path
 
-from resnet_parity import plots
-from resnet_parity.check_training import PARTS, TrainingReport, check_training
-from resnet_parity.engines import parse_engines
+from resnet_parity.check.training import PARTS, TrainingReport, check_training
+from resnet_parity.engines.registry import parse_engines
+from resnet_parity.render import plots
 from shared_spec import ResNetSpec, resolve
-from shared_spec.durable import durable
+from shared_spec.atomic_write import durable
 
 NETS: dict[str, tuple[ResNetSpec, int]] = {
     "resnet20 (option A)": (resolve("resnet20"), 32),

@@ -33,15 +33,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from resnet_parity.datasets import Loader, open_dataset
-from resnet_parity.engines import ENGINES, Engine
-from resnet_parity.plots import COLOURS, DASHES, pyplot, save
-from resnet_parity.scores import score
-from resnet_parity.train import Prepared, prepare
+from resnet_parity.engines.registry import ENGINES, Engine
+from resnet_parity.numerics.top_k import score
+from resnet_parity.render.plots import COLOURS, DASHES, pyplot, save
+from resnet_parity.train.run import Prepared, prepare
 from shared_spec import ResNetError, compile_plan
-from shared_spec.durable import durable
-from shared_spec.initialize import initial_weights
-from shared_spec.recipe import Recipe
-from shared_spec.training import TrainingState
+from shared_spec.atomic_write import durable
+from shared_spec.training.recipe import Recipe
+from shared_spec.training.state import TrainingState
+from shared_spec.weights.initialize import initial_weights
 
 FAMILIES = {"plain": "plain", "resnet": "residual"}
 CURVES, PICTURE = "degradation.json", "degradation.png"
@@ -180,7 +180,7 @@ def measure(engine: Engine, settings: Settings, path: Path, console: Console) ->
     runs = kept(path, about)
     # Before the framework is imported: Keras reads its engine's name only then.
     os.environ.update(engine.environment("cpu"))
-    from resnet_parity.worker import Session
+    from resnet_parity.worker.operations import Session
 
     resnet = Session(engine.package, "cpu").resnet
     done = {(run["net"], run["seed"]) for run in runs}

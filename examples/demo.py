@@ -22,10 +22,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from resnet_parity.compare import FLOAT64_TOLERANCE, difference
-from resnet_parity.data import DIGITS
-from resnet_parity.engines import ENGINES, EngineError, Worker
-from resnet_parity.tables import plain, progress
+from resnet_parity.assets import DIGITS
+from resnet_parity.engines.registry import ENGINES, EngineError, Worker
+from resnet_parity.numerics.difference import FLOAT64_TOLERANCE, difference
+from resnet_parity.render.tables import plain, progress
 from shared_spec import Checkpoint, ResNetError, compile_plan, read_safetensors, write_safetensors
 
 ACCURACY = 0.98

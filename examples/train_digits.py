@@ -25,7 +25,7 @@ from digits import Batches
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from resnet_parity.engines import ENGINES
+from resnet_parity.engines.registry import ENGINES
 from shared_spec import Checkpoint, ResNetError, write_safetensors
 
 MODEL = "resnet20"

@@ -27,8 +27,7 @@ from resnet_flax.weights import (
     read_checkpoint,
     save_weights,
 )
-from shared_spec import xla
-from shared_spec.api import (
+from shared_spec.backend import (
     ModelLike,
     WeightsLike,
     activation_names,
@@ -41,9 +40,10 @@ from shared_spec.api import (
     resolve_both,
 )
 from shared_spec.catalogue import list_models
-from shared_spec.inference import Inference, formed
-from shared_spec.initialize import initial_weights
-from shared_spec.weights import cast_weights, numpy_dtype
+from shared_spec.kernels import xla
+from shared_spec.plan.folding import Inference, formed
+from shared_spec.weights.initialize import initial_weights
+from shared_spec.weights.state import cast_weights, numpy_dtype
 
 
 def create_model(
@@ -61,7 +61,7 @@ def create_model(
         model: a catalogue name, a `ResNetSpec`, or the path of a YAML, TOML or JSON spec file.
         weights: None for fresh weights; a dict of canonical arrays; the path of a checkpoint;
             or `"hf-hub:owner/name"`. They have to fit, but for what an override of `in_channels`,
-            `num_classes` or `features_only` asks for: see `shared_spec.adapt`.
+            `num_classes` or `features_only` asks for: see `shared_spec.weights.adapt`.
         seed: of the fresh weights, which are bit-identical in every framework.
         dtype: of parameters and computation: float64 (with `jax_enable_x64`), float32, float16
             or bfloat16.

@@ -12,8 +12,8 @@ from jax import lax
 
 from shared_spec import plan
 from shared_spec.errors import FrameworkError
-from shared_spec.parameters import squeeze_convs
-from shared_spec.xla import products
+from shared_spec.kernels.xla import products
+from shared_spec.plan.parameters import squeeze_convs
 
 ACTIVATIONS: dict[str, Any] = {
     "relu": nnx.relu,

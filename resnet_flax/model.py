@@ -10,9 +10,9 @@ from flax import nnx
 
 from resnet_flax.layers import build
 from shared_spec import plan
-from shared_spec.plan import Plan
-from shared_spec.spec import ResNetSpec
-from shared_spec.xla import summed
+from shared_spec.kernels.xla import summed
+from shared_spec.plan.network import Plan
+from shared_spec.spec.resnet_spec import ResNetSpec
 
 
 class ResidualBlock(nnx.Module):

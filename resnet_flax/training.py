@@ -14,11 +14,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from resnet_flax.model import ResNet, find
 from resnet_flax.weights import dtype_name, native
-from shared_spec import xla
 from shared_spec.errors import ImageError
-from shared_spec.layouts import FLAX as SLOTS
-from shared_spec.optimization import SGD, Optimization
-from shared_spec.training import (
+from shared_spec.kernels import xla
+from shared_spec.training.optimization import SGD, Optimization
+from shared_spec.training.state import (
     MOMENTS,
     STATISTICS,
     Gradients,
@@ -29,7 +28,8 @@ from shared_spec.training import (
     check_trainable,
     restored,
 )
-from shared_spec.weights import State
+from shared_spec.weights.layouts import FLAX as SLOTS
+from shared_spec.weights.state import State
 
 Arrays = dict[str, jax.Array]
 """Canonical name to an array in Flax's layout."""

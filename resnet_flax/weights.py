@@ -14,25 +14,19 @@ import numpy as np
 from flax import nnx
 
 from resnet_flax.model import ResNet, find
-from shared_spec.api import WeightsLike, described, read_weights, write_checkpoint
-from shared_spec.checkpoints import ORBAX
-from shared_spec.containers.source import Source
-from shared_spec.dialects.dialect import Dialect, foreign_arrays
-from shared_spec.dialects.linen import LINEN
-from shared_spec.dialects.own import FLAX_MODEL
+from shared_spec.backend import WeightsLike, described, read_weights, write_checkpoint
 from shared_spec.errors import FrameworkError, WeightsError
-from shared_spec.inference import loadable, require_trained
-from shared_spec.layouts import FLAX as SLOTS
-from shared_spec.plan import Parameter
-from shared_spec.spec import ResNetSpec
-from shared_spec.tensors import Tensor, Tensors
-from shared_spec.weights import (
-    METADATA_KEY,
-    Checkpoint,
-    State,
-    check_native,
-    replaced,
-)
+from shared_spec.formats.containers.source import Source
+from shared_spec.formats.dialects.canonical import FLAX_MODEL
+from shared_spec.formats.dialects.dialect import Dialect, foreign_arrays
+from shared_spec.formats.dialects.linen import LINEN
+from shared_spec.formats.write import ORBAX
+from shared_spec.plan.folding import loadable, require_trained
+from shared_spec.plan.network import Parameter
+from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.layouts import FLAX as SLOTS
+from shared_spec.weights.lazy_array import Tensor, Tensors
+from shared_spec.weights.state import METADATA_KEY, Checkpoint, State, check_native, replaced
 
 
 def export_weights(model: ResNet) -> State:

@@ -32,8 +32,7 @@ from resnet_keras.weights import (
     read_checkpoint,
     save_weights,
 )
-from shared_spec import xla
-from shared_spec.api import (
+from shared_spec.backend import (
     ModelLike,
     WeightsLike,
     activation_names,
@@ -45,9 +44,10 @@ from shared_spec.api import (
     resolve_both,
 )
 from shared_spec.catalogue import list_models
-from shared_spec.inference import Inference
-from shared_spec.initialize import initial_weights
-from shared_spec.weights import cast_weights, numpy_dtype
+from shared_spec.kernels import xla
+from shared_spec.plan.folding import Inference
+from shared_spec.weights.initialize import initial_weights
+from shared_spec.weights.state import cast_weights, numpy_dtype
 
 
 def create_model(
@@ -65,7 +65,7 @@ def create_model(
         model: a catalogue name, a `ResNetSpec`, or the path of a YAML, TOML or JSON spec file.
         weights: None for fresh weights; a dict of canonical arrays; the path of a checkpoint;
             or `"hf-hub:owner/name"`. They have to fit, but for what an override of `in_channels`,
-            `num_classes` or `features_only` asks for: see `shared_spec.adapt`.
+            `num_classes` or `features_only` asks for: see `shared_spec.weights.adapt`.
         seed: of the fresh weights, which are bit-identical in every framework.
         dtype: of parameters and computation: float64 (on the JAX engine with `jax_enable_x64`),
             float32, float16 or bfloat16.
@@ -121,7 +121,7 @@ def _compiled_jax(model: ResNet) -> Callable[[Any], Any]:
 
 
 def _compiled_torch(model: ResNet) -> Callable[[Any], Any]:
-    from shared_spec.inductor import frozen
+    from shared_spec.kernels.torch_compile import frozen
 
     return frozen(lambda x: model(x, training=False), dtype_name(model))
 

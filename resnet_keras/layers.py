@@ -17,10 +17,10 @@ import keras
 from keras import ops
 
 from shared_spec import plan
-from shared_spec.dialects.own import keras_layer
 from shared_spec.errors import FrameworkError
-from shared_spec.parameters import squeeze_convs
-from shared_spec.xla import products, summed
+from shared_spec.formats.dialects.canonical import keras_layer
+from shared_spec.kernels.xla import products, summed
+from shared_spec.plan.parameters import squeeze_convs
 
 PACKAGE = "resnet_keras"
 
@@ -449,7 +449,7 @@ class Conv2D(keras.layers.Conv2D):
         return rows // 2, columns // 2
 
     def _in_torch(self, inputs: Any, kernel: Any, bias: Any, padding: tuple[int, int]) -> Any:
-        from shared_spec.small_maps import conv2d
+        from shared_spec.kernels.torch_conv import conv2d
 
         y = conv2d(
             inputs.permute(0, 3, 1, 2),

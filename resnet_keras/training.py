@@ -14,12 +14,11 @@ from keras import ops
 from resnet_keras.layers import PACKAGE, arrange_like
 from resnet_keras.model import ResNet
 from resnet_keras.weights import dtype_name, layers_by_name, native
-from shared_spec import xla
-from shared_spec.dialects.own import keras_layer
 from shared_spec.errors import ImageError
-from shared_spec.layouts import KERAS as SLOTS
-from shared_spec.optimization import SGD, Optimization, Update, optimization
-from shared_spec.training import (
+from shared_spec.formats.dialects.canonical import keras_layer
+from shared_spec.kernels import xla
+from shared_spec.training.optimization import SGD, Optimization, Update, optimization
+from shared_spec.training.state import (
     MOMENTS,
     STATISTICS,
     Gradients,
@@ -30,7 +29,8 @@ from shared_spec.training import (
     check_trainable,
     restored,
 )
-from shared_spec.weights import State
+from shared_spec.weights.layouts import KERAS as SLOTS
+from shared_spec.weights.state import State
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -12,22 +12,17 @@ import keras
 import numpy as np
 
 from resnet_keras.model import ResNet
-from shared_spec.api import WeightsLike, described, name_suffix, read_weights, write_checkpoint
-from shared_spec.dialects.dialect import foreign_arrays
-from shared_spec.dialects.keras_applications import APPLICATIONS
-from shared_spec.dialects.own import keras_layer
+from shared_spec.backend import WeightsLike, described, name_suffix, read_weights, write_checkpoint
 from shared_spec.errors import SpecError
-from shared_spec.inference import loadable, require_trained
-from shared_spec.layouts import KERAS as SLOTS
-from shared_spec.plan import Parameter
-from shared_spec.spec import ResNetSpec
-from shared_spec.tensors import entries_of
-from shared_spec.weights import (
-    Checkpoint,
-    State,
-    check_native,
-    replaced,
-)
+from shared_spec.formats.dialects.canonical import keras_layer
+from shared_spec.formats.dialects.dialect import foreign_arrays
+from shared_spec.formats.dialects.keras_applications import APPLICATIONS
+from shared_spec.plan.folding import loadable, require_trained
+from shared_spec.plan.network import Parameter
+from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.layouts import KERAS as SLOTS
+from shared_spec.weights.lazy_array import entries_of
+from shared_spec.weights.state import Checkpoint, State, check_native, replaced
 
 
 def export_weights(model: ResNet) -> State:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resnet_parity import plots
-from resnet_parity.trace_report import rows_of
+from resnet_parity.render import plots
+from resnet_parity.trace.result import rows_of
 
 
 def trace(data: Mapping[str, Any], path: Path) -> None:

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from shared_spec import plan
 from shared_spec.errors import FrameworkError
-from shared_spec.parameters import squeeze_convs
-from shared_spec.small_maps import conv2d
+from shared_spec.kernels.torch_conv import conv2d
+from shared_spec.plan.parameters import squeeze_convs
 
 ACTIVATIONS: dict[str, Any] = {
     "relu": functools.partial(nn.ReLU, inplace=True),

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from resnet_torch.layers import build, run
 from shared_spec import plan
-from shared_spec.plan import Plan
-from shared_spec.spec import ResNetSpec
+from shared_spec.plan.network import Plan
+from shared_spec.spec.resnet_spec import ResNetSpec
 
 
 class ResidualBlock(nn.Module):

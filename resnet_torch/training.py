@@ -15,9 +15,8 @@ from torch.nn import functional as F
 from resnet_torch.model import ResNet
 from resnet_torch.parallel import mean_over_processes, parallel, sum_over_processes, world
 from resnet_torch.weights import dtype_name, export_weights, from_numpy, native, to_numpy
-from shared_spec.layouts import TORCH as SLOTS
-from shared_spec.optimization import SGD, Optimization, grouped
-from shared_spec.training import (
+from shared_spec.training.optimization import SGD, Optimization, grouped
+from shared_spec.training.state import (
     MOMENTS,
     STATISTICS,
     Gradients,
@@ -28,7 +27,8 @@ from shared_spec.training import (
     check_trainable,
     restored,
 )
-from shared_spec.weights import State
+from shared_spec.weights.layouts import TORCH as SLOTS
+from shared_spec.weights.state import State
 
 BUFFERS = {
     "momentum": "momentum_buffer",

@@ -10,18 +10,12 @@ import torch
 from torch import Tensor
 
 from resnet_torch.model import ResNet
-from shared_spec.api import WeightsLike, described, read_weights, write_checkpoint
-from shared_spec.inference import loadable, require_trained
-from shared_spec.layouts import TORCH as SLOTS
-from shared_spec.plan import Parameter
-from shared_spec.spec import ResNetSpec
-from shared_spec.weights import (
-    DTYPES,
-    Checkpoint,
-    State,
-    check_native,
-    replaced,
-)
+from shared_spec.backend import WeightsLike, described, read_weights, write_checkpoint
+from shared_spec.plan.folding import loadable, require_trained
+from shared_spec.plan.network import Parameter
+from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.layouts import TORCH as SLOTS
+from shared_spec.weights.state import DTYPES, Checkpoint, State, check_native, replaced
 
 
 def export_weights(model: ResNet) -> State:

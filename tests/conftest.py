@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_parity.engines import DEVICES, ENGINES, Device, Engine, Worker
+from resnet_parity.engines.registry import DEVICES, ENGINES, Device, Engine, Worker
 
 ROOT = Path(__file__).parent.parent
 

@@ -8,7 +8,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from shared_spec import ResNetSpec, SpecError, compile_plan
-from shared_spec.analysis import layer_rows
+from shared_spec.plan.summary import layer_rows
 
 SIZE = (37, 32)
 """Height and width of the images on which drawn nets are compared."""

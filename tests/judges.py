@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 import resnet_torch
-from resnet_parity.compare import FLOAT64_TOLERANCE, difference
-from resnet_parity.engines import ENGINES, Worker
+from resnet_parity.engines.registry import ENGINES, Worker
+from resnet_parity.numerics.difference import FLOAT64_TOLERANCE, difference
 from shared_spec import (
     Checkpoint,
     ResNetSpec,
@@ -21,7 +21,7 @@ from shared_spec import (
     read_safetensors,
     write_safetensors,
 )
-from shared_spec.weights import State
+from shared_spec.weights.state import State
 from tests.conftest import Pool
 
 SIZES = [(64, 64), (65, 65), (97, 64)]
@@ -89,6 +89,6 @@ def assert_torch_gives(spec: ResNetSpec, state: State, references: Sequence[np.n
 
 
 def assert_near(reference: np.ndarray, logits: np.ndarray, where: str) -> None:
-    """The rule of `resnet_parity.compare`, with the judge as the reference."""
+    """The rule of `resnet_parity.numerics.difference`, with the judge as the reference."""
     assert reference.dtype == np.float64, "the judge computed in float32"
     assert difference(reference, logits).maximum <= FLOAT64_TOLERANCE, where

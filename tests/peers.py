@@ -7,8 +7,8 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from resnet_parity.bench_sides import PEERS
-from resnet_parity.references import timm_model, torchvision_models
+from resnet_parity.worker.contenders import PEERS
+from resnet_parity.worker.reference_libraries import timm_model, torchvision_models
 
 
 def fetched(module: str) -> ModuleType:

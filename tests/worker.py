@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from resnet_parity.bench_operations import bench_time
-from resnet_parity.worker import OPERATIONS, Session, serve
+from resnet_parity.worker.bench import bench_time
+from resnet_parity.worker.operations import OPERATIONS, Session, serve
 from tests.trace.faults import faulty_gradient, faulty_trace
 from tests.training.faults import faulty_train
 

@@ -17,7 +17,8 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image
 
-from shared_spec.data import (
+from shared_spec.errors import DataError
+from shared_spec.training.data_spec import (
     Augmentation,
     CenterCrop,
     ColorPCA,
@@ -29,8 +30,7 @@ from shared_spec.data import (
     ScaleCrop,
     Shift,
 )
-from shared_spec.errors import DataError
-from shared_spec.initialize import generator
+from shared_spec.weights.initialize import generator
 
 _BLOCK = 4
 """Numbers that Philox makes at once; stretches are whole blocks."""

@@ -18,11 +18,11 @@ from typing import Any, cast
 
 import numpy as np
 
+from resnet_parity.datasets.bounded_read import Readable, read_up_to, why
 from resnet_parity.datasets.dataset import InMemory, class_names, padded, with_channels
-from resnet_parity.datasets.files import Readable, read_up_to, why
 from resnet_parity.datasets.unpickle import PickledArray, unpickled
-from shared_spec.data import DataSpec, Split
 from shared_spec.errors import DataError
+from shared_spec.training.data_spec import DataSpec, Split
 
 _PIXELS = 3 * 32 * 32
 _PIECE = 2**20

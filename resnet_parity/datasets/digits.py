@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from resnet_parity.datasets.dataset import InMemory, class_names, padded, with_channels
-from shared_spec.data import DataSpec, Split
 from shared_spec.errors import framework_missing
+from shared_spec.training.data_spec import DataSpec, Split
 
 _SPLIT_SEED = 0
 

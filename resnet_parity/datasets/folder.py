@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL.Image import Image
 
+from resnet_parity.datasets.bounded_read import directory, why
 from resnet_parity.datasets.dataset import class_names
-from resnet_parity.datasets.files import directory, why
-from shared_spec.data import DataSpec, Split
 from shared_spec.errors import DataError
-from shared_spec.preprocessing import converted, open_images
+from shared_spec.training.data_spec import DataSpec, Split
+from shared_spec.weights.preprocessing import converted, open_images
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Files that are taken for images; others are passed over."""

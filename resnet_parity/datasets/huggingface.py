@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from resnet_parity.datasets.bounded_read import why
 from resnet_parity.datasets.dataset import check_labels, class_names
-from resnet_parity.datasets.files import why
 from resnet_parity.datasets.folder import decoded
-from shared_spec.data import DataSpec, Split
 from shared_spec.errors import DataError, ResNetError, framework_missing
+from shared_spec.training.data_spec import DataSpec, Split
 
 _HELD_OUT = ("validation", "val", "valid", "test")
 """Names of splits, the first of which is held out. The Hub's ImageNet has no labels in `test`."""

@@ -26,10 +26,10 @@ from resnet_parity.datasets.augment import (
     is_vectorised,
 )
 from resnet_parity.datasets.dataset import Dataset, InMemory
-from shared_spec.data import Augmentation, CenterCrop, Resize
 from shared_spec.errors import DataError
-from shared_spec.initialize import generator
-from shared_spec.preprocessing import Preprocessing
+from shared_spec.training.data_spec import Augmentation, CenterCrop, Resize
+from shared_spec.weights.initialize import generator
+from shared_spec.weights.preprocessing import Preprocessing
 
 Batch = tuple[np.ndarray, np.ndarray]
 """Images, float32 [N, H, W, C], and labels, int64 [N]."""

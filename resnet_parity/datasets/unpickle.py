@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_parity.datasets.files import why
+from resnet_parity.datasets.bounded_read import why
 from shared_spec.errors import DataError
 
 _AXES = 8

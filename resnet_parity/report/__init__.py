@@ -1,6 +1,6 @@
 """A report: what check, trace and bench found, on one page that needs no network."""
 
-from resnet_parity.report.gather import Files, Net, Settings, gather
+from resnet_parity.report.collect import Files, Net, Settings, gather
 from resnet_parity.report.overview import sentence, verdict
 from resnet_parity.report.page import render, write
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from resnet_parity.engines import ENGINES
+from resnet_parity.engines.registry import ENGINES
 from resnet_parity.report import charts
 
 

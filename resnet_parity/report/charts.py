@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 
 from markupsafe import Markup
 
-from resnet_parity.report import figures, svg
+from resnet_parity.report import number_format, svg
 from resnet_parity.report.svg import WIDTH, Scale, add
 
 Point = tuple[float, float]
@@ -88,7 +88,7 @@ def depth(
         above = y - 5 if y > top + 12 else y + 13
         add(root, "text", "bound-label", "bound", x=x, y=above, text_anchor="end")
     for line in series:
-        _line(root, line, across, place, figures.error)
+        _line(root, line, across, place, number_format.error)
     return svg.finished(root)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from resnet_parity.engines import Engine
+from resnet_parity.engines.registry import Engine
 from resnet_parity.report.records import Bench, Check, Trace
 
 _PROGRAM = "resnet-parity"

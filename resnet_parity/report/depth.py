@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from resnet_parity.report import charts, commands, figures
+from resnet_parity.report import charts, commands, number_format
 from resnet_parity.report.blocks import (
     Block,
     Cell,
@@ -58,7 +58,7 @@ def outline(rows: Sequence[Row]) -> list[Row]:
 def _group(traces: Sequence[Trace], styles: Styles, ident: str) -> list[Block]:
     first = traces[0]
     others = [trace.other for trace in traces]
-    given = figures.shape(first.input)
+    given = number_format.shape(first.input)
     found: list[Block] = [
         Text(
             f"In {first.dtype}, against {first.reference}, on images of {given}. First, outputs as "
@@ -111,7 +111,7 @@ def _picture(
         )
         if points:
             _, y, name = max(points, key=lambda p: math.inf if math.isnan(p[1]) else p[1])
-            told.append(f"{trace.other}: at most {figures.error(y)}, at {name}.")
+            told.append(f"{trace.other}: at most {number_format.error(y)}, at {name}.")
     # Bounds of float32 are measured anew in each trace, on the same net: the widest stands for all.
     several = zip(*(outline(trace.rows) for trace in traces), strict=True)
     bounds = [max(limit(row) or 0.0 for row in rows_) for rows_ in several]
@@ -152,7 +152,9 @@ def _table(traces: Sequence[Trace], rows: Sequence[Row], caption: str) -> Table:
                 _marked(members[i].propagated, members[i].parts),
                 _marked(members[i].forced, members[i].errs),
             ]
-        cells.append([*line, figures.bound(row.propagated_bound), figures.bound(row.bound)])
+        cells.append(
+            [*line, number_format.bound(row.propagated_bound), number_format.bound(row.bound)]
+        )
     columns += ["bound", "bound, forced"]
     first = traces[0]
     return Table(
@@ -164,7 +166,7 @@ def _table(traces: Sequence[Trace], rows: Sequence[Row], caption: str) -> Table:
 
 
 def _marked(value: Figure, off: bool) -> str | Cell:
-    text = figures.ABSENT if value is None else figures.error(value)
+    text = number_format.ABSENT if value is None else number_format.error(value)
     return Cell(f"✗ {text}", "over") if off else text
 
 
@@ -180,7 +182,7 @@ def _inside(trace: Trace) -> list[Block]:
             row.kind,
             _marked(row.propagated, row.parts),
             _marked(row.forced, row.errs),
-            figures.bound(row.bound),
+            number_format.bound(row.bound),
             row.note or _why(row, trace.errs),
         ]
         for row in shown
@@ -224,7 +226,7 @@ def _gradients(trace: Trace, styles: Styles, ident: str) -> list[Block]:
         f"{trace.model} in {trace.dtype}: gradients of {trace.other} against {trace.reference}",
         ["parameter", "error", "bound", ""],
         [
-            [row.name, _marked(row.propagated, row.parts), figures.bound(row.bound), row.note]
+            [row.name, _marked(row.propagated, row.parts), number_format.bound(row.bound), row.note]
             for row in rows
         ],
         words=(3,),

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from resnet_parity import tables
-from resnet_parity.report import commands, figures, parity, speed
+from resnet_parity.render import tables
+from resnet_parity.report import commands, number_format, parity, speed
 from resnet_parity.report.blocks import Block, Commands, Fact, Facts, Notice, Table, Text
-from resnet_parity.report.gather import Net
+from resnet_parity.report.collect import Net
 from resnet_parity.report.records import Bench, Ran
-from shared_spec.analysis import stage_rows
-from shared_spec.compiler import compile_plan
+from shared_spec.plan.compiler import compile_plan
+from shared_spec.plan.summary import stage_rows
 
 _EXACT = {"highest", "float32", "ieee", "none", "null"}
 """Settings of the precision of matrix products that keep all of float32."""
@@ -37,9 +37,9 @@ def facts(net: Net) -> Facts:
     for check in net.checks:
         worst = parity.worst(check)
         if worst is not None:
-            bound = figures.bound(parity.pair_bound(check))
+            bound = number_format.bound(parity.pair_bound(check))
             what = f"largest difference of logits in {check.dtype}; the bound is {bound}"
-            found.append(Fact(figures.error(worst.maximum), what))
+            found.append(Fact(number_format.error(worst.maximum), what))
     if net.checks:
         check = net.checks[0]
         named = {ran.engine for ran in check.engines} | {*check.missing, *check.failed}
@@ -48,18 +48,22 @@ def facts(net: Net) -> Facts:
         plan = compile_plan(net.spec)
         side = (net.spec.image_size, net.spec.image_size)
         macs = sum(row.macs for row in stage_rows(plan, side))
-        found.append(Fact(figures.count(plan.parameter_count()), "parameters"))
-        size = figures.shape(side)
-        found.append(Fact(figures.scaled(macs, "MAC"), f"for an image of {size} pixels"))
+        found.append(Fact(number_format.count(plan.parameter_count()), "parameters"))
+        size = number_format.shape(side)
+        found.append(Fact(number_format.scaled(macs, "MAC"), f"for an image of {size} pixels"))
     elif net.checks:
-        found.append(Fact(figures.count(net.checks[0].parameters), "parameters"))
+        found.append(Fact(number_format.count(net.checks[0].parameters), "parameters"))
     for bench in net.benches:
         best = speed.best(bench)
         if best is not None:
             key, label, row = best
-            share = f", {figures.percent(row.share)} of the bound" if row.share is not None else ""
+            share = (
+                f", {number_format.percent(row.share)} of the bound"
+                if row.share is not None
+                else ""
+            )
             what = f"images a second: {label}. {speed.titled(key)}{share}"
-            found.append(Fact(figures.rate(row.images_per_second), what))
+            found.append(Fact(number_format.rate(row.images_per_second), what))
     return Facts(found)
 
 
@@ -81,15 +85,15 @@ def network(net: Net) -> list[Block]:
         [
             row.name,
             made.get(row.name, ""),
-            figures.shape(row.shape),
-            figures.count(row.parameters),
-            figures.count(row.macs),
+            number_format.shape(row.shape),
+            number_format.count(row.parameters),
+            number_format.count(row.macs),
         ]
         for row in rows
     ]
     total = [sum(row.parameters for row in rows), sum(row.macs for row in rows)]
-    last = ["total", "", "", *map(figures.count, total)]
-    size = figures.shape((*side, plan.in_channels))
+    last = ["total", "", "", *map(number_format.count, total)]
+    size = number_format.shape((*side, plan.in_channels))
     caption = f"{net.name} on an image of {size} (height × width × channels)"
     columns = ["stage", "layers", "output", "parameters", "MACs"]
     return [Table(caption, columns, [*cells, last], words=(1,), kind="total")]
@@ -113,13 +117,13 @@ def precision(benches: Sequence[Bench]) -> list[Block]:
             worst = max(told, key=lambda p: p.error or 0.0)
             least = min(told, key=lambda p: p.error or 0.0)
             text += (
-                f" Here they are between {figures.error(least.error)} ({least.side}) and "
-                f"{figures.error(worst.error)} ({worst.side}) from {worst.reference}"
+                f" Here they are between {number_format.error(least.error)} ({least.side}) and "
+                f"{number_format.error(worst.error)} ({worst.side}) from {worst.reference}"
             )
             if worst.bound and worst.error is not None:
                 text += (
                     f", the latter {worst.error / worst.bound:,.2g} times the bound of "
-                    f"{figures.bound(worst.bound)}"
+                    f"{number_format.bound(worst.bound)}"
                 )
             text += "."
         else:
@@ -144,7 +148,7 @@ def environment(nets: Sequence[Net]) -> list[Block]:
     for net in nets:
         for ran in _ran(net):
             versions = ", ".join(f"{k} {v}" for k, v in ran.versions.items())
-            rows[ran.engine, versions, ran.device or figures.ABSENT] = None
+            rows[ran.engine, versions, ran.device or number_format.ABSENT] = None
     found: list[Block] = []
     if rows:
         found.append(
@@ -197,21 +201,21 @@ def _parity(net: Net) -> str:
     told = []
     for check in net.checks:
         worst = parity.worst(check)
-        engines = figures.plural(len(check.engines), "engine")
-        bound = figures.bound(parity.pair_bound(check))
+        engines = number_format.plural(len(check.engines), "engine")
+        bound = number_format.bound(parity.pair_bound(check))
         if not check.holds:
             first = f": {check.problems[0].rstrip('.')}" if check.problems else ""
             told.append(f"{engines} do not agree in {check.dtype}{first}")
         elif worst is not None:
             told.append(
-                f"{engines} agree in {check.dtype}, logits within {figures.error(worst.maximum)} "
+                f"{engines} agree in {check.dtype}, logits within {number_format.error(worst.maximum)} "
                 f"of one another (bound {bound})"
             )
         else:
             far = [d.maximum or 0.0 for d in check.against_float64.values()]
             told.append(
-                f"in {check.dtype} logits are within {figures.error(max(far, default=None))} of "
-                f"float64 (bound {figures.bound(check.tolerance)})"
+                f"in {check.dtype} logits are within {number_format.error(max(far, default=None))} of "
+                f"float64 (bound {number_format.bound(check.tolerance)})"
             )
     return "; ".join(told) or "parity was not measured"
 
@@ -232,7 +236,7 @@ def _traced(net: Net) -> str:
     if not errors:
         return ""
     value, name = max(errors)
-    return f"no layer parts, the worst being {name} with {figures.error(value)}"
+    return f"no layer parts, the worst being {name} with {number_format.error(value)}"
 
 
 def _fastest(net: Net) -> str:
@@ -242,16 +246,14 @@ def _fastest(net: Net) -> str:
         if best is not None:
             key, label, row = best
             place = speed.titled(key)
-            text = (
-                f"the fastest engine is {label} with {figures.rate(row.images_per_second)} images/s"
-            )
+            text = f"the fastest engine is {label} with {number_format.rate(row.images_per_second)} images/s"
             told.append(f"{text} ({place[0].lower()}{place[1:]})")
         wrong = [each for each in bench.parity if not each.holds]
         refused = sum(1 for row in bench.rows if row.refused)
         if wrong:
             told.append(f"{wrong[0].side} computes something else than {wrong[0].reference}")
         if refused:
-            told.append(f"{figures.plural(refused, 'figure')} of speed refused")
+            told.append(f"{number_format.plural(refused, 'figure')} of speed refused")
     return "; ".join(told) or "speed was not measured"
 
 
@@ -268,9 +270,9 @@ def _said(key: str, value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     if value is None:
-        return figures.ABSENT
+        return number_format.ABSENT
     if key.endswith("bytes") and isinstance(value, int | float):
-        return figures.memory(value)
+        return number_format.memory(value)
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return str(value)

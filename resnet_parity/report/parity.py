@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from resnet_parity.report import commands, figures
+from resnet_parity.report import commands, number_format
 from resnet_parity.report.blocks import Block, Cell, Heading, Missing, Notice, Table, Text, problems
 from resnet_parity.report.records import Check, Difference
 
@@ -41,12 +41,16 @@ def worst(check: Check) -> Difference | None:
 
 
 def _check(check: Check) -> list[Block]:
-    sizes = ", ".join(figures.shape(shape) for shape in check.inputs)
+    sizes = ", ".join(number_format.shape(shape) for shape in check.inputs)
     found: list[Block] = [
         Text(
             f"In {check.dtype}, on random images of {sizes} (images × height × width × channels). "
             f"Figures are {check.rule}"
-            + (f"; the bound is {figures.bound(pair_bound(check))}." if _float64(check) else ".")
+            + (
+                f"; the bound is {number_format.bound(pair_bound(check))}."
+                if _float64(check)
+                else "."
+            )
         ),
         *problems(check.problems),
     ]
@@ -74,7 +78,7 @@ def _matrix(check: Check) -> Table:
         cells[b, a] = _cell(pair.blocks.maximum, bound)
     paired = [name for pair in check.pairs for name in pair.engines]
     names = list(dict.fromkeys([*(ran.engine for ran in check.engines), *paired]))
-    empty = Cell(figures.ABSENT, "self")
+    empty = Cell(number_format.ABSENT, "self")
     rows: list[list[str | Cell]] = [[a, *[cells.get((a, b), empty) for b in names]] for a in names]
     legend = [Cell(text, kind) for _, kind, text in _LEVELS]
     return Table(
@@ -89,9 +93,9 @@ def _matrix(check: Check) -> Table:
 
 def _cell(value: float | None, bound: float) -> Cell:
     if value is None or not value <= bound:
-        return Cell(f"✗ {figures.error(value)}", "over")
+        return Cell(f"✗ {number_format.error(value)}", "over")
     kind = next(kind for share, kind, _ in _LEVELS if value <= share * bound)
-    return Cell(figures.error(value), kind)
+    return Cell(number_format.error(value), kind)
 
 
 def _pairs(check: Check) -> Table:
@@ -112,13 +116,18 @@ def _pairs(check: Check) -> Table:
 
 
 def _told(d: Difference) -> list[str]:
-    index = ", ".join(map(str, d.worst)) or figures.ABSENT
-    return [*map(figures.error, (d.maximum, d.mean, d.p99)), index]
+    index = ", ".join(map(str, d.worst)) or number_format.ABSENT
+    return [*map(number_format.error, (d.maximum, d.mean, d.p99)), index]
 
 
 def _float64_table(check: Check) -> Table:
     rows: list[list[str | Cell]] = [
-        [name, _cell(d.maximum, check.tolerance), *_told(d)[1:], figures.error(check.tolerance)]
+        [
+            name,
+            _cell(d.maximum, check.tolerance),
+            *_told(d)[1:],
+            number_format.error(check.tolerance),
+        ]
         for name, d in check.against_float64.items()
     ]
     caption = f"{check.model} in {check.dtype}: distance of logits from the float64 result"
@@ -131,17 +140,17 @@ def _engines(check: Check) -> Table:
         [
             ran.engine,
             Cell(
-                figures.count(ran.parameters)
+                number_format.count(ran.parameters)
                 + ("" if ran.parameters == check.parameters else " ✗ not the plan's"),
                 "" if ran.parameters == check.parameters else "over",
             ),
-            figures.seconds(ran.seconds),
+            number_format.seconds(ran.seconds),
             ", ".join(f"{k} {v}" for k, v in ran.versions.items()),
-            ran.device or figures.ABSENT,
+            ran.device or number_format.ABSENT,
         ]
         for ran in check.engines
     ]
-    caption = f"{check.model} in {check.dtype}: what ran; the plan has " + figures.plural(
+    caption = f"{check.model} in {check.dtype}: what ran; the plan has " + number_format.plural(
         check.parameters, "parameter"
     )
     columns = ["engine", "parameters", "time", "versions", "on"]

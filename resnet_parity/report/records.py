@@ -26,7 +26,7 @@ class Record(BaseModel):
 
 
 class Difference(Record):
-    """As `resnet_parity.compare.Difference`."""
+    """As `resnet_parity.numerics.difference.Difference`."""
 
     maximum: Figure
     mean: Figure = None

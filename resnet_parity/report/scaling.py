@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
-from resnet_parity.report import commands, figures
+from resnet_parity.report import commands, number_format
 from resnet_parity.report.blocks import (
     Block,
     Missing,
@@ -43,8 +43,13 @@ def blocks(name: str, benches: Sequence[Bench], styles: Styles, ident: str) -> l
         told = [text for text in (MODES.get(mode, mode).lower(), dtype) if text]
         table: Table | None = _table(", ".join([f"{name} over {over}", *told]), over, members)
         kinds: list[tuple[str, str, Callable[[Scaled], Figure], Callable[[float], str]]] = [
-            ("images a second", "a", lambda point: point.images_per_second, figures.rate),
-            ("seconds of the first call", "b", lambda point: point.first_call, figures.seconds),
+            ("images a second", "a", lambda point: point.images_per_second, number_format.rate),
+            (
+                "seconds of the first call",
+                "b",
+                lambda point: point.first_call,
+                number_format.seconds,
+            ),
         ]
         for unit, letter, pick, figure in kinds:
             chart = Chart(f"{ident}-{i}{letter}", f"{name}: {unit} over {over}", "")
@@ -104,11 +109,11 @@ def _table(caption: str, over: str, points: Sequence[Scaled]) -> Table:
     rows = [
         [
             point.side,
-            point.label or figures.ABSENT,
+            point.label or number_format.ABSENT,
             f"{point.x:,.6g}",
-            "refused" if point.refused else figures.rate(point.images_per_second),
-            figures.percent(point.share),
-            figures.seconds(point.first_call),
+            "refused" if point.refused else number_format.rate(point.images_per_second),
+            number_format.percent(point.share),
+            number_format.seconds(point.first_call),
         ]
         for point in points
     ]

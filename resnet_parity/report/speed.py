@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from resnet_parity.report import commands, figures
+from resnet_parity.report import commands, number_format
 from resnet_parity.report.bars import Bar, bars
 from resnet_parity.report.blocks import (
     Block,
@@ -63,8 +63,8 @@ def starting(benches: Sequence[Bench]) -> list[Block]:
                 times = (row.imported, row.build, row.load, row.first_call)
                 if any(time is not None for time in times):
                     mode = MODES.get(row.mode, row.mode)
-                    cells = [label, mode, figures.count(row.batch), row.dtype]
-                    rows.append([*cells, *map(figures.seconds, times)])
+                    cells = [label, mode, number_format.count(row.batch), row.dtype]
+                    rows.append([*cells, *map(number_format.seconds, times)])
                     first.setdefault((label, mode), rows[-1])
         caption = f"{bench.name}: what comes before the steady state, compiling included"
         if rows:
@@ -101,7 +101,7 @@ def labelled(rows: Sequence[Timed]) -> Iterable[tuple[str, Timed]]:
 def titled(key: Key) -> str:
     """`Inference, batch 8, 224 × 224, float32`."""
     mode, batch, size, dtype = key
-    return f"{MODES.get(mode, mode)}, batch {batch:,}, {figures.shape(size)}, {dtype}"
+    return f"{MODES.get(mode, mode)}, batch {batch:,}, {number_format.shape(size)}, {dtype}"
 
 
 def best(bench: Bench) -> tuple[Key, str, Timed] | None:
@@ -120,10 +120,10 @@ def _bench(bench: Bench, ident: str) -> list[Block]:
     found: list[Block] = []
     if bench.bounds:
         told = [
-            f"{figures.scaled(bound.flops_per_second, 'FLOP/s')} in {bound.dtype}"
+            f"{number_format.scaled(bound.flops_per_second, 'FLOP/s')} in {bound.dtype}"
             + (f" (the best of several kernels: {bound.kernel})" if bound.kernel else "")
             + (
-                f" and {figures.scaled(bound.bytes_per_second, 'B/s')}"
+                f" and {number_format.scaled(bound.bytes_per_second, 'B/s')}"
                 if bound.bytes_per_second
                 else ""
             )
@@ -191,11 +191,11 @@ def _speed(bench: Bench, key: Key, rows: Sequence[Timed], ident: str) -> Picture
 
 
 def _notes(row: Timed) -> list[str]:
-    found = [f"{figures.rate(row.images_per_second)} img/s"]
+    found = [f"{number_format.rate(row.images_per_second)} img/s"]
     if row.share is not None:
-        found.append(f"{figures.percent(row.share)} of bound")
+        found.append(f"{number_format.percent(row.share)} of bound")
     if row.ratio is not None:
-        found.append(f"{figures.ratio(row.ratio)} peer")
+        found.append(f"{number_format.ratio(row.ratio)} peer")
     return found
 
 
@@ -215,26 +215,27 @@ def _table(bench: Bench, key: Key, rows: Sequence[Timed]) -> Table:
     cells: list[list[str | Cell]] = []
     for label, row in labelled(rows):
         low, high = _spread(row)
-        speed = "refused" if row.refused else figures.rate(row.images_per_second)
+        speed = "refused" if row.refused else number_format.rate(row.images_per_second)
         spread = (
-            figures.ABSENT
+            number_format.ABSENT
             if row.refused or low is None
-            else f"{figures.rate(low)} to {figures.rate(high)}"
+            else f"{number_format.rate(low)} to {number_format.rate(high)}"
         )
         cells.append(
             [
                 f"{label} (peer)" if row.peer else label,
                 speed,
                 spread,
-                figures.rate(row.bound_images_per_second),
-                figures.percent(row.share),
-                figures.ratio(row.ratio) + (f" of {row.against}" if row.ratio is not None else ""),
-                figures.milliseconds(None if row.seconds is None else row.seconds.median),
-                figures.memory(row.peak_host_bytes),
-                figures.memory(row.peak_device_bytes),
-                row.form or figures.ABSENT,
-                row.layout or figures.ABSENT,
-                row.compile or figures.ABSENT,
+                number_format.rate(row.bound_images_per_second),
+                number_format.percent(row.share),
+                number_format.ratio(row.ratio)
+                + (f" of {row.against}" if row.ratio is not None else ""),
+                number_format.milliseconds(None if row.seconds is None else row.seconds.median),
+                number_format.memory(row.peak_host_bytes),
+                number_format.memory(row.peak_device_bytes),
+                row.form or number_format.ABSENT,
+                row.layout or number_format.ABSENT,
+                row.compile or number_format.ABSENT,
             ]
         )
     columns = ["side", "images/s", "low to high", "bound", "share", "ratio", "a batch"]
@@ -246,7 +247,7 @@ def _memory(bench: Bench, key: Key, rows: Sequence[Timed], ident: str) -> Iterab
     known = [("host", "peak_host_bytes"), ("device", "peak_device_bytes")]
     for where, field in known:
         values = [(label, row, _finite(getattr(row, field))) for label, row in labelled(rows)]
-        one, unit = figures.memory_unit([v for *_, v in values if v is not None])
+        one, unit = number_format.memory_unit([v for *_, v in values if v is not None])
         found = []
         for label, row, value in values:
             if value is not None:
@@ -271,13 +272,15 @@ def _ratios(bench: Bench) -> list[Block]:
             against = f" {row.against}" if row.against else ""
             faster = row.ratio >= 1
             mark = "▲" if faster else "▼"
-            cell = Cell(f"{mark} {figures.ratio(row.ratio)}", "up" if faster else "down", against)
+            cell = Cell(
+                f"{mark} {number_format.ratio(row.ratio)}", "up" if faster else "down", against
+            )
             cells.setdefault(key, {})[label] = cell
     if not cells:
         return []
     sides = [s for s in dict.fromkeys(order) if any(s in found for found in cells.values())]
     rows = [
-        [titled(key), *[found.get(side, figures.ABSENT) for side in sides]]
+        [titled(key), *[found.get(side, number_format.ABSENT) for side in sides]]
         for key, found in cells.items()
     ]
     caption = (
@@ -287,7 +290,7 @@ def _ratios(bench: Bench) -> list[Block]:
 
 
 def _setting(each: Parity) -> Iterable[str]:
-    yield MODES.get(each.mode or "", each.mode or figures.ABSENT)
+    yield MODES.get(each.mode or "", each.mode or number_format.ABSENT)
     if each.dtype:
         yield f"in {each.dtype}"
 
@@ -300,10 +303,10 @@ def _parity(bench: Bench) -> list[Block]:
             each.side,
             " ".join(_setting(each)),
             each.reference,
-            figures.error(each.error)
+            number_format.error(each.error)
             if each.holds
-            else Cell(f"✗ {figures.error(each.error)}", "over"),
-            figures.bound(each.bound),
+            else Cell(f"✗ {number_format.error(each.error)}", "over"),
+            number_format.bound(each.bound),
             "✓ holds" if each.holds else "✗ computes something else",
         ]
         for each in bench.parity

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from shared_spec.spec import ResNetSpec
+from shared_spec.spec.resnet_spec import ResNetSpec
 
 
 @dataclass(frozen=True)

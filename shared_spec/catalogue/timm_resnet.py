@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from shared_spec.catalogue.entry import Entry
-from shared_spec.catalogue.pruned import ECARESNET50D, ECARESNET101D
+from shared_spec.catalogue.pruned_widths import ECARESNET50D, ECARESNET101D
 
 SOURCE = "timm.models.resnet"
 Fields = dict[str, Any]

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import resnet_torch
-from resnet_parity.compare import FLOAT64_TOLERANCE, difference
-from resnet_parity.engines import Worker
+from resnet_parity.engines.registry import Worker
+from resnet_parity.numerics.difference import FLOAT64_TOLERANCE, difference
 from shared_spec import (
     Checkpoint,
     Inference,
@@ -23,9 +23,9 @@ from shared_spec import (
     resolve,
     write_safetensors,
 )
-from shared_spec.analysis import layer_rows
-from shared_spec.inference import inference_plan
-from shared_spec.plan import BatchNorm, Conv, Dropout
+from shared_spec.plan.folding import inference_plan
+from shared_spec.plan.network import BatchNorm, Conv, Dropout
+from shared_spec.plan.summary import layer_rows
 from tests.conftest import Pool
 from tests.judges import weights_of
 from tests.parity.test_options import DISTINCT

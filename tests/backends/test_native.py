@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from resnet_parity.engines import ENGINES, Worker
+from resnet_parity.engines.registry import ENGINES, Worker
 from shared_spec import compile_plan, digest, initial_weights
-from shared_spec.analysis import block_rows, layer_rows
+from shared_spec.plan.summary import block_rows, layer_rows
 from tests.conftest import Pool
 from tests.specs import SMALL
 

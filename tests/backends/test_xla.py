@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from shared_spec import resolve
-from shared_spec.xla import LIBRARY, _without_convolutions
+from shared_spec.kernels.xla import LIBRARY, _without_convolutions
 from tests.conftest import Pool
 
 

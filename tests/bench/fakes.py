@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from resnet_parity.bench_sides import distinct
-from resnet_parity.engines import Device, Engine, EngineError
-from shared_spec.weights import Checkpoint, write_safetensors
+from resnet_parity.engines.registry import Device, Engine, EngineError
+from resnet_parity.worker.contenders import distinct
+from shared_spec.weights.state import Checkpoint, write_safetensors
 
 RATES = {
     "dtype": "float32",

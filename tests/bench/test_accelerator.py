@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from resnet_parity.check import check
-from resnet_parity.engines import ENGINES
+from resnet_parity.check.forward import check
+from resnet_parity.engines.registry import ENGINES
 from shared_spec import ResNetError
 from tests.conftest import ROOT, Pool
 

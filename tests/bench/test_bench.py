@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnet_parity import bench as benching
-from resnet_parity import bench_peers, bench_sides
-from resnet_parity.bench import bench, farthest_result
-from resnet_parity.bench_report import BenchReport, Request
-from resnet_parity.bound import Rates, bound_seconds
-from resnet_parity.engines import ENGINES, Device, Engine, parse_engines
-from resnet_parity.scaling import Scale
+from resnet_parity.bench.measure import bench, farthest_result, peers
+from resnet_parity.bench.measure import measure as benching
+from resnet_parity.bench.result import BenchReport, Request
+from resnet_parity.bench.roofline import Rates, bound_seconds
+from resnet_parity.bench.scaling import Scale
+from resnet_parity.engines.registry import ENGINES, Device, Engine, parse_engines
+from resnet_parity.worker import contenders
 from shared_spec import ResNetError, compile_plan, resolve
 from tests.bench.fakes import RATES, Fakes
 
@@ -30,7 +30,7 @@ SPEC = resolve(
 def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever this machine has, all engines and libraries seem to be there."""
     monkeypatch.setattr(Engine, "missing", lambda engine: None)
-    monkeypatch.setattr(bench_peers, "peer_missing", lambda peer: None)
+    monkeypatch.setattr(peers, "peer_missing", lambda peer: None)
 
 
 def request_of(engines: str = "torch,flax", **options: Any) -> Request:
@@ -291,8 +291,8 @@ def test_an_engine_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_library_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     at_import = run(Fakes(missing=lambda key: "no module" if "example" in key else None))
     assert at_import.missing == {"flax example": "no module"}
-    monkeypatch.setattr(bench_peers, "peer_missing", bench_sides.peer_missing)
-    monkeypatch.setattr(bench_sides, "PEERS", Path("/nowhere"))
+    monkeypatch.setattr(peers, "peer_missing", contenders.peer_missing)
+    monkeypatch.setattr(contenders, "PEERS", Path("/nowhere"))
     report = run(Fakes())
     assert "fetch_peers" in report.missing["flax example"]
     for found in (report, at_import):
@@ -329,9 +329,7 @@ def test_a_net_that_draws_in_training_is_refused() -> None:
 
 
 def test_peers_that_compute_another_net_say_so() -> None:
-    found = bench_peers.candidates(
-        "resnet50", resolve("resnet50"), list(ENGINES.values()), True, {}
-    )
+    found = peers.candidates("resnet50", resolve("resnet50"), list(ENGINES.values()), True, {})
     by_name = {(c.engine.name, c.label): c for c in found}
     assert by_name["torch", "timm"].note == ""
     assert by_name["keras:jax", "KerasHub"].note == ""
@@ -340,7 +338,7 @@ def test_peers_that_compute_another_net_say_so() -> None:
     assert "fewer MACs" in applications.note
     assert by_name["flax", "flax example"].net == "flax_resnet50"
     assert len(by_name) == 5 + 2 + 3 * 2 + 1
-    squeeze = bench_peers.candidates(
+    squeeze = peers.candidates(
         "seresnet50", resolve("seresnet50"), list(ENGINES.values()), True, {}
     )
     assert {c.peer for c in squeeze} == {None, "timm"}

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from resnet_parity.bound import Rates, Work, bound_seconds, works
-from resnet_parity.rates import fastest
+from resnet_parity.bench.roofline import Rates, Work, bound_seconds, works
+from resnet_parity.worker.device_rates import fastest
 from shared_spec import compile_plan, resolve
 
 TINY = compile_plan(

@@ -11,10 +11,11 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from resnet_parity import bench as benching
-from resnet_parity import bench_peers, cli_bench
-from resnet_parity.cli import app
-from resnet_parity.engines import Engine
+from resnet_parity.bench.measure import measure as benching
+from resnet_parity.bench.measure import peers
+from resnet_parity.cli import bench as cli_bench
+from resnet_parity.cli.app import app
+from resnet_parity.engines.registry import Engine
 from shared_spec import ResNetError
 from tests.bench.fakes import Fakes
 
@@ -25,7 +26,7 @@ RUN = CliRunner()
 def fakes(monkeypatch: pytest.MonkeyPatch) -> Fakes:
     found = Fakes()
     monkeypatch.setattr(Engine, "missing", lambda engine: None)
-    monkeypatch.setattr(bench_peers, "peer_missing", lambda peer: None)
+    monkeypatch.setattr(peers, "peer_missing", lambda peer: None)
     bench = benching.bench
 
     def faked(request: Any, step: Any, scale: Any) -> Any:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import resnet_torch
-from resnet_parity.convert import convert
+from resnet_parity.convert.conversion import convert
 from shared_spec import (
     ResNetError,
     ResNetSpec,
@@ -21,8 +21,8 @@ from shared_spec import (
     read_safetensors,
     resolve,
 )
-from shared_spec.checkpoints import read_checkpoint
-from shared_spec.dialects.bit import NAMES, PREFIX
+from shared_spec.formats.dialects.bit import NAMES, PREFIX
+from shared_spec.formats.write import read_checkpoint
 from shared_spec.renaming import rename
 from tests.peers import torchvision_models
 

@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnet_parity import certificate as module
-from resnet_parity import convert as conversion
-from resnet_parity.certificate import Inputs, certificate_path, read_certificate, verify
-from resnet_parity.convert import Converted, Proof, convert
-from resnet_parity.engines import ENGINES
+from resnet_parity.convert.certificate import Inputs, certificate_path, read_certificate, verify
+from resnet_parity.convert.conversion import Converted, Proof, conversion, convert
+from resnet_parity.convert.conversion import certificate as module
+from resnet_parity.engines.registry import ENGINES
 from shared_spec import (
     Checkpoint,
     ParityError,
@@ -31,8 +30,8 @@ from shared_spec import (
     resolve,
     write_safetensors,
 )
-from shared_spec.checkpoints import read_checkpoint
 from shared_spec.errors import SpecError
+from shared_spec.formats.write import read_checkpoint
 from tests.conftest import Pool
 from tests.specs import SMALL
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import resnet_torch
-from resnet_parity import convert as module
-from resnet_parity.convert import convert
+from resnet_parity.convert.conversion import conversion as module
+from resnet_parity.convert.conversion import convert
 from shared_spec import (
     Checkpoint,
     Preprocessing,

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import resnet_torch
-from resnet_parity.convert import convert
+from resnet_parity.convert.conversion import convert
 from shared_spec import (
     ResNetError,
     ResNetSpec,
@@ -27,13 +27,13 @@ from shared_spec import (
     read_safetensors,
     resolve,
 )
-from shared_spec.checkpoints import dialect_of, open_source, read_checkpoint
-from shared_spec.containers.source import Source
-from shared_spec.dialects.detection import ATTRIBUTES, BACKBONES
-from shared_spec.dialects.dialect import foreign_arrays
-from shared_spec.dialects.own import CANONICAL
-from shared_spec.equivalence import parting
-from shared_spec.tensors import Tensors, entries_of
+from shared_spec.formats.containers.source import Source
+from shared_spec.formats.dialects.canonical import CANONICAL
+from shared_spec.formats.dialects.detection import ATTRIBUTES, BACKBONES
+from shared_spec.formats.dialects.dialect import foreign_arrays
+from shared_spec.formats.write import dialect_of, open_source, read_checkpoint
+from shared_spec.plan.equivalence import parting
+from shared_spec.weights.lazy_array import Tensors, entries_of
 from tests.judges import assert_near
 from tests.peers import torchvision_models
 from tests.probes.ports import DetectronNet, randomize
@@ -249,7 +249,7 @@ def test_which_net_a_file_is(
     }
     source = Source(tmp_path / "a.pth", "pytorch", Tensors(entries_of(zeros)))
     assert (dialect_of(source) is CANONICAL) == (prefix == "")
-    monkeypatch.setattr("shared_spec.checkpoints.open_source", lambda path, openers: source)
+    monkeypatch.setattr("shared_spec.formats.write.open_source", lambda path, openers: source)
     if len(fits) == 1:
         found = read_checkpoint(source.path).spec
         assert found is not None

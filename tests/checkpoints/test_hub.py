@@ -27,15 +27,15 @@ from shared_spec import (
     write_checkpoint,
     write_safetensors,
 )
-from shared_spec.dialects import published
-from shared_spec.errors import WeightsError
-from shared_spec.hub import (
+from shared_spec.download import (
     cache_folder,
     download,
     is_reference,
     torchvision_weights,
     torchvision_weights_at,
 )
+from shared_spec.errors import WeightsError
+from shared_spec.formats.dialects import timm_torchvision
 from tests.peers import torchvision_models
 from tests.specs import SMALL
 
@@ -58,7 +58,7 @@ FETCH = """
 import sys
 import time
 from shared_spec.errors import ResNetError
-from shared_spec.hub import download
+from shared_spec.download import download
 slept, time.sleep = [], lambda seconds: slept.append(seconds)  # between the client's attempts
 try:
     print(download(sys.argv[1], *sys.argv[2:]))
@@ -606,14 +606,14 @@ def test_torchvisions_file_tells_its_net_by_its_hash(tmp_path: Path) -> None:
     real = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
     known = torchvision_weights("resnet18")
     url = known.url.replace("f37072fd", real)
-    published.torchvision_weights_at, kept = (
+    timm_torchvision.torchvision_weights_at, kept = (
         lambda asked: replace(known, url=url) if asked == url else None,
-        published.torchvision_weights_at,
+        timm_torchvision.torchvision_weights_at,
     )
     try:
         path = path.rename(tmp_path / f"resnet18-{real}.pth")
         found = read_checkpoint(path)
     finally:
-        published.torchvision_weights_at = kept
+        timm_torchvision.torchvision_weights_at = kept
     assert found.spec == spec
     assert found.preprocessing == known.preprocessing

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import resnet_torch
-from resnet_parity.convert import convert
-from resnet_parity.engines import Worker
+from resnet_parity.convert.conversion import convert
+from resnet_parity.engines.registry import Worker
 from shared_spec import (
     Checkpoint,
     Preprocessing,
@@ -28,9 +28,9 @@ from shared_spec import (
     resolve,
     write_safetensors,
 )
-from shared_spec.checkpoints import read_checkpoint
-from shared_spec.dialects.huggingface import config_of, spec_of
 from shared_spec.errors import SpecError, WeightsError
+from shared_spec.formats.dialects.huggingface import config_of, spec_of
+from shared_spec.formats.write import read_checkpoint
 from tests.parity.test_transformers import BITS, RESNETS
 from tests.peers import transformers_model
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import resnet_torch
-from resnet_parity import convert as module
-from resnet_parity.convert import convert
+from resnet_parity.convert.conversion import conversion as module
+from resnet_parity.convert.conversion import convert
 from shared_spec import (
     Checkpoint,
     ResNetError,
@@ -26,12 +26,12 @@ from shared_spec import (
     resolve,
     write_safetensors,
 )
-from shared_spec.checkpoints import dialect_of, open_source, read_checkpoint
-from shared_spec.containers.msgpack import save_msgpack
-from shared_spec.containers.source import Source
-from shared_spec.dialects.jax_resnet import CLASSES, SEQUENCE
-from shared_spec.equivalence import parting
-from shared_spec.tensors import Tensors, entries_of
+from shared_spec.formats.containers.msgpack import save_msgpack
+from shared_spec.formats.containers.source import Source
+from shared_spec.formats.dialects.jax_resnet import CLASSES, SEQUENCE
+from shared_spec.formats.write import dialect_of, open_source, read_checkpoint
+from shared_spec.plan.equivalence import parting
+from shared_spec.weights.lazy_array import Tensors, entries_of
 from tests.conftest import Pool
 from tests.judges import SIZES, assert_near
 

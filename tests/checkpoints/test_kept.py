@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from resnet_parity.certificate import verify
-from resnet_parity.engines import ENGINES
+from resnet_parity.convert.certificate import verify
+from resnet_parity.engines.registry import ENGINES
 from shared_spec import (
     CATALOGUE,
     Preprocessing,

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import resnet_torch
-from resnet_parity.convert import convert
+from resnet_parity.convert.conversion import convert
 from shared_spec import (
     Checkpoint,
     ResNetError,
@@ -27,9 +27,9 @@ from shared_spec import (
     resolve,
     write_safetensors,
 )
-from shared_spec.checkpoints import read_checkpoint, write_checkpoint
-from shared_spec.dialects.keras_applications import layer_name
-from shared_spec.weights import State
+from shared_spec.formats.dialects.keras_applications import layer_name
+from shared_spec.formats.write import read_checkpoint, write_checkpoint
+from shared_spec.weights.state import State
 from tests.conftest import Pool
 
 # keras.applications cannot be built smaller: each net, each form, with and without classes.
@@ -44,7 +44,7 @@ IMAGES = random_images((2, 64, 64, 3))
 @pytest.fixture(autouse=True)
 def pooled(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "resnet_parity.convert.Worker", lambda engine: pool.start(engine, pool.device)
+        "resnet_parity.convert.conversion.Worker", lambda engine: pool.start(engine, pool.device)
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import resnet_torch
-from resnet_parity.convert import convert
+from resnet_parity.convert.conversion import convert
 from shared_spec import (
     Checkpoint,
     ResNetError,
@@ -23,7 +23,7 @@ from shared_spec import (
     resolve,
     write_safetensors,
 )
-from shared_spec.checkpoints import read_checkpoint, write_checkpoint
+from shared_spec.formats.write import read_checkpoint, write_checkpoint
 from tests.conftest import Pool
 
 # keras.applications cannot be built smaller: two of its nets whole, and narrow ones of our own.

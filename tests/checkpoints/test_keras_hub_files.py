@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_parity.convert import convert
+from resnet_parity.convert.conversion import convert
 from shared_spec import (
     Checkpoint,
     Preprocessing,
@@ -23,8 +23,8 @@ from shared_spec import (
     resolve,
     write_safetensors,
 )
-from shared_spec.checkpoints import read_checkpoint
-from shared_spec.dialects.keras_hub import spec_of
+from shared_spec.formats.dialects.keras_hub import spec_of
+from shared_spec.formats.write import read_checkpoint
 from tests.checkpoints.test_keras3_files import assert_near, call, ours, pooled, without_names
 from tests.conftest import Pool
 

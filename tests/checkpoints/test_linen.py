@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnet_parity import convert as module
-from resnet_parity.convert import convert
+from resnet_parity.convert.conversion import conversion as module
+from resnet_parity.convert.conversion import convert
 from shared_spec import (
     Checkpoint,
     ResNetError,
@@ -22,13 +22,13 @@ from shared_spec import (
     resolve,
     write_safetensors,
 )
-from shared_spec.checkpoints import dialect_of, open_source, read_checkpoint
-from shared_spec.containers.msgpack import save_msgpack
-from shared_spec.containers.source import Source
-from shared_spec.dialects.dialect import foreign_arrays
-from shared_spec.dialects.linen import BLOCKS, LINEN
-from shared_spec.dialects.own import FLAX_MODEL
-from shared_spec.tensors import Tensors
+from shared_spec.formats.containers.msgpack import save_msgpack
+from shared_spec.formats.containers.source import Source
+from shared_spec.formats.dialects.canonical import FLAX_MODEL
+from shared_spec.formats.dialects.dialect import foreign_arrays
+from shared_spec.formats.dialects.linen import BLOCKS, LINEN
+from shared_spec.formats.write import dialect_of, open_source, read_checkpoint
+from shared_spec.weights.lazy_array import Tensors
 from tests.conftest import Pool
 from tests.judges import assert_torch_gives, images_of
 

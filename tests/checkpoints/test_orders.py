@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from resnet_parity import convert as conversion
-from resnet_parity.convert import convert
-from resnet_parity.engines import ENGINES, Engine, Worker
+from resnet_parity.convert.conversion import conversion, convert
+from resnet_parity.engines.registry import ENGINES, Engine, Worker
 from shared_spec import (
     Checkpoint,
     ResNetSpec,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import resnet_torch
-from resnet_parity.convert import convert
+from resnet_parity.convert.conversion import convert
 from shared_spec import (
     ResNetError,
     ResNetSpec,
@@ -20,14 +20,14 @@ from shared_spec import (
     read_safetensors,
     resolve,
 )
-from shared_spec.checkpoints import dialect_of, open_source, read_checkpoint
-from shared_spec.containers.safetensors import save_safetensors
-from shared_spec.containers.source import Source
-from shared_spec.dialects.cifar_ports import PORTS
-from shared_spec.dialects.dialect import foreign_arrays, with_counters
-from shared_spec.dialects.own import CANONICAL
-from shared_spec.equivalence import parting
-from shared_spec.tensors import Tensors, entries_of
+from shared_spec.formats.containers.safetensors import save_safetensors
+from shared_spec.formats.containers.source import Source
+from shared_spec.formats.dialects.canonical import CANONICAL
+from shared_spec.formats.dialects.cifar_ports import PORTS
+from shared_spec.formats.dialects.dialect import foreign_arrays, with_counters
+from shared_spec.formats.write import dialect_of, open_source, read_checkpoint
+from shared_spec.plan.equivalence import parting
+from shared_spec.weights.lazy_array import Tensors, entries_of
 from tests.judges import assert_near
 from tests.probes.ports import PortNet, PreActivated, randomize
 

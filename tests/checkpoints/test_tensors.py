@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from shared_spec import tensors
-from shared_spec.tensors import Tensor, permute, read_ahead
+from shared_spec.weights.lazy_array import Tensor, permute, read_ahead
+from shared_spec.weights.state import lazy_array
 
 
 def entry(size: int, read: Callable[[], np.ndarray]) -> Tensor:
@@ -18,8 +18,8 @@ def entry(size: int, read: Callable[[], np.ndarray]) -> Tensor:
 
 
 def test_arrays_come_in_their_order_whatever_their_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensors, "_TOGETHER", 10)
-    monkeypatch.setattr(tensors, "_AHEAD", 20)
+    monkeypatch.setattr(lazy_array, "_TOGETHER", 10)
+    monkeypatch.setattr(lazy_array, "_AHEAD", 20)
     for sizes in itertools.product((0, 4, 15, 30), repeat=4):
         arrays = [np.full(size, i, np.uint8) for i, size in enumerate(sizes)]
         found = list(read_ahead(Tensor.of(a) for a in arrays))
@@ -29,7 +29,7 @@ def test_arrays_come_in_their_order_whatever_their_sizes(monkeypatch: pytest.Mon
 
 
 def test_the_next_array_is_read_while_one_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensors, "_TOGETHER", 0)
+    monkeypatch.setattr(lazy_array, "_TOGETHER", 0)
     begun = [threading.Event() for _ in range(3)]
 
     def read(i: int) -> np.ndarray:
@@ -44,8 +44,8 @@ def test_the_next_array_is_read_while_one_is_used(monkeypatch: pytest.MonkeyPatc
 
 
 def test_of_large_arrays_one_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensors, "_TOGETHER", 5)
-    monkeypatch.setattr(tensors, "_AHEAD", 5)
+    monkeypatch.setattr(lazy_array, "_TOGETHER", 5)
+    monkeypatch.setattr(lazy_array, "_AHEAD", 5)
     read: list[int] = []
 
     def note(i: int) -> np.ndarray:

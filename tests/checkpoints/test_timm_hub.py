@@ -13,7 +13,7 @@ import torch
 
 import resnet_torch
 from shared_spec import CATALOGUE, SpecError, random_images
-from shared_spec.timm_hub import FAMILIES, is_timm_config, timm_config
+from shared_spec.formats.dialects.timm_config import FAMILIES, is_timm_config, timm_config
 from tests.peers import timm_model, torchvision_models
 
 NAMES = [name for name, entry in CATALOGUE.items() if entry.family in FAMILIES]

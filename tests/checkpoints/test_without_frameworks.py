@@ -26,7 +26,7 @@ from tests.specs import SMALL
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from resnet_parity.convert import convert
+from resnet_parity.convert.conversion import convert
 from shared_spec import load_spec
 spec = load_spec(sys.argv[1])
 last = sys.argv[2]
@@ -87,7 +87,7 @@ def test_memory_stays_near_the_largest_array(tmp_path: Path) -> None:
     write_safetensors(source, Checkpoint(random_weights(compile_plan(spec)), spec))
     script = (
         "import sys\n"
-        "from resnet_parity.convert import convert\n"
+        "from resnet_parity.convert.conversion import convert\n"
         "def peak():\n"
         "    lines = open('/proc/self/status').read().splitlines()\n"
         "    return int(next(x for x in lines if x.startswith('VmHWM')).split()[1]) * 1024\n"

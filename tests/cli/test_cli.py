@@ -310,11 +310,11 @@ def test_weights_of_another_model_are_refused(weights: Path, image: Path) -> Non
 
 HYGIENE: dict[str, Any] = {
     "import shared_spec": {"torch", "keras", "tensorflow", "jax", "flax", "optax"},
-    "import shared_spec.preprocessing, shared_spec.hub": {"PIL", "huggingface_hub", "torch"},
+    "import shared_spec.weights.preprocessing, shared_spec.download": {"PIL", "huggingface_hub", "torch"},
     "import resnet_torch": {"keras", "tensorflow", "jax", "flax"},
     "import resnet_flax": {"keras", "tensorflow", "torch", "orbax"},
-    "import resnet_parity.cli": {"torch", "keras", "tensorflow", "jax", "flax", "PIL"},
-    "import resnet_parity.check, resnet_parity.convert, resnet_parity.predict": {
+    "import resnet_parity.cli.app": {"torch", "keras", "tensorflow", "jax", "flax", "PIL"},
+    "import resnet_parity.check.forward, resnet_parity.convert.conversion, resnet_parity.evaluate.predict": {
         "torch", "keras", "tensorflow", "jax", "flax",
     },
     "import os; os.environ['KERAS_BACKEND'] = 'jax'; import resnet_keras": {"torch", "tensorflow"},
@@ -334,7 +334,7 @@ def test_imports_stay_apart(statement: str) -> None:
 def test_light_commands_load_no_framework(arguments: list[str]) -> None:
     script = (
         "import sys; sys.argv[1:] = sys.argv[1:]\n"
-        "from resnet_parity.cli import app\n"
+        "from resnet_parity.cli.app import app\n"
         "try: app()\n"
         "except SystemExit: pass\n"
         "print(*sys.modules, file=sys.stderr)"

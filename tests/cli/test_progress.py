@@ -8,7 +8,7 @@ import time
 import pytest
 from rich.console import Console
 
-from resnet_parity import tables
+from resnet_parity.render import tables
 
 
 def test_a_log_is_told_what_is_at_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,13 +21,15 @@ from unittest import mock
 
 import numpy as np
 
-from resnet_parity import certificate, cli, tables, terminal
+from resnet_parity.cli import app, options
+from resnet_parity.convert.conversion import certificate
+from resnet_parity.render import tables
 from shared_spec import ResNetError, ResNetSpec, compile_plan, load_spec
-from shared_spec.analysis import stage_rows
-from shared_spec.checkpoints import read_checkpoint
-from shared_spec.containers import hdf5_index, hdf5_process
-from shared_spec.tensors import entries_of
-from shared_spec.weights import DTYPES, check_weights
+from shared_spec.formats.containers import hdf5_child, hdf5_sandbox
+from shared_spec.formats.write import read_checkpoint
+from shared_spec.plan.summary import stage_rows
+from shared_spec.weights.lazy_array import entries_of
+from shared_spec.weights.state import DTYPES, check_weights
 
 SECONDS = 2.0
 MEGABYTES = 64.0
@@ -118,7 +120,7 @@ def use_certificate(path: Path, spec: ResNetSpec | None) -> None:
         "reference": found.reference_engine,
         "checks": [asdict(check) for check in now],
     }
-    tables.verified(terminal.out, data)
+    tables.verified(options.out, data)
 
 
 READERS: dict[str, Callable[[Path, ResNetSpec | None], None]] = {
@@ -157,11 +159,11 @@ def command(
         before = None if untouched is None else _listing(untouched.parent)
         out, err = io.StringIO(), io.StringIO()
         code: object = 0
-        console = mock.patch.object(terminal.err, "_file", err)
+        console = mock.patch.object(options.err, "_file", err)
         with console, mock.patch.object(sys, "argv", ["resnet-parity", *arguments]):
             try:
                 with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                    cli.main()
+                    app.main()
             except SystemExit as stop:
                 code = stop.code
         text = err.getvalue()
@@ -215,7 +217,7 @@ def _watched(run: Callable[[], tuple[str, str]], *allowed: str) -> Outcome:
 
 def _processor_seconds() -> float:
     """Of this process, and of the one that opens HDF5 files."""
-    running, spent = hdf5_process._PROCESS._running, 0.0
+    running, spent = hdf5_sandbox._PROCESS._running, 0.0
     if running is not None:
         with contextlib.suppress(OSError):  # it has ended
             fields = Path(f"/proc/{running.pid}/stat").read_text().rpartition(")")[2].split()
@@ -318,7 +320,7 @@ def _ordinary(event: str, arguments: tuple[Any, ...]) -> bool:
 
 
 def _opens_hdf5(command: Sequence[Any]) -> bool:
-    return list(command[:4]) == [sys.executable, "-I", "-S", hdf5_index.__file__]
+    return list(command[:4]) == [sys.executable, "-I", "-S", hdf5_child.__file__]
 
 
 def _inside(path: str, folders: Sequence[str]) -> bool:

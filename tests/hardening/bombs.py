@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from shared_spec.compiler import compile_plan
+from shared_spec.plan.compiler import compile_plan
 from tests.hardening.cases import (
     Case,
     certificate,

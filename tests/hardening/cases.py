@@ -14,8 +14,8 @@ import h5py
 import numpy as np
 
 from shared_spec import ResNetSpec, save_spec
-from shared_spec.checkpoints import write_checkpoint
-from shared_spec.dialects.own import KERAS_CLASS
+from shared_spec.formats.dialects.canonical import KERAS_CLASS
+from shared_spec.formats.write import write_checkpoint
 from tests.hardening.child import Child
 from tests.hardening.mutate import Member, zip_of
 from tests.hardening.samples import TINY, checkpoint

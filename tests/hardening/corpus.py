@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from shared_spec.checkpoints import write_checkpoint
+from shared_spec.formats.write import write_checkpoint
 from tests.hardening.cases import (
     OUR_CONFIG,
     RUN,

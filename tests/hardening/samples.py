@@ -11,7 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from resnet_parity.certificate import Certificate, Check, Inputs, file_digest, write_certificate
+from resnet_parity.convert.certificate import (
+    Certificate,
+    Check,
+    Inputs,
+    file_digest,
+    write_certificate,
+)
 from shared_spec import (
     Checkpoint,
     Preprocessing,
@@ -21,13 +27,13 @@ from shared_spec import (
     resolve,
     save_spec,
 )
-from shared_spec.checkpoints import open_source, write_checkpoint
-from shared_spec.containers.hdf5 import KerasLayer, save_keras3, save_legacy
-from shared_spec.dialects.bit import BIT
-from shared_spec.dialects.dialect import Dialect, foreign_arrays
-from shared_spec.dialects.keras_applications import APPLICATIONS_H5
-from shared_spec.dialects.own import KERAS_CLASS, KERAS_MODEL
-from shared_spec.tensors import Tensor
+from shared_spec.formats.containers.hdf5 import KerasLayer, save_keras3, save_legacy
+from shared_spec.formats.dialects.bit import BIT
+from shared_spec.formats.dialects.canonical import KERAS_CLASS, KERAS_MODEL
+from shared_spec.formats.dialects.dialect import Dialect, foreign_arrays
+from shared_spec.formats.dialects.keras_applications import APPLICATIONS_H5
+from shared_spec.formats.write import open_source, write_checkpoint
+from shared_spec.weights.lazy_array import Tensor
 
 TINY = resolve("resnet18", {"depths": [1, 1], "widths": [4, 8], "stem_width": 4, "num_classes": 3})
 SPEC_FILE = TINY.override(

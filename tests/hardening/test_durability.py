@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_parity.convert import convert
+from resnet_parity.convert.conversion import convert
 from shared_spec import (
     Checkpoint,
     ResNetError,
@@ -24,9 +24,9 @@ from shared_spec import (
     resolve,
     write_safetensors,
 )
-from shared_spec import durable as module
-from shared_spec.durable import durable, workspace
-from shared_spec.initialize import generator
+from shared_spec import atomic_write as module
+from shared_spec.atomic_write import durable, workspace
+from shared_spec.weights.initialize import generator
 from tests.specs import SMALL
 
 V1 = resolve("keras_resnet50", {"depths": [1, 1, 1, 1], "num_classes": 3})
@@ -217,7 +217,7 @@ def test_a_workspace_left_by_a_killed_process_is_removed(
 
 def test_a_living_process_keeps_its_draft(tmp_path: Path) -> None:
     script = (
-        "import sys; from shared_spec.durable import durable\n"
+        "import sys; from shared_spec.atomic_write import durable\n"
         "with durable(sys.argv[1]) as draft:\n"
         "    draft.write_text('one')\n"
         "    print('ready', flush=True)\n"

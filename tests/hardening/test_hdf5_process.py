@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from shared_spec import FrameworkError, WeightsError, digest
-from shared_spec.checkpoints import open_source
-from shared_spec.containers import hdf5_index, hdf5_process
+from shared_spec.formats.containers import hdf5_child, hdf5_sandbox
+from shared_spec.formats.write import open_source
 from tests.hardening.samples import FORMATS
 
 ROOT = Path(__file__).parents[2]
@@ -35,19 +35,19 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def fresh() -> Iterator[None]:
     """A process of this test's own."""
-    hdf5_process._PROCESS.stop()
+    hdf5_sandbox._PROCESS.stop()
     yield
-    hdf5_process._PROCESS.stop()
+    hdf5_sandbox._PROCESS.stop()
 
 
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
     """In the place of looking through a file, run `body`."""
-    text = Path(hdf5_index.__file__).read_text(encoding="utf-8")
+    text = Path(hdf5_child.__file__).read_text(encoding="utf-8")
     head = "    import h5py\n\n    part ="
     assert head in text
     path = tmp_path / "index.py"
     path.write_text(text.replace(head, f"    {body}\n{head}"), encoding="utf-8")
-    monkeypatch.setattr(hdf5_index, "__file__", str(path))
+    monkeypatch.setattr(hdf5_child, "__file__", str(path))
 
 
 def answering(answer: Any) -> str:
@@ -79,7 +79,7 @@ def test_whatever_befalls_the_library_is_one_sentence(
     monkeypatch.undo()
     with pytest.raises(WeightsError, match=words):  # the same process serves the next file
         open_source(file)
-    hdf5_process._PROCESS.stop()
+    hdf5_sandbox._PROCESS.stop()
     assert len(open_source(file).tensors) > 0
 
 
@@ -187,14 +187,14 @@ def test_numbers_of_a_strange_layout_are_refused(file: Path) -> None:
 @pytest.mark.usefixtures("fresh")
 def test_it_is_started_anew_when_it_has_ended(file: Path) -> None:
     assert open_source(file).kind == "keras3"
-    running = hdf5_process._PROCESS._running
+    running = hdf5_sandbox._PROCESS._running
     assert running is not None
     for wait in (False, True):
         os.kill(running.pid, signal.SIGKILL)
         if wait:
             running.wait()
         assert open_source(file).kind == "keras3"
-        again = hdf5_process._PROCESS._running
+        again = hdf5_sandbox._PROCESS._running
         assert again is not None
         assert again.pid != running.pid
         running = again
@@ -205,7 +205,7 @@ def test_a_fork_has_its_own(file: Path) -> None:
     code = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from shared_spec.checkpoints import open_source\n"
+        "from shared_spec.formats.write import open_source\n"
         "path = Path(sys.argv[1])\n"
         "open_source(path)\n"
         "child = os.fork()\n"
@@ -232,12 +232,12 @@ def processes(mark: str) -> list[int]:
 @pytest.mark.parametrize("end", ["", "; os.kill(os.getpid(), 9)"])
 def test_it_ends_with_its_parent(tmp_path: Path, file: Path, end: str) -> None:
     own = tmp_path / "index.py"
-    own.write_text(Path(hdf5_index.__file__).read_text(encoding="utf-8"), encoding="utf-8")
+    own.write_text(Path(hdf5_child.__file__).read_text(encoding="utf-8"), encoding="utf-8")
     code = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from shared_spec.checkpoints import open_source\n"
-        "from shared_spec.containers import hdf5_index\n"
+        "from shared_spec.formats.write import open_source\n"
+        "from shared_spec.formats.containers import hdf5_index\n"
         "hdf5_index.__file__ = sys.argv[2]\n"
         f"open_source(Path(sys.argv[1])){end}\n"
     )
@@ -250,10 +250,10 @@ def test_it_ends_with_its_parent(tmp_path: Path, file: Path, end: str) -> None:
 
 @pytest.mark.usefixtures("fresh")
 def test_without_h5py_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
-    monkeypatch.setattr(hdf5_process.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(hdf5_sandbox.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(FrameworkError, match="pip install h5py"):
         open_source(file)
     monkeypatch.undo()
-    monkeypatch.setattr(hdf5_process, "_folders", lambda: [])
+    monkeypatch.setattr(hdf5_sandbox, "_folders", lambda: [])
     with pytest.raises(FrameworkError, match="h5py cannot be used"):
         open_source(file)

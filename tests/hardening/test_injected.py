@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnet_parity import certificate as module
-from resnet_parity.certificate import certify
-from resnet_parity.engines import ENGINES
+from resnet_parity.convert.certificate import certify
+from resnet_parity.convert.conversion import certificate as module
+from resnet_parity.engines.registry import ENGINES
 from shared_spec import (
     Checkpoint,
     ParityError,

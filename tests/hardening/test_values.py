@@ -11,8 +11,7 @@ import pytest
 import torch
 
 import resnet_torch
-from resnet_parity import convert as conversion
-from resnet_parity.convert import convert
+from resnet_parity.convert.conversion import conversion, convert
 from shared_spec import (
     Checkpoint,
     ResNetError,
@@ -24,9 +23,9 @@ from shared_spec import (
     resolve,
     write_checkpoint,
 )
-from shared_spec.containers.safetensors import save_safetensors
-from shared_spec.initialize import generator
-from shared_spec.weights import DTYPES
+from shared_spec.formats.containers.safetensors import save_safetensors
+from shared_spec.weights.initialize import generator
+from shared_spec.weights.state import DTYPES
 from tests.conftest import Pool
 from tests.specs import SMALL
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import resnet_torch
-from resnet_parity.check import check, default_sizes
-from resnet_parity.compare import FLOAT64_TOLERANCE
-from resnet_parity.engines import ENGINES, Device, Engine, Worker
+from resnet_parity.check.forward import check, default_sizes
+from resnet_parity.engines.registry import ENGINES, Device, Engine, Worker
+from resnet_parity.numerics.difference import FLOAT64_TOLERANCE
 from shared_spec import (
     Checkpoint,
     ResNetSpec,

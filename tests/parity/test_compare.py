@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from resnet_parity.compare import difference
+from resnet_parity.numerics.difference import difference
 from shared_spec import ResNetError
 
 

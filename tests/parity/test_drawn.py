@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, Phase, example, given, settings
 
-from resnet_parity.check import check
-from resnet_parity.engines import ENGINES
+from resnet_parity.check.forward import check
+from resnet_parity.engines.registry import ENGINES
 from shared_spec import ResNetSpec, compile_plan
 from tests.conftest import Pool
 from tests.drawn import SIZE, specs

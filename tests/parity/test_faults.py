@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnet_parity.check import check
-from resnet_parity.engines import Device, Engine, Worker, parse_engines
+from resnet_parity.check.forward import check
+from resnet_parity.engines.registry import Device, Engine, Worker, parse_engines
 from shared_spec import Checkpoint, ResNetSpec, read_safetensors, resolve, write_safetensors
 from tests.conftest import Pool
 

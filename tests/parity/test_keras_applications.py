@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import resnet_torch
-from resnet_parity.compare import FLOAT64_TOLERANCE, difference
+from resnet_parity.numerics.difference import FLOAT64_TOLERANCE, difference
 from shared_spec import (
     CATALOGUE,
     Checkpoint,
@@ -19,7 +19,7 @@ from shared_spec import (
     read_safetensors,
     write_safetensors,
 )
-from shared_spec.weights import State
+from shared_spec.weights.state import State
 from tests.conftest import Pool
 
 SIZES = [(64, 64), (65, 65), (97, 64)]

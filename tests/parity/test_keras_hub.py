@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from shared_spec import CATALOGUE, ResNetSpec, compile_plan, list_models, resolve
-from shared_spec.weights import State
+from shared_spec.weights.state import State
 from tests.conftest import Pool
 from tests.judges import assert_engines_give, assert_torch_gives, logits_in, weights_of
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from resnet_parity.check import check
-from resnet_parity.engines import ENGINES
+from resnet_parity.check.forward import check
+from resnet_parity.engines.registry import ENGINES
 from shared_spec import CATALOGUE, ResNetSpec
 from tests.conftest import Pool
 

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from resnet_parity.engines import ENGINES, Device, Engine, EngineError, Worker
-from resnet_parity.fleet import available_memory, fitting_dtype, peak_bytes
-from resnet_parity.ledger import Judged, Record, read_records
-from resnet_parity.markdown import markdown, summary
-from resnet_parity.references import REFERENCES, reference_logits, references_of
-from resnet_parity.sweep import Observer, Settings, sweep
-from resnet_parity.tables import SweepProgress
+from resnet_parity.check.catalogue import Observer, Settings, sweep
+from resnet_parity.check.record_file import Judged, Record, read_records
+from resnet_parity.engines.pool import available_memory, fitting_dtype, peak_bytes
+from resnet_parity.engines.registry import ENGINES, Device, Engine, EngineError, Worker
+from resnet_parity.render.markdown import markdown, summary
+from resnet_parity.render.tables import SweepProgress
+from resnet_parity.worker.reference_libraries import REFERENCES, reference_logits, references_of
 from shared_spec import (
     CATALOGUE,
     Checkpoint,
@@ -121,10 +121,12 @@ def test_what_makes_a_result_out_of_date(lab: Lab, monkeypatch: pytest.MonkeyPat
     assert lab.calls
     lab.sweep(ALONE, settings=replace(SETTINGS, seed=1))
     assert lab.calls
-    monkeypatch.setattr("resnet_parity.sweep.versions_of", lambda modules: {"torch": "0.1"})
+    monkeypatch.setattr(
+        "resnet_parity.check.catalogue.versions_of", lambda modules: {"torch": "0.1"}
+    )
     lab.sweep(ALONE)
     assert lab.calls
-    monkeypatch.setattr("resnet_parity.sweep.code_digest", lambda: "another")
+    monkeypatch.setattr("resnet_parity.check.catalogue.code_digest", lambda: "another")
     lab.sweep(ALONE)
     assert lab.calls
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import resnet_torch
-from resnet_parity.check import check
-from resnet_parity.engines import ENGINES
+from resnet_parity.check.forward import check
+from resnet_parity.engines.registry import ENGINES
 from shared_spec import (
     ResNetSpec,
     cast_weights,

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from resnet_parity.references import KEYS
+from resnet_parity.worker.reference_libraries import KEYS
 from shared_spec import Checkpoint, compile_plan, read_safetensors, resolve, write_safetensors
-from shared_spec.dialects.keras_applications import layer_name
+from shared_spec.formats.dialects.keras_applications import layer_name
 
 
 def _model(name: str, num_classes: int = 7) -> Any:

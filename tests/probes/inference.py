@@ -82,7 +82,7 @@ def _natively(resnet: Any, forward: Any, images: np.ndarray) -> np.ndarray:
 
 def refusals(resnet: Any, spec: dict[str, Any], folder: str) -> dict[str, str]:
     """What a model in its form for inference refuses, and with which sentence."""
-    from shared_spec import optimization
+    from shared_spec.training.state import optimization
 
     model = resnet.create_model(ResNetSpec.parse(spec), inference=True)
     tried = {
@@ -138,7 +138,7 @@ def constants(resnet: Any) -> list[bool]:
     """
     import torch
 
-    from shared_spec.inductor import frozen
+    from shared_spec.kernels.torch_compile import frozen
 
     layer = torch.nn.Linear(8, 8)
     forward = frozen(lambda x: layer(x), "float32")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from resnet_parity.references import assign
+from resnet_parity.worker.reference_libraries import assign
 from shared_spec import Checkpoint, read_safetensors, write_safetensors
 from tests.peers import fetched
 

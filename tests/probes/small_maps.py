@@ -16,7 +16,7 @@ def same(
     import torch
     from torch.nn import functional as F
 
-    from shared_spec.small_maps import conv2d
+    from shared_spec.kernels.torch_conv import conv2d
 
     def drawn(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, dtype=torch.float64, generator=generator)
@@ -143,7 +143,7 @@ def lowered(resnet: Any) -> None:
     import torch
     from torch.nn import functional as F
 
-    from shared_spec.small_maps import conv2d
+    from shared_spec.kernels.torch_conv import conv2d
 
     x = torch.randn(2, 64, 4, 4).to(memory_format=torch.channels_last)
     w = torch.randn(32, 64, 1, 1)
@@ -158,7 +158,7 @@ def refused(resnet: Any) -> None:
     """Sizes that PyTorch refuses are refused in its own words."""
     import torch
 
-    from shared_spec.small_maps import conv2d
+    from shared_spec.kernels.torch_conv import conv2d
 
     x = torch.randn(2, 64, 4, 4).to(memory_format=torch.channels_last)
     for c in (16, 32, 63, 128):

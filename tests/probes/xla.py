@@ -7,7 +7,8 @@ from unittest import mock
 
 import numpy as np
 
-from shared_spec import ResNetSpec, resolve, xla
+from shared_spec import ResNetSpec, resolve
+from shared_spec.kernels import xla
 
 
 def program(resnet: Any, spec: dict[str, Any]) -> dict[str, int]:

@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 import typer
 
-from resnet_parity import bench as benching
 from resnet_parity import report
-from resnet_parity.bench_peers import Candidate
-from resnet_parity.bench_report import BenchReport, Case, Point, Request, Row
-from resnet_parity.bound import Rates
-from resnet_parity.cli import app
-from resnet_parity.engines import ENGINES, EngineError
+from resnet_parity.bench.measure import measure as benching
+from resnet_parity.bench.peers import Candidate
+from resnet_parity.bench.result import BenchReport, Case, Point, Request, Row
+from resnet_parity.bench.roofline import Rates
+from resnet_parity.cli.app import app
+from resnet_parity.engines.registry import ENGINES, EngineError
 from resnet_parity.report import commands, records
 from resnet_parity.report.records import Bench, Check, Trace
-from shared_spec.api import resolve
+from shared_spec.backend import resolve
 from shared_spec.errors import ResNetError
 from tests.conftest import ROOT, Pool
 from tests.report.reading import Page
@@ -240,7 +240,7 @@ def test_without_jinja2(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 
 
 def test_what_bench_finds_is_read() -> None:
-    """The records of `resnet_parity.bench_report`, as they are, and not as `samples` has them."""
+    """The records of `resnet_parity.bench.result`, as they are, and not as `samples` has them."""
     spec = resolve("resnet20")
     engine = ENGINES["torch"]
     candidate = Candidate(engine, None, spec, "resnet20", 40_551_040)

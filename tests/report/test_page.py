@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from resnet_parity.report import page, records
-from resnet_parity.report.gather import Net
+from resnet_parity.report.collect import Net
 from resnet_parity.report.records import Bench, Check, Trace
 from resnet_parity.report.speed import labelled
 from shared_spec.catalogue import CATALOGUE

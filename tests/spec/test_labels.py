@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shared_spec import SpecError
-from shared_spec.labels import read_labels
+from shared_spec.weights.labels import read_labels
 
 NAMES = ("tench", "great white shark", "crème brûlée")
 

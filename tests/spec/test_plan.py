@@ -16,8 +16,8 @@ from shared_spec import (
     list_models,
     resolve,
 )
-from shared_spec.analysis import block_rows, layer_rows, macs, stage_rows, totals
-from shared_spec.plan import BatchNorm, Conv, ZeroPadShortcut
+from shared_spec.plan.network import BatchNorm, Conv, ZeroPadShortcut
+from shared_spec.plan.summary import block_rows, layer_rows, macs, stage_rows, totals
 
 # CIFAR: table 6 of He et al. 2015, in millions; option A.
 CIFAR_MILLIONS = {20: 0.27, 32: 0.46, 44: 0.66, 56: 0.85, 110: 1.7, 1202: 19.4}

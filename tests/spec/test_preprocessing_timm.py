@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from shared_spec import ImageError, Preprocessing
-from shared_spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from shared_spec.weights.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from tests.peers import torchvision_models
 
 # Width and height: landscape, portrait, square; smaller and larger than what they become; odd;

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from resnet_parity.cli_training import changed, find_recipe, shipped
-from shared_spec import RecipeError, optimization, resolve
-from shared_spec.compiler import compile_plan
-from shared_spec.recipe import Recipe, load_recipe
+from resnet_parity.cli.train import changed, find_recipe, shipped
+from shared_spec import RecipeError, resolve
+from shared_spec.plan.compiler import compile_plan
+from shared_spec.training.recipe import Recipe, load_recipe
+from shared_spec.training.state import optimization
 
 PLAN = compile_plan(resolve("resnet20_b"))
 MINIMAL: dict[str, Any] = {

@@ -11,10 +11,10 @@ from unittest.mock import patch
 
 import numpy as np
 
-from resnet_parity.worker import Session, trace, train
+from resnet_parity.worker.operations import Session, trace, train
 from shared_spec import plan
-from shared_spec.compiler import compile_plan
-from shared_spec.plan import Plan
+from shared_spec.plan.compiler import compile_plan
+from shared_spec.plan.network import Plan
 
 State = dict[str, np.ndarray]
 

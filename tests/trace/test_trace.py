@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from resnet_parity import plot_trace
-from resnet_parity.engines import ENGINES, Device, Engine
-from resnet_parity.trace import Against, inputs_of, parts, trace
-from resnet_parity.trace_report import Row, TraceReport
+from resnet_parity.engines.registry import ENGINES, Device, Engine
+from resnet_parity.trace.compare import Against, inputs_of, parts, trace
+from resnet_parity.trace.result import Row, TraceReport
 from shared_spec import ResNetError, ResNetSpec, resolve
-from shared_spec.compiler import compile_plan
-from shared_spec.initialize import random_images
+from shared_spec.plan.compiler import compile_plan
+from shared_spec.weights.initialize import random_images
 from tests.conftest import Pool
 
 NARROW = {"depths": [1, 1], "widths": [8, 16], "stem_width": 8, "num_classes": 5}
@@ -418,7 +418,7 @@ def test_gradients_in_float32(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> No
     assert rows["fc.weight"].propagated is not None
     assert all(row.bound < 0.1 for row in report.gradients)
     assert report.gradient_rule == report.rule
-    monkeypatch.setattr("resnet_parity.trace._VAGUE", 1e-9)
+    monkeypatch.setattr("resnet_parity.trace.compare._VAGUE", 1e-9)
     report = run()
     assert (report.verdict, report.holds, report.problems) == ("undecided", False, [])
     assert "rounding alone changes the gradients" in report.undecided[0]
@@ -543,7 +543,7 @@ def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
     """Exit status, output and errors of the command line, in this process."""
     from unittest.mock import patch
 
-    from resnet_parity.cli import main
+    from resnet_parity.cli.app import main
 
     status = 0
     with patch("sys.argv", ["resnet-parity", "trace", *arguments]):
@@ -558,7 +558,7 @@ def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
 @pytest.fixture
 def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A spec file, and beside it a module of the user's, in the current directory."""
-    from shared_spec.specfile import save_spec
+    from shared_spec.spec.files import save_spec
 
     monkeypatch.chdir(tmp_path)
     save_spec("net.yaml", SPECS["basic"])
@@ -612,7 +612,7 @@ def test_three_verdicts(
     report.gradient_rule = "another rule"
     report.problems, report.undecided = problems, undecided
     report.rows = [Row("conv1", "Conv", 0.0, 0.0)]
-    monkeypatch.setattr("resnet_parity.trace.trace", lambda *_, **__: report)
+    monkeypatch.setattr("resnet_parity.trace.compare.trace", lambda *_, **__: report)
     found, out, _ = command(capsys, net)
     assert found == status
     assert told in " ".join(out.split())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from resnet_parity.worker import Session, train
+from resnet_parity.worker.operations import Session, train
 
 BRANCH = "layer1.0.bn1"
 

@@ -31,8 +31,8 @@ from PIL import Image
 from resnet_parity.datasets import InMemory, Loader, mean_std, open_dataset, pixel_mean
 from resnet_parity.datasets.augment import augmented, draws, epoch_draws
 from shared_spec import Preprocessing, ResNetError
-from shared_spec.data import DataSpec, Split, parse_augmentation
 from shared_spec.errors import DataError, FrameworkError, ImageError
+from shared_spec.training.data_spec import DataSpec, Split, parse_augmentation
 from tests.conftest import ROOT
 from tests.peers import torchvision_models
 

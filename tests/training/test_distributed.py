@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnet_parity.compare import farthest
+from resnet_parity.numerics.difference import farthest
 from shared_spec import Checkpoint, random_weights, read_safetensors, resolve, write_safetensors
-from shared_spec.compiler import compile_plan
-from shared_spec.initialize import generator, random_images
-from shared_spec.weights import State
+from shared_spec.plan.compiler import compile_plan
+from shared_spec.weights.initialize import generator, random_images
+from shared_spec.weights.state import State
 from tests.training.parallel import DEVICES
 
 ROOT = Path(__file__).parent.parent.parent

@@ -23,13 +23,14 @@ from rich.console import Console
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
 import resnet_torch
-from resnet_parity import cli, tables
-from resnet_parity.cli_evaluate import FORMATS
-from resnet_parity.engines import ENGINES, Device, Engine, EngineError
-from resnet_parity.evaluate import Report, evaluate
-from resnet_parity.evaluation_inputs import Prepared, Request, prepare
-from resnet_parity.views import PAPER_SCALES, averaged
-from resnet_parity.views import ten_crops as our_ten_crops
+from resnet_parity.cli import app
+from resnet_parity.cli.evaluate import FORMATS
+from resnet_parity.engines.registry import ENGINES, Device, Engine, EngineError
+from resnet_parity.evaluate.crops import PAPER_SCALES, averaged
+from resnet_parity.evaluate.crops import ten_crops as our_ten_crops
+from resnet_parity.evaluate.inputs import Prepared, Request, prepare
+from resnet_parity.evaluate.scoring import Report, evaluate
+from resnet_parity.render import tables
 from shared_spec import (
     Checkpoint,
     Preprocessing,
@@ -40,7 +41,7 @@ from shared_spec import (
     resolve,
     write_safetensors,
 )
-from shared_spec.data import DataSpec
+from shared_spec.training.data_spec import DataSpec
 from tests.conftest import Pool
 from tests.peers import torchvision_models
 
@@ -475,7 +476,7 @@ def test_the_mean_image_of_a_run(pool: Pool, trained: Path) -> None:
 
 
 def test_a_recipe_for_weights_without_a_record(pool: Pool, tmp_path: Path) -> None:
-    from shared_spec.recipe import Recipe
+    from shared_spec.training.recipe import Recipe
 
     file = tmp_path / "w.safetensors"
     spec = resolve("resnet20", DIGITS)
@@ -537,13 +538,13 @@ REFUSED: dict[str, tuple[Callable[[Path, Path, Path], list[Any]], str]] = {
 def test_what_is_refused_before_any_engine_starts(
     folder: Path, weights: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    monkeypatch.setattr("resnet_parity.engines.subprocess.Popen", None)
+    monkeypatch.setattr("resnet_parity.engines.registry.subprocess.Popen", None)
     make, sentence = REFUSED[what]
     labels = trained / "labels.txt"
     labels.write_text("\n".join(f"x{i}" for i in range(8)))
     arguments = [str(labels if x == "LABELS" else x) for x in make(weights, folder, trained)]
     with pytest.raises(ResNetError) as caught:
-        cli.app(["evaluate", *arguments], standalone_mode=False)
+        app.app(["evaluate", *arguments], standalone_mode=False)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -551,10 +552,10 @@ def test_what_is_refused_before_any_engine_starts(
 def test_an_engine_that_is_missing(
     folder: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resnet_parity.engines.subprocess.Popen", None)
+    monkeypatch.setattr("resnet_parity.engines.registry.subprocess.Popen", None)
     monkeypatch.setattr(Engine, "missing", lambda engine: "jax not installed; run: pip install")
     with pytest.raises(ResNetError, match="flax: jax not installed"):
-        cli.app(["evaluate", str(weights), "--engines", "flax"], standalone_mode=False)
+        app.app(["evaluate", str(weights), "--engines", "flax"], standalone_mode=False)
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -592,10 +593,10 @@ def test_the_table_and_the_exit_code(
     text = out.file.getvalue()  # type: ignore[attr-defined]
     for part in ("top-1 error", "images/s", "✗ does not hold", "/0.png (class_", "flax class_f"):
         assert part in text
-    monkeypatch.setattr("resnet_parity.evaluate.evaluate", lambda *_, **__: report)
+    monkeypatch.setattr("resnet_parity.evaluate.scoring.evaluate", lambda *_, **__: report)
     options = ["--data", str(folder), "--format", "folder", "--engines", "torch"]
     with pytest.raises(SystemExit) as ended:
-        cli.app(["evaluate", str(weights), *options])
+        app.app(["evaluate", str(weights), *options])
     assert ended.value.code == 1
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from resnet_parity.check_training import TrainingReport, check_training, default_optimization
-from resnet_parity.engines import Device, Engine, Worker, parse_engines
-from shared_spec import Optimization, ResNetError, ResNetSpec, optimization, resolve
+from resnet_parity.check.training import TrainingReport, check_training, default_optimization
+from resnet_parity.engines.registry import Device, Engine, Worker, parse_engines
+from shared_spec import Optimization, ResNetError, ResNetSpec, resolve
+from shared_spec.training.state import optimization
 from tests.conftest import Pool
 from tests.training.faults import MODEL_FAULTS
 
@@ -90,7 +91,7 @@ def test_twenty_steps(pool: Pool) -> None:
 def test_what_is_frozen_stays(pool: Pool) -> None:
     """A check of five engines would not see a rule that none of them follows."""
     from shared_spec import random_weights
-    from shared_spec.compiler import compile_plan
+    from shared_spec.plan.compiler import compile_plan
 
     spec = SPECS["resnet20 (B)"]
     report = run(pool, spec, RECIPES["fine-tuning"], engines="torch,flax")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from resnet_parity.engines import ENGINES
+from resnet_parity.engines.registry import ENGINES
 from shared_spec import resolve
 from tests.conftest import Pool
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import yaml
 
-from resnet_parity.engines import ENGINES
+from resnet_parity.engines.registry import ENGINES
 from shared_spec import digest, read_checkpoint, read_safetensors
-from shared_spec.recipe import load_recipe
+from shared_spec.training.recipe import load_recipe
 
 RECIPE: dict[str, Any] = {
     "model": "resnet20",

@@ -1,0 +1,537 @@
+"""How fast do the engines and their peers compute the same net? Measured side by side.
+
+Every side has a process of its own. Before anything is timed, the very function that will be timed
+is held against float64; a side that computes something else gets no speed. Then the sides take
+turns, a short round each, so that whatever the machine does meanwhile meets all of them. A figure
+above what the device can do is an error of the timing, and is refused.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnet_parity.bench.peers import candidates
+from resnet_parity.bench.result import BenchReport, Case, Point, Request, Row
+from resnet_parity.bench.roofline import Rates, bound_seconds
+from resnet_parity.bench.scaling import Scale, points
+from resnet_parity.check.forward import Start
+from resnet_parity.engines.pool import available_memory, peak_bytes
+from resnet_parity.engines.registry import ENGINES, Device, Engine, EngineError, Worker
+from resnet_parity.numerics.difference import COARSE, ROUNDING_FACTOR, difference
+from resnet_parity.worker.contenders import Job, distinct
+from shared_spec.atomic_write import workspace
+from shared_spec.errors import ResNetError
+from shared_spec.plan.compiler import compile_plan
+from shared_spec.plan.summary import layer_rows
+from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.training.state import require_classes
+from shared_spec.weights.initialize import random_weights
+from shared_spec.weights.state import (
+    Checkpoint,
+    State,
+    cast_weights,
+    read_safetensors,
+    write_safetensors,
+)
+
+Step = Callable[[str], None]
+TRIALS = 3
+PEER_LAYOUTS = ("channels_first", "channels_last")
+"""PyTorch's libraries are timed as they come and in the layout that is faster on most devices."""
+
+
+def bench(
+    request: Request,
+    step: Step = lambda text: None,
+    start: Start = Worker,
+    scale: Scale | None = None,
+) -> BenchReport:
+    """Measure what is asked for, and hold it against the peers and the bound.
+
+    Args:
+        request: what to measure.
+        step: called with a few words as each part of the work begins.
+        start: gives the worker of an engine on a device, as a context manager.
+        scale: what to scale besides, and over which values.
+
+    Raises:
+        ResNetError: if the net cannot be timed so.
+    """
+    with Bench(request, step, start) as run:
+        run.report.rows += run.measure(cases(request, run.report))
+        for over, x, label, part in points(request, scale or Scale()):
+            rows = run.measure(cases(part, run.report))
+            run.report.points += [Point(over, x, label, row) for row in rows]
+        run.finish()
+        return run.report
+
+
+class Bench:
+    """A measurement at work: what has been found, and the files that workers read."""
+
+    def __init__(self, request: Request, step: Step, start: Start) -> None:
+        self.request, self.step, self._start = request, step, start
+        self.report = BenchReport(request)
+        self._weights: dict[tuple[ResNetSpec, str], str] = {}
+        self._references: dict[tuple[Any, ...], State] = {}
+        if "train" in request.modes:
+            _check_trainable(request.spec)
+        compile_plan(request.spec)
+
+    def __enter__(self) -> Bench:
+        with ExitStack() as stack:
+            self.folder = stack.enter_context(workspace())
+            self._begin()
+            self._stack = stack.pop_all()
+        return self
+
+    def _begin(self) -> None:
+        engines = self.request.engines
+        self.report.missing |= {e.name: m for e in engines if (m := e.missing()) is not None}
+        self.engines = [e for e in engines if e.name not in self.report.missing]
+        if not self.engines:
+            reason = "; ".join(f"{name}: {text}" for name, text in self.report.missing.items())
+            raise ResNetError(f"bench: none of these engines is installed: {reason}")
+        self.report.environment = _environment(self.request)
+        self._rate()
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def measure(self, found: Sequence[Case]) -> list[Row]:
+        """Rows of cases, which take turns where they are of one setting."""
+        return [row for turn in turns(found, self.request.device) for row in self._turn(turn)]
+
+    def finish(self) -> None:
+        """Judge all rows."""
+        report = self.report
+        if self._above():
+            # Something else may have been at work when the rates were measured.
+            self._rate()
+        for row in self._above():
+            assert row.speed is not None
+            row.refused = (
+                f"{row.speed:,.0f} images/s is above the bound of {row.bound:,.0f}: the timing is "
+                f"wrong, such as a wait for the device that is missing"
+            )
+        judge_ratios(report.rows)
+        for row in report.judged:
+            if row.refused is not None:
+                report.problems.append(f"{row.case.engine.name}, {row.case.side}: {row.refused}")
+        if self.request.requested:
+            names = {engine.name for engine in self.request.engines}
+            problems = (f"{n} is missing: {t}" for n, t in report.missing.items() if n in names)
+            report.problems += problems
+        if not any(row.speed for row in report.judged):
+            report.problems.append("nothing was timed")
+
+    def _above(self) -> list[Row]:
+        """Give each row its bound; those that are above."""
+        for row in self.report.judged:
+            case = row.case
+            p = compile_plan(case.candidate.spec)
+            rates = self.report.rates[case.dtype]
+            seconds = bound_seconds(p, case.size, case.mode, case.batch, rates)
+            row.bound = case.batch / seconds
+        return [row for row in self.report.judged if (row.share or 0) > 1]
+
+    def _rate(self) -> None:
+        """The best that any framework reaches, now and before."""
+        frameworks: dict[str, Engine] = {}
+        for engine in self.engines:
+            frameworks.setdefault(_framework(engine), engine)
+        for framework, engine in frameworks.items():
+            self.step(f"what {framework} reaches at best on this device")
+            try:
+                with self._start(engine, self.request.device) as worker:
+                    self._facts(worker.call("info"))
+                    for dtype in self.request.dtypes:
+                        answer = worker.call("bench_rates", dtype=dtype, tf32=self.request.tf32)
+                        found = Rates.parse(answer)
+                        known = self.report.rates.get(dtype, found)
+                        self.report.rates[dtype] = known.or_better(found)
+            except (EngineError, ResNetError) as error:
+                self.report.notes.append(f"no rates from {engine.name}: {error}")
+        if set(self.report.rates) != set(self.request.dtypes):
+            raise ResNetError(f"bench: no bound without rates; {'; '.join(self.report.notes)}")
+
+    def _facts(self, info: dict[str, Any]) -> None:
+        self.report.environment["versions"] |= info["versions"]
+        if self.request.device != "cpu":
+            self.report.environment["hardware"] = info["device"]
+
+    def _turn(self, found: Sequence[Case]) -> list[Row]:
+        """Cases by turns, a round each; the rounds are divided among the processes of a side."""
+        rows: dict[str, Row] = {}
+        rounds, count = self.request.rounds, self.request.processes
+        for first in range(count):
+            self._processes(
+                found, rows, range(first * rounds // count, (first + 1) * rounds // count)
+            )
+        return list(rows.values())
+
+    def _processes(self, found: Sequence[Case], rows: dict[str, Row], rounds: range) -> None:
+        """Some of the rounds, in a process of each side."""
+        with ExitStack() as stack:
+            live: list[tuple[Row, Any]] = []
+            for case in found:
+                row, worker = self._ready(case, rows, stack)
+                if row is not None and worker is not None:
+                    live.append((row, worker))
+            passes = {id(row): self._passes(row, worker) for row, worker in live}
+            for number in rounds:
+                for row, worker in live:
+                    if row.refused is None:
+                        name = f"{row.case.engine.name}, {row.case.side}"
+                        self.step(f"{_setting(row.case)}, round {number + 1}: {name}")
+                        self._round(row, worker, passes[id(row)])
+            for row, worker in live:
+                with suppress(EngineError):
+                    worker.call("bench_close", key=row.case.key)
+
+    def _ready(self, case: Case, rows: dict[str, Row], stack: ExitStack) -> tuple[Row | None, Any]:
+        """A side that is built and computes the right thing, in its process; its row is the one
+        that it has, if this is not its first process.
+        """
+        again = case.key in rows
+        row = rows.get(case.key, Row(case))
+        if row.refused is not None:
+            return row, None
+        self.step(f"{_setting(case)}: building {case.engine.name}, {case.side}")
+        outputs = str(self.folder / "outputs.safetensors")
+        try:
+            worker = stack.enter_context(self._start(case.engine, self.request.device))
+            answer = worker.call("bench_build", key=case.key, job=asdict(self._job(case, outputs)))
+            if "missing" in answer:
+                self.report.missing[case.candidate.label] = answer["missing"]
+                return None, None
+            self._told(answer)
+            rows[case.key] = row
+            if not again:
+                row.facts = {k: answer[k] for k in ("import", "build", "load", "first_call")}
+            row.refused = self._judge(case, dict(read_safetensors(outputs).state), not again)
+        except (EngineError, ResNetError) as error:
+            rows[case.key] = row
+            row.refused = f"failed: {error}"
+        return row, None if row.refused else worker
+
+    def _told(self, answer: dict[str, Any]) -> None:
+        """What a side says of its settings."""
+        environment, given = self.report.environment, dict(answer["settings"])
+        framework = given.pop("framework")
+        environment["versions"] |= answer["versions"]
+        environment["threads"][framework] = given.pop("threads")
+        environment["matmul_precision"][framework] = given.pop("matmul_precision")
+        given.pop("tf32")
+        environment["variables"] |= given
+
+    def _passes(self, row: Row, worker: Any) -> int:
+        """How many passes make a round of the length that is asked for."""
+        self._round(row, worker, 1)
+        once = row.seconds.pop() if row.refused is None else 1.0
+        return max(1, min(round(self.request.seconds / max(once, 1e-9)), 10_000))
+
+    def _round(self, row: Row, worker: Any, passes: int) -> None:
+        try:
+            answer = worker.call("bench_time", key=row.case.key, passes=passes)
+        except (EngineError, ResNetError) as error:
+            row.refused = f"failed: {error}"
+            return
+        row.seconds.append(answer["seconds"] / passes)
+        row.facts["peaks"] = answer["peaks"]
+        if not answer["finite"]:
+            row.refused = "it computes numbers that are not finite"
+
+    def _job(self, case: Case, outputs: str) -> Job:
+        spec, seed = case.candidate.spec, self.request.seed
+        return Job(
+            peer=case.candidate.peer,
+            name=case.candidate.net,
+            spec=spec.to_dict(),
+            weights=self._weights_file(spec, self._stored(case)),
+            outputs=outputs,
+            tf32=self.request.tf32,
+            seed=seed,
+            **{k: getattr(case, k) for k in ("mode", "batch", "size", "dtype", "form")},
+            **{k: getattr(case, k) for k in ("layout", "compile")},
+        )
+
+    def _stored(self, case: Case) -> str:
+        """Of weights: those of training stay float32."""
+        return "float32" if case.mode == "train" else case.dtype
+
+    def _weights_file(self, spec: ResNetSpec, dtype: str) -> str:
+        key = spec, dtype
+        if key not in self._weights:
+            path = str(self.folder / f"weights{len(self._weights)}.safetensors")
+            state = cast_weights(random_weights(compile_plan(spec), self.request.seed), dtype)
+            write_safetensors(path, Checkpoint(state))
+            self._weights[key] = path
+        return self._weights[key]
+
+    def _judge(self, case: Case, found: State, first: bool) -> str | None:
+        """Why a side's results are not those of its net, if they are not; and tell it: of its first
+        process, and of one that parts.
+        """
+        name, error, bound = farthest_result(self._reference(case), found, case.batch)
+        holds = error <= bound
+        if first or not holds:
+            self._compared(case, name, error, bound)
+        if holds:
+            self._doubt(case, name, bound)
+            return None
+        what = "logits" if name == "logits" else f"first {name.replace('/', ' of ')}"
+        return (
+            f"it does not compute {case.candidate.net}: its {what} are {error:.1e} from float64, "
+            f"over {bound:.1e}"
+        )
+
+    def _compared(self, case: Case, name: str, error: float, bound: float) -> None:
+        """Into the report."""
+        self.report.parity.append(
+            {
+                "side": case.side,
+                "engine": case.engine.name,
+                "net": case.candidate.net,
+                **{k: getattr(case, k) for k in ("mode", "batch", "dtype", "form", "compile")},
+                "compared": name,
+                "reference": f"{self._referee().name} in float64",
+                "error": error if math.isfinite(error) else None,
+                "bound": bound,
+                "holds": error <= bound,
+            }
+        )
+
+    def _doubt(self, case: Case, name: str, bound: float) -> None:
+        """Tell where agreement says little: rounding alone may change everything there."""
+        if bound >= 1:
+            text = (
+                f"{_setting(case)}: rounding alone may change the {name} of "
+                f"{case.candidate.net} by {bound:.1f} times their size, so that the check proves "
+                f"little there"
+            )
+            self.report.notes += [] if text in self.report.notes else [text]
+
+    def _referee(self) -> Engine:
+        """Whose float64 is the reference."""
+        torch = ENGINES["torch"]
+        return self.engines[0] if torch.missing() else torch
+
+    def _reference(self, case: Case) -> State:
+        spec, tf32 = case.candidate.spec, self.request.tf32
+        narrow = tf32 and case.dtype == "float32"
+        roundoff = COARSE.get(self.request.device, case.dtype) if narrow else case.dtype
+        weights = self._weights_file(spec, self._stored(case))
+        key = (weights, case.mode, distinct(case.batch), case.size, roundoff)
+        if key not in self._references:
+            self.step(f"{case.candidate.net} in float64")
+            outputs = str(self.folder / f"reference{len(self._references)}.safetensors")
+            with self._start(self._referee(), "cpu") as worker:
+                worker.call(
+                    "bench_reference",
+                    spec=spec.to_dict(),
+                    weights=weights,
+                    mode=case.mode,
+                    batch=case.batch,
+                    size=list(case.size),
+                    seed=self.request.seed,
+                    roundoff=roundoff,
+                    trials=TRIALS,
+                    outputs=outputs,
+                )
+            self._references[key] = dict(read_safetensors(outputs).state)
+        return self._references[key]
+
+
+def farthest_result(reference: State, found: State, batch: int) -> tuple[str, float, float]:
+    """The result that is farthest from float64 in units of its bound: its name, error and bound.
+
+    Where rounding may change a result by its own size, it proves nothing, and others are looked at
+    if there are any: at small images, the gradient of the first layer is of that kind.
+    """
+    judged = []
+    for name, array in found.items():
+        exact = reference[f"exact/{name}"]
+        trials = (reference[f"trial{i}/{name}"] for i in range(TRIALS))
+        caused = max(difference(exact, trial).maximum for trial in trials)
+        stored = reference.get(f"storage/{name}", np.zeros(1))
+        bound = ROUNDING_FACTOR * caused + float(stored[0])
+        if name == "logits":
+            exact = np.tile(exact, (batch // len(exact), 1))
+        error = difference(exact, array).maximum
+        judged.append((name, math.inf if math.isnan(error) else error, bound))
+    telling = [result for result in judged if result[2] < 1] or judged
+    return max(telling, key=lambda result: result[1] / result[2])
+
+
+def cases(request: Request, report: BenchReport) -> list[Case]:
+    """All sides in all settings; what there is not, is told in the report."""
+    engines = [engine for engine in request.engines if engine.name not in report.missing]
+    found = []
+    sides = candidates(request.name, request.spec, engines, request.peers, report.missing)
+    for dtype in request.dtypes:
+        for mode in request.modes:
+            for batch in request.batches:
+                for side in sides:
+                    base = Case(
+                        side, mode, batch, request.pixels, dtype, "plain", "channels_last", "none"
+                    )
+                    found += list(_variants(base, request, report))
+    return list(dict.fromkeys(found))
+
+
+def _variants(base: Case, request: Request, report: BenchReport) -> Iterator[Case]:
+    """The forms, layouts and ways to compile in which a side is timed."""
+    own, engine = base.candidate.peer is None, base.engine
+    forms = [f for f in request.forms if own and (f == "plain" or base.mode == "infer")]
+    layouts: Iterable[str] = ("channels_last",)
+    if engine.name == "torch":
+        layouts = request.layouts if own else dict.fromkeys((*PEER_LAYOUTS, *request.layouts))
+    if own and base.mode == "train":
+        layouts = ("channels_last",)  # the trainer's own choice
+    compiles: Iterable[str] = request.compiles
+    if _framework(engine) == "jax":
+        compiles = ("jit",)
+    elif own and base.mode == "train" and engine.package == "resnet_keras":
+        compiles = ("none",)
+        if "default" in request.compiles:
+            note = f"{engine.name}: its Trainer has one way to compile, and was timed in that"
+            report.notes += [] if note in report.notes else [note]
+    for form in forms or ["plain"]:
+        for compile_ in compiles:
+            for layout in layouts:
+                yield replace(base, form=form, layout=layout, compile=compile_)
+
+
+def turns(found: Sequence[Case], device: Device = "cpu") -> Iterator[list[Case]]:
+    """Cases of one setting take turns; those of one engine, where memory does not hold all of their
+    processes, as on an accelerator; and none on a TPU, which belongs to one process at a time.
+    """
+    if device == "tpu":
+        yield from ([case] for case in found)
+        return
+    free = available_memory()
+    for _, together in _grouped(found, _setting):
+        fits = free is None or sum(map(_memory, together)) <= free * 3 // 4
+        if device == "cpu" and fits:
+            yield together
+        else:
+            yield from (group for _, group in _grouped(together, lambda c: c.engine.name))
+
+
+def _memory(case: Case) -> int:
+    """What the process of a case may hold: training keeps the outputs of all layers."""
+    p = compile_plan(case.candidate.spec)
+    needed = peak_bytes(p.parameter_count(), "float32")
+    if case.mode == "train":
+        shapes = (row.shape for row in layer_rows(p, case.size))
+        needed += 4 * case.batch * sum(math.prod(shape) for shape in shapes)
+    return needed
+
+
+def _grouped(found: Iterable[Case], key: Callable[[Case], str]) -> Iterable[tuple[str, list[Case]]]:
+    groups: dict[str, list[Case]] = {}
+    for case in found:
+        groups.setdefault(key(case), []).append(case)
+    return groups.items()
+
+
+def _setting(case: Case) -> str:
+    """In words, what the cases that are compared have in common."""
+    height, width = case.size
+    return f"{case.mode}, {case.dtype}, {case.batch}×{height}×{width}"
+
+
+def judge_ratios(rows: Sequence[Row]) -> None:
+    """Hold ours against the fastest peer of its engine in the same setting that is compiled alike,
+    or the fastest of all if none is.
+    """
+    for row in rows:
+        if row.case.candidate.peer is not None or row.speed is None:
+            continue
+        peers = [
+            other
+            for other in rows
+            if other.case.candidate.peer is not None
+            and other.speed is not None
+            and other.case.engine == row.case.engine
+            and _setting(other.case) == _setting(row.case)
+        ]
+        alike = [other for other in peers if other.case.compile == row.case.compile] or peers
+        if alike:
+            best = max(alike, key=lambda other: other.speed or 0.0)
+            row.against = best.case.side
+            # Round by round: whatever slowed both of them down is no difference.
+            pairs = zip(best.seconds, row.seconds, strict=False)
+            scale = row.case.batch / best.case.batch
+            row.ratio = scale * statistics.median(theirs / mine for theirs, mine in pairs)
+
+
+def _framework(engine: Engine) -> str:
+    """What computes under an engine."""
+    if engine.keras_backend is not None:
+        return engine.keras_backend
+    return {"resnet_torch": "torch", "resnet_flax": "jax"}[engine.package]
+
+
+def _check_trainable(spec: ResNetSpec) -> None:
+    require_classes(spec)
+    for rate in ("drop_rate", "drop_path_rate", "drop_block_rate"):
+        if getattr(spec, rate):
+            raise ResNetError(
+                f"bench: with {rate} {getattr(spec, rate)} each engine draws numbers of its own in "
+                f"training, which nothing can be held against; set it to 0"
+            )
+
+
+def _environment(request: Request) -> dict[str, Any]:
+    memory = None
+    with suppress(AttributeError, ValueError, OSError):
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "device": request.device,
+        "hardware": _processor(),
+        "cores": os.cpu_count(),
+        "memory_bytes": memory,
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "versions": {},
+        "threads": {},
+        "tf32": request.tf32,
+        "matmul_precision": {},
+        "variables": {},
+        "rounds": request.rounds,
+        "processes": request.processes,
+        "seed": request.seed,
+    }
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+__all__ = [
+    "Bench",
+    "BenchReport",
+    "Case",
+    "Request",
+    "Row",
+    "bench",
+    "cases",
+    "farthest_result",
+    "judge_ratios",
+]

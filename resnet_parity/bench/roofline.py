@@ -1,0 +1,200 @@
+"""The most that a device can do of a net: multiply-accumulates and bytes of the plan, and rates
+that were measured.
+
+Each layer takes at least the larger of its arithmetic and its traffic; the sum over layers is the
+bound. What a compiler may fuse counts as fused, so that a figure above the bound is an error of the
+timing. In inference, norms, biases, activations and the sum ride on the convolutions. In training a
+convolution is three products (the first one two: images need no gradient), and norms and sums pass
+over their maps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from shared_spec import plan
+from shared_spec.errors import ResNetError
+from shared_spec.plan.network import Block, Layer, Plan
+from shared_spec.plan.summary import Row, layer_rows
+
+BYTES = {"float32": 4, "bfloat16": 2}
+
+CONVOLUTIONS = (plan.Conv, plan.Dense)
+NORMS = (plan.BatchNorm, plan.GroupNorm, plan.EvoNorm, plan.FilterResponseNorm)
+POOLS = (plan.MaxPool, plan.AvgPool, plan.BlurPool)
+REDUCTIONS = (plan.GlobalPool, plan.SqueezeExcite, plan.ChannelAttention)
+"""They read a map; what they give, or scale by it, is small or rides on the next layer."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a layer costs at least: MACs of an image, the sizes of the maps of an image that it
+    reads or writes, and of the parameters that it reads or writes once a batch, in numbers.
+    """
+
+    name: str
+    macs: int
+    maps: tuple[int, ...]
+    parameters: int = 0
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a device was measured to do in a dtype: `copies` are bytes of an array and bytes a
+    second, read and written; small arrays stay in caches.
+    """
+
+    dtype: str
+    flops_per_second: float
+    kernel: str
+    copies: tuple[tuple[int, float], ...]
+
+    @property
+    def bytes_per_second(self) -> float:
+        """To and from memory: with the largest arrays."""
+        return max(self.copies)[1]
+
+    def seconds(self, flops: float, arrays: Iterable[float]) -> float:
+        """The larger of the time for the arithmetic and that for passing over arrays (bytes)."""
+        traffic = sum(size / self._rate(size) for size in arrays if size)
+        return max(flops / self.flops_per_second, traffic)
+
+    def _rate(self, size: float) -> float:
+        """That of arrays of this size or, between two that were measured, of the smaller; what a
+        larger array reaches, it reaches too.
+        """
+        below = [measured for measured, _ in self.copies if measured <= size]
+        least = max(below, default=0)
+        return max(rate for measured, rate in self.copies if measured >= least)
+
+    def or_better(self, other: Rates) -> Rates:
+        """The best of two measurements."""
+        first = max(self, other, key=lambda rates: rates.flops_per_second)
+        mine, theirs = dict(self.copies), dict(other.copies)
+        sizes = sorted(mine.keys() | theirs.keys())
+        copies = tuple((n, max(mine.get(n, 0.0), theirs.get(n, 0.0))) for n in sizes)
+        return Rates(self.dtype, first.flops_per_second, first.kernel, copies)
+
+    @classmethod
+    def parse(cls, data: dict[str, Any]) -> Rates:
+        """From the JSON data of a worker."""
+        copies = tuple((int(size), float(rate)) for size, rate in data["copies"])
+        return cls(data["dtype"], data["flops_per_second"], data["kernel"], copies)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON data."""
+        data = asdict(self)
+        return data | {
+            "bytes_per_second": self.bytes_per_second,
+            "copies": [list(copy) for copy in self.copies],
+        }
+
+
+def bound_seconds(p: Plan, size: tuple[int, int], mode: str, batch: int, rates: Rates) -> float:
+    """The least time of a pass (`mode` infer) or of a step of training (train) over a batch."""
+    width = BYTES[rates.dtype]
+    return math.fsum(
+        rates.seconds(
+            2.0 * work.macs * batch,
+            [*(n * batch * width for n in work.maps), work.parameters * width],
+        )
+        for work in works(p, size, mode)
+    )
+
+
+def works(p: Plan, size: tuple[int, int], mode: str) -> list[Work]:
+    """What each layer costs, in `mode` infer or train."""
+    if mode == "infer":
+        return list(_walk(p, size, _inference))
+    found = list(_walk(p, size, _training))
+    # Images need no gradient, and the optimizer reads weight, gradient and momentum and writes two.
+    first = next(i for i, work in enumerate(found) if work.macs)
+    found[first + 1 : first + 2] = []
+    return [*found, Work("optimizer", 0, (), 5 * p.parameter_count())]
+
+
+Rule = Callable[[Layer | None, str, Row | None, int, int], Iterator[Work]]
+"""A layer (None for a sum), its name and row, and the sizes of what enters and leaves it."""
+
+
+def _inference(layer: Layer | None, name: str, row: Row | None, x: int, y: int) -> Iterator[Work]:
+    macs, parameters = (row.macs, row.parameters) if row else (0, 0)
+    if layer is None:
+        yield Work(name, 0, (y,))  # the shortcut; the branch is at hand
+    elif isinstance(layer, CONVOLUTIONS):
+        yield Work(name, macs, (x, y), parameters)
+    elif isinstance(layer, POOLS) or (
+        isinstance(layer, NORMS) and not isinstance(layer, plan.BatchNorm)
+    ):
+        yield Work(name, 0, (x, y))
+    elif isinstance(layer, REDUCTIONS):
+        yield Work(name, macs, (x,), parameters)
+
+
+def _training(layer: Layer | None, name: str, row: Row | None, x: int, y: int) -> Iterator[Work]:
+    macs, parameters = (row.macs, row.parameters) if row else (0, 0)
+    if layer is None:
+        yield Work(name, 0, (y, y))  # the shortcut, and its gradient beside the branch's
+    elif isinstance(layer, CONVOLUTIONS):
+        yield Work(name, macs, (x, y), parameters)
+        yield Work(f"{name}, gradient of the input", macs, (x, y), parameters)
+        yield Work(f"{name}, gradient of the weights", macs, (x, y), parameters)
+    elif isinstance(layer, NORMS):
+        # Statistics, then values; backward the sums over x and dy, then the gradient from both.
+        yield Work(name, 0, (x, x, y))
+        yield Work(f"{name}, gradient", 0, (x, y, x, y, x))
+    elif isinstance(layer, POOLS):
+        yield Work(name, 0, (x, y))
+        yield Work(f"{name}, gradient", 0, (x, y))
+    elif isinstance(layer, REDUCTIONS):
+        yield Work(name, 3 * macs, (x,), parameters)
+        yield Work(f"{name}, gradient", 0, (x,))
+
+
+def _walk(p: Plan, size: tuple[int, int], rule: Rule) -> Iterator[Work]:
+    rows = {row.name: row for row in layer_rows(p, size)}
+    sizes: dict[str, int] = {name: math.prod(row.shape) for name, row in rows.items()}
+
+    def chain(layers: plan.Layers, x: int) -> Iterator[Work]:
+        for layer in layers:
+            y = sizes[layer.name]
+            yield from rule(layer, layer.name, rows[layer.name], x, y)
+            x = y
+
+    def end(layers: plan.Layers, x: int) -> int:
+        return sizes[layers[-1].name] if layers else x
+
+    def block(b: Block, x: int) -> Iterator[Work]:
+        h = end(b.pre, x)
+        y = end(b.branch, h)
+        yield from chain(b.pre, x)
+        yield from chain(b.branch, h)
+        if b.shortcut_from is not None:
+            yield from chain(b.shortcut, x if b.shortcut_from == "input" else h)
+            yield from rule(None, f"{b.name}.add", None, y, y)
+        yield from chain(b.output, y)
+
+    x = size[0] * size[1] * p.in_channels
+    yield from chain(p.stem, x)
+    x = end(p.stem, x)
+    for b in p.blocks():
+        yield from block(b, x)
+        x = end(b.output, end(b.branch, end(b.pre, x)))
+    yield from chain(p.head, x)
+
+
+def check_dtype(dtype: str) -> str:
+    """`dtype`, if nets are timed in it.
+
+    Raises:
+        ResNetError: saying which ones are.
+    """
+    if dtype not in BYTES:
+        raise ResNetError(f"dtype: {dtype!r} is not one of {', '.join(BYTES)}")
+    return dtype
+
+
+__all__ = ["BYTES", "Rates", "Work", "bound_seconds", "check_dtype", "works"]

@@ -1,0 +1,61 @@
+"""How speed and the time to compile go with the batch, the depth and the image size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from resnet_parity.bench.result import Request
+from shared_spec.backend import resolve
+from shared_spec.errors import ResNetError
+
+OVER = ("batch", "depth", "size")
+DEPTHS = (20, 32, 44, 56, 110)
+"""Of the CIFAR nets of the paper; 1202 too, if asked for."""
+
+BATCHES = (1, 2, 4, 8, 16, 32)
+SIZES = (96, 128, 160, 192, 224, 256)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What is scaled, and over which values."""
+
+    over: tuple[str, ...] = ()
+    depths: tuple[int, ...] = DEPTHS
+    batches: tuple[int, ...] = BATCHES
+    sizes: tuple[int, ...] = SIZES
+
+    def check(self) -> None:
+        """Raise a `ResNetError` before anything is run, if it cannot be."""
+        for over in self.over:
+            if over not in OVER:
+                raise ResNetError(f"--scaling: {over!r} is not one of {', '.join(OVER)}")
+        for depth in self.depths if "depth" in self.over else ():
+            resolve(f"resnet{depth}")
+
+
+def points(request: Request, scale: Scale) -> Iterator[tuple[str, int, str, Request]]:
+    """Over what, the value, what to call it, and what to measure there: ours alone."""
+    alone = replace(request, peers=False)
+    for over in scale.over:
+        for x, label, part in _along(over, alone, scale):
+            yield over, x, label, part
+
+
+def _along(over: str, request: Request, scale: Scale) -> Iterator[tuple[int, str, Request]]:
+    if over == "batch":
+        for batch in scale.batches:
+            yield batch, f"batch {batch}", replace(request, batches=(batch,))
+        return
+    request = replace(request, batches=request.batches[:1])
+    if over == "size":
+        for side in scale.sizes:
+            yield side, f"{side} px", replace(request, size=(side, side))
+        return
+    for depth in scale.depths:
+        name = f"resnet{depth}"
+        yield depth, name, replace(request, name=name, spec=resolve(name), size=None)
+
+
+__all__ = ["BATCHES", "DEPTHS", "OVER", "SIZES", "Scale", "points"]

@@ -1,0 +1,354 @@
+"""The catalogue at full depth: each name in each engine, and against the libraries that have it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnet_parity.check.forward import default_sizes, perturbed_array
+from resnet_parity.check.record_file import (
+    Judged,
+    Record,
+    append_record,
+    code_digest,
+    digest_of,
+    finite,
+    read_records,
+    today,
+    versions_of,
+)
+from resnet_parity.engines.pool import Fleet, Start, available_memory, fitting_dtype, peak_bytes
+from resnet_parity.engines.registry import ENGINES, Device, Engine, EngineError, Worker
+from resnet_parity.numerics.difference import FLOAT64_TOLERANCE, ROUNDING_FACTOR, difference
+from resnet_parity.worker.reference_libraries import Reference, recast, references_of
+from shared_spec.atomic_write import workspace
+from shared_spec.catalogue import Entry
+from shared_spec.errors import ResNetError, SpecError
+from shared_spec.plan.compiler import compile_plan
+from shared_spec.plan.network import Plan
+from shared_spec.plan.summary import layer_rows
+from shared_spec.weights.initialize import random_images, random_weights
+from shared_spec.weights.state import Checkpoint, read_safetensors, write_safetensors
+
+Logits = dict[str, np.ndarray]
+"""`<index of the input>/logits` to array."""
+
+Memory = Callable[[], int | None]
+DTYPES = ("float64", "float32")
+TRIALS = 3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a sweep runs. `sizes` of None takes one for each net, which is neither square nor even
+    where the net allows that; `requested` says whether a missing engine was asked for by name.
+    """
+
+    engines: tuple[Engine, ...]
+    dtype: str = "float64"
+    device: Device = "cpu"
+    sizes: tuple[tuple[int, int], ...] | None = None
+    batch: int = 2
+    seed: int = 0
+    requested: bool = True
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ResNetError(f"dtype: {self.dtype!r}; a sweep takes {' or '.join(DTYPES)}")
+
+
+@dataclass(frozen=True)
+class Observer:
+    """What is told of a sweep: each step (name and what runs), and each result, fresh or old."""
+
+    step: Callable[[str, str], None] = lambda name, what: None
+    done: Callable[[Record, bool], None] = lambda record, fresh: None
+
+
+def sweep(
+    entries: Sequence[Entry],
+    settings: Settings,
+    results: Path,
+    observer: Observer,
+    *,
+    start: Start = Worker,
+    available: Memory = available_memory,
+) -> list[Record]:
+    """Run every entry that `results` has no valid record of, and append what is found to it.
+
+    A record is valid if it holds, and if spec, code, settings and installed versions are what they
+    were. The weights are random and the same for all; a net that does not fit into memory in
+    float64 runs in float32.
+
+    Raises:
+        ResNetError: if `results` cannot be read or written.
+    """
+    known = read_records(results)
+    found = []
+    with Fleet(start) as fleet:
+        for entry in entries:
+            blank = _blank(entry, settings)
+            record = known.get(entry.name)
+            fresh = record is None or record.key != blank.key or not record.holds
+            if record is None or fresh:
+                with workspace() as folder:
+                    run = _Run(entry, settings, blank, fleet, folder, observer.step)
+                    record = run.finish(available)
+                append_record(results, record)
+            observer.done(record, fresh)
+            found.append(record)
+    return found
+
+
+def _blank(entry: Entry, settings: Settings) -> Record:
+    """A record with what is known beforehand."""
+    references = references_of(entry)
+    requires = [e.requires for e in settings.engines if e.missing() is None]
+    requires += [r.requires for r in references if r.missing() is None]
+    versions = versions_of(m for modules in requires for m in modules)
+    sizes = list(settings.sizes or [_size(entry)])
+    absent: list[Engine | Reference] = [*settings.engines, *references]
+    facts = {
+        "spec": entry.spec.to_dict(),
+        "sizes": sizes,
+        "settings": [settings.dtype, settings.device, settings.batch, settings.seed],
+        "engines": [e.name for e in settings.engines],
+        "requested": settings.requested,
+        "references": [r.name for r in references],
+        "versions": versions,
+        "code": code_digest(),
+    }
+    return Record(
+        entry.name,
+        entry.family,
+        digest_of(facts),
+        today(),
+        settings.dtype,
+        settings.device,
+        sizes,
+        settings.batch,
+        compile_plan(entry.spec).parameter_count(),
+        versions,
+        missing={x.name: text for x in absent if (text := x.missing()) is not None},
+    )
+
+
+def _size(entry: Entry) -> tuple[int, int]:
+    """The last of `default_sizes`, or twice as high as wide where the net takes no odd size."""
+    *_, (height, width) = default_sizes(entry.spec)
+    try:
+        layer_rows(compile_plan(entry.spec), (height, width))
+    except SpecError:
+        return 2 * width, width
+    return height, width
+
+
+@dataclass
+class _Run:
+    """One name."""
+
+    entry: Entry
+    settings: Settings
+    record: Record
+    fleet: Fleet
+    folder: Path
+    step: Callable[[str, str], None]
+    outputs: dict[str, Logits] = field(default_factory=dict)
+    plan: Plan = field(init=False)
+    references: list[Reference] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.plan = compile_plan(self.entry.spec)
+        absent = self.record.missing
+        self.references = [r for r in references_of(self.entry) if r.name not in absent]
+
+    def finish(self, available: Memory) -> Record:
+        """Run everything and judge it."""
+        record = self.record
+        try:
+            for size in record.sizes:
+                layer_rows(self.plan, size)
+            record.dtype = self._choose_dtype(available)
+            weights = self._draw()
+        except ResNetError as error:
+            record.problems.append(str(error))
+            return record
+        for engine in self.settings.engines:
+            self._run_engine(engine, weights)
+        if len(self.outputs) + len(self.references) < 2:
+            record.problems.append("nothing was compared")
+        record.tolerance = self._tolerance()
+        self._judge_engines()
+        for reference in self.references:
+            record.references[reference.name] = self._judge(reference, weights)
+        return record
+
+    def _choose_dtype(self, available: Memory) -> str:
+        count, wanted = self.record.parameters, self.record.dtype
+        found = fitting_dtype(count, wanted, available())
+        if found != wanted:
+            self.fleet.close()  # idle workers hold some
+            found = fitting_dtype(count, wanted, available())
+        if found is None:
+            need, have = (n / 2**30 for n in (peak_bytes(count, "float32"), available() or 0))
+            raise ResNetError(f"needs {need:.1f} GiB of memory in float32, and {have:.1f} are free")
+        return found
+
+    def _draw(self) -> str:
+        self.step(self.entry.name, "drawing weights")
+        for index, size in enumerate(self.record.sizes):
+            shape = (self.record.batch, *size, self.plan.in_channels)
+            images = random_images(shape, self.settings.seed)
+            write_safetensors(self._file(f"images{index}"), Checkpoint({"images": images}))
+        weights = self._file("weights")
+        write_safetensors(weights, Checkpoint(random_weights(self.plan, self.settings.seed)))
+        return weights
+
+    def _file(self, name: str) -> str:
+        return str(self.folder / f"{name}.safetensors")
+
+    def _call(
+        self, engine: Engine, device: Device, operation: str, weights: str, **more: Any
+    ) -> tuple[Any, Logits]:
+        """The worker's answer and the logits, of the shapes that the plan says."""
+        answer = self.fleet.call(
+            engine,
+            device,
+            operation,
+            weights=weights,
+            dtype=self.record.dtype,
+            images=[self._file(f"images{i}") for i in range(len(self.record.sizes))],
+            outputs=self._file("outputs"),
+            **more,
+        )
+        found = dict(read_safetensors(self._file("outputs")).state)
+        expected = (self.record.batch, self.entry.spec.num_classes)
+        for array in found.values():
+            if array.shape != expected:
+                raise ResNetError(f"the logits have shape {array.shape}, expected {expected}")
+            if array.dtype.name != self.record.dtype:
+                raise ResNetError(f"the logits are {array.dtype}, not {self.record.dtype}")
+        return answer, found
+
+    def _call_engine(self, engine: Engine, weights: str) -> tuple[Any, Logits]:
+        facts = {"spec": self.entry.spec.to_dict(), "blocks": False, "compiled": False}
+        return self._call(engine, self.settings.device, "run", weights, **facts)
+
+    def _run_engine(self, engine: Engine, weights: str) -> None:
+        record = self.record
+        absent = record.missing.get(engine.name)
+        if absent is not None:
+            if self.settings.requested:
+                record.problems.append(f"{engine.name} is missing: {absent}")
+            return
+        self.step(self.entry.name, engine.name)
+        try:
+            answer, found = self._call_engine(engine, weights)
+        except (EngineError, ResNetError) as error:
+            record.problems.append(f"{engine.name} failed: {error}")
+            return
+        record.engines[engine.name] = answer["seconds"]
+        self.outputs[engine.name] = found
+        if answer["parameters"] != record.parameters:
+            record.problems.append(
+                f"{engine.name} has {answer['parameters']:,} parameters, the plan "
+                f"{record.parameters:,}"
+            )
+
+    def _tolerance(self) -> float | None:
+        """The bound between any two results: in float32, from what rounding is measured to do.
+
+        As in `check`, except that there is no float64 to measure against: the net's own logits in
+        float32 are compared with those on weights that are perturbed as rounding does.
+        """
+        if self.record.dtype == "float64":
+            return FLOAT64_TOLERANCE
+        if not self.outputs:
+            return None
+        engine = ENGINES[next(iter(self.outputs))]
+        error = 0.0
+        for trial in range(TRIALS):
+            self.step(self.entry.name, f"rounding on {engine.name}, {trial + 1} of {TRIALS}")
+            file = self._perturb(self.settings.seed + trial)
+            try:
+                _, found = self._call_engine(engine, file)
+                error = max(error, _worst(self.outputs[engine.name], found))
+            except (EngineError, ResNetError) as failure:
+                self.record.problems.append(f"no bound from {engine.name}: {failure}")
+                return None
+        # Two engines that are each within the bound of the exact result may part by twice as much.
+        return 2 * ROUNDING_FACTOR * error
+
+    def _perturb(self, seed: int) -> str:
+        """Another file of weights; array by array, since a net that comes here is large."""
+        state = random_weights(self.plan, self.settings.seed)
+        for q in self.plan.parameters():
+            array = perturbed_array(q, state[q.name], "float32", seed)
+            state[q.name] = array.astype(np.float32)
+        write_safetensors(self._file("perturbed"), Checkpoint(state))
+        return self._file("perturbed")
+
+    def _judge_engines(self) -> None:
+        record = self.record
+        worst = -1.0
+        for a, b in itertools.combinations(self.outputs, 2):
+            found = self._difference(self.outputs[a], self.outputs[b], f"{a} and {b}")
+            record.problems += found.problems
+            if found.maximum > worst:
+                worst, record.between, record.pair = found.maximum, finite(found.maximum), [a, b]
+
+    def _judge(self, reference: Reference, weights: str) -> Judged:
+        self.step(self.entry.name, reference.name)
+        judged = Judged(recast=recast(reference, self.entry, self.record.dtype))
+        facts = {"library": reference.name, "name": self.entry.name}
+        try:
+            host = ENGINES[reference.engine]
+            answer, logits = self._call(host, "cpu", "reference", weights, **facts)
+        except (EngineError, ResNetError) as error:
+            judged.problems.append(f"{reference.name} failed: {error}")
+            return judged
+        judged.parameters = answer["parameters"]
+        if judged.parameters != self.record.parameters:
+            judged.problems.append(
+                f"{reference.name} has {judged.parameters:,} parameters, the plan "
+                f"{self.record.parameters:,}"
+            )
+        if not self.outputs:
+            judged.problems.append(f"no engine was compared with {reference.name}")
+        for engine, outputs in self.outputs.items():
+            found = self._difference(logits, outputs, f"{reference.name} and {engine}")
+            judged.differences[engine] = finite(found.maximum)
+            judged.problems += found.problems
+        return judged
+
+    def _difference(self, a: Logits, b: Logits, pair: str) -> _Difference:
+        try:
+            worst = _worst(a, b)
+        except ResNetError as error:
+            return _Difference(math.inf, [f"{pair} cannot be compared: {error}"])
+        tolerance = self.record.tolerance
+        if tolerance is not None and worst <= tolerance:
+            return _Difference(worst, [])
+        over = "with no bound" if tolerance is None else f"over {tolerance:.1e}"
+        return _Difference(worst, [f"{pair} part by {worst:.1e}, {over}"])
+
+
+@dataclass(frozen=True)
+class _Difference:
+    maximum: float
+    problems: list[str]
+
+
+def _worst(a: Logits, b: Logits) -> float:
+    """The largest difference over all inputs; infinite if there is a NaN."""
+    found = [difference(a[index], b[index]).maximum for index in a]
+    return max(math.inf if math.isnan(x) else x for x in found)
+
+
+__all__ = ["Observer", "Settings", "sweep"]

@@ -1,0 +1,442 @@
+"""Do the engines compute the same network? Counts, shapes, logits and every block, measured."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from resnet_parity.engines.registry import Device, Engine, EngineError, Precision, Worker
+from resnet_parity.numerics.difference import (
+    COARSE,
+    FLOAT64_TOLERANCE,
+    ROUNDING_FACTOR,
+    RULE,
+    UNIT_ROUNDOFF,
+    Difference,
+    difference,
+)
+from shared_spec.atomic_write import workspace
+from shared_spec.errors import ResNetError
+from shared_spec.plan.compiler import compile_plan
+from shared_spec.plan.network import Parameter, Plan
+from shared_spec.plan.summary import block_rows
+from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.initialize import generator, random_images, random_weights
+from shared_spec.weights.state import (
+    Checkpoint,
+    State,
+    cast_weights,
+    check_weights,
+    numpy_dtype,
+    read_safetensors,
+    write_safetensors,
+)
+
+Start = Callable[[Engine, Device], AbstractContextManager[Worker]]
+Outputs = dict[str, np.ndarray]
+"""`<index of the input>/logits` (or `<index>/features<i>`) and `<index>/<block>` to array."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one engine gave."""
+
+    engine: str
+    outputs: Outputs
+    parameters: int
+    seconds: float
+    versions: dict[str, str]
+    device: str
+
+
+@dataclass
+class Report:
+    """The result of `check`; `problems` is empty exactly if everything agrees."""
+
+    model: str
+    dtype: str
+    inputs: list[tuple[int, ...]]
+    parameters: int
+    tolerance: float
+    rule: str
+    precision: Precision = "highest"
+    coarse: str | None = None
+    """What the device's products of float32 numbers may be rounded to, where that is coarser."""
+    ran: list[Ran] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    logits: dict[tuple[str, str], Difference] = field(default_factory=dict)
+    blocks: dict[tuple[str, str], tuple[str, Difference]] = field(default_factory=dict)
+    against_float64: dict[str, Difference] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def holds(self) -> bool:
+        """True if there was something to compare and all of it agrees."""
+        return not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON data."""
+        return {
+            "model": self.model,
+            "holds": self.holds,
+            "problems": self.problems,
+            "dtype": self.dtype,
+            "rule": self.rule,
+            "tolerance": self.tolerance,
+            "precision": self.precision,
+            "inputs": [list(shape) for shape in self.inputs],
+            "parameters": self.parameters,
+            "engines": [
+                {
+                    "engine": r.engine,
+                    "parameters": r.parameters,
+                    "seconds": r.seconds,
+                    "versions": r.versions,
+                    "device": r.device,
+                }
+                for r in self.ran
+            ],
+            "failed": self.failed,
+            "missing": self.missing,
+            "against_float64": {k: d.to_dict() for k, d in self.against_float64.items()},
+            "pairs": [
+                {
+                    "engines": list(pair),
+                    "logits": self.logits[pair].to_dict(),
+                    "worst_block": self.blocks[pair][0],
+                    "blocks": self.blocks[pair][1].to_dict(),
+                }
+                for pair in self.logits
+            ],
+        }
+
+
+def default_sizes(spec: ResNetSpec) -> list[tuple[int, int]]:
+    """An even, an odd and a non-square input (H, W): `same` padding and floor divisions part at
+    odd sizes, swapped axes at non-square ones.
+    """
+    side = min(64, max(spec.image_size, 8))
+    return [(side, side), (side + 1, side + 1), (side + side // 2 + 1, side)]
+
+
+def check(
+    spec: ResNetSpec,
+    engines: Sequence[Engine],
+    *,
+    name: str = "model",
+    dtype: str = "float64",
+    weights: State | None = None,
+    device: Device = "cpu",
+    sizes: Sequence[tuple[int, int]] | None = None,
+    batch: int = 2,
+    seed: int = 0,
+    requested: bool = True,
+    compiled: bool = True,
+    precision: Precision = "highest",
+    step: Callable[[str], None] = lambda text: None,
+    start: Start = Worker,
+) -> Report:
+    """Run every engine on the same weights and images, and compare each with each.
+
+    Args:
+        spec: the network.
+        engines: which engines; each runs in a process of its own, one after another.
+        name: what to call the network in the report.
+        dtype: of parameters and computation.
+        weights: canonical weights; None draws random ones, norm statistics included.
+        device: cpu, gpu or tpu.
+        sizes: input sizes (H, W); None takes `default_sizes`.
+        batch: images of each size.
+        seed: of random weights and images.
+        requested: whether a missing engine is a failure (it was asked for by name) or only told.
+        compiled: whether engines compile the net as a whole, as `predict` does, or run it layer by
+            layer, which starts sooner.
+        precision: of the products of float32 numbers; `default` leaves TF32 and bfloat16 passes
+            to the frameworks, and the bound grows by what they round.
+        step: called with a few words as each part of the work begins.
+        start: gives the worker of an engine on a device, as a context manager.
+
+    Raises:
+        ResNetError: if the weights do not fit or an image size is too small.
+    """
+    p = compile_plan(spec)
+    sizes = list(sizes or default_sizes(spec))
+    expected = [_expected_shapes(p, size, batch) for size in sizes]
+    numpy_dtype(dtype)
+    if weights is None:
+        weights = random_weights(p, seed)
+    # Rounded once, here: the comparison is of computations on the same weights.
+    weights = cast_weights(weights, dtype)
+    check_weights(p, weights, dtype)
+    shapes = [(batch, *size, p.in_channels) for size in sizes]
+    report = Report(name, dtype, list(shapes), p.parameter_count(), FLOAT64_TOLERANCE, RULE)
+    report.precision = precision
+    if precision == "default" and dtype == "float32":
+        report.coarse = COARSE.get(device)
+    with workspace() as folder:
+        job = _Job(spec, weights, folder, start, compiled, precision)
+        job.images = [
+            job.save(f"images{i}", {"images": random_images(s, seed)}) for i, s in enumerate(shapes)
+        ]
+        for engine in engines:
+            step(engine.name)
+            run_engine(engine, device, start, report, lambda w: job.run(w, dtype, job.weights))
+        if dtype == "float64" and device != "cpu" and report.ran:
+            step("float64 reference")
+            _run_on_cpu(job, report, engines)
+        judge_presence(report, requested)
+        for ran in report.ran:
+            _judge_engine(report, ran, p, expected)
+        if dtype != "float64" and report.ran:
+            step("float64 reference")
+            _judge_rounding(job, report, engines, seed, step)
+    _judge_pairs(report)
+    return report
+
+
+def _run_on_cpu(job: _Job, report: Report, engines: Sequence[Engine]) -> None:
+    """Add an engine's results on the CPU, the first of all: what an accelerator's kernels have in
+    common would not be seen between engines that all use them.
+    """
+    engine = next(e for e in engines if e.name == report.ran[0].engine)
+    others, report.ran = report.ran, []
+    run_engine(engine, "cpu", job.start, report, lambda w: job.run(w, "float64", job.weights))
+    here = [replace(ran, engine=f"{ran.engine} (cpu)") for ran in report.ran]
+    report.ran = here + others
+
+
+@dataclass
+class _Job:
+    """The files that the workers read and write."""
+
+    spec: ResNetSpec
+    weights: State
+    folder: Path
+    start: Start
+    compiled: bool
+    precision: Precision
+    images: list[str] = field(default_factory=list)
+    counter: Iterator[int] = field(default_factory=itertools.count)
+
+    def save(self, name: str, arrays: State) -> str:
+        path = self.folder / f"{name}.safetensors"
+        write_safetensors(path, Checkpoint(arrays))
+        return str(path)
+
+    def run(self, worker: Worker, dtype: str, weights: State, blocks: bool = True) -> Any:
+        """One pass over all images: the worker's answer and the outputs."""
+        number = next(self.counter)
+        file = self.save(f"weights{number}", weights)
+        outputs = str(self.folder / f"outputs{number}.safetensors")
+        answer = worker.call(
+            "run",
+            spec=self.spec.to_dict(),
+            weights=file,
+            dtype=dtype,
+            images=self.images,
+            outputs=outputs,
+            blocks=blocks,
+            compiled=self.compiled,
+            precision=self.precision,
+        )
+        found = read_safetensors(outputs).state
+        Path(file).unlink()
+        Path(outputs).unlink()
+        return answer, found
+
+
+class Presence(Protocol):
+    """A report on what engines gave: which ran, and which did not."""
+
+    dtype: str
+    ran: list[Ran]
+    failed: dict[str, str]
+    missing: dict[str, str]
+    problems: list[str]
+
+
+def run_engine(
+    engine: Engine,
+    device: Device,
+    start: Start,
+    report: Presence,
+    work: Callable[[Worker], tuple[Any, Outputs]],
+) -> None:
+    """Add to a report what an engine's worker answers and gives, or why there is nothing."""
+    absent = engine.missing()
+    if absent is not None:
+        report.missing[engine.name] = absent
+        return
+    try:
+        with start(engine, device) as worker:
+            facts = worker.call("info")
+            answer, outputs = work(worker)
+    except (EngineError, ResNetError) as error:
+        report.failed[engine.name] = str(error)
+        return
+    count, seconds = answer.get("parameters", 0), answer["seconds"]
+    versions, hardware = facts["versions"], facts["device"]
+    report.ran.append(Ran(engine.name, outputs, count, seconds, versions, hardware))
+
+
+def judge_presence(report: Presence, requested: bool) -> None:
+    """Add what keeps a comparison from being one; a missing engine counts if it was `requested`."""
+    for engine, reason in report.failed.items():
+        report.problems.append(f"{engine} failed: {reason}")
+    if requested:
+        for engine, reason in report.missing.items():
+            report.problems.append(f"{engine} is missing: {reason}")
+    # Anything but float64 is held against float64, which one engine is enough for.
+    alone = 1 if report.dtype == "float64" else 0
+    if len(report.ran) <= alone:
+        ran = f"{report.ran[0].engine} ran alone" if report.ran else "no engine ran"
+        report.problems.append(f"nothing was compared: {ran}")
+
+
+def _expected_shapes(p: Plan, size: tuple[int, int], batch: int) -> dict[str, tuple[int, ...]]:
+    """Output shapes by the plan: of every block, and of what the model returns."""
+    every = {row.name: (batch, *row.shape) for row in block_rows(p, size)}
+    wanted = {block.name: block.name for block in p.blocks()} | p.results()
+    return {key: every[name] for key, name in wanted.items()}
+
+
+def _is_result(key: str) -> bool:
+    """Whether an output is what the model returns, and not a block's."""
+    return key.rpartition("/")[2].startswith(("logits", "features"))
+
+
+def _judge_engine(
+    report: Report, ran: Ran, p: Plan, expected: Sequence[dict[str, tuple[int, ...]]]
+) -> None:
+    if ran.parameters != report.parameters:
+        report.problems.append(
+            f"{ran.engine} has {ran.parameters:,} parameters, the plan {report.parameters:,}"
+        )
+    wanted = {f"{i}/{k}": v for i, shapes in enumerate(expected) for k, v in shapes.items()}
+    for key in sorted(wanted.keys() | ran.outputs.keys()):
+        given = ran.outputs[key].shape if key in ran.outputs else None
+        if given != wanted.get(key):
+            report.problems.append(
+                f"{ran.engine}: {key} has shape {given}, the plan says {wanted.get(key)}"
+            )
+
+
+def _judge_pairs(report: Report) -> None:
+    """Each engine against each, the earlier being the reference."""
+    # Two engines that are each within the bound of the float64 result may part by twice as much.
+    tolerance = report.tolerance * (1 if report.dtype == "float64" else 2)
+    for a, b in itertools.combinations(report.ran, 2):
+        pair = (a.engine, b.engine)
+        try:
+            found = {key: difference(a.outputs[key], b.outputs[key]) for key in a.outputs}
+        except (ResNetError, KeyError) as error:
+            report.problems.append(f"{a.engine} and {b.engine} cannot be compared: {error}")
+            continue
+        logits = {k: d for k, d in found.items() if _is_result(k)}
+        # Features of the stem alone need no block.
+        blocks = {k: d for k, d in found.items() if k not in logits} or logits
+        report.logits[pair] = max(logits.values(), key=_badness)
+        worst = max(blocks, key=lambda k: _badness(blocks[k]))
+        report.blocks[pair] = (worst.partition("/")[2], blocks[worst])
+        first = next((k for k, d in found.items() if not d.within(tolerance)), None)
+        bad = [k for k, d in blocks.items() if not d.within(tolerance)]
+        if first is not None:
+            name = (bad or [first])[0]
+            index, _, layer = name.partition("/")
+            report.problems.append(
+                f"{a.engine} and {b.engine} part at {layer} by {found[name].maximum:.1e} "
+                f"(input {list(report.inputs[int(index)])}, index {list(found[name].worst)}), "
+                f"over {tolerance:.1e}"
+            )
+
+
+def _badness(d: Difference) -> float:
+    return math.inf if math.isnan(d.maximum) else d.maximum
+
+
+def _judge_rounding(
+    job: _Job,
+    report: Report,
+    engines: Sequence[Engine],
+    seed: int,
+    step: Callable[[str], None],
+) -> None:
+    """Hold every engine against float64, within a bound measured there; see `perturbed`."""
+    engine = next(e for e in engines if e.name == report.ran[0].engine)
+    roundoff = report.coarse or report.dtype
+    try:
+        with job.start(engine, "cpu") as worker:
+            exact = cast_weights(job.weights, "float64")
+            _, reference = job.run(worker, "float64", exact, blocks=False)
+            error = 0.0
+            for trial in range(3):
+                step(f"float64 reference, perturbation {trial + 1} of 3")
+                shaken = perturbed(compile_plan(job.spec), exact, roundoff, seed + trial)
+                _, outputs = job.run(worker, "float64", shaken, blocks=False)
+                error = max(error, *(difference(reference[k], outputs[k]).maximum for k in outputs))
+    except (EngineError, ResNetError) as failure:
+        report.problems.append(f"no float64 reference from {engine.name}: {failure}")
+        return
+    report.tolerance = ROUNDING_FACTOR * error
+    report.rule = (
+        f"{RULE} to float64 ≤ {report.tolerance:.1e}, which is {ROUNDING_FACTOR:g} times what "
+        f"{report.dtype} rounding is measured to cause; twice that between two engines"
+    )
+    if report.coarse:
+        report.rule = report.rule.replace(
+            f"{report.dtype} rounding",
+            f"rounding as in {report.coarse}, which is how this device's own precision multiplies "
+            f"{report.dtype},",
+        )
+    for ran in report.ran:
+        try:
+            found = [difference(reference[k], ran.outputs[k]) for k in reference]
+        except (ResNetError, KeyError) as failure:
+            report.problems.append(f"{ran.engine} cannot be compared with float64: {failure}")
+            continue
+        worst = max(found, key=_badness)
+        report.against_float64[ran.engine] = worst
+        if not worst.within(report.tolerance):
+            report.problems.append(
+                f"{ran.engine} is {worst.maximum:.1e} from float64, over {report.tolerance:.1e}"
+            )
+
+
+def perturbed(p: Plan, state: State, dtype: str, seed: int) -> State:
+    """Weights changed as much as rounding in `dtype` changes the sums that they enter.
+
+    A sum of n products computed in floating point is the exact sum for weights changed by relative
+    amounts of about u * sqrt(n), u being the unit roundoff (Higham and Mary 2019, probabilistic
+    backward error analysis). So each kernel gets normal relative changes of that size, and what
+    this does to the logits in float64 is what rounding in `dtype` may do.
+    """
+    return {q.name: perturbed_array(q, state[q.name], dtype, seed) for q in p.parameters()}
+
+
+def perturbed_array(q: Parameter, array: np.ndarray, dtype: str, seed: int) -> np.ndarray:
+    """One array of `perturbed`, in float64."""
+    terms = math.prod(q.shape[1:]) if q.role in ("conv_kernel", "dense_kernel") else 1
+    noise = generator(seed, f"rounding/{q.name}").standard_normal(q.shape)
+    change: np.ndarray = array * (1 + UNIT_ROUNDOFF[dtype] * math.sqrt(terms) * noise)
+    return change
+
+
+__all__ = [
+    "Presence",
+    "Ran",
+    "Report",
+    "check",
+    "default_sizes",
+    "judge_presence",
+    "perturbed",
+    "perturbed_array",
+    "run_engine",
+]

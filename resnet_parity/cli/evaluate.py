@@ -1,0 +1,174 @@
+"""The command that scores weights on labelled images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from resnet_parity.cli.options import DeviceOption, JsonOption, LabelsOption, err, print_result
+from resnet_parity.engines.registry import ENGINES, Engine, parse_device, parse_engines
+from resnet_parity.render import tables
+from shared_spec.errors import FrameworkError, ResNetError
+from shared_spec.weights.labels import read_labels
+
+FORMATS = ("cifar10", "cifar100", "idx", "folder", "huggingface", "digits")
+
+
+def evaluate(
+    weights: Annotated[
+        str,
+        typer.Argument(help="Weights in any format that convert reads, or the folder of a run."),
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="Name or spec file, where WEIGHTS do not tell.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Where the images are.")] = None,
+    data_format: Annotated[
+        str | None, typer.Option("--format", help=f"Of the data: {', '.join(FORMATS)}.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Take the held-out data of a recipe, by file or by name.")
+    ] = None,
+    labels: LabelsOption = None,
+    engines: Annotated[
+        str | None,
+        typer.Option(help=f"Comma-separated; all installed of {', '.join(ENGINES)} if left out."),
+    ] = None,
+    crops: Annotated[
+        str, typer.Option(help="center, 10, or multi_scale (fully convolutional).")
+    ] = "center",
+    scales: Annotated[
+        str | None,
+        typer.Option(help="With multi_scale: shorter sides; 224,256,384,480,640 for 224 pixels."),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float64, float32, float16 or bfloat16.")] = "float32",
+    device: DeviceOption = "cpu",
+    batch_size: Annotated[int, typer.Option(min=1, help="Views computed at a time.")] = 64,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Images to take at most, spread over the data.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score weights on labelled images in each engine, and compare the engines.
+
+    Top-1, top-5 and loss, by the middle of each image, or by the papers' protocols: ten crops, or
+    whole images at several scales. Exits with 1 if engines differ by more than rounding explains.
+    """
+    from resnet_parity.cli.train import find_recipe
+    from resnet_parity.evaluate.inputs import Request, prepare
+    from resnet_parity.evaluate.scoring import scoring as evaluating
+    from shared_spec.backend import resolve
+    from shared_spec.catalogue import CATALOGUE
+    from shared_spec.weights.state import numpy_dtype
+
+    chosen = _installed(engines)
+    where = parse_device(device)
+    numpy_dtype(dtype)
+    with _progress() as (step, advance, expect):
+        step("opening")
+        request = Request(
+            weights,
+            None if model is None else resolve(model),
+            path=data,
+            format=data_format,
+            recipe=None if recipe is None else find_recipe(recipe),
+            labels=None if labels is None else read_labels(labels),
+            crops=crops,
+            scales=None if scales is None else _sides(scales),
+            limit=limit,
+            batch_size=batch_size,
+            resize=model in CATALOGUE,
+        )
+        prepared = prepare(request)
+        expect(len(prepared.dataset))
+        if where == "gpu":
+            # The engines share the device, of which TensorFlow would take all there is.
+            os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+        found = evaluating.evaluate(
+            prepared, chosen, dtype=dtype, device=where, step=step, advance=advance
+        )
+    print_result(found.to_dict(), as_json, tables.evaluated)
+    if not found.holds:
+        raise typer.Exit(1)
+
+
+def _installed(text: str | None) -> list[Engine]:
+    """The engines that were named, each of which must be installed; or all that are."""
+    named = parse_engines(text)
+    absent = {engine.name: engine.missing() for engine in named}
+    found = [engine for engine in named if absent[engine.name] is None]
+    if len(found) < len(named) if text is not None else not found:
+        name, reason = next((n, r) for n, r in absent.items() if r is not None)
+        raise FrameworkError(f"{name}: {reason}")
+    return found
+
+
+def _sides(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ResNetError(f"scales: {text!r} is not a list of pixels such as 224,256") from None
+
+
+Told = tuple[Callable[[str], None], Callable[[float], None], Callable[[int], None]]
+
+
+@contextmanager
+def _progress() -> Iterator[Told]:
+    """What is at work, and a bar of images; in a log, lines."""
+    if not err.is_terminal:
+        with tables.lines(err) as line:
+            yield _log(line)
+        return
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+    ) as bar:
+        task = bar.add_task("starting", total=None)
+        yield (
+            lambda text: bar.update(task, description=tables.plain(text)),
+            lambda images: bar.advance(task, images),
+            lambda images: bar.update(task, total=images),
+        )
+
+
+def _log(line: Callable[[str], None]) -> Told:
+    what, done, total = "starting", 0.0, 0
+
+    def step(text: str) -> None:
+        nonlocal what
+        what = text
+        line(what)
+
+    def advance(images: float) -> None:
+        nonlocal done
+        done += images
+        line(f"{what}, {done:,.0f} of {total:,} images")
+
+    def expect(images: int) -> None:
+        nonlocal total
+        total = images
+
+    return step, advance, expect
+
+
+__all__ = ["evaluate"]

@@ -1,0 +1,92 @@
+"""The command that shows what was measured on one page."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from resnet_parity.cli.options import DeviceOption, JsonOption, err, print_result
+from resnet_parity.engines.registry import ENGINES, parse_device, parse_engines
+from resnet_parity.render import tables
+from shared_spec.errors import ResNetError, framework_missing
+from shared_spec.weights.state import numpy_dtype
+
+
+def report(
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Catalogue names or spec files.")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page.")] = Path("report.html"),
+    check: Annotated[
+        list[Path] | None, typer.Option(help="What `check --json` printed; once for each file.")
+    ] = None,
+    trace: Annotated[
+        list[Path] | None, typer.Option(help="What `trace --json` printed; once for each file.")
+    ] = None,
+    bench: Annotated[
+        list[Path] | None, typer.Option(help="What `bench --json` printed; once for each file.")
+    ] = None,
+    speed: Annotated[
+        bool, typer.Option("--speed", help="Measure speed too, where no file tells it.")
+    ] = False,
+    engines: Annotated[
+        str | None, typer.Option(help=f"Comma-separated; all of {', '.join(ENGINES)} if left out.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Of what is run here.")] = "float64",
+    device: DeviceOption = "cpu",
+    date: Annotated[str | None, typer.Option(help="A date for the page, in any words.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put parity, errors along depth, speed, memory and scaling on one HTML page.
+
+    What the files do not tell of the models that are named is run here: a check of parity, a trace
+    of each engine against the first, and with --speed a benchmark. The page needs no network and no
+    other file.
+    """
+    if importlib.util.find_spec("jinja2") is None:
+        raise framework_missing("report", "jinja2", "report")
+    if not output.resolve().parent.is_dir() or output.is_dir():
+        raise ResNetError(f"{output}: is a directory, or is in one that does not exist")
+    if speed and not models:
+        raise ResNetError("--speed: name the models to measure")
+    numpy_dtype(dtype)
+    from resnet_parity import report as reports
+
+    files = reports.Files(check or [], trace or [], bench or [])
+    settings = reports.Settings(
+        parse_engines(engines),
+        dtype=dtype,
+        device=parse_device(device),
+        speed=speed,
+        requested=engines is not None,
+    )
+    with tables.progress(err) as advance:
+        nets = reports.gather(models or [], files, settings, advance)
+    reports.write(nets, output, date)
+    told = [
+        {"name": net.name, "holds": reports.verdict(net), "summary": reports.sentence(net)}
+        for net in nets
+    ]
+    holds = not any(net["holds"] is False for net in told)
+    print_result({"report": str(output), "holds": holds, "nets": told}, as_json, table)
+    if not holds:
+        raise typer.Exit(1)
+
+
+def table(console: Console, data: dict[str, Any]) -> None:
+    """A sentence for each net, and where the page is."""
+    marks = {True: "[green]✓[/]", False: "[red]✗[/]", None: "–"}
+    for net in data["nets"]:
+        console.print(
+            f"{marks[net['holds']]} {tables.plain(net['name'])}: {tables.plain(net['summary'])}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    console.print(f"wrote {tables.plain(data['report'])}", highlight=False, soft_wrap=True)
+
+
+__all__ = ["report", "table"]

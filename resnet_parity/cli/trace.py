@@ -1,0 +1,235 @@
+"""The command that finds where two implementations part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from resnet_parity.cli.options import (
+    DeviceOption,
+    JsonOption,
+    ModelArgument,
+    WeightsOption,
+    command_line,
+    err,
+    print_result,
+)
+from resnet_parity.engines.registry import ENGINES, parse_device, parse_engines
+from resnet_parity.render import plots, tables
+from shared_spec.backend import fetched, resolve
+from shared_spec.errors import ResNetError
+from shared_spec.spec.resnet_spec import ResNetSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from resnet_parity.trace.compare import Against
+
+UNDECIDED = 3
+"""The exit code where rounding hides too much to tell."""
+
+_FEW = 8
+_VERDICTS = {
+    "holds": "[bold green]✓ nothing parts[/]",
+    "parts": "[bold red]✗ they part[/]",
+    "undecided": "[bold yellow]? cannot be told[/]",
+}
+
+
+def trace(
+    model: ModelArgument,
+    engines: Annotated[
+        str | None,
+        typer.Option(help=f"Two of {', '.join(ENGINES)}, the reference first; one for --against."),
+    ] = None,
+    weights: WeightsOption = None,
+    what: Annotated[
+        str, typer.Option("--input", help="random, image (photographs), or an image file.")
+    ] = "random",
+    dtype: Annotated[str, typer.Option(help="float64 or float32.")] = "float64",
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Height and width; the net's own, but at most 64.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Random images; 2, and 4 with --gradients.")
+    ] = None,
+    device: DeviceOption = "cpu",
+    seed: Annotated[int, typer.Option(help="Of random weights and images.")] = 0,
+    gradients: Annotated[
+        bool, typer.Option("--gradients", help="Compare every parameter's gradient too.")
+    ] = False,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="MODULE:FUNCTION that makes a model of your own, in --engines' framework."
+        ),
+    ] = None,
+    names: Annotated[
+        Path | None,
+        typer.Option(help="With --against: a YAML file, 'canonical name: name in your model'."),
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="A picture of the errors along depth.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Name the first layer in which two engines part, or an engine and your own model.
+
+    Every layer and block is compared twice: as each side computes it, and on the reference's input,
+    which tells the layer that errs from those that inherit. Exits with 0 if nothing parts, 1 if
+    something does, and 3 if rounding hides too much to tell.
+    """
+    plots.require_picture(plot)
+    own = _against(against, names)
+    chosen = parse_engines(engines or ("torch,flax" if own is None else "torch"))
+    if own is None and len(chosen) != 2:
+        raise ResNetError("engines: name two, the reference first")
+    if own is not None and len(chosen) != 1:
+        raise ResNetError("engines: with --against name one, of your model's framework")
+    spec = resolve(model)
+    images = _images(spec, what, image_size, batch or (4 if gradients else 2), seed)
+    from resnet_parity.convert.conversion import read_for
+    from resnet_parity.trace.compare import compare as tracing
+
+    given = None if weights is None else dict(read_for(spec, fetched(weights)).state)
+    with tables.progress(err) as advance:
+        found = tracing.trace(
+            spec,
+            chosen[0],
+            chosen[1] if own is None else own,
+            images,
+            name=model,
+            dtype=dtype,
+            weights=given,
+            device=parse_device(device),
+            seed=seed,
+            gradients=gradients,
+            step=advance,
+        )
+    data = {**found.to_dict(), "command": command_line()}
+    if plot is not None:
+        from resnet_parity import plot_trace
+
+        plot_trace.trace(data, plot)
+    print_result(data, as_json, table)
+    if not found.holds:
+        raise typer.Exit(UNDECIDED if found.verdict == "undecided" else 1)
+
+
+def _against(factory: str | None, names: Path | None) -> Against | None:
+    if factory is None:
+        if names is not None:
+            raise ResNetError("--names: only with --against")
+        return None
+    module, _, function = factory.partition(":")
+    if not all(part.isidentifier() for part in [*module.split("."), function]):
+        raise ResNetError(
+            f"--against: {factory!r} is not of the form MODULE:FUNCTION, such as my_net:make_model"
+        )
+    from resnet_parity.trace.compare import Against
+    from shared_spec.spec.files import read_declaration
+
+    if names is None:
+        return Against(factory)
+    data = read_declaration(names, "name map", ResNetError)
+    if not isinstance(data, dict) or not all(isinstance(v, str) for v in data.values()):
+        raise ResNetError(f"{names}: expected a line 'canonical name: name in your model' for each")
+    return Against(factory, data)
+
+
+def _images(
+    spec: ResNetSpec, what: str, image_size: int | None, batch: int, seed: int
+) -> np.ndarray:
+    side = image_size or min(64, max(spec.image_size, 8))
+    if what == "random":
+        from shared_spec.weights.initialize import random_images
+
+        return random_images((batch, side, side, spec.in_channels), seed)
+    from importlib.resources import files
+
+    from shared_spec.weights.preprocessing import Preprocessing, open_images
+
+    paths = [Path(what)]
+    if what == "image":
+        folder = Path(str(files("resnet_parity") / "assets"))
+        paths = [folder / "china.jpg", folder / "flower.jpg"]
+    elif not paths[0].suffix:
+        raise ResNetError(f"--input: {what!r} is not random, image, or the path of an image")
+    prepare = Preprocessing.default(spec).model_copy(update={"image_size": side})
+    return prepare(open_images(paths))
+
+
+def table(console: Console, data: dict[str, Any]) -> None:
+    """The first rows in which something is off and the worst of all, then the verdict."""
+    shape = "×".join(map(str, data["input"]))
+    console.print(
+        f"[bold]{tables.plain(data['model'])}[/] in {data['dtype']} on {shape}: "
+        f"{tables.plain(data['other'])} against {data['reference']}\n",
+        highlight=False,
+    )
+    rows = data["rows"]
+    off = [row for row in rows if row["errs"] or row["parts"]][:_FEW]
+    off += [row for row in rows if row["name"] in data["errs"]][:_FEW]
+    worst = sorted(rows, key=lambda row: -_size(row["forced"]))[:_FEW]
+    worst += sorted(rows, key=lambda row: -_size(row["propagated"]))[: _FEW // 2]
+    wanted = {row["name"] for row in [*off, *worst]}
+    erring = set(data["errs"])
+    _rows(console, [row for row in rows if row["name"] in wanted], True, erring)
+    console.print(
+        f"\nforced: on the reference's input; {len(wanted)} of {len(rows)} rows, --json has all",
+        highlight=False,
+    )
+    if data["gradients"]:
+        found = data["gradients"]
+        off = [row for row in found if row["parts"]][:_FEW]
+        worst = sorted(found, key=lambda row: -_size(row["propagated"]))[:_FEW]
+        wanted = {row["name"] for row in [*off, *worst]}
+        console.print("\ngradients, in the order of the backward pass:\n", highlight=False)
+        _rows(console, [row for row in found if row["name"] in wanted], False, set())
+    console.print(f"\nrule: {data['rule']}", highlight=False)
+    if data["gradient_rule"] not in (None, data["rule"]):
+        console.print(f"rule for gradients: {data['gradient_rule']}", highlight=False)
+    for note in data["notes"]:
+        console.print(f"note: {tables.plain(note)}", highlight=False)
+    for problem in data["problems"]:
+        console.print(f"[red]✗[/] {tables.plain(problem)}", highlight=False)
+    for what in data["undecided"]:
+        console.print(f"[yellow]?[/] {tables.plain(what)}", highlight=False)
+    console.print(_VERDICTS[data["verdict"]])
+
+
+def _rows(console: Console, rows: list[dict[str, Any]], layers: bool, erring: set[str]) -> None:
+    found = Table(box=None, pad_edge=False, header_style="bold")
+    found.add_column("layer" if layers else "parameter", overflow="fold")
+    for name in ["kind"] * layers:
+        found.add_column(name, no_wrap=True)
+    for name in ["as computed", *["forced"] * layers, "bound"]:
+        found.add_column(name, justify="right", no_wrap=True)
+    found.add_column("", no_wrap=True)
+    for row in rows:
+        errors = [row["propagated"], *[row["forced"]] * layers]
+        cells = [tables.plain(row["name"]), *[row["kind"]] * layers, *map(_figure, errors)]
+        mark = "inherits" if row["parts"] or row["errs"] else ""
+        if row["name"] in erring:
+            mark = "[red]errs[/]"
+        if mark and not layers:
+            mark = "[red]parts[/]"
+        found.add_row(*cells, f"{row['bound']:.1e}", mark)
+    console.print(found)
+
+
+def _size(value: float | str | None) -> float:
+    if value is None:
+        return -1.0
+    return float("inf") if isinstance(value, str) else value
+
+
+def _figure(value: float | str | None) -> str:
+    if value is None:
+        return "-"
+    return f"[red]{value}[/]" if isinstance(value, str) else f"{value:.1e}"
+
+
+__all__ = ["table", "trace"]

@@ -1,0 +1,554 @@
+"""The certificate of a conversion: what was compared, and everything needed to compare it again.
+
+It carries its inputs and the float64 logits of the source, so that another machine, with another
+framework or device, can hold the converted file against them.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import os
+import platform
+import re
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from resnet_parity.engines.registry import ENGINES, Device, Engine, EngineError, Worker
+from resnet_parity.numerics.difference import FLOAT64_TOLERANCE, ROUNDING_FACTOR, difference
+from shared_spec.atomic_write import durable, workspace
+from shared_spec.errors import ParityError, ResNetError, WeightsError
+from shared_spec.formats.containers.source import read_json
+from shared_spec.plan.compiler import compile_plan
+from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.initialize import generator
+from shared_spec.weights.lazy_array import entries_of
+from shared_spec.weights.preprocessing import Preprocessing
+from shared_spec.weights.state import Checkpoint, read_safetensors, require_file, write_safetensors
+
+SUFFIX = ".parity.json"
+DTYPES = ("float64", "float32")
+_SIDE = 128
+"""Largest height and width of the inputs."""
+_SEED = 2026
+_TRIALS = 3
+_OUTPUTS = 9
+_ARRAY_LIMIT = 2**25
+"""Bytes of an array; features of 64 channels on images of 64 take 8 million."""
+_PACKAGES = ("resnet-parity", "numpy", "torch", "keras", "tensorflow", "jax", "flax")
+
+Step = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One engine's logits in one dtype, held against the reference."""
+
+    engine: str
+    dtype: str
+    device: str
+    error: float | None
+    """max|a - b| / max|reference|; None if a logit is not a finite number."""
+    bound: float
+    holds: bool
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Images as bytes, and what makes inputs of them: (byte / 255 - mean) / std per channel."""
+
+    pixels: np.ndarray
+    """[N, H, W, C], uint8: the first half random, the rest photographs where there are 1 or 3
+    channels.
+    """
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def array(self) -> np.ndarray:
+        """[N, H, W, C] in float64."""
+        scaled: np.ndarray = self.pixels.astype(np.float64) / 255
+        scaled -= np.asarray(self.mean)
+        scaled /= np.asarray(self.std)
+        return scaled
+
+    @classmethod
+    def of(cls, spec: ResNetSpec, prepare: Preprocessing | None) -> Inputs:
+        """Two random images and, if the net takes pictures, two photographs."""
+        # Maps are large where logits are not.
+        side = min(spec.image_size, _SIDE // 2 if spec.features_only else _SIDE)
+        channels = spec.in_channels
+        noise = generator(_SEED, "certificate").integers(
+            0, 256, (2, side, side, channels), np.uint8
+        )
+        pictures = _photographs(side, channels)
+        if prepare is not None and prepare.channel_order == "bgr":
+            pictures = [picture[..., ::-1] for picture in pictures]
+        known = prepare is not None and len(prepare.mean) == channels
+        mean, std = (
+            (prepare.mean, prepare.std)
+            if known and prepare
+            else ((0.5,) * channels, (0.25,) * channels)
+        )
+        return cls(np.stack([*noise, *pictures]), tuple(mean), tuple(std))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON data."""
+        return {
+            "shape": list(self.pixels.shape),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "pixels": _packed(self.pixels),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Inputs:
+        """The inverse of `to_dict`."""
+        pixels = _unpacked(data["pixels"], data["shape"], np.dtype(np.uint8))
+        mean, std = (tuple(float(x) for x in data[key]) for key in ("mean", "std"))
+        if len(mean) != pixels.shape[-1] or len(std) != len(mean) or not all(std):
+            raise ValueError("mean and std need a number for each channel")
+        return cls(pixels, mean, std)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What `convert` proved of a file; see `to_dict` for the form it is kept in."""
+
+    source: dict[str, Any]
+    target: dict[str, Any]
+    spec: ResNetSpec
+    """Of the target; its function is the source's."""
+    permutation: bool
+    """Whether the target holds the source's numbers, bit for bit."""
+    exact: bool
+    """Whether the target's function is the source's to the last digits of float64: not if its
+    weights are others for the same function, rounded to less than float64.
+    """
+    inputs: Inputs
+    reference: list[np.ndarray]
+    """Float64 outputs of the source: logits, or the maps of a features-only net."""
+    reference_engine: str
+    rounding: float
+    """How far rounding to float32 is measured to move the logits."""
+    checks: list[Check]
+    versions: dict[str, str]
+
+    @property
+    def holds(self) -> bool:
+        """Whether something was checked, and all of it agrees."""
+        return bool(self.checks) and all(check.holds for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON data: arrays are compressed with zlib, then base64."""
+        return {
+            "resnet_parity": 1,
+            "holds": self.holds,
+            "source": self.source,
+            "target": self.target,
+            "spec": self.spec.to_dict(),
+            "permutation": self.permutation,
+            "exact": self.exact,
+            "inputs": self.inputs.to_dict(),
+            "reference": {
+                "engine": self.reference_engine,
+                "outputs": [
+                    {"shape": list(a.shape), "float64": _packed(a)} for a in self.reference
+                ],
+            },
+            "rounding": self.rounding,
+            "checks": [asdict(check) for check in self.checks],
+            "versions": self.versions,
+        }
+
+
+def certificate_path(target: Path) -> Path:
+    """Where the certificate of a file or a directory lies."""
+    return target.with_name(target.name + SUFFIX)
+
+
+def read_certificate(path: Path) -> Certificate:
+    """The certificate in a file.
+
+    Raises:
+        WeightsError: if the file is missing, or holds something else.
+    """
+    require_file(path, "a certificate")
+    data = read_json(path)
+    try:
+        if data["resnet_parity"] != 1:
+            raise ValueError("it is of another version")
+        items = data["reference"]["outputs"]
+        if not 1 <= len(items) <= _OUTPUTS:
+            raise ValueError(f"it has {len(items):,} outputs")
+        outputs = [_unpacked(x["float64"], x["shape"], np.dtype("<f8")) for x in items]
+        rounding = float(data["rounding"])
+        if not 0 <= rounding < math.inf:
+            raise ValueError("its rounding is no size of an error")
+        return Certificate(
+            _file_record(data["source"]),
+            _file_record(data["target"]),
+            ResNetSpec.parse(data["spec"], str(path)),
+            bool(data["permutation"]),
+            bool(data["exact"]),
+            Inputs.from_dict(data["inputs"]),
+            outputs,
+            str(data["reference"]["engine"]),
+            rounding,
+            [_check_of(item) for item in data["checks"]],
+            {str(k): str(v) for k, v in data["versions"].items()},
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, zlib.error) as error:
+        if isinstance(error, ResNetError):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise WeightsError(
+            f"{path}: not a certificate of resnet-parity convert ({type(error).__name__}: {reason})"
+        ) from None
+
+
+def _file_record(data: Any) -> dict[str, str]:
+    """Name, SHA-256 and format of a file."""
+    if not isinstance(data, dict) or not re.fullmatch("[0-9a-f]{64}", str(data.get("sha256"))):
+        raise ValueError("it does not tell the SHA-256 of a file")
+    return {str(key): str(value)[:500] for key, value in data.items()}
+
+
+def _check_of(data: Any) -> Check:
+    if not isinstance(data["engine"], str) or data["dtype"] not in DTYPES:
+        raise ValueError("a check in it names no engine or dtype")
+    return Check(**data)
+
+
+def certify(
+    source: Path,
+    target: Path,
+    checkpoint: Checkpoint,
+    whole: Checkpoint,
+    engines: Sequence[Engine],
+    *,
+    named: Path,
+    device: Device = "cpu",
+    step: Step = lambda text: None,
+) -> Certificate | None:
+    """Hold a converted file against its source, both read anew by the engines that compute them.
+
+    Args:
+        source: the file that was converted.
+        target: what was written.
+        checkpoint: what the source holds.
+        whole: what the target should hold: the same, or other weights for the same function.
+        engines: in which the target is run, each in float64 and float32. The first one installed
+            of the source's own framework, or of these, gives the reference.
+        named: the path that the target will have.
+        device: where.
+        step: called with a few words as each part of the work begins.
+
+    Returns:
+        The certificate, or None if no framework is installed.
+
+    Raises:
+        ParityError: if the target computes something else.
+        ResNetError: if an engine fails.
+    """
+    assert checkpoint.spec is not None
+    assert whole.spec is not None
+    judge = _reference_engine(checkpoint, engines)
+    if judge is None:
+        return None
+    inputs = Inputs.of(whole.spec, checkpoint.preprocessing)
+    with workspace() as folder:
+        job = _Job(folder, inputs, device)
+        step(f"reference: {judge.name}, float64")
+        found, _ = job.run(judge, source, checkpoint.spec, ("float64",), _TRIALS, "cpu")
+        reference = found["float64"]
+        errors = [_error(reference, found[f"trial{i}"], judge.name) for i in range(_TRIALS)]
+        if None in errors:
+            raise ParityError(f"{source}: its logits are not finite numbers")
+        rounding = max(error for error in errors if error is not None)
+        permutation = whole.state is checkpoint.state
+        dtypes = {entry.dtype.name for entry in entries_of(whole.state).values()}
+        exact = permutation or dtypes == {"float64"}
+        checks = job.checks(engines, target, whole.spec, reference, rounding, exact, step)
+        wrong = next((check for check in checks if not check.holds), None)
+        if wrong is not None:
+            step("looking for the layer")
+            there = job.first_to_part(
+                (judge, source, checkpoint.spec), (ENGINES[wrong.engine], target, whole.spec)
+            )
+            error = "not a number" if wrong.error is None else f"{wrong.error:.1e}"
+            raise ParityError(
+                f"{named}: {wrong.engine} in {wrong.dtype} computes something else than the "
+                f"source: {error} apart, over {wrong.bound:.1e}{there}; nothing was written"
+            )
+    return Certificate(
+        {"name": source.name, "format": checkpoint.origin, "sha256": file_digest(source)},
+        {"name": named.name, "sha256": file_digest(target)},
+        whole.spec,
+        permutation,
+        exact,
+        inputs,
+        reference,
+        judge.name,
+        rounding,
+        checks,
+        _versions(),
+    )
+
+
+def verify(
+    target: Path,
+    engines: Sequence[Engine] | None = None,
+    device: Device = "cpu",
+    dtypes: Sequence[str] = DTYPES,
+    step: Step = lambda text: None,
+) -> tuple[Certificate, list[Check]]:
+    """Hold a converted file against its certificate, here and now.
+
+    Args:
+        target: the file or directory; its certificate lies beside it.
+        engines: which engines; None takes those that the certificate names, as far as they are
+            installed, or else any one that is.
+        device: cpu, gpu or tpu.
+        dtypes: float64, float32 or both. A TPU has no float64.
+        step: called with a few words as each part of the work begins.
+
+    Returns:
+        The certificate and what was found now.
+
+    Raises:
+        ParityError: if the file is another one than was certified.
+        ResNetError: if the certificate cannot be read, or no engine can run.
+    """
+    require_file(target)
+    certificate = read_certificate(certificate_path(target))
+    found = file_digest(target)
+    if found != certificate.target.get("sha256"):
+        raise ParityError(
+            f"{target}: is not the file of its certificate: its SHA-256 is {found[:16]}…, the "
+            f"certificate's {str(certificate.target.get('sha256'))[:16]}…"
+        )
+    if engines is None:
+        named = [ENGINES[c.engine] for c in certificate.checks if c.engine in ENGINES]
+        here = [e for e in dict.fromkeys(named) if e.missing() is None]
+        engines = here or [e for e in ENGINES.values() if e.missing() is None][:1]
+    if not engines:
+        raise ResNetError("verify: no framework is installed; install torch, keras or flax")
+    with workspace() as folder:
+        job = _Job(folder, certificate.inputs, device, tuple(dtypes))
+        checks = job.checks(
+            engines,
+            target,
+            certificate.spec,
+            certificate.reference,
+            certificate.rounding,
+            certificate.exact,
+            step,
+        )
+    return certificate, checks
+
+
+@dataclass
+class _Job:
+    """Runs of engines on the same inputs."""
+
+    folder: Path
+    inputs: Inputs
+    device: Device
+    dtypes: tuple[str, ...] = DTYPES
+
+    def run(
+        self,
+        engine: Engine,
+        path: Path,
+        spec: ResNetSpec,
+        dtypes: Sequence[str],
+        trials: int,
+        device: Device,
+        layers: bool = False,
+    ) -> tuple[dict[str, list[np.ndarray]], dict[str, str]]:
+        """Outputs of a checkpoint, or of all its layers, under each dtype's name, and the engine's
+        versions.
+        """
+        images, outputs = self.folder / "images.safetensors", self.folder / "outputs.safetensors"
+        write_safetensors(images, Checkpoint({"images": self.inputs.array()}))
+        try:
+            with Worker(engine, device) as worker:
+                facts = worker.call("info")
+                worker.call(
+                    "evaluate",
+                    source=str(path.resolve()),
+                    spec=spec.to_dict(),
+                    dtypes=list(dtypes),
+                    trials=trials,
+                    images=str(images),
+                    outputs=str(outputs),
+                    layers=layers,
+                )
+        except EngineError as error:
+            raise ResNetError(f"{engine.name} failed: {error}") from None
+        arrays = read_safetensors(outputs).state
+        found: dict[str, list[np.ndarray]] = {}
+        for name in sorted(arrays):
+            found.setdefault(name.partition("/")[0], []).append(arrays[name])
+        return found, dict(facts["versions"])
+
+    def checks(
+        self,
+        engines: Sequence[Engine],
+        path: Path,
+        spec: ResNetSpec,
+        reference: list[np.ndarray],
+        rounding: float,
+        exact: bool,
+        step: Step,
+    ) -> list[Check]:
+        checks = []
+        for engine in engines:
+            step(f"{engine.name}: {', '.join(self.dtypes)}")
+            found, versions = self.run(engine, path, spec, self.dtypes, 0, self.device)
+            for dtype in self.dtypes:
+                rounded = dtype != "float64" or not exact
+                bound = ROUNDING_FACTOR * rounding if rounded else FLOAT64_TOLERANCE
+                error = _error(reference, found[dtype], f"{engine.name} in {dtype}")
+                holds = error is not None and error <= bound
+                checks.append(Check(engine.name, dtype, self.device, error, bound, holds, versions))
+        return checks
+
+    def first_to_part(
+        self, source: tuple[Engine, Path, ResNetSpec], target: tuple[Engine, Path, ResNetSpec]
+    ) -> str:
+        """The first layer whose output differs in float64, in words; nothing if none is found."""
+        names = [layer.name for layer in compile_plan(source[2]).layers()]
+        if names != [layer.name for layer in compile_plan(target[2]).layers()]:
+            return ""
+        a, b = (
+            self.run(engine, path, spec, ("float64",), 0, "cpu", layers=True)[0]["float64"]
+            for engine, path, spec in (source, target)
+        )
+        for name, ours, theirs in zip(names, a, b, strict=True):
+            if ours.shape != theirs.shape or not _close(ours, theirs):
+                return f", first at {name}"
+        return ""
+
+
+def _close(a: np.ndarray, b: np.ndarray) -> bool:
+    scale = np.abs(a).max(initial=0)
+    return bool(np.abs(a - b).max(initial=0) <= FLOAT64_TOLERANCE * scale)
+
+
+def _error(reference: list[np.ndarray], found: list[np.ndarray], who: str) -> float | None:
+    """The largest relative difference; None if it is not a number."""
+    if len(reference) != len(found):
+        raise ResNetError(f"{who} gives {len(found)} outputs, the reference {len(reference)}")
+    errors = [difference(a, b).maximum for a, b in zip(reference, found, strict=True)]
+    return None if any(math.isnan(error) for error in errors) else max(errors)
+
+
+def _reference_engine(checkpoint: Checkpoint, engines: Sequence[Engine]) -> Engine | None:
+    """One that is installed: of the source's own framework if possible."""
+    kind = checkpoint.origin.partition(",")[0]
+    own = {"keras2": "keras", "keras3": "keras", "flax": "flax", "Flax orbax directory": "flax"}
+    first = [e for e in ENGINES.values() if e.name.startswith(own.get(kind, "torch"))]
+    for engine in [*first, *engines, *ENGINES.values()]:
+        if engine.missing() is None:
+            return engine
+    return None
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of a directory's files."""
+    sha = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
+    for file in files:
+        if file != path:
+            sha.update(f"{file.relative_to(path).as_posix()}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 22):
+                sha.update(chunk)
+    return sha.hexdigest()
+
+
+def _photographs(side: int, channels: int) -> list[np.ndarray]:
+    if channels not in (1, 3):
+        return []
+    found = []
+    for name in ("china.jpg", "flower.jpg"):
+        with resources.files("resnet_parity").joinpath(f"assets/{name}").open("rb") as file:
+            picture = Image.open(file).convert("L" if channels == 1 else "RGB")
+            small = picture.resize((side, side), Image.Resampling.BILINEAR)
+        found.append(np.asarray(small, np.uint8).reshape(side, side, channels))
+    return found
+
+
+def _packed(array: np.ndarray) -> str:
+    data = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
+    return base64.b64encode(zlib.compress(data.tobytes(), 9)).decode()
+
+
+def _unpacked(text: str, shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
+    size = math.prod(shape) * dtype.itemsize
+    if not 1 <= len(shape) <= 4 or not 0 < size <= _ARRAY_LIMIT:
+        raise ValueError(f"an array of shape {list(shape)} is none of a certificate's")
+    unpack = zlib.decompressobj()
+    data = unpack.decompress(base64.b64decode(text, validate=True), size)
+    if len(data) != size or not unpack.eof:
+        raise ValueError("an array has not as many bytes as its shape takes")
+    return np.frombuffer(data, dtype).reshape(shape)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write_certificate(certificate: Certificate, target: str | os.PathLike[str]) -> Path:
+    """Write it beside the file that it is about."""
+    path = certificate_path(Path(target))
+    with durable(path) as draft:
+        draft.write_text(json.dumps(certificate.to_dict(), indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def remove_stale(target: Path) -> str | None:
+    """Remove the certificate beside a file if it is of another one; where it was, or None. What is
+    no certificate is left alone.
+    """
+    path = certificate_path(target)
+    try:
+        if read_certificate(path).target.get("sha256") == file_digest(target):
+            return None
+        path.unlink()
+    except (ResNetError, OSError):
+        return None
+    return str(path)
+
+
+__all__ = [
+    "DTYPES",
+    "SUFFIX",
+    "Certificate",
+    "Check",
+    "Inputs",
+    "certificate_path",
+    "certify",
+    "file_digest",
+    "read_certificate",
+    "remove_stale",
+    "verify",
+    "write_certificate",
+]

@@ -1,0 +1,328 @@
+"""Weights from one kind of file to another, read back before they take their place."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from resnet_parity.convert.certificate import (
+    Check,
+    Step,
+    certificate_path,
+    certify,
+    remove_stale,
+    write_certificate,
+)
+from resnet_parity.engines.registry import (
+    ENGINES,
+    Device,
+    Engine,
+    EngineError,
+    Worker,
+    first_available,
+)
+from shared_spec.atomic_write import durable, workspace
+from shared_spec.backend import fetched
+from shared_spec.errors import FrameworkError, ResNetError, WeightsError
+from shared_spec.formats.containers import hdf5_sandbox
+from shared_spec.formats.write import Format, fitted, is_orbax, read_checkpoint, target_format
+from shared_spec.plan.compiler import compile_plan
+from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.lazy_array import entries_of
+from shared_spec.weights.state import (
+    Checkpoint,
+    check_weights,
+    digest,
+    require_file,
+    write_safetensors,
+)
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What a conversion did."""
+
+    source: str
+    source_format: str
+    target: str
+    target_format: str
+    tensors: int
+    dtype: str
+    sha256: str
+    """Of the canonical weights that were written."""
+    unchanged: bool
+    """Whether they are bit for bit those of the source: false where the target's library needs
+    others for the same function, as when biases go into norms.
+    """
+    bytes: int
+    lost: tuple[str, ...]
+    """What the source told and the target's format has no place for."""
+    seconds: dict[str, float]
+    """`convert` and, apart from it, `start_up` of h5py, `read_back` and `verify`."""
+    certificate: str | None = None
+    checks: tuple[Check, ...] = ()
+    removed: str | None = None
+    """A certificate of an earlier conversion, which was of another file."""
+
+
+def convert(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    spec: ResNetSpec | None = None,
+    to: str | None = None,
+    labels: tuple[str, ...] | None = None,
+    proof: Proof | None = None,
+    *,
+    resize: bool = False,
+) -> Converted:
+    """Write the weights of `source` to `target`.
+
+    The new file is read back and compared bit for bit before it takes its place; if anything
+    fails, what was at `target` is left as it was. Source and target may be the same path.
+
+    Args:
+        source: a checkpoint of any kind, which its content tells; or a reference to the hub, or a
+            URL.
+        target: where to write; a path without a suffix becomes a directory.
+        spec: the network, for files that do not tell it themselves.
+        to: the format, where the suffix does not tell: see `shared_spec.formats.write.FORMATS`.
+        labels: names of the classes, instead of those that the source has.
+        proof: in which engines to hold the new file against the source before it takes its place;
+            the certificate is then written beside it. None leaves it at the comparison of bits.
+        resize: whether `spec` stands for a net of any number of channels and classes: the file's.
+
+    Raises:
+        ResNetError: if either file is not possible, or the weights do not fit the network.
+    """
+    path, target = fetched(source), Path(target)
+    require_file(path)
+    wanted = target_format(target, to)
+    clock = _Clock()
+    with clock.apart("start_up"):
+        if any(str(x).endswith((".h5", ".keras")) for x in (path, target)):
+            hdf5_sandbox.start()
+            if str(target).endswith(".h5"):
+                hdf5_sandbox.h5py_module()
+            hdf5_sandbox.wait()
+    with workspace() as folder:
+        checkpoint = read_any(path, spec, folder, resize)
+        if labels is not None:
+            checkpoint = replace(checkpoint, labels=labels)
+        found = checkpoint.spec
+        assert found is not None
+        dtype = _dtype(checkpoint, path)
+        check_weights(compile_plan(found), checkpoint.state, dtype, source)
+        _check_labels(checkpoint, path)
+        whole = fitted(checkpoint, wanted)
+        with durable(target) as draft:
+            _write(whole, draft, wanted, folder)
+            with clock.apart("read_back"):
+                before = digest(whole.state)
+                after = digest(_read_back(draft, whole, folder))
+            if after != before:
+                raise WeightsError(
+                    f"{target}: reading it back gave other weights (SHA-256 {after[:16]}, "
+                    f"expected {before[:16]}); nothing was written"
+                )
+            made = None
+            if proof is not None:
+                with clock.apart("verify"):
+                    made = certify(
+                        path,
+                        draft,
+                        checkpoint,
+                        whole,
+                        proof.engines_for(wanted),
+                        named=target,
+                        device=proof.device,
+                        step=proof.step,
+                    )
+        if made is not None:
+            write_certificate(made, target)
+        removed = remove_stale(target) if made is None else None
+    return Converted(
+        str(source),
+        checkpoint.origin,
+        str(target),
+        wanted.description,
+        len(whole.state),
+        dtype,
+        before,
+        whole.state is checkpoint.state,
+        _size(target),
+        tuple(key for key in checkpoint.metadata() if key not in wanted.keeps | {"version"}),
+        clock.seconds(),
+        None if made is None else str(certificate_path(target)),
+        () if made is None else tuple(made.checks),
+        removed,
+    )
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How a conversion is to be verified."""
+
+    engines: tuple[Engine, ...] | None = None
+    """None takes the first installed engine of the target's framework."""
+    device: Device = "cpu"
+    step: Step = lambda text: None
+
+    def engines_for(self, wanted: Format) -> list[Engine]:
+        """Those that verify a format.
+
+        Raises:
+            FrameworkError: if one that was named is not installed.
+        """
+        if self.engines is not None:
+            for engine in self.engines:
+                absent = engine.missing()
+                if absent is not None:
+                    raise FrameworkError(f"{engine.name}: {absent}")
+            return list(self.engines)
+        names = wanted.engines or tuple(ENGINES)
+        return [ENGINES[n] for n in names if ENGINES[n].missing() is None][:1]
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what is freed, up to 512 MB, for the next array: pages fresh from the
+    system cost as much as what is copied into them. For a process that only converts; without
+    glibc it does nothing.
+    """
+    trim_threshold, mmap_threshold, arenas = -1, -3, -8
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(mmap_threshold, 2**28)
+        library.mallopt(trim_threshold, 2**29)
+        library.mallopt(arenas, 1)  # or each thread would keep its own
+
+
+class _Clock:
+    """Seconds of a whole, and of the parts of it that are reported apart."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._apart: dict[str, float] = {}
+
+    @contextmanager
+    def apart(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._apart[name] = time.perf_counter() - start
+
+    def seconds(self) -> dict[str, float]:
+        whole = time.perf_counter() - self._start
+        parts = {"convert": whole - sum(self._apart.values())} | self._apart
+        return {name: round(value, 3) for name, value in parts.items()}
+
+
+def read_any(path: Path, spec: ResNetSpec | None, folder: Path, resize: bool = False) -> Checkpoint:
+    """Canonical weights of a checkpoint of any kind, through a worker where a framework is needed.
+
+    A `spec` given wins over the file's own; the weights are then held against it.
+
+    Raises:
+        ResNetError: if the file cannot be read.
+    """
+    if is_orbax(path):
+        output = folder / "read.safetensors"
+        given = None if spec is None else spec.to_dict()
+        _call(
+            first_available(("flax",)),
+            "read",
+            source=str(path.resolve()),
+            spec=given,
+            output=str(output),
+        )
+        checkpoint = replace(read_checkpoint(output), origin="Flax orbax directory")
+    else:
+        checkpoint = read_checkpoint(path, spec, resize=resize)
+    if spec is None or (resize and _but_for_ends(spec) == _but_for_ends(checkpoint.spec)):
+        return checkpoint
+    return replace(checkpoint, spec=spec)
+
+
+def read_classifier(
+    path: Path, spec: ResNetSpec | None, folder: Path, resize: bool = False
+) -> tuple[Checkpoint, ResNetSpec]:
+    """As `read_any`; also the net, which must be known, fit the weights and have classes.
+
+    Raises:
+        ResNetError: if the file cannot be read, or is not that of such a net.
+    """
+    checkpoint = read_any(path, spec, folder, resize)
+    net = checkpoint.spec
+    if net is None:
+        raise WeightsError(f"{path}: the file does not tell its model; name it (--model)")
+    check_weights(compile_plan(net), checkpoint.state, "float64", path)
+    if net.features_only or not net.num_classes:
+        raise WeightsError(f"{path}: the model gives features and no classes")
+    return checkpoint, net
+
+
+def _but_for_ends(spec: ResNetSpec | None) -> ResNetSpec | None:
+    return None if spec is None else spec.override(in_channels=3, num_classes=1)
+
+
+def _read_back(draft: Path, whole: Checkpoint, folder: Path) -> Any:
+    """A missing spec in the file must not hide behind the one that is known."""
+    return read_any(draft, whole.spec, folder).state
+
+
+def _write(checkpoint: Checkpoint, draft: Path, wanted: Format, folder: Path) -> None:
+    if wanted.save is not None:
+        wanted.save(draft, checkpoint)
+        return
+    assert checkpoint.spec is not None
+    canonical = folder / "write.safetensors"
+    write_safetensors(canonical, checkpoint)
+    _call(
+        first_available(wanted.engines),
+        "write",
+        source=str(canonical),
+        spec=checkpoint.spec.to_dict(),
+        output=str(draft),
+        format=wanted.name,
+    )
+
+
+def _call(engine: Engine, operation: str, **arguments: Any) -> None:
+    try:
+        with Worker(engine) as worker:
+            worker.call(operation, **arguments)
+    except EngineError as error:
+        raise ResNetError(f"{engine.name} failed: {error}") from None
+
+
+def _dtype(checkpoint: Checkpoint, path: Path) -> str:
+    dtypes = sorted({entry.dtype.name for entry in entries_of(checkpoint.state).values()})
+    if len(dtypes) != 1:
+        raise WeightsError(f"{path}: expected arrays of one dtype, found {', '.join(dtypes)}")
+    return dtypes[0]
+
+
+def _check_labels(checkpoint: Checkpoint, path: Path) -> None:
+    labels, spec = checkpoint.labels, checkpoint.spec
+    assert spec is not None
+    if labels is not None and len(labels) != spec.num_classes:
+        raise WeightsError(f"{path}: has {len(labels)} labels for {spec.num_classes} classes")
+
+
+def _size(path: Path) -> int:
+    if path.is_dir():
+        return sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+    return path.stat().st_size
+
+
+def read_for(spec: ResNetSpec, path: Path) -> Checkpoint:
+    """Weights of a checkpoint of any kind, which must fit `spec`."""
+    require_file(path)
+    with workspace() as folder:
+        checkpoint = read_any(path, spec, folder)
+        return replace(checkpoint, state=dict(checkpoint.state))

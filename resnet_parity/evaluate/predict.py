@@ -1,0 +1,90 @@
+"""Image files to classes, on any engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnet_parity.convert.conversion import read_classifier
+from resnet_parity.engines.registry import Device, Engine, EngineError, Worker
+from shared_spec.atomic_write import workspace
+from shared_spec.errors import ResNetError, WeightsError
+from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.preprocessing import Preprocessing, open_images
+from shared_spec.weights.state import Checkpoint, read_safetensors, write_safetensors
+
+
+def classify(
+    images: Sequence[Path],
+    weights: Path,
+    spec: ResNetSpec | None,
+    engine: Engine,
+    device: Device = "cpu",
+    top: int = 5,
+    labels: tuple[str, ...] | None = None,
+) -> list[dict[str, Any]]:
+    """The `top` most probable classes of each image file.
+
+    Preprocessing and labels come with the weights; weights without them get
+    `Preprocessing.default` and class numbers. `labels` given win over those.
+
+    Returns:
+        One record an image: `image`, and `classes` with `label`, `index` and `probability`.
+
+    Raises:
+        ResNetError: if an image or the weights cannot be read, or the engine is missing.
+    """
+    pictures = open_images(images)
+    with workspace() as folder:
+        checkpoint, found = read_classifier(weights, spec, folder, resize=True)
+        labels = labels or checkpoint.labels or tuple(map(str, range(found.num_classes)))
+        if len(labels) != found.num_classes:
+            raise WeightsError(
+                f"{weights}: has {len(labels)} labels for {found.num_classes} classes"
+            )
+        prepare = checkpoint.preprocessing or Preprocessing.default(found)
+        logits = _logits(checkpoint, found, prepare(pictures), engine, device, folder)
+    if not np.isfinite(logits).all():
+        raise WeightsError(f"{weights}: the logits are not finite numbers")
+    return [
+        {"image": str(path), "classes": _ranked(row, labels, top)}
+        for path, row in zip(images, logits, strict=True)
+    ]
+
+
+def _logits(
+    checkpoint: Checkpoint,
+    spec: ResNetSpec,
+    inputs: np.ndarray,
+    engine: Engine,
+    device: Device,
+    folder: Path,
+) -> np.ndarray:
+    canonical, images, outputs = (str(folder / f"{n}.safetensors") for n in ("w", "images", "out"))
+    write_safetensors(canonical, Checkpoint(checkpoint.state))
+    write_safetensors(images, Checkpoint({"images": inputs}))
+    try:
+        with Worker(engine, device) as worker:
+            worker.call(
+                "predict",
+                spec=spec.to_dict(),
+                weights=canonical,
+                dtype="float32",
+                images=images,
+                outputs=outputs,
+            )
+    except EngineError as error:
+        raise ResNetError(f"{engine.name}: {error}") from None
+    return read_safetensors(outputs).state["logits"]
+
+
+def _ranked(logits: np.ndarray, labels: Sequence[str], top: int) -> list[dict[str, Any]]:
+    shifted = np.exp(logits.astype(np.float64) - logits.max())
+    probabilities = shifted / shifted.sum()
+    order = np.argsort(-probabilities, kind="stable")[:top]
+    return [
+        {"label": labels[i], "index": int(i), "probability": float(probabilities[i])} for i in order
+    ]

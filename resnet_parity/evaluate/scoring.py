@@ -1,0 +1,469 @@
+"""How right weights are on labelled images, in each engine, and whether the engines agree.
+
+Images are decoded once, and each batch goes through one engine after the other; so all see the
+same numbers, and memory and disk hold a few batches, however many images there are. What the nets
+are given of an image, and how its scores are averaged, is told in `resnet_parity.evaluate.crops`. The loss
+is the cross-entropy of the averaged probabilities.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnet_parity.check.forward import Start, perturbed
+from resnet_parity.engines.registry import Device, Engine, EngineError, Worker
+from resnet_parity.evaluate.crops import Part, image_logits, rounds
+from resnet_parity.evaluate.inputs import Prepared, spread
+from resnet_parity.numerics.difference import FLOAT64_TOLERANCE, ROUNDING_FACTOR, RULE, difference
+from resnet_parity.numerics.top_k import Scores, losses, ranks, summed
+from shared_spec.atomic_write import workspace
+from shared_spec.errors import ResNetError
+from shared_spec.plan.compiler import compile_plan
+from shared_spec.weights.state import (
+    Checkpoint,
+    State,
+    cast_weights,
+    numpy_dtype,
+    read_safetensors,
+    save_canonical,
+)
+
+_SAMPLE = 8
+"""Views on which the effect of rounding is measured."""
+_TRIALS = 3
+_SHOWN = 5
+"""Images that are named where two engines disagree."""
+
+
+@dataclass
+class Evaluated:
+    """What one engine made of the images.
+
+    `seconds` are those of the net alone; `images_per_second` leaves out the first batch of each
+    size, for which engines compile, and is None if that leaves nothing.
+    """
+
+    engine: str
+    versions: dict[str, str]
+    device: str
+    parameters: int
+    scores: Scores
+    seconds: float
+    images_per_second: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON data."""
+        return {
+            "engine": self.engine,
+            "versions": self.versions,
+            "device": self.device,
+            "parameters": self.parameters,
+            "top1": self.scores.top1,
+            "top5": self.scores.top5,
+            "top1_error": 1 - self.scores.top1,
+            "top5_error": 1 - self.scores.top5,
+            "loss": _finite(self.scores.loss),
+            "images": self.scores.images,
+            "seconds": self.seconds,
+            "images_per_second": self.images_per_second,
+        }
+
+
+@dataclass
+class Agreement:
+    """How two engines agree: the share of images, 0..1, with the same likeliest class; the largest
+    difference of any logit of any view under `RULE`, the first engine being the reference, and
+    NaN if either gave no number; the image where it is, if there is any; and some images on which
+    they disagree.
+    """
+
+    same_top1: float
+    logits: float
+    worst: str | None
+    disagreements: list[dict[str, str]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON data."""
+        return {
+            "same_top1": self.same_top1,
+            "logits": _finite(self.logits),
+            "worst": self.worst,
+            "disagreements": self.disagreements,
+        }
+
+
+@dataclass
+class Report:
+    """The result of `evaluate`; `problems` is empty exactly if every engine ran and all agree."""
+
+    prepared: Prepared
+    dtype: str
+    tolerance: float | None = None
+    """Of the logits between two engines; None if there was nothing to compare."""
+    rule: str = RULE
+    ran: list[Evaluated] = field(default_factory=list)
+    pairs: dict[tuple[str, str], Agreement] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def holds(self) -> bool:
+        """True if every engine ran and all agree."""
+        return not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON data."""
+        p = self.prepared
+        return {
+            "weights": p.weights,
+            "data": p.data,
+            "images": len(p.dataset),
+            "classes": len(p.names),
+            "crops": p.views.crops,
+            "scales": list(p.views.scales),
+            "image_size": p.views.preprocessing.image_size,
+            "dtype": self.dtype,
+            "holds": self.holds,
+            "problems": self.problems,
+            "notes": list(p.notes),
+            "rule": self.rule,
+            "tolerance": self.tolerance,
+            "engines": [ran.to_dict() for ran in self.ran],
+            "failed": self.failed,
+            "pairs": [
+                {"engines": list(names)} | found.to_dict() for names, found in self.pairs.items()
+            ],
+        }
+
+
+def evaluate(
+    prepared: Prepared,
+    engines: Sequence[Engine],
+    *,
+    dtype: str = "float32",
+    device: Device = "cpu",
+    step: Callable[[str], None] = lambda text: None,
+    advance: Callable[[float], None] = lambda images: None,
+    start: Start = Worker,
+) -> Report:
+    """Score the weights in each engine, and compare each engine with each.
+
+    Every engine runs in a process of its own; all are there at the same time, and compute in turn.
+    In float64, logits may differ by `FLOAT64_TOLERANCE`. In a narrower dtype they may by twice what
+    `check` allows one engine from float64: the effect of rounding, measured on some of the views.
+
+    Args:
+        prepared: see `evaluation_inputs.prepare`.
+        engines: which engines.
+        dtype: of parameters and computation.
+        device: cpu, gpu or tpu.
+        step: called with a few words as each part of the work begins.
+        advance: called with the number of images that were dealt with, or a part of one.
+        start: gives the worker of an engine on a device, as a context manager.
+
+    Raises:
+        ResNetError: if an image cannot be read.
+    """
+    numpy_dtype(dtype)
+    report = Report(prepared, dtype)
+    with ExitStack() as stack:
+        folder = stack.enter_context(workspace())
+        run = _Run(prepared, dtype, folder, report)
+        # All processes at once: each takes seconds to import its framework.
+        for engine in engines:
+            with run.excusing(engine.name):
+                run.add(engine, stack.enter_context(start(engine, device)))
+        step("starting engines")
+        run.load()
+        step("evaluating")
+        views = rounds(prepared.views, prepared.dataset, prepared.loader)
+        for indices, parts in stack.enter_context(closing(views)):
+            run.round(indices, parts, advance)
+            if not run.alive:
+                break
+        run.finish()
+        if len(report.ran) > 1 and dtype != "float64":
+            step("float64 reference")
+            run.measure_rounding(device, start)
+    _judge(report, dtype)
+    return report
+
+
+@dataclass
+class _Tally:
+    """What is known of one engine so far."""
+
+    engine: Engine
+    worker: Worker
+    facts: dict[str, Any] = field(default_factory=dict)
+    parameters: int = 0
+    ranks: list[np.ndarray] = field(default_factory=list)
+    losses: list[np.ndarray] = field(default_factory=list)
+    largest: float = 0.0
+    """Magnitude of any logit."""
+    strange: str | None = None
+    """An image of which the logits are not finite."""
+    seconds: float = 0.0
+    timed: dict[int, tuple[float, int]] = field(default_factory=dict)
+    """Seconds and images at each scale, of batches for which nothing was compiled."""
+
+    def speed(self, scales: int) -> float | None:
+        """Images a second, each at all scales."""
+        if len(self.timed) < scales:
+            return None
+        return 1 / max(sum(seconds / images for seconds, images in self.timed.values()), 1e-9)
+
+
+@dataclass
+class _Compared:
+    """What is known of two engines so far."""
+
+    same: int = 0
+    farthest: float = 0.0
+    """Largest difference of logits."""
+    worst: int = 0
+    disagreements: list[dict[str, str]] = field(default_factory=list)
+
+
+class _Run:
+    """An evaluation on its way."""
+
+    def __init__(self, prepared: Prepared, dtype: str, folder: Path, report: Report) -> None:
+        self._p, self._dtype, self._folder, self._report = prepared, dtype, folder, report
+        self._tallies: dict[str, _Tally] = {}
+        self._pairs: dict[tuple[str, str], _Compared] = {}
+        self._sample: np.ndarray | None = None
+        self._images = self._file("images")
+        self._outputs = self._file("outputs")
+        self._weights = self._file("weights")
+        save_canonical(self._weights, Checkpoint(prepared.state))
+
+    def _file(self, name: str) -> Path:
+        return self._folder / f"{name}.safetensors"
+
+    @contextmanager
+    def excusing(self, name: str) -> Iterator[None]:
+        """Where an engine may fail, after which the others go on without it."""
+        try:
+            yield
+        except (EngineError, ResNetError) as error:
+            self._report.failed[name] = str(error)
+            self._tallies.pop(name, None)
+            self._pairs = {pair: found for pair, found in self._pairs.items() if name not in pair}
+
+    @property
+    def alive(self) -> bool:
+        """Whether any engine is left."""
+        return bool(self._tallies)
+
+    def add(self, engine: Engine, worker: Worker) -> None:
+        """An engine whose process has started."""
+        self._tallies[engine.name] = _Tally(engine, worker)
+
+    def load(self) -> None:
+        """Wait for the engines, and for their models."""
+        for name, tally in list(self._tallies.items()):
+            with self.excusing(name):
+                tally.facts = tally.worker.call("info")
+                net = {
+                    "spec": self._p.spec.to_dict(),
+                    "weights": str(self._weights),
+                    "dtype": self._dtype,
+                }
+                tally.parameters = tally.worker.call("classify", net=net)["parameters"]
+        names = list(self._tallies)
+        self._pairs = {pair: _Compared() for pair in itertools.combinations(names, 2)}
+
+    def round(
+        self, indices: np.ndarray, parts: Iterator[Part], advance: Callable[[float], None]
+    ) -> None:
+        """Some images, in all engines."""
+        p = self._p
+        found: dict[str, list[list[np.ndarray]]] = {}
+        for part in parts:
+            save_canonical(self._images, Checkpoint({"images": part.images}))
+            if self._sample is None:
+                self._sample = part.images[spread(len(part.images), _SAMPLE)].copy()
+            logits: dict[str, np.ndarray] = {}
+            for name in list(self._tallies):
+                with self.excusing(name):
+                    logits[name] = self._classified(self._tallies[name], part)
+                advance(len(part.which) / (len(p.views.scales) * max(len(self._tallies), 1)))
+            self._compare(indices, part, logits)
+            for name, array in logits.items():
+                of_image = found.setdefault(name, [[] for _ in indices])
+                for i, views in zip(part.which, array, strict=True):
+                    of_image[i].append(views)
+        left = {name: arrays for name, arrays in found.items() if name in self._tallies}
+        self._score(indices, {name: image_logits(arrays) for name, arrays in left.items()})
+
+    def _classified(self, tally: _Tally, part: Part) -> np.ndarray:
+        """Logits [n, views, classes]."""
+        answer = tally.worker.call("classify", images=str(self._images), outputs=str(self._outputs))
+        logits = np.array(read_safetensors(self._outputs).state["logits"], np.float64)
+        if logits.shape != (len(part.images), len(self._p.names)):
+            raise EngineError(
+                f"gave logits {list(logits.shape)} for {len(part.images)} images and "
+                f"{len(self._p.names)} classes"
+            )
+        tally.seconds += answer["seconds"]
+        if answer["warm"]:
+            seconds, images = tally.timed.get(part.scale, (0.0, 0))
+            tally.timed[part.scale] = seconds + answer["seconds"], images + len(part.which)
+        return logits.reshape(len(part.which), -1, logits.shape[1])
+
+    def _compare(self, indices: np.ndarray, part: Part, logits: dict[str, np.ndarray]) -> None:
+        for name, array in logits.items():
+            tally = self._tallies[name]
+            magnitudes = np.abs(array).max((1, 2))
+            strange = np.flatnonzero(~np.isfinite(magnitudes))
+            if len(strange) and tally.strange is None:
+                tally.strange = self._p.dataset.where(int(indices[part.which[strange[0]]]))
+            tally.largest = max(
+                tally.largest, float(magnitudes[np.isfinite(magnitudes)].max(initial=0))
+            )
+        for (a, b), pair in self._pairs.items():
+            if a not in logits or b not in logits:
+                continue
+            with np.errstate(invalid="ignore"):
+                apart = np.abs(logits[a] - logits[b]).max((1, 2))
+            apart[~np.isfinite(apart)] = math.inf
+            place = int(apart.argmax())
+            if apart[place] > pair.farthest:
+                pair.farthest = float(apart[place])
+                pair.worst = int(indices[part.which[place]])
+
+    def _score(self, indices: np.ndarray, scores: dict[str, np.ndarray]) -> None:
+        labels = self._p.dataset.labels[indices]
+        first: dict[str, np.ndarray] = {}
+        for name, array in scores.items():
+            tally = self._tallies[name]
+            tally.ranks.append(ranks(array, labels))
+            with np.errstate(invalid="ignore"):
+                tally.losses.append(losses(array, labels))
+            first[name] = array.argmax(1)
+        for (a, b), pair in self._pairs.items():
+            different = np.flatnonzero(first[a] != first[b])
+            pair.same += len(indices) - len(different)
+            for i in different[: _SHOWN - len(pair.disagreements)].tolist():
+                pair.disagreements.append(
+                    {
+                        "image": self._p.dataset.where(int(indices[i])),
+                        "label": self._p.names[labels[i]],
+                        a: self._p.names[first[a][i]],
+                        b: self._p.names[first[b][i]],
+                    }
+                )
+
+    def finish(self) -> None:
+        """Put what was found into the report."""
+        p, report = self._p, self._report
+        for name, tally in self._tallies.items():
+            report.ran.append(
+                Evaluated(
+                    name,
+                    tally.facts["versions"],
+                    tally.facts["device"],
+                    tally.parameters,
+                    summed(np.concatenate(tally.ranks), np.concatenate(tally.losses)),
+                    tally.seconds,
+                    tally.speed(len(p.views.scales)),
+                )
+            )
+            if tally.strange is not None:
+                report.problems.append(
+                    f"{name} gives logits that are not finite numbers, first for {tally.strange}"
+                )
+        for (a, b), pair in self._pairs.items():
+            largest = self._tallies[a].largest
+            strange = self._tallies[a].strange or self._tallies[b].strange
+            logits = math.nan if strange else _ratio(pair.farthest, largest)
+            report.pairs[a, b] = Agreement(
+                pair.same / len(p.dataset),
+                logits,
+                p.dataset.where(pair.worst) if pair.farthest else None,
+                pair.disagreements,
+            )
+
+    def measure_rounding(self, device: Device, start: Start) -> None:
+        """What rounding may do to these logits, as `check` measures it: in float64, by weights that
+        are changed as much as rounding changes sums (see `resnet_parity.check.forward.perturbed`).
+        """
+        p, report = self._p, self._report
+        tally = next(iter(self._tallies.values()))
+        exact = cast_weights(cast_weights(p.state, self._dtype), "float64")
+        assert self._sample is not None
+        save_canonical(self._images, Checkpoint({"images": self._sample}))
+        # Not on an accelerator, which may have no float64.
+        where: AbstractContextManager[Worker] = (
+            nullcontext(tally.worker) if device == "cpu" else start(tally.engine, "cpu")
+        )
+        try:
+            with where as worker:
+                reference = self._in_float64(worker, exact)
+                error = 0.0
+                for trial in range(_TRIALS):
+                    shaken = perturbed(compile_plan(p.spec), exact, self._dtype, trial)
+                    found = difference(reference, self._in_float64(worker, shaken))
+                    error = max(error, found.maximum)
+        except (EngineError, ResNetError) as failure:
+            report.problems.append(f"no float64 reference from {tally.engine.name}: {failure}")
+            return
+        report.tolerance = 2 * ROUNDING_FACTOR * error
+        report.rule = (
+            f"{RULE} ≤ {report.tolerance:.1e} between two engines, which is twice "
+            f"{ROUNDING_FACTOR:g} times what {self._dtype} rounding is measured to cause"
+        )
+
+    def _in_float64(self, worker: Worker, state: State) -> np.ndarray:
+        file = self._file("float64")
+        save_canonical(file, Checkpoint(state))
+        worker.call(
+            "predict",
+            spec=self._p.spec.to_dict(),
+            weights=str(file),
+            dtype="float64",
+            images=str(self._images),
+            outputs=str(self._outputs),
+        )
+        return np.array(read_safetensors(self._outputs).state["logits"])
+
+
+def _judge(report: Report, dtype: str) -> None:
+    for name, reason in report.failed.items():
+        report.problems.append(f"{name} failed: {reason}")
+    if not report.ran:
+        report.problems.append("no engine ran")
+    if len(report.ran) > 1 and dtype == "float64":
+        report.tolerance = FLOAT64_TOLERANCE
+        report.rule = f"{RULE} ≤ {FLOAT64_TOLERANCE:.0e}"
+    if report.tolerance is None:
+        return
+    for (a, b), found in report.pairs.items():
+        # Logits that are no numbers are a problem of their own.
+        if not math.isnan(found.logits) and found.logits > report.tolerance:
+            report.problems.append(
+                f"{a} and {b} part by {found.logits:.1e}, over {report.tolerance:.1e}, most at "
+                f"{found.worst}"
+            )
+
+
+def _ratio(apart: float, largest: float) -> float:
+    if apart == 0:
+        return 0.0
+    return apart / largest if largest else math.inf
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+__all__ = ["Agreement", "Evaluated", "Report", "evaluate"]

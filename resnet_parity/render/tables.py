@@ -1,0 +1,550 @@
+"""What the commands print for people: rich tables and progress bars."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from resnet_parity.check.record_file import Judged, Record
+from resnet_parity.worker.reference_libraries import REFERENCES
+from shared_spec import plan
+from shared_spec.plan.network import Layer, Layers, Stage
+
+QUIET = 5.0
+"""Seconds between two lines of progress in a log."""
+
+
+def plain(text: object) -> str:
+    """Any text with rich's markup and control characters made harmless."""
+    clean = "".join(c if c.isprintable() else " " for c in str(text))
+    return escape(clean)
+
+
+@contextmanager
+def progress(console: Console) -> Iterator[Callable[[str], None]]:
+    """A spinner with the step at work and the time it has taken; in a log, lines (see `lines`)."""
+    if not console.is_terminal:
+        with lines(console) as step:
+            yield step
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+        yield lambda text: bar.update(task, description=plain(text))
+
+
+@contextmanager
+def lines(console: Console) -> Iterator[Callable[[str], None]]:
+    """A line for a log with the time so far and what is at work, every `QUIET` seconds at most, and
+    none where it is still the same.
+    """
+    began = time.monotonic()
+    over = threading.Event()
+    latest = told = ""
+
+    def tell() -> None:
+        nonlocal told
+        while not over.wait(QUIET):
+            if latest != told:
+                told = latest
+                line = f"{time.monotonic() - began:.0f} s: {plain(told)}"
+                console.print(line, highlight=False, soft_wrap=True)
+
+    def step(text: str) -> None:
+        nonlocal latest
+        latest = text
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield step
+    finally:
+        over.set()
+        thread.join()
+
+
+class SweepProgress:
+    """How far a sweep is: a bar with an estimate of the rest on a terminal, else a line a name.
+
+    The estimate goes by parameters, of which one name has two thousand times as many as another.
+    """
+
+    OVERHEAD = 3e7
+    """Parameters that take as long as what every name costs."""
+
+    def __init__(self, console: Console, sizes: Mapping[str, int]) -> None:
+        self._console, self._sizes, self._done = console, sizes, 0
+        total = sum(sizes.values()) + self.OVERHEAD * len(sizes)
+        self._bar = Progress(
+            SpinnerColumn(),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[count]}"),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TextColumn("elapsed,"),
+            TimeRemainingColumn(),
+            TextColumn("to go"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("starting", total=total, count=self._count())
+
+    def __enter__(self) -> SweepProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def step(self, name: str, what: str) -> None:
+        """Tell what runs now."""
+        self._bar.update(self._task, description=plain(f"{name} · {what}"))
+
+    def done(self, record: Record, fresh: bool) -> None:
+        """Tell a result; on a terminal only one that does not hold."""
+        self._done += 1
+        cost = self._sizes[record.name] + self.OVERHEAD
+        if fresh:
+            self._bar.update(self._task, advance=cost, count=self._count())
+        else:
+            rest = self._bar.tasks[self._task].total or cost
+            self._bar.update(self._task, total=rest - cost, count=self._count())
+        if not self._console.is_terminal or not record.holds:
+            line = f"{self._count()} {plain(_sweep_line(record, fresh))}"
+            self._console.print(line, highlight=False, soft_wrap=True)
+
+    def _count(self) -> str:
+        return f"{self._done}/{len(self._sizes)}"
+
+
+def _sweep_line(record: Record, fresh: bool) -> str:
+    if not record.holds:
+        return f"{record.name}: ✗ {'; '.join(record.all_problems())}"
+    parts = [f"{name} {_largest(j)}" for name, j in record.references.items()]
+    parts += [f"engines {_plain_figure(record.between)}"] if record.pair else []
+    return f"{record.name}: ✓ {record.dtype}, {', '.join(parts)}{'' if fresh else ' (before)'}"
+
+
+def _largest(judged: Judged) -> str:
+    values = [math.inf if x is None else x for x in judged.differences.values()]
+    return _plain_figure(max(values, default=None))
+
+
+def _plain_figure(value: float | None) -> str:
+    return "NaN" if value is None or math.isinf(value) else f"{value:.1e}"
+
+
+def sweep(console: Console, data: dict[str, Any]) -> None:
+    """The result of a sweep: a line for each name and library, then what is wrong."""
+    records = [Record.from_dict(record) for record in data["records"]]
+    names = max(len(record.name) for record in records)
+    head = f"{'name':{names}}  {'reference':18}  {'dtype':7}  to reference  between engines"
+    console.print(head, style="bold", highlight=False, no_wrap=True, overflow="ellipsis")
+    for record in records:
+        rows = [(name, _largest(j)) for name, j in record.references.items()]
+        rows += [(name, "not installed") for name in record.missing if name in REFERENCES]
+        for name, worst in rows or [("–", "–")]:
+            good = record.holds if name not in record.references else record.holds_for(name)
+            between = _plain_figure(record.between) if record.pair else "–"
+            line = f"{record.name:{names}}  {name:18}  {record.dtype}  {worst:>12}  {between:>15}"
+            print(f"{line}  {'✓' if good else '✗'}", file=console.file)
+    for record in records:
+        for problem in record.all_problems():
+            console.print(
+                f"[red]✗[/] {record.name}: {plain(problem)}", highlight=False, soft_wrap=True
+            )
+    held, rows = data["held"], data["rows"]
+    console.print(
+        f"{held['judged']} of {rows['judged']} comparisons with a library hold, and "
+        f"{held['alone']} of {rows['alone']} names that no library has",
+        highlight=False,
+        soft_wrap=True,
+    )
+    verdict = "[bold green]✓ holds[/]" if data["holds"] else "[bold red]✗ does not hold[/]"
+    console.print(verdict)
+
+
+def catalogue(console: Console, rows: Sequence[dict[str, Any]]) -> None:
+    """The models, one a line; on a terminal that is too narrow the source gives way.
+
+    Aligned by hand: rich takes longer to lay out a hundred lines than all the rest of the command.
+    """
+    names = max(len(row["name"]) for row in rows)
+    families = max(len(row["family"]) for row in rows)
+    head = f"{'name':{names}}  {'family':{families}}   parameters    GMACs  input  source"
+    width = console.width if console.is_terminal else 1000
+    lines = []
+    for row in rows:
+        note = f"{row['note']}; " if row["note"] else ""
+        line = (
+            f"{row['name']:{names}}  {row['family']:{families}}  {row['parameters']:>11,}  "
+            f"{row['macs'] / 1e9:7.3f}  {row['image_size']:>5}  {note}{row['source']}"
+        )
+        lines.append(line if len(line) <= width else line[: width - 1] + "…")
+    console.print(head, style="bold", highlight=False, no_wrap=True, overflow="ellipsis")
+    print("\n".join(lines), file=console.file)
+
+
+def network(console: Console, data: dict[str, Any]) -> None:
+    """One network, stage by stage."""
+    size = " × ".join(map(str, data["input"]))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("stage", no_wrap=True)
+    table.add_column("layers")
+    for name in ("output", "parameters", "MACs"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for stage in data["stages"]:
+        table.add_row(
+            stage["name"],
+            plain(stage["layers"]),
+            " × ".join(map(str, stage["shape"])),
+            f"{stage['parameters']:,}",
+            f"{stage['macs']:,}",
+        )
+    table.add_section()
+    table.add_row("total", "", "", f"{data['parameters']:,}", f"{data['macs']:,}", style="bold")
+    console.print(f"[bold]{plain(data['model'])}[/] on {size} (height, width, channels)\n")
+    console.print(table)
+
+
+def parity(console: Console, data: dict[str, Any]) -> None:
+    """The result of a check."""
+    sizes = ", ".join("×".join(map(str, shape)) for shape in data["inputs"])
+    own = ", products in each framework's own precision," if data["precision"] == "default" else ""
+    console.print(f"[bold]{plain(data['model'])}[/] in {data['dtype']}{own} on inputs {sizes}\n")
+    _engines_table(console, data)
+    if data["pairs"]:
+        console.print("\nlogits, each engine against each:", highlight=False)
+        _matrix(console, data)
+        worst = max(data["pairs"], key=lambda pair: _or_infinity(pair["blocks"]["maximum"]))
+        console.print(
+            f"\nworst block: {worst['worst_block']}, "
+            f"{_figure(worst['blocks']['maximum'])} between {' and '.join(worst['engines'])}",
+            highlight=False,
+        )
+    bound = "" if data["dtype"] != "float64" else f" ≤ {data['tolerance']:.0e}"
+    console.print(f"rule: {data['rule']}{bound}", highlight=False)
+    _verdict(console, data)
+
+
+def training(console: Console, data: dict[str, Any]) -> None:
+    """The result of a check of training."""
+    batch = "×".join(map(str, data["batch"]))
+    console.print(
+        f"[bold]{plain(data['model'])}[/] trained in {data['dtype']} for {data['steps']} steps on "
+        f"batches {batch}\n",
+        highlight=False,
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("engine", "versions", "device"):
+        table.add_column(name)
+    for name in ("seconds", "first loss", "last loss"):
+        table.add_column(name, justify="right")
+    for row in data["engines"]:
+        versions = ", ".join(f"{k} {v}" for k, v in row["versions"].items())
+        losses = [f"{x:.6g}" if x is not None else "NaN" for x in row["losses"]]
+        cells = [row["engine"], versions, plain(row["device"]), f"{row['seconds']:.1f}"]
+        table.add_row(*cells, losses[0], losses[-1])
+    _absent(table, data)
+    console.print(table)
+    if data["pairs"] and data["dtype"] == "float64":
+        rows = [(" and ".join(row["engines"]), row) for row in data["pairs"]]
+        console.print("\nlargest differences, each engine against each:", highlight=False)
+        _parts(console, rows)
+    if data["against_float64"]:
+        console.print("\nlargest differences from float64:", highlight=False)
+        _parts(console, list(data["against_float64"].items()))
+    bounds = ", ".join(f"{part} ≤ {bound:.0e}" for part, bound in data["tolerances"].items())
+    console.print(f"\nrule: {data['rule']}; {bounds}", highlight=False)
+    for note in data["notes"]:
+        console.print(f"note: {plain(note)}", highlight=False)
+    _verdict(console, data)
+
+
+def recipes(console: Console, data: dict[str, str]) -> None:
+    """The recipes that are shipped."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("recipe", no_wrap=True)
+    table.add_column("")
+    for name, text in data.items():
+        table.add_row(name, plain(text))
+    console.print(table)
+
+
+def trained(console: Console, data: dict[str, Any]) -> None:
+    """The result of a training."""
+    scores = data["held_out"]
+    console.print(
+        f"{data['steps']:,} steps in {data['seconds']:.1f} s, {data['images_per_second']:.0f} "
+        f"images/s; last loss {data['loss']:.4f}",
+        highlight=False,
+    )
+    console.print(
+        f"held out, {scores['images']:,} images: top 1 [bold]{scores['top1']:.2%}[/], top 5 "
+        f"{scores['top5']:.2%}, loss {scores['loss']:.4f}",
+        highlight=False,
+    )
+    console.print(f"wrote {plain(data['folder'])}", highlight=False, soft_wrap=True)
+
+
+def evaluated(console: Console, data: dict[str, Any]) -> None:
+    """The result of an evaluation."""
+    sides = ", ".join(map(str, data["scales"]))
+    how = {
+        "center": f"the middle of {data['image_size']} pixels",
+        "10": f"ten crops of {data['image_size']} pixels",
+        "multi_scale": f"whole images at the scales {sides}",
+    }[data["crops"]]
+    console.print(
+        f"[bold]{plain(data['weights'])}[/] in {data['dtype']} on {data['images']:,} images of "
+        f"{plain(data['data'])}, {data['classes']:,} classes; {how}\n",
+        highlight=False,
+        soft_wrap=True,
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("engine", no_wrap=True)
+    for name in ("top 1", "top 5", "top-1 error", "top-5 error", "loss", "images/s"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in data["engines"]:
+        shares = [row[key] for key in ("top1", "top5", "top1_error", "top5_error")]
+        speed = row["images_per_second"]
+        table.add_row(
+            row["engine"],
+            *(f"{share:.2%}" for share in shares),
+            "[red]NaN[/]" if row["loss"] is None else f"{row['loss']:.4f}",
+            "–" if speed is None else f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}",
+        )
+    console.print(table)
+    if data["pairs"]:
+        console.print("\nlogits, each engine against each:", highlight=False)
+        flat = [{**pair, "logits": {"maximum": pair["logits"]}} for pair in data["pairs"]]
+        _matrix(console, {**data, "pairs": flat})
+        least = min(data["pairs"], key=lambda pair: pair["same_top1"])
+        console.print(
+            f"\nsame top 1: {least['same_top1']:.2%} of the images"
+            + (" for every two engines" if least["same_top1"] == 1 else " at least"),
+            highlight=False,
+        )
+    for pair in data["pairs"]:
+        for found in pair["disagreements"]:
+            said = ", ".join(f"{name} {plain(found[name])}" for name in pair["engines"])
+            console.print(
+                f"  {plain(found['image'])} ({plain(found['label'])}): {said}",
+                highlight=False,
+                soft_wrap=True,
+            )
+    for note in data["notes"]:
+        console.print(f"note: {plain(note)}", highlight=False, soft_wrap=True)
+    if data["tolerance"] is not None:
+        console.print(f"rule: {data['rule']}", highlight=False, soft_wrap=True)
+    if data["pairs"] or data["problems"]:
+        _verdict(console, data)
+
+
+def _parts(console: Console, rows: Sequence[tuple[str, Any]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    parts = ("loss", "gradients", "update", "statistics", "weights")
+    for part in parts:
+        table.add_column(part, justify="right")
+    for name, row in rows:
+        table.add_row(name, *(_figure(row[part]["maximum"]) for part in parts))
+    console.print(table)
+
+
+def _verdict(console: Console, data: dict[str, Any]) -> None:
+    for problem in data["problems"]:
+        console.print(f"[red]✗[/] {plain(problem)}", highlight=False)
+    verdict = "[bold green]✓ holds[/]" if data["holds"] else "[bold red]✗ does not hold[/]"
+    console.print(verdict)
+
+
+def _absent(table: Table, data: dict[str, Any]) -> None:
+    for state in ("missing", "failed"):
+        for engine, reason in data[state].items():
+            table.add_row(engine, f"[red]{state}:[/] {plain(reason)}")
+
+
+def _engines_table(console: Console, data: dict[str, Any]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("engine", "versions", "device"):
+        table.add_column(name)
+    for name in ("parameters", "seconds"):
+        table.add_column(name, justify="right")
+    if data["against_float64"]:
+        table.add_column("logits to float64", justify="right")
+    for row in data["engines"]:
+        versions = ", ".join(f"{k} {v}" for k, v in row["versions"].items())
+        cells = [row["engine"], versions, plain(row["device"])]
+        cells += [f"{row['parameters']:,}", f"{row['seconds']:.1f}"]
+        if row["engine"] in data["against_float64"]:
+            cells.append(_figure(data["against_float64"][row["engine"]]["maximum"]))
+        table.add_row(*cells)
+    _absent(table, data)
+    console.print(table)
+
+
+def _matrix(console: Console, data: dict[str, Any]) -> None:
+    names = [row["engine"] for row in data["engines"]]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for name in names[1:]:
+        table.add_column(name, justify="right", no_wrap=True)
+    found = {tuple(pair["engines"]): pair["logits"]["maximum"] for pair in data["pairs"]}
+    for a in names[:-1]:
+        cells = [_figure(found[a, b]) if (a, b) in found else "" for b in names[1:]]
+        table.add_row(a, *cells)
+    console.print(table)
+
+
+def converted(console: Console, data: dict[str, Any]) -> None:
+    """The result of a conversion."""
+    console.print(
+        f"{plain(data['source'])} ({data['source_format']}) → "
+        f"{plain(data['target'])} ({data['target_format']})",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(
+        f"[green]✓[/] {data['tensors']} arrays of {data['dtype']}, {data['bytes']:,} bytes; read "
+        f"back bit for bit, SHA-256 {data['sha256']}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if not data["unchanged"]:
+        console.print(
+            "The weights are others than the source's: the target's library needs these for the "
+            "same function.",
+            highlight=False,
+        )
+    _checks(console, data["checks"])
+    if data["certificate"]:
+        console.print(f"Certificate: {plain(data['certificate'])}", highlight=False, soft_wrap=True)
+    if data["removed"]:
+        console.print(
+            f"Removed {plain(data['removed'])}: it certified what was there before.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if data["lost"]:
+        console.print(f"This format has no place for {_join(data['lost'])}.", highlight=False)
+
+
+def verified(console: Console, data: dict[str, Any]) -> None:
+    """A converted file held against its certificate."""
+    console.print(
+        f"{plain(data['target'])}, converted from {plain(data['source'].get('name', '?'))}; "
+        f"reference: {plain(data['reference'])} in float64",
+        highlight=False,
+        soft_wrap=True,
+    )
+    _checks(console, data["checks"])
+
+
+def _checks(console: Console, checks: Sequence[dict[str, Any]]) -> None:
+    """Logits of engines against the source's."""
+    for check in checks:
+        mark = "[green]✓[/]" if check["holds"] else "[red]✗[/]"
+        error = "not a number" if check["error"] is None else f"{check['error']:.1e}"
+        console.print(
+            f"{mark} {plain(check['engine'])} in {check['dtype']}: logits {error} from the "
+            f"source's (bound {check['bound']:.1e})",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def downloading(advance: Callable[[str], None], name: str) -> Callable[[int, int | None], None]:
+    """Progress of a download, in words."""
+
+    def told(done: int, whole: int | None) -> None:
+        share = f" of {whole / 1e6:.0f}" if whole else ""
+        advance(f"{plain(name)}: {done / 1e6:.0f}{share} MB")
+
+    return told
+
+
+def _join(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def predictions(console: Console, data: Sequence[dict[str, Any]]) -> None:
+    """The most probable classes of each image."""
+    for record in data:
+        console.print(f"[bold]{plain(record['image'])}[/]", highlight=False, soft_wrap=True)
+        table = Table(box=None, show_header=False, pad_edge=False)
+        table.add_column(justify="right")
+        table.add_column()
+        table.add_column()
+        for entry in record["classes"]:
+            bar = "█" * round(20 * entry["probability"])
+            table.add_row(f"{entry['probability']:7.2%}", bar, plain(entry["label"]))
+        console.print(table)
+
+
+def describe_stage(stage: Stage) -> str:
+    """`[1×1, 64; 3×3, 64; 1×1, 256] × 3`, as in the papers."""
+    kinds: list[str] = []
+    counts: list[int] = []
+    for block in stage.blocks:
+        convs = [x for x in (*block.pre, *block.branch) if isinstance(x, plan.Conv)]
+        text = "; ".join(_describe(conv) for conv in convs)
+        if kinds and kinds[-1] == text:
+            counts[-1] += 1
+        else:
+            kinds.append(text)
+            counts.append(1)
+    return ", ".join(f"[{k}] × {n}" for k, n in zip(kinds, counts, strict=True))
+
+
+def describe_chain(layers: Layers) -> str:
+    """`7×7, 64; 3×3 max pool`."""
+    return "; ".join(text for text in map(_describe, layers) if text)
+
+
+def _describe(layer: Layer) -> str:
+    if isinstance(layer, plan.Conv):
+        groups = f", {layer.groups} groups" if layer.groups > 1 else ""
+        return f"{layer.kernel_size}×{layer.kernel_size}, {layer.out_channels}{groups}"
+    if isinstance(layer, plan.MaxPool):
+        return f"{layer.kernel_size}×{layer.kernel_size} max pool"
+    if isinstance(layer, plan.AvgPool):
+        return f"{layer.kernel_size}×{layer.kernel_size} average pool"
+    if isinstance(layer, plan.BlurPool):
+        return "3×3 blur"
+    if isinstance(layer, plan.GlobalPool):
+        kinds = {"avg": "average", "avgmax": "average and max", "catavgmax": "average beside max"}
+        return f"{kinds.get(layer.kind, layer.kind)} pool"
+    if isinstance(layer, plan.Dense):
+        return f"{layer.out_features}-way dense"
+    return ""
+
+
+def _figure(value: float | None) -> str:
+    return "[red]NaN[/]" if value is None else f"{value:.1e}"
+
+
+def _or_infinity(value: float | None) -> float:
+    return math.inf if value is None else value

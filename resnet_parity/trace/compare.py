@@ -1,0 +1,502 @@
+"""Where do two implementations part? Every layer and block, as computed and on the other's input.
+
+Errors travel: after the layer that errs, all others are off as well. So each layer and block of the
+one side is also run apart, on the input that the reference has there (teacher forcing): what is off
+then errs by itself, and the rest inherits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnet_parity.check.forward import Start, perturbed
+from resnet_parity.check.training import default_optimization
+from resnet_parity.engines.registry import Device, Engine, EngineError, Worker
+from resnet_parity.numerics.difference import (
+    FLOAT64_TOLERANCE,
+    GRADIENT_TOLERANCE,
+    ROUNDING_FACTOR,
+    UNIT_ROUNDOFF,
+    VANISHING,
+    farthest,
+)
+from resnet_parity.trace.result import Row, TraceReport, rule_in, shown
+from shared_spec import plan
+from shared_spec.atomic_write import workspace
+from shared_spec.errors import FrameworkError, ResNetError
+from shared_spec.plan.compiler import compile_plan
+from shared_spec.plan.network import Layers, Plan
+from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.training.state import require_classes
+from shared_spec.weights.initialize import generator, random_weights
+from shared_spec.weights.state import (
+    Checkpoint,
+    State,
+    cast_weights,
+    check_weights,
+    read_safetensors,
+    save_canonical,
+)
+
+DTYPES = ("float64", "float32")
+IMAGES = ""
+"""The source of a layer that takes the images."""
+RESULT = "(result)"
+"""The row of what a model returns."""
+
+_DROPS = ("drop_rate", "drop_path_rate", "drop_block_rate")
+_TRIALS = 3
+"""Perturbations in float64 that tell what rounding does."""
+_VAGUE = 0.1
+"""A bound on gradients above which a comparison says nothing: norms over a few numbers amplify
+rounding so.
+"""
+_AVERAGING = (
+    plan.GlobalPool,
+    plan.SqueezeExcite,
+    plan.ChannelAttention,
+    plan.GroupNorm,
+    plan.EvoNorm,
+    plan.FilterResponseNorm,
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A layer or a block: `sources` are the parts whose outputs' sum enters it."""
+
+    name: str
+    kind: str
+    sources: tuple[str, ...]
+    inside: tuple[str, ...] = ()
+    """The layers of a block."""
+    averages: bool = False
+    """Whether it sums over whole maps."""
+
+
+def parts(p: Plan) -> list[Part]:
+    """All layers and blocks in the order of `p.layers()`, each block after its layers."""
+    found: list[Part] = []
+
+    def chain(layers: Layers, entering: tuple[str, ...]) -> tuple[str, ...]:
+        for layer in layers:
+            kind = type(layer)
+            found.append(Part(layer.name, kind.__name__, entering, (), kind in _AVERAGING))
+            entering = (layer.name,)
+        return entering
+
+    x = chain(p.stem, (IMAGES,))
+    for block in p.blocks():
+        h = chain(block.pre, x)
+        y = chain(block.branch, h)
+        if block.shortcut_from is not None:
+            y += chain(block.shortcut, x if block.shortcut_from == "input" else h)
+        chain(block.output, y)
+        inside = tuple(layer.name for layer in block.layers())
+        found.append(Part(block.name, "block", x, inside))
+        x = (block.name,)
+    chain(p.head, x)
+    return found
+
+
+def inputs_of(
+    found: Sequence[Part], images: np.ndarray, outputs: Mapping[str, np.ndarray]
+) -> State:
+    """What enters each part, from the outputs of all."""
+    known = {**outputs, IMAGES: images}
+    inputs: State = {}
+    for part in found:
+        first, *rest = (known[source] for source in part.sources)
+        for other in rest:
+            first = first + other
+        inputs[part.name] = first
+    return inputs
+
+
+def rounded(found: Sequence[Part], inputs: State, dtype: str, seed: int) -> State:
+    """Inputs changed as much as rounding in `dtype` changes what is made of them: a number by the
+    unit roundoff, and by √n of it where n of them are summed (see `resnet_parity.check.forward.perturbed`).
+    """
+    changed: State = {}
+    for part in found:
+        x = inputs[part.name].astype(np.float64)
+        terms = math.prod(x.shape[1:3]) if part.averages and x.ndim == 4 else 1
+        noise = generator(seed, f"rounding/input/{part.name}").standard_normal(x.shape)
+        changed[part.name] = x * (1 + UNIT_ROUNDOFF[dtype] * math.sqrt(terms) * noise)
+    return changed
+
+
+@dataclass(frozen=True)
+class Against:
+    """A user's own model: `module:function` that makes it, and canonical names to its own."""
+
+    factory: str
+    names: Mapping[str, str] = field(default_factory=dict)
+
+
+def trace(
+    spec: ResNetSpec,
+    reference: Engine,
+    other: Engine | Against,
+    images: np.ndarray,
+    *,
+    name: str = "model",
+    dtype: str = "float64",
+    weights: State | None = None,
+    device: Device = "cpu",
+    seed: int = 0,
+    gradients: bool = False,
+    step: Callable[[str], None] = lambda text: None,
+    start: Start = Worker,
+) -> TraceReport:
+    """Compare every layer and block of two implementations on the same weights and images.
+
+    Args:
+        spec: the network.
+        reference: the engine that the other is held against.
+        other: another engine, or a user's own model, which runs in the reference's framework.
+        images: [N, H, W, C], normalised.
+        name: what to call the network in the report.
+        dtype: float64, or float32 within what rounding is measured to cause in the reference.
+        weights: canonical weights; None draws random ones, norm statistics included.
+        device: cpu, gpu or tpu.
+        seed: of random weights and labels.
+        gradients: compare the gradients of every parameter too.
+        step: called with a few words as each part of the work begins.
+        start: gives the worker of an engine on a device, as a context manager.
+
+    Raises:
+        ResNetError: if weights, images or a user's model do not fit, or an engine is missing or
+            fails.
+    """
+    if dtype not in DTYPES:
+        raise ResNetError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
+    if gradients and isinstance(other, Against):
+        raise ResNetError("--gradients: compares engines, and not a model of one's own")
+    if gradients:
+        require_classes(spec)
+    p = compile_plan(spec)
+    weights = cast_weights(random_weights(p, seed) if weights is None else weights, dtype)
+    check_weights(p, weights, dtype)
+    named = other.factory if isinstance(other, Against) else other.name
+    rule = rule_in(dtype, FLOAT64_TOLERANCE)
+    report = TraceReport(name, reference.name, named, dtype, list(images.shape), rule)
+    with workspace() as folder:
+        job = _Job(spec, p, weights, images, dtype, folder, device, start, step)
+        found = job.compare(reference, other, report)
+        if gradients and isinstance(other, Engine):
+            _compare_gradients(job, reference, other, report, seed)
+    report.rows = found
+    _judge(report, {part.name: part for part in parts(p)})
+    return report
+
+
+@dataclass
+class _Job:
+    """The files that the workers read and write."""
+
+    spec: ResNetSpec
+    plan: Plan
+    weights: State
+    images: np.ndarray
+    dtype: str
+    folder: Path
+    device: Device
+    start: Start
+    step: Callable[[str], None]
+
+    def file(self, name: str, arrays: State | None = None) -> str:
+        path = self.folder / f"{name}.safetensors"
+        if arrays is not None:
+            save_canonical(path, Checkpoint(arrays))
+        return str(path)
+
+    def compare(self, reference: Engine, other: Engine | Against, report: TraceReport) -> list[Row]:
+        """The rows; what the workers told of themselves goes into the report."""
+        given: dict[str, Any] = {
+            "spec": self.spec.to_dict(),
+            "weights": self.file("weights", self.weights),
+            "images": self.file("images", {"images": self.images}),
+        }
+        self.step(reference.name)
+        ours, theirs = self.file("reference"), self.file("other")
+        with self.engine(reference, self.device) as worker:
+            report.engines.append(self.info(worker, reference))
+            answer = worker.call("trace", **given, dtype=self.dtype, outputs=ours)
+            if answer["broken"]:
+                raise ResNetError(f"{reference.name}: {next(iter(answer['broken'].values()))}")
+        source = reference if isinstance(other, Against) else other
+        self.step(report.other)
+        with self.engine(source, self.device) as worker:
+            if isinstance(other, Against):
+                options = {"factory": other.factory, "names": dict(other.names)}
+                operation = "trace_model"
+            else:
+                report.engines.append(self.info(worker, other))
+                options, operation = {}, "trace"
+            answer = worker.call(
+                operation, **given, dtype=self.dtype, outputs=theirs, reference=ours, **options
+            )
+        report.notes += answer.get("notes", [])
+        rows = self.rows(_read(ours), _read(theirs), answer["broken"])
+        if self.dtype != "float64":
+            self.bounds(reference, given, ours, rows)
+        return rows
+
+    def engine(self, engine: Engine, device: Device) -> Any:
+        absent = engine.missing()
+        if absent is not None:
+            raise FrameworkError(f"{engine.name}: {absent}")
+        return _Telling(engine.name, self.start(engine, device))
+
+    def info(self, worker: Any, engine: Engine) -> dict[str, Any]:
+        facts = worker.call("info")
+        return {"engine": engine.name, **facts}
+
+    def rows(self, ours: State, theirs: State, broken: Mapping[str, str]) -> list[Row]:
+        found = parts(self.plan)
+        rows = []
+        entering = inputs_of(
+            found, self.images, {part.name: ours[f"output/{part.name}"] for part in found}
+        )
+        for part in found:
+            row = Row(part.name, part.kind, note=broken.get(part.name, ""))
+            mine = ours[f"output/{part.name}"]
+            row.propagated = _error(mine, theirs.get(f"output/{part.name}"), row)
+            row.forced = _error(mine, theirs.get(f"forced/{part.name}"), row)
+            row.entered = _error(entering[part.name], theirs.get(f"input/{part.name}"))
+            if part.name in broken:
+                row.forced = math.inf
+            if not np.isfinite(mine).all():
+                row.note = "the reference itself is not finite there"
+            rows.append(row)
+        if IMAGES in broken and not any(row.errs for row in rows):
+            rows.append(Row(RESULT, "result", propagated=math.inf, note=broken[IMAGES]))
+        for key, part_name in self.plan.results().items():
+            if f"result/{key}" in theirs:
+                row = Row(f"{RESULT} {key}", "result")
+                row.propagated = _error(ours[f"output/{part_name}"], theirs[f"result/{key}"], row)
+                rows.append(row)
+        return rows
+
+    def bounds(self, engine: Engine, given: dict[str, Any], ours: str, rows: list[Row]) -> None:
+        """Set the bounds by what rounding is measured to do in float64, at each part apart."""
+        exact = cast_weights(self.weights, "float64")
+        common = {**given, "dtype": "float64", "reference": ours}
+        worst: dict[str, float] = {}
+        with self.engine(engine, "cpu") as worker:
+            self.step("float64 reference")
+            common["weights"] = self.file("exact", exact)
+            worker.call("trace", **common, outputs=self.file("exact-outputs"))
+            base = _read(self.file("exact-outputs"))
+            for trial in range(_TRIALS):
+                self.step(f"float64 reference, perturbation {trial + 1} of {_TRIALS}")
+                shaken = perturbed(self.plan, exact, self.dtype, trial)
+                common["weights"] = self.file("shaken", shaken)
+                outputs = self.file("shaken-outputs")
+                worker.call("trace", **common, outputs=outputs, rounding=[self.dtype, trial])
+                for key, array in _read(outputs).items():
+                    error = farthest(base[key], array)
+                    worst[key] = max(worst.get(key, 0.0), 0.0 if math.isnan(error) else error)
+        least = UNIT_ROUNDOFF[self.dtype]
+        ends = {f"{RESULT} {k}": name for k, name in self.plan.results().items()}
+        for row in rows:
+            name = ends.get(row.name, row.name)
+            if name == RESULT:
+                continue
+            row.bound = 2 * ROUNDING_FACTOR * max(worst[f"forced/{name}"], least)
+            row.propagated_bound = 2 * ROUNDING_FACTOR * max(worst[f"output/{name}"], least)
+
+
+class _Telling:
+    """A worker whose failures are errors that tell which engine it was."""
+
+    def __init__(self, name: str, worker: Any) -> None:
+        self._name, self._context = name, worker
+
+    def __enter__(self) -> _Telling:
+        try:
+            self._worker = self._context.__enter__()
+        except EngineError as error:
+            raise ResNetError(f"{self._name}: {error}") from None
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._context.__exit__(*error)
+
+    def call(self, operation: str, **arguments: Any) -> Any:
+        try:
+            return self._worker.call(operation, **arguments)
+        except EngineError as error:
+            raise ResNetError(f"{self._name}: {error}") from None
+
+
+def _read(file: str) -> State:
+    # Held whole: the file is written anew by the next run.
+    return {key: np.array(array) for key, array in read_safetensors(file).state.items()}
+
+
+def _error(mine: np.ndarray, other: np.ndarray | None, row: Row | None = None) -> float | None:
+    if other is None:
+        return None
+    if mine.shape != other.shape:
+        if row is not None:
+            row.note = f"has shape {list(other.shape)}, the reference {list(mine.shape)}"
+        return math.inf
+    return farthest(mine, other)
+
+
+def _judge(report: TraceReport, known: Mapping[str, Part]) -> None:
+    """Name what errs first: by the forced errors, and where a user's model shows too few layers, by
+    what enters and leaves those that it shows.
+    """
+    erring = {row.name for row in report.rows if row.errs}
+    report.errs = [
+        row.name
+        for row in report.rows
+        # A block errs with any of its layers; it is named if none of them does.
+        if row.errs and not (row.kind == "block" and erring & set(known[row.name].inside))
+    ]
+    report.unseen = [
+        row.name for row in report.rows if row.propagated is None and row.forced is None
+    ]
+    first = _first(report.rows, known)
+    if first is None:
+        return
+    row, report.first = first
+    which = " or ".join(report.first)
+    text = f"{report.other} parts from {report.reference} at {which}"
+    if row.errs:
+        text += f" by {shown(row.forced)} on the reference's own input, over {row.bound:.1e}"
+        if row.kind == "block":
+            seen = [name for name in known[row.name].inside if name not in report.unseen]
+            text += ", though none of the layers in it that were run apart errs" if seen else ""
+    elif row.name not in report.first:
+        text += f": what enters {row.name} is off by {shown(row.entered)}"
+    else:
+        text += (
+            f" by {shown(row.propagated)}, over {row.propagated_bound:.1e}; no layer errs by "
+            f"itself on the reference's input"
+        )
+    others = [name for name in report.errs if name not in report.first]
+    if others:
+        text += f"; {', '.join(others[:5])}{' and so on' if len(others) > 5 else ''} "
+        text += "errs by itself too" if len(others) == 1 else "err by themselves too"
+    report.problems.insert(0, text + (f" ({row.note})" if row.note else ""))
+
+
+def _first(rows: Sequence[Row], known: Mapping[str, Part]) -> tuple[Row, list[str]] | None:
+    """The first row in which something is off, and the names of what may be to blame for it."""
+    unseen: list[str] = []
+    for row in rows:
+        if row.errs:
+            return row, [row.name]
+        if row.entered is not None and not row.entered <= row.propagated_bound:
+            # Right on the right input, and all that was seen before is right.
+            inside = known[row.name].inside
+            blamed = [name for name in unseen if name not in inside]
+            return row, blamed or [f"the input of {row.name}"]
+        if row.propagated is None:
+            unseen += [row.name] if row.kind != "block" else []
+        elif not row.parts:
+            unseen = []
+        elif row.forced is None:
+            return row, [*(unseen if row.entered is None else []), row.name]
+    # Each part is right by itself: errors within the bound add up.
+    over = next((row for row in rows if row.parts), None)
+    return None if over is None else (over, [over.name])
+
+
+def _compare_gradients(
+    job: _Job, reference: Engine, other: Engine, report: TraceReport, seed: int
+) -> None:
+    """The gradients of a loss on the images, in the order of the backward pass, into the report."""
+    report.gradient_rule = rule_in(job.dtype, GRADIENT_TOLERANCE)
+    dropped = [name for name in _DROPS if getattr(job.spec, name)]
+    spec = job.spec.override(**dict.fromkeys(dropped, 0.0)) if dropped else job.spec
+    if dropped:
+        report.notes.append(f"gradients: {', '.join(dropped)} set to 0, since engines draw apart")
+    images = (
+        np.concatenate([job.images, job.images[::-1] * 0.5]) if len(job.images) < 2 else job.images
+    )
+    labels = generator(seed, "labels").integers(0, spec.num_classes, len(images)).astype(np.int64)
+    batches = job.file("batches", {"0/images": images.astype(np.float32), "0/labels": labels})
+
+    def run(engine: Engine, dtype: str, weights: State, device: Device) -> State:
+        job.step(f"gradients of {engine.name}")
+        recipe = default_optimization(dtype).model_dump(mode="json")
+        with job.engine(engine, device) as worker:
+            outputs = job.file("gradients")
+            worker.call(
+                "train",
+                spec=spec.to_dict(),
+                weights=job.file("start", weights),
+                recipe=recipe,
+                batches=batches,
+                outputs=outputs,
+            )
+        marks = "gradient/"
+        return {k.removeprefix(marks): a for k, a in _read(outputs).items() if k.startswith(marks)}
+
+    ours = run(reference, job.dtype, job.weights, job.device)
+    theirs = run(other, job.dtype, job.weights, job.device)
+    order = [q.name for q in job.plan.parameters() if q.name in ours][::-1]
+    bounds, zero = dict.fromkeys(order, GRADIENT_TOLERANCE), set()
+    if job.dtype != "float64":
+        exact = cast_weights(job.weights, "float64")
+        base = run(reference, "float64", exact, "cpu")
+        trials = [
+            run(reference, "float64", perturbed(job.plan, exact, job.dtype, trial), "cpu")
+            for trial in range(_TRIALS)
+        ]
+        errors = {name: max(_apart(base, found, name) for found in trials) for name in order}
+        usual = float(np.median(list(errors.values())))
+        bounds = {n: 2 * ROUNDING_FACTOR * max(error, usual) for n, error in errors.items()}
+        least = VANISHING * _largest(base)
+        zero = {name for name in order if np.max(np.abs(base[name])) <= least}
+    for name in order:
+        row = Row(name, "gradient", bound=bounds[name], propagated_bound=bounds[name])
+        if name in zero:
+            row.note = "is zero but for rounding"
+        else:
+            row.propagated = _apart(ours, theirs, name)
+        report.gradients.append(row)
+    vague = [name for name, bound in bounds.items() if not bound <= _VAGUE]
+    if vague:
+        told = (
+            f"rounding alone changes the gradients of {len(vague)} of {len(order)} parameters so "
+            f"much that nothing can be told of them; take more or larger images, or float64"
+        )
+        (report.undecided if len(vague) > len(order) // 2 else report.notes).append(told)
+    over = [row for row in report.gradients if row.parts]
+    if over:
+        report.first_gradient = over[0].name
+        report.problems.append(
+            f"going backwards, {report.other} parts from {report.reference} first in the gradient "
+            f"of {over[0].name} by {shown(over[0].propagated)}, over {over[0].bound:.1e} "
+            f"({len(over)} of {len(order)} gradients do)"
+        )
+
+
+def _largest(arrays: State) -> float:
+    return max(float(np.max(np.abs(array))) for array in arrays.values())
+
+
+def _apart(a: State, b: State, name: str) -> float:
+    return farthest(a[name], b[name], VANISHING * _largest(a)) if name in b else math.inf
+
+
+__all__ = [
+    "Against",
+    "Part",
+    "inputs_of",
+    "parts",
+    "rounded",
+    "trace",
+]

@@ -1,0 +1,381 @@
+"""Training by a recipe, in one engine: the loop, its records, and going on after an interruption.
+
+A run is a folder:
+
+    recipe.yaml             what is trained, as it was given
+    metrics.jsonl           a line for every step, and for every look at the held-out part
+    checkpoint.safetensors  where the training is: any engine goes on from it
+    weights.safetensors     what it has learnt, with spec, preprocessing and labels
+    curves.png              loss and accuracy
+
+A training depends on its recipe alone: batches and dropout follow from the seed and the number of
+the step. So a run that was killed goes on as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import yaml
+
+from resnet_parity.datasets import Dataset, Loader, mean_std, open_dataset, pixel_mean
+from resnet_parity.engines.registry import Device, Engine
+from resnet_parity.numerics.top_k import Scores, score
+from resnet_parity.worker.distributed import devices
+from shared_spec.atomic_write import durable
+from shared_spec.errors import RecipeError, ResNetError
+from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.training.recipe import Recipe, load_recipe
+from shared_spec.training.state import Progress
+from shared_spec.weights.preprocessing import Preprocessing
+from shared_spec.weights.state import Checkpoint, read_safetensors, write_safetensors
+
+RECIPE, METRICS, STATE, WEIGHTS, CURVES = (
+    "recipe.yaml",
+    "metrics.jsonl",
+    "checkpoint.safetensors",
+    "weights.safetensors",
+    "curves.png",
+)
+_FLUSH = 20
+"""Steps between records: reading a loss waits for the device."""
+
+
+@dataclass
+class Observer:
+    """Is told how a training goes."""
+
+    step: Callable[[int, int, float, float], None] = lambda step, steps, loss, accuracy: None
+    held_out: Callable[[int, Scores], None] = lambda step, scores: None
+    say: Callable[[str], None] = lambda text: None
+
+
+@dataclass
+class Trained:
+    """What a training led to."""
+
+    folder: Path
+    steps: int
+    loss: float
+    scores: Scores
+    seconds: float
+    images_per_second: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON data."""
+        return {
+            "folder": str(self.folder),
+            "steps": self.steps,
+            "loss": self.loss,
+            "held_out": self.scores.to_dict(),
+            "seconds": self.seconds,
+            "images_per_second": self.images_per_second,
+        }
+
+
+@dataclass
+class Prepared:
+    """All that a training needs and that no framework has a part in, opened and checked."""
+
+    recipe: Recipe
+    training: Loader
+    held_out: Loader
+    spec: ResNetSpec
+    preprocessing: Preprocessing
+    names: tuple[str, ...]
+    steps: int
+    shard: tuple[int, int] = (0, 1)
+    evaluate_every: int = field(init=False)
+    save_every: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        per_epoch = self.training.steps_per_epoch
+        self.evaluate_every = self.recipe.evaluate_every or per_epoch
+        self.save_every = self.recipe.save_every or self.evaluate_every
+
+
+def prepare(
+    recipe: Recipe, threads: int | None = None, shard: tuple[int, int] = (0, 1)
+) -> Prepared:
+    """Open the data of a recipe and check that all fits together, before any work starts. `shard`
+    is the rank of this process and the number of those that train together.
+
+    Raises:
+        ResNetError: if data are missing or damaged, or the recipe does not fit them.
+    """
+    data = {split: open_dataset(recipe.data, split) for split in ("train", "held_out")}
+    train, held_out = data["train"], data["held_out"]
+    if train.names != held_out.names or train.channels != held_out.channels:
+        raise RecipeError(
+            "data: its training and held-out parts have different classes or channels"
+        )
+    mean_image = pixel_mean(train) if recipe.data.per_pixel_mean else None
+    preprocessing = _preprocessing(recipe, train, mean_image)
+    rest: dict[str, Any] = {"threads": threads, "mean_image": mean_image}
+    loader = Loader(
+        train,
+        recipe.augmentation,
+        preprocessing,
+        recipe.batch_size,
+        recipe.seed,
+        shard=shard,
+        **rest,
+    )
+    eyes = Loader(held_out, (), preprocessing, recipe.batch_size, recipe.seed, **rest)
+    height, width, channels = loader.image_shape
+    if height != width:
+        raise RecipeError(f"augmentation: images come out as {height}x{width}; end it in a crop")
+    _ = eyes.held_out_shape
+    spec = recipe.spec(len(train.names), channels, height)
+    steps = recipe.length(loader.steps_per_epoch)
+    recipe.check_parts(spec)
+    return Prepared(recipe, loader, eyes, spec, preprocessing, train.names, steps, shard)
+
+
+def _preprocessing(recipe: Recipe, train: Dataset, mean_image: np.ndarray | None) -> Preprocessing:
+    given = recipe.preprocessing or {}
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    if "mean" not in given or "std" not in given:
+        mean, std = mean_std(train)
+    if mean_image is not None:
+        # The weights carry one mean a channel: what is left of the image is a matter of training.
+        mean = tuple(map(float, mean_image.mean((0, 1))))
+    sizes = [getattr(a, "size", None) for a in recipe.augmentation]
+    side = next((size for size in reversed(sizes) if size), min(train.image(0).shape[:2]))
+    return recipe.measured(mean, std, side)
+
+
+def train(
+    prepared: Prepared,
+    engine: Engine,
+    folder: Path,
+    *,
+    device: Device = "cpu",
+    resume: bool = False,
+    observer: Observer | None = None,
+) -> Trained:
+    """Train in this process, which must not have used another engine of Keras before.
+
+    Args:
+        prepared: see `prepare`.
+        engine: which engine.
+        folder: of the run.
+        device: cpu, gpu or tpu.
+        resume: go on with what is in the folder.
+        observer: is told how it goes.
+
+    Raises:
+        ResNetError: if the folder holds another run, the engine is missing, or the loss is no
+            longer a number.
+    """
+    from resnet_parity.worker.operations import Session
+
+    observer = observer or Observer()
+    recipe = prepared.recipe
+    first = prepared.shard[0] == 0
+    state = _claim(folder, recipe, resume, first)
+    session = Session(engine.package, device)
+    with devices(engine):
+        model = _model(session, prepared)
+        trainer = session.resnet.Trainer(model, recipe.optimization, prepared.steps)
+        if state is not None:
+            trainer.load_state(read_safetensors(state).state, str(state))
+            observer.say(f"going on after step {trainer.step_number} of {prepared.steps}")
+        run = _Run(prepared, session, trainer, folder, observer)
+        with _records(folder if first else None, trainer.step_number) as records:
+            return run.go(records)
+
+
+def _claim(folder: Path, recipe: Recipe, resume: bool, first: bool) -> Path | None:
+    """Make the run's folder, in the first process; the state to go on from, if any."""
+    state, kept = folder / STATE, folder / RECIPE
+    if resume and kept.exists():
+        before = load_recipe(kept)
+        if before != recipe:
+            now, then = recipe.to_dict(), before.to_dict()
+            names = sorted(k for k in now.keys() | then.keys() if now.get(k) != then.get(k))
+            raise RecipeError(
+                f"{folder}: was trained with another recipe; {', '.join(names)} differ"
+            )
+        return state if state.exists() else None
+    if not first:
+        return None
+    if folder.exists() and any(folder.iterdir()):
+        raise RecipeError(f"{folder}: is not empty; go on with --resume, or name another folder")
+    if resume:
+        raise RecipeError(f"{folder}: there is no run to resume")
+    folder.mkdir(parents=True, exist_ok=True)
+    with durable(kept) as draft:
+        draft.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True))
+    return None
+
+
+def _model(session: Any, prepared: Prepared) -> Any:
+    recipe, spec = prepared.recipe, prepared.spec
+    dtype = recipe.dtype
+    if recipe.weights is None:
+        model = session.resnet.create_model(spec, seed=recipe.seed, dtype=dtype)
+    else:
+        # As overrides, so that another number of classes or channels is taken as asked for.
+        asked = {"num_classes": spec.num_classes, "in_channels": spec.in_channels}
+        model = session.resnet.create_model(
+            spec, weights=recipe.weights, seed=recipe.seed, dtype=dtype, **asked
+        )
+    return session.moved(model)
+
+
+def _records(folder: Path | None, step: int) -> IO[str]:
+    """The file of metrics, with what is told of steps after `step` taken out of it; without a
+    folder, one that is thrown away.
+    """
+    if folder is None:
+        return io.StringIO()
+    path = folder / METRICS
+    lines = path.read_text().splitlines() if path.exists() else []
+    kept = []
+    for text in lines:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue  # the machine stopped within a line
+        if line.get("step", 0) <= step:
+            kept.append(text)
+    with durable(path) as draft:
+        draft.write_text("".join(f"{line}\n" for line in kept))
+    return path.open("a", encoding="utf-8")
+
+
+class _Run:
+    """A training on its way."""
+
+    def __init__(
+        self, prepared: Prepared, session: Any, trainer: Any, folder: Path, observer: Observer
+    ) -> None:
+        self.prepared, self.session, self.trainer = prepared, session, trainer
+        self.folder, self.observer = folder, observer
+        self.loss = math.nan
+        self.scores: Scores | None = None
+        self._pending: list[tuple[int, Progress]] = []
+        self._average: Any = None
+
+    def go(self, records: IO[str]) -> Trained:
+        """All steps that are left."""
+        p, trainer = self.prepared, self.trainer
+        begun, first = time.perf_counter(), trainer.step_number
+        batches = p.training.batches(first, p.steps - first)
+        try:
+            for images, labels in batches:
+                self._pending.append((trainer.step_number, trainer.step(images, labels)))
+                step = trainer.step_number
+                if step % _FLUSH == 0 or step == p.steps:
+                    self._flush(records)
+                if step % p.evaluate_every == 0 or step == p.steps:
+                    self._look(records)
+                if step % p.save_every == 0 or step == p.steps:
+                    self._flush(records)
+                    self._save()
+        except KeyboardInterrupt:
+            self._flush(records)
+            self._save()
+            raise
+        finally:
+            _close(batches)
+        seconds = time.perf_counter() - begun
+        if self.scores is None:  # there was nothing left to do
+            self._look(records)
+        scores = self.scores or Scores(math.nan, math.nan, math.nan, 0)
+        if self._first:
+            write_safetensors(self.folder / WEIGHTS, self._checkpoint())
+        speed = (p.steps - first) * p.recipe.batch_size / max(seconds, 1e-9)
+        return Trained(self.folder, p.steps, self.loss, scores, seconds, speed)
+
+    def _flush(self, records: IO[str]) -> None:
+        """Write down what the device has told in the meantime."""
+        size = self.prepared.recipe.batch_size
+        for number, progress in self._pending:
+            loss, correct = float(progress.loss), int(progress.correct)
+            rate = self.prepared.recipe.rate(number, self.prepared.steps)
+            if not math.isfinite(loss):
+                raise ResNetError(
+                    f"the loss of step {number + 1} is {loss}; lower learning_rate or set clip_norm"
+                )
+            line = {"step": number + 1, "loss": loss, "accuracy": correct / size, "rate": rate}
+            _write(records, line)
+            self.loss = loss
+            self.observer.step(number + 1, self.prepared.steps, loss, correct / size)
+        self._pending.clear()
+        records.flush()
+
+    def _look(self, records: IO[str]) -> None:
+        """Score the held-out part, in the first process: the others wait at the next step."""
+        self._flush(records)
+        if not self._first:
+            return
+        model = self._evaluated()
+        self.scores = score(
+            lambda images: self.session.resnet.predict(model, images),
+            self.prepared.held_out.held_out_batches(),
+        )
+        _write(records, {"step": self.trainer.step_number, "held_out": self.scores.to_dict()})
+        records.flush()
+        self.observer.held_out(self.trainer.step_number, self.scores)
+
+    def _evaluated(self) -> Any:
+        """The model to score: of averaged weights, if the recipe keeps them, and of this process
+        alone.
+        """
+        if self.prepared.recipe.ema_decay is None and self.prepared.shard[1] == 1:
+            return self.trainer.model
+        if self._average is None:
+            dtype = self.prepared.recipe.dtype
+            model = self.session.resnet.create_model(self.prepared.spec, dtype=dtype)
+            self._average = self.session.moved(model)
+        return self.session.resnet.load_weights(self._average, self.trainer.averaged())
+
+    @property
+    def _first(self) -> bool:
+        return self.prepared.shard[0] == 0
+
+    def _save(self) -> None:
+        if not self._first:
+            return
+        write_safetensors(self.folder / STATE, Checkpoint(self.trainer.state()))
+
+    def _checkpoint(self) -> Checkpoint:
+        p = self.prepared
+        return Checkpoint(self.trainer.averaged(), p.spec, p.preprocessing, p.names)
+
+
+def _write(records: IO[str], line: dict[str, Any]) -> None:
+    records.write(json.dumps(line) + "\n")
+
+
+def _close(batches: Iterator[Any]) -> None:
+    close = getattr(batches, "close", None)
+    if close is not None:
+        close()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.
+
+    Raises:
+        ResNetError: if there are none.
+    """
+    path = folder / METRICS
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise ResNetError(f"{path}: cannot be read as metrics ({error})") from None
+
+
+__all__ = ["Observer", "Prepared", "Trained", "prepare", "read_metrics", "train"]

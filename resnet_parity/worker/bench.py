@@ -1,0 +1,302 @@
+"""The operations of a worker that `bench` asks for, and the settings in which it times."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnet_parity.check.forward import perturbed
+from resnet_parity.worker import device_rates
+from resnet_parity.worker.contenders import (
+    Job,
+    distinct_images,
+    distinct_labels,
+    how,
+    import_peer,
+    make_side,
+    watched,
+)
+from shared_spec.plan.compiler import compile_plan
+from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.state import (
+    Checkpoint,
+    State,
+    cast_weights,
+    read_safetensors,
+    save_canonical,
+)
+
+
+def bench_build(session: Any, key: str, job: dict[str, Any]) -> dict[str, Any]:
+    """Build a side and run its first pass, which compiles; logits, or the updates of the parameters
+    that are watched, go into the job's file. A library that is not there is told in `missing`.
+    """
+    asked = Job(**job | {"size": tuple(job["size"])})
+    with as_users_run(session, asked.tf32):
+        try:
+            start = time.perf_counter()
+            extra = import_peer(asked.peer)
+            imported = session.import_seconds + time.perf_counter() - start
+        except ImportError as error:
+            return {"missing": f"{asked.peer} cannot be imported here: {error}"}
+        side = make_side(session, asked)
+        names = watched(compile_plan(asked.net)) if asked.mode == "train" else []
+        before = side.parameters(names)
+        start = time.perf_counter()
+        result = side.run(1)
+        first = time.perf_counter() - start
+        after = side.parameters(names)
+        found: State = {f"update/{n}": after[n].astype(np.float64) - before[n] for n in names}
+        if asked.mode == "infer":
+            found = {"logits": _numpy(result)}
+        save_canonical(Path(asked.outputs), Checkpoint(found))
+        session.sides[key] = side, asked.tf32
+        _reset_peaks(session)
+    return {
+        "import": imported,
+        "build": side.build,
+        "load": side.load,
+        "first_call": first,
+        "versions": {name: _version(name) for name in extra},
+        "settings": settings(session, asked.tf32),
+    }
+
+
+def bench_time(session: Any, key: str, passes: int) -> dict[str, Any]:
+    """Some passes, after one that brings caches and clocks back; and the peak memory so far."""
+    side, tf32 = session.sides[key]
+    with as_users_run(session, tf32):
+        side.run(1)
+        start = time.perf_counter()
+        result = side.run(passes)
+        seconds = time.perf_counter() - start
+    finite = bool(np.all(np.isfinite(_numpy(result).astype(np.float64))))
+    peaks = {"host": _host_peak(), "device": _device_peak(session)}
+    _give_back(session)
+    return {"seconds": seconds, "finite": finite, "peaks": peaks}
+
+
+def bench_close(session: Any, key: str) -> None:
+    """Forget a side."""
+    session.sides.pop(key, None)
+    gc.collect()
+
+
+def bench_rates(
+    session: Any, dtype: str, tf32: bool = False, seconds: float = device_rates.SECONDS
+) -> dict[str, Any]:
+    """What the session's framework reaches on its device."""
+    (framework,) = session.uses
+    with as_users_run(session, tf32):
+        return device_rates.measure(framework, session.device, dtype, seconds).to_dict()
+
+
+def bench_reference(
+    session: Any,
+    spec: dict[str, Any],
+    weights: str,
+    mode: str,
+    batch: int,
+    size: list[int],
+    seed: int,
+    roundoff: str,
+    trials: int,
+    outputs: str,
+) -> None:
+    """In float64: `exact/...` for the logits of the images that a batch repeats, or the first
+    update of what is watched; `trial<i>/...` with weights changed as rounding does; and in
+    `storage/...` what rounding the updated weights themselves to float32 does to an update.
+    """
+    net = ResNetSpec.parse(spec)
+    p = compile_plan(net)
+    state = cast_weights(read_safetensors(weights).state, "float64")
+    images = distinct_images(net, (size[0], size[1]), batch, seed).astype(np.float64)
+    labels = distinct_labels(net, batch, seed) if mode == "train" else None
+    found: State = {}
+    for trial in range(-1, trials):
+        shaken = state if trial < 0 else perturbed(p, state, roundoff, seed + trial)
+        name = "exact" if trial < 0 else f"trial{trial}"
+        model = session.placed(net, shaken, "float64")
+        if labels is None:
+            found[f"{name}/logits"] = session.resnet.predict(model, images)
+            continue
+        trainer = session.resnet.Trainer(model, how("float64"), 10**6)
+        trainer.step(images, labels)
+        after = session.resnet.export_weights(trainer.model)
+        for parameter in watched(p):
+            update = after[parameter] - shaken[parameter]
+            found[f"{name}/update/{parameter}"] = update
+            if trial < 0:
+                spacing = 2.0**-23 * np.abs(state[parameter]).max() / np.abs(update).max()
+                found[f"storage/update/{parameter}"] = np.array([spacing])
+        del model, trainer
+        gc.collect()
+    save_canonical(Path(outputs), Checkpoint(found))
+
+
+OPERATIONS = (bench_build, bench_time, bench_close, bench_rates, bench_reference)
+
+
+# The settings in which a user of the framework would run, and what they are.
+
+
+@contextmanager
+def as_users_run(session: Any, tf32: bool) -> Iterator[None]:
+    """Without JAX's 64 bits, which a worker has for its references; with TF32 if asked for, and
+    with device memory taken as it is needed, since several processes share it.
+    """
+    if "jax" in session.uses:
+        import jax
+
+        kept = jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+        update: Any = jax.config.update
+        update("jax_enable_x64", False)
+        update("jax_default_matmul_precision", "tensorfloat32" if tf32 else kept[1])
+        try:
+            yield
+        finally:
+            update("jax_enable_x64", kept[0])
+            update("jax_default_matmul_precision", kept[1])
+        return
+    _set_tf32(session, tf32)
+    try:
+        yield
+    finally:
+        _set_tf32(session, False)
+
+
+def _set_tf32(session: Any, on: bool) -> None:
+    if "torch" in session.uses:
+        import torch
+
+        torch.backends.cudnn.benchmark = True  # shapes stay, so the fastest kernel is looked for
+        torch.backends.cudnn.allow_tf32 = on
+        torch.backends.cuda.matmul.allow_tf32 = on
+    if "tensorflow" in session.uses:
+        import tensorflow as tf
+
+        tf.config.experimental.enable_tensor_float_32_execution(on)
+        with suppress(RuntimeError):  # it has begun; then it is set already
+            for gpu in tf.config.list_physical_devices("GPU"):
+                tf.config.experimental.set_memory_growth(gpu, True)
+
+
+def settings(session: Any, tf32: bool) -> dict[str, Any]:
+    """What was in force, and how many threads compute."""
+    (framework,) = session.uses
+    threads = _cores()
+    precision = "highest"
+    if framework == "torch":
+        import torch
+
+        threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    if framework == "tensorflow":
+        import tensorflow as tf
+
+        threads = tf.config.threading.get_intra_op_parallelism_threads() or threads
+    if framework == "jax":
+        import jax
+
+        precision = str(jax.config.jax_default_matmul_precision)  # type: ignore[attr-defined]
+    return {
+        "framework": framework,
+        "threads": threads,
+        "matmul_precision": precision,
+        "tf32": tf32,
+        **{name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+    }
+
+
+_ENVIRONMENT = (
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "XLA_FLAGS", "TF_NUM_INTRAOP_THREADS"),
+    # How the C library keeps memory between passes: up to a quarter of the speed on CPUs.
+    *("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD"),
+)
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
+def _reset_peaks(session: Any) -> None:
+    gc.collect()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    if "torch" in session.uses and session.device == "gpu":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _host_peak() -> int | None:
+    """The most memory that the process has held since the first call."""
+    try:
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        return int(found[1]) * 1024 if found else None
+    except OSError:
+        import resource
+
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most * (1 if sys.platform == "darwin" else 1024)
+
+
+def _device_peak(session: Any) -> int | None:
+    """The same of the device; JAX tells that of the whole process."""
+    if session.device == "cpu":
+        return None
+    (framework,) = session.uses
+    if framework == "torch":
+        import torch
+
+        return int(torch.cuda.max_memory_allocated())
+    if framework == "jax":
+        import jax
+
+        return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    import tensorflow as tf
+
+    return int(tf.config.experimental.get_memory_info("GPU:0")["peak"])
+
+
+def _give_back(session: Any) -> None:
+    """Device memory that PyTorch keeps for itself, to the sides whose turn comes."""
+    if "torch" in session.uses and session.device == "gpu":
+        import torch
+
+        torch.cuda.empty_cache()
+
+
+def _numpy(value: Any) -> np.ndarray:
+    """A framework's tensor, as numpy; what does not fit there is widened."""
+    if hasattr(value, "detach"):
+        return value.detach().float().cpu().numpy()  # type: ignore[no-any-return]
+    return np.asarray(value)
+
+
+def _version(module: str) -> str:
+    return str(importlib.import_module(module).__version__)
+
+
+__all__ = [
+    "OPERATIONS",
+    "as_users_run",
+    "bench_build",
+    "bench_close",
+    "bench_rates",
+    "bench_reference",
+    "bench_time",
+    "settings",
+]

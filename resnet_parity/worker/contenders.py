@@ -1,0 +1,609 @@
+"""What `bench` times: ours and each peer, as callables that do so many passes, or steps of
+training, and wait for the device.
+
+Both sides of a ratio are treated alike: the module or compiled function itself is called on a
+tensor that lies on the device, as the best usual route of each library has it. Training is
+`Trainer.step` on a batch that lies there too, beside the usual loop of the peer; Keras's `fit`
+places batches itself, so that under Keras both sides get it in numpy.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import itertools
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnet_parity.worker.reference_libraries import (
+    KEYS,
+    assign,
+    keras_dtype,
+    timm_model,
+    torchvision_models,
+)
+from shared_spec.errors import ResNetError
+from shared_spec.formats.dialects import keras_applications, keras_hub
+from shared_spec.formats.dialects.dialect import foreign_arrays
+from shared_spec.formats.dialects.linen import BLOCKS, LINEN
+from shared_spec.kernels.torch_compile import frozen
+from shared_spec.plan.compiler import compile_plan
+from shared_spec.plan.network import Plan
+from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.training.optimization import Optimization, optimization
+from shared_spec.weights.initialize import generator, random_images
+from shared_spec.weights.state import State, cast_weights, read_safetensors
+
+RATE, MOMENTUM = 1e-3, 0.9
+DISTINCT = 4
+"""So many images differ, and a batch repeats them. Its batch norms then see what a batch of these
+alone has, and a float64 reference of these says what every row of the timed batch has to be."""
+
+PEERS = Path(sys.prefix) / "share" / "peers"
+"""Where `python -m tests.fetch_peers` puts libraries that cannot be installed beside the rest."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One side of a comparison, as the parent process asks for it."""
+
+    peer: str | None
+    name: str
+    """Of the catalogue, which a library may know it by."""
+    spec: dict[str, Any]
+    weights: str
+    mode: str
+    batch: int
+    size: tuple[int, int]
+    dtype: str
+    form: str
+    layout: str
+    compile: str
+    tf32: bool
+    seed: int
+    outputs: str
+
+    @property
+    def net(self) -> ResNetSpec:
+        """The spec of the net that this side computes."""
+        return ResNetSpec.parse(self.spec)
+
+    @property
+    def state(self) -> State:
+        """The weights, widened to float32: libraries round to what they compute in."""
+        return cast_weights(read_safetensors(self.weights).state, "float32")
+
+    @property
+    def images(self) -> np.ndarray:
+        """[N, H, W, C]."""
+        found = distinct_images(self.net, self.size, self.batch, self.seed)
+        return np.tile(found, (self.batch // len(found), 1, 1, 1))
+
+    @property
+    def labels(self) -> np.ndarray:
+        """[N]."""
+        found = distinct_labels(self.net, self.batch, self.seed)
+        return np.tile(found, self.batch // len(found))
+
+
+@dataclass
+class Side:
+    """A net that is ready. `run` does so many passes and waits: it gives the logits of the last, or
+    the loss. `parameters` reads arrays by canonical name, in training alone.
+    """
+
+    run: Callable[[int], Any]
+    build: float
+    load: float
+    parameters: Callable[[Sequence[str]], State] = lambda names: {}
+
+
+def distinct(batch: int) -> int:
+    """How many images of a batch differ."""
+    return max(n for n in range(1, DISTINCT + 1) if batch % n == 0)
+
+
+def distinct_images(spec: ResNetSpec, size: tuple[int, int], batch: int, seed: int) -> np.ndarray:
+    """The images that a batch repeats."""
+    return random_images((distinct(batch), *size, spec.in_channels), seed)
+
+
+def distinct_labels(spec: ResNetSpec, batch: int, seed: int) -> np.ndarray:
+    """Their labels."""
+    return generator(seed, "labels").integers(0, spec.num_classes, distinct(batch))
+
+
+def watched(p: Plan) -> list[str]:
+    """The parameters whose first update is compared: the last bias hangs on the logits alone, and
+    the first kernel on the whole way back.
+    """
+    names = [q.name for q in p.parameters() if q.trainable]
+    return [names[0], names[-1]]
+
+
+def how(precision: str) -> Optimization:
+    """Training as it is timed, of ours and of all peers."""
+    return optimization(
+        learning_rate=RATE,
+        optimizer={"name": "sgd", "momentum": MOMENTUM, "nesterov": True},
+        precision=precision,
+    )
+
+
+# Libraries.
+
+
+def peer_missing(peer: str) -> str | None:
+    """None, or a sentence that says what is not there and how to get it."""
+    if peer in _FOLDERS:
+        found = (PEERS / _FOLDERS[peer]).is_dir() or (
+            peer == "KerasHub" and importlib.util.find_spec("keras_hub") is not None
+        )
+        return None if found else "not found; run: python -m tests.fetch_peers"
+    module = {"keras.applications": "keras"}.get(peer, peer)
+    if importlib.util.find_spec(module) is None:
+        return f"{module} not installed; run: pip install {module}"
+    return None
+
+
+_FOLDERS = {"KerasHub": "keras_hub", "flax example": "flax_imagenet"}
+
+
+def import_peer(peer: str | None) -> list[str]:
+    """Import a library; returns the modules whose versions belong into the report."""
+    if peer is None:
+        return []
+    if peer in _FOLDERS and PEERS.is_dir() and str(PEERS) not in sys.path:
+        sys.path.append(str(PEERS))
+    if peer in ("timm", "torchvision"):
+        torchvision_models()
+        importlib.import_module(peer)
+        return [peer]
+    if peer == "KerasHub":
+        importlib.import_module("keras_hub")
+        return ["keras_hub"]
+    if peer == "flax example":
+        importlib.import_module("flax_imagenet.models")
+    return []
+
+
+def make_side(session: Any, job: Job) -> Side:
+    """A side, ready to run, in the process of an engine that has its framework."""
+    if session.package == "resnet_torch":
+        return _torch_side(session, job)
+    if session.package == "resnet_keras":
+        return _keras_side(session, job)
+    return _linen_side(job) if job.peer else _flax_side(session, job)
+
+
+def _own(session: Any, job: Job) -> tuple[Any, float, float]:
+    """Our model, and the seconds that building it and loading the weights took. For the inference
+    form the file is read first: folding is part of building.
+    """
+    dtype = "float32" if job.mode == "train" else job.dtype
+    net = job.net
+    start = time.perf_counter()
+    if job.form == "inference":
+        state = dict(read_safetensors(job.weights).state)
+        read = time.perf_counter()
+        model = session.resnet.create_model(net, weights=state, dtype=dtype, inference=True)
+        load, build = read - start, time.perf_counter() - read
+    else:
+        model = session.resnet.create_model(net, dtype=dtype)
+        built = time.perf_counter()
+        session.resnet.load_weights(model, job.weights)
+        build, load = built - start, time.perf_counter() - built
+    return session.moved(model), build, load
+
+
+def _own_trainer(session: Any, job: Job, model: Any, build: float, load: float) -> Side:
+    trainer = session.resnet.Trainer(model, how(job.dtype), 10**6)
+    arrays = job.images, job.labels
+    # Its peers under Keras place each batch in `fit`.
+    fits = session.resnet.__name__ == "resnet_keras"
+    batch = arrays if fits else (trainer.place(*arrays),)
+
+    def run(steps: int) -> np.ndarray:
+        for _ in range(steps):
+            progress = trainer.step(*batch)
+        return np.array(float(progress.loss))  # waits
+
+    def parameters(names: Sequence[str]) -> State:
+        state = session.resnet.export_weights(trainer.model)
+        return {name: state[name] for name in names}
+
+    return Side(run, build, load, parameters)
+
+
+# PyTorch.
+
+
+def _torch_side(session: Any, job: Job) -> Side:
+    import torch
+
+    if job.peer is None:
+        model, build, load = _own(session, job)
+    else:
+        model, build, load = _torch_peer(session, job)
+    if job.layout == "channels_last":
+        model = model.to(memory_format=torch.channels_last)
+    compiled = job.compile != "none"
+    if job.mode == "train":
+        if compiled:
+            model.compile()
+        if job.peer is None:
+            return _own_trainer(session, job, model, build, load)
+        return _torch_loop(job, model.train(), build, load)
+    model.eval()
+    x = _torch_images(job, next(model.parameters()))
+    if compiled:
+        net = model
+        theirs = job.peer is not None
+        model = frozen(lambda x: net(x), job.dtype) if theirs else session.resnet.compiled(net)
+
+    def run(passes: int) -> Any:
+        with torch.inference_mode():
+            for _ in range(passes):
+                y = model(x)
+            if x.is_cuda:
+                torch.cuda.synchronize()
+        return y
+
+    return Side(run, build, load)
+
+
+def _torch_peer(session: Any, job: Job) -> tuple[Any, float, float]:
+    import torch
+
+    start = time.perf_counter()
+    if job.peer == "timm":
+        model = timm_model(job.name)
+    else:
+        model = getattr(torchvision_models(), job.name)(weights=None)
+    built = time.perf_counter()
+    state = {name: torch.from_numpy(array) for name, array in job.state.items()}
+    model.load_state_dict(state, strict=True)
+    dtype = torch.float32 if job.mode == "train" else getattr(torch, job.dtype)
+    model = session.moved(model.to(dtype))
+    return model, built - start, time.perf_counter() - built
+
+
+def _torch_images(job: Job, like: Any) -> Any:
+    """[N, C, H, W] beside the parameters, in the layout of the job."""
+    import torch
+
+    layout = torch.channels_last if job.layout == "channels_last" else torch.contiguous_format
+    x = torch.from_numpy(job.images).permute(0, 3, 1, 2).to(like.device, like.dtype)
+    return x.contiguous(memory_format=layout)
+
+
+def _torch_loop(job: Job, model: Any, build: float, load: float) -> Side:
+    """The usual loop, over a batch on the device in the model's layout."""
+    import torch
+
+    like = next(model.parameters())
+    images, labels = _torch_images(job, torch.empty(0, device=like.device)), job.labels
+    x, y = images.to(like.device), torch.from_numpy(labels).to(like.device)
+    optimizer = torch.optim.SGD(model.parameters(), RATE, MOMENTUM, nesterov=True)
+
+    def run(steps: int) -> np.ndarray:
+        for _ in range(steps):
+            with torch.autocast(like.device.type, torch.bfloat16, job.dtype == "bfloat16"):
+                logits = model(x)
+            loss = torch.nn.functional.cross_entropy(logits.float(), y)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        return np.array(loss.item())
+
+    def parameters(names: Sequence[str]) -> State:
+        found = dict(model.named_parameters())
+        return {name: found[name].detach().cpu().numpy().copy() for name in names}
+
+    return Side(run, build, load, parameters)
+
+
+# Keras.
+
+
+def _keras_side(session: Any, job: Job) -> Side:
+    if job.peer is None:
+        model, build, load = _own(session, job)
+        if job.mode == "train":
+            return _own_trainer(session, job, model, build, load)
+    else:
+        model, layers, build, load = _keras_peer(job)
+        if job.mode == "train":
+            return _keras_fit(job, model, layers, build, load)
+    compiled = None if job.peer else session.resnet.compiled
+    forward, x, wait = _KERAS_FORWARD[session.keras_backend](model, job, compiled)
+
+    def run(passes: int) -> Any:
+        for _ in range(passes):
+            y = forward(x)
+        return wait(y)
+
+    return Side(run, build, load)
+
+
+def _keras_input(job: Job) -> Any:
+    import keras
+
+    return keras.ops.convert_to_tensor(job.images, job.dtype)
+
+
+Compiled = Callable[[Any], Callable[[Any], Any]] | None
+"""Our verb of that name; None for a peer."""
+
+
+def _keras_tensorflow(model: Any, job: Job, compiled: Compiled) -> tuple[Any, Any, Any]:
+    import tensorflow as tf
+
+    if compiled is not None and job.compile == "none":
+        forward = compiled(model)
+    else:
+        jit = job.compile != "none"
+        forward = tf.function(lambda x: model(x, training=False), jit_compile=jit)
+    return forward, _keras_input(job), lambda y: y.numpy()
+
+
+def _keras_jax(model: Any, job: Job, compiled: Compiled) -> tuple[Any, Any, Any]:
+    import jax
+
+    if compiled is not None:
+        return _one_by_one(compiled(model)), _keras_input(job), _ready
+    trained = [v.value for v in model.trainable_variables]
+    others = [v.value for v in model.non_trainable_variables]
+    run = jax.jit(lambda t, o, x: model.stateless_call(t, o, x, training=False)[0])
+    return _one_by_one(lambda x: run(trained, others, x)), _keras_input(job), _ready
+
+
+def _keras_torch(model: Any, job: Job, compiled: Compiled) -> tuple[Any, Any, Any]:
+    import torch
+
+    def eager(x: Any) -> Any:
+        return model(x, training=False)
+
+    forward: Callable[[Any], Any] = eager
+    if job.compile != "none":
+        forward = frozen(eager, job.dtype) if compiled is None else compiled(model)
+
+    def run(x: Any) -> Any:
+        with torch.no_grad():
+            return forward(x)
+
+    def wait(y: Any) -> Any:
+        if y.is_cuda:
+            torch.cuda.synchronize()
+        return y
+
+    return run, _keras_input(job), wait
+
+
+_KERAS_FORWARD: dict[str, Callable[[Any, Job, Compiled], tuple[Any, Any, Any]]] = {
+    "tensorflow": _keras_tensorflow,
+    "jax": _keras_jax,
+    "torch": _keras_torch,
+}
+
+
+def _keras_peer(job: Job) -> tuple[Any, dict[str, Any], float, float]:
+    """A library's model, its layers with parameters by canonical name, and two times."""
+    import keras
+
+    mixed = job.mode == "train" and job.dtype == "bfloat16"
+    kept = keras.config.dtype_policy()
+    start = time.perf_counter()
+    # `keras_dtype` sets the kind of variables too, which stay float32 in training.
+    with nullcontext() if job.mode == "train" else keras_dtype(job.dtype):
+        keras.config.set_dtype_policy("mixed_bfloat16" if mixed else keras.config.dtype_policy())
+        try:
+            model, found, name = _keras_model(job)
+        finally:
+            keras.config.set_dtype_policy(kept)
+    built = time.perf_counter()
+    net = job.net
+    modules = {q.module for q in compile_plan(net).parameters()}
+    names = {name(module, net): module for module in modules}
+    layers = {names[layer.name]: layer for layer in found if layer.variables}
+    state = job.state
+    unused = sorted(state.keys() - set(assign(layers.values(), names, state)))
+    if unused:
+        raise ResNetError(f"{job.peer} has no {', '.join(unused[:5])}")
+    return model, layers, built - start, time.perf_counter() - built
+
+
+def _keras_model(job: Job) -> tuple[Any, Iterable[Any], Callable[[str, ResNetSpec], str]]:
+    import keras
+
+    net = job.net
+    if job.peer == "keras.applications":
+        kind = f"ResNet{_depth(net)}{'V2' if net.pre_activation else ''}"
+        model = getattr(keras.applications, kind)(
+            weights=None,
+            input_shape=(*job.size, net.in_channels),
+            classes=net.num_classes,
+            classifier_activation=None,
+        )
+        return model, model.layers, keras_applications.layer_name
+    models = importlib.import_module("keras_hub").models
+    given = dict(keras_hub.backbone_config(net, job.dtype)["config"])
+    arguments = {k: v for k, v in given.items() if k not in ("name", "trainable", "dtype")}
+    backbone = models.ResNetBackbone(**arguments)
+    model = models.ResNetImageClassifier(backbone, net.num_classes, compile=False)
+    return model, [*model.backbone.layers, model.output_dense], keras_hub.layer_name
+
+
+def _depth(net: ResNetSpec) -> int:
+    return 3 * sum(net.depths) + 2
+
+
+def _keras_fit(job: Job, model: Any, layers: Mapping[str, Any], build: float, load: float) -> Side:
+    import keras
+
+    model.compile(
+        optimizer=keras.optimizers.SGD(RATE, MOMENTUM, nesterov=True),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=True if job.compile == "default" else "auto",
+    )
+    images, labels = job.images, job.labels
+
+    def batches() -> Any:
+        if job.peer == "KerasHub":  # which takes no generator
+            tf = importlib.import_module("tensorflow")
+            return tf.data.Dataset.from_tensors((images, labels)).repeat()
+        return ((images, labels) for _ in itertools.count())
+
+    def run(steps: int) -> np.ndarray:
+        history = model.fit(batches(), steps_per_epoch=steps, epochs=1, verbose=0)
+        return np.array(history.history["loss"][-1])
+
+    def parameters(names: Sequence[str]) -> State:
+        found = {}
+        for name in names:
+            module, _, leaf = name.rpartition(".")
+            (variable,) = (v for v in layers[module].trainable_variables if KEYS[v.name] == leaf)
+            array = np.array(keras.ops.convert_to_numpy(variable.value))
+            found[name] = array.transpose({4: (3, 2, 0, 1), 2: (1, 0)}.get(array.ndim, (0,)))
+        return found
+
+    return Side(run, build, load, parameters)
+
+
+# Flax.
+
+
+def _one_by_one(run: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """On a CPU, JAX would compute several passes at once: each is waited for there."""
+    import jax
+
+    return (lambda x: _ready(run(x))) if jax.default_backend() == "cpu" else run
+
+
+def _ready(y: Any) -> Any:
+    return y.block_until_ready()
+
+
+def _flax_side(session: Any, job: Job) -> Side:
+    import jax.numpy as jnp
+
+    model, build, load = _own(session, job)
+    if job.mode == "train":
+        return _own_trainer(session, job, model, build, load)
+    forward = session.resnet.compiled(model)
+    return _jax_passes(forward, jnp.asarray(job.images, job.dtype), build, load)
+
+
+def _jax_passes(forward: Callable[[Any], Any], x: Any, build: float, load: float) -> Side:
+    once = _one_by_one(forward)
+
+    def run(passes: int) -> Any:
+        for _ in range(passes):
+            y = once(x)
+        return _ready(y)
+
+    return Side(run, build, load)
+
+
+def _linen_side(job: Job) -> Side:
+    """The model of Flax's imagenet example, as the example runs and trains it."""
+    import jax
+    import jax.numpy as jnp
+    from flax.traverse_util import unflatten_dict
+
+    net = job.net
+    models = importlib.import_module("flax_imagenet.models")
+    start = time.perf_counter()
+    model = models.ResNet(
+        stage_sizes=list(net.depths),
+        block_cls=getattr(models, BLOCKS[net.blocks[0]]),
+        num_classes=net.num_classes,
+        num_filters=net.stem_width,
+        dtype=getattr(jnp, job.dtype),
+    )
+    built = time.perf_counter()
+    arrays = foreign_arrays(LINEN, job.state, net)
+    variables = unflatten_dict(
+        {tuple(name.split("/")): jnp.asarray(a.read()) for name, a in arrays.items()}
+    )
+    build, load = built - start, time.perf_counter() - built
+    if job.mode == "train":
+        return _linen_step(job, model, variables, build, load)
+    compiled = jax.jit(lambda v, x: model.apply(v, x, train=False))
+    x = jnp.asarray(job.images, job.dtype)
+    return _jax_passes(lambda x: compiled(variables, x), x, build, load)
+
+
+def _linen_step(job: Job, model: Any, variables: Any, build: float, load: float) -> Side:
+    import jax
+    import optax
+    from jax import sharding
+
+    transform = optax.sgd(RATE, MOMENTUM, nesterov=True)
+    weights, statistics = variables["params"], variables["batch_stats"]
+    state = weights, statistics, transform.init(weights)
+    classes = job.net.num_classes
+    images, labels = jax.device_put((job.images, job.labels))
+
+    def step(state: Any, x: Any, y: Any) -> Any:
+        weights, statistics, slots = state
+
+        def loss(weights: Any) -> Any:
+            given = {"params": weights, "batch_stats": statistics}
+            logits, changed = model.apply(given, x, train=True, mutable=["batch_stats"])
+            one_hot = jax.nn.one_hot(y, classes)
+            return optax.softmax_cross_entropy(logits, one_hot).mean(), changed
+
+        (value, changed), gradients = jax.value_and_grad(loss, has_aux=True)(weights)
+        updates, slots = transform.update(gradients, slots, weights)
+        return (optax.apply_updates(weights, updates), changed["batch_stats"], slots), value
+
+    # The example's norms name the axis of a data-parallel batch, here of one device.
+    mesh = jax.make_mesh((1,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec: Any = sharding.PartitionSpec
+    whole, part = spec(), spec("batch")
+    spread = jax.shard_map(
+        step, mesh=mesh, in_specs=(whole, part, part), out_specs=whole, check_vma=False
+    )
+    compiled = jax.jit(spread, donate_argnums=0)
+
+    def run(steps: int) -> np.ndarray:
+        nonlocal state
+        for _ in range(steps):
+            state, value = compiled(state, images, labels)
+        return np.array(float(value))
+
+    def parameters(names: Sequence[str]) -> State:
+        places = {q.name: LINEN.place(q, job.net) for q in compile_plan(job.net).parameters()}
+        found = {}
+        for name in names:
+            leaf: Any = {"params": state[0]}
+            for part in places[name].name.split("/"):
+                leaf = leaf[part]
+            found[name] = places[name].slot.to_canonical(np.array(leaf))
+        return found
+
+    return Side(run, build, load, parameters)
+
+
+__all__ = [
+    "DISTINCT",
+    "PEERS",
+    "Job",
+    "Side",
+    "distinct",
+    "distinct_images",
+    "distinct_labels",
+    "how",
+    "import_peer",
+    "make_side",
+    "peer_missing",
+    "watched",
+]

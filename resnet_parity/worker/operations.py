@@ -1,0 +1,567 @@
+"""The process that runs one engine: reads requests as JSON lines, answers in JSON lines.
+
+Arrays travel in safetensors files. Started as `python -m resnet_parity.worker.operations PACKAGE DEVICE`.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import platform
+import queue
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnet_parity.check.forward import perturbed
+from resnet_parity.trace.compare import inputs_of, parts, rounded
+from resnet_parity.worker import bench
+from resnet_parity.worker.contenders import Side
+from resnet_parity.worker.reference_libraries import REFERENCES, reference_logits
+from shared_spec.catalogue import CATALOGUE
+from shared_spec.errors import FrameworkError, RecipeError, ResNetError
+from shared_spec.plan.compiler import compile_plan
+from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.spec.validation import validated
+from shared_spec.training.optimization import Optimization
+from shared_spec.weights.state import (
+    Checkpoint,
+    State,
+    cast_weights,
+    check_weights,
+    numpy_dtype,
+    read_safetensors,
+    save_canonical,
+    write_safetensors,
+)
+
+Operation = Callable[..., Any]
+
+
+class Session:
+    """What operations share: the backend package, and where models go."""
+
+    def __init__(self, package: str, device: str) -> None:
+        self.device = device
+        self.package = package
+        self.keras_backend = os.environ.get("KERAS_BACKEND") if "keras" in package else None
+        start = time.perf_counter()
+        set_precision(self.uses, "highest")
+        self.resnet: Any = importlib.import_module(package)
+        self.import_seconds = time.perf_counter() - start
+        self.hardware = self._hardware()
+        self.kept: tuple[Any, set[tuple[int, ...]]] | None = None
+        """A model that stays from one request to the next, and the shapes that it was given."""
+        self.sides: dict[str, tuple[Side, bool]] = {}
+        """What `bench` times, by its key, and whether with TF32."""
+
+    @property
+    def uses(self) -> set[str]:
+        """The frameworks that compute: torch, tensorflow, jax."""
+        if self.package == "resnet_keras":
+            return {self.keras_backend or "tensorflow"}
+        return {"resnet_torch": {"torch"}, "resnet_flax": {"jax"}}[self.package]
+
+    def model(self, spec: Mapping[str, Any], weights: str | None, dtype: str) -> Any:
+        """A model on the session's device, with the weights of a canonical file in `dtype`."""
+        state = None
+        if weights is not None:
+            state = narrowed(read_safetensors(weights).state, dtype)
+        return self.placed(ResNetSpec.parse(dict(spec)), state, dtype)
+
+    def placed(self, spec: ResNetSpec, state: State | None, dtype: str) -> Any:
+        """A model on the session's device."""
+        return self.moved(self.resnet.create_model(spec, weights=state, dtype=dtype))
+
+    def moved(self, model: Any) -> Any:
+        """A model, on the session's device."""
+        return model.to("cuda") if self._moves() else model
+
+    @contextmanager
+    def forward_only(self) -> Iterator[None]:
+        """Keep PyTorch from holding what a gradient would need, under Keras too."""
+        if "torch" not in self.uses:
+            yield
+            return
+        import torch
+
+        with torch.no_grad():
+            yield
+
+    @contextmanager
+    def at_precision(self, precision: str) -> Iterator[None]:
+        """Multiply float32 numbers so for a while."""
+        set_precision(self.uses, precision)
+        try:
+            yield
+        finally:
+            set_precision(self.uses, "highest")
+
+    def _moves(self) -> bool:
+        # JAX, TensorFlow and Keras put arrays on the accelerator themselves.
+        return self.package == "resnet_torch" and self.device == "gpu"
+
+    def _hardware(self) -> str:
+        """The device's name; raises FrameworkError if the engine cannot compute there."""
+        (framework,) = self.uses
+        found = _DEVICE_NAMES[framework](self.device)
+        if found is None:
+            raise FrameworkError(f"{framework} finds no {self.device} on this machine")
+        return found
+
+
+def narrowed(state: Mapping[str, np.ndarray], dtype: str) -> State:
+    """`state` rounded where `dtype` is narrower. What is narrower itself stays: loading widens it
+    exactly, and the largest nets leave no room for another copy.
+    """
+    target = numpy_dtype(dtype)
+    wider = {k: a for k, a in state.items() if np.promote_types(a.dtype, target) != target}
+    return dict(state) | cast_weights(wider, dtype)
+
+
+def _torch_device(device: str) -> str | None:
+    import torch
+
+    if device == "cpu":
+        return platform.processor() or platform.machine()
+    found = device == "gpu" and torch.cuda.is_available()
+    return torch.cuda.get_device_name() if found else None
+
+
+def _jax_device(device: str) -> str | None:
+    import jax
+
+    try:
+        found = jax.devices()
+    # An unknown platform is a RuntimeError in some versions and a failed assertion in others.
+    except (RuntimeError, AssertionError):
+        return None
+    if found[0].platform != device:
+        return None
+    name = str(found[0].device_kind)
+    return (platform.processor() or platform.machine()) if device == "cpu" else name
+
+
+def _tensorflow_device(device: str) -> str | None:
+    import tensorflow as tf
+
+    found = tf.config.list_physical_devices(device.upper())
+    if not found:
+        return None
+    if device == "cpu":
+        return platform.processor() or platform.machine()
+    return str(tf.config.experimental.get_device_details(found[0]).get("device_name", device))
+
+
+_DEVICE_NAMES: dict[str, Callable[[str], str | None]] = {
+    "torch": _torch_device,
+    "jax": _jax_device,
+    "tensorflow": _tensorflow_device,
+}
+
+
+def set_precision(frameworks: set[str], precision: str) -> None:
+    """Multiply float32 numbers in full (`highest`: no TF32, no bfloat16 passes), or as the
+    frameworks do by themselves.
+    """
+    default = precision == "default"
+    if "torch" in frameworks:
+        import torch
+
+        torch.backends.cudnn.allow_tf32 = default  # torch's own: convolutions yes, products no
+        torch.backends.cuda.matmul.allow_tf32 = False
+    if "tensorflow" in frameworks:
+        import tensorflow as tf
+
+        tf.config.experimental.enable_tensor_float_32_execution(default)
+    if "jax" in frameworks:
+        import jax
+
+        chosen = None if default else "highest"
+        jax.config.update("jax_default_matmul_precision", chosen)  # type: ignore[no-untyped-call]
+
+
+def info(session: Session) -> dict[str, Any]:
+    """Versions and device."""
+    modules = {"resnet_keras": ["keras"], "resnet_flax": ["flax"]}.get(session.package, [])
+    names = sorted({*modules, *session.uses})
+    versions = {n: str(importlib.import_module(n).__version__) for n in names}
+    return {"versions": versions, "device": session.hardware}
+
+
+def run(
+    session: Session,
+    spec: dict[str, Any],
+    weights: str,
+    dtype: str,
+    images: list[str],
+    outputs: str,
+    blocks: bool = True,
+    compiled: bool = True,
+    precision: str = "highest",
+) -> dict[str, Any]:
+    """What the model returns, and every block's output, for each file of images; all into one file.
+
+    The file's tensors are called `<index>/logits` (`<index>/features<i>` for a features-only model)
+    and `<index>/<block>`. `compiled` takes the results from `predict`; without it they too are
+    computed layer by layer: XLA takes longer to compile a net than to run its layers once.
+    """
+    start = time.perf_counter()
+    found: dict[str, Any] = {}
+    with session.forward_only(), session.at_precision(precision):
+        model = session.model(spec, weights, dtype)
+        names = [block.name for block in model.plan.blocks()] if blocks else []
+        results = model.plan.results()
+        for index, file in enumerate(images):
+            batch = read_safetensors(file).state["images"]
+            wanted = dict.fromkeys(names if compiled else [*names, *results.values()])
+            layers = session.resnet.activations(model, batch, wanted) if wanted else {}
+            found |= {f"{index}/{name}": layers[name] for name in names}
+            if compiled:
+                result = session.resnet.predict(model, batch)
+                arrays = result if isinstance(result, list) else [result]
+            else:
+                arrays = [layers[name] for name in results.values()]
+            found |= {f"{index}/{key}": x for key, x in zip(results, arrays, strict=True)}
+    write_safetensors(outputs, Checkpoint(found))
+    count = session.resnet.parameter_count(model)
+    del model
+    gc.collect()  # Keras's models hold themselves in cycles
+    return {"parameters": count, "seconds": time.perf_counter() - start}
+
+
+def reference(
+    session: Session,
+    library: str,
+    name: str,
+    weights: str,
+    dtype: str,
+    images: list[str],
+    outputs: str,
+) -> dict[str, Any]:
+    """The logits of the net that `library` has under a name of the catalogue, named as in `run`."""
+    start = time.perf_counter()
+    state = narrowed(read_safetensors(weights).state, dtype)
+    count, found = reference_logits(
+        REFERENCES[library],
+        CATALOGUE[name],
+        state,
+        dtype,
+        [read_safetensors(file).state["images"] for file in images],
+    )
+    write_safetensors(outputs, Checkpoint({f"{i}/logits": a for i, a in enumerate(found)}))
+    gc.collect()
+    return {"parameters": count, "seconds": time.perf_counter() - start}
+
+
+def predict(
+    session: Session,
+    spec: dict[str, Any],
+    weights: str,
+    dtype: str,
+    images: str,
+    outputs: str,
+    repeat: int = 0,
+) -> dict[str, Any]:
+    """Logits for a file of images; `repeat` further passes are timed, after that warm-up."""
+    model = session.model(spec, weights, dtype)
+    batch = read_safetensors(images).state["images"]
+    logits = session.resnet.predict(model, batch)
+    write_safetensors(outputs, Checkpoint({"logits": logits}))
+    passes = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        session.resnet.predict(model, batch)
+        passes.append(time.perf_counter() - start)
+    return {"parameters": session.resnet.parameter_count(model), "seconds": passes}
+
+
+def classify(
+    session: Session,
+    images: str | None = None,
+    outputs: str | None = None,
+    net: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Logits for a file of images, at once, of a model that is kept: the first request has its
+    `net` (spec, weights and dtype), and may have no images. `warm` tells whether images of that
+    shape came before, so that nothing was compiled in the `seconds`.
+    """
+    if net is not None:
+        session.kept = None
+        gc.collect()
+        session.kept = session.model(**net), set()
+    if session.kept is None:
+        raise ResNetError("classify: no net was given yet")
+    model, shapes = session.kept
+    if images is None or outputs is None:
+        return {"parameters": session.resnet.parameter_count(model)}
+    batch = read_safetensors(images).state["images"]
+    start = time.perf_counter()
+    logits = session.resnet.predict(model, batch, batch_size=len(batch))
+    seconds = time.perf_counter() - start
+    warm = batch.shape in shapes
+    shapes.add(batch.shape)
+    # Not durably: thousands of batches would wait for the disk.
+    save_canonical(Path(outputs), Checkpoint({"logits": logits}))
+    return {"seconds": seconds, "warm": warm}
+
+
+def evaluate(
+    session: Session,
+    source: str,
+    spec: dict[str, Any],
+    dtypes: list[str],
+    trials: int,
+    images: str,
+    outputs: str,
+    layers: bool = False,
+) -> None:
+    """What a checkpoint, read by the backend itself, makes of images: `<dtype>/<output>`, and in
+    float64 with its weights changed as rounding to float32 would, `trial<i>/<output>`; with
+    `layers` the output of every layer too, `<dtype>/<number>`.
+    """
+    given = ResNetSpec.parse(spec)
+    p = compile_plan(given)
+    found = session.resnet.read_checkpoint(source, given).state
+    check_weights(p, found, "float64", source)
+    state = dict(found)
+    batch = read_safetensors(images).state["images"]
+    runs = [(dtype, dtype, narrowed(state, dtype)) for dtype in dtypes]
+    wide = cast_weights(state, "float64") if trials else {}
+    runs += [(f"trial{i}", "float64", perturbed(p, wide, "float32", i)) for i in range(trials)]
+    results: State = {}
+    for name, dtype, weights in runs:
+        model = session.placed(given, weights, dtype)
+        if layers:
+            order = [layer.name for layer in p.layers()]
+            found = session.resnet.activations(model, batch, order)
+            answer = [found[layer] for layer in order]
+        else:
+            answer = session.resnet.predict(model, batch)
+        arrays = answer if isinstance(answer, list) else [answer]
+        results |= {f"{name}/{i:05}": array for i, array in enumerate(arrays)}
+        del model
+        gc.collect()
+    write_safetensors(outputs, Checkpoint(results))
+
+
+def trace(
+    session: Session,
+    spec: dict[str, Any],
+    weights: str,
+    dtype: str,
+    images: str,
+    outputs: str,
+    reference: str | None = None,
+    rounding: list[Any] | None = None,
+) -> dict[str, Any]:
+    """The output of every layer and block, `output/<name>`, and, with a `reference` that is another
+    such file, of each on what enters it there, `forced/<name>`; with `rounding`, a dtype and a
+    seed, that input is changed as rounding would. What could not be run is told in `broken`.
+    """
+    start = time.perf_counter()
+    batch = read_safetensors(images).state["images"]
+    given = ResNetSpec.parse(spec)
+    state = narrowed(read_safetensors(weights).state, dtype)
+    model = session.placed(given, state, dtype)
+    found = parts(compile_plan(given))
+    names = [part.name for part in found]
+    results: dict[str, Any] = {}
+    broken: dict[str, str] = {}
+    with session.forward_only():
+        try:
+            whole = session.resnet.activations(model, batch, names)
+            results |= {f"output/{name}": array for name, array in whole.items()}
+        except ResNetError:
+            raise
+        # Whatever a net that is not right may do in a framework.
+        except Exception as error:
+            broken[""] = _one_line(error)
+        if reference is not None:
+            known = read_safetensors(reference).state
+            inputs = inputs_of(found, batch, {name: known[f"output/{name}"] for name in names})
+            if rounding is not None:
+                inputs = rounded(found, inputs, *rounding)
+            forced, failed = _each(session, model, inputs)
+            results |= {f"forced/{name}": array for name, array in forced.items()}
+            broken |= failed
+    save_canonical(Path(outputs), Checkpoint(results))
+    del model
+    gc.collect()
+    return {"seconds": time.perf_counter() - start, "broken": broken}
+
+
+def _each(session: Session, model: Any, inputs: State) -> tuple[State, dict[str, str]]:
+    """`run_parts`, and one by one if that fails."""
+    try:
+        return session.resnet.run_parts(model, inputs), {}
+    except Exception:
+        found: State = {}
+        failed = {}
+        for name, x in inputs.items():
+            try:
+                found |= session.resnet.run_parts(model, {name: x})
+            except Exception as error:
+                failed[name] = _one_line(error)
+        return found, failed
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def trace_model(
+    session: Session,
+    factory: str,
+    names: dict[str, str],
+    spec: dict[str, Any],
+    weights: str,
+    dtype: str,
+    images: str,
+    outputs: str,
+    reference: str,
+) -> dict[str, Any]:
+    """As `trace`, of a user's own model with a spec's weights; `input/<name>` too is what it
+    computes, and `result/<name>` what it returns.
+    """
+    from resnet_parity.worker.user_model import run_own
+
+    given = ResNetSpec.parse(spec)
+    state = narrowed(read_safetensors(weights).state, dtype)
+    batch = read_safetensors(images).state["images"]
+    known = read_safetensors(reference).state
+    with session.forward_only():
+        arrays, notes = run_own(
+            session, compile_plan(given), factory, names, state, dtype, batch, known
+        )
+    save_canonical(Path(outputs), Checkpoint(arrays))
+    return {"broken": {}, "notes": notes}
+
+
+def train(
+    session: Session,
+    spec: dict[str, Any],
+    weights: str,
+    recipe: dict[str, Any],
+    batches: str,
+    outputs: str,
+) -> dict[str, Any]:
+    """Train on batches, `<i>/images` and `<i>/labels`, and tell how: `gradient/<parameter>` and
+    `gradient.images` before the first step; `updated/<parameter>` after it; `loss/<i>` and
+    `statistics/<i>/<array>` of every step; `weights/<array>` and `average/<array>` after the last.
+    """
+    start = time.perf_counter()
+    how = validated(Optimization, recipe, "recipe", RecipeError)
+    state = narrowed(read_safetensors(weights).state, how.dtype)
+    model = session.placed(ResNetSpec.parse(spec), state, how.dtype)
+    given = read_safetensors(batches).state
+    steps = len(given) // 2
+    trainer = session.resnet.Trainer(model, how, steps)
+    found: State = {}
+    for i in range(steps):
+        images, labels = given[f"{i}/images"], given[f"{i}/labels"]
+        if i == 0:
+            gradients = trainer.gradients(images, labels)
+            found |= {f"gradient/{name}": g for name, g in gradients.parameters.items()}
+            found |= {"gradient.images": gradients.images, "gradient.loss": _scalar(gradients.loss)}
+        found[f"loss/{i}"] = _scalar(trainer.step(images, labels).loss)
+        if i == 0:
+            kept = trainer.state()
+            found |= {f"updated/{n}": kept[f"weights/{n}"] for n in gradients.parameters}
+        found |= {f"statistics/{i}/{name}": a for name, a in trainer.statistics().items()}
+    kept = trainer.state()
+    found |= {k: a for k, a in kept.items() if k.startswith(("weights/", "average/"))}
+    write_safetensors(outputs, Checkpoint(found))
+    del model, trainer
+    gc.collect()
+    return {"seconds": time.perf_counter() - start}
+
+
+def _scalar(value: Any) -> np.ndarray:
+    return np.array([float(value)])
+
+
+def read(session: Session, source: str, spec: dict[str, Any] | None, output: str) -> None:
+    """A file in one of the backend's formats, to a canonical file; the dtype is kept."""
+    given = None if spec is None else ResNetSpec.parse(spec)
+    write_safetensors(output, session.resnet.read_checkpoint(source, given))
+
+
+def write(
+    session: Session, source: str, spec: dict[str, Any], output: str, format: str | None = None
+) -> None:
+    """A canonical file, to one of the backend's formats; the dtype is kept."""
+    checkpoint = read_safetensors(source)
+    dtypes = {array.dtype.name for array in checkpoint.state.values()}
+    if len(dtypes) != 1:
+        raise ResNetError(f"{source}: holds arrays of {', '.join(sorted(dtypes))}; expected one")
+    model = session.resnet.create_model(
+        ResNetSpec.parse(spec), weights=checkpoint.state, dtype=dtypes.pop()
+    )
+    session.resnet.save_weights(model, Path(output), checkpoint, format=format)
+
+
+OPERATIONS: dict[str, Operation] = {
+    function.__name__: function
+    for function in (
+        info,
+        run,
+        reference,
+        predict,
+        classify,
+        evaluate,
+        trace,
+        trace_model,
+        train,
+        read,
+        write,
+        *bench.OPERATIONS,
+    )
+}
+
+
+def serve(operations: Mapping[str, Operation]) -> None:
+    """Answer requests on standard input until it ends."""
+    # Whatever a library prints must not come between the answers.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    package, device = sys.argv[1:3]
+    session: Session | None = None
+    lines: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_listen, args=(lines,), daemon=True).start()
+    while True:
+        request = json.loads(lines.get())
+        try:
+            session = session or Session(package, device)
+            result = operations[request["operation"]](session, **request["arguments"])
+            answer: dict[str, Any] = {"result": result}
+        except ResNetError as error:
+            answer = {"refused": str(error)}
+        except Exception as error:
+            traceback.print_exc()
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            text = " ".join(str(error).split())[:500]
+            place = f"{Path(where.filename).name}:{where.lineno}"
+            answer = {"broken": f"{type(error).__name__} at {place}: {text}"}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def _listen(lines: queue.Queue[str]) -> None:
+    """Pass requests on, and end the process with its parent, in the middle of work too."""
+    for line in sys.stdin:
+        lines.put(line)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    serve(OPERATIONS)

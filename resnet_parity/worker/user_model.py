@@ -1,0 +1,486 @@
+"""A user's own model beside a spec: weights loaded by name, layers seen. Runs in a worker."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from resnet_parity.trace.compare import Part, inputs_of, parts
+from shared_spec.errors import ResNetError, did_you_mean
+from shared_spec.formats.dialects.canonical import keras_layer
+from shared_spec.plan.network import Parameter, Plan
+from shared_spec.weights.layouts import FLAX, KERAS, TORCH
+from shared_spec.weights.state import State
+
+_TOLD = 5
+
+
+class Own(Protocol):
+    """A user's model in one framework. Names are its own; arrays have channels last."""
+
+    def load(self, state: Mapping[str, tuple[Parameter, np.ndarray]]) -> None:
+        """Take arrays in canonical layout under its own names."""
+
+    def has(self, name: str) -> bool:
+        """Whether it has a module or layer of that name."""
+
+    def run(self, images: np.ndarray, names: list[str]) -> tuple[State, State, Any]:
+        """Inputs and outputs of the modules that run once, and what it returns."""
+
+    def force(self, name: str, x: np.ndarray) -> np.ndarray:
+        """The output of one module, called by itself."""
+
+
+def run_own(
+    session: Any,
+    p: Plan,
+    factory: str,
+    names: Mapping[str, str],
+    state: State,
+    dtype: str,
+    images: np.ndarray,
+    reference: Mapping[str, np.ndarray],
+) -> tuple[State, list[str]]:
+    """Arrays `input/`, `output/`, `forced/` and `result/<name>`, and notes on what was not seen.
+
+    Raises:
+        ResNetError: if the model cannot be made, takes other weights, or fails.
+    """
+    check_names(names, p)
+    own = _wrapped(session, _made(factory), dtype, factory)
+    named = {q.name: renamed(q.name, names) for q in p.parameters()}
+    own.load({named[q.name]: (q, state[q.name]) for q in p.parameters()})
+    found = parts(p)
+    theirs = {part.name: renamed(part.name, names) for part in found}
+    present = [part for part in found if own.has(theirs[part.name])]
+    entered, left, result = _tried(
+        factory, lambda: own.run(images, [theirs[part.name] for part in present])
+    )
+    arrays: State = {}
+    whole = inputs_of(
+        found, images, {part.name: reference[f"output/{part.name}"] for part in found}
+    )
+    for part in present:
+        name, x = theirs[part.name], whole[part.name]
+        if name not in left:
+            continue
+        arrays[f"output/{part.name}"] = left[name]
+        if name not in entered or entered[name].shape != x.shape:
+            # It is another cut: a convolution whose padding is a module before it, for example.
+            continue
+        arrays[f"input/{part.name}"] = entered[name]
+        forced = _forced(own, name, x)
+        if forced is not None:
+            arrays[f"forced/{part.name}"] = forced
+    values = list(result) if isinstance(result, list | tuple) else [result]
+    if len(values) == len(p.results()):
+        arrays |= {f"result/{key}": x for key, x in zip(p.results(), values, strict=True)}
+    return arrays, _notes(found, arrays)
+
+
+def _notes(found: list[Part], arrays: State) -> list[str]:
+    unseen = [part.name for part in found if f"output/{part.name}" not in arrays]
+    if len(unseen) == len(found):
+        raise ResNetError(
+            "--against: no layer of the model has a name of the spec's; --names maps them"
+        )
+    if not unseen:
+        return []
+    told = ", ".join(unseen[:_TOLD]) + (" and so on" if len(unseen) > _TOLD else "")
+    return [
+        f"{len(unseen)} of {len(found)} layers and blocks have no module of their own in the "
+        f"model, or one that runs more than once: {told}"
+    ]
+
+
+def _forced(own: Own, name: str, x: np.ndarray) -> np.ndarray | None:
+    try:
+        return own.force(name, x)
+    # It takes more than one input, as a user's block may; what enters and leaves it is seen.
+    except Exception:
+        return None
+
+
+def renamed(name: str, names: Mapping[str, str]) -> str:
+    """A canonical name in the model's own words: the longest part of it that `names` has."""
+    words = name.split(".")
+    for end in range(len(words), 0, -1):
+        start = ".".join(words[:end])
+        if start in names:
+            return ".".join([names[start], *words[end:]])
+    return name
+
+
+def check_names(names: Mapping[str, str], p: Plan) -> None:
+    """Raise an error if a name map speaks of what the spec does not have."""
+    whole = [part.name for part in parts(p)] + [q.name for q in p.parameters()]
+    known = {".".join(n.split(".")[:i]) for n in whole for i in range(1, n.count(".") + 2)}
+    for name in names:
+        if name not in known:
+            near = did_you_mean(name, known)
+            raise ResNetError(f"--names: the spec has no {name!r}{near}")
+
+
+def _made(factory: str) -> Any:
+    """What the user's function returns."""
+    module, _, name = factory.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        # Last, so that a file of theirs takes no installed module's place.
+        sys.path.append(here)
+    importlib.invalidate_caches()
+    try:
+        sys.modules.pop(module, None)
+        loaded = importlib.import_module(module)
+    except Exception as error:
+        raise ResNetError(f"--against: {module} cannot be imported ({_told(error)})") from None
+    if not callable(getattr(loaded, name, None)):
+        near = did_you_mean(name, vars(loaded))
+        raise ResNetError(f"--against: {module} has no function {name!r}{near}")
+    return _tried(factory, getattr(loaded, name))
+
+
+def _tried(factory: str, call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except ResNetError:
+        raise
+    except Exception as error:
+        raise ResNetError(f"--against: {factory} failed ({_told(error)})") from None
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _wrapped(session: Any, model: Any, dtype: str, factory: str) -> Own:
+    kinds: dict[str, tuple[str, Any]] = {
+        "resnet_torch": ("a torch.nn.Module", OwnTorch),
+        "resnet_keras": ("a functional keras.Model", OwnKeras),
+        "resnet_flax": ("a flax.nnx.Module", OwnFlax),
+    }
+    expected, kind = kinds[session.package]
+    if not kind.takes(model):
+        given = f"{type(model).__module__}.{type(model).__qualname__}"
+        raise ResNetError(
+            f"--against: {factory} returned {given}, and --engines asks for {expected}; "
+            f"name the engine of the model's framework"
+        )
+    wrapped: Own = kind(model, dtype)
+    return wrapped
+
+
+def _fitting(
+    shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]], hint: str
+) -> None:
+    """Raise an error if names or shapes of a model's arrays are not those of the spec's."""
+    missing = [name for name in given if name not in shapes]
+    if missing:
+        near = did_you_mean(missing[0], shapes)
+        raise ResNetError(f"--against: the model has no {_some(missing)}{near}; {hint}")
+    left = [name for name in shapes if name not in given]
+    if left:
+        raise ResNetError(
+            f"--against: the model has {_some(left)}, which the spec does not; {hint}"
+        )
+    for name, shape in given.items():
+        if tuple(shapes[name]) != tuple(shape):
+            raise ResNetError(
+                f"--against: {name} has shape {list(shapes[name])}, the spec {list(shape)}"
+            )
+
+
+def _some(names: list[str]) -> str:
+    rest = len(names) - _TOLD
+    return ", ".join(names[:_TOLD]) + (f" and {rest} more" if rest > 0 else "")
+
+
+_HINT = "--names is a YAML file of 'canonical: theirs', for names or the starts of them"
+
+
+class OwnTorch:
+    """A `torch.nn.Module` of images [N, C, H, W]."""
+
+    def __init__(self, model: Any, dtype: str) -> None:
+        import torch
+
+        self.dtype = getattr(torch, dtype)
+        self.model = model.to("cpu", self.dtype).eval()
+        self.modules = dict(self.model.named_modules())
+
+    @staticmethod
+    def takes(model: Any) -> bool:
+        """Whether it is one."""
+        import torch
+
+        return isinstance(model, torch.nn.Module)
+
+    def load(self, state: Mapping[str, tuple[Parameter, np.ndarray]]) -> None:
+        """Into its state dict; counters of batches are nobody's weights."""
+        import torch
+
+        own = self.model.state_dict()
+        floats = {k: t for k, t in own.items() if t.is_floating_point()}
+        arrays = {k: TORCH[q.role].to_native(a) for k, (q, a) in state.items()}
+        _fitting(
+            {k: tuple(t.shape) for k, t in floats.items()},
+            {k: a.shape for k, a in arrays.items()},
+            _HINT,
+        )
+        with torch.no_grad():
+            for name, array in arrays.items():
+                floats[name].copy_(torch.tensor(np.ascontiguousarray(array)))
+
+    def has(self, name: str) -> bool:
+        """Whether it has a module of that path."""
+        return name in self.modules
+
+    def run(self, images: np.ndarray, names: list[str]) -> tuple[State, State, Any]:
+        """Seen by hooks, and copied at once: what comes after may work in place."""
+        entered: State = {}
+        left: State = {}
+        counts: dict[str, int] = {}
+
+        def before(name: str) -> Any:
+            def hook(module: Any, args: Any) -> None:
+                if len(args) == 1 and hasattr(args[0], "ndim"):
+                    entered[name] = self._out(args[0])
+
+            return hook
+
+        def after(name: str) -> Any:
+            def hook(module: Any, args: Any, output: Any) -> None:
+                counts[name] = counts.get(name, 0) + 1
+                if hasattr(output, "ndim"):
+                    left[name] = self._out(output)
+
+            return hook
+
+        hooks = [self.modules[n].register_forward_pre_hook(before(n)) for n in names]
+        hooks += [self.modules[n].register_forward_hook(after(n)) for n in names]
+        try:
+            result = self.model(self._in(images))
+        except Exception as error:
+            place = f" after {next(reversed(counts))}" if counts else ""
+            raise ResNetError(f"--against: the model failed{place} ({_told(error)})") from None
+        finally:
+            for hook in hooks:
+                hook.remove()
+        once = {name for name, count in counts.items() if count == 1}
+        values = result if isinstance(result, list | tuple) else [result]
+        values = [self._out(value) for value in values if hasattr(value, "ndim")]
+        return (
+            {n: x for n, x in entered.items() if n in once},
+            {n: x for n, x in left.items() if n in once},
+            values,
+        )
+
+    def force(self, name: str, x: np.ndarray) -> np.ndarray:
+        """Called by itself."""
+        return self._out(self.modules[name](self._in(x)))
+
+    def _in(self, x: np.ndarray) -> Any:
+        import torch
+
+        tensor = torch.tensor(np.array(x), dtype=self.dtype)
+        return tensor.movedim(-1, 1) if tensor.ndim == 4 else tensor
+
+    @staticmethod
+    def _out(x: Any) -> np.ndarray:
+        array: np.ndarray = (x.movedim(1, -1) if x.ndim == 4 else x).detach().cpu().numpy().copy()
+        return array
+
+
+class OwnKeras:
+    """A functional `keras.Model` of images [N, H, W, C]; layers are called as in Keras, with `_`
+    for the dots of canonical names.
+    """
+
+    def __init__(self, model: Any, dtype: str) -> None:
+        self.model, self.dtype = model, dtype
+        self.layers = {layer.name: layer for layer in model.layers}
+        kinds = {str(v.dtype) for v in model.weights if "seed" not in v.path}
+        if kinds - {dtype}:
+            raise ResNetError(
+                f"--against: the model's weights are {', '.join(sorted(kinds))}, and {dtype} is "
+                f"compared; build it under keras.config.set_dtype_policy({dtype!r}) or name "
+                f"--dtype float32"
+            )
+
+    @staticmethod
+    def takes(model: Any) -> bool:
+        """Whether it is one."""
+        import keras
+
+        return isinstance(model, keras.Model) and hasattr(model, "output")
+
+    def load(self, state: Mapping[str, tuple[Parameter, np.ndarray]]) -> None:
+        """Into the variables of its layers."""
+        own = {
+            f"{layer.name}.{v.name}": v
+            for layer in self.layers.values()
+            for v in layer.weights
+            if "seed" not in v.path
+        }
+        arrays = {}
+        for name, (q, array) in state.items():
+            slot = KERAS[q.role]
+            layer = keras_layer(name.rpartition(".")[0])
+            arrays[f"{layer}.{slot.leaf}"] = slot.to_native(array)
+        _fitting(
+            {k: tuple(v.shape) for k, v in own.items()},
+            {k: a.shape for k, a in arrays.items()},
+            _HINT,
+        )
+        for name, array in arrays.items():
+            own[name].assign(np.ascontiguousarray(array))
+
+    def has(self, name: str) -> bool:
+        """Whether it has a layer of that name."""
+        return keras_layer(name) in self.layers
+
+    def run(self, images: np.ndarray, names: list[str]) -> tuple[State, State, Any]:
+        """By a model of the same layers that returns all."""
+        import keras
+
+        layers = {name: self.layers[keras_layer(name)] for name in names}
+        outputs = {name: layer.output for name, layer in layers.items()}
+        inputs = {
+            name: layer.input for name, layer in layers.items() if not isinstance(layer.input, list)
+        }
+        whole = keras.Model(
+            self.model.input, {"in": inputs, "out": outputs, "result": self.model.output}
+        )
+        found = whole(images.astype(self.dtype), training=False)
+        result = found["result"]
+        values = result if isinstance(result, list | tuple) else [result]
+        return (
+            {name: self._out(x) for name, x in found["in"].items()},
+            {name: self._out(x) for name, x in found["out"].items()},
+            [self._out(value) for value in values],
+        )
+
+    def force(self, name: str, x: np.ndarray) -> np.ndarray:
+        """Called by itself."""
+        import keras
+
+        tensor = keras.ops.convert_to_tensor(x.astype(self.dtype))
+        return self._out(self.layers[keras_layer(name)](tensor, training=False))
+
+    @staticmethod
+    def _out(x: Any) -> np.ndarray:
+        import keras
+
+        return np.array(keras.ops.convert_to_numpy(x))
+
+
+class OwnFlax:
+    """A `flax.nnx.Module` of images [N, H, W, C]; layers are attributes or entries of lists."""
+
+    def __init__(self, model: Any, dtype: str) -> None:
+        from flax import nnx
+
+        self.dtype = dtype
+        self.model = nnx.view(
+            model, raise_if_not_found=False, use_running_average=True, deterministic=True
+        )
+
+    @staticmethod
+    def takes(model: Any) -> bool:
+        """Whether it is one."""
+        from flax import nnx
+
+        return isinstance(model, nnx.Module)
+
+    def load(self, state: Mapping[str, tuple[Parameter, np.ndarray]]) -> None:
+        """Into its parameters and statistics, which take the arrays' dtype."""
+        import jax.numpy as jnp
+        from flax import nnx
+
+        own = {}
+        for kind in (nnx.Param, nnx.BatchStat):
+            for path, variable in nnx.to_flat_state(nnx.state(self.model, kind)):
+                own[".".join(map(str, path))] = tuple(variable.get_value().shape)
+        arrays = {}
+        for name, (q, array) in state.items():
+            slot = FLAX[q.role]
+            arrays[f"{name.rpartition('.')[0]}.{slot.leaf}"] = slot.to_native(array)
+        _fitting(own, {k: a.shape for k, a in arrays.items()}, _HINT)
+        for name, array in arrays.items():
+            module, _, leaf = name.rpartition(".")
+            getattr(self._at(module), leaf).set_value(
+                jnp.asarray(np.ascontiguousarray(array), self.dtype)
+            )
+
+    def has(self, name: str) -> bool:
+        """Whether it has a module of that path."""
+        try:
+            return callable(self._at(name))
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            return False
+
+    def run(self, images: np.ndarray, names: list[str]) -> tuple[State, State, Any]:
+        """Seen by functions in the place of modules, which are put back."""
+        entered: State = {}
+        left: State = {}
+        counts: dict[str, int] = {}
+
+        def recording(name: str, module: Any) -> Any:
+            def call(x: Any, *args: Any, **options: Any) -> Any:
+                entered[name] = np.asarray(x)
+                y = module(x, *args, **options)
+                counts[name] = counts.get(name, 0) + 1
+                left[name] = np.asarray(y)
+                return y
+
+            return call
+
+        kept = [(self._owner(name), name.rpartition(".")[2], self._at(name)) for name in names]
+        try:
+            for name, (owner, last, module) in zip(names, kept, strict=True):
+                self._put(owner, last, recording(name, module))
+            result = self.model(self._in(images))
+        finally:
+            for owner, last, module in kept:
+                self._put(owner, last, module)
+        values = result if isinstance(result, list | tuple) else [result]
+        once = {name for name, count in counts.items() if count == 1}
+        return (
+            {n: x for n, x in entered.items() if n in once},
+            {n: x for n, x in left.items() if n in once},
+            [np.asarray(value) for value in values],
+        )
+
+    def force(self, name: str, x: np.ndarray) -> np.ndarray:
+        """Called by itself."""
+        return np.asarray(self._at(name)(self._in(x)))
+
+    def _in(self, x: np.ndarray) -> Any:
+        import jax.numpy as jnp
+
+        return jnp.asarray(x, self.dtype)
+
+    def _at(self, path: str) -> Any:
+        found = self.model
+        for part in path.split("."):
+            found = found[int(part)] if part.isdigit() else getattr(found, part)
+        return found
+
+    def _owner(self, path: str) -> Any:
+        owner, _, _ = path.rpartition(".")
+        return self._at(owner) if owner else self.model
+
+    @staticmethod
+    def _put(owner: Any, name: str, child: Any) -> None:
+        if name.isdigit():
+            owner[int(name)] = child
+        else:
+            setattr(owner, name, child)
+
+
+__all__ = ["check_names", "renamed", "run_own"]

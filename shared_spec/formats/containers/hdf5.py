@@ -1,0 +1,319 @@
+"""Weights files of Keras without Keras: the legacy `.h5`, and Keras 3's `.weights.h5` and `.keras`.
+
+The HDF5 library may crash on a damaged file, so that a process of its own opens it and tells
+where the arrays lie (`hdf5_index`). They are read from there when they are asked for. No link in a
+file is followed, nothing outside the file is read, and no array before its shape is known to fit.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import os
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from shared_spec.atomic_write import early
+from shared_spec.errors import FrameworkError, WeightsError
+from shared_spec.formats.containers.hdf5_sandbox import ask, h5py_module
+from shared_spec.formats.containers.safetensors import read_at, write_array
+from shared_spec.formats.containers.source import (
+    Source,
+    open_zip,
+    parse_json,
+    read_member,
+    reason,
+    shown,
+)
+from shared_spec.weights.lazy_array import Tensor, Tensors, read_ahead
+
+CONFIG, WEIGHTS = "config.json", "model.weights.h5"
+_CONFIG_LIMIT = 2**20
+"""Bytes of a configuration, besides a quarter of what the weights take."""
+_CONFIG_VALUES = 1_000_000
+_NUMBERS = re.compile(r"[<>|][fiu](1|2|4|8|16)|bfloat16")
+
+
+@contextmanager
+def _reporting(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (WeightsError, FrameworkError):
+        raise
+    # zipfile raises errors of many kinds for files that are damaged.
+    except Exception as error:
+        raise WeightsError(f"{path}: not a readable Keras weights file ({reason(error)})") from None
+
+
+def open_hdf5(path: Path, names: Mapping[str, str] | None = None) -> Source:
+    """A legacy file (arrays named `<layer>/<leaf>`) or one of Keras 3 (`<layer>/<number>`).
+
+    Args:
+        path: the file.
+        names: group (`conv2d_1`) to layer, for files of Keras before 3.10, which do not tell.
+
+    Raises:
+        WeightsError: if the file is damaged, or holds something else.
+    """
+    with _reporting(path):
+        return _opened(_Place(path, 0, path.stat().st_size), {}, names or {})
+
+
+def open_keras(path: Path) -> Source:
+    """A `.keras` file: its weights, and its configuration as metadata.
+
+    Raises:
+        WeightsError: as `open_hdf5`.
+    """
+    with _reporting(path), open_zip(path) as archive:
+        members = archive.namelist()
+        if len(set(members)) < len(members) or not {CONFIG, WEIGHTS} <= set(members):
+            raise ValueError(f"it has no {CONFIG} and {WEIGHTS}, or one of them twice")
+        begin, size = _member(archive)
+        if begin + size > path.stat().st_size:
+            raise ValueError(f"{WEIGHTS} is cut off")
+        text = read_member(archive, CONFIG, _CONFIG_LIMIT + size // 4)
+        metadata = parse_json(text, f"{path}: {CONFIG}", _CONFIG_VALUES)
+        if not isinstance(metadata, dict):
+            raise ValueError(f"{CONFIG} holds no mapping")
+        return _opened(_Place(path, begin, size), metadata, _listed(metadata))
+
+
+_GROUPED = {"Conv2D": "conv2d", "BatchNormalization": "batch_normalization", "Dense": "dense"}
+"""What Keras calls the groups of a class of layers, but for their numbers."""
+
+
+def _listed(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Layers by their groups, from the configuration of a functional model, which is in their
+    order.
+    """
+    inner = metadata.get("config")
+    layers = inner.get("layers") if isinstance(inner, dict) else None
+    found: dict[str, str] = {}
+    counts = dict.fromkeys(_GROUPED, 0)
+    for layer in layers if isinstance(layers, list) else []:
+        described = layer if isinstance(layer, dict) else {}
+        kind, config = described.get("class_name"), described.get("config")
+        name = config.get("name") if isinstance(config, dict) else None
+        if isinstance(kind, str) and kind in _GROUPED and isinstance(name, str):
+            number = f"_{counts[kind]}" if counts[kind] else ""
+            found[_GROUPED[kind] + number] = name
+            counts[kind] += 1
+    return found
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A HDF5 file, or the part of a file that is one."""
+
+    path: Path
+    begin: int
+    size: int
+
+
+def _member(archive: zipfile.ZipFile) -> tuple[int, int]:
+    """Where the weights lie inside a `.keras` file; Keras stores them uncompressed."""
+    info = archive.getinfo(WEIGHTS)
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{WEIGHTS} is compressed, which Keras does not do")
+    # The archive knows where the data begin, and that they are in the file.
+    with archive.open(info) as found:
+        begin: int = found._orig_compress_start  # type: ignore[attr-defined]
+    return begin, info.file_size
+
+
+def _opened(place: _Place, metadata: Mapping[str, Any], layers: Mapping[str, str]) -> Source:
+    path = place.path
+    answer = ask(path, place.begin, place.size, layers)
+    try:
+        if "refused" in answer:
+            before, name, after = map(str, answer["refused"])
+            raise WeightsError(f"{path}: {before}{shown(name) if name else ''}{after}")
+        if "failed" in answer:
+            raise ValueError(str(answer["failed"]))
+        regions: list[tuple[int, int]] = []
+        arrays = [_tensor(item, place, regions) for item in answer["found"]["arrays"]]
+        kind = answer["found"]["kind"]
+    except (KeyError, TypeError, AttributeError):  # a library gone astray may say anything
+        raise ValueError("what it says of itself makes no sense") from None
+    # The library does not ask whether what describes the file and its arrays lie in each other.
+    regions = sorted(set(regions))
+    if any(end > begin for (_, end), (begin, _) in pairwise(regions)):
+        raise ValueError("two of its arrays overlap")
+    if len(dict(arrays)) < len(arrays) or kind not in ("keras2", "keras3"):
+        raise ValueError("two of its arrays have one name")
+    return Source(path, kind, Tensors(dict(arrays)), metadata)
+
+
+def _tensor(
+    item: Sequence[Any], place: _Place, regions: list[tuple[int, int]]
+) -> tuple[str, Tensor]:
+    """An array by its name; the parts of the file where it lies are added to `regions`."""
+    name, numbers, kind, where = item
+    shape = tuple(_count(n) for n in numbers)
+    if not isinstance(name, str) or not _NUMBERS.fullmatch(kind):
+        raise TypeError
+    dtype = np.dtype(ml_dtypes.bfloat16 if kind == "bfloat16" else kind)
+
+    def region(at: Any, size: int) -> int:
+        """Where a part begins in the whole file."""
+        if _count(at) + size > place.size:
+            raise ValueError("it ends before the data of its arrays do")
+        if size:
+            regions.append((at, at + size))
+        return place.begin + int(at)
+
+    size = math.prod(shape) * dtype.itemsize
+    read: Callable[[], np.ndarray]
+    if isinstance(where, str):
+        data = base64.b64decode(where)
+        if len(data) != size:
+            raise TypeError
+        return name, Tensor(shape, dtype, lambda: np.frombuffer(data, dtype).reshape(shape))
+    if isinstance(where, list):
+        chunk = tuple(_count(n) for n in where[0])
+        part = math.prod(chunk) * dtype.itemsize
+        starts = [region(at, part) for at in where[1]]
+        corners = [range(0, n, c) for n, c in zip(shape, chunk, strict=True)]
+        if math.prod(map(len, corners)) != len(starts):
+            raise TypeError
+
+        def read() -> np.ndarray:
+            array = np.empty(shape, dtype)
+            for start, corner in zip(starts, product(*corners), strict=True):
+                target = array[tuple(slice(i, i + n) for i, n in zip(corner, chunk, strict=True))]
+                whole = read_at(place.path, start, chunk, dtype)
+                target[...] = whole[tuple(slice(n) for n in target.shape)]  # beyond it is padding
+            return array
+
+        return name, Tensor(shape, dtype, read)
+    start = region(where, size)
+    return name, Tensor(shape, dtype, lambda: read_at(place.path, start, shape, dtype))
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise TypeError
+    return value
+
+
+@dataclass(frozen=True)
+class KerasLayer:
+    """A layer that has variables, as Keras saves it."""
+
+    name: str
+    kind: str
+    """Its class in snake case, such as `conv2d`."""
+    variables: Mapping[str, Tensor]
+    """Leaf (`kernel`) to array, in the order of Keras's own list."""
+
+
+def save_legacy(path: Path, layers: Sequence[KerasLayer]) -> None:
+    """Write what Keras 2 and 3 load from a `.h5`; the order of layers is the one of their graph.
+
+    Raises:
+        WeightsError: for bfloat16, which Keras reads from its newer files alone.
+    """
+    for layer in layers:
+        for leaf, array in layer.variables.items():
+            if array.dtype.name == "bfloat16":
+                raise WeightsError(
+                    f"{path}: {layer.name}/{leaf} is bfloat16, which a .h5 cannot hold; write a "
+                    f".weights.h5"
+                )
+    with _Writer(path, layers) as file:
+        file.root.attrs["layer_names"] = [layer.name.encode() for layer in layers]
+        file.root.attrs["backend"] = "tensorflow"
+        file.root.attrs["keras_version"] = "2.15.0"
+        for layer in layers:
+            group = file.root.create_group(layer.name)
+            names = [f"{layer.name}/{leaf}:0" for leaf in layer.variables]
+            group.attrs["weight_names"] = [name.encode() for name in names]
+            for name, entry in zip(names, layer.variables.values(), strict=True):
+                file.add(group, name, entry)
+
+
+def save_keras3(path: Path, layers: Sequence[KerasLayer]) -> None:
+    """Write a `.weights.h5` of Keras 3: groups are named by class and number in this order."""
+    counts: dict[str, int] = {}
+    with _Writer(path, layers) as file:
+        for layer in layers:
+            count = counts.get(layer.kind, 0)
+            counts[layer.kind] = count + 1
+            number = f"_{count}" if count else ""
+            group = file.root.create_group(f"layers/{layer.kind}{number}/vars")
+            group.attrs["name"] = layer.name
+            for index, entry in enumerate(layer.variables.values()):
+                made = file.add(group, str(index), entry)
+                if entry.dtype.name == "bfloat16":
+                    h5py_module().Dataset(made).attrs["dtype"] = "bfloat16"
+        file.root.create_group("vars")
+
+
+class _Writer:
+    """A new HDF5 file. The library writes what describes the arrays and sets places aside for them;
+    they are written there at the end, which takes half the time.
+    """
+
+    def __init__(self, path: Path, layers: Sequence[KerasLayer]) -> None:
+        _require_room(path, layers)
+        self._path, self._h5py = path, h5py_module()
+        self._arrays: list[tuple[int, Tensor]] = []
+        h5d, h5p = self._h5py.h5d, self._h5py.h5p
+        self._kept, self._links = h5p.create(h5p.DATASET_CREATE), h5p.create(h5p.LINK_CREATE)
+        self._kept.set_alloc_time(h5d.ALLOC_TIME_EARLY)
+        self._kept.set_fill_time(h5d.FILL_TIME_NEVER)
+        self._kept.set_obj_track_times(False)  # equal weights make equal files
+        self._links.set_create_intermediate_group(True)
+        self.root = self._h5py.File(path, "w")
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        self.root.close()
+        if kind is None:
+            with self._path.open("r+b", buffering=0) as file, early(file.fileno()) as written:
+                arrays = read_ahead(array for _, array in self._arrays)
+                for start, array in self._arrays:
+                    file.seek(start)
+                    write_array(file, next(arrays))
+                    written(start + array.nbytes)
+
+    def add(self, group: Any, name: str, array: Tensor) -> Any:
+        """A place for an array, as a dataset of h5py's lower level."""
+        h5py = self._h5py
+        # Little-endian, as the data are written.
+        kind = h5py.h5t.py_create(array.dtype.newbyteorder("<"), logical=True)
+        space = h5py.h5s.create_simple(array.shape)
+        links = self._links if "/" in name else None
+        made = h5py.h5d.create(group.id, name.encode(), kind, space, self._kept, links)
+        if array.nbytes:
+            self._arrays.append((made.get_offset(), array))
+        return made
+
+
+def _require_room(path: Path, layers: Sequence[KerasLayer]) -> None:
+    """Fail before the HDF5 library does: on a full disk it ends the process.
+
+    Raises:
+        OSError: if there is no room for the file.
+    """
+    arrays = [array for layer in layers for array in layer.variables.values()]
+    size = sum(array.nbytes for array in arrays) + 2048 * (len(arrays) + len(layers))
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+    path.unlink()
+
+
+__all__ = ["KerasLayer", "open_hdf5", "open_keras", "save_keras3", "save_legacy"]

@@ -1,0 +1,206 @@
+"""The form of a dialect, and what follows from it: reading, writing and finding the net."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from shared_spec.catalogue import CATALOGUE
+from shared_spec.errors import ResNetError, WeightsError
+from shared_spec.formats.containers.source import Source
+from shared_spec.plan.compiler import compile_plan
+from shared_spec.plan.equivalence import function_of
+from shared_spec.plan.network import Conv, Dense, Parameter, Plan
+from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.layouts import Slot
+from shared_spec.weights.lazy_array import Tensor, Tensors, entries_of
+from shared_spec.weights.preprocessing import Preprocessing
+
+Extras = tuple[Preprocessing | None, tuple[str, ...] | None]
+"""Preprocessing and labels, as far as a file tells them."""
+
+COUNTERS = re.compile(r"(^|\.)num_batches_tracked$")
+"""PyTorch's, on which nothing depends."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a library keeps a parameter: its name there, and its layout."""
+
+    name: str
+    slot: Slot
+    dense: bool = False
+    """Whether a 1x1 convolution of ours is a dense layer there."""
+
+    def to_canonical(self, found: Tensor, q: Parameter) -> Tensor:
+        """In PyTorch's layout; an array of other axes stays as it is, to be refused later."""
+        if self.slot.inverse is not None and len(found.shape) == len(self.slot.inverse):
+            found = found.permuted(self.slot.inverse)
+        if self.dense and len(found.shape) == 2:
+            found = found.reshaped((*found.shape, *(1,) * (len(q.shape) - 2)))
+        return found
+
+    def to_foreign(self, array: Tensor) -> Tensor:
+        """The inverse of `to_canonical`."""
+        if self.dense and len(array.shape) > 2:
+            array = array.reshaped(array.shape[:2])
+        return array.permuted(self.slot.axes)
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """One library's way to call the parameters of a ResNet."""
+
+    name: str
+    """As `convert --to` takes it."""
+    library: str
+    """For messages."""
+    claims: Callable[[Source], bool]
+    """Whether a file is of this dialect, by its names or its configuration."""
+    place: Callable[[Parameter, ResNetSpec], Place]
+    spec_of: Callable[[Source], ResNetSpec | None] = lambda source: None
+    """The net, where the file tells it."""
+    extras: Callable[[Source, ResNetSpec], Extras] = lambda source, spec: (None, None)
+    twin: Callable[[ResNetSpec], ResNetSpec] | None = None
+    """The library's net for a spec, whose function may be another; None: it has them all."""
+    ignored: re.Pattern[str] = COUNTERS
+    """Arrays on which no result depends."""
+
+
+def arrays_of(dialect: Dialect, source: Source, spec: ResNetSpec) -> Tensors:
+    """The canonical arrays of a file, none of them read; what is left over stays under its own
+    name, so that it is refused when it is held against the net.
+    """
+    rest = _relevant(dialect, source)
+    found: dict[str, Tensor] = {}
+    for q in compile_plan(spec).parameters():
+        place = dialect.place(q, spec)
+        array = rest.pop(place.name, None)
+        if array is not None:
+            found[q.name] = place.to_canonical(array, q)
+    return Tensors(found | {name: array for name, array in rest.items() if name not in found})
+
+
+def foreign_arrays(
+    dialect: Dialect, state: Mapping[str, np.ndarray], spec: ResNetSpec
+) -> dict[str, Tensor]:
+    """The library's names and layouts for canonical arrays that fit `spec`."""
+    entries = entries_of(state)
+    found: dict[str, Tensor] = {}
+    for q in compile_plan(spec).parameters():
+        place = dialect.place(q, spec)
+        found[place.name] = place.to_foreign(entries[q.name])
+    return found
+
+
+def with_counters(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """PyTorch's names with the counters that its strict loading asks for, at zero."""
+    found = dict(entries)
+    for name in entries:
+        if name.endswith(".running_var"):
+            counter = name.removesuffix("running_var") + "num_batches_tracked"
+            found[counter] = Tensor.of(np.zeros((), np.int64))
+    return found
+
+
+def _relevant(dialect: Dialect, source: Source) -> dict[str, Tensor]:
+    return {
+        name: array
+        for name, array in source.tensors.entries.items()
+        if not dialect.ignored.search(name)
+    }
+
+
+def detected(dialect: Dialect, source: Source) -> ResNetSpec:
+    """The net of the catalogue whose names and shapes are the file's, for its own number of
+    channels and classes.
+
+    Raises:
+        WeightsError: if there is none, or there are several that compute different functions.
+    """
+    shapes = {name: array.shape for name, array in _relevant(dialect, source).items()}
+    found: list[tuple[str, ResNetSpec, Plan]] = []
+    for name, entry in CATALOGUE.items():
+        spec = _fitting(dialect, entry.spec, shapes)
+        if spec is not None:
+            p = compile_plan(spec)
+            if all(function_of(p) != function_of(other) for _, _, other in found):
+                found.append((name, spec, p))
+    if not found:
+        raise WeightsError(
+            f"{source.path}: the file does not tell its model, and its arrays fit none of the "
+            f"catalogue; name the model or a spec file (--model)"
+        )
+    if len(found) > 1:
+        names = ", ".join(name for name, _, _ in found)
+        raise WeightsError(
+            f"{source.path}: its arrays fit {names}, which compute different functions; name the "
+            f"one that it is (--model)"
+        )
+    return found[0][1]
+
+
+def resized(dialect: Dialect, source: Source, spec: ResNetSpec) -> ResNetSpec | None:
+    """`spec` with the file's numbers of channels and classes; None if it does not fit even so."""
+    shapes = {name: array.shape for name, array in _relevant(dialect, source).items()}
+    return _fitting(dialect, spec, shapes)
+
+
+def _fitting(
+    dialect: Dialect, spec: ResNetSpec, shapes: Mapping[str, tuple[int, ...]]
+) -> ResNetSpec | None:
+    """`spec` with the file's channels and classes, if its names and shapes are then the file's."""
+    p = compile_plan(spec)
+    first = next(layer for layer in p.stem if isinstance(layer, Conv))
+    stem = _canonical_shape(dialect, p, spec, first.name, shapes)
+    if stem is None or len(stem) != 4:
+        return None
+    last = [layer for layer in p.head if isinstance(layer, Conv | Dense)]
+    head = _canonical_shape(dialect, p, spec, last[-1].name, shapes) if last else None
+    try:
+        spec = spec.override(in_channels=stem[1], num_classes=head[0] if head else 0)
+        expected = {}
+        for q in compile_plan(spec).parameters():
+            place = dialect.place(q, spec)
+            if place.name not in shapes:
+                return None
+            expected[place.name] = place.to_foreign(_empty(q)).shape
+    except ResNetError:
+        return None
+    return spec if expected == shapes else None
+
+
+def _empty(q: Parameter) -> Tensor:
+    return Tensor(q.shape, np.dtype(np.float32), lambda: np.zeros(q.shape, np.float32))
+
+
+def _canonical_shape(
+    dialect: Dialect,
+    p: Plan,
+    spec: ResNetSpec,
+    module: str,
+    shapes: Mapping[str, tuple[int, ...]],
+) -> tuple[int, ...] | None:
+    q = next(q for q in p.parameters() if q.module == module)
+    place = dialect.place(q, spec)
+    shape = shapes.get(place.name)
+    if shape is None:
+        return None
+    empty = Tensor(shape, np.dtype(np.float32), lambda: np.zeros(shape, np.float32))
+    return place.to_canonical(empty, q).shape
+
+
+__all__ = [
+    "COUNTERS",
+    "Dialect",
+    "Extras",
+    "Place",
+    "arrays_of",
+    "detected",
+    "foreign_arrays",
+    "resized",
+    "with_counters",
+]

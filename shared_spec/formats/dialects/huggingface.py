@@ -1,0 +1,453 @@
+"""Checkpoints of Hugging Face transformers: ResNet and BiT, as a directory with `config.json` and
+`model.safetensors`. Read and written without transformers and without a framework.
+
+The rules from configuration to spec are the tables of `docs/sources.md`. A net can be written if
+reading the configuration gives its plan again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeGuard
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shared_spec.errors import SpecError
+from shared_spec.formats.containers.safetensors import save_safetensors
+from shared_spec.formats.containers.source import Source, read_json
+from shared_spec.formats.dialects.dialect import (
+    Dialect,
+    Extras,
+    Place,
+    foreign_arrays,
+    with_counters,
+)
+from shared_spec.plan.compiler import compile_plan
+from shared_spec.plan.equivalence import parting
+from shared_spec.plan.network import Parameter
+from shared_spec.renaming import Rules, rename
+from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.layouts import TORCH
+from shared_spec.weights.lazy_array import Tensors
+from shared_spec.weights.preprocessing import Preprocessing
+from shared_spec.weights.state import Checkpoint
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+PROCESSOR = "preprocessor_config.json"
+
+ACTIVATIONS = {
+    "relu": "relu",
+    "relu6": "relu6",
+    "leaky_relu": "leaky_relu",
+    "silu": "silu",
+    "swish": "silu",
+    "mish": "mish",
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
+    "hardswish": "hardswish",
+}
+"""transformers' `hidden_act` to `activation`."""
+
+RESNET_NAMES: Rules = [
+    (r"^conv1\.", "resnet.embedder.embedder.convolution."),
+    (r"^bn1\.", "resnet.embedder.embedder.normalization."),
+    (r"^fc\.", "classifier.1."),
+    (r"^layer(\d)\.", lambda m: f"resnet.encoder.stages.{int(m[1]) - 1}.layers."),
+    (r"\.conv(\d)\.", lambda m: f".layer.{int(m[1]) - 1}.convolution."),
+    (r"\.bn(\d)\.", lambda m: f".layer.{int(m[1]) - 1}.normalization."),
+    (r"\.downsample\.0\.", ".shortcut.convolution."),
+    (r"\.downsample\.1\.", ".shortcut.normalization."),
+]
+BIT_NAMES: Rules = [
+    (r"^(stem\.conv|conv1)\.", "bit.embedder.convolution."),
+    (r"^bn1\.", "bit.embedder.norm."),
+    (r"^norm\.", "bit.norm."),
+    (r"^(head\.)?fc\.", "classifier.1."),
+    (r"^layer(\d)\.", lambda m: f"bit.encoder.stages.{int(m[1]) - 1}.layers."),
+    (r"^stages\.(\d)\.blocks\.", r"bit.encoder.stages.\1.layers."),
+    (r"\.bn(\d)\.", r".norm\1."),
+    (r"\.downsample\.0\.", ".downsample.conv."),
+    (r"\.downsample\.1\.", ".downsample.norm."),
+]
+"""From canonical names to those of transformers, applied in this order."""
+
+
+class _Config(BaseModel):
+    """What both configurations have, with transformers' defaults."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    depths: list[Annotated[int, Field(ge=1, le=5_000)]] = Field(default=[3, 4, 6, 3], max_length=8)
+    hidden_sizes: list[Annotated[int, Field(ge=1, le=10**6)]] = Field(
+        default=[256, 512, 1024, 2048], max_length=8
+    )
+    embedding_size: int = 64
+    num_channels: int = 3
+    hidden_act: str = "relu"
+    id2label: dict[int, str] | None = None
+    architectures: list[str] | None = None
+
+    @property
+    def num_labels(self) -> int:
+        """It gives two labels where a configuration names none."""
+        headless = self.architectures is not None and not any(
+            name.endswith("ForImageClassification") for name in self.architectures
+        )
+        return 0 if headless else 2 if self.id2label is None else len(self.id2label)
+
+    def common(self, bottleneck: bool) -> dict[str, Any]:
+        """Fields of a spec that both have."""
+        if len(self.depths) != len(self.hidden_sizes):
+            raise SpecError(
+                f"depths and hidden_sizes have {len(self.depths)} and {len(self.hidden_sizes)} "
+                f"entries; expected as many"
+            )
+        return {
+            "block": "bottleneck" if bottleneck else "basic",
+            "depths": self.depths,
+            "widths": [n // 4 if bottleneck else n for n in self.hidden_sizes],
+            "stem_width": self.embedding_size,
+            "in_channels": self.num_channels,
+            "num_classes": self.num_labels,
+        }
+
+    def rows(self, middle: Callable[[int], int]) -> list[tuple[int, int, int]]:
+        """`block_widths`, given the width inside a bottleneck of n channels."""
+        return [
+            (middle(n), middle(n), n)
+            for n, depth in zip(self.hidden_sizes, self.depths, strict=True)
+            for _ in range(depth)
+        ]
+
+
+class _ResNetConfig(_Config):
+    layer_type: str = "bottleneck"
+    downsample_in_first_stage: bool = False
+    downsample_in_bottleneck: bool = False
+
+    def fields(self) -> dict[str, Any]:
+        """Those of the spec."""
+        if self.layer_type not in ("basic", "bottleneck"):
+            raise SpecError(f"layer_type {self.layer_type!r} is neither basic nor bottleneck")
+        if self.hidden_act != "relu":
+            raise SpecError(
+                f"hidden_act {self.hidden_act!r}: transformers keeps ReLU inside the branches of "
+                f"such a net, which no spec says; expected 'relu'"
+            )
+        bottleneck = self.layer_type == "bottleneck"
+        out = self.common(bottleneck)
+        first = 2 if self.downsample_in_first_stage else 1
+        out["strides"] = [first] + [2] * (len(self.depths) - 1)
+        if bottleneck and self.downsample_in_bottleneck:
+            out["stride_on"] = "1x1"
+        if bottleneck and any(n % 4 for n in self.hidden_sizes):
+            out["block_widths"] = self.rows(lambda n: n // 4)
+        return out
+
+
+class _BitConfig(_Config):
+    layer_type: str = "preactivation"
+    global_padding: str | None = None
+    embedding_dynamic_padding: bool = False
+    num_groups: int = 32
+    output_stride: int = 32
+    width_factor: int = 1
+    drop_path_rate: float = 0.0
+
+    def fields(self) -> dict[str, Any]:
+        """Those of the spec."""
+        preactivation = self.layer_type == "preactivation"
+        padding = (self.global_padding or "none").lower()
+        given = (self.layer_type, padding, self.embedding_dynamic_padding)
+        known = {("preactivation", "none", False), ("bottleneck", "same", True)}
+        if given not in known or self.width_factor != 1:
+            raise SpecError(
+                f"layer_type {given[0]!r} with global_padding {self.global_padding!r}, "
+                f"embedding_dynamic_padding {given[2]} and width_factor {self.width_factor} has no "
+                f"spec; see docs/sources.md for those that have"
+            )
+        if self.hidden_act not in ACTIVATIONS:
+            raise SpecError(
+                f"hidden_act {self.hidden_act!r} is not one of {', '.join(ACTIVATIONS)}"
+            )
+        if not preactivation and self.hidden_act not in ("relu", "relu6"):
+            raise SpecError(
+                f"hidden_act {self.hidden_act!r}: the stem's pool pads zeros after it, which no "
+                f"spec says; expected 'relu' or 'relu6'"
+            )
+        out = self.common(True) | {
+            "shortcut": "projection_stage",
+            "norm": "group",
+            "norm_groups": self.num_groups,
+            "standardize": 1e-8,
+            "activation": ACTIVATIONS[self.hidden_act],
+            "drop_path_rate": self.drop_path_rate,
+        }
+        if preactivation:
+            out |= {"pre_activation": True, "stem_pool": "max_zero"}
+        else:
+            out["padding"] = "same"
+        if any(n % 32 for n in self.hidden_sizes):
+            out["block_widths"] = self.rows(lambda n: _rounded(n / 4))
+        reached = [4 * 2**i for i in range(len(self.depths))]
+        if reached and self.output_stride < reached[-1]:
+            if preactivation:
+                # Its layers take the stride away and do not dilate.
+                out["strides"] = [1] + [2 if n <= self.output_stride else 1 for n in reached[1:]]
+            else:
+                out["output_stride"] = self.output_stride
+        return out
+
+
+def _rounded(n: float) -> int:
+    """`n` to the nearest multiple of 8, but not below nine tenths of it."""
+    near = max(8, int(n + 4) // 8 * 8)
+    return near + 8 if near < 0.9 * n else near
+
+
+_CONFIGS: dict[str, tuple[type[_ResNetConfig | _BitConfig], Rules]] = {
+    "resnet": (_ResNetConfig, RESNET_NAMES),
+    "bit": (_BitConfig, BIT_NAMES),
+}
+
+
+def spec_of(config: Mapping[str, Any], where: str = CONFIG) -> ResNetSpec:
+    """The spec of a `ResNetConfig` or `BitConfig`, given as the dict of its JSON.
+
+    Raises:
+        SpecError: if it is neither, or says something that no spec does.
+    """
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in _CONFIGS:
+        raise SpecError(f"{where}: model_type {kind!r} is not one of {', '.join(_CONFIGS)}")
+    try:
+        return ResNetSpec.parse(_CONFIGS[kind][0].model_validate(config).fields(), where)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path = ".".join(map(str, first["loc"]))[:200]
+        raise SpecError(f"{where}: {path}: {first['msg'].lower()}") from None
+    except SpecError as error:
+        text = str(error)
+        raise SpecError(text if text.startswith(where) else f"{where}: {text}") from None
+
+
+def foreign_name(name: str, kind: str) -> str:
+    """What transformers calls a canonical parameter; `kind` is `resnet` or `bit`."""
+    return rename(name, _CONFIGS[kind][1])
+
+
+def _bare(source: Source, kind: str) -> bool:
+    """Whether the names lack the prefix that a model with a classifier gives them."""
+    return not any(name.startswith(f"{kind}.") for name in source.tensors)
+
+
+def _place(kind: str, bare: bool) -> Callable[[Parameter, ResNetSpec], Place]:
+    def place(q: Parameter, spec: ResNetSpec) -> Place:
+        name = foreign_name(q.name, kind)
+        # transformers' classifiers are dense, a pre-activation net's is a 1x1 convolution here.
+        return Place(
+            name.removeprefix(f"{kind}.") if bare else name, TORCH[q.role], q.module == "head.fc"
+        )
+
+    return place
+
+
+def _kind(source: Source) -> str | None:
+    kind = source.metadata.get("model_type")
+    return kind if source.kind == "huggingface" and isinstance(kind, str) else None
+
+
+def _source_spec(source: Source) -> ResNetSpec:
+    return spec_of(source.metadata, str(source.path / CONFIG))
+
+
+def _extras(source: Source, spec: ResNetSpec) -> Extras:
+    return _preprocessing(source.path / PROCESSOR), _labels(source.metadata.get("id2label"))
+
+
+def _dialect(kind: str, bare: bool) -> Dialect:
+    return Dialect(
+        "huggingface",
+        "transformers",
+        lambda source: _kind(source) == kind and _bare(source, kind) == bare,
+        _place(kind, bare),
+        _source_spec,
+        _extras,
+        _twin,
+    )
+
+
+def _labels(found: object) -> tuple[str, ...] | None:
+    """Labels that are complete and not transformers' placeholders."""
+    if not isinstance(found, dict):
+        return None
+    labels = [found.get(str(i)) for i in range(len(found))]
+    named = tuple(label for label in labels if isinstance(label, str))
+    placeholders = tuple(f"LABEL_{i}" for i in range(len(found)))
+    return named if len(named) == len(found) and named != placeholders else None
+
+
+_RESAMPLE = {0: "nearest", 2: "bilinear", 3: "bicubic"}
+"""Pillow's numbers of filters."""
+
+
+def _preprocessing(path: Path) -> Preprocessing | None:
+    """What `ConvNextImageProcessor` and `BitImageProcessor` do, as far as ours says the same."""
+    if not path.is_file():
+        return None
+    data = read_json(path)
+    size, crop = data.get("size"), data.get("crop_size")
+    edge = size.get("shortest_edge") if isinstance(size, dict) else None
+    if not _is_side(edge) or not data.get("do_normalize", True):
+        return None
+    share, resample = data.get("crop_pct"), data.get("resample", 3)
+    height = crop.get("height") if isinstance(crop, dict) else None
+    if _is_side(height):
+        edge, share = height, height / edge
+    fields = {
+        "image_size": edge,
+        "crop": share or 0.875,
+        "interpolation": _RESAMPLE.get(resample if type(resample) is int else 3, "bicubic"),
+        "mean": data.get("image_mean"),
+        "std": data.get("image_std"),
+    }
+    return Preprocessing.parse(fields, str(path))
+
+
+def _is_side(found: object) -> TypeGuard[int]:
+    """Whether it can be a side of an image, in pixels."""
+    return type(found) is int and 1 <= found <= 65_536
+
+
+def config_of(spec: ResNetSpec, labels: tuple[str, ...] | None = None) -> dict[str, Any]:
+    """The configuration with which transformers builds a net of `spec`.
+
+    Raises:
+        SpecError: if it has none; it names the first layer that would be another.
+    """
+    config = _config(spec, labels)
+    try:
+        theirs = compile_plan(spec_of(config))
+    except SpecError as error:
+        raise SpecError(f"transformers has no such net ({error})") from None
+    found = parting(compile_plan(spec), theirs)
+    if found is not None:
+        raise SpecError(f"transformers has no such net: {found}")
+    return config
+
+
+def _twin(spec: ResNetSpec) -> ResNetSpec:
+    """The net that transformers builds from the configuration nearest to `spec`."""
+    return spec_of(_config(spec))
+
+
+def _config(spec: ResNetSpec, labels: tuple[str, ...] | None = None) -> dict[str, Any]:
+    bit = spec.norm == "group"
+    names = labels or tuple(f"LABEL_{i}" for i in range(spec.num_classes))
+    ends = [sum(spec.depths[: i + 1]) - 1 for i in range(len(spec.depths))]
+    widths = [spec.block_widths[i][-1] for i in ends] if spec.block_widths else spec.out_channels
+    config: dict[str, Any] = {
+        "model_type": "bit" if bit else "resnet",
+        "architectures": [_architecture(bit, spec.num_classes)],
+        "depths": list(spec.depths),
+        "hidden_sizes": list(widths),
+        "embedding_size": spec.stem_width,
+        "num_channels": spec.in_channels,
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+    }
+    if bit:
+        act = next((k for k, v in ACTIVATIONS.items() if v == spec.activation), spec.activation)
+        config |= {
+            "hidden_act": act,
+            "layer_type": "preactivation" if spec.pre_activation else "bottleneck",
+            "global_padding": "same" if spec.padding == "same" else None,
+            "embedding_dynamic_padding": spec.padding == "same",
+            "num_groups": spec.norm_groups,
+            "output_stride": _total_stride(spec),
+            "drop_path_rate": spec.drop_path_rate,
+        }
+    else:
+        config |= {
+            "hidden_act": spec.activation,
+            "layer_type": spec.blocks[0],
+            "downsample_in_first_stage": spec.strides[0] == 2,
+            "downsample_in_bottleneck": spec.stride_on == "1x1",
+        }
+    return config
+
+
+def _architecture(bit: bool, classes: int) -> str:
+    return ("Bit" if bit else "ResNet") + ("ForImageClassification" if classes else "Model")
+
+
+def _total_stride(spec: ResNetSpec) -> int:
+    total = spec.stem_stride_total
+    for stride in spec.strides:
+        total *= stride
+    return spec.output_stride or total
+
+
+def save_huggingface(folder: Path, checkpoint: Checkpoint) -> None:
+    """Make `folder`, with what transformers' `from_pretrained` loads strictly.
+
+    Raises:
+        SpecError: if transformers has no such net.
+    """
+    spec = checkpoint.spec
+    assert spec is not None
+    config = config_of(spec, checkpoint.labels)
+    kind, bare = config["model_type"], not spec.num_classes
+    entries = foreign_arrays(_dialect(kind, bare), checkpoint.state, spec)
+    dtype = next(iter(entries.values())).dtype.name
+    folder.mkdir()
+    save_safetensors(folder / WEIGHTS, Tensors(with_counters(entries)), {"format": "pt"})
+    _dump(folder / CONFIG, config | {"dtype": dtype})
+    prepare = checkpoint.preprocessing
+    if prepare is not None and prepare.channel_order == "rgb":  # theirs has no other order
+        _dump(folder / PROCESSOR, _processor(prepare))
+
+
+def _processor(prepare: Preprocessing) -> dict[str, Any]:
+    """A `BitImageProcessor`: shorter side resized, centre cropped, normalised."""
+    side = prepare.image_size
+    return {
+        "image_processor_type": "BitImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": prepare.shorter_side},
+        "do_center_crop": True,
+        "crop_size": {"height": side, "width": side},
+        "resample": next(k for k, v in _RESAMPLE.items() if v == prepare.interpolation),
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(prepare.mean),
+        "image_std": list(prepare.std),
+    }
+
+
+HUGGINGFACE = [_dialect(kind, bare) for kind in _CONFIGS for bare in (False, True)]
+"""ResNet and BiT, with and without a classifier."""
+
+
+def _dump(path: Path, data: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+__all__ = [
+    "ACTIVATIONS",
+    "BIT_NAMES",
+    "HUGGINGFACE",
+    "RESNET_NAMES",
+    "config_of",
+    "foreign_name",
+    "save_huggingface",
+    "spec_of",
+]

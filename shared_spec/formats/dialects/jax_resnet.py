@@ -1,0 +1,168 @@
+"""The package jax-resnet (Linen), https://github.com/n2cholas/jax-resnet: ResNet, ResNet-D, wide
+ResNet and ResNeXt, read from `.msgpack` or an orbax directory.
+
+Since its version 0.0.3 a net is a sequence: `layers_0` is the stem, `layers_1` the pool, then come
+the blocks, the mean and the classifier. Before, Linen numbered the modules of each class.
+
+Its nets pad symmetrically, so they are torchvision's and timm's. ResNet-D takes even sizes alone:
+the pool of its shortcut drops a last odd row, which the branch keeps.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from shared_spec.errors import SpecError, WeightsError
+from shared_spec.formats.containers.source import Source
+from shared_spec.formats.dialects.dialect import Dialect, Place
+from shared_spec.formats.dialects.linen import block_index, collection
+from shared_spec.formats.dialects.spec_from_shapes import (
+    BlockShapes,
+    NetShapes,
+    Shape,
+    from_hwio,
+    spec_from,
+    split_into_stages,
+)
+from shared_spec.plan.network import Parameter
+from shared_spec.renaming import Rules, rename
+from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.layouts import FLAX
+
+LIBRARY = "jax-resnet"
+_STAGES = 4
+_STEM = {
+    "conv1": "ConvBlock_0/Conv_0",
+    "conv1.0": "ConvBlock_0/Conv_0",
+    "conv1.1": "ConvBlock_0/BatchNorm_0",
+    "conv1.3": "ConvBlock_1/Conv_0",
+    "conv1.4": "ConvBlock_1/BatchNorm_0",
+    "conv1.6": "ConvBlock_2/Conv_0",
+}
+_INSIDE: Rules = [
+    (r"^conv(\d)$", lambda m: f"ConvBlock_{int(m[1]) - 1}/Conv_0"),
+    (r"^bn(\d)$", lambda m: f"ConvBlock_{int(m[1]) - 1}/BatchNorm_0"),
+    (r"^downsample\.0$", "ResNetSkipConnection_0/ConvBlock_0/Conv_0"),
+    (r"^downsample\.1$", "ResNetSkipConnection_0/ConvBlock_0/BatchNorm_0"),
+]
+_INSIDE_D: Rules = [
+    *_INSIDE[:2],
+    (r"^downsample\.1$", "ResNetDSkipConnection_0/ConvBlock_0/Conv_0"),
+    (r"^downsample\.2$", "ResNetDSkipConnection_0/ConvBlock_0/BatchNorm_0"),
+]
+_LAYER = r"^(params|batch_stats)/{}/(\w+_0/)*ConvBlock_\d+/(Conv_0|BatchNorm_0)/"
+_SEQUENCE = re.compile(_LAYER.format(r"layers_\d+"))
+_CLASSES = re.compile(_LAYER.format(r"ResNe[St]\w*_\d+"))
+_TRAINING = re.compile(r"^(step|opt_state|dynamic_scale)(/|$)")
+_BASE: dict[str, Any] = {"norm_variance": "biased", "zero_init_last": True}
+_BASE_D = _BASE | {"stem": "deep", "shortcut_pool": "avg"}
+
+
+def _outer(spec: ResNetSpec, sequence: bool) -> tuple[str, Callable[[int], str], str]:
+    """What the stem, each block and the classifier are called."""
+    if sequence:
+        blocks = sum(spec.depths)
+        return "layers_0", lambda i: f"layers_{i + 2}", f"layers_{blocks + 3}"
+    d = "D" if spec.shortcut_pool == "avg" else ""
+    kind = {"basic": "Block", "bottleneck": "BottleneckBlock"}[spec.blocks[0]]
+    return f"ResNet{d}Stem_0", lambda i: f"ResNet{d}{kind}_{i}", "Dense_0"
+
+
+def _place(sequence: bool) -> Callable[[Parameter, ResNetSpec], Place]:
+    def place(q: Parameter, spec: ResNetSpec) -> Place:
+        slot = FLAX[q.role]
+        stem, block, head = _outer(spec, sequence)
+        inside = block_index(q.module, spec)
+        if inside is not None:
+            rules = _INSIDE_D if spec.shortcut_pool == "avg" else _INSIDE
+            module = f"{block(inside[0])}/{rename(inside[1], rules)}"
+        elif q.module == "fc":
+            module = head
+        elif q.module == "bn1":
+            module = f"{stem}/ConvBlock_{2 if spec.stem == 'deep' else 0}/BatchNorm_0"
+        else:
+            module = f"{stem}/{_STEM.get(q.module, q.module)}"
+        return Place(f"{collection(q)}/{module}/{slot.leaf}", slot)
+
+    return place
+
+
+def _spec_of(source: Source) -> ResNetSpec:
+    """ResNet or ResNet-D, and its numbers, follow from the names and shapes.
+
+    Raises:
+        SpecError: if it is a net of the package that no spec says.
+        WeightsError: if it is none of the package, or not one that its arrays tell.
+    """
+    names = list(source.tensors)
+    if any("/SplAtConv2d_0/" in name for name in names):
+        raise SpecError(f"{source.path}: a ResNeSt, whose split attention no spec says")
+    if not any("/BatchNorm_0/" in name for name in names):
+        raise SpecError(f"{source.path}: a net of {LIBRARY} without batch norm, which no spec says")
+    kernels = {
+        match[1]: from_hwio(source.tensors.entries[name].shape) or ()
+        for name in names
+        if (match := re.fullmatch(r"params/(.+)/kernel", name))
+    }
+    # By position, the names before version 0.0.3 are those since then.
+    kernels = {_sequential(name): shape for name, shape in kernels.items()}
+    blocks: list[BlockShapes] = []
+    while (found := _block(kernels, f"block_{len(blocks)}")) is not None:
+        blocks.append(found)
+    stem = kernels.get("stem/ConvBlock_0/Conv_0", ())
+    deep = kernels.get("stem/ConvBlock_2/Conv_0")
+    last = deep or stem
+    head = kernels.get(f"block_{len(blocks) + 1}", kernels.get("head"))
+    net = NetShapes(stem, last[0] if last else 0, split_into_stages(blocks), head)
+    if len(net.stages) != _STAGES:
+        # Without a projection, where a stage begins is not told.
+        raise WeightsError(
+            f"{source.path}: a net of {LIBRARY} with {len(net.stages)} projections instead of "
+            f"{_STAGES}, so where its stages begin is not told; name the model (--model)"
+        )
+    return spec_from(net, _BASE_D if deep else _BASE, source.path, LIBRARY)
+
+
+def _block(kernels: Mapping[str, Shape], at: str) -> BlockShapes | None:
+    convs = [kernels.get(f"{at}/ConvBlock_{i}/Conv_0") for i in (0, 1, 2)]
+    if convs[0] is None:
+        return None
+    skips = [kernels.get(f"{at}/ResNet{d}SkipConnection_0/ConvBlock_0/Conv_0") for d in ("", "D")]
+    kept = tuple(shape for shape in convs if shape is not None)
+    return BlockShapes(kept, skips[0] or skips[1])
+
+
+def _sequential(name: str) -> str:
+    """`stem/…`, `block_0/…`, ... or `head` for a name of either kind."""
+    outer, _, rest = name.partition("/")
+    number = int(match[1]) if (match := re.search(r"_(\d+)$", outer)) else 0
+    if outer.startswith("layers_"):
+        outer = "stem" if number == 0 else f"block_{number - 2}"
+    elif re.fullmatch(r"ResNetD?Stem_0", outer):
+        outer = "stem"
+    elif re.fullmatch(r"ResNetD?(Bottleneck)?Block_\d+", outer):
+        outer = f"block_{number}"
+    elif outer == "Dense_0":
+        outer = "head"
+    return f"{outer}/{rest}" if rest else outer
+
+
+SEQUENCE = Dialect(
+    "jax-resnet",
+    LIBRARY,
+    lambda source: source.kind == "flax" and any(map(_SEQUENCE.match, source.tensors)),
+    _place(sequence=True),
+    _spec_of,
+    ignored=_TRAINING,
+)
+CLASSES = replace(
+    SEQUENCE,
+    claims=lambda source: source.kind == "flax" and any(map(_CLASSES.match, source.tensors)),
+    place=_place(sequence=False),
+)
+JAX_RESNET = (SEQUENCE, CLASSES)
+
+__all__ = ["JAX_RESNET"]

@@ -1,0 +1,147 @@
+"""keras.applications' ResNets, V1 and V2: the legacy `.h5` files that are published, and the
+`.weights.h5` and `.keras` files of Keras 3.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+from shared_spec.catalogue import CATALOGUE
+from shared_spec.errors import WeightsError
+from shared_spec.formats.containers.source import Source
+from shared_spec.formats.dialects.dialect import Dialect, Extras, Place
+from shared_spec.plan.network import Parameter
+from shared_spec.renaming import Rules, rename
+from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.layouts import KERAS
+from shared_spec.weights.preprocessing import Preprocessing
+
+V1: Rules = [
+    (r"^conv1$", "conv1_conv"),
+    (r"^bn1$", "conv1_bn"),
+    (r"^fc$", "predictions"),
+    (r"^layer(\d)\.(\d+)\.", lambda m: f"conv{int(m[1]) + 1}_block{int(m[2]) + 1}_"),
+    (r"downsample\.0$", "0_conv"),
+    (r"downsample\.1$", "0_bn"),
+    (r"_(conv|bn)(\d)$", r"_\2_\1"),
+]
+V2: Rules = [
+    (r"^stem\.conv$", "conv1_conv"),
+    (r"^norm$", "post_bn"),
+    (r"^head\.fc$", "predictions"),
+    (
+        r"^stages\.(\d)\.blocks\.(\d+)\.",
+        lambda m: f"conv{int(m[1]) + 2}_block{int(m[2]) + 1}_",
+    ),
+    (r"downsample\.conv$", "0_conv"),
+    (r"_norm1$", "_preact_bn"),
+    (r"_norm(\d)$", lambda m: f"_{int(m[1]) - 1}_bn"),
+    (r"_conv(\d)$", r"_\1_conv"),
+]
+"""From a layer's canonical name to Keras's, applied in this order."""
+
+
+def layer_name(module: str, spec: ResNetSpec) -> str:
+    """What keras.applications calls a layer: `conv2_block1_0_conv` for `layer1.0.downsample.0`."""
+    return rename(module, V2 if spec.pre_activation else V1)
+
+
+def _place(legacy: bool) -> Callable[[Parameter, ResNetSpec], Place]:
+    def place(q: Parameter, spec: ResNetSpec) -> Place:
+        # The classifier of a pre-activation net is a 1x1 convolution here and dense there.
+        dense = q.module == "head.fc"
+        slot = KERAS["dense_kernel" if dense and q.role == "conv_kernel" else q.role]
+        leaf = slot.leaf if legacy else str(_VARIABLES[q.role])
+        return Place(f"{layer_name(q.module, spec)}/{leaf}", slot, dense)
+
+    return place
+
+
+_VARIABLES = {
+    "conv_kernel": 0,
+    "dense_kernel": 0,
+    "bias": 1,
+    "norm_scale": 0,
+    "norm_bias": 1,
+    "norm_mean": 2,
+    "norm_var": 3,
+}
+"""Where Keras 3 keeps a role among the variables of its layer."""
+
+
+def _spec_of(source: Source) -> ResNetSpec:
+    """V1 or V2, depths, channels and classes follow from the names and shapes.
+
+    Raises:
+        WeightsError: if they are not those of such a net.
+    """
+    kernel = "kernel" if source.kind == "keras2" else "0"
+    shapes = {name: entry.shape for name, entry in source.tensors.entries.items()}
+    v2 = any(name.startswith("post_bn/") for name in shapes)
+    blocks = {match[0] for name in shapes if (match := re.match(r"conv\d_block\d+", name))}
+    depths = [sum(b.startswith(f"conv{stage}_") for b in blocks) for stage in (2, 3, 4, 5)]
+    first, last = shapes.get(f"conv1_conv/{kernel}"), shapes.get(f"predictions/{kernel}")
+    if first is None or len(first) != 4 or 0 in depths or (last is not None and len(last) != 2):
+        raise WeightsError(
+            f"{source.path}: not a ResNet of keras.applications; name the model (--model) if it is "
+            f"a variant of one"
+        )
+    return CATALOGUE["keras_resnet50v2" if v2 else "keras_resnet50"].spec.override(
+        depths=depths, in_channels=first[2], num_classes=0 if last is None else last[1]
+    )
+
+
+def _extras(source: Source, spec: ResNetSpec) -> Extras:
+    """What `preprocess_input` does; size and crop are those of most evaluations."""
+    if spec.in_channels != 3:
+        return None, None
+    if spec.pre_activation:
+        half = (0.5, 0.5, 0.5)
+        return Preprocessing(image_size=spec.image_size, mean=half, std=half), None
+    mean = tuple(x / 255 for x in (103.939, 116.779, 123.68))
+    std = (1 / 255, 1 / 255, 1 / 255)
+    prepare = Preprocessing(image_size=spec.image_size, mean=mean, std=std, channel_order="bgr")
+    return prepare, None
+
+
+def _twin(spec: ResNetSpec) -> ResNetSpec:
+    """The net that keras.applications builds with these depths, channels and classes."""
+    return CATALOGUE["keras_resnet50v2" if spec.pre_activation else "keras_resnet50"].spec.override(
+        depths=spec.depths, in_channels=spec.in_channels, num_classes=spec.num_classes
+    )
+
+
+_ORDER = ["preact_bn", "1_conv", "1_bn", "2_conv", "2_bn", "0_conv", "3_conv", "0_bn", "3_bn"]
+"""Keras writes and reads a block's layers in this order, by their depth in its graph."""
+
+
+def position(layer: str) -> tuple[int, int, int]:
+    """Where a layer stands in the order of Keras's graph."""
+    match = re.match(r"conv(\d)_block(\d+)_(.+)", layer)
+    if match:
+        return int(match[1]), int(match[2]), _ORDER.index(match[3])
+    return {"conv1_conv": (1, 0, 0), "conv1_bn": (1, 0, 1), "post_bn": (9, 0, 0)}.get(
+        layer, (9, 0, 1)
+    )
+
+
+def _claims(source: Source) -> bool:
+    names = list(source.tensors)
+    stem = any(name.startswith("conv1_conv/") for name in names)
+    return source.kind == "keras3" and stem and any(re.match(r"conv\d_block", x) for x in names)
+
+
+APPLICATIONS_H5 = Dialect(
+    "keras-applications",
+    "keras.applications",
+    lambda source: source.kind == "keras2",
+    _place(legacy=True),
+    _spec_of,
+    _extras,
+    _twin,
+)
+APPLICATIONS = replace(APPLICATIONS_H5, claims=_claims, place=_place(legacy=False))
+
+__all__ = ["APPLICATIONS", "APPLICATIONS_H5", "V1", "V2", "layer_name", "position"]

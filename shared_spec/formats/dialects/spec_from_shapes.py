@@ -1,0 +1,154 @@
+"""A spec from the shapes of a file's kernels, for libraries whose files tell nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shared_spec.errors import ResNetError, WeightsError
+from shared_spec.spec.resnet_spec import ResNetSpec
+
+Shape = tuple[int, ...]
+_BLOCKS = {2: "basic", 3: "bottleneck"}
+
+
+@dataclass(frozen=True)
+class BlockShapes:
+    """Kernels of a block in PyTorch's layout: those of its branch, and that of its projection."""
+
+    convs: tuple[Shape, ...]
+    projection: Shape | None
+
+
+@dataclass(frozen=True)
+class NetShapes:
+    """Kernels of a net in PyTorch's layout."""
+
+    stem: Shape
+    """Of its first convolution."""
+    stem_width: int
+    stages: Sequence[Sequence[BlockShapes]]
+    head: Shape | None
+
+
+def spec_from(net: NetShapes, base: Mapping[str, Any], where: object, library: str) -> ResNetSpec:
+    """The spec of these kernels; whatever they do not tell is in `base`. It is not sure to have all
+    of the file's arrays: reading holds them against it in any case.
+
+    Raises:
+        WeightsError: if no ResNet has such kernels.
+    """
+    try:
+        return ResNetSpec.parse({**base, **_fields(net)}, str(where))
+    except ResNetError as error:
+        raise WeightsError(f"{error}; so it is no ResNet of {library}") from None
+    except _NoResNetError as error:
+        raise WeightsError(f"{where}: not a ResNet of {library} ({error})") from None
+
+
+class _NoResNetError(Exception):
+    """Says what no ResNet has."""
+
+
+def _fields(net: NetShapes) -> dict[str, Any]:
+    blocks = [block for stage in net.stages for block in stage]
+    kernels = [kernel for block in blocks for kernel in (*block.convs, block.projection) if kernel]
+    if any(len(shape) != 4 or min(shape) < 1 for shape in (net.stem, *kernels)):
+        raise _NoResNetError("a kernel has not four axes")
+    if not blocks or (net.head is not None and len(net.head) != 2):
+        raise _NoResNetError("it has no blocks or another head")
+    kinds = {_BLOCKS.get(len(block.convs)) for block in blocks}
+    kind = kinds.pop()
+    if kind is None or kinds:
+        raise _NoResNetError("its blocks have neither two nor three convolutions each")
+    widths = [stage[0].convs[-1][0] // (4 if kind == "bottleneck" else 1) for stage in net.stages]
+    fields: dict[str, Any] = {
+        "block": kind,
+        "depths": [len(stage) for stage in net.stages],
+        "widths": widths,
+        "stem_width": net.stem_width,
+        "in_channels": net.stem[1],
+        "num_classes": 0 if net.head is None else net.head[0],
+        "shortcut": _shortcut(net),
+    }
+    if kind == "bottleneck":
+        middle = net.stages[0][0].convs[1]
+        groups = max(middle[0] // middle[1], 1)
+        fields |= {"groups": groups, "base_width": 64 * middle[0] // (groups * max(widths[0], 1))}
+    return fields
+
+
+def _shortcut(net: NetShapes) -> str:
+    """Which blocks project: those whose shape differs, a stage's first ones, all, or none."""
+    width = net.stem_width
+    projected, needed, first = [], [], []
+    for stage, blocks in enumerate(net.stages):
+        for number, block in enumerate(blocks):
+            projected.append(block.projection is not None)
+            first.append(number == 0)
+            # A stage after the first begins with a stride.
+            needed.append((number == 0 and stage > 0) or width != block.convs[-1][0])
+            width = block.convs[-1][0]
+    known = {
+        "projection": needed,
+        "projection_stage": first,
+        "projection_all": [True] * len(first),
+        "zero_pad": [False] * len(first),
+    }
+    found = next((name for name, flags in known.items() if flags == projected), None)
+    if found is None:
+        raise _NoResNetError("no kind of shortcut projects in the blocks in which it does")
+    return found
+
+
+def numbered_stages(
+    shapes: Mapping[str, Shape], block: Callable[[int, int], str], projection: str
+) -> list[list[BlockShapes]]:
+    """The kernels of PyTorch modules whose names tell stage and block.
+
+    Args:
+        shapes: of the file's arrays.
+        block: the prefix of a block's names, given its stage and its number there, from 0.
+        projection: the rest of the name of its projection's kernel.
+    """
+    stages: list[list[BlockShapes]] = []
+    while f"{block(len(stages), 0)}conv1.weight" in shapes:
+        blocks: list[BlockShapes] = []
+        while f"{block(len(stages), len(blocks))}conv1.weight" in shapes:
+            at = block(len(stages), len(blocks))
+            convs = [shapes.get(f"{at}conv{number}.weight") for number in (1, 2, 3)]
+            kernels = tuple(shape for shape in convs if shape is not None)
+            blocks.append(BlockShapes(kernels, shapes.get(f"{at}{projection}")))
+        stages.append(blocks)
+    return stages
+
+
+def split_into_stages(blocks: Sequence[BlockShapes]) -> list[list[BlockShapes]]:
+    """Blocks that are numbered through all stages: each stage after the first begins with a
+    projection, and no other block has one.
+    """
+    stages: list[list[BlockShapes]] = []
+    for block in blocks:
+        if not stages or block.projection is not None:
+            stages.append([])
+        stages[-1].append(block)
+    return stages
+
+
+def from_hwio(shape: Shape | None) -> Shape | None:
+    """The shape of a Flax kernel in PyTorch's layout: HWIO to OIHW, IO to OI."""
+    if shape is None:
+        return None
+    return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
+
+
+__all__ = [
+    "BlockShapes",
+    "NetShapes",
+    "Shape",
+    "from_hwio",
+    "numbered_stages",
+    "spec_from",
+    "split_into_stages",
+]

@@ -1,0 +1,181 @@
+"""The `config.json` of timm's repositories on the Hugging Face Hub: which net, which preprocessing,
+which classes. The rules are those of timm 1.0 (`timm.models._hub`, `timm.data.config`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shared_spec.catalogue import CATALOGUE
+from shared_spec.errors import SpecError, did_you_mean
+from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+
+FAMILIES = frozenset({"torchvision", "timm", "timm_v2"})
+"""Of the catalogue, where a name means the net that timm gives it."""
+
+MODEL_ARGS = {
+    "num_classes": "num_classes",
+    "in_chans": "in_channels",
+    "global_pool": "head_pool",
+    "output_stride": "output_stride",
+    "act_layer": "activation",
+    "drop_rate": "drop_rate",
+    "drop_path_rate": "drop_path_rate",
+    "drop_block_rate": "drop_block_rate",
+}
+"""Arguments of timm's nets to fields of a spec; but for activations the values are the same."""
+
+WITHOUT_EFFECT = frozenset({"zero_init_last"})
+"""Arguments that say how weights start."""
+
+ACTIVATIONS = {"swish": "silu", "hard_swish": "hardswish"}
+"""timm's names of activations where they are not ours."""
+
+
+class _Pretrained(BaseModel):
+    """What `pretrained_cfg` tells, with timm's defaults."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    input_size: tuple[int, int, int] | None = None
+    interpolation: str | None = "bicubic"
+    crop_pct: float | None = 0.875
+    crop_mode: str | None = "center"
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    num_classes: int | None = None
+    global_pool: str | None = None
+    label_names: list[str] | dict[str, str] | None = None
+    label_descriptions: dict[str, str] | None = None
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    architecture: str
+    num_classes: int | None = None
+    label_names: list[str] | dict[str, str] | None = None
+    label_descriptions: dict[str, str] | None = None
+    model_args: dict[str, Any] | None = None
+    pretrained_cfg: _Pretrained = Field(default_factory=_Pretrained)
+
+
+def is_timm_config(data: object) -> bool:
+    """Whether a `config.json` is one of timm's: it names an architecture of timm's registry."""
+    return (
+        isinstance(data, Mapping)
+        and isinstance(data.get("architecture"), str)
+        and ("pretrained_cfg" in data or "model_type" not in data)
+    )
+
+
+def timm_config(
+    data: Mapping[str, Any], where: str
+) -> tuple[ResNetSpec, Preprocessing | None, tuple[str, ...] | None]:
+    """Spec, preprocessing and class labels of a `config.json` of timm's.
+
+    The preprocessing is None if it is one that `Preprocessing` cannot say: another crop mode or
+    interpolation (timm's own ResNets have none), an input that is not square, or of neither one nor
+    three channels. The labels are timm's descriptions where it has them, else its names.
+
+    Args:
+        data: the parsed file.
+        where: its name, for messages.
+
+    Raises:
+        SpecError: if the architecture is not in the catalogue, if an argument changes it in a way
+            that no spec says, or if the file is not of timm's form.
+    """
+    config = _parse(data, where)
+    name, _, _ = config.architecture.partition(".")
+    if name not in CATALOGUE or CATALOGUE[name].family not in FAMILIES:
+        known = [x for x, entry in CATALOGUE.items() if entry.family in FAMILIES]
+        near = did_you_mean(name, known) or "; expected one of timm's ResNets"
+        raise SpecError(f"{where}: there is no ResNet for timm's architecture {name!r}{near}")
+    given = config.pretrained_cfg
+    fields = _fields(config, where)
+    if given.input_size and given.input_size[1] == given.input_size[2]:
+        fields["image_size"] = given.input_size[1]
+    try:
+        spec = CATALOGUE[name].spec.override(**fields)
+    except SpecError as error:
+        raise SpecError(f"{where}: {error}") from None
+    return spec, _preprocessing(given, spec, where), _labels(config, spec)
+
+
+def _parse(data: Mapping[str, Any], where: str) -> _Config:
+    if "pretrained_cfg" not in data:  # older files have everything at one level
+        flat = {"label_names": data["labels"]} if "labels" in data else {}
+        data = {**data, "pretrained_cfg": {**data, **flat}}
+    try:
+        return _Config.model_validate(dict(data))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path = ".".join(map(str, first["loc"]))
+        raise SpecError(f"{where}: timm's {path}: {first['msg']}") from None
+
+
+def _fields(config: _Config, where: str) -> dict[str, Any]:
+    """What the file changes in the catalogue's net; an argument outweighs the rest, as in timm."""
+    given = config.pretrained_cfg
+    fields: dict[str, Any] = {}
+    if given.input_size is not None:
+        fields["in_channels"] = given.input_size[0]
+    if given.global_pool:
+        fields["head_pool"] = given.global_pool
+    for classes in (given.num_classes, config.num_classes):
+        if classes is not None and classes >= 0:  # timm leaves its default at -1
+            fields["num_classes"] = classes
+    for key, value in (config.model_args or {}).items():
+        if value is None or key in WITHOUT_EFFECT:
+            continue
+        if key not in MODEL_ARGS:
+            raise SpecError(
+                f"{where}: timm's argument {key!r} has no counterpart here; expected some of "
+                f"{', '.join(MODEL_ARGS)}"
+            )
+        named = key == "act_layer" and isinstance(value, str)
+        fields[MODEL_ARGS[key]] = ACTIVATIONS.get(value, value) if named else value
+    return fields
+
+
+def _preprocessing(given: _Pretrained, spec: ResNetSpec, where: str) -> Preprocessing | None:
+    interpolation = given.interpolation or "bicubic"
+    _, height, width = given.input_size or (0, spec.image_size, spec.image_size)
+    if (
+        height != width
+        or (given.crop_mode or "center") != "center"
+        or interpolation not in ("nearest", "bilinear", "bicubic")
+        or spec.in_channels not in (1, 3)
+    ):
+        return None
+    fields = {
+        "image_size": height,
+        "crop": given.crop_pct or 0.875,
+        "interpolation": interpolation,
+        "mean": _statistics(given.mean or IMAGENET_MEAN, spec.in_channels),
+        "std": _statistics(given.std or IMAGENET_STD, spec.in_channels),
+    }
+    return Preprocessing.parse(fields, where)
+
+
+def _statistics(told: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """As many as channels: else their average, as in timm."""
+    return told if len(told) == channels else (sum(told) / len(told),) * channels
+
+
+def _labels(config: _Config, spec: ResNetSpec) -> tuple[str, ...] | None:
+    names = config.label_names or config.pretrained_cfg.label_names
+    if not names:
+        return None
+    if isinstance(names, dict):  # from the number of a class; some may have no name
+        names = [names.get(str(i), str(i)) for i in range(spec.num_classes)]
+    told = config.label_descriptions or config.pretrained_cfg.label_descriptions or {}
+    return tuple(told.get(name, name) for name in names)
+
+
+__all__ = ["is_timm_config", "timm_config"]

@@ -1,0 +1,77 @@
+"""Canonical names whose net is told by where the file comes from: a `config.json` of timm on the
+hub, or a file name of torchvision's, which ends in the start of the file's SHA-256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from shared_spec.catalogue import CATALOGUE
+from shared_spec.formats.containers.source import Source
+from shared_spec.formats.dialects.canonical import CANONICAL
+from shared_spec.formats.dialects.dialect import Extras
+from shared_spec.formats.dialects.timm_config import is_timm_config, timm_config
+from shared_spec.formats.dialects.torchvision_releases import (
+    TorchvisionWeights,
+    torchvision_weights_at,
+)
+from shared_spec.spec.resnet_spec import ResNetSpec
+
+_FOLDER = "https://download.pytorch.org/models/"
+
+
+def _timm_spec(source: Source) -> ResNetSpec | None:
+    return timm_config(source.metadata, str(source.path / "config.json"))[0]
+
+
+def _timm_extras(source: Source, spec: ResNetSpec) -> Extras:
+    _, preprocessing, labels = timm_config(source.metadata, str(source.path / "config.json"))
+    return preprocessing, labels
+
+
+def _published(source: Source) -> TorchvisionWeights | None:
+    """The record of torchvision's file of this name, if the file is really it."""
+    if source.kind != "pytorch":
+        return None
+    found = torchvision_weights_at(_FOLDER + source.path.name)
+    if found is None or not source.path.is_file():
+        return None
+    start = source.path.stem.rpartition("-")[2]
+    return found if _digest(source.path, source.path.stat().st_mtime_ns).startswith(start) else None
+
+
+@cache
+def _digest(path: Path, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _torchvision_spec(source: Source) -> ResNetSpec | None:
+    found = _published(source)
+    return None if found is None else CATALOGUE[found.model].spec
+
+
+def _torchvision_extras(source: Source, spec: ResNetSpec) -> Extras:
+    found = _published(source)
+    return (None if found is None else found.preprocessing), None
+
+
+TIMM = replace(
+    CANONICAL,
+    library="timm",
+    claims=lambda source: source.kind == "huggingface" and is_timm_config(source.metadata),
+    spec_of=_timm_spec,
+    extras=_timm_extras,
+)
+TORCHVISION = replace(
+    CANONICAL,
+    library="torchvision",
+    claims=lambda source: _published(source) is not None,
+    spec_of=_torchvision_spec,
+    extras=_torchvision_extras,
+)
+
+__all__ = ["TIMM", "TORCHVISION"]

@@ -1,0 +1,500 @@
+"""Every format of a checkpoint: told from a file's content, read and written without a framework
+wherever that is possible.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from shared_spec.atomic_write import CHECKPOINT_MARK, durable
+from shared_spec.errors import SpecError, WeightsError
+from shared_spec.formats.containers.hdf5 import (
+    KerasLayer,
+    open_hdf5,
+    open_keras,
+    save_keras3,
+    save_legacy,
+)
+from shared_spec.formats.containers.msgpack import open_msgpack, save_msgpack
+from shared_spec.formats.containers.npz import open_npz
+from shared_spec.formats.containers.pytorch import open_pytorch, save_pytorch
+from shared_spec.formats.containers.safetensors import open_safetensors
+from shared_spec.formats.containers.source import Source, open_zip, read_json, reason
+from shared_spec.formats.dialects.bit import BIT
+from shared_spec.formats.dialects.canonical import CANONICAL, FLAX_MODEL, KERAS_MODEL
+from shared_spec.formats.dialects.cifar_ports import PORTS
+from shared_spec.formats.dialects.detection import DETECTION
+from shared_spec.formats.dialects.dialect import (
+    Dialect,
+    arrays_of,
+    detected,
+    foreign_arrays,
+    resized,
+    with_counters,
+)
+from shared_spec.formats.dialects.huggingface import HUGGINGFACE, save_huggingface, spec_of
+from shared_spec.formats.dialects.jax_resnet import JAX_RESNET
+from shared_spec.formats.dialects.keras_applications import APPLICATIONS, APPLICATIONS_H5, position
+from shared_spec.formats.dialects.keras_hub import KERAS_HUB, is_preset, open_preset, save_preset
+from shared_spec.formats.dialects.keras_hub import position as hub_position
+from shared_spec.formats.dialects.linen import LINEN
+from shared_spec.formats.dialects.timm_torchvision import TIMM, TORCHVISION
+from shared_spec.plan.compiler import compile_plan
+from shared_spec.plan.equivalence import refitted
+from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.lazy_array import Tensor, Tensors, entries_of
+from shared_spec.weights.state import Checkpoint, check_weights, require_file, save_canonical
+
+DIALECTS: tuple[Dialect, ...] = (
+    TIMM,
+    TORCHVISION,
+    *HUGGINGFACE,
+    BIT,
+    KERAS_HUB,
+    APPLICATIONS_H5,
+    APPLICATIONS,
+    KERAS_MODEL,
+    LINEN,
+    *JAX_RESNET,
+    FLAX_MODEL,
+    *PORTS,
+    *DETECTION,
+    CANONICAL,
+)
+"""The first one that claims a file reads it."""
+
+_KERAS_ENGINES = ("keras:tensorflow", "keras:jax", "keras:torch")
+ORBAX = "orbax"
+Opener = Callable[[Path], Source]
+Save = Callable[[Path, Checkpoint], None]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file or directory that can be written."""
+
+    name: str
+    """As `convert --to` takes it."""
+    suffix: str
+    """With which a path asks for it; empty for a directory."""
+    description: str
+    save: Save | None
+    """Writes it; None where a framework has to."""
+    engines: tuple[str, ...] = ()
+    """In which what is written can be used; those that have to write it, if `save` is None."""
+    twin: Callable[[ResNetSpec], ResNetSpec] | None = None
+    library: str = ""
+    keeps: frozenset[str] = frozenset()
+    """What it tells besides the arrays: `spec`, `preprocessing`, `labels`."""
+
+
+_ALL = frozenset({"spec", "preprocessing", "labels"})
+
+
+def _save_pytorch(path: Path, checkpoint: Checkpoint) -> None:
+    assert checkpoint.spec is not None
+    entries = foreign_arrays(CANONICAL, checkpoint.state, checkpoint.spec)
+    save_pytorch(path, Tensors(with_counters(entries)))
+
+
+def _save_msgpack(path: Path, checkpoint: Checkpoint) -> None:
+    assert checkpoint.spec is not None
+    save_msgpack(path, Tensors(foreign_arrays(FLAX_MODEL, checkpoint.state, checkpoint.spec)))
+
+
+def _save_linen(path: Path, checkpoint: Checkpoint) -> None:
+    assert checkpoint.spec is not None
+    save_msgpack(path, Tensors(foreign_arrays(LINEN, checkpoint.state, checkpoint.spec)))
+
+
+def _keras_layers(
+    dialect: Dialect, checkpoint: Checkpoint, order: Callable[[str], tuple[int, int, int]]
+) -> list[KerasLayer]:
+    """Layers of a library that is made with Keras, in the order of its graph."""
+    assert checkpoint.spec is not None
+    arrays: dict[str, dict[str, Tensor]] = {}
+    kinds: dict[str, str] = {}
+    found = foreign_arrays(dialect, checkpoint.state, checkpoint.spec)
+    for name, q in zip(found, compile_plan(checkpoint.spec).parameters(), strict=True):
+        layer, _, leaf = name.partition("/")
+        arrays.setdefault(layer, {})[leaf] = found[name]
+        if q.role == "conv_kernel":
+            kinds[layer] = "dense" if len(found[name].shape) == 2 else "conv2d"
+        elif q.role != "bias":
+            kinds[layer] = "dense" if q.role == "dense_kernel" else "batch_normalization"
+    return [KerasLayer(name, kinds[name], arrays[name]) for name in sorted(arrays, key=order)]
+
+
+def _save_applications_h5(path: Path, checkpoint: Checkpoint) -> None:
+    save_legacy(path, _keras_layers(APPLICATIONS_H5, checkpoint, position))
+
+
+def _save_applications(path: Path, checkpoint: Checkpoint) -> None:
+    save_keras3(path, _keras_layers(APPLICATIONS, checkpoint, position))
+
+
+def _save_keras_hub(path: Path, checkpoint: Checkpoint) -> None:
+    assert checkpoint.spec is not None
+    order = hub_position("bottleneck" in checkpoint.spec.blocks)
+    save_preset(path, checkpoint, _keras_layers(KERAS_HUB, checkpoint, order))
+
+
+_APPLICATIONS = {
+    "engines": _KERAS_ENGINES,
+    "twin": APPLICATIONS.twin,
+    "library": APPLICATIONS.library,
+    "keeps": frozenset({"spec", "preprocessing"}),
+}
+_LINEN = {
+    "engines": ("flax",),
+    "twin": LINEN.twin,
+    "library": LINEN.library,
+    "keeps": frozenset({"spec"}),
+}
+FORMATS: tuple[Format, ...] = (
+    Format("canonical", ".safetensors", "canonical safetensors", save_canonical, keeps=_ALL),
+    Format("canonical", ".pth", "PyTorch state dict", _save_pytorch, ("torch",)),
+    Format("canonical", ".pt", "PyTorch state dict", _save_pytorch, ("torch",)),
+    Format("keras", ".keras", "Keras model", None, _KERAS_ENGINES, keeps=frozenset({"spec"})),
+    Format("keras", ".weights.h5", "Keras weights", None, _KERAS_ENGINES),
+    Format("flax", ".msgpack", "Flax msgpack", _save_msgpack, ("flax",)),
+    Format("flax", "", "Flax orbax directory", None, ("flax",), keeps=_ALL),
+    Format(
+        "keras-applications",
+        ".h5",
+        "keras.applications weights",
+        _save_applications_h5,
+        **_APPLICATIONS,  # type: ignore[arg-type]
+    ),
+    Format(
+        "keras-applications",
+        ".keras",
+        "keras.applications model",
+        None,
+        **_APPLICATIONS,  # type: ignore[arg-type]
+    ),
+    Format(
+        "keras-applications",
+        ".weights.h5",
+        "keras.applications weights of Keras 3",
+        _save_applications,
+        **_APPLICATIONS,  # type: ignore[arg-type]
+    ),
+    Format(
+        "huggingface",
+        "",
+        "Hugging Face directory",
+        save_huggingface,
+        ("torch",),
+        HUGGINGFACE[0].twin,
+        HUGGINGFACE[0].library,
+        _ALL,
+    ),
+    Format(
+        "keras-hub",
+        "",
+        "KerasHub preset",
+        _save_keras_hub,
+        _KERAS_ENGINES,
+        KERAS_HUB.twin,
+        KERAS_HUB.library,
+        frozenset({"spec", "preprocessing"}),
+    ),
+    Format("linen", ".msgpack", "Linen msgpack", _save_linen, **_LINEN),  # type: ignore[arg-type]
+    Format("linen", "", "Linen orbax directory", None, **_LINEN),  # type: ignore[arg-type]
+)
+"""What can be written; a suffix asks for the first that has it, unless one is named."""
+
+READ_ONLY = {".npz": "BiT"}
+
+
+def format_names() -> tuple[str, ...]:
+    """What `convert --to` takes."""
+    return tuple(dict.fromkeys(f.name for f in FORMATS))
+
+
+def target_format(path: str | os.PathLike[str], to: str | None = None) -> Format:
+    """The format in which `path` is to be written.
+
+    Raises:
+        WeightsError: if there is none of that suffix, or of that name with that suffix.
+    """
+    suffix = name_suffix(Path(path))
+    fits = [f for f in FORMATS if f.suffix == suffix]
+    if not fits and suffix in READ_ONLY:
+        raise WeightsError(f"{path}: {suffix} files of {READ_ONLY[suffix]} are read, not written")
+    names = format_names()
+    if to is not None and to not in names:
+        raise WeightsError(f"to: {to!r} is not one of {', '.join(names)}")
+    if to is None and not fits:
+        known = ", ".join(dict.fromkeys(f.suffix or "no suffix (a directory)" for f in FORMATS))
+        raise WeightsError(f"{path}: unknown suffix {suffix!r}; known are {known}")
+    # A directory may have any name that is not another format's.
+    named = [f for f in fits if to in (None, f.name)]
+    named += [f for f in FORMATS if f.name == to and not f.suffix and not fits]
+    if not named:
+        having = ", ".join(f.suffix or "a directory" for f in FORMATS if f.name == to)
+        raise WeightsError(f"{path}: {to} is written as {having}, not as {suffix or 'a directory'}")
+    return named[0]
+
+
+def name_suffix(path: Path) -> str:
+    """The suffix that tells the format of a file to be written; `.weights.h5` counts as one."""
+    if path.name.lower().endswith(".weights.h5"):
+        return ".weights.h5"
+    return path.suffix.lower()
+
+
+def is_orbax(path: Path) -> bool:
+    """Whether a directory is an orbax checkpoint, which Flax alone can read."""
+    return path.is_dir() and (path / CHECKPOINT_MARK).exists()
+
+
+def open_source(path: Path, openers: Mapping[str, Opener] | None = None) -> Source:
+    """Open a checkpoint as what its content says that it is; its suffix is not asked.
+
+    Args:
+        path: a file or a directory.
+        openers: what opens the kinds that need a framework: `orbax`.
+
+    Raises:
+        WeightsError: if the file is missing, damaged or of an unknown kind.
+    """
+    require_file(path)
+    if path.is_dir():
+        return _open_directory(path, openers or {})
+    if not path.is_file():
+        raise WeightsError(f"{path}: is neither a file nor a directory")
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from None
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return open_hdf5(path)
+    if head.startswith(b"PK"):
+        return _open_zip(path)
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**40:
+        return open_safetensors(path)
+    if head[:1] == b"\x80" and len(head) > 2:  # in msgpack that would be a map of nothing
+        return open_pytorch(path)
+    if head[:1] and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)):
+        return open_msgpack(path)
+    opener = _BY_SUFFIX.get(name_suffix(path))
+    if opener is not None:
+        return opener(path)  # it says what is wrong with it
+    raise WeightsError(
+        f"{path}: not a checkpoint of a known kind; known are safetensors, PyTorch's, HDF5 and "
+        f".keras of Keras, .npz of BiT, msgpack and orbax of Flax, and directories of Hugging "
+        f"Face and KerasHub"
+    )
+
+
+_BY_SUFFIX: dict[str, Opener] = {
+    ".safetensors": open_safetensors,
+    ".pth": open_pytorch,
+    ".pt": open_pytorch,
+    ".bin": open_pytorch,
+    ".h5": open_hdf5,
+    ".weights.h5": open_hdf5,
+    ".keras": open_keras,
+    ".npz": open_npz,
+    ".msgpack": open_msgpack,
+}
+
+
+def _open_zip(path: Path) -> Source:
+    try:
+        with open_zip(path) as archive:
+            names = archive.namelist()
+    # zipfile raises errors of many kinds for files that are damaged.
+    except Exception as error:
+        opener = _BY_SUFFIX.get(name_suffix(path))
+        if opener is not None:
+            return opener(path)  # it says what is wrong with it
+        raise WeightsError(f"{path}: not a readable zip file ({reason(error)})") from None
+    if any(name.endswith("/data.pkl") for name in names):
+        return open_pytorch(path)
+    if "config.json" in names or "model.weights.h5" in names:
+        return open_keras(path)
+    if any(name.endswith(".npy") for name in names):
+        return open_npz(path)
+    raise WeightsError(f"{path}: a zip file that holds no weights of PyTorch, Keras or numpy")
+
+
+def _open_directory(path: Path, openers: Mapping[str, Opener]) -> Source:
+    if is_orbax(path):
+        if ORBAX not in openers:
+            raise WeightsError(
+                f"{path}: an orbax checkpoint, which Flax alone reads; `resnet-parity convert` "
+                f"turns it into another format"
+            )
+        return openers[ORBAX](path)
+    if (path / "config.json").is_file():
+        config = read_json(path / "config.json")
+        if is_preset(config):
+            return open_preset(path, config)
+        return replace(_open_weights_in(path), path=path, kind="huggingface", metadata=config)
+    raise WeightsError(
+        f"{path}: a directory that holds neither an orbax checkpoint nor a config.json of Hugging "
+        f"Face or KerasHub"
+    )
+
+
+def _open_weights_in(path: Path) -> Source:
+    for name, opener in (
+        ("model.safetensors", open_safetensors),
+        ("pytorch_model.bin", open_pytorch),
+    ):
+        if (path / name).is_file():
+            return opener(path / name)
+    raise WeightsError(
+        f"{path / 'model.safetensors'}: there is no such file of weights, nor a pytorch_model.bin"
+    )
+
+
+def dialect_of(source: Source) -> Dialect:
+    """Whose names a file has.
+
+    Raises:
+        WeightsError: if no known library calls them so.
+    """
+    for dialect in DIALECTS:
+        if dialect.claims(source):
+            return dialect
+    if source.kind == "huggingface":
+        spec_of(source.metadata, str(source.path / "config.json"))  # says what it is
+    raise WeightsError(f"{source.path}: its names are those of no known library")
+
+
+def read_checkpoint(
+    path: Path,
+    spec: ResNetSpec | None = None,
+    openers: Mapping[str, Opener] | None = None,
+    resize: bool = False,
+) -> Checkpoint:
+    """The canonical weights of a checkpoint, each read when it is asked for.
+
+    Args:
+        path: a file or a directory of any known kind.
+        spec: the net, if the file does not tell it itself. Without, it is looked for in the
+            catalogue by names and shapes.
+        openers: as for `open_source`.
+        resize: whether `spec` stands for a net of any number of channels and classes.
+
+    Raises:
+        WeightsError: if the file cannot be read, or its net is not clear.
+    """
+    source = open_source(path, openers)
+    dialect = dialect_of(source)
+    try:
+        told = dialect.spec_of(source)
+    except WeightsError:
+        if spec is None:
+            raise
+        told = None
+    if resize and spec is not None:
+        spec = resized(dialect, source, spec) or spec
+    net = told or spec or detected(dialect, source)
+    preprocessing, labels = dialect.extras(source, net)
+    origin = f"{source.kind}, names of {dialect.library}"
+    try:
+        arrays = arrays_of(dialect, source, net)
+    except SpecError as error:  # no such net can be compiled
+        raise WeightsError(f"{path}: {error}") from None
+    return Checkpoint(arrays, net, preprocessing, labels, origin)
+
+
+def fitted(checkpoint: Checkpoint, target: Format) -> Checkpoint:
+    """The checkpoint for the net that the target's library builds: the same function.
+
+    Raises:
+        SpecError: if it has none; it names the first layer that would be another.
+    """
+    spec = checkpoint.spec
+    if target.twin is None or spec is None:
+        return checkpoint
+    try:
+        twin = target.twin(spec)
+        state = refitted(checkpoint.state, compile_plan(spec), compile_plan(twin))
+    except SpecError as error:
+        raise SpecError(f"{target.library} has no such net: {error}") from None
+    return replace(checkpoint, state=state, spec=twin)
+
+
+def described(
+    state: Mapping[str, np.ndarray], extra: Checkpoint | None, spec: ResNetSpec | None = None
+) -> Checkpoint:
+    """Canonical weights with their net, preprocessing and labels.
+
+    Args:
+        state: canonical weights.
+        extra: what else is known; its own weights do not count.
+        spec: the net; without, it is that of `extra`, or looked for in the catalogue.
+
+    Raises:
+        WeightsError: if the net is not clear.
+    """
+    known = extra or Checkpoint({})
+    net = spec or known.spec
+    if net is None:
+        where = Source(Path("weights"), "safetensors", Tensors(entries_of(state)))
+        net = detected(CANONICAL, where)
+    return replace(known, state=state, spec=net)
+
+
+def write_checkpoint(
+    path: str | os.PathLike[str],
+    checkpoint: Checkpoint,
+    to: str | None = None,
+    native: Mapping[str, Save] | None = None,
+) -> None:
+    """Write a checkpoint durably, in the format that the suffix or `to` asks for.
+
+    Args:
+        path: where to write.
+        checkpoint: weights that fit their spec.
+        to: the name of a format, or None to go by the suffix.
+        native: format to what writes it with a framework.
+
+    Raises:
+        ResNetError: if the format is unknown, has no such net, or needs a framework that is not
+            at hand.
+    """
+    target = target_format(path, to)
+    if checkpoint.spec is None:
+        raise WeightsError(f"{path}: the checkpoint does not tell its model")
+    check_weights(compile_plan(checkpoint.spec), checkpoint.state, "float64")
+    save = target.save or (native or {}).get(target.name)
+    if save is None:
+        raise WeightsError(
+            f"{path}: a {target.description} needs a framework to be written, one of "
+            f"{', '.join(target.engines)}; `resnet-parity convert` uses it"
+        )
+    whole = fitted(checkpoint, target)
+    with durable(path) as draft:
+        save(draft, whole)
+
+
+__all__ = [
+    "DIALECTS",
+    "FORMATS",
+    "ORBAX",
+    "Format",
+    "Opener",
+    "described",
+    "dialect_of",
+    "fitted",
+    "format_names",
+    "is_orbax",
+    "name_suffix",
+    "open_source",
+    "read_checkpoint",
+    "target_format",
+    "write_checkpoint",
+]

@@ -1,0 +1,459 @@
+"""Spec to plan: the one place that knows the topology of residual networks.
+
+Names follow torchvision: `conv1`, `bn1`, `layer1.0.conv2`, `layer1.0.downsample.0`, `fc`. Layers
+without parameters have timm's names (`act1`, `maxpool`, `global_pool`), and pre-activation nets
+those of timm's resnetv2 throughout (`stem.conv`, `stages.0.blocks.0.norm1`, `head.fc`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import groupby
+from typing import Literal, NamedTuple
+
+from shared_spec import plan
+from shared_spec.errors import SpecError
+from shared_spec.plan.network import Block, Layer, Layers, Padding, Plan, Stage
+from shared_spec.spec.resnet_spec import ResNetSpec
+
+_STEM_NAMES: dict[tuple[bool, bool], tuple[tuple[str, str, str], ...]] = {
+    (False, False): (("conv1", "bn1", "act1"),),
+    (False, True): (
+        ("conv1.0", "conv1.1", "conv1.2"),
+        ("conv1.3", "conv1.4", "conv1.5"),
+        ("conv1.6", "bn1", "act1"),
+    ),
+    (True, False): (("stem.conv", "stem.norm", "stem.act"),),
+    (True, True): tuple((f"stem.conv{n}", f"stem.norm{n}", f"stem.act{n}") for n in (1, 2, 3)),
+}
+"""Names of each convolution, norm and activation, by pre-activation and by a deep stem."""
+
+
+class _Site(NamedTuple):
+    """Where a block stands, with the numbers that follow from what is before it."""
+
+    stage: int
+    number: int
+    in_channels: int
+    widths: tuple[int, ...]
+    """Output channels of the branch's convolutions."""
+    nominal_stride: int
+    """The block's stride in a net that does not dilate; it decides which block projects, so that
+    weights do not depend on `output_stride`."""
+    stride: int
+    first_dilation: int
+    """Dilation of the block's first 3x3 convolution: in the first block that of the stage before,
+    as the pixels that it sees lie that far apart."""
+    dilation: int
+    drop_path: float
+
+    @property
+    def out_channels(self) -> int:
+        return self.widths[-1]
+
+    @property
+    def same_shape(self) -> bool:
+        return self.nominal_stride == 1 and self.in_channels == self.out_channels
+
+
+@lru_cache(maxsize=64)
+def compile_plan(spec: ResNetSpec) -> Plan:
+    """Resolve every number that follows from `spec`.
+
+    Returns:
+        A frozen, hashable `Plan`; equal specs give equal plans.
+
+    Raises:
+        SpecError: if some layer's channels do not divide as the spec asks.
+    """
+    build = _pre_activation_block if spec.pre_activation else _block
+    stages: list[Stage] = []
+    channels = spec.stem_width
+    for index, sites in groupby(_sites(spec), key=lambda site: site.stage):
+        name = f"stages.{index}.blocks" if spec.pre_activation else f"layer{index + 1}"
+        blocks = []
+        for site in sites:
+            blocks.append(build(spec, f"{name}.{site.number}", site))
+            channels = site.out_channels
+        stages.append(Stage(name, tuple(blocks)))
+    stem, pool = _stem(spec), _stem_pool(spec, "stem.pool" if spec.pre_activation else "maxpool")
+    if not spec.features_only:
+        return Plan(spec.in_channels, stem + pool, tuple(stages), _head(spec, channels))
+    levels = (stem[-1].name, *(stage.name for stage in stages))
+    wanted = spec.out_indices or range(len(levels))
+    last = wanted[-1]
+    # Nothing is built that no output needs.
+    stem = stem + pool if last else stem
+    return Plan(spec.in_channels, stem, tuple(stages[:last]), (), tuple(levels[i] for i in wanted))
+
+
+def _sites(spec: ResNetSpec) -> Iterator[_Site]:
+    """Every block, first to last."""
+    reduction, channels = spec.stem_stride_total, spec.stem_width
+    dilation = 1
+    index, last = 0, max(sum(spec.depths) - 1, 1)
+    for stage, depth in enumerate(spec.depths):
+        nominal, before = spec.strides[stage], dilation
+        stride = nominal
+        if spec.output_stride is not None and reduction >= spec.output_stride:
+            dilation, stride = dilation * nominal, 1
+        reduction *= stride
+        strided = depth - 1 if spec.stride_block == "last" else 0
+        for number in range(depth):
+            widths = spec.block_widths[index] if spec.block_widths else _widths(spec, stage)
+            yield _Site(
+                stage,
+                number,
+                channels,
+                widths,
+                nominal_stride=nominal if number == strided else 1,
+                stride=stride if number == strided else 1,
+                first_dilation=before if number == 0 else dilation,
+                dilation=dilation,
+                drop_path=spec.drop_path_rate * index / last,
+            )
+            channels, index = widths[-1], index + 1
+
+
+def _widths(spec: ResNetSpec, stage: int) -> tuple[int, ...]:
+    """Output channels of the convolutions of a block in `stage`."""
+    planes, out_channels = spec.widths[stage], spec.out_channels[stage]
+    if spec.blocks[stage] == "basic":
+        return planes // spec.reduce_first, out_channels
+    width = planes * spec.base_width // 64 * spec.groups
+    return width // spec.reduce_first, width, out_channels
+
+
+def _head(spec: ResNetSpec, channels: int) -> Layers:
+    """Pool, dropout and classifier, such as they are."""
+    pooled = channels * (2 if spec.head_pool == "catavgmax" else 1)
+    classes, prefix = spec.num_classes, "head." if spec.pre_activation else ""
+    drop: Layers = (plan.Dropout(f"{prefix}drop", spec.drop_rate),) if spec.drop_rate else ()
+    pool = plan.GlobalPool(f"{prefix}global_pool", spec.pre_activation, spec.head_pool)
+    if spec.pre_activation:
+        classifier = (plan.Conv("head.fc", pooled, classes, 1, bias=True),) if classes else ()
+        norm = _norm_act(spec, "norm", "act", channels)
+        return (*norm, pool, *drop, *classifier, plan.Flatten("head.flatten"))
+    return (pool, *drop, *((plan.Dense("fc", pooled, classes),) if classes else ()))
+
+
+def _stem(spec: ResNetSpec) -> Layers:
+    """Convolutions, each with norm and activation, without the pool after them.
+
+    A pre-activation net leaves the last norm and activation to its first block.
+    """
+    width = spec.stem_width
+    deep = spec.stem.startswith("deep")
+    widths: tuple[int, ...]
+    if deep:
+        first = 3 * width // 8 if spec.stem == "deep_tiered" else width // 2
+        widths, kernel_size = (first, width // 2, width), 3
+    else:
+        widths, kernel_size = (width,), {"conv7x7": 7, "conv3x3": 3}[spec.stem]
+    names = _STEM_NAMES[spec.pre_activation, deep]
+    rule = spec.stem_padding or spec.padding
+    layers: list[Layer] = []
+    channels = spec.in_channels
+    for index, (out_channels, (conv, norm, act)) in enumerate(zip(widths, names, strict=True)):
+        stride = spec.stem_stride if index == 0 else 1
+        normed = index < len(names) - 1 or not spec.pre_activation
+        padding = _padding(rule, kernel_size)
+        layers.append(
+            _conv(spec, conv, (channels, out_channels), kernel_size, stride, normed, padding)
+        )
+        if normed:
+            layers += _norm_act(spec, norm, act, out_channels)
+        channels = out_channels
+    return tuple(layers)
+
+
+def _stem_pool(spec: ResNetSpec, name: str) -> Layers:
+    """What halves the resolution after the stem."""
+    width, anti_alias = spec.stem_width, spec.anti_alias != "none"
+    if spec.stem_pool == "none":
+        return ()
+    if spec.stem_pool == "max_zero":
+        return (
+            plan.ZeroPad("stem.pad" if spec.pre_activation else f"{name}.0", 1),
+            plan.MaxPool(name if spec.pre_activation else f"{name}.1", 3, 2),
+        )
+    if spec.stem_pool == "conv":
+        layers = [_conv(spec, f"{name}.0", (width, width), 3, 1 if anti_alias else 2)]
+        layers += [_anti_alias(spec, f"{name}.1", width, 2)] if anti_alias else []
+        layers += [_norm(spec, f"{name}.{len(layers)}", width)]
+        return (*layers, _act(spec, f"{name}.{len(layers)}"))
+    if spec.anti_alias == "avg":
+        return (_anti_alias(spec, name, width, 2),)
+    padding = _padding(spec.padding, 3)
+    if spec.anti_alias == "blur":
+        pool = plan.MaxPool(f"{name}.0", 3, 1, padding)
+        return (pool, _anti_alias(spec, f"{name}.1", width, 2))
+    return (plan.MaxPool(name, 3, 2, padding),)
+
+
+def _block(spec: ResNetSpec, name: str, site: _Site) -> Block:
+    branch = {"basic": _basic, "bottleneck": _bottleneck}[spec.blocks[site.stage]]
+    return Block(
+        name=name,
+        pre=(),
+        branch=(*branch(spec, name, site), *_end_of_branch(spec, name, site)),
+        shortcut=_shortcut(spec, name, site),
+        shortcut_from=None if spec.shortcut == "none" else "input",
+        output=(_act(spec, f"{name}.act{len(site.widths)}"),),
+    )
+
+
+def _pre_activation_block(spec: ResNetSpec, name: str, site: _Site) -> Block:
+    """He et al. 2016, arXiv:1603.05027: the first norm and activation feed branch and projection;
+    an identity takes the block's input as it is, and nothing follows the sum.
+    """
+    shortcut = _pre_activation_shortcut(spec, name, site)
+    projects = any(isinstance(layer, plan.Conv) for layer in shortcut)
+    source: Literal["input", "pre"] = "pre" if projects else "input"
+    return Block(
+        name=name,
+        pre=_norm_act(spec, f"{name}.norm1", f"{name}.act1", site.in_channels),
+        branch=(
+            *_pre_activation_branch(spec, name, site),
+            *_end_of_branch(spec, name, site),
+        ),
+        shortcut=shortcut,
+        shortcut_from=None if spec.shortcut == "none" else source,
+        output=(),
+    )
+
+
+def _pre_activation_branch(spec: ResNetSpec, name: str, site: _Site) -> Layers:
+    """Convolutions with norm and activation between them; the stride is on the first 3x3."""
+    kernels = (3, 3) if len(site.widths) == 2 else (1, 3, 1)
+    first_3x3 = kernels.index(3) + 1
+    layers: list[Layer] = []
+    channels = site.in_channels
+    for number, (kernel_size, width) in enumerate(zip(kernels, site.widths, strict=True), start=1):
+        at, last = f"{name}.conv{number}", number == len(kernels)
+        if number == first_3x3:
+            layers.append(_first_3x3(spec, at, (channels, width), site))
+        else:
+            dilation = site.dilation if kernel_size == 3 else 1
+            shape = (channels, width)
+            layers.append(_conv(spec, at, shape, kernel_size, normed=not last, dilation=dilation))
+        if not last:
+            norm, *act = _norm_act(
+                spec, f"{name}.norm{number + 1}", f"{name}.act{number + 1}", width
+            )
+            layers.append(norm)
+            layers += _drop_block(spec, name, site) if number == first_3x3 else ()
+            layers += act
+        if number == first_3x3:
+            layers += _strided(spec, name, width, site)
+        channels = width
+    return tuple(layers)
+
+
+def _basic(spec: ResNetSpec, name: str, site: _Site) -> Layers:
+    middle, out_channels = site.widths
+    return (
+        _first_3x3(spec, f"{name}.conv1", (site.in_channels, middle), site),
+        _norm(spec, f"{name}.bn1", middle),
+        *_drop_block(spec, name, site),
+        _act(spec, f"{name}.act1"),
+        *_strided(spec, name, middle, site),
+        _conv(spec, f"{name}.conv2", (middle, out_channels), 3, dilation=site.dilation),
+        _norm(spec, f"{name}.bn2", out_channels, last=True),
+    )
+
+
+def _bottleneck(spec: ResNetSpec, name: str, site: _Site) -> Layers:
+    first, width, out_channels = site.widths
+    on_1x1 = 1
+    if spec.stride_on == "1x1":
+        on_1x1, site = site.stride, site._replace(stride=1)
+    return (
+        _conv(spec, f"{name}.conv1", (site.in_channels, first), 1, on_1x1),
+        _norm(spec, f"{name}.bn1", first),
+        _act(spec, f"{name}.act1"),
+        _first_3x3(spec, f"{name}.conv2", (first, width), site),
+        _norm(spec, f"{name}.bn2", width),
+        *_drop_block(spec, name, site),
+        _act(spec, f"{name}.act2"),
+        *_strided(spec, name, width, site),
+        _conv(spec, f"{name}.conv3", (width, out_channels), 1),
+        _norm(spec, f"{name}.bn3", out_channels, last=True),
+    )
+
+
+def _first_3x3(spec: ResNetSpec, name: str, shape: tuple[int, int], site: _Site) -> Layer:
+    """The convolution that has the block's groups and, unless a filter takes it, its stride."""
+    stride = 1 if spec.anti_alias != "none" else site.stride
+    groups = spec.groups if len(site.widths) == 3 else 1
+    return _conv(spec, name, shape, 3, stride, groups=groups, dilation=site.first_dilation)
+
+
+def _strided(spec: ResNetSpec, name: str, channels: int, site: _Site) -> Layers:
+    """The filter after a block's first 3x3 convolution, under anti-aliasing: it takes the stride,
+    and the blur stays where dilation has taken the stride's place.
+    """
+    replaced = site.first_dilation != site.dilation and spec.anti_alias == "blur"
+    if spec.anti_alias == "none" or (site.stride == 1 and not replaced):
+        return ()
+    return (_anti_alias(spec, f"{name}.aa", channels, site.stride),)
+
+
+def _anti_alias(spec: ResNetSpec, name: str, channels: int, stride: int) -> Layer:
+    if spec.anti_alias == "blur":
+        return plan.BlurPool(name, channels, stride)
+    return plan.AvgPool(name, stride, stride)
+
+
+def _end_of_branch(spec: ResNetSpec, name: str, site: _Site) -> Layers:
+    """Attention, a scale, and stochastic depth, before the addition."""
+    layers: list[Layer] = []
+    channels = site.out_channels
+    if spec.attention == "se":
+        reduced = max(8, int(channels * spec.se_ratio + 4) // 8 * 8)
+        layers.append(plan.SqueezeExcite(f"{name}.se", channels, reduced))
+    elif spec.attention == "eca":
+        # Of the width before pruning.
+        t = int(abs(math.log2(spec.out_channels[site.stage]) + 1) / 2)
+        kernel_size = max(t if t % 2 else t + 1, 3)
+        layers.append(plan.ChannelAttention(f"{name}.se", channels, kernel_size))
+    if spec.layer_scale is not None:
+        layers.append(plan.LayerScale(f"{name}.layer_scale", channels, spec.layer_scale))
+    if site.drop_path > 0:
+        layers.append(plan.DropPath(f"{name}.drop_path", site.drop_path))
+    return tuple(layers)
+
+
+def _drop_block(spec: ResNetSpec, name: str, site: _Site) -> Layers:
+    """As timm has it: squares of 5 in the last stage but one, at a quarter of the rate, and of 3 in
+    the last.
+    """
+    sizes = {len(spec.depths) - 2: (5, 0.25), len(spec.depths) - 1: (3, 1.0)}
+    if not spec.drop_block_rate or site.stage not in sizes:
+        return ()
+    return (plan.DropBlock(f"{name}.drop_block", spec.drop_block_rate, *sizes[site.stage]),)
+
+
+def _shortcut(spec: ResNetSpec, name: str, site: _Site) -> Layers:
+    """The chain beside the branch; empty where it is the identity, or where there is none."""
+    if not _has_shortcut_layers(spec, site):
+        return ()
+    if spec.shortcut == "zero_pad":
+        return _zero_pad(name, site)
+    layers: list[Layer] = []
+    stride = site.stride
+    if spec.shortcut_pool == "avg":
+        pool = f"{name}.downsample.0"
+        layers += _shortcut_pool(pool, site) or (plan.Identity(pool),)
+        stride = 1
+    dilates = site.dilation > 1 or stride > 1
+    kernel_size = spec.shortcut_kernel if dilates else 1
+    at, normed = f"{name}.downsample.{len(layers)}", spec.shortcut_norm
+    shape = (site.in_channels, site.out_channels)
+    dilation = site.first_dilation if kernel_size > 1 else 1
+    layers.append(_conv(spec, at, shape, kernel_size, stride, normed, dilation=dilation))
+    if normed:
+        layers.append(_norm(spec, f"{name}.downsample.{len(layers)}", site.out_channels))
+    return tuple(layers)
+
+
+def _pre_activation_shortcut(spec: ResNetSpec, name: str, site: _Site) -> Layers:
+    """As `_shortcut`, without a norm; a stage of bottlenecks begins with a projection always."""
+    first_bottleneck = site.number == 0 and spec.blocks[site.stage] == "bottleneck"
+    if spec.shortcut == "zero_pad" and not site.same_shape:
+        return _zero_pad(name, site)
+    if spec.shortcut in ("none", "zero_pad"):
+        return ()
+    if not _has_shortcut_layers(spec, site) and not first_bottleneck:
+        return ()
+    at, shape = f"{name}.downsample", (site.in_channels, site.out_channels)
+    if spec.stride_block == "last" and site.number > 0 and spec.shortcut != "projection_all":
+        return (plan.MaxPool(at, 1, site.stride),)
+    pool = _shortcut_pool(f"{at}.pool", site) if spec.shortcut_pool == "avg" else ()
+    stride = 1 if spec.shortcut_pool == "avg" else site.stride
+    return (*pool, _conv(spec, f"{at}.conv", shape, 1, stride, normed=False))
+
+
+def _has_shortcut_layers(spec: ResNetSpec, site: _Site) -> bool:
+    everywhere = spec.shortcut == "projection_all"
+    first = spec.shortcut == "projection_stage" and site.number == 0
+    return spec.shortcut != "none" and (not site.same_shape or everywhere or first)
+
+
+def _zero_pad(name: str, site: _Site) -> Layers:
+    extra = site.out_channels - site.in_channels
+    before = extra // 2
+    return (plan.ZeroPadShortcut(f"{name}.downsample", site.stride, before, extra - before),)
+
+
+def _shortcut_pool(name: str, site: _Site) -> Layers:
+    """The mean before a projection: 2x2 pixels with the block's stride, or, where dilation has
+    taken its place, around each pixel, zeros at the border counted as timm does.
+    """
+    if site.dilation > 1:
+        return (plan.AvgPool(name, 2, 1, "same", count_padding=True),)
+    return (plan.AvgPool(name, 2, site.stride, "same"),) if site.stride > 1 else ()
+
+
+def _conv(
+    spec: ResNetSpec,
+    name: str,
+    shape: tuple[int, int],
+    kernel_size: int,
+    stride: int = 1,
+    normed: bool = True,
+    padding: Padding | None = None,
+    **more: int,
+) -> Layer:
+    """A convolution from `shape[0]` channels to `shape[1]`; `normed` says that a norm follows, and
+    `more` gives groups and dilation.
+    """
+    if padding is None:
+        padding = _padding(spec.padding, kernel_size, more.get("dilation", 1))
+    return plan.Conv(
+        name,
+        *shape,
+        kernel_size,
+        stride,
+        padding,
+        bias=not normed if spec.conv_bias == "without_norm" else spec.conv_bias,
+        standardize_eps=spec.standardize,
+        **more,
+    )
+
+
+def _padding(rule: str, kernel_size: int, dilation: int = 1) -> Padding:
+    # A 1x1 kernel is never padded under either rule.
+    if kernel_size == 1:
+        return 0
+    return "same" if rule == "same" else dilation * (kernel_size - 1) // 2
+
+
+def _norm(spec: ResNetSpec, name: str, channels: int, *, last: bool = False) -> Layer:
+    scale = 0.0 if last and spec.zero_init_last else 1.0
+    if spec.norm == "frn":
+        return plan.FilterResponseNorm(name, channels, spec.norm_eps)
+    if spec.norm == "batch":
+        return plan.BatchNorm(
+            name, channels, spec.norm_eps, spec.norm_momentum, spec.norm_variance, scale
+        )
+    if channels % spec.norm_groups:
+        raise SpecError(
+            f"norm_groups: {spec.norm_groups} does not divide the {channels} channels of {name}"
+        )
+    if spec.norm == "evonorm_s0":
+        return plan.EvoNorm(name, channels, spec.norm_groups, spec.norm_eps)
+    return plan.GroupNorm(name, channels, spec.norm_groups, spec.norm_eps, scale)
+
+
+def _norm_act(spec: ResNetSpec, norm: str, act: str, channels: int) -> Layers:
+    """A norm and the activation after it, unless the norm holds one."""
+    if spec.norm in ("evonorm_s0", "frn"):
+        return (_norm(spec, norm, channels),)
+    return (_norm(spec, norm, channels), _act(spec, act))
+
+
+def _act(spec: ResNetSpec, name: str) -> Layer:
+    return plan.Activation(name, spec.activation)

@@ -1,0 +1,234 @@
+"""Shapes, parameters and multiply-accumulates, folded over the plan without any framework."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from functools import cache, lru_cache, singledispatch
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+from shared_spec import plan
+from shared_spec.errors import SpecError
+from shared_spec.plan.compiler import compile_plan
+from shared_spec.plan.network import Block, Layer, Padding, Plan
+from shared_spec.plan.parameters import parameters_of
+from shared_spec.spec.resnet_spec import ResNetSpec
+
+Shape = tuple[int, ...]
+"""Shape of one image's activation, channels last: (H, W, C), or (C,) after the global pool."""
+
+
+class Row(NamedTuple):
+    """One layer, block, or stage: its output shape, trainable parameters and MACs for one image."""
+
+    name: str
+    shape: Shape
+    parameters: int
+    macs: int
+
+
+def layer_rows(p: Plan, size: tuple[int, int]) -> list[Row]:
+    """One row a layer for an input of `size` (H, W) pixels, in the order of `p.layers()`.
+
+    Raises:
+        SpecError: if the image is so small that some layer has no output.
+    """
+    rows: list[Row] = []
+    shape = _chain(p.stem, (*size, p.in_channels), rows)
+    for block in p.blocks():
+        shape = _block(block, shape, rows)
+    _chain(p.head, shape, rows)
+    return rows
+
+
+def block_rows(p: Plan, size: tuple[int, int]) -> list[Row]:
+    """As `layer_rows`, with each residual block summed into one row named after it."""
+    rows: list[Row] = []
+    shape = _chain(p.stem, (*size, p.in_channels), rows)
+    for block in p.blocks():
+        inner: list[Row] = []
+        shape = _block(block, shape, inner)
+        rows.append(_sum(block.name, shape, inner))
+    _chain(p.head, shape, rows)
+    return rows
+
+
+def stage_rows(p: Plan, size: tuple[int, int]) -> list[Row]:
+    """The table a paper prints: one row each for the stem, every stage, and the head."""
+    rows = {row.name: row for row in block_rows(p, size)}
+    groups = [("stem", [layer.name for layer in p.stem])]
+    groups += [(stage.name, [block.name for block in stage.blocks]) for stage in p.stages]
+    if p.head:
+        groups += [("head", [layer.name for layer in p.head])]
+    return [
+        _sum(name, rows[members[-1]].shape, [rows[m] for m in members]) for name, members in groups
+    ]
+
+
+def totals(spec: ResNetSpec) -> tuple[int, int]:
+    """Parameters, and MACs of an image of the spec's own size.
+
+    The blocks between a stage's first and its last are equal, so that one of them is folded and
+    counted as often as there are; `list` shows nets of six hundred blocks.
+    """
+    side = (spec.image_size, spec.image_size)
+    repeats = [0 if spec.block_widths else max(depth - 3, 0) for depth in spec.depths]
+    depths = [depth - n for depth, n in zip(spec.depths, repeats, strict=True)]
+    p = compile_plan(spec.override(depths=depths))
+    rows = block_rows(p, side)
+    inner = {stage.blocks[1].name: n for stage, n in zip(p.stages, repeats, strict=False) if n}
+    times = [1 + inner.get(row.name, 0) for row in rows]
+    return (
+        sum(n * row.parameters for n, row in zip(times, rows, strict=True)),
+        sum(n * row.macs for n, row in zip(times, rows, strict=True)),
+    )
+
+
+def macs(p: Plan, size: tuple[int, int]) -> int:
+    """Multiply-accumulates of convolutions and dense layers for one image of `size` (H, W)."""
+    return sum(row.macs for row in layer_rows(p, size))
+
+
+def _sum(name: str, shape: Shape, rows: Iterable[Row]) -> Row:
+    rows = list(rows)
+    return Row(name, shape, sum(r.parameters for r in rows), sum(r.macs for r in rows))
+
+
+def _chain(layers: Iterable[Layer], shape: Shape, rows: list[Row]) -> Shape:
+    for layer in layers:
+        kind = type(layer)
+        shape, count, macs = _cost(kind, _fields(kind)(layer), shape)  # type: ignore[arg-type]
+        if min(shape) < 1:
+            raise SpecError(
+                f"the input image is too small: {layer.name} would have the output {shape}; "
+                f"give a larger height and width"
+            )
+        rows.append(Row(layer.name, shape, count, macs))
+    return shape
+
+
+@lru_cache(maxsize=4096)
+def _cost(kind: type[Layer], values: tuple[Any, ...], shape: Shape) -> tuple[Shape, int, int]:
+    """Output shape, parameters and MACs of a layer, whatever its name: a net of a thousand layers
+    has a dozen different ones.
+    """
+    layer = kind("", *values)
+    out = output_shape(layer, shape)
+    count = sum(p.size for p in parameters_of(layer) if p.trainable)
+    return out, count, _layer_macs(layer, out)
+
+
+@cache
+def _fields(kind: type[Layer]) -> Callable[[Layer], tuple[Any, ...]]:
+    names = [f.name for f in fields(kind)[1:]]
+    if len(names) > 1:
+        return attrgetter(*names)
+    return lambda layer: tuple(getattr(layer, name) for name in names)
+
+
+def _block(block: Block, shape: Shape, rows: list[Row]) -> Shape:
+    h = _chain(block.pre, shape, rows)
+    y = _chain(block.branch, h, rows)
+    if block.shortcut_from is not None:
+        s = _chain(block.shortcut, shape if block.shortcut_from == "input" else h, rows)
+        if s != y:
+            raise SpecError(f"{block.name}: the shortcut gives {s} where the branch gives {y}")
+    return _chain(block.output, y, rows)
+
+
+def _window(n: int, kernel_size: int, stride: int, padding: Padding) -> int:
+    if padding == "same":
+        return -(-n // stride)
+    return (n + 2 * padding - kernel_size) // stride + 1
+
+
+@singledispatch
+def output_shape(layer: Layer, shape: Shape) -> Shape:
+    """Shape of one image's activation after `layer`; most layers keep it."""
+    return shape
+
+
+@output_shape.register
+def _(layer: plan.Conv, shape: Shape) -> Shape:
+    h, w, _ = shape
+    k, s, p = layer.extent, layer.stride, layer.padding
+    return _window(h, k, s, p), _window(w, k, s, p), layer.out_channels
+
+
+@output_shape.register(plan.MaxPool)
+@output_shape.register(plan.AvgPool)
+def _(layer: plan.MaxPool | plan.AvgPool, shape: Shape) -> Shape:
+    h, w, c = shape
+    k, s, p = layer.kernel_size, layer.stride, layer.padding
+    return _window(h, k, s, p), _window(w, k, s, p), c
+
+
+@output_shape.register
+def _(layer: plan.BlurPool, shape: Shape) -> Shape:
+    h, w, c = shape
+    if min(h, w) < 2:
+        return 0, 0, c  # there is no pixel to reflect at the border
+    return -(-h // layer.stride), -(-w // layer.stride), c
+
+
+@output_shape.register
+def _(layer: plan.ZeroPadShortcut, shape: Shape) -> Shape:
+    h, w, c = shape
+    return -(-h // layer.stride), -(-w // layer.stride), layer.before + c + layer.after
+
+
+@output_shape.register
+def _(layer: plan.ZeroPad, shape: Shape) -> Shape:
+    h, w, c = shape
+    return h + 2 * layer.amount, w + 2 * layer.amount, c
+
+
+@output_shape.register
+def _(layer: plan.SpaceToDepth, shape: Shape) -> Shape:
+    h, w, c = shape
+    return (h + sum(layer.around(h))) // 2, (w + sum(layer.around(w))) // 2, 4 * c
+
+
+@output_shape.register
+def _(layer: plan.GlobalPool, shape: Shape) -> Shape:
+    channels = shape[-1] * (2 if layer.kind == "catavgmax" else 1)
+    return (1, 1, channels) if layer.keep_axes else (channels,)
+
+
+@output_shape.register
+def _(layer: plan.Flatten, shape: Shape) -> Shape:
+    return shape[-1:]
+
+
+@output_shape.register
+def _(layer: plan.Dense, shape: Shape) -> Shape:
+    return (layer.out_features,)
+
+
+@singledispatch
+def _layer_macs(layer: Layer, shape: Shape) -> int:
+    """MACs of `layer` given its output shape; elementwise work counts as none, as in papers."""
+    return 0
+
+
+@_layer_macs.register
+def _(layer: plan.Conv, shape: Shape) -> int:
+    h, w, _ = shape
+    k = layer.kernel_size
+    return h * w * layer.out_channels * (layer.in_channels // layer.groups) * k * k
+
+
+@_layer_macs.register
+def _(layer: plan.SqueezeExcite, shape: Shape) -> int:
+    return 2 * layer.channels * layer.reduced
+
+
+@_layer_macs.register
+def _(layer: plan.ChannelAttention, shape: Shape) -> int:
+    return layer.channels * layer.kernel_size
+
+
+@_layer_macs.register
+def _(layer: plan.Dense, shape: Shape) -> int:
+    return layer.in_features * layer.out_features

@@ -1,0 +1,457 @@
+"""The declarative spec: what a ResNet is, in the field's own words, validated and hashable."""
+
+from __future__ import annotations
+
+import itertools
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from shared_spec.errors import SpecError
+from shared_spec.spec.validation import validated
+
+# Strict: `true`, `2.0` and `"3"` are not numbers of blocks.
+_BLOCKS = 5_000
+"""In a net; ResNet-1202 has 600."""
+Depth = Annotated[int, Field(strict=True, ge=1, le=10_000)]
+Channels = Annotated[int, Field(strict=True, ge=1, le=65_536)]
+Stride = Annotated[int, Field(strict=True, ge=1, le=8)]
+Level = Annotated[int, Field(strict=True, ge=0, le=8)]
+Flag = Annotated[bool, Field(strict=True)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+BlockName = Literal["basic", "bottleneck"]
+
+ActivationName = Literal[
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "silu",
+    "mish",
+    "gelu",
+    "gelu_tanh",
+    "hardswish",
+]
+
+EXPANSION = {"basic": 1, "bottleneck": 4}
+"""Channels after a block in units of its planes."""
+
+
+class ResNetSpec(BaseModel):
+    """A residual network. The defaults are torchvision's ResNet (stride on the 3×3, "v1.5").
+
+    Sources: He et al. 2015, arXiv:1512.03385 (blocks, shortcuts A, B, C, plain nets); Xie et al.
+    2016, arXiv:1611.05431 (`groups`, `base_width`); Zagoruyko and Komodakis 2016, arXiv:1605.07146
+    (wide bottlenecks, through `base_width`).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+    depths: Annotated[tuple[Depth, ...], Field(min_length=1, max_length=8)] = Field(
+        description="Blocks in each stage, for example [3, 4, 6, 3]."
+    )
+    block: BlockName | tuple[BlockName, ...] = Field(
+        description="basic: two 3x3 convolutions. bottleneck: 1x1, 3x3, 1x1 with expansion 4. One "
+        "for all stages, or one a stage."
+    )
+    widths: Annotated[tuple[Channels, ...], Field(max_length=8)] = Field(
+        default=(),
+        description="Planes of each stage before expansion; left out: 64, doubled every stage.",
+        validate_default=True,
+    )
+    strides: Annotated[tuple[Stride, ...], Field(max_length=8)] = Field(
+        default=(),
+        description="Stride of each stage's first block; left out: 1, then 2 for every other.",
+    )
+    groups: Channels = Field(default=1, description="Groups of the bottleneck's 3x3 convolution.")
+    base_width: Channels = Field(
+        default=64,
+        description="Bottleneck width at 64 planes, for each group: int(planes * base_width / 64) "
+        "* groups.",
+    )
+    pre_activation: Flag = Field(
+        default=False,
+        description="Norm and activation before each convolution (He et al. 2016); names as in "
+        "timm's resnetv2.",
+    )
+    reduce_first: Channels = Field(
+        default=1, description="Divides the width of each block's first convolution (SENet-154)."
+    )
+    block_widths: Annotated[
+        tuple[Annotated[tuple[Channels, ...], Field(max_length=8)], ...],
+        Field(max_length=_BLOCKS),
+    ] = Field(
+        default=(),
+        description="Output channels of every convolution of every block, block by block, for "
+        "pruned nets; left out: they follow from widths.",
+    )
+    stride_on: Literal["3x3", "1x1"] = Field(
+        default="3x3",
+        description="Which convolution of a bottleneck has the stride: the 3x3 (v1.5) or the "
+        "first 1x1 (the paper's v1).",
+    )
+    stride_block: Literal["first", "last"] = Field(
+        default="first",
+        description="Which block of a stage has its stride. last (keras.applications' V2) needs "
+        "pre_activation; the identity beside it takes every stride-th pixel.",
+    )
+    shortcut: Literal["projection", "projection_stage", "projection_all", "zero_pad", "none"] = (
+        Field(
+            default="projection",
+            description="Where shapes differ, project with a 1x1 convolution (the paper's option "
+            "B) or subsample and pad channels with zeros (zero_pad, A); projection_stage projects "
+            "in the first block of every stage too, projection_all in every block (C); none is the "
+            "plain net.",
+        )
+    )
+    shortcut_norm: Flag = Field(
+        default=True, description="Normalise after the projection of a shortcut."
+    )
+    shortcut_pool: Literal["none", "avg"] = Field(
+        default="none",
+        description="avg: a shortcut with a stride averages 2x2 pixels before its projection "
+        "(ResNet-D, He et al. 2018).",
+    )
+    shortcut_kernel: Literal[1, 3] = Field(
+        default=1, description="Kernel of a projection that has a stride (3 in SENet-154)."
+    )
+    attention: Literal["none", "se", "eca"] = Field(
+        default="none",
+        description="On each branch's last norm: squeeze-and-excitation, or efficient channel "
+        "attention.",
+    )
+    se_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1 / 16,
+        description="Share of channels inside squeeze-and-excitation, rounded to a multiple of 8.",
+    )
+    layer_scale: Annotated[float, Field(gt=0, le=10)] | None = Field(
+        default=None,
+        description="End each branch in a learnt scale for each channel that starts here, for "
+        "example 1e-6 (LayerScale, Touvron et al. 2021).",
+    )
+    anti_alias: Literal["none", "blur", "avg"] = Field(
+        default="none",
+        description="A 3x3 convolution with a stride loses it to a blur or an average after its "
+        "activation; the stem's pool too (Zhang 2019).",
+    )
+    stem: Literal["conv7x7", "conv3x3", "deep", "deep_tiered"] = Field(
+        default="conv7x7",
+        description="conv7x7 (ImageNet), conv3x3 (CIFAR), or three 3x3 convolutions of widths w/2, "
+        "w/2, w (deep) or 3w/8, w/2, w (deep_tiered), w being stem_width.",
+    )
+    stem_width: Channels = Field(default=64, description="Channels after the stem.")
+    stem_stride: Stride = Field(default=2, description="Stride of the stem's convolution.")
+    stem_pool: Literal["max", "max_zero", "conv", "none"] = Field(
+        default="max",
+        description="After the stem: a 3x3 max pool of stride 2; the same padded with zeros "
+        "(max_zero, BiT); a 3x3 convolution of stride 2 with norm and activation (conv, "
+        "ResNet-RS); or nothing.",
+    )
+    stem_padding: Literal["symmetric", "same"] | None = Field(
+        default=None,
+        description="Padding of the stem's convolutions; left out: as padding. (The stem's pool "
+        "follows padding.)",
+    )
+    conv_bias: Literal[True, False, "without_norm"] = Field(
+        default=False,
+        description="Give every convolution a bias, or (without_norm) those alone that no norm "
+        "follows.",
+    )
+    padding: Literal["symmetric", "same"] = Field(
+        default="symmetric",
+        description="symmetric: the same number on all sides. same: TensorFlow's rule, which at "
+        "stride 2 depends on the input size.",
+    )
+    standardize: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None,
+        description="Standardise each filter of each convolution, with this eps (BiT: 1e-8).",
+    )
+    norm: Literal["batch", "group", "evonorm_s0", "frn"] = Field(
+        default="batch",
+        description="Batch or group normalisation; evonorm_s0 and frn (filter response) hold the "
+        "activation too, and need pre_activation.",
+    )
+    norm_groups: Channels = Field(default=32, description="Groups of group norm and EvoNorm.")
+    norm_eps: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1e-5, description="Added to the variance."
+    )
+    norm_momentum: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.1,
+        description="Share of the new batch in the running statistics (PyTorch's sense; Keras and "
+        "Flax call one minus this momentum).",
+    )
+    norm_variance: Literal["unbiased", "biased"] = Field(
+        default="unbiased",
+        description="Estimate that enters the running variance: unbiased (n - 1, PyTorch's) or "
+        "biased (n, Keras's and Flax's). It holds in every framework.",
+    )
+    activation: ActivationName = Field(
+        default="relu",
+        description="The nonlinearity. gelu is exact, gelu_tanh its approximation; leaky_relu has "
+        "the slope 0.01.",
+    )
+    zero_init_last: Flag = Field(
+        default=False,
+        description="Start the last norm's scale of each branch at 0 (Goyal et al. 2017).",
+    )
+    output_stride: Annotated[int, Field(strict=True, ge=1)] | None = Field(
+        default=None,
+        description="Stride of the last stage's output in pixels of the image: stages beyond it "
+        "dilate their 3x3 convolutions in the place of a stride (8 or 16 for segmentation).",
+    )
+    head_pool: Literal["avg", "max", "avgmax", "catavgmax"] = Field(
+        default="avg",
+        description="Pool over all pixels: mean, maximum, the mean of both, or both side by side.",
+    )
+    drop_rate: Rate = Field(
+        default=0.0, description="Dropout before the classifier, while training."
+    )
+    drop_path_rate: Rate = Field(
+        default=0.0,
+        description="Stochastic depth: the last block's branch is dropped for this share of "
+        "images, earlier ones for linearly less, while training (Huang et al. 2016).",
+    )
+    drop_block_rate: Rate = Field(
+        default=0.0,
+        description="DropBlock after a norm in each block of the last two stages, while training "
+        "(Ghiasi et al. 2018).",
+    )
+    features_only: Flag = Field(
+        default=False,
+        description="Give the feature maps before the stem's pool and after each stage, and no "
+        "logits.",
+    )
+    out_indices: Annotated[tuple[Level, ...], Field(max_length=9)] = Field(
+        default=(),
+        description="Which of the feature maps, 0 being the stem's; left out: all. Needs "
+        "features_only.",
+    )
+    in_channels: Channels = Field(default=3, description="Channels of the input image.")
+    num_classes: Annotated[int, Field(strict=True, ge=0, le=10_000_000)] = Field(
+        default=1000, description="Number of logits; 0 gives the pooled features instead."
+    )
+    image_size: Annotated[int, Field(strict=True, ge=1, le=65_536)] = Field(
+        default=224, description="Nominal height and width in pixels; any other size works too."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_per_stage(cls, data: Any) -> Any:
+        """Give `widths` and `strides` one entry a stage where they were left out."""
+        if isinstance(data, dict) and isinstance(data.get("depths"), list | tuple):
+            count = min(len(data["depths"]), 8)
+            data = dict(data)
+            if data.get("widths") in (None, ()):
+                data["widths"] = tuple(64 * 2**i for i in range(count))
+            if data.get("strides") in (None, ()):
+                data["strides"] = (1,) + (2,) * (count - 1)
+        return data
+
+    @cached_property
+    def blocks(self) -> tuple[BlockName, ...]:
+        """The kind of block of each stage."""
+        return (self.block,) * len(self.depths) if isinstance(self.block, str) else self.block
+
+    @cached_property
+    def out_channels(self) -> tuple[int, ...]:
+        """Channels after each stage, pruning aside."""
+        return tuple(w * EXPANSION[b] for w, b in zip(self.widths, self.blocks, strict=True))
+
+    @cached_property
+    def stem_stride_total(self) -> int:
+        """Stride of the stem, its pool included."""
+        return self.stem_stride * (1 if self.stem_pool == "none" else 2)
+
+    @model_validator(mode="after")
+    def _check_combination(self) -> ResNetSpec:
+        if sum(self.depths) > _BLOCKS:
+            raise ValueError(
+                f"depths: {sum(self.depths):,} blocks are more than the {_BLOCKS:,} that are "
+                f"possible"
+            )
+        for field in ("widths", "strides", "blocks"):
+            given = len(getattr(self, field))
+            if given != len(self.depths):
+                raise ValueError(
+                    f"{field.replace('blocks', 'block')}: {given} entries for {len(self.depths)} "
+                    f"stages; give one a stage"
+                )
+        for problem in (
+            self._block_problem(),
+            self._order_problem(),
+            self._shortcut_problem(),
+            self._width_problem(),
+            self._output_problem(),
+        ):
+            if problem:
+                raise ValueError(problem)
+        return self
+
+    def _block_problem(self) -> str | None:
+        if self.attention != "se" and self.se_ratio != 1 / 16:
+            return "se_ratio: needs attention 'se'"
+        if self.norm not in ("group", "evonorm_s0") and self.norm_groups != 32:
+            return f"norm_groups: the norm {self.norm!r} has no groups"
+        if "basic" in self.blocks:
+            for field, plain in (("groups", 1), ("base_width", 64), ("stride_on", "3x3")):
+                if getattr(self, field) != plain:
+                    return (
+                        f"{field}: {getattr(self, field)!r} needs block 'bottleneck'; a basic "
+                        f"block takes {plain!r} alone"
+                    )
+        if self.anti_alias != "none" and self.stride_on == "1x1":
+            return "anti_alias: takes the stride of a 3x3 convolution, so stride_on has to be '3x3'"
+        return None
+
+    def _order_problem(self) -> str | None:
+        if self.pre_activation:
+            if self.stem_pool == "conv":
+                return (
+                    "stem_pool: 'conv' ends in an activation, which pre_activation leaves to blocks"
+                )
+            if self.stride_on == "1x1" or self.shortcut_kernel != 1:
+                field = "stride_on" if self.stride_on == "1x1" else "shortcut_kernel"
+                return f"{field}: {getattr(self, field)!r} cannot be combined with pre_activation"
+            if self.zero_init_last:
+                return "zero_init_last: a pre_activation branch does not end in a norm"
+            if self.activation != "relu" and self.norm in ("evonorm_s0", "frn"):
+                return f"activation: the norm {self.norm!r} holds its own; leave it at 'relu'"
+        elif self.norm in ("evonorm_s0", "frn"):
+            return (
+                f"norm: {self.norm!r} holds the activation, so that no sum can follow it; it needs "
+                f"pre_activation"
+            )
+        elif self.stride_block == "last":
+            return "stride_block: 'last' needs pre_activation"
+        if self.anti_alias != "none" and self.stem_pool == "max_zero":
+            return "stem_pool: 'max_zero' cannot be combined with anti_alias"
+        return None
+
+    def _shortcut_problem(self) -> str | None:
+        if self.shortcut == "zero_pad":
+            if self.block_widths:
+                return "shortcut: 'zero_pad' cannot follow block_widths; use 'projection'"
+            channels = (self.stem_width, *self.out_channels)
+            for stage, (before, after) in enumerate(itertools.pairwise(channels), start=1):
+                if after < before:
+                    return (
+                        f"shortcut: 'zero_pad' can only add channels, and stage {stage} goes from "
+                        f"{before} to {after}"
+                    )
+        if self.shortcut == "none":
+            if self.zero_init_last:
+                return "zero_init_last: a net without shortcuts would start at zero everywhere"
+            if self.drop_path_rate:
+                return "drop_path_rate: a net without shortcuts has no other path"
+        projected = self.shortcut not in ("zero_pad", "none")
+        if not self.shortcut_norm and (not projected or self.pre_activation):
+            reason = "pre_activation" if projected else f"shortcut {self.shortcut!r}"
+            return f"shortcut_norm: there is none to leave out with {reason}"
+        if not projected:
+            for field, plain in (("shortcut_pool", "none"), ("shortcut_kernel", 1)):
+                if getattr(self, field) != plain:
+                    return (
+                        f"{field}: {getattr(self, field)!r} needs a projection, and shortcut is "
+                        f"{self.shortcut!r}"
+                    )
+        if self.shortcut_pool == "avg" and self.shortcut_kernel != 1:
+            return "shortcut_kernel: 3 and shortcut_pool 'avg' exclude one another"
+        return None
+
+    def _output_problem(self) -> str | None:
+        if self.output_stride is not None:
+            reached = list(
+                itertools.accumulate((self.stem_stride_total, *self.strides), int.__mul__)
+            )
+            if self.output_stride not in reached:
+                strides = ", ".join(map(str, dict.fromkeys(reached)))
+                return f"output_stride: {self.output_stride} is not one that the net has: {strides}"
+            if self.stride_block == "last":
+                return "output_stride: cannot be combined with stride_block 'last'"
+        if self.features_only:
+            for field, plain in (("head_pool", "avg"), ("drop_rate", 0)):
+                if getattr(self, field) != plain:
+                    return f"{field}: a features_only net has no head"
+        if self.out_indices:
+            if not self.features_only:
+                return "out_indices: needs features_only"
+            if list(self.out_indices) != sorted(set(self.out_indices)):
+                return f"out_indices: {list(self.out_indices)} has to ascend"
+            if self.out_indices[-1] > len(self.depths):
+                return (
+                    f"out_indices: there is no feature map {self.out_indices[-1]}; the last is "
+                    f"{len(self.depths)}"
+                )
+        return None
+
+    def _width_problem(self) -> str | None:
+        if self.stem.startswith("deep") and self.stem_width < 8:
+            return f"stem_width: {self.stem_width} is too narrow for a deep stem; at least 8"
+        for block, planes in zip(self.blocks, self.widths, strict=True):
+            width = planes if block == "basic" else planes * self.base_width // 64 * self.groups
+            if width // self.reduce_first < 1:
+                return (
+                    f"base_width: {self.base_width} at {planes} planes leaves a convolution of "
+                    f"width 0; widths * base_width / 64 / reduce_first must be at least 1"
+                )
+            if width // self.reduce_first % self.groups:
+                return (
+                    f"reduce_first: {width // self.reduce_first} channels do not divide into "
+                    f"{self.groups} groups"
+                )
+        if self.block_widths:
+            return self._pruned_problem()
+        return None
+
+    def _pruned_problem(self) -> str | None:
+        kinds = [b for b, depth in zip(self.blocks, self.depths, strict=True) for _ in range(depth)]
+        if len(self.block_widths) != len(kinds):
+            return f"block_widths: {len(self.block_widths)} entries for {len(kinds)} blocks"
+        for index, (kind, row) in enumerate(zip(kinds, self.block_widths, strict=True)):
+            convs = {"basic": 2, "bottleneck": 3}[kind]
+            if len(row) != convs:
+                return f"block_widths.{index}: {len(row)} entries for {convs} convolutions"
+        if self.groups != 1:
+            return "block_widths: cannot be combined with groups"
+        return None
+
+    @classmethod
+    def parse(cls, data: object, where: str = "spec") -> ResNetSpec:
+        """Validate `data` (a mapping of fields). `where` names the origin in errors.
+
+        Raises:
+            SpecError: naming every bad field, what was given, and what would be accepted.
+        """
+        return validated(cls, data, where, SpecError)
+
+    def override(self, **fields: Any) -> ResNetSpec:
+        """The same spec with `fields` replaced. Widths and strides that merely followed from the
+        old `depths` follow from the new ones.
+
+        Raises:
+            SpecError: as `parse`.
+        """
+        if not fields:
+            return self
+        data = self.to_dict() | fields
+        return type(self).parse(data, where="spec override")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that differ from the defaults, as plain JSON data; `parse` takes it back."""
+        data = self.model_dump(mode="json", exclude_defaults=True)
+        derived = type(self).model_validate({"depths": self.depths, "block": self.block})
+        for field in ("widths", "strides"):
+            if getattr(self, field) == getattr(derived, field):
+                data.pop(field, None)
+        return data
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """JSON Schema of a spec file, for editors."""
+        schema = cls.model_json_schema()
+        schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+        schema["title"] = "ResNet spec"
+        schema["description"] = "A residual network for resnet-parity: a YAML, TOML or JSON file."
+        return schema

@@ -1,0 +1,125 @@
+"""Weights of a net with another number of channels or classes, by timm's rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+import numpy as np
+
+from shared_spec import plan
+from shared_spec.errors import WeightsError
+from shared_spec.plan.compiler import compile_plan
+from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.initialize import initial_weights
+from shared_spec.weights.lazy_array import Tensor, Tensors, entries_of
+from shared_spec.weights.state import Checkpoint, WeightsLike, cast_weights
+
+FEATURES = frozenset({"features_only", "out_indices"})
+ASKED = FEATURES | {"in_channels", "num_classes"}
+"""Overrides that ask for weights to be adapted."""
+
+
+def read_adapted(
+    read: Callable[[WeightsLike, ResNetSpec], Checkpoint],
+    weights: WeightsLike,
+    specs: tuple[ResNetSpec, ResNetSpec],
+    asked: Collection[str],
+    seed: int,
+) -> Mapping[str, np.ndarray]:
+    """The weights of a file or a dict, adapted to a net as far as the call asked for it.
+
+    Args:
+        read: a backend's `read_checkpoint`.
+        weights: a path or canonical arrays.
+        specs: the net, and what it would be without the overrides in `ASKED`. A file that does not
+            tell its own model fits one of them.
+        asked: names of the overrides.
+        seed: of a new classifier.
+    """
+    spec, before = specs
+    # With all that either has, so that every name in the file can be told.
+    classes = spec.num_classes or before.num_classes or 1
+    whole = before.override(num_classes=classes, features_only=False, out_indices=())
+    return adapted(read(weights, whole).state, spec, asked, seed)
+
+
+def adapted(
+    state: Mapping[str, np.ndarray], spec: ResNetSpec, asked: Collection[str], seed: int
+) -> Mapping[str, np.ndarray]:
+    """`state` as far as it fits a net of `spec`, given the names of the fields that were asked for.
+
+    - `in_channels`: the first convolution's weights are summed over RGB for one channel, else
+      repeated and scaled by 3 / n.
+    - `num_classes`: a classifier of another size is left out and drawn anew from `seed`, or left
+      out alone if the net has none.
+    - `features_only`, `out_indices`: what the net no longer has is left out.
+
+    Everything else stays as it is, to be checked when it is loaded.
+
+    Raises:
+        WeightsError: if the first convolution was made for neither this number of channels nor RGB.
+    """
+    read = not isinstance(state, Tensors)
+    if read and not all(isinstance(array, np.ndarray) for array in state.values()):
+        return state  # to be refused when it is held against the net
+    entries = entries_of(state)
+    p = compile_plan(spec)
+    if "in_channels" in asked:
+        _adapt_channels(entries, p)
+    lost = tuple(f"{name}." for name in _lost(p, spec, asked))
+    entries = {k: v for k, v in entries.items() if not lost or not k.startswith(lost)}
+    if "num_classes" in asked:
+        _adapt_classes(entries, p, seed)
+    return Tensors(entries)
+
+
+def _lost(p: plan.Plan, spec: ResNetSpec, asked: Collection[str]) -> set[str]:
+    """Layers of the whole net that this one lacks because of what was asked for."""
+    full = {"features_only": False, "out_indices": (), "num_classes": spec.num_classes or 1}
+    whole = compile_plan(spec.override(**full))
+    kept = {layer.name for layer in p.layers()}
+    if FEATURES.intersection(asked):
+        return {layer.name for layer in whole.layers()} - kept
+    if "num_classes" in asked:
+        return {x.name for x in whole.head if isinstance(x, plan.Conv | plan.Dense)} - kept
+    return set()
+
+
+def _adapt_channels(entries: dict[str, Tensor], p: plan.Plan) -> None:
+    first = next(layer for layer in p.stem if isinstance(layer, plan.Conv))
+    name = f"{first.name}.weight"
+    entry = entries.get(name)
+    if entry is None or len(entry.shape) != 4 or entry.shape[1] == first.in_channels:
+        return
+    k = first.kernel_size
+    if (entry.shape[0], *entry.shape[2:]) != (first.out_channels, k, k):
+        return  # to be refused when it is held against the net
+    if entry.shape[1] != 3:
+        raise WeightsError(
+            f"{name}: takes {entry.shape[1]} channels, and only weights for 3 can be adapted to "
+            f"{first.in_channels}"
+        )
+    # Narrow floats are summed in float32, as timm does.
+    kernel = entry.read()
+    wide = kernel.astype(np.promote_types(kernel.dtype, np.float32))
+    if first.in_channels == 1:
+        wide = wide.sum(1, keepdims=True)
+    else:
+        times = -(-first.in_channels // 3)
+        scale = wide.dtype.type(3 / first.in_channels)
+        wide = np.tile(wide, (1, times, 1, 1))[:, : first.in_channels] * scale
+    entries[name] = Tensor.of(wide.astype(kernel.dtype))
+
+
+def _adapt_classes(entries: dict[str, Tensor], p: plan.Plan, seed: int) -> None:
+    classifiers = [layer for layer in p.head if isinstance(layer, plan.Conv | plan.Dense)]
+    for layer in classifiers:
+        entry = entries.get(f"{layer.name}.weight")
+        classes = layer.out_channels if isinstance(layer, plan.Conv) else layer.out_features
+        if entry is None or len(entry.shape) < 2 or entry.shape[0] == classes:
+            continue
+        head = plan.Plan(p.in_channels, (), (), (layer,))
+        entries |= entries_of(cast_weights(initial_weights(head, seed), entry.dtype.name))
+
+
+__all__ = ["ASKED", "adapted", "read_adapted"]

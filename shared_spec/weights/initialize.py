@@ -1,0 +1,132 @@
+"""Initial values, drawn here once so that they are bit-identical in every framework.
+
+Each array has a counter-based generator of its own (Philox, Salmon et al. 2011), keyed by the seed
+and the parameter's canonical name. A value therefore depends on neither the order of drawing nor on
+what else the model holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from shared_spec import plan
+from shared_spec.plan.network import Block, Layer, Parameter, Plan
+from shared_spec.plan.parameters import parameters_of
+from shared_spec.weights.state import State
+
+
+def generator(seed: int, name: str) -> np.random.Generator:
+    """The generator of the array called `name` under `seed`."""
+    key = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+
+
+def initial_weights(p: Plan, seed: int = 0) -> State:
+    """Float32 weights to start training from.
+
+    Convolutions are normal with variance 2 / fan_out (He et al. 2015, arXiv:1502.01852, in the
+    fan-out form that torchvision and timm use), the classifier uniform within 1 / sqrt(fan_in) as
+    in PyTorch, biases 0, norms 1 and 0.
+    """
+    parameters = list(p.parameters())
+    # numpy draws without the interpreter's lock, and no draw depends on another.
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        arrays = pool.map(lambda q: _initial(q, generator(seed, q.name)), parameters)
+        return {q.name: array for q, array in zip(parameters, arrays, strict=True)}
+
+
+def _initial(q: Parameter, rng: np.random.Generator) -> np.ndarray:
+    if q.role in ("conv_kernel", "conv1d_kernel"):
+        return _he_normal(q, rng)
+    if q.role == "dense_kernel":
+        bound = 1 / math.sqrt(q.shape[1])
+        return rng.uniform(-bound, bound, q.shape).astype(np.float32)
+    ones = ("norm_scale", "norm_var", "norm_gate")
+    constant = float(q.role in ones) if q.init is None else q.init
+    return np.full(q.shape, constant, np.float32)
+
+
+def _he_normal(q: Parameter, rng: np.random.Generator) -> np.ndarray:
+    values = rng.standard_normal(q.shape, np.float32)
+    values *= np.float32(math.sqrt(2 / (q.shape[0] * math.prod(q.shape[2:]))))
+    return values
+
+
+def random_weights(p: Plan, seed: int = 0) -> State:
+    """Float32 weights for comparing implementations: nothing is left at 0 or 1.
+
+    Fresh norm statistics (0 and 1) hide a swapped mean and variance, and fresh scales a swapped
+    scale and bias, so all of them are drawn. The running variance follows the second moment that
+    the layer's input has on standard normal images, so that activations keep their size through a
+    thousand layers.
+    """
+    state: State = {}
+    moment = _randomise(p.stem, 1.0, seed, state)
+    for block in p.blocks():
+        moment = _randomise_block(block, moment, seed, state)
+    _randomise(p.head, moment, seed, state)
+    return {q.name: state[q.name] for q in p.parameters()}
+
+
+NORMALISED = 1.04 * math.log(3) * 13 / 12 + 0.04
+"""Mean square after a batch norm of random statistics: a mean of 0.2 times the input's scale, a
+variance, a scale and a bias as `_random` draws them.
+"""
+
+
+def _randomise_block(block: Block, moment: float, seed: int, state: State) -> float:
+    h = _randomise(block.pre, moment, seed, state)
+    y = _randomise(block.branch, h, seed, state)
+    if block.shortcut_from is not None:
+        start = moment if block.shortcut_from == "input" else h
+        y += _randomise(block.shortcut, start, seed, state)
+        # An activation after the sum takes little from it: what comes by the shortcut is positive.
+        _randomise(block.output, y, seed, state)
+        return y
+    return _randomise(block.output, y, seed, state)
+
+
+def _randomise(layers: Iterable[Layer], moment: float, seed: int, state: State) -> float:
+    """Draw the arrays of a chain whose input has the mean square `moment`; return its output's."""
+    for layer in layers:
+        if isinstance(layer, plan.Conv):
+            fan_in = layer.in_channels // layer.groups
+            # A standardised filter has unit variance; a He-normal one 2 / fan_out.
+            standard = layer.kernel_size**2 * fan_in
+            plain = 2 * fan_in / layer.out_channels
+            moment *= plain if layer.standardize_eps is None else standard
+        for q in parameters_of(layer):
+            state[q.name] = _random(q, generator(seed, q.name), moment)
+        if isinstance(layer, plan.BatchNorm):
+            moment = NORMALISED
+        elif isinstance(layer, plan.GroupNorm):
+            moment = 1.0
+        elif isinstance(layer, plan.EvoNorm | plan.FilterResponseNorm):
+            moment = 0.5  # an activation is part of it
+        elif isinstance(layer, plan.Activation):
+            moment /= 2
+        elif isinstance(layer, plan.SqueezeExcite | plan.ChannelAttention):
+            moment /= 4  # a sigmoid is about a half
+    return moment
+
+
+def _random(q: Parameter, rng: np.random.Generator, moment: float) -> np.ndarray:
+    if q.role in ("conv_kernel", "conv1d_kernel", "dense_kernel"):
+        return _initial(q, rng)
+    if q.role in ("norm_scale", "norm_gate", "branch_scale"):
+        return rng.uniform(0.5, 1.5, q.shape).astype(np.float32)
+    if q.role == "norm_var":
+        return (moment * rng.uniform(0.5, 1.5, q.shape)).astype(np.float32)
+    size = 0.2 * (math.sqrt(moment) if q.role == "norm_mean" else 1.0)
+    return rng.normal(0, size, q.shape).astype(np.float32)
+
+
+def random_images(shape: tuple[int, int, int, int], seed: int = 0) -> np.ndarray:
+    """Standard normal float32 images, [N, H, W, C]."""
+    return generator(seed, f"images{shape}").standard_normal(shape, np.float32)

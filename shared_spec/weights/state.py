@@ -1,0 +1,247 @@
+"""Canonical weights: a dict of numpy arrays under PyTorch names and layouts, and its file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from shared_spec.atomic_write import durable
+from shared_spec.errors import SpecError, WeightsError, nearest
+from shared_spec.formats.containers.safetensors import open_safetensors, save_safetensors
+from shared_spec.formats.containers.source import parse_json
+from shared_spec.plan.compiler import compile_plan
+from shared_spec.plan.network import Plan
+from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.layouts import Slot
+from shared_spec.weights.lazy_array import Tensor, Tensors, entries_of, read_ahead
+from shared_spec.weights.preprocessing import Preprocessing
+
+State = dict[str, np.ndarray]
+"""Canonical name to array: kernels OIHW, dense OI, as in a PyTorch state dict."""
+
+WeightsLike = str | os.PathLike[str] | Mapping[str, np.ndarray]
+"""The path of a checkpoint, or canonical weights."""
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "float64": np.dtype(np.float64),
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+"""The dtypes a model can have."""
+
+METADATA_KEY = "resnet_parity"
+_MANY = 50
+_SHOWN = 120
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights with what is needed to use them; whatever the file does not tell is None."""
+
+    state: Mapping[str, np.ndarray]
+    spec: ResNetSpec | None = None
+    preprocessing: Preprocessing | None = None
+    labels: tuple[str, ...] | None = None
+    origin: str = ""
+    """What kind of file it was read from, in words."""
+
+    def metadata(self) -> dict[str, Any]:
+        """Everything but the arrays, as plain JSON data."""
+        out: dict[str, Any] = {"version": 1}
+        if self.spec is not None:
+            out["spec"] = self.spec.to_dict()
+        if self.preprocessing is not None:
+            out["preprocessing"] = self.preprocessing.model_dump(mode="json")
+        if self.labels is not None:
+            out["labels"] = list(self.labels)
+        return out
+
+    @classmethod
+    def from_metadata(cls, state: Mapping[str, np.ndarray], data: object, where: str) -> Checkpoint:
+        """The inverse of `metadata`; `data` may be None.
+
+        Raises:
+            SpecError: if `data` is not of the form that `metadata` writes.
+        """
+        if data is None:
+            return cls(state)
+        if not isinstance(data, dict) or data.get("version") != 1:
+            raise SpecError(f"{where}: its resnet_parity metadata is not of version 1")
+        spec, preprocessing, labels = (data.get(k) for k in ("spec", "preprocessing", "labels"))
+        if labels is not None and not (
+            isinstance(labels, list) and all(isinstance(x, str) for x in labels)
+        ):
+            raise SpecError(f"{where}: the labels in its metadata are not a list of strings")
+        return cls(
+            state,
+            None if spec is None else ResNetSpec.parse(spec, f"{where}: spec"),
+            None if preprocessing is None else Preprocessing.parse(preprocessing, where),
+            None if labels is None else tuple(labels),
+        )
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """The numpy dtype called `name`.
+
+    Raises:
+        WeightsError: if a model cannot have it.
+    """
+    try:
+        return DTYPES[name]
+    except (KeyError, TypeError):
+        raise WeightsError(f"dtype: {name!r} is not one of {', '.join(DTYPES)}") from None
+
+
+def cast_weights(state: Mapping[str, np.ndarray], dtype: str) -> State:
+    """`state` in another dtype, rounded to nearest: the one place where precision is given up.
+
+    Arrays that have the dtype already are passed on, not copied.
+    """
+    target = numpy_dtype(dtype)
+    return {name: np.asarray(array).astype(target, copy=False) for name, array in state.items()}
+
+
+def check_weights(p: Plan, state: Mapping[str, Any], dtype: str, where: object = None) -> None:
+    """Hold `state` against the plan for a model of `dtype`; return only if everything fits.
+
+    Names and shapes must be equal, and each array's dtype a float that `dtype` represents exactly.
+    `where` may be the path that they come from, for the message.
+
+    Raises:
+        WeightsError: listing every mismatch, with the nearest names.
+    """
+    problems = list(_mismatches(p, state, numpy_dtype(dtype), dtype))
+    if problems:
+        count = f"{len(problems)} mismatch" + ("es" if len(problems) > 1 else "")
+        file = f"{where}: " if isinstance(where, str | os.PathLike) else ""
+        if len(problems) > _SHOWN:
+            problems[_SHOWN:] = [f"and {len(problems) - _SHOWN:,} more"]
+        raise WeightsError(
+            f"{file}the weights do not fit the model ({count}): " + "; ".join(problems)
+        )
+
+
+def _mismatches(
+    p: Plan, state: Mapping[str, Any], target: np.dtype[Any], dtype: str
+) -> Iterator[str]:
+    wanted = {q.name: q for q in p.parameters()}
+    missing = [name for name in wanted if name not in state]
+    extra = [name for name in state if name not in wanted]
+    few = len(missing) + len(extra) <= _MANY
+    for name in missing:
+        near = nearest(name, extra, 1) if few else []
+        yield f"{name} is missing" + (f" (nearest given: {near[0]})" if near else "")
+    for name in extra:
+        near = nearest(str(name), wanted, 1) if few else []
+        yield f"{name} is not in the model" + (f" (nearest: {near[0]})" if near else "")
+    rounded: dict[str, list[str]] = {}
+    arrays = state.entries if isinstance(state, Tensors) else state
+    for name, q in wanted.items():
+        if name not in state:
+            continue
+        array = arrays[name]
+        if not isinstance(array, np.ndarray | Tensor):
+            yield f"{name} is a {type(array).__name__}, expected a numpy array"
+        elif array.shape != q.shape:
+            yield f"{name} has shape {array.shape}, expected {q.shape}"
+        elif array.dtype not in DTYPES.values():
+            yield f"{name} has dtype {array.dtype}, expected one of {', '.join(DTYPES)}"
+        elif np.promote_types(array.dtype, target) != target:
+            rounded.setdefault(array.dtype.name, []).append(name)
+    for given, names in rounded.items():
+        which = "all arrays" if len(names) == len(wanted) > 1 else ", ".join(names)
+        yield (
+            f"{which}: dtype {given}, which {dtype} cannot hold exactly "
+            f"(cast_weights(state, {dtype!r}) rounds)"
+        )
+
+
+def check_native(shapes: Mapping[str, tuple[int, ...]], p: Plan, slots: Mapping[str, Slot]) -> None:
+    """Hold the shapes of a model's own arrays against its plan, before anything is assigned.
+
+    Raises:
+        WeightsError: if a layer was replaced by one of another size.
+    """
+    for q in p.parameters():
+        axes = slots[q.role].axes
+        expected = q.shape if axes is None else tuple(q.shape[i] for i in axes)
+        if tuple(shapes[q.name]) != expected:
+            raise WeightsError(
+                f"{q.module} was replaced in this model: its {slots[q.role].leaf} has shape "
+                f"{tuple(shapes[q.name])}, the plan says {expected}"
+            )
+
+
+def replaced(module: str) -> WeightsError:
+    """The error for a model that no longer has the layer its plan names."""
+    return WeightsError(f"{module} was replaced in this model by a layer that its plan lacks")
+
+
+def digest(state: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over names, dtypes, shapes and values, independent of order and container."""
+    sha = hashlib.sha256()
+    entries = entries_of(state)
+    names = sorted(entries)
+    arrays = read_ahead(entries[name] for name in names)
+    for name in names:
+        array = next(arrays)
+        shape = array.shape or (1,)
+        sha.update(f"{name}\0{array.dtype.name}\0{shape}\0".encode())
+        sha.update(array.reshape(-1).view(np.uint8).data)
+        del array  # before the next one is read
+    return sha.hexdigest()
+
+
+def read_safetensors(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read a safetensors file of PyTorch names: ours, torchvision's or timm's.
+
+    `num_batches_tracked` counters are dropped, since nothing depends on them.
+
+    Raises:
+        WeightsError: if the file is missing, truncated or something else.
+    """
+    require_file(path)
+    source = open_safetensors(Path(path))
+    text = source.metadata.get(METADATA_KEY)
+    data = None if text is None else parse_json(text, f"{path}: its metadata")
+    state = {k: v for k, v in source.tensors.items() if not k.endswith("num_batches_tracked")}
+    return Checkpoint.from_metadata(state, data, str(path))
+
+
+def write_safetensors(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
+    """Write `checkpoint` durably. PyTorch's `load_state_dict` takes the file's tensors as they are.
+
+    Raises:
+        WeightsError: if the checkpoint has a spec that its weights do not fit, as after a layer of
+            the model was replaced by hand.
+        ResNetError: if the file cannot be written.
+    """
+    if checkpoint.spec is not None:
+        check_weights(compile_plan(checkpoint.spec), checkpoint.state, "float64")
+    with durable(path) as draft:
+        save_canonical(draft, checkpoint)
+
+
+def save_canonical(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a canonical file, which tells its spec, preprocessing and labels."""
+    metadata = {"format": "pt", METADATA_KEY: json.dumps(checkpoint.metadata())}
+    save_safetensors(path, checkpoint.state, metadata)
+
+
+def require_file(path: str | os.PathLike[str], kind: str = "weights") -> None:
+    """Raise a `WeightsError` unless `path` exists."""
+    try:
+        found = Path(path).exists()
+    except OSError as error:  # a name that is too long, a directory that may not be searched
+        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from None
+    if not found:
+        raise WeightsError(f"{path}: there is no such file of {kind}")
