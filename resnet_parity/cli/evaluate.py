@@ -69,7 +69,7 @@ def evaluate(
     """
     from resnet_parity.cli.train import find_recipe
     from resnet_parity.evaluate.inputs import Request, prepare
-    from resnet_parity.evaluate.scoring import scoring as evaluating
+    from resnet_parity.evaluate import scoring as evaluating
     from shared_spec.backend import resolve
     from shared_spec.catalogue import CATALOGUE
     from shared_spec.weights.state import numpy_dtype

@@ -65,7 +65,7 @@ def check_training(
     options: dict[str, Any],
 ) -> None:
     """`check --training`."""
-    from resnet_parity.check.forward import training as checking
+    from resnet_parity.check import training as checking
 
     if sizes is not None and len(sizes) > 1:
         raise ResNetError("--image-size: --training takes one")

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from resnet_parity.convert.certificate import Inputs, certificate_path, read_certificate, verify
-from resnet_parity.convert.conversion import Converted, Proof, conversion, convert
+from resnet_parity.convert.conversion import Converted, Proof, convert
+from resnet_parity.convert import conversion
 from resnet_parity.convert.conversion import certificate as module
 from resnet_parity.engines.registry import ENGINES
 from shared_spec import (

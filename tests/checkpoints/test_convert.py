@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import resnet_torch
-from resnet_parity.convert.conversion import conversion as module
+from resnet_parity.convert import conversion as module
 from resnet_parity.convert.conversion import convert
 from shared_spec import (
     Checkpoint,

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import resnet_torch
-from resnet_parity.convert.conversion import conversion as module
+from resnet_parity.convert import conversion as module
 from resnet_parity.convert.conversion import convert
 from shared_spec import (
     Checkpoint,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnet_parity.convert.conversion import conversion as module
+from resnet_parity.convert import conversion as module
 from resnet_parity.convert.conversion import convert
 from shared_spec import (
     Checkpoint,

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from resnet_parity.convert.conversion import conversion, convert
+from resnet_parity.convert.conversion import convert
+from resnet_parity.convert import conversion
 from resnet_parity.engines.registry import ENGINES, Engine, Worker
 from shared_spec import (
     Checkpoint,

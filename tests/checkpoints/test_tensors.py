@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from shared_spec.weights.lazy_array import Tensor, permute, read_ahead
-from shared_spec.weights.state import lazy_array
+from shared_spec.weights import lazy_array
 
 
 def entry(size: int, read: Callable[[], np.ndarray]) -> Tensor:

@@ -13,7 +13,7 @@ from resnet_parity.cli.train import changed, find_recipe, shipped
 from shared_spec import RecipeError, resolve
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.training.recipe import Recipe, load_recipe
-from shared_spec.training.state import optimization
+from shared_spec.training import optimization
 
 PLAN = compile_plan(resolve("resnet20_b"))
 MINIMAL: dict[str, Any] = {

@@ -27,7 +27,7 @@ def main() -> None:
     import numpy as np
 
     from shared_spec import Checkpoint, ResNetSpec, read_safetensors
-    from shared_spec.training.state import optimization
+    from shared_spec.training import optimization
     from shared_spec.weights.state import write_safetensors
 
     job = json.loads((folder / "job.json").read_text())
