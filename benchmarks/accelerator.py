@@ -27,9 +27,10 @@ from typing import Any
 from resnet_parity.bench.measure import bench
 from resnet_parity.bench.result import Request
 from resnet_parity.check.forward import check
-from resnet_parity.cli.options import err
-from resnet_parity.engines.registry import ENGINES, Engine, EngineError, Worker, parse_device
-from resnet_parity.render import tables
+from resnet_parity.engines.process import EngineError, Worker
+from resnet_parity.engines.registry import ENGINES, Engine, parse_device
+from resnet_parity.render.console import err
+from resnet_parity.render.progress import progress
 from shared_spec import ResNetError, resolve
 from shared_spec.atomic_write import durable
 
@@ -70,7 +71,7 @@ def main() -> None:
     given = parser.parse_args()
     names = given.engines.split(",") if given.engines else list(ENGINES)
     engines = [ENGINES[name] for name in names if ENGINES[name].missing() is None]
-    with tables.progress(err) as step:
+    with progress(err) as step:
         step("starting engines")
         found: dict[str, Any] = begin(engines, given.device, given.quick)
         found["missing"] = {n: ENGINES[n].missing() for n in names if ENGINES[n].missing()}

@@ -180,7 +180,7 @@ def measure(engine: Engine, settings: Settings, path: Path, console: Console) ->
     runs = kept(path, about)
     # Before the framework is imported: Keras reads its engine's name only then.
     os.environ.update(engine.environment("cpu"))
-    from resnet_parity.worker.operations import Session
+    from resnet_parity.worker.session import Session
 
     resnet = Session(engine.package, "cpu").resnet
     done = {(run["net"], run["seed"]) for run in runs}

@@ -23,9 +23,11 @@ from rich.console import Console
 from rich.table import Table
 
 from resnet_parity.assets import DIGITS
-from resnet_parity.engines.registry import ENGINES, EngineError, Worker
+from resnet_parity.engines.process import EngineError, Worker
+from resnet_parity.engines.registry import ENGINES
 from resnet_parity.numerics.difference import FLOAT64_TOLERANCE, difference
-from resnet_parity.render.tables import plain, progress
+from resnet_parity.render.progress import progress
+from resnet_parity.render.text import plain
 from shared_spec import Checkpoint, ResNetError, compile_plan, read_safetensors, write_safetensors
 
 ACCURACY = 0.98

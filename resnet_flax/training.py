@@ -16,10 +16,9 @@ from resnet_flax.model import ResNet, find
 from resnet_flax.weights import dtype_name, native
 from shared_spec.errors import ImageError
 from shared_spec.kernels import xla
-from shared_spec.training.optimization import SGD, Optimization
+from shared_spec.training.optimization import SGD, STATISTICS, Optimization
 from shared_spec.training.state import (
     MOMENTS,
-    STATISTICS,
     Gradients,
     Placed,
     Progress,

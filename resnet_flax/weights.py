@@ -14,19 +14,22 @@ import numpy as np
 from flax import nnx
 
 from resnet_flax.model import ResNet, find
-from shared_spec.backend import WeightsLike, described, read_weights, write_checkpoint
+from shared_spec.backend import read_weights
 from shared_spec.errors import FrameworkError, WeightsError
 from shared_spec.formats.containers.source import Source
+from shared_spec.formats.detect import ORBAX
 from shared_spec.formats.dialects.canonical import FLAX_MODEL
 from shared_spec.formats.dialects.dialect import Dialect, foreign_arrays
 from shared_spec.formats.dialects.linen import LINEN
-from shared_spec.formats.write import ORBAX
-from shared_spec.plan.folding import loadable, require_trained
-from shared_spec.plan.network import Parameter
+from shared_spec.formats.write import described, write_checkpoint
+from shared_spec.plan.folding import require_trained
+from shared_spec.plan.layers import Parameter
 from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.checkpoint import METADATA_KEY, Checkpoint
+from shared_spec.weights.folding import loadable
 from shared_spec.weights.layouts import FLAX as SLOTS
 from shared_spec.weights.lazy_array import Tensor, Tensors
-from shared_spec.weights.state import METADATA_KEY, Checkpoint, State, check_native, replaced
+from shared_spec.weights.state import State, WeightsLike, check_native, replaced
 
 
 def export_weights(model: ResNet) -> State:

@@ -18,9 +18,9 @@ from keras import ops
 
 from shared_spec import plan
 from shared_spec.errors import FrameworkError
-from shared_spec.formats.dialects.canonical import keras_layer
 from shared_spec.kernels.xla import products, summed
 from shared_spec.plan.parameters import squeeze_convs
+from shared_spec.weights.layouts import keras_layer
 
 PACKAGE = "resnet_keras"
 

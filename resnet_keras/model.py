@@ -13,11 +13,11 @@ import numpy as np
 
 from resnet_keras.layers import PACKAGE, Add, apply, arrange_kernels, layer_seed
 from shared_spec import plan
-from shared_spec.formats.dialects.canonical import keras_layer
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.folding import Inference, formed
 from shared_spec.plan.network import Plan
 from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.layouts import keras_layer
 
 
 def residual_block(x: Any, block: plan.Block, dtype: str) -> Any:

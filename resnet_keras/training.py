@@ -15,12 +15,10 @@ from resnet_keras.layers import PACKAGE, arrange_like
 from resnet_keras.model import ResNet
 from resnet_keras.weights import dtype_name, layers_by_name, native
 from shared_spec.errors import ImageError
-from shared_spec.formats.dialects.canonical import keras_layer
 from shared_spec.kernels import xla
-from shared_spec.training.optimization import SGD, Optimization, Update, optimization
+from shared_spec.training.optimization import SGD, STATISTICS, Optimization, Update, optimization
 from shared_spec.training.state import (
     MOMENTS,
-    STATISTICS,
     Gradients,
     Placed,
     Progress,
@@ -30,6 +28,7 @@ from shared_spec.training.state import (
     restored,
 )
 from shared_spec.weights.layouts import KERAS as SLOTS
+from shared_spec.weights.layouts import keras_layer
 from shared_spec.weights.state import State
 
 

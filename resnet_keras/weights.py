@@ -12,17 +12,21 @@ import keras
 import numpy as np
 
 from resnet_keras.model import ResNet
-from shared_spec.backend import WeightsLike, described, name_suffix, read_weights, write_checkpoint
+from shared_spec.backend import read_weights
 from shared_spec.errors import SpecError
-from shared_spec.formats.dialects.canonical import keras_layer
+from shared_spec.formats.detect import name_suffix
 from shared_spec.formats.dialects.dialect import foreign_arrays
 from shared_spec.formats.dialects.keras_applications import APPLICATIONS
-from shared_spec.plan.folding import loadable, require_trained
-from shared_spec.plan.network import Parameter
+from shared_spec.formats.write import described, write_checkpoint
+from shared_spec.plan.folding import require_trained
+from shared_spec.plan.layers import Parameter
 from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.checkpoint import Checkpoint
+from shared_spec.weights.folding import loadable
 from shared_spec.weights.layouts import KERAS as SLOTS
+from shared_spec.weights.layouts import keras_layer
 from shared_spec.weights.lazy_array import entries_of
-from shared_spec.weights.state import Checkpoint, State, check_native, replaced
+from shared_spec.weights.state import State, WeightsLike, check_native, replaced
 
 
 def export_weights(model: ResNet) -> State:

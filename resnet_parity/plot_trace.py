@@ -71,6 +71,3 @@ def trace(data: Mapping[str, Any], path: Path) -> None:
 
 def _spread(count: int, most: int) -> Sequence[int]:
     return range(0, count, max(-(-count // most), 1))
-
-
-__all__ = ["trace"]

@@ -30,22 +30,21 @@ from resnet_torch.weights import (
     to_numpy,
 )
 from shared_spec.backend import (
-    ModelLike,
-    WeightsLike,
     activation_names,
     as_images,
     batches,
-    compile_plan,
     entry_points,
     gather,
-    read_adapted,
     resolve_both,
 )
 from shared_spec.catalogue import list_models
+from shared_spec.catalogue.resolve import ModelLike
 from shared_spec.kernels.torch_compile import frozen
+from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.folding import Inference, formed
+from shared_spec.weights.adapt import read_adapted
 from shared_spec.weights.initialize import initial_weights
-from shared_spec.weights.state import cast_weights, numpy_dtype
+from shared_spec.weights.state import WeightsLike, cast_weights, numpy_dtype
 
 
 def create_model(

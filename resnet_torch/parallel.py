@@ -91,6 +91,3 @@ def sum_over_processes(x: Tensor) -> Tensor:
     if world()[1] > 1:
         dist.all_reduce(x)
     return x
-
-
-__all__ = ["SyncBatchNorm2d", "mean_over_processes", "parallel", "sum_over_processes", "world"]

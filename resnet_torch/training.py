@@ -15,10 +15,9 @@ from torch.nn import functional as F
 from resnet_torch.model import ResNet
 from resnet_torch.parallel import mean_over_processes, parallel, sum_over_processes, world
 from resnet_torch.weights import dtype_name, export_weights, from_numpy, native, to_numpy
-from shared_spec.training.optimization import SGD, Optimization, grouped
+from shared_spec.training.optimization import SGD, STATISTICS, Optimization, grouped
 from shared_spec.training.state import (
     MOMENTS,
-    STATISTICS,
     Gradients,
     Placed,
     Progress,

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from resnet_torch.model import ResNet
-from shared_spec.backend import WeightsLike, described, read_weights, write_checkpoint
-from shared_spec.plan.folding import loadable, require_trained
-from shared_spec.plan.network import Parameter
+from shared_spec.backend import read_weights
+from shared_spec.formats.write import described, write_checkpoint
+from shared_spec.plan.folding import require_trained
+from shared_spec.plan.layers import Parameter
 from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.checkpoint import Checkpoint
+from shared_spec.weights.folding import loadable
 from shared_spec.weights.layouts import TORCH as SLOTS
-from shared_spec.weights.state import DTYPES, Checkpoint, State, check_native, replaced
+from shared_spec.weights.state import DTYPES, State, WeightsLike, check_native, replaced
 
 
 def export_weights(model: ResNet) -> State:

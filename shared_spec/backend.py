@@ -9,51 +9,20 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from shared_spec.catalogue import CATALOGUE, Entry, find
+from shared_spec.catalogue import CATALOGUE, Entry
+from shared_spec.catalogue.resolve import ModelLike, resolve
 from shared_spec.download import download, is_reference
 from shared_spec.errors import ImageError, SpecError, WeightsError
-from shared_spec.formats.write import (
-    Opener,
-    described,
-    name_suffix,
-    read_checkpoint,
-    write_checkpoint,
-)
-from shared_spec.plan.compiler import compile_plan
+from shared_spec.formats.detect import Opener
+from shared_spec.formats.read import read_checkpoint
 from shared_spec.plan.network import Plan
 from shared_spec.plan.summary import layer_rows
-from shared_spec.spec.files import SUFFIXES, load_spec
 from shared_spec.spec.resnet_spec import ResNetSpec
-from shared_spec.weights.adapt import ASKED, read_adapted
-from shared_spec.weights.state import Checkpoint, State, WeightsLike
-
-ModelLike = str | os.PathLike[str] | ResNetSpec
-"""A catalogue name, the path of a spec file, or a spec."""
+from shared_spec.weights.adapt import ASKED
+from shared_spec.weights.checkpoint import Checkpoint
+from shared_spec.weights.state import WeightsLike
 
 Model = TypeVar("Model")
-
-
-def resolve(model: ModelLike, overrides: Mapping[str, Any] | None = None) -> ResNetSpec:
-    """The spec that `model` stands for, with `overrides` of its fields.
-
-    Raises:
-        UnknownModelError: if a name is not in the catalogue.
-        SpecError: if the spec file or an override is not valid.
-    """
-    if isinstance(model, ResNetSpec):
-        spec = model
-    elif isinstance(model, str) and model in CATALOGUE:
-        spec = CATALOGUE[model].spec
-    elif isinstance(model, os.PathLike) or (isinstance(model, str) and _looks_like_path(model)):
-        spec = load_spec(model)
-    elif isinstance(model, str):
-        spec = find(model).spec
-    else:
-        raise SpecError(
-            f"model: expected a name, a ResNetSpec or the path of a spec file, got "
-            f"{type(model).__name__}"
-        )
-    return spec.override(**dict(overrides or {}))
 
 
 def resolve_both(model: ModelLike, overrides: Mapping[str, Any]) -> tuple[ResNetSpec, ResNetSpec]:
@@ -62,10 +31,6 @@ def resolve_both(model: ModelLike, overrides: Mapping[str, Any]) -> tuple[ResNet
     """
     rest = {name: value for name, value in overrides.items() if name not in ASKED}
     return resolve(model, overrides), resolve(model, rest)
-
-
-def _looks_like_path(text: str) -> bool:
-    return text.lower().endswith(SUFFIXES) or os.sep in text
 
 
 def read_weights(
@@ -182,24 +147,3 @@ def entry_points(create_model: Callable[..., Model]) -> dict[str, Callable[..., 
         return build
 
     return {name: make(entry) for name, entry in CATALOGUE.items()}
-
-
-__all__ = [
-    "ModelLike",
-    "State",
-    "WeightsLike",
-    "activation_names",
-    "as_images",
-    "batches",
-    "compile_plan",
-    "described",
-    "entry_points",
-    "fetched",
-    "gather",
-    "name_suffix",
-    "read_adapted",
-    "read_weights",
-    "resolve",
-    "resolve_both",
-    "write_checkpoint",
-]

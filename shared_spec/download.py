@@ -23,9 +23,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from shared_spec.atomic_write import durable
 from shared_spec.errors import FrameworkError, WeightsError
 from shared_spec.formats.dialects.torchvision_releases import (
-    TorchvisionWeights,
     torchvision_weights,
-    torchvision_weights_at,
 )
 
 ProgressLike = Callable[[int, int | None], None]
@@ -370,15 +368,3 @@ def _sha256(path: Path) -> str:
 def _first_line(reason: object) -> str:
     lines = str(reason).strip().splitlines()
     return lines[0] if lines else type(reason).__name__
-
-
-__all__ = [
-    "SUFFIXES",
-    "ProgressLike",
-    "TorchvisionWeights",
-    "cache_folder",
-    "download",
-    "is_reference",
-    "torchvision_weights",
-    "torchvision_weights_at",
-]

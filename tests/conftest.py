@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from resnet_parity.engines.registry import DEVICES, ENGINES, Device, Engine, Worker
+from resnet_parity.engines.process import Worker
+from resnet_parity.engines.registry import DEVICES, ENGINES, Device, Engine
 
 ROOT = Path(__file__).parent.parent
 

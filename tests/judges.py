@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 import resnet_torch
-from resnet_parity.engines.registry import ENGINES, Worker
+from resnet_parity.engines.process import Worker
+from resnet_parity.engines.registry import ENGINES
 from resnet_parity.numerics.difference import FLOAT64_TOLERANCE, difference
 from shared_spec import (
     Checkpoint,

@@ -7,7 +7,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from resnet_parity.worker.contenders import PEERS
+from resnet_parity.engines.reference_libraries import PEERS
 from resnet_parity.worker.reference_libraries import timm_model, torchvision_models
 
 

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from resnet_parity.worker.bench import bench_time
-from resnet_parity.worker.operations import OPERATIONS, Session, serve
+from resnet_parity.worker.operations import OPERATIONS
+from resnet_parity.worker.server import serve
+from resnet_parity.worker.session import Session
 from tests.trace.faults import faulty_gradient, faulty_trace
 from tests.training.faults import faulty_train
 

@@ -9,45 +9,35 @@ above what the device can do is an error of the timing, and is refused.
 from __future__ import annotations
 
 import math
-import os
-import platform
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from resnet_parity.bench.peers import candidates
+from resnet_parity.bench.cases import cases, framework_of, setting_of, turns
+from resnet_parity.bench.environment import measured_on
 from resnet_parity.bench.result import BenchReport, Case, Point, Request, Row
-from resnet_parity.bench.roofline import Rates, bound_seconds
+from resnet_parity.bench.roofline import bound_seconds
 from resnet_parity.bench.scaling import Scale, points
-from resnet_parity.check.forward import Start
-from resnet_parity.engines.pool import available_memory, peak_bytes
-from resnet_parity.engines.registry import ENGINES, Device, Engine, EngineError, Worker
+from resnet_parity.engines.bench_job import Job, Rates, distinct
+from resnet_parity.engines.process import EngineError, Start, Worker
+from resnet_parity.engines.registry import ENGINES, Engine
 from resnet_parity.numerics.difference import COARSE, ROUNDING_FACTOR, difference
-from resnet_parity.worker.contenders import Job, distinct
 from shared_spec.atomic_write import workspace
 from shared_spec.errors import ResNetError
+from shared_spec.formats.canonical_file import read_safetensors, write_safetensors
 from shared_spec.plan.compiler import compile_plan
-from shared_spec.plan.summary import layer_rows
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.training.state import require_classes
+from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.initialize import random_weights
-from shared_spec.weights.state import (
-    Checkpoint,
-    State,
-    cast_weights,
-    read_safetensors,
-    write_safetensors,
-)
+from shared_spec.weights.state import State, cast_weights
 
 Step = Callable[[str], None]
 TRIALS = 3
-PEER_LAYOUTS = ("channels_first", "channels_last")
-"""PyTorch's libraries are timed as they come and in the layout that is faster on most devices."""
 
 
 def bench(
@@ -102,7 +92,7 @@ class Bench:
         if not self.engines:
             reason = "; ".join(f"{name}: {text}" for name, text in self.report.missing.items())
             raise ResNetError(f"bench: none of these engines is installed: {reason}")
-        self.report.environment = _environment(self.request)
+        self.report.environment = measured_on(self.request)
         self._rate()
 
     def __exit__(self, *error: object) -> None:
@@ -149,7 +139,7 @@ class Bench:
         """The best that any framework reaches, now and before."""
         frameworks: dict[str, Engine] = {}
         for engine in self.engines:
-            frameworks.setdefault(_framework(engine), engine)
+            frameworks.setdefault(framework_of(engine), engine)
         for framework, engine in frameworks.items():
             self.step(f"what {framework} reaches at best on this device")
             try:
@@ -193,7 +183,7 @@ class Bench:
                 for row, worker in live:
                     if row.refused is None:
                         name = f"{row.case.engine.name}, {row.case.side}"
-                        self.step(f"{_setting(row.case)}, round {number + 1}: {name}")
+                        self.step(f"{setting_of(row.case)}, round {number + 1}: {name}")
                         self._round(row, worker, passes[id(row)])
             for row, worker in live:
                 with suppress(EngineError):
@@ -207,7 +197,7 @@ class Bench:
         row = rows.get(case.key, Row(case))
         if row.refused is not None:
             return row, None
-        self.step(f"{_setting(case)}: building {case.engine.name}, {case.side}")
+        self.step(f"{setting_of(case)}: building {case.engine.name}, {case.side}")
         outputs = str(self.folder / "outputs.safetensors")
         try:
             worker = stack.enter_context(self._start(case.engine, self.request.device))
@@ -316,7 +306,7 @@ class Bench:
         """Tell where agreement says little: rounding alone may change everything there."""
         if bound >= 1:
             text = (
-                f"{_setting(case)}: rounding alone may change the {name} of "
+                f"{setting_of(case)}: rounding alone may change the {name} of "
                 f"{case.candidate.net} by {bound:.1f} times their size, so that the check proves "
                 f"little there"
             )
@@ -374,84 +364,6 @@ def farthest_result(reference: State, found: State, batch: int) -> tuple[str, fl
     return max(telling, key=lambda result: result[1] / result[2])
 
 
-def cases(request: Request, report: BenchReport) -> list[Case]:
-    """All sides in all settings; what there is not, is told in the report."""
-    engines = [engine for engine in request.engines if engine.name not in report.missing]
-    found = []
-    sides = candidates(request.name, request.spec, engines, request.peers, report.missing)
-    for dtype in request.dtypes:
-        for mode in request.modes:
-            for batch in request.batches:
-                for side in sides:
-                    base = Case(
-                        side, mode, batch, request.pixels, dtype, "plain", "channels_last", "none"
-                    )
-                    found += list(_variants(base, request, report))
-    return list(dict.fromkeys(found))
-
-
-def _variants(base: Case, request: Request, report: BenchReport) -> Iterator[Case]:
-    """The forms, layouts and ways to compile in which a side is timed."""
-    own, engine = base.candidate.peer is None, base.engine
-    forms = [f for f in request.forms if own and (f == "plain" or base.mode == "infer")]
-    layouts: Iterable[str] = ("channels_last",)
-    if engine.name == "torch":
-        layouts = request.layouts if own else dict.fromkeys((*PEER_LAYOUTS, *request.layouts))
-    if own and base.mode == "train":
-        layouts = ("channels_last",)  # the trainer's own choice
-    compiles: Iterable[str] = request.compiles
-    if _framework(engine) == "jax":
-        compiles = ("jit",)
-    elif own and base.mode == "train" and engine.package == "resnet_keras":
-        compiles = ("none",)
-        if "default" in request.compiles:
-            note = f"{engine.name}: its Trainer has one way to compile, and was timed in that"
-            report.notes += [] if note in report.notes else [note]
-    for form in forms or ["plain"]:
-        for compile_ in compiles:
-            for layout in layouts:
-                yield replace(base, form=form, layout=layout, compile=compile_)
-
-
-def turns(found: Sequence[Case], device: Device = "cpu") -> Iterator[list[Case]]:
-    """Cases of one setting take turns; those of one engine, where memory does not hold all of their
-    processes, as on an accelerator; and none on a TPU, which belongs to one process at a time.
-    """
-    if device == "tpu":
-        yield from ([case] for case in found)
-        return
-    free = available_memory()
-    for _, together in _grouped(found, _setting):
-        fits = free is None or sum(map(_memory, together)) <= free * 3 // 4
-        if device == "cpu" and fits:
-            yield together
-        else:
-            yield from (group for _, group in _grouped(together, lambda c: c.engine.name))
-
-
-def _memory(case: Case) -> int:
-    """What the process of a case may hold: training keeps the outputs of all layers."""
-    p = compile_plan(case.candidate.spec)
-    needed = peak_bytes(p.parameter_count(), "float32")
-    if case.mode == "train":
-        shapes = (row.shape for row in layer_rows(p, case.size))
-        needed += 4 * case.batch * sum(math.prod(shape) for shape in shapes)
-    return needed
-
-
-def _grouped(found: Iterable[Case], key: Callable[[Case], str]) -> Iterable[tuple[str, list[Case]]]:
-    groups: dict[str, list[Case]] = {}
-    for case in found:
-        groups.setdefault(key(case), []).append(case)
-    return groups.items()
-
-
-def _setting(case: Case) -> str:
-    """In words, what the cases that are compared have in common."""
-    height, width = case.size
-    return f"{case.mode}, {case.dtype}, {case.batch}×{height}×{width}"
-
-
 def judge_ratios(rows: Sequence[Row]) -> None:
     """Hold ours against the fastest peer of its engine in the same setting that is compiled alike,
     or the fastest of all if none is.
@@ -465,7 +377,7 @@ def judge_ratios(rows: Sequence[Row]) -> None:
             if other.case.candidate.peer is not None
             and other.speed is not None
             and other.case.engine == row.case.engine
-            and _setting(other.case) == _setting(row.case)
+            and setting_of(other.case) == setting_of(row.case)
         ]
         alike = [other for other in peers if other.case.compile == row.case.compile] or peers
         if alike:
@@ -477,13 +389,6 @@ def judge_ratios(rows: Sequence[Row]) -> None:
             row.ratio = scale * statistics.median(theirs / mine for theirs, mine in pairs)
 
 
-def _framework(engine: Engine) -> str:
-    """What computes under an engine."""
-    if engine.keras_backend is not None:
-        return engine.keras_backend
-    return {"resnet_torch": "torch", "resnet_flax": "jax"}[engine.package]
-
-
 def _check_trainable(spec: ResNetSpec) -> None:
     require_classes(spec)
     for rate in ("drop_rate", "drop_path_rate", "drop_block_rate"):
@@ -492,46 +397,3 @@ def _check_trainable(spec: ResNetSpec) -> None:
                 f"bench: with {rate} {getattr(spec, rate)} each engine draws numbers of its own in "
                 f"training, which nothing can be held against; set it to 0"
             )
-
-
-def _environment(request: Request) -> dict[str, Any]:
-    memory = None
-    with suppress(AttributeError, ValueError, OSError):
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return {
-        "device": request.device,
-        "hardware": _processor(),
-        "cores": os.cpu_count(),
-        "memory_bytes": memory,
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "versions": {},
-        "threads": {},
-        "tf32": request.tf32,
-        "matmul_precision": {},
-        "variables": {},
-        "rounds": request.rounds,
-        "processes": request.processes,
-        "seed": request.seed,
-    }
-
-
-def _processor() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-__all__ = [
-    "Bench",
-    "BenchReport",
-    "Case",
-    "Request",
-    "Row",
-    "bench",
-    "cases",
-    "farthest_result",
-    "judge_ratios",
-]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 
+from resnet_parity.engines.reference_libraries import REFERENCES, peer_missing, references_of
 from resnet_parity.engines.registry import Engine
-from resnet_parity.worker.contenders import peer_missing
-from resnet_parity.worker.reference_libraries import REFERENCES, references_of
 from shared_spec.catalogue import CATALOGUE
 from shared_spec.errors import ResNetError
 from shared_spec.formats.dialects.dialect import Dialect
@@ -123,6 +122,3 @@ def _note(spec: ResNetSpec, twin: ResNetSpec) -> str:
 
 def _macs(spec: ResNetSpec) -> int:
     return macs(compile_plan(spec), (spec.image_size, spec.image_size))
-
-
-__all__ = ["Candidate", "candidates"]

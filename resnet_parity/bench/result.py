@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from resnet_parity.bench.peers import Candidate
-from resnet_parity.bench.roofline import Rates
+from resnet_parity.engines.bench_job import Rates
 from resnet_parity.engines.registry import Device, Engine
 from shared_spec.spec.resnet_spec import ResNetSpec
 
@@ -196,6 +196,3 @@ class BenchReport:
             "missing": self.missing,
             "notes": self.notes,
         }
-
-
-__all__ = ["BenchReport", "Case", "Point", "Request", "Row"]

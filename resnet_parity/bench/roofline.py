@@ -11,16 +11,15 @@ over their maps.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
+from resnet_parity.engines.bench_job import BYTES, Rates
 from shared_spec import plan
 from shared_spec.errors import ResNetError
-from shared_spec.plan.network import Block, Layer, Plan
+from shared_spec.plan.layers import Layer
+from shared_spec.plan.network import Block, Plan
 from shared_spec.plan.summary import Row, layer_rows
-
-BYTES = {"float32": 4, "bfloat16": 2}
 
 CONVOLUTIONS = (plan.Conv, plan.Dense)
 NORMS = (plan.BatchNorm, plan.GroupNorm, plan.EvoNorm, plan.FilterResponseNorm)
@@ -39,58 +38,6 @@ class Work:
     macs: int
     maps: tuple[int, ...]
     parameters: int = 0
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What a device was measured to do in a dtype: `copies` are bytes of an array and bytes a
-    second, read and written; small arrays stay in caches.
-    """
-
-    dtype: str
-    flops_per_second: float
-    kernel: str
-    copies: tuple[tuple[int, float], ...]
-
-    @property
-    def bytes_per_second(self) -> float:
-        """To and from memory: with the largest arrays."""
-        return max(self.copies)[1]
-
-    def seconds(self, flops: float, arrays: Iterable[float]) -> float:
-        """The larger of the time for the arithmetic and that for passing over arrays (bytes)."""
-        traffic = sum(size / self._rate(size) for size in arrays if size)
-        return max(flops / self.flops_per_second, traffic)
-
-    def _rate(self, size: float) -> float:
-        """That of arrays of this size or, between two that were measured, of the smaller; what a
-        larger array reaches, it reaches too.
-        """
-        below = [measured for measured, _ in self.copies if measured <= size]
-        least = max(below, default=0)
-        return max(rate for measured, rate in self.copies if measured >= least)
-
-    def or_better(self, other: Rates) -> Rates:
-        """The best of two measurements."""
-        first = max(self, other, key=lambda rates: rates.flops_per_second)
-        mine, theirs = dict(self.copies), dict(other.copies)
-        sizes = sorted(mine.keys() | theirs.keys())
-        copies = tuple((n, max(mine.get(n, 0.0), theirs.get(n, 0.0))) for n in sizes)
-        return Rates(self.dtype, first.flops_per_second, first.kernel, copies)
-
-    @classmethod
-    def parse(cls, data: dict[str, Any]) -> Rates:
-        """From the JSON data of a worker."""
-        copies = tuple((int(size), float(rate)) for size, rate in data["copies"])
-        return cls(data["dtype"], data["flops_per_second"], data["kernel"], copies)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON data."""
-        data = asdict(self)
-        return data | {
-            "bytes_per_second": self.bytes_per_second,
-            "copies": [list(copy) for copy in self.copies],
-        }
 
 
 def bound_seconds(p: Plan, size: tuple[int, int], mode: str, batch: int, rates: Rates) -> float:
@@ -195,6 +142,3 @@ def check_dtype(dtype: str) -> str:
     if dtype not in BYTES:
         raise ResNetError(f"dtype: {dtype!r} is not one of {', '.join(BYTES)}")
     return dtype
-
-
-__all__ = ["BYTES", "Rates", "Work", "bound_seconds", "check_dtype", "works"]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from resnet_parity.bench.result import Request
-from shared_spec.backend import resolve
+from shared_spec.catalogue.resolve import resolve
 from shared_spec.errors import ResNetError
 
 OVER = ("batch", "depth", "size")
@@ -56,6 +56,3 @@ def _along(over: str, request: Request, scale: Scale) -> Iterator[tuple[int, str
     for depth in scale.depths:
         name = f"resnet{depth}"
         yield depth, name, replace(request, name=name, spec=resolve(name), size=None)
-
-
-__all__ = ["BATCHES", "DEPTHS", "OVER", "SIZES", "Scale", "points"]

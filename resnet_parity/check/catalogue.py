@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_parity.check.forward import default_sizes, perturbed_array
+from resnet_parity.check.forward import default_sizes
 from resnet_parity.check.record_file import (
     Judged,
     Record,
@@ -23,18 +23,22 @@ from resnet_parity.check.record_file import (
     today,
     versions_of,
 )
-from resnet_parity.engines.pool import Fleet, Start, available_memory, fitting_dtype, peak_bytes
-from resnet_parity.engines.registry import ENGINES, Device, Engine, EngineError, Worker
+from resnet_parity.engines.memory import available_memory, fitting_dtype, peak_bytes
+from resnet_parity.engines.pool import Fleet, Start
+from resnet_parity.engines.process import EngineError, Worker
+from resnet_parity.engines.reference_libraries import Reference, recast, references_of
+from resnet_parity.engines.registry import ENGINES, Device, Engine
 from resnet_parity.numerics.difference import FLOAT64_TOLERANCE, ROUNDING_FACTOR, difference
-from resnet_parity.worker.reference_libraries import Reference, recast, references_of
+from resnet_parity.numerics.rounding import perturbed_array
 from shared_spec.atomic_write import workspace
 from shared_spec.catalogue import Entry
 from shared_spec.errors import ResNetError, SpecError
+from shared_spec.formats.canonical_file import read_safetensors, write_safetensors
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.network import Plan
 from shared_spec.plan.summary import layer_rows
+from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.initialize import random_images, random_weights
-from shared_spec.weights.state import Checkpoint, read_safetensors, write_safetensors
 
 Logits = dict[str, np.ndarray]
 """`<index of the input>/logits` to array."""
@@ -349,6 +353,3 @@ def _worst(a: Logits, b: Logits) -> float:
     """The largest difference over all inputs; infinite if there is a NaN."""
     found = [difference(a[index], b[index]).maximum for index in a]
     return max(math.inf if math.isnan(x) else x for x in found)
-
-
-__all__ = ["Observer", "Settings", "sweep"]

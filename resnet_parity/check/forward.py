@@ -5,55 +5,32 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-
-from resnet_parity.engines.registry import Device, Engine, EngineError, Precision, Worker
+from resnet_parity.check.engine_runs import Ran, judge_presence, run_engine
+from resnet_parity.engines.process import EngineError, Start, Worker
+from resnet_parity.engines.registry import Device, Engine, Precision
 from resnet_parity.numerics.difference import (
     COARSE,
     FLOAT64_TOLERANCE,
     ROUNDING_FACTOR,
     RULE,
-    UNIT_ROUNDOFF,
     Difference,
     difference,
 )
+from resnet_parity.numerics.rounding import perturbed
 from shared_spec.atomic_write import workspace
 from shared_spec.errors import ResNetError
+from shared_spec.formats.canonical_file import read_safetensors, write_safetensors
 from shared_spec.plan.compiler import compile_plan
-from shared_spec.plan.network import Parameter, Plan
+from shared_spec.plan.network import Plan
 from shared_spec.plan.summary import block_rows
 from shared_spec.spec.resnet_spec import ResNetSpec
-from shared_spec.weights.initialize import generator, random_images, random_weights
-from shared_spec.weights.state import (
-    Checkpoint,
-    State,
-    cast_weights,
-    check_weights,
-    numpy_dtype,
-    read_safetensors,
-    write_safetensors,
-)
-
-Start = Callable[[Engine, Device], AbstractContextManager[Worker]]
-Outputs = dict[str, np.ndarray]
-"""`<index of the input>/logits` (or `<index>/features<i>`) and `<index>/<block>` to array."""
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What one engine gave."""
-
-    engine: str
-    outputs: Outputs
-    parameters: int
-    seconds: float
-    versions: dict[str, str]
-    device: str
+from shared_spec.weights.checkpoint import Checkpoint
+from shared_spec.weights.initialize import random_images, random_weights
+from shared_spec.weights.state import State, cast_weights, check_weights, numpy_dtype
 
 
 @dataclass
@@ -253,54 +230,6 @@ class _Job:
         return answer, found
 
 
-class Presence(Protocol):
-    """A report on what engines gave: which ran, and which did not."""
-
-    dtype: str
-    ran: list[Ran]
-    failed: dict[str, str]
-    missing: dict[str, str]
-    problems: list[str]
-
-
-def run_engine(
-    engine: Engine,
-    device: Device,
-    start: Start,
-    report: Presence,
-    work: Callable[[Worker], tuple[Any, Outputs]],
-) -> None:
-    """Add to a report what an engine's worker answers and gives, or why there is nothing."""
-    absent = engine.missing()
-    if absent is not None:
-        report.missing[engine.name] = absent
-        return
-    try:
-        with start(engine, device) as worker:
-            facts = worker.call("info")
-            answer, outputs = work(worker)
-    except (EngineError, ResNetError) as error:
-        report.failed[engine.name] = str(error)
-        return
-    count, seconds = answer.get("parameters", 0), answer["seconds"]
-    versions, hardware = facts["versions"], facts["device"]
-    report.ran.append(Ran(engine.name, outputs, count, seconds, versions, hardware))
-
-
-def judge_presence(report: Presence, requested: bool) -> None:
-    """Add what keeps a comparison from being one; a missing engine counts if it was `requested`."""
-    for engine, reason in report.failed.items():
-        report.problems.append(f"{engine} failed: {reason}")
-    if requested:
-        for engine, reason in report.missing.items():
-            report.problems.append(f"{engine} is missing: {reason}")
-    # Anything but float64 is held against float64, which one engine is enough for.
-    alone = 1 if report.dtype == "float64" else 0
-    if len(report.ran) <= alone:
-        ran = f"{report.ran[0].engine} ran alone" if report.ran else "no engine ran"
-        report.problems.append(f"nothing was compared: {ran}")
-
-
 def _expected_shapes(p: Plan, size: tuple[int, int], batch: int) -> dict[str, tuple[int, ...]]:
     """Output shapes by the plan: of every block, and of what the model returns."""
     every = {row.name: (batch, *row.shape) for row in block_rows(p, size)}
@@ -408,35 +337,3 @@ def _judge_rounding(
             report.problems.append(
                 f"{ran.engine} is {worst.maximum:.1e} from float64, over {report.tolerance:.1e}"
             )
-
-
-def perturbed(p: Plan, state: State, dtype: str, seed: int) -> State:
-    """Weights changed as much as rounding in `dtype` changes the sums that they enter.
-
-    A sum of n products computed in floating point is the exact sum for weights changed by relative
-    amounts of about u * sqrt(n), u being the unit roundoff (Higham and Mary 2019, probabilistic
-    backward error analysis). So each kernel gets normal relative changes of that size, and what
-    this does to the logits in float64 is what rounding in `dtype` may do.
-    """
-    return {q.name: perturbed_array(q, state[q.name], dtype, seed) for q in p.parameters()}
-
-
-def perturbed_array(q: Parameter, array: np.ndarray, dtype: str, seed: int) -> np.ndarray:
-    """One array of `perturbed`, in float64."""
-    terms = math.prod(q.shape[1:]) if q.role in ("conv_kernel", "dense_kernel") else 1
-    noise = generator(seed, f"rounding/{q.name}").standard_normal(q.shape)
-    change: np.ndarray = array * (1 + UNIT_ROUNDOFF[dtype] * math.sqrt(terms) * noise)
-    return change
-
-
-__all__ = [
-    "Presence",
-    "Ran",
-    "Report",
-    "check",
-    "default_sizes",
-    "judge_presence",
-    "perturbed",
-    "perturbed_array",
-    "run_engine",
-]

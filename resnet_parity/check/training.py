@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from resnet_parity.check.forward import Ran, Start, judge_presence, perturbed, run_engine
-from resnet_parity.engines.registry import Device, Engine, EngineError, Worker
+from resnet_parity.check.engine_runs import Ran, judge_presence, run_engine
+from resnet_parity.engines.process import EngineError, Start, Worker
+from resnet_parity.engines.registry import Device, Engine
 from resnet_parity.numerics.difference import (
     GRADIENT_TOLERANCE,
     ROUNDING_FACTOR,
@@ -21,22 +22,19 @@ from resnet_parity.numerics.difference import (
     VANISHING,
     farthest,
 )
+from resnet_parity.numerics.rounding import perturbed
 from shared_spec.atomic_write import workspace
 from shared_spec.errors import ResNetError
+from shared_spec.formats.canonical_file import read_safetensors
+from shared_spec.formats.canonical_file import write_safetensors as write
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.network import Plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.training.optimization import Optimization, optimization
 from shared_spec.training.state import require_classes
+from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.initialize import generator, random_images, random_weights
-from shared_spec.weights.state import (
-    Checkpoint,
-    State,
-    cast_weights,
-    check_weights,
-    read_safetensors,
-)
-from shared_spec.weights.state import write_safetensors as write
+from shared_spec.weights.state import State, cast_weights, check_weights
 
 PARTS = ("loss", "gradients", "update", "statistics", "weights")
 """What is compared: the first loss, the gradients of it, the weights after the first step, and what
@@ -356,7 +354,7 @@ def _hold_against_float64(
     step: Callable[[str], None],
 ) -> None:
     """Every engine against a float64 training from the same weights; the first gradients within
-    what rounding is measured to do to them (see `resnet_parity.check.forward.perturbed`).
+    what rounding is measured to do to them (see `resnet_parity.numerics.rounding.perturbed`).
     """
     engine = next(e for e in engines if e.name == report.ran[0].engine)
     exact = cast_weights(weights, "float64")
@@ -426,6 +424,3 @@ def _curve(a: State, b: State, prefix: str, steps: int) -> list[float]:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-__all__ = ["PARTS", "TrainingReport", "check_training", "default_optimization", "worst"]

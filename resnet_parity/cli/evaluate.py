@@ -18,9 +18,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from resnet_parity.cli.options import DeviceOption, JsonOption, LabelsOption, err, print_result
+from resnet_parity.cli.options import DeviceOption, JsonOption, LabelsOption, print_result
 from resnet_parity.engines.registry import ENGINES, Engine, parse_device, parse_engines
 from resnet_parity.render import tables
+from resnet_parity.render.console import err
+from resnet_parity.render.progress import lines
+from resnet_parity.render.text import plain
 from shared_spec.errors import FrameworkError, ResNetError
 from shared_spec.weights.labels import read_labels
 
@@ -67,11 +70,11 @@ def evaluate(
     Top-1, top-5 and loss, by the middle of each image, or by the papers' protocols: ten crops, or
     whole images at several scales. Exits with 1 if engines differ by more than rounding explains.
     """
-    from resnet_parity.cli.train import find_recipe
-    from resnet_parity.evaluate.inputs import Request, prepare
     from resnet_parity.evaluate import scoring as evaluating
-    from shared_spec.backend import resolve
+    from resnet_parity.evaluate.inputs import Request, prepare
+    from resnet_parity.train.recipes import find_recipe
     from shared_spec.catalogue import CATALOGUE
+    from shared_spec.catalogue.resolve import resolve
     from shared_spec.weights.state import numpy_dtype
 
     chosen = _installed(engines)
@@ -130,7 +133,7 @@ Told = tuple[Callable[[str], None], Callable[[float], None], Callable[[int], Non
 def _progress() -> Iterator[Told]:
     """What is at work, and a bar of images; in a log, lines."""
     if not err.is_terminal:
-        with tables.lines(err) as line:
+        with lines(err) as line:
             yield _log(line)
         return
     with Progress(
@@ -145,7 +148,7 @@ def _progress() -> Iterator[Told]:
     ) as bar:
         task = bar.add_task("starting", total=None)
         yield (
-            lambda text: bar.update(task, description=tables.plain(text)),
+            lambda text: bar.update(task, description=plain(text)),
             lambda images: bar.advance(task, images),
             lambda images: bar.update(task, total=images),
         )
@@ -169,6 +172,3 @@ def _log(line: Callable[[str], None]) -> Told:
         total = images
 
     return step, advance, expect
-
-
-__all__ = ["evaluate"]

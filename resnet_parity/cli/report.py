@@ -9,9 +9,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from resnet_parity.cli.options import DeviceOption, JsonOption, err, print_result
+from resnet_parity.cli.options import DeviceOption, JsonOption, print_result
 from resnet_parity.engines.registry import ENGINES, parse_device, parse_engines
-from resnet_parity.render import tables
+from resnet_parity.render.console import err
+from resnet_parity.render.progress import progress
+from resnet_parity.render.text import plain
 from shared_spec.errors import ResNetError, framework_missing
 from shared_spec.weights.state import numpy_dtype
 
@@ -64,7 +66,7 @@ def report(
         speed=speed,
         requested=engines is not None,
     )
-    with tables.progress(err) as advance:
+    with progress(err) as advance:
         nets = reports.gather(models or [], files, settings, advance)
     reports.write(nets, output, date)
     told = [
@@ -82,11 +84,8 @@ def table(console: Console, data: dict[str, Any]) -> None:
     marks = {True: "[green]✓[/]", False: "[red]✗[/]", None: "–"}
     for net in data["nets"]:
         console.print(
-            f"{marks[net['holds']]} {tables.plain(net['name'])}: {tables.plain(net['summary'])}",
+            f"{marks[net['holds']]} {plain(net['name'])}: {plain(net['summary'])}",
             highlight=False,
             soft_wrap=True,
         )
-    console.print(f"wrote {tables.plain(data['report'])}", highlight=False, soft_wrap=True)
-
-
-__all__ = ["report", "table"]
+    console.print(f"wrote {plain(data['report'])}", highlight=False, soft_wrap=True)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from resnet_parity.cli.options import (
     DeviceOption,
@@ -15,12 +13,15 @@ from resnet_parity.cli.options import (
     ModelArgument,
     WeightsOption,
     command_line,
-    err,
     print_result,
 )
 from resnet_parity.engines.registry import ENGINES, parse_device, parse_engines
-from resnet_parity.render import plots, tables
-from shared_spec.backend import fetched, resolve
+from resnet_parity.render import plots
+from resnet_parity.render.console import err
+from resnet_parity.render.progress import progress
+from resnet_parity.render.trace import table
+from shared_spec.backend import fetched
+from shared_spec.catalogue.resolve import resolve
 from shared_spec.errors import ResNetError
 from shared_spec.spec.resnet_spec import ResNetSpec
 
@@ -31,13 +32,6 @@ if TYPE_CHECKING:
 
 UNDECIDED = 3
 """The exit code where rounding hides too much to tell."""
-
-_FEW = 8
-_VERDICTS = {
-    "holds": "[bold green]✓ nothing parts[/]",
-    "parts": "[bold red]✗ they part[/]",
-    "undecided": "[bold yellow]? cannot be told[/]",
-}
 
 
 def trace(
@@ -90,11 +84,11 @@ def trace(
         raise ResNetError("engines: with --against name one, of your model's framework")
     spec = resolve(model)
     images = _images(spec, what, image_size, batch or (4 if gradients else 2), seed)
-    from resnet_parity.convert.conversion import read_for
-    from resnet_parity.trace.compare import compare as tracing
+    from resnet_parity.convert.read import read_for
+    from resnet_parity.trace import compare as tracing
 
     given = None if weights is None else dict(read_for(spec, fetched(weights)).state)
-    with tables.progress(err) as advance:
+    with progress(err) as advance:
         found = tracing.trace(
             spec,
             chosen[0],
@@ -159,77 +153,3 @@ def _images(
         raise ResNetError(f"--input: {what!r} is not random, image, or the path of an image")
     prepare = Preprocessing.default(spec).model_copy(update={"image_size": side})
     return prepare(open_images(paths))
-
-
-def table(console: Console, data: dict[str, Any]) -> None:
-    """The first rows in which something is off and the worst of all, then the verdict."""
-    shape = "×".join(map(str, data["input"]))
-    console.print(
-        f"[bold]{tables.plain(data['model'])}[/] in {data['dtype']} on {shape}: "
-        f"{tables.plain(data['other'])} against {data['reference']}\n",
-        highlight=False,
-    )
-    rows = data["rows"]
-    off = [row for row in rows if row["errs"] or row["parts"]][:_FEW]
-    off += [row for row in rows if row["name"] in data["errs"]][:_FEW]
-    worst = sorted(rows, key=lambda row: -_size(row["forced"]))[:_FEW]
-    worst += sorted(rows, key=lambda row: -_size(row["propagated"]))[: _FEW // 2]
-    wanted = {row["name"] for row in [*off, *worst]}
-    erring = set(data["errs"])
-    _rows(console, [row for row in rows if row["name"] in wanted], True, erring)
-    console.print(
-        f"\nforced: on the reference's input; {len(wanted)} of {len(rows)} rows, --json has all",
-        highlight=False,
-    )
-    if data["gradients"]:
-        found = data["gradients"]
-        off = [row for row in found if row["parts"]][:_FEW]
-        worst = sorted(found, key=lambda row: -_size(row["propagated"]))[:_FEW]
-        wanted = {row["name"] for row in [*off, *worst]}
-        console.print("\ngradients, in the order of the backward pass:\n", highlight=False)
-        _rows(console, [row for row in found if row["name"] in wanted], False, set())
-    console.print(f"\nrule: {data['rule']}", highlight=False)
-    if data["gradient_rule"] not in (None, data["rule"]):
-        console.print(f"rule for gradients: {data['gradient_rule']}", highlight=False)
-    for note in data["notes"]:
-        console.print(f"note: {tables.plain(note)}", highlight=False)
-    for problem in data["problems"]:
-        console.print(f"[red]✗[/] {tables.plain(problem)}", highlight=False)
-    for what in data["undecided"]:
-        console.print(f"[yellow]?[/] {tables.plain(what)}", highlight=False)
-    console.print(_VERDICTS[data["verdict"]])
-
-
-def _rows(console: Console, rows: list[dict[str, Any]], layers: bool, erring: set[str]) -> None:
-    found = Table(box=None, pad_edge=False, header_style="bold")
-    found.add_column("layer" if layers else "parameter", overflow="fold")
-    for name in ["kind"] * layers:
-        found.add_column(name, no_wrap=True)
-    for name in ["as computed", *["forced"] * layers, "bound"]:
-        found.add_column(name, justify="right", no_wrap=True)
-    found.add_column("", no_wrap=True)
-    for row in rows:
-        errors = [row["propagated"], *[row["forced"]] * layers]
-        cells = [tables.plain(row["name"]), *[row["kind"]] * layers, *map(_figure, errors)]
-        mark = "inherits" if row["parts"] or row["errs"] else ""
-        if row["name"] in erring:
-            mark = "[red]errs[/]"
-        if mark and not layers:
-            mark = "[red]parts[/]"
-        found.add_row(*cells, f"{row['bound']:.1e}", mark)
-    console.print(found)
-
-
-def _size(value: float | str | None) -> float:
-    if value is None:
-        return -1.0
-    return float("inf") if isinstance(value, str) else value
-
-
-def _figure(value: float | str | None) -> str:
-    if value is None:
-        return "-"
-    return f"[red]{value}[/]" if isinstance(value, str) else f"{value:.1e}"
-
-
-__all__ = ["table", "trace"]

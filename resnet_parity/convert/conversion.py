@@ -16,33 +16,24 @@ from resnet_parity.convert.certificate import (
     Check,
     Step,
     certificate_path,
-    certify,
     remove_stale,
     write_certificate,
 )
-from resnet_parity.engines.registry import (
-    ENGINES,
-    Device,
-    Engine,
-    EngineError,
-    Worker,
-    first_available,
-)
+from resnet_parity.convert.read import call_engine, read_any
+from resnet_parity.convert.verify import certify
+from resnet_parity.engines.registry import ENGINES, Device, Engine, first_available
 from shared_spec.atomic_write import durable, workspace
 from shared_spec.backend import fetched
-from shared_spec.errors import FrameworkError, ResNetError, WeightsError
+from shared_spec.errors import FrameworkError, WeightsError
+from shared_spec.formats.canonical_file import write_safetensors
 from shared_spec.formats.containers import hdf5_sandbox
-from shared_spec.formats.write import Format, fitted, is_orbax, read_checkpoint, target_format
+from shared_spec.formats.containers.source import require_file
+from shared_spec.formats.write import Format, fitted, target_format
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.lazy_array import entries_of
-from shared_spec.weights.state import (
-    Checkpoint,
-    check_weights,
-    digest,
-    require_file,
-    write_safetensors,
-)
+from shared_spec.weights.state import check_weights, digest
 
 
 @dataclass(frozen=True)
@@ -222,54 +213,6 @@ class _Clock:
         return {name: round(value, 3) for name, value in parts.items()}
 
 
-def read_any(path: Path, spec: ResNetSpec | None, folder: Path, resize: bool = False) -> Checkpoint:
-    """Canonical weights of a checkpoint of any kind, through a worker where a framework is needed.
-
-    A `spec` given wins over the file's own; the weights are then held against it.
-
-    Raises:
-        ResNetError: if the file cannot be read.
-    """
-    if is_orbax(path):
-        output = folder / "read.safetensors"
-        given = None if spec is None else spec.to_dict()
-        _call(
-            first_available(("flax",)),
-            "read",
-            source=str(path.resolve()),
-            spec=given,
-            output=str(output),
-        )
-        checkpoint = replace(read_checkpoint(output), origin="Flax orbax directory")
-    else:
-        checkpoint = read_checkpoint(path, spec, resize=resize)
-    if spec is None or (resize and _but_for_ends(spec) == _but_for_ends(checkpoint.spec)):
-        return checkpoint
-    return replace(checkpoint, spec=spec)
-
-
-def read_classifier(
-    path: Path, spec: ResNetSpec | None, folder: Path, resize: bool = False
-) -> tuple[Checkpoint, ResNetSpec]:
-    """As `read_any`; also the net, which must be known, fit the weights and have classes.
-
-    Raises:
-        ResNetError: if the file cannot be read, or is not that of such a net.
-    """
-    checkpoint = read_any(path, spec, folder, resize)
-    net = checkpoint.spec
-    if net is None:
-        raise WeightsError(f"{path}: the file does not tell its model; name it (--model)")
-    check_weights(compile_plan(net), checkpoint.state, "float64", path)
-    if net.features_only or not net.num_classes:
-        raise WeightsError(f"{path}: the model gives features and no classes")
-    return checkpoint, net
-
-
-def _but_for_ends(spec: ResNetSpec | None) -> ResNetSpec | None:
-    return None if spec is None else spec.override(in_channels=3, num_classes=1)
-
-
 def _read_back(draft: Path, whole: Checkpoint, folder: Path) -> Any:
     """A missing spec in the file must not hide behind the one that is known."""
     return read_any(draft, whole.spec, folder).state
@@ -282,7 +225,7 @@ def _write(checkpoint: Checkpoint, draft: Path, wanted: Format, folder: Path) ->
     assert checkpoint.spec is not None
     canonical = folder / "write.safetensors"
     write_safetensors(canonical, checkpoint)
-    _call(
+    call_engine(
         first_available(wanted.engines),
         "write",
         source=str(canonical),
@@ -290,14 +233,6 @@ def _write(checkpoint: Checkpoint, draft: Path, wanted: Format, folder: Path) ->
         output=str(draft),
         format=wanted.name,
     )
-
-
-def _call(engine: Engine, operation: str, **arguments: Any) -> None:
-    try:
-        with Worker(engine) as worker:
-            worker.call(operation, **arguments)
-    except EngineError as error:
-        raise ResNetError(f"{engine.name} failed: {error}") from None
 
 
 def _dtype(checkpoint: Checkpoint, path: Path) -> str:
@@ -318,11 +253,3 @@ def _size(path: Path) -> int:
     if path.is_dir():
         return sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
     return path.stat().st_size
-
-
-def read_for(spec: ResNetSpec, path: Path) -> Checkpoint:
-    """Weights of a checkpoint of any kind, which must fit `spec`."""
-    require_file(path)
-    with workspace() as folder:
-        checkpoint = read_any(path, spec, folder)
-        return replace(checkpoint, state=dict(checkpoint.state))

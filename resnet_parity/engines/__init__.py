@@ -1,0 +1,1 @@
+"""Worker processes, one an engine, as their parent sees them."""

@@ -198,18 +198,3 @@ def image_logits(arrays: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
         return views[:, 0]
     with np.errstate(invalid="ignore"):
         return averaged(views)
-
-
-__all__ = [
-    "CROPS",
-    "PAPER_SCALES",
-    "Part",
-    "Round",
-    "Views",
-    "averaged",
-    "image_logits",
-    "mirrored_too",
-    "paper_scales",
-    "rounds",
-    "ten_crops",
-]

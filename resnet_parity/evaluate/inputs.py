@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_parity.convert.conversion import read_classifier
+from resnet_parity.convert.read import read_classifier
 from resnet_parity.datasets import Dataset, Loader, open_dataset, pixel_mean
 from resnet_parity.evaluate.crops import CROPS, Views, paper_scales
 from resnet_parity.train.run import RECIPE, WEIGHTS
@@ -19,13 +19,14 @@ from resnet_parity.train.run import prepare as prepare_training
 from shared_spec.atomic_write import workspace
 from shared_spec.backend import fetched
 from shared_spec.errors import DataError, ResNetError, WeightsError
+from shared_spec.formats.containers.source import require_file
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.summary import layer_rows
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.training.data_spec import DataSpec, Split
 from shared_spec.training.recipe import Recipe, load_recipe
+from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.preprocessing import Preprocessing
-from shared_spec.weights.state import Checkpoint, require_file
 
 _LARGEST_SCALE = 8192
 
@@ -318,6 +319,3 @@ class _Chosen:
 
     def where(self, index: int) -> str:
         return self._dataset.where(int(self._indices[index]))
-
-
-__all__ = ["Prepared", "Request", "prepare", "spread"]

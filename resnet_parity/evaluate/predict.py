@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from resnet_parity.convert.conversion import read_classifier
-from resnet_parity.engines.registry import Device, Engine, EngineError, Worker
+from resnet_parity.convert.read import read_classifier
+from resnet_parity.engines.process import EngineError, Worker
+from resnet_parity.engines.registry import Device, Engine
 from shared_spec.atomic_write import workspace
 from shared_spec.errors import ResNetError, WeightsError
+from shared_spec.formats.canonical_file import read_safetensors, write_safetensors
 from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.preprocessing import Preprocessing, open_images
-from shared_spec.weights.state import Checkpoint, read_safetensors, write_safetensors
 
 
 def classify(

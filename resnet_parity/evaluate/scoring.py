@@ -2,7 +2,8 @@
 
 Images are decoded once, and each batch goes through one engine after the other; so all see the
 same numbers, and memory and disk hold a few batches, however many images there are. What the nets
-are given of an image, and how its scores are averaged, is told in `resnet_parity.evaluate.crops`. The loss
+are given of an image, and how its scores are averaged, is told in
+`resnet_parity.evaluate.crops`. The loss
 is the cross-entropy of the averaged probabilities.
 """
 
@@ -18,23 +19,19 @@ from typing import Any
 
 import numpy as np
 
-from resnet_parity.check.forward import Start, perturbed
-from resnet_parity.engines.registry import Device, Engine, EngineError, Worker
+from resnet_parity.engines.process import EngineError, Start, Worker
+from resnet_parity.engines.registry import Device, Engine
 from resnet_parity.evaluate.crops import Part, image_logits, rounds
 from resnet_parity.evaluate.inputs import Prepared, spread
 from resnet_parity.numerics.difference import FLOAT64_TOLERANCE, ROUNDING_FACTOR, RULE, difference
+from resnet_parity.numerics.rounding import perturbed
 from resnet_parity.numerics.top_k import Scores, losses, ranks, summed
 from shared_spec.atomic_write import workspace
 from shared_spec.errors import ResNetError
+from shared_spec.formats.canonical_file import read_safetensors, save_canonical
 from shared_spec.plan.compiler import compile_plan
-from shared_spec.weights.state import (
-    Checkpoint,
-    State,
-    cast_weights,
-    numpy_dtype,
-    read_safetensors,
-    save_canonical,
-)
+from shared_spec.weights.checkpoint import Checkpoint
+from shared_spec.weights.state import State, cast_weights, numpy_dtype
 
 _SAMPLE = 8
 """Views on which the effect of rounding is measured."""
@@ -395,7 +392,7 @@ class _Run:
 
     def measure_rounding(self, device: Device, start: Start) -> None:
         """What rounding may do to these logits, as `check` measures it: in float64, by weights that
-        are changed as much as rounding changes sums (see `resnet_parity.check.forward.perturbed`).
+        are changed as much as rounding changes sums (`resnet_parity.numerics.rounding`).
         """
         p, report = self._p, self._report
         tally = next(iter(self._tallies.values()))
@@ -464,6 +461,3 @@ def _ratio(apart: float, largest: float) -> float:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-__all__ = ["Agreement", "Evaluated", "Report", "evaluate"]

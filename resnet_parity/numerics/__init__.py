@@ -1,0 +1,1 @@
+"""What two results differ by, and by how much they may."""

@@ -26,7 +26,7 @@ before a norm: there is nothing in it to compare."""
 
 ROUNDING_FACTOR = 4.0
 """How far an engine may be from the float64 reference, in units of the error that rounding itself
-is measured to cause (see `resnet_parity.check.forward.perturbed`)."""
+is measured to cause (see `resnet_parity.numerics.rounding.perturbed`)."""
 
 UNIT_ROUNDOFF = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 """Half the spacing of floats at 1."""

@@ -144,6 +144,3 @@ def _cell(text: str) -> str:
 def _table(head: Row, rows: Iterable[Row], alignment: str) -> str:
     rules = ["---:" if side == "r" else "---" for side in alignment]
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, rules, *rows))
-
-
-__all__ = ["markdown", "summary"]

@@ -3,157 +3,15 @@
 from __future__ import annotations
 
 import math
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
-from resnet_parity.check.record_file import Judged, Record
-from resnet_parity.worker.reference_libraries import REFERENCES
-from shared_spec import plan
-from shared_spec.plan.network import Layer, Layers, Stage
-
-QUIET = 5.0
-"""Seconds between two lines of progress in a log."""
-
-
-def plain(text: object) -> str:
-    """Any text with rich's markup and control characters made harmless."""
-    clean = "".join(c if c.isprintable() else " " for c in str(text))
-    return escape(clean)
-
-
-@contextmanager
-def progress(console: Console) -> Iterator[Callable[[str], None]]:
-    """A spinner with the step at work and the time it has taken; in a log, lines (see `lines`)."""
-    if not console.is_terminal:
-        with lines(console) as step:
-            yield step
-        return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("starting", total=None)
-        yield lambda text: bar.update(task, description=plain(text))
-
-
-@contextmanager
-def lines(console: Console) -> Iterator[Callable[[str], None]]:
-    """A line for a log with the time so far and what is at work, every `QUIET` seconds at most, and
-    none where it is still the same.
-    """
-    began = time.monotonic()
-    over = threading.Event()
-    latest = told = ""
-
-    def tell() -> None:
-        nonlocal told
-        while not over.wait(QUIET):
-            if latest != told:
-                told = latest
-                line = f"{time.monotonic() - began:.0f} s: {plain(told)}"
-                console.print(line, highlight=False, soft_wrap=True)
-
-    def step(text: str) -> None:
-        nonlocal latest
-        latest = text
-
-    thread = threading.Thread(target=tell, daemon=True)
-    thread.start()
-    try:
-        yield step
-    finally:
-        over.set()
-        thread.join()
-
-
-class SweepProgress:
-    """How far a sweep is: a bar with an estimate of the rest on a terminal, else a line a name.
-
-    The estimate goes by parameters, of which one name has two thousand times as many as another.
-    """
-
-    OVERHEAD = 3e7
-    """Parameters that take as long as what every name costs."""
-
-    def __init__(self, console: Console, sizes: Mapping[str, int]) -> None:
-        self._console, self._sizes, self._done = console, sizes, 0
-        total = sum(sizes.values()) + self.OVERHEAD * len(sizes)
-        self._bar = Progress(
-            SpinnerColumn(),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[count]}"),
-            TextColumn("{task.description}"),
-            TimeElapsedColumn(),
-            TextColumn("elapsed,"),
-            TimeRemainingColumn(),
-            TextColumn("to go"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("starting", total=total, count=self._count())
-
-    def __enter__(self) -> SweepProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
-
-    def step(self, name: str, what: str) -> None:
-        """Tell what runs now."""
-        self._bar.update(self._task, description=plain(f"{name} · {what}"))
-
-    def done(self, record: Record, fresh: bool) -> None:
-        """Tell a result; on a terminal only one that does not hold."""
-        self._done += 1
-        cost = self._sizes[record.name] + self.OVERHEAD
-        if fresh:
-            self._bar.update(self._task, advance=cost, count=self._count())
-        else:
-            rest = self._bar.tasks[self._task].total or cost
-            self._bar.update(self._task, total=rest - cost, count=self._count())
-        if not self._console.is_terminal or not record.holds:
-            line = f"{self._count()} {plain(_sweep_line(record, fresh))}"
-            self._console.print(line, highlight=False, soft_wrap=True)
-
-    def _count(self) -> str:
-        return f"{self._done}/{len(self._sizes)}"
-
-
-def _sweep_line(record: Record, fresh: bool) -> str:
-    if not record.holds:
-        return f"{record.name}: ✗ {'; '.join(record.all_problems())}"
-    parts = [f"{name} {_largest(j)}" for name, j in record.references.items()]
-    parts += [f"engines {_plain_figure(record.between)}"] if record.pair else []
-    return f"{record.name}: ✓ {record.dtype}, {', '.join(parts)}{'' if fresh else ' (before)'}"
-
-
-def _largest(judged: Judged) -> str:
-    values = [math.inf if x is None else x for x in judged.differences.values()]
-    return _plain_figure(max(values, default=None))
-
-
-def _plain_figure(value: float | None) -> str:
-    return "NaN" if value is None or math.isinf(value) else f"{value:.1e}"
+from resnet_parity.check.record_file import Record
+from resnet_parity.engines.reference_libraries import REFERENCES
+from resnet_parity.render.text import figure, join_words, largest, plain, plain_figure
 
 
 def sweep(console: Console, data: dict[str, Any]) -> None:
@@ -163,11 +21,11 @@ def sweep(console: Console, data: dict[str, Any]) -> None:
     head = f"{'name':{names}}  {'reference':18}  {'dtype':7}  to reference  between engines"
     console.print(head, style="bold", highlight=False, no_wrap=True, overflow="ellipsis")
     for record in records:
-        rows = [(name, _largest(j)) for name, j in record.references.items()]
+        rows = [(name, largest(j)) for name, j in record.references.items()]
         rows += [(name, "not installed") for name in record.missing if name in REFERENCES]
         for name, worst in rows or [("–", "–")]:
             good = record.holds if name not in record.references else record.holds_for(name)
-            between = _plain_figure(record.between) if record.pair else "–"
+            between = plain_figure(record.between) if record.pair else "–"
             line = f"{record.name:{names}}  {name:18}  {record.dtype}  {worst:>12}  {between:>15}"
             print(f"{line}  {'✓' if good else '✗'}", file=console.file)
     for record in records:
@@ -241,7 +99,7 @@ def parity(console: Console, data: dict[str, Any]) -> None:
         worst = max(data["pairs"], key=lambda pair: _or_infinity(pair["blocks"]["maximum"]))
         console.print(
             f"\nworst block: {worst['worst_block']}, "
-            f"{_figure(worst['blocks']['maximum'])} between {' and '.join(worst['engines'])}",
+            f"{figure(worst['blocks']['maximum'])} between {' and '.join(worst['engines'])}",
             highlight=False,
         )
     bound = "" if data["dtype"] != "float64" else f" ≤ {data['tolerance']:.0e}"
@@ -370,7 +228,7 @@ def _parts(console: Console, rows: Sequence[tuple[str, Any]]) -> None:
     for part in parts:
         table.add_column(part, justify="right")
     for name, row in rows:
-        table.add_row(name, *(_figure(row[part]["maximum"]) for part in parts))
+        table.add_row(name, *(figure(row[part]["maximum"]) for part in parts))
     console.print(table)
 
 
@@ -400,7 +258,7 @@ def _engines_table(console: Console, data: dict[str, Any]) -> None:
         cells = [row["engine"], versions, plain(row["device"])]
         cells += [f"{row['parameters']:,}", f"{row['seconds']:.1f}"]
         if row["engine"] in data["against_float64"]:
-            cells.append(_figure(data["against_float64"][row["engine"]]["maximum"]))
+            cells.append(figure(data["against_float64"][row["engine"]]["maximum"]))
         table.add_row(*cells)
     _absent(table, data)
     console.print(table)
@@ -414,7 +272,7 @@ def _matrix(console: Console, data: dict[str, Any]) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     found = {tuple(pair["engines"]): pair["logits"]["maximum"] for pair in data["pairs"]}
     for a in names[:-1]:
-        cells = [_figure(found[a, b]) if (a, b) in found else "" for b in names[1:]]
+        cells = [figure(found[a, b]) if (a, b) in found else "" for b in names[1:]]
         table.add_row(a, *cells)
     console.print(table)
 
@@ -449,7 +307,7 @@ def converted(console: Console, data: dict[str, Any]) -> None:
             soft_wrap=True,
         )
     if data["lost"]:
-        console.print(f"This format has no place for {_join(data['lost'])}.", highlight=False)
+        console.print(f"This format has no place for {join_words(data['lost'])}.", highlight=False)
 
 
 def verified(console: Console, data: dict[str, Any]) -> None:
@@ -476,20 +334,6 @@ def _checks(console: Console, checks: Sequence[dict[str, Any]]) -> None:
         )
 
 
-def downloading(advance: Callable[[str], None], name: str) -> Callable[[int, int | None], None]:
-    """Progress of a download, in words."""
-
-    def told(done: int, whole: int | None) -> None:
-        share = f" of {whole / 1e6:.0f}" if whole else ""
-        advance(f"{plain(name)}: {done / 1e6:.0f}{share} MB")
-
-    return told
-
-
-def _join(words: Sequence[str]) -> str:
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
 def predictions(console: Console, data: Sequence[dict[str, Any]]) -> None:
     """The most probable classes of each image."""
     for record in data:
@@ -502,48 +346,6 @@ def predictions(console: Console, data: Sequence[dict[str, Any]]) -> None:
             bar = "█" * round(20 * entry["probability"])
             table.add_row(f"{entry['probability']:7.2%}", bar, plain(entry["label"]))
         console.print(table)
-
-
-def describe_stage(stage: Stage) -> str:
-    """`[1×1, 64; 3×3, 64; 1×1, 256] × 3`, as in the papers."""
-    kinds: list[str] = []
-    counts: list[int] = []
-    for block in stage.blocks:
-        convs = [x for x in (*block.pre, *block.branch) if isinstance(x, plan.Conv)]
-        text = "; ".join(_describe(conv) for conv in convs)
-        if kinds and kinds[-1] == text:
-            counts[-1] += 1
-        else:
-            kinds.append(text)
-            counts.append(1)
-    return ", ".join(f"[{k}] × {n}" for k, n in zip(kinds, counts, strict=True))
-
-
-def describe_chain(layers: Layers) -> str:
-    """`7×7, 64; 3×3 max pool`."""
-    return "; ".join(text for text in map(_describe, layers) if text)
-
-
-def _describe(layer: Layer) -> str:
-    if isinstance(layer, plan.Conv):
-        groups = f", {layer.groups} groups" if layer.groups > 1 else ""
-        return f"{layer.kernel_size}×{layer.kernel_size}, {layer.out_channels}{groups}"
-    if isinstance(layer, plan.MaxPool):
-        return f"{layer.kernel_size}×{layer.kernel_size} max pool"
-    if isinstance(layer, plan.AvgPool):
-        return f"{layer.kernel_size}×{layer.kernel_size} average pool"
-    if isinstance(layer, plan.BlurPool):
-        return "3×3 blur"
-    if isinstance(layer, plan.GlobalPool):
-        kinds = {"avg": "average", "avgmax": "average and max", "catavgmax": "average beside max"}
-        return f"{kinds.get(layer.kind, layer.kind)} pool"
-    if isinstance(layer, plan.Dense):
-        return f"{layer.out_features}-way dense"
-    return ""
-
-
-def _figure(value: float | None) -> str:
-    return "[red]NaN[/]" if value is None else f"{value:.1e}"
 
 
 def _or_infinity(value: float | None) -> float:

@@ -91,5 +91,3 @@ def _xy(x: float, y: float) -> str:
 
 
 _n = svg.number
-
-__all__ = ["Bar", "bars"]

@@ -182,6 +182,3 @@ def _line(
 
 def _kind(number: int) -> str:
     return f"s{number % svg.MARKS}"
-
-
-__all__ = ["Chart", "Group", "Series", "curve", "depth", "swatch"]

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from resnet_parity.check.forward import Start
-from resnet_parity.engines.registry import Device, Engine, Worker
+from resnet_parity.engines.process import Start, Worker
+from resnet_parity.engines.registry import Device, Engine
 from resnet_parity.report import commands, records
 from resnet_parity.report.records import Bench, Check, Trace
-from shared_spec.backend import resolve
 from shared_spec.catalogue import CATALOGUE
+from shared_spec.catalogue.resolve import resolve
 from shared_spec.errors import ResNetError
 from shared_spec.spec.resnet_spec import ResNetSpec
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from resnet_parity.render import tables
 from resnet_parity.report import commands, number_format, parity, speed
 from resnet_parity.report.blocks import Block, Commands, Fact, Facts, Notice, Table, Text
 from resnet_parity.report.collect import Net
 from resnet_parity.report.records import Bench, Ran
 from shared_spec.plan.compiler import compile_plan
-from shared_spec.plan.summary import stage_rows
+from shared_spec.plan.summary import describe_chain, describe_stage, stage_rows
 
 _EXACT = {"highest", "float32", "ieee", "none", "null"}
 """Settings of the precision of matrix products that keep all of float32."""
@@ -79,8 +78,8 @@ def network(net: Net) -> list[Block]:
     plan = compile_plan(net.spec)
     side = (net.spec.image_size, net.spec.image_size)
     rows = stage_rows(plan, side)
-    made = {stage.name: tables.describe_stage(stage) for stage in plan.stages}
-    made |= {"stem": tables.describe_chain(plan.stem), "head": tables.describe_chain(plan.head)}
+    made = {stage.name: describe_stage(stage) for stage in plan.stages}
+    made |= {"stem": describe_chain(plan.stem), "head": describe_chain(plan.head)}
     cells = [
         [
             row.name,
@@ -208,14 +207,15 @@ def _parity(net: Net) -> str:
             told.append(f"{engines} do not agree in {check.dtype}{first}")
         elif worst is not None:
             told.append(
-                f"{engines} agree in {check.dtype}, logits within {number_format.error(worst.maximum)} "
-                f"of one another (bound {bound})"
+                f"{engines} agree in {check.dtype}, logits within "
+                f"{number_format.error(worst.maximum)} of one another (bound {bound})"
             )
         else:
             far = [d.maximum or 0.0 for d in check.against_float64.values()]
             told.append(
-                f"in {check.dtype} logits are within {number_format.error(max(far, default=None))} of "
-                f"float64 (bound {number_format.bound(check.tolerance)})"
+                f"in {check.dtype} logits are within "
+                f"{number_format.error(max(far, default=None))} of float64 "
+                f"(bound {number_format.bound(check.tolerance)})"
             )
     return "; ".join(told) or "parity was not measured"
 
@@ -246,7 +246,8 @@ def _fastest(net: Net) -> str:
         if best is not None:
             key, label, row = best
             place = speed.titled(key)
-            text = f"the fastest engine is {label} with {number_format.rate(row.images_per_second)} images/s"
+            rate = number_format.rate(row.images_per_second)
+            text = f"the fastest engine is {label} with {rate} images/s"
             told.append(f"{text} ({place[0].lower()}{place[1:]})")
         wrong = [each for each in bench.parity if not each.holds]
         refused = sum(1 for row in bench.rows if row.refused)

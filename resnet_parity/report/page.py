@@ -116,6 +116,3 @@ def _section(net: Net, ident: str) -> Section:
             if blocks
         ],
     )
-
-
-__all__ = ["Section", "policy", "render", "stylesheet", "write"]

@@ -273,23 +273,3 @@ def harmless(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-__all__ = [
-    "Bench",
-    "Bound",
-    "Check",
-    "Difference",
-    "Figure",
-    "Pair",
-    "Parity",
-    "Ran",
-    "Row",
-    "Scaled",
-    "Spread",
-    "Timed",
-    "Trace",
-    "harmless",
-    "read",
-    "record",
-]

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from resnet_parity.check.forward import Start, perturbed
 from resnet_parity.check.training import default_optimization
-from resnet_parity.engines.registry import Device, Engine, EngineError, Worker
+from resnet_parity.engines.process import EngineError, Start, Worker
+from resnet_parity.engines.registry import Device, Engine
 from resnet_parity.numerics.difference import (
     FLOAT64_TOLERANCE,
     GRADIENT_TOLERANCE,
@@ -26,27 +26,22 @@ from resnet_parity.numerics.difference import (
     VANISHING,
     farthest,
 )
+from resnet_parity.numerics.rounding import perturbed
+from resnet_parity.numerics.teacher_forcing import inputs_of
 from resnet_parity.trace.result import Row, TraceReport, rule_in, shown
-from shared_spec import plan
 from shared_spec.atomic_write import workspace
 from shared_spec.errors import FrameworkError, ResNetError
+from shared_spec.formats.canonical_file import read_safetensors, save_canonical
 from shared_spec.plan.compiler import compile_plan
-from shared_spec.plan.network import Layers, Plan
+from shared_spec.plan.dataflow import IMAGES, Part, parts
+from shared_spec.plan.network import Plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.training.state import require_classes
+from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.initialize import generator, random_weights
-from shared_spec.weights.state import (
-    Checkpoint,
-    State,
-    cast_weights,
-    check_weights,
-    read_safetensors,
-    save_canonical,
-)
+from shared_spec.weights.state import State, cast_weights, check_weights
 
 DTYPES = ("float64", "float32")
-IMAGES = ""
-"""The source of a layer that takes the images."""
 RESULT = "(result)"
 """The row of what a model returns."""
 
@@ -57,79 +52,6 @@ _VAGUE = 0.1
 """A bound on gradients above which a comparison says nothing: norms over a few numbers amplify
 rounding so.
 """
-_AVERAGING = (
-    plan.GlobalPool,
-    plan.SqueezeExcite,
-    plan.ChannelAttention,
-    plan.GroupNorm,
-    plan.EvoNorm,
-    plan.FilterResponseNorm,
-)
-
-
-@dataclass(frozen=True)
-class Part:
-    """A layer or a block: `sources` are the parts whose outputs' sum enters it."""
-
-    name: str
-    kind: str
-    sources: tuple[str, ...]
-    inside: tuple[str, ...] = ()
-    """The layers of a block."""
-    averages: bool = False
-    """Whether it sums over whole maps."""
-
-
-def parts(p: Plan) -> list[Part]:
-    """All layers and blocks in the order of `p.layers()`, each block after its layers."""
-    found: list[Part] = []
-
-    def chain(layers: Layers, entering: tuple[str, ...]) -> tuple[str, ...]:
-        for layer in layers:
-            kind = type(layer)
-            found.append(Part(layer.name, kind.__name__, entering, (), kind in _AVERAGING))
-            entering = (layer.name,)
-        return entering
-
-    x = chain(p.stem, (IMAGES,))
-    for block in p.blocks():
-        h = chain(block.pre, x)
-        y = chain(block.branch, h)
-        if block.shortcut_from is not None:
-            y += chain(block.shortcut, x if block.shortcut_from == "input" else h)
-        chain(block.output, y)
-        inside = tuple(layer.name for layer in block.layers())
-        found.append(Part(block.name, "block", x, inside))
-        x = (block.name,)
-    chain(p.head, x)
-    return found
-
-
-def inputs_of(
-    found: Sequence[Part], images: np.ndarray, outputs: Mapping[str, np.ndarray]
-) -> State:
-    """What enters each part, from the outputs of all."""
-    known = {**outputs, IMAGES: images}
-    inputs: State = {}
-    for part in found:
-        first, *rest = (known[source] for source in part.sources)
-        for other in rest:
-            first = first + other
-        inputs[part.name] = first
-    return inputs
-
-
-def rounded(found: Sequence[Part], inputs: State, dtype: str, seed: int) -> State:
-    """Inputs changed as much as rounding in `dtype` changes what is made of them: a number by the
-    unit roundoff, and by √n of it where n of them are summed (see `resnet_parity.check.forward.perturbed`).
-    """
-    changed: State = {}
-    for part in found:
-        x = inputs[part.name].astype(np.float64)
-        terms = math.prod(x.shape[1:3]) if part.averages and x.ndim == 4 else 1
-        noise = generator(seed, f"rounding/input/{part.name}").standard_normal(x.shape)
-        changed[part.name] = x * (1 + UNIT_ROUNDOFF[dtype] * math.sqrt(terms) * noise)
-    return changed
 
 
 @dataclass(frozen=True)
@@ -490,13 +412,3 @@ def _largest(arrays: State) -> float:
 
 def _apart(a: State, b: State, name: str) -> float:
     return farthest(a[name], b[name], VANISHING * _largest(a)) if name in b else math.inf
-
-
-__all__ = [
-    "Against",
-    "Part",
-    "inputs_of",
-    "parts",
-    "rounded",
-    "trace",
-]

@@ -32,11 +32,12 @@ from resnet_parity.numerics.top_k import Scores, score
 from resnet_parity.worker.distributed import devices
 from shared_spec.atomic_write import durable
 from shared_spec.errors import RecipeError, ResNetError
+from shared_spec.formats.canonical_file import read_safetensors, write_safetensors
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.training.recipe import Recipe, load_recipe
 from shared_spec.training.state import Progress
+from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.preprocessing import Preprocessing
-from shared_spec.weights.state import Checkpoint, read_safetensors, write_safetensors
 
 RECIPE, METRICS, STATE, WEIGHTS, CURVES = (
     "recipe.yaml",
@@ -177,7 +178,7 @@ def train(
         ResNetError: if the folder holds another run, the engine is missing, or the loss is no
             longer a number.
     """
-    from resnet_parity.worker.operations import Session
+    from resnet_parity.worker.session import Session
 
     observer = observer or Observer()
     recipe = prepared.recipe
@@ -376,6 +377,3 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
         raise ResNetError(f"{path}: cannot be read as metrics ({error})") from None
-
-
-__all__ = ["Observer", "Prepared", "Trained", "prepare", "read_metrics", "train"]

@@ -1,0 +1,1 @@
+"""What runs inside an engine's process; frameworks are imported here alone."""

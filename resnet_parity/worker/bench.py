@@ -15,26 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from resnet_parity.check.forward import perturbed
+from resnet_parity.engines.bench_job import Job, distinct_images, distinct_labels
+from resnet_parity.numerics.rounding import perturbed
 from resnet_parity.worker import device_rates
-from resnet_parity.worker.contenders import (
-    Job,
-    distinct_images,
-    distinct_labels,
-    how,
-    import_peer,
-    make_side,
-    watched,
-)
+from resnet_parity.worker.contenders import how, import_peer, make_side, watched
+from shared_spec.formats.canonical_file import read_safetensors, save_canonical
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
-from shared_spec.weights.state import (
-    Checkpoint,
-    State,
-    cast_weights,
-    read_safetensors,
-    save_canonical,
-)
+from shared_spec.weights.checkpoint import Checkpoint
+from shared_spec.weights.state import State, cast_weights
 
 
 def bench_build(session: Any, key: str, job: dict[str, Any]) -> dict[str, Any]:
@@ -288,15 +277,3 @@ def _numpy(value: Any) -> np.ndarray:
 
 def _version(module: str) -> str:
     return str(importlib.import_module(module).__version__)
-
-
-__all__ = [
-    "OPERATIONS",
-    "as_users_run",
-    "bench_build",
-    "bench_close",
-    "bench_rates",
-    "bench_reference",
-    "bench_time",
-    "settings",
-]

@@ -17,11 +17,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from resnet_parity.engines.bench_job import (
+    Job,
+)
+from resnet_parity.engines.reference_libraries import PEER_FOLDERS, PEERS
 from resnet_parity.worker.reference_libraries import (
     KEYS,
     assign,
@@ -30,6 +33,7 @@ from resnet_parity.worker.reference_libraries import (
     torchvision_models,
 )
 from shared_spec.errors import ResNetError
+from shared_spec.formats.canonical_file import read_safetensors
 from shared_spec.formats.dialects import keras_applications, keras_hub
 from shared_spec.formats.dialects.dialect import foreign_arrays
 from shared_spec.formats.dialects.linen import BLOCKS, LINEN
@@ -38,59 +42,9 @@ from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.network import Plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.training.optimization import Optimization, optimization
-from shared_spec.weights.initialize import generator, random_images
-from shared_spec.weights.state import State, cast_weights, read_safetensors
+from shared_spec.weights.state import State
 
 RATE, MOMENTUM = 1e-3, 0.9
-DISTINCT = 4
-"""So many images differ, and a batch repeats them. Its batch norms then see what a batch of these
-alone has, and a float64 reference of these says what every row of the timed batch has to be."""
-
-PEERS = Path(sys.prefix) / "share" / "peers"
-"""Where `python -m tests.fetch_peers` puts libraries that cannot be installed beside the rest."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One side of a comparison, as the parent process asks for it."""
-
-    peer: str | None
-    name: str
-    """Of the catalogue, which a library may know it by."""
-    spec: dict[str, Any]
-    weights: str
-    mode: str
-    batch: int
-    size: tuple[int, int]
-    dtype: str
-    form: str
-    layout: str
-    compile: str
-    tf32: bool
-    seed: int
-    outputs: str
-
-    @property
-    def net(self) -> ResNetSpec:
-        """The spec of the net that this side computes."""
-        return ResNetSpec.parse(self.spec)
-
-    @property
-    def state(self) -> State:
-        """The weights, widened to float32: libraries round to what they compute in."""
-        return cast_weights(read_safetensors(self.weights).state, "float32")
-
-    @property
-    def images(self) -> np.ndarray:
-        """[N, H, W, C]."""
-        found = distinct_images(self.net, self.size, self.batch, self.seed)
-        return np.tile(found, (self.batch // len(found), 1, 1, 1))
-
-    @property
-    def labels(self) -> np.ndarray:
-        """[N]."""
-        found = distinct_labels(self.net, self.batch, self.seed)
-        return np.tile(found, self.batch // len(found))
 
 
 @dataclass
@@ -103,21 +57,6 @@ class Side:
     build: float
     load: float
     parameters: Callable[[Sequence[str]], State] = lambda names: {}
-
-
-def distinct(batch: int) -> int:
-    """How many images of a batch differ."""
-    return max(n for n in range(1, DISTINCT + 1) if batch % n == 0)
-
-
-def distinct_images(spec: ResNetSpec, size: tuple[int, int], batch: int, seed: int) -> np.ndarray:
-    """The images that a batch repeats."""
-    return random_images((distinct(batch), *size, spec.in_channels), seed)
-
-
-def distinct_labels(spec: ResNetSpec, batch: int, seed: int) -> np.ndarray:
-    """Their labels."""
-    return generator(seed, "labels").integers(0, spec.num_classes, distinct(batch))
 
 
 def watched(p: Plan) -> list[str]:
@@ -140,27 +79,11 @@ def how(precision: str) -> Optimization:
 # Libraries.
 
 
-def peer_missing(peer: str) -> str | None:
-    """None, or a sentence that says what is not there and how to get it."""
-    if peer in _FOLDERS:
-        found = (PEERS / _FOLDERS[peer]).is_dir() or (
-            peer == "KerasHub" and importlib.util.find_spec("keras_hub") is not None
-        )
-        return None if found else "not found; run: python -m tests.fetch_peers"
-    module = {"keras.applications": "keras"}.get(peer, peer)
-    if importlib.util.find_spec(module) is None:
-        return f"{module} not installed; run: pip install {module}"
-    return None
-
-
-_FOLDERS = {"KerasHub": "keras_hub", "flax example": "flax_imagenet"}
-
-
 def import_peer(peer: str | None) -> list[str]:
     """Import a library; returns the modules whose versions belong into the report."""
     if peer is None:
         return []
-    if peer in _FOLDERS and PEERS.is_dir() and str(PEERS) not in sys.path:
+    if peer in PEER_FOLDERS and PEERS.is_dir() and str(PEERS) not in sys.path:
         sys.path.append(str(PEERS))
     if peer in ("timm", "torchvision"):
         torchvision_models()
@@ -591,19 +514,3 @@ def _linen_step(job: Job, model: Any, variables: Any, build: float, load: float)
         return found
 
     return Side(run, build, load, parameters)
-
-
-__all__ = [
-    "DISTINCT",
-    "PEERS",
-    "Job",
-    "Side",
-    "distinct",
-    "distinct_images",
-    "distinct_labels",
-    "how",
-    "import_peer",
-    "make_side",
-    "peer_missing",
-    "watched",
-]

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from resnet_parity.bench.roofline import BYTES, Rates
+from resnet_parity.engines.bench_job import BYTES, Rates
 from shared_spec.kernels.xla import jit
 
 SECONDS = 0.25
@@ -242,6 +242,3 @@ def fastest(
         wait(value)
         best = min(best, (clock() - start) / calls)
     return best
-
-
-__all__ = ["ARITHMETIC", "SHAPES", "fastest", "measure"]

@@ -1,193 +1,34 @@
 """The process that runs one engine: reads requests as JSON lines, answers in JSON lines.
 
-Arrays travel in safetensors files. Started as `python -m resnet_parity.worker.operations PACKAGE DEVICE`.
+Arrays travel in safetensors files. Started as `python -m resnet_parity.worker PACKAGE DEVICE`.
 """
 
 from __future__ import annotations
 
 import gc
 import importlib
-import json
-import os
-import platform
-import queue
-import sys
-import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from resnet_parity.check.forward import perturbed
-from resnet_parity.trace.compare import inputs_of, parts, rounded
+from resnet_parity.engines.reference_libraries import REFERENCES
+from resnet_parity.numerics.rounding import perturbed
+from resnet_parity.numerics.teacher_forcing import inputs_of, rounded
 from resnet_parity.worker import bench
-from resnet_parity.worker.contenders import Side
-from resnet_parity.worker.reference_libraries import REFERENCES, reference_logits
+from resnet_parity.worker.reference_libraries import reference_logits
+from resnet_parity.worker.session import Operation, Session, narrowed
 from shared_spec.catalogue import CATALOGUE
-from shared_spec.errors import FrameworkError, RecipeError, ResNetError
+from shared_spec.errors import RecipeError, ResNetError
+from shared_spec.formats.canonical_file import read_safetensors, save_canonical, write_safetensors
 from shared_spec.plan.compiler import compile_plan
+from shared_spec.plan.dataflow import parts
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.spec.validation import validated
 from shared_spec.training.optimization import Optimization
-from shared_spec.weights.state import (
-    Checkpoint,
-    State,
-    cast_weights,
-    check_weights,
-    numpy_dtype,
-    read_safetensors,
-    save_canonical,
-    write_safetensors,
-)
-
-Operation = Callable[..., Any]
-
-
-class Session:
-    """What operations share: the backend package, and where models go."""
-
-    def __init__(self, package: str, device: str) -> None:
-        self.device = device
-        self.package = package
-        self.keras_backend = os.environ.get("KERAS_BACKEND") if "keras" in package else None
-        start = time.perf_counter()
-        set_precision(self.uses, "highest")
-        self.resnet: Any = importlib.import_module(package)
-        self.import_seconds = time.perf_counter() - start
-        self.hardware = self._hardware()
-        self.kept: tuple[Any, set[tuple[int, ...]]] | None = None
-        """A model that stays from one request to the next, and the shapes that it was given."""
-        self.sides: dict[str, tuple[Side, bool]] = {}
-        """What `bench` times, by its key, and whether with TF32."""
-
-    @property
-    def uses(self) -> set[str]:
-        """The frameworks that compute: torch, tensorflow, jax."""
-        if self.package == "resnet_keras":
-            return {self.keras_backend or "tensorflow"}
-        return {"resnet_torch": {"torch"}, "resnet_flax": {"jax"}}[self.package]
-
-    def model(self, spec: Mapping[str, Any], weights: str | None, dtype: str) -> Any:
-        """A model on the session's device, with the weights of a canonical file in `dtype`."""
-        state = None
-        if weights is not None:
-            state = narrowed(read_safetensors(weights).state, dtype)
-        return self.placed(ResNetSpec.parse(dict(spec)), state, dtype)
-
-    def placed(self, spec: ResNetSpec, state: State | None, dtype: str) -> Any:
-        """A model on the session's device."""
-        return self.moved(self.resnet.create_model(spec, weights=state, dtype=dtype))
-
-    def moved(self, model: Any) -> Any:
-        """A model, on the session's device."""
-        return model.to("cuda") if self._moves() else model
-
-    @contextmanager
-    def forward_only(self) -> Iterator[None]:
-        """Keep PyTorch from holding what a gradient would need, under Keras too."""
-        if "torch" not in self.uses:
-            yield
-            return
-        import torch
-
-        with torch.no_grad():
-            yield
-
-    @contextmanager
-    def at_precision(self, precision: str) -> Iterator[None]:
-        """Multiply float32 numbers so for a while."""
-        set_precision(self.uses, precision)
-        try:
-            yield
-        finally:
-            set_precision(self.uses, "highest")
-
-    def _moves(self) -> bool:
-        # JAX, TensorFlow and Keras put arrays on the accelerator themselves.
-        return self.package == "resnet_torch" and self.device == "gpu"
-
-    def _hardware(self) -> str:
-        """The device's name; raises FrameworkError if the engine cannot compute there."""
-        (framework,) = self.uses
-        found = _DEVICE_NAMES[framework](self.device)
-        if found is None:
-            raise FrameworkError(f"{framework} finds no {self.device} on this machine")
-        return found
-
-
-def narrowed(state: Mapping[str, np.ndarray], dtype: str) -> State:
-    """`state` rounded where `dtype` is narrower. What is narrower itself stays: loading widens it
-    exactly, and the largest nets leave no room for another copy.
-    """
-    target = numpy_dtype(dtype)
-    wider = {k: a for k, a in state.items() if np.promote_types(a.dtype, target) != target}
-    return dict(state) | cast_weights(wider, dtype)
-
-
-def _torch_device(device: str) -> str | None:
-    import torch
-
-    if device == "cpu":
-        return platform.processor() or platform.machine()
-    found = device == "gpu" and torch.cuda.is_available()
-    return torch.cuda.get_device_name() if found else None
-
-
-def _jax_device(device: str) -> str | None:
-    import jax
-
-    try:
-        found = jax.devices()
-    # An unknown platform is a RuntimeError in some versions and a failed assertion in others.
-    except (RuntimeError, AssertionError):
-        return None
-    if found[0].platform != device:
-        return None
-    name = str(found[0].device_kind)
-    return (platform.processor() or platform.machine()) if device == "cpu" else name
-
-
-def _tensorflow_device(device: str) -> str | None:
-    import tensorflow as tf
-
-    found = tf.config.list_physical_devices(device.upper())
-    if not found:
-        return None
-    if device == "cpu":
-        return platform.processor() or platform.machine()
-    return str(tf.config.experimental.get_device_details(found[0]).get("device_name", device))
-
-
-_DEVICE_NAMES: dict[str, Callable[[str], str | None]] = {
-    "torch": _torch_device,
-    "jax": _jax_device,
-    "tensorflow": _tensorflow_device,
-}
-
-
-def set_precision(frameworks: set[str], precision: str) -> None:
-    """Multiply float32 numbers in full (`highest`: no TF32, no bfloat16 passes), or as the
-    frameworks do by themselves.
-    """
-    default = precision == "default"
-    if "torch" in frameworks:
-        import torch
-
-        torch.backends.cudnn.allow_tf32 = default  # torch's own: convolutions yes, products no
-        torch.backends.cuda.matmul.allow_tf32 = False
-    if "tensorflow" in frameworks:
-        import tensorflow as tf
-
-        tf.config.experimental.enable_tensor_float_32_execution(default)
-    if "jax" in frameworks:
-        import jax
-
-        chosen = None if default else "highest"
-        jax.config.update("jax_default_matmul_precision", chosen)  # type: ignore[no-untyped-call]
+from shared_spec.weights.checkpoint import Checkpoint
+from shared_spec.weights.state import State, cast_weights, check_weights
 
 
 def info(session: Session) -> dict[str, Any]:
@@ -527,41 +368,3 @@ OPERATIONS: dict[str, Operation] = {
         *bench.OPERATIONS,
     )
 }
-
-
-def serve(operations: Mapping[str, Operation]) -> None:
-    """Answer requests on standard input until it ends."""
-    # Whatever a library prints must not come between the answers.
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    package, device = sys.argv[1:3]
-    session: Session | None = None
-    lines: queue.Queue[str] = queue.Queue()
-    threading.Thread(target=_listen, args=(lines,), daemon=True).start()
-    while True:
-        request = json.loads(lines.get())
-        try:
-            session = session or Session(package, device)
-            result = operations[request["operation"]](session, **request["arguments"])
-            answer: dict[str, Any] = {"result": result}
-        except ResNetError as error:
-            answer = {"refused": str(error)}
-        except Exception as error:
-            traceback.print_exc()
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            text = " ".join(str(error).split())[:500]
-            place = f"{Path(where.filename).name}:{where.lineno}"
-            answer = {"broken": f"{type(error).__name__} at {place}: {text}"}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
-
-
-def _listen(lines: queue.Queue[str]) -> None:
-    """Pass requests on, and end the process with its parent, in the middle of work too."""
-    for line in sys.stdin:
-        lines.put(line)
-    os._exit(0)
-
-
-if __name__ == "__main__":
-    serve(OPERATIONS)

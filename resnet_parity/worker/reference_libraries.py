@@ -11,11 +11,11 @@ import importlib.util
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from resnet_parity.engines.reference_libraries import REFERENCES, Reference, recast
 from shared_spec.catalogue import Entry
 from shared_spec.errors import ResNetError
 from shared_spec.formats.dialects.keras_applications import layer_name
@@ -24,57 +24,6 @@ from shared_spec.weights.state import State
 
 Outputs = tuple[int, list[np.ndarray]]
 """Number of parameters, and the logits of each batch of images."""
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A library: the catalogue's families that it has, the modules that must be installed, and the
-    engine in whose process it runs.
-    """
-
-    name: str
-    families: frozenset[str]
-    requires: tuple[str, ...]
-    engine: str
-
-    def missing(self) -> str | None:
-        """None, or a sentence that says what is not installed and how to get it."""
-        absent = [m for m in self.requires if importlib.util.find_spec(m) is None]
-        if not absent:
-            return None
-        return f"{', '.join(absent)} not installed; run: pip install {' '.join(absent)}"
-
-
-REFERENCES: dict[str, Reference] = {
-    reference.name: reference
-    for reference in (
-        Reference("torchvision", frozenset({"torchvision"}), ("torch", "torchvision"), "torch"),
-        Reference(
-            "timm", frozenset({"torchvision", "timm", "timm_v2"}), ("torch", "timm"), "torch"
-        ),
-        # On Keras's TensorFlow engine its own layers compute in float64 throughout.
-        Reference(
-            "keras.applications",
-            frozenset({"keras"}),
-            ("keras", "tensorflow"),
-            "keras:tensorflow",
-        ),
-    )
-}
-
-FLOAT32_STATISTICS = frozenset({"evonorm_s0", "frn"})
-"""Norms whose statistics timm takes in float32 whatever the input; see `float64_statistics`."""
-
-
-def references_of(entry: Entry) -> list[Reference]:
-    """The libraries that have a net of the catalogue."""
-    return [r for r in REFERENCES.values() if entry.family in r.families]
-
-
-def recast(reference: Reference, entry: Entry, dtype: str) -> bool:
-    """Whether the library rounds this net's statistics to float32 and is kept from it."""
-    rounds = reference.name == "timm" and entry.spec.norm in FLOAT32_STATISTICS
-    return rounds and dtype == "float64"
 
 
 def reference_logits(

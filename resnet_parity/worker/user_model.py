@@ -10,11 +10,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from resnet_parity.trace.compare import Part, inputs_of, parts
+from resnet_parity.numerics.teacher_forcing import inputs_of
 from shared_spec.errors import ResNetError, did_you_mean
-from shared_spec.formats.dialects.canonical import keras_layer
-from shared_spec.plan.network import Parameter, Plan
-from shared_spec.weights.layouts import FLAX, KERAS, TORCH
+from shared_spec.plan.dataflow import Part, parts
+from shared_spec.plan.layers import Parameter
+from shared_spec.plan.network import Plan
+from shared_spec.weights.layouts import FLAX, KERAS, TORCH, keras_layer
 from shared_spec.weights.state import State
 
 _TOLD = 5
@@ -481,6 +482,3 @@ class OwnFlax:
             owner[int(name)] = child
         else:
             setattr(owner, name, child)
-
-
-__all__ = ["check_names", "renamed", "run_own"]

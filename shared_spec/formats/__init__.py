@@ -1,0 +1,1 @@
+"""Checkpoint files: what kind it is, whose names it holds, and how one is written."""

@@ -11,66 +11,38 @@ from pathlib import Path
 
 import numpy as np
 
-from shared_spec.atomic_write import CHECKPOINT_MARK, durable
+from shared_spec.atomic_write import durable
 from shared_spec.errors import SpecError, WeightsError
+from shared_spec.formats.canonical_file import save_canonical
 from shared_spec.formats.containers.hdf5 import (
     KerasLayer,
-    open_hdf5,
-    open_keras,
     save_keras3,
     save_legacy,
 )
-from shared_spec.formats.containers.msgpack import open_msgpack, save_msgpack
-from shared_spec.formats.containers.npz import open_npz
-from shared_spec.formats.containers.pytorch import open_pytorch, save_pytorch
-from shared_spec.formats.containers.safetensors import open_safetensors
-from shared_spec.formats.containers.source import Source, open_zip, read_json, reason
-from shared_spec.formats.dialects.bit import BIT
-from shared_spec.formats.dialects.canonical import CANONICAL, FLAX_MODEL, KERAS_MODEL
-from shared_spec.formats.dialects.cifar_ports import PORTS
-from shared_spec.formats.dialects.detection import DETECTION
+from shared_spec.formats.containers.msgpack import save_msgpack
+from shared_spec.formats.containers.pytorch import save_pytorch
+from shared_spec.formats.containers.source import Source
+from shared_spec.formats.detect import name_suffix
+from shared_spec.formats.dialects.canonical import CANONICAL, FLAX_MODEL
 from shared_spec.formats.dialects.dialect import (
     Dialect,
-    arrays_of,
     detected,
     foreign_arrays,
-    resized,
     with_counters,
 )
-from shared_spec.formats.dialects.huggingface import HUGGINGFACE, save_huggingface, spec_of
-from shared_spec.formats.dialects.jax_resnet import JAX_RESNET
+from shared_spec.formats.dialects.huggingface import HUGGINGFACE, save_huggingface
 from shared_spec.formats.dialects.keras_applications import APPLICATIONS, APPLICATIONS_H5, position
-from shared_spec.formats.dialects.keras_hub import KERAS_HUB, is_preset, open_preset, save_preset
+from shared_spec.formats.dialects.keras_hub import KERAS_HUB, save_preset
 from shared_spec.formats.dialects.keras_hub import position as hub_position
 from shared_spec.formats.dialects.linen import LINEN
-from shared_spec.formats.dialects.timm_torchvision import TIMM, TORCHVISION
 from shared_spec.plan.compiler import compile_plan
-from shared_spec.plan.equivalence import refitted
 from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.lazy_array import Tensor, Tensors, entries_of
-from shared_spec.weights.state import Checkpoint, check_weights, require_file, save_canonical
-
-DIALECTS: tuple[Dialect, ...] = (
-    TIMM,
-    TORCHVISION,
-    *HUGGINGFACE,
-    BIT,
-    KERAS_HUB,
-    APPLICATIONS_H5,
-    APPLICATIONS,
-    KERAS_MODEL,
-    LINEN,
-    *JAX_RESNET,
-    FLAX_MODEL,
-    *PORTS,
-    *DETECTION,
-    CANONICAL,
-)
-"""The first one that claims a file reads it."""
+from shared_spec.weights.refit import refitted
+from shared_spec.weights.state import check_weights
 
 _KERAS_ENGINES = ("keras:tensorflow", "keras:jax", "keras:torch")
-ORBAX = "orbax"
-Opener = Callable[[Path], Source]
 Save = Callable[[Path, Checkpoint], None]
 
 
@@ -243,173 +215,6 @@ def target_format(path: str | os.PathLike[str], to: str | None = None) -> Format
     return named[0]
 
 
-def name_suffix(path: Path) -> str:
-    """The suffix that tells the format of a file to be written; `.weights.h5` counts as one."""
-    if path.name.lower().endswith(".weights.h5"):
-        return ".weights.h5"
-    return path.suffix.lower()
-
-
-def is_orbax(path: Path) -> bool:
-    """Whether a directory is an orbax checkpoint, which Flax alone can read."""
-    return path.is_dir() and (path / CHECKPOINT_MARK).exists()
-
-
-def open_source(path: Path, openers: Mapping[str, Opener] | None = None) -> Source:
-    """Open a checkpoint as what its content says that it is; its suffix is not asked.
-
-    Args:
-        path: a file or a directory.
-        openers: what opens the kinds that need a framework: `orbax`.
-
-    Raises:
-        WeightsError: if the file is missing, damaged or of an unknown kind.
-    """
-    require_file(path)
-    if path.is_dir():
-        return _open_directory(path, openers or {})
-    if not path.is_file():
-        raise WeightsError(f"{path}: is neither a file nor a directory")
-    try:
-        with path.open("rb") as file:
-            head = file.read(16)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from None
-    if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return open_hdf5(path)
-    if head.startswith(b"PK"):
-        return _open_zip(path)
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**40:
-        return open_safetensors(path)
-    if head[:1] == b"\x80" and len(head) > 2:  # in msgpack that would be a map of nothing
-        return open_pytorch(path)
-    if head[:1] and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)):
-        return open_msgpack(path)
-    opener = _BY_SUFFIX.get(name_suffix(path))
-    if opener is not None:
-        return opener(path)  # it says what is wrong with it
-    raise WeightsError(
-        f"{path}: not a checkpoint of a known kind; known are safetensors, PyTorch's, HDF5 and "
-        f".keras of Keras, .npz of BiT, msgpack and orbax of Flax, and directories of Hugging "
-        f"Face and KerasHub"
-    )
-
-
-_BY_SUFFIX: dict[str, Opener] = {
-    ".safetensors": open_safetensors,
-    ".pth": open_pytorch,
-    ".pt": open_pytorch,
-    ".bin": open_pytorch,
-    ".h5": open_hdf5,
-    ".weights.h5": open_hdf5,
-    ".keras": open_keras,
-    ".npz": open_npz,
-    ".msgpack": open_msgpack,
-}
-
-
-def _open_zip(path: Path) -> Source:
-    try:
-        with open_zip(path) as archive:
-            names = archive.namelist()
-    # zipfile raises errors of many kinds for files that are damaged.
-    except Exception as error:
-        opener = _BY_SUFFIX.get(name_suffix(path))
-        if opener is not None:
-            return opener(path)  # it says what is wrong with it
-        raise WeightsError(f"{path}: not a readable zip file ({reason(error)})") from None
-    if any(name.endswith("/data.pkl") for name in names):
-        return open_pytorch(path)
-    if "config.json" in names or "model.weights.h5" in names:
-        return open_keras(path)
-    if any(name.endswith(".npy") for name in names):
-        return open_npz(path)
-    raise WeightsError(f"{path}: a zip file that holds no weights of PyTorch, Keras or numpy")
-
-
-def _open_directory(path: Path, openers: Mapping[str, Opener]) -> Source:
-    if is_orbax(path):
-        if ORBAX not in openers:
-            raise WeightsError(
-                f"{path}: an orbax checkpoint, which Flax alone reads; `resnet-parity convert` "
-                f"turns it into another format"
-            )
-        return openers[ORBAX](path)
-    if (path / "config.json").is_file():
-        config = read_json(path / "config.json")
-        if is_preset(config):
-            return open_preset(path, config)
-        return replace(_open_weights_in(path), path=path, kind="huggingface", metadata=config)
-    raise WeightsError(
-        f"{path}: a directory that holds neither an orbax checkpoint nor a config.json of Hugging "
-        f"Face or KerasHub"
-    )
-
-
-def _open_weights_in(path: Path) -> Source:
-    for name, opener in (
-        ("model.safetensors", open_safetensors),
-        ("pytorch_model.bin", open_pytorch),
-    ):
-        if (path / name).is_file():
-            return opener(path / name)
-    raise WeightsError(
-        f"{path / 'model.safetensors'}: there is no such file of weights, nor a pytorch_model.bin"
-    )
-
-
-def dialect_of(source: Source) -> Dialect:
-    """Whose names a file has.
-
-    Raises:
-        WeightsError: if no known library calls them so.
-    """
-    for dialect in DIALECTS:
-        if dialect.claims(source):
-            return dialect
-    if source.kind == "huggingface":
-        spec_of(source.metadata, str(source.path / "config.json"))  # says what it is
-    raise WeightsError(f"{source.path}: its names are those of no known library")
-
-
-def read_checkpoint(
-    path: Path,
-    spec: ResNetSpec | None = None,
-    openers: Mapping[str, Opener] | None = None,
-    resize: bool = False,
-) -> Checkpoint:
-    """The canonical weights of a checkpoint, each read when it is asked for.
-
-    Args:
-        path: a file or a directory of any known kind.
-        spec: the net, if the file does not tell it itself. Without, it is looked for in the
-            catalogue by names and shapes.
-        openers: as for `open_source`.
-        resize: whether `spec` stands for a net of any number of channels and classes.
-
-    Raises:
-        WeightsError: if the file cannot be read, or its net is not clear.
-    """
-    source = open_source(path, openers)
-    dialect = dialect_of(source)
-    try:
-        told = dialect.spec_of(source)
-    except WeightsError:
-        if spec is None:
-            raise
-        told = None
-    if resize and spec is not None:
-        spec = resized(dialect, source, spec) or spec
-    net = told or spec or detected(dialect, source)
-    preprocessing, labels = dialect.extras(source, net)
-    origin = f"{source.kind}, names of {dialect.library}"
-    try:
-        arrays = arrays_of(dialect, source, net)
-    except SpecError as error:  # no such net can be compiled
-        raise WeightsError(f"{path}: {error}") from None
-    return Checkpoint(arrays, net, preprocessing, labels, origin)
-
-
 def fitted(checkpoint: Checkpoint, target: Format) -> Checkpoint:
     """The checkpoint for the net that the target's library builds: the same function.
 
@@ -479,22 +284,3 @@ def write_checkpoint(
     whole = fitted(checkpoint, target)
     with durable(path) as draft:
         save(draft, whole)
-
-
-__all__ = [
-    "DIALECTS",
-    "FORMATS",
-    "ORBAX",
-    "Format",
-    "Opener",
-    "described",
-    "dialect_of",
-    "fitted",
-    "format_names",
-    "is_orbax",
-    "name_suffix",
-    "open_source",
-    "read_checkpoint",
-    "target_format",
-    "write_checkpoint",
-]

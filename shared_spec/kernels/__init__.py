@@ -1,0 +1,1 @@
+"""The only files of this package that touch a framework: each imports it where it is called."""

@@ -42,6 +42,3 @@ def _alone(function: Any) -> Any:
         function.__defaults__,
         function.__closure__,
     )
-
-
-__all__ = ["frozen"]

@@ -95,6 +95,3 @@ def _product(
         )
     kernel = weight.permute(0, 2, 3, 1).flatten(1)
     return F.linear(patches.reshape(-1, kernel.shape[1]), kernel, bias)
-
-
-__all__ = ["conv2d"]

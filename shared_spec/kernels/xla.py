@@ -138,6 +138,3 @@ def processor_flags() -> frozenset[str]:
     except OSError:
         return frozenset()
     return frozenset(next((x for x in lines if x.startswith("flags")), "").split())
-
-
-__all__ = ["compiler_options", "jit", "processor_flags", "products", "summed"]

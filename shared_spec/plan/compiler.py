@@ -15,7 +15,8 @@ from typing import Literal, NamedTuple
 
 from shared_spec import plan
 from shared_spec.errors import SpecError
-from shared_spec.plan.network import Block, Layer, Layers, Padding, Plan, Stage
+from shared_spec.plan.layers import Layer, Layers, Padding
+from shared_spec.plan.network import Block, Plan, Stage
 from shared_spec.spec.resnet_spec import ResNetSpec
 
 _STEM_NAMES: dict[tuple[bool, bool], tuple[tuple[str, str, str], ...]] = {

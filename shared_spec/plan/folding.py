@@ -8,16 +8,13 @@ stays; its roundings are other ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
 
-import numpy as np
-
 from shared_spec.errors import ResNetError
-from shared_spec.plan.network import (
+from shared_spec.plan.layers import (
     BatchNorm,
-    Block,
     Conv,
     DropBlock,
     Dropout,
@@ -25,10 +22,9 @@ from shared_spec.plan.network import (
     Identity,
     Layer,
     Layers,
-    Plan,
     SpaceToDepth,
 )
-from shared_spec.weights.state import State, check_weights, numpy_dtype
+from shared_spec.plan.network import Block, Plan
 
 
 @dataclass(frozen=True)
@@ -80,36 +76,6 @@ def inference_plan(p: Plan, how: Inference = Inference()) -> Plan:
     return replace(p, stem=stem, stages=stages, head=_folded(p.head), trained=p)
 
 
-def loadable(p: Plan, state: Mapping[str, np.ndarray], dtype: str, where: object = None) -> State:
-    """Weights for a model of plan `p` and of `dtype`, from those that the net was trained with.
-
-    They are `state` itself unless `p` is for inference; then float64 computes them, and they are
-    rounded once.
-
-    Raises:
-        WeightsError: if `state` does not fit.
-    """
-    trained = p.trained or p
-    check_weights(trained, state, dtype, where)
-    if p.trained is None:
-        return dict(state)
-    found: State = {}
-    kept = {layer.name: layer for layer in p.layers()}
-    for layer, norm in _pairs_of(trained):
-        if isinstance(layer, Conv):
-            kernel, bias = _folded_weights(layer, norm, state)
-            form = kept[layer.name]
-            assert isinstance(form, Conv)
-            if form.kernel_size != layer.kernel_size:
-                kernel = _spread(kernel, _blocks(layer))
-            found[f"{layer.name}.weight"] = kernel
-            if form.bias:
-                found[f"{layer.name}.bias"] = bias
-    target = numpy_dtype(dtype)
-    names = [q.name for q in p.parameters()]
-    return {n: np.asarray(found[n] if n in found else state[n]).astype(target) for n in names}
-
-
 def require_trained(p: Plan, purpose: str) -> None:
     """Refuse a model in its form for inference.
 
@@ -123,7 +89,8 @@ def require_trained(p: Plan, purpose: str) -> None:
         )
 
 
-def _pairs_of(p: Plan) -> Iterator[tuple[Layer, BatchNorm | None]]:
+def convolutions_and_norms(p: Plan) -> Iterator[tuple[Layer, BatchNorm | None]]:
+    """The layers that remain of a plan, each convolution with the batch norm that goes into it."""
     yield from _pairs(p.stem, p.outputs)
     for block in p.blocks():
         for chain in (block.pre, block.branch, block.shortcut, block.output):
@@ -161,28 +128,8 @@ def _folded(layers: Layers, outputs: tuple[str, ...] = ()) -> Layers:
     return tuple(form(layer, norm) for layer, norm in _pairs(layers, outputs))
 
 
-def _folded_weights(
-    layer: Conv, norm: BatchNorm | None, state: Mapping[str, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel and bias, in float64, with which the convolution computes what its norm does too."""
-
-    def wide(name: str) -> np.ndarray:
-        return np.asarray(state[name]).astype(np.float64)
-
-    kernel = wide(f"{layer.name}.weight")
-    bias = wide(f"{layer.name}.bias") if layer.bias else np.zeros(layer.out_channels)
-    if layer.standardize_eps is not None:
-        mean = kernel.mean((1, 2, 3), keepdims=True)
-        variance = kernel.var((1, 2, 3), keepdims=True)
-        kernel = (kernel - mean) / np.sqrt(variance + layer.standardize_eps)
-    if norm is not None:
-        scale = wide(f"{norm.name}.weight") / np.sqrt(wide(f"{norm.name}.running_var") + norm.eps)
-        bias = (bias - wide(f"{norm.name}.running_mean")) * scale + wide(f"{norm.name}.bias")
-        kernel = kernel * scale[:, None, None, None]
-    return kernel, bias
-
-
-def _blocks(layer: Conv) -> SpaceToDepth:
+def space_to_depth_of(layer: Conv) -> SpaceToDepth:
+    """The rearrangement of pixels with which `layer`, of stride 2, becomes one of stride 1."""
     assert isinstance(layer.padding, int)
     # Of the whole stem: beside a numbered chain, not in it.
     name = f"{layer.name.partition('.')[0]}_blocks"
@@ -201,19 +148,7 @@ def _on_blocks(stem: Layers) -> Layers:
     dense = (conv.stride, conv.groups, conv.dilation) == (2, 1, 1)
     if not dense or conv.padding == "same":
         return stem
-    blocks = _blocks(conv)
+    blocks = space_to_depth_of(conv)
     channels = 4 * conv.in_channels
     form = replace(conv, stride=1, padding=0, in_channels=channels, kernel_size=blocks.window)
     return (*stem[:place], blocks, form, *stem[place + 1 :])
-
-
-def _spread(kernel: np.ndarray, blocks: SpaceToDepth) -> np.ndarray:
-    """A kernel OIHW for blocks of pixels: their rows, columns and channels are its inputs."""
-    out, channels, k, _ = kernel.shape
-    after = (0, 2 * blocks.window - k)
-    wide = np.pad(kernel, ((0, 0), (0, 0), after, after))
-    parts = wide.reshape(out, channels, blocks.window, 2, blocks.window, 2)
-    return parts.transpose(0, 3, 5, 1, 2, 4).reshape(out, -1, blocks.window, blocks.window)
-
-
-__all__ = ["Inference", "formed", "inference_plan", "loadable", "require_trained"]

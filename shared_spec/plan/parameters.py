@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import singledispatch
 
-from shared_spec import plan
-from shared_spec.plan.network import Parameter
+from shared_spec.plan import layers
+from shared_spec.plan.layers import Parameter
 
 
 @singledispatch
@@ -15,7 +15,7 @@ def parameters_of(layer: object) -> tuple[Parameter, ...]:
 
 
 @parameters_of.register
-def _(layer: plan.Conv) -> tuple[Parameter, ...]:
+def _(layer: layers.Conv) -> tuple[Parameter, ...]:
     k = layer.kernel_size
     shape = (layer.out_channels, layer.in_channels // layer.groups, k, k)
     kernel = Parameter(layer.name, "weight", "conv_kernel", shape)
@@ -23,14 +23,14 @@ def _(layer: plan.Conv) -> tuple[Parameter, ...]:
 
 
 @parameters_of.register
-def _(layer: plan.Dense) -> tuple[Parameter, ...]:
+def _(layer: layers.Dense) -> tuple[Parameter, ...]:
     shape = (layer.out_features, layer.in_features)
     kernel = Parameter(layer.name, "weight", "dense_kernel", shape)
     return (kernel, *_bias(layer.name, layer.out_features, layer.bias))
 
 
 @parameters_of.register
-def _(layer: plan.BatchNorm) -> tuple[Parameter, ...]:
+def _(layer: layers.BatchNorm) -> tuple[Parameter, ...]:
     shape = (layer.channels,)
     return (
         Parameter(layer.name, "weight", "norm_scale", shape, init=layer.scale_init),
@@ -41,7 +41,7 @@ def _(layer: plan.BatchNorm) -> tuple[Parameter, ...]:
 
 
 @parameters_of.register
-def _(layer: plan.GroupNorm) -> tuple[Parameter, ...]:
+def _(layer: layers.GroupNorm) -> tuple[Parameter, ...]:
     shape = (layer.channels,)
     return (
         Parameter(layer.name, "weight", "norm_scale", shape, init=layer.scale_init),
@@ -50,7 +50,7 @@ def _(layer: plan.GroupNorm) -> tuple[Parameter, ...]:
 
 
 @parameters_of.register
-def _(layer: plan.EvoNorm) -> tuple[Parameter, ...]:
+def _(layer: layers.EvoNorm) -> tuple[Parameter, ...]:
     shape = (layer.channels,)
     return (
         Parameter(layer.name, "weight", "norm_scale", shape),
@@ -60,7 +60,7 @@ def _(layer: plan.EvoNorm) -> tuple[Parameter, ...]:
 
 
 @parameters_of.register
-def _(layer: plan.FilterResponseNorm) -> tuple[Parameter, ...]:
+def _(layer: layers.FilterResponseNorm) -> tuple[Parameter, ...]:
     shape = (layer.channels,)
     return (
         Parameter(layer.name, "weight", "norm_scale", shape),
@@ -70,27 +70,27 @@ def _(layer: plan.FilterResponseNorm) -> tuple[Parameter, ...]:
 
 
 @parameters_of.register
-def _(layer: plan.SqueezeExcite) -> tuple[Parameter, ...]:
+def _(layer: layers.SqueezeExcite) -> tuple[Parameter, ...]:
     return tuple(q for conv in squeeze_convs(layer) for q in parameters_of(conv))
 
 
 @parameters_of.register
-def _(layer: plan.ChannelAttention) -> tuple[Parameter, ...]:
+def _(layer: layers.ChannelAttention) -> tuple[Parameter, ...]:
     shape = (1, 1, layer.kernel_size)
     return (Parameter(f"{layer.name}.conv", "weight", "conv1d_kernel", shape),)
 
 
 @parameters_of.register
-def _(layer: plan.LayerScale) -> tuple[Parameter, ...]:
+def _(layer: layers.LayerScale) -> tuple[Parameter, ...]:
     shape = (layer.channels,)
     return (Parameter(layer.name, "gamma", "branch_scale", shape, init=layer.init),)
 
 
-def squeeze_convs(layer: plan.SqueezeExcite) -> tuple[plan.Conv, plan.Conv]:
+def squeeze_convs(layer: layers.SqueezeExcite) -> tuple[layers.Conv, layers.Conv]:
     """The two convolutions inside a squeeze-and-excite layer."""
     return (
-        plan.Conv(f"{layer.name}.fc1", layer.channels, layer.reduced, 1, bias=True),
-        plan.Conv(f"{layer.name}.fc2", layer.reduced, layer.channels, 1, bias=True),
+        layers.Conv(f"{layer.name}.fc1", layer.channels, layer.reduced, 1, bias=True),
+        layers.Conv(f"{layer.name}.fc2", layer.reduced, layer.channels, 1, bias=True),
     )
 
 

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from shared_spec import plan
 from shared_spec.errors import SpecError
 from shared_spec.plan.compiler import compile_plan
-from shared_spec.plan.network import Block, Layer, Padding, Plan
+from shared_spec.plan.layers import Layer, Layers, Padding
+from shared_spec.plan.network import Block, Plan, Stage
 from shared_spec.plan.parameters import parameters_of
 from shared_spec.spec.resnet_spec import ResNetSpec
 
@@ -232,3 +233,41 @@ def _(layer: plan.ChannelAttention, shape: Shape) -> int:
 @_layer_macs.register
 def _(layer: plan.Dense, shape: Shape) -> int:
     return layer.in_features * layer.out_features
+
+
+def describe_stage(stage: Stage) -> str:
+    """`[1×1, 64; 3×3, 64; 1×1, 256] × 3`, as in the papers."""
+    kinds: list[str] = []
+    counts: list[int] = []
+    for block in stage.blocks:
+        convs = [x for x in (*block.pre, *block.branch) if isinstance(x, plan.Conv)]
+        text = "; ".join(_describe(conv) for conv in convs)
+        if kinds and kinds[-1] == text:
+            counts[-1] += 1
+        else:
+            kinds.append(text)
+            counts.append(1)
+    return ", ".join(f"[{k}] × {n}" for k, n in zip(kinds, counts, strict=True))
+
+
+def describe_chain(layers: Layers) -> str:
+    """`7×7, 64; 3×3 max pool`."""
+    return "; ".join(text for text in map(_describe, layers) if text)
+
+
+def _describe(layer: Layer) -> str:
+    if isinstance(layer, plan.Conv):
+        groups = f", {layer.groups} groups" if layer.groups > 1 else ""
+        return f"{layer.kernel_size}×{layer.kernel_size}, {layer.out_channels}{groups}"
+    if isinstance(layer, plan.MaxPool):
+        return f"{layer.kernel_size}×{layer.kernel_size} max pool"
+    if isinstance(layer, plan.AvgPool):
+        return f"{layer.kernel_size}×{layer.kernel_size} average pool"
+    if isinstance(layer, plan.BlurPool):
+        return "3×3 blur"
+    if isinstance(layer, plan.GlobalPool):
+        kinds = {"avg": "average", "avgmax": "average and max", "catavgmax": "average beside max"}
+        return f"{kinds.get(layer.kind, layer.kind)} pool"
+    if isinstance(layer, plan.Dense):
+        return f"{layer.out_features}-way dense"
+    return ""

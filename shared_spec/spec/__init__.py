@@ -1,0 +1,1 @@
+"""What a user says: the fields of a ResNet, and files of them."""

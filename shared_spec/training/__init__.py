@@ -1,0 +1,1 @@
+"""What training means in every framework: recipes, schedules, and the state of a run."""

@@ -34,7 +34,8 @@ from pydantic import (
 )
 
 from shared_spec.errors import RecipeError
-from shared_spec.plan.network import Parameter, Plan
+from shared_spec.plan.layers import Parameter
+from shared_spec.plan.network import Plan
 from shared_spec.spec.resnet_spec import Flag
 from shared_spec.spec.validation import validated
 
@@ -286,21 +287,3 @@ def optimization(**fields: Any) -> Optimization:
         RecipeError: naming every bad field, what was given, and what would be accepted.
     """
     return validated(Optimization, fields, "recipe", RecipeError)
-
-
-__all__ = [
-    "KERNELS",
-    "SGD",
-    "STATISTICS",
-    "AdamW",
-    "Constant",
-    "Cosine",
-    "Declared",
-    "Optimization",
-    "Step",
-    "Update",
-    "Warmup",
-    "belongs",
-    "grouped",
-    "optimization",
-]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from shared_spec.backend import resolve
+from shared_spec.catalogue.resolve import resolve
 from shared_spec.errors import RecipeError
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.files import read_declaration

@@ -17,7 +17,7 @@ from shared_spec.errors import FrameworkError, ImageError, RecipeError, WeightsE
 from shared_spec.plan.folding import require_trained
 from shared_spec.plan.network import Plan
 from shared_spec.spec.resnet_spec import ResNetSpec
-from shared_spec.training.optimization import STATISTICS, Optimization
+from shared_spec.training.optimization import Optimization
 from shared_spec.weights.state import State, check_weights, numpy_dtype
 
 MOMENTS = {"sgd": ("momentum",), "adamw": ("first_moment", "second_moment")}
@@ -148,17 +148,3 @@ def batch(
             f"numbered from 0"
         )
     return np.asarray(images, numpy_dtype(dtype)), labels.astype(np.int64, copy=False)
-
-
-__all__ = [
-    "MOMENTS",
-    "STATISTICS",
-    "Gradients",
-    "Placed",
-    "Progress",
-    "TrainingState",
-    "batch",
-    "check_trainable",
-    "require_classes",
-    "restored",
-]

@@ -10,9 +10,10 @@ from shared_spec import plan
 from shared_spec.errors import WeightsError
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.initialize import initial_weights
 from shared_spec.weights.lazy_array import Tensor, Tensors, entries_of
-from shared_spec.weights.state import Checkpoint, WeightsLike, cast_weights
+from shared_spec.weights.state import WeightsLike, cast_weights
 
 FEATURES = frozenset({"features_only", "out_indices"})
 ASKED = FEATURES | {"in_channels", "num_classes"}
@@ -120,6 +121,3 @@ def _adapt_classes(entries: dict[str, Tensor], p: plan.Plan, seed: int) -> None:
             continue
         head = plan.Plan(p.in_channels, (), (), (layer,))
         entries |= entries_of(cast_weights(initial_weights(head, seed), entry.dtype.name))
-
-
-__all__ = ["ASKED", "adapted", "read_adapted"]

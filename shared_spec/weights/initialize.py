@@ -16,7 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from shared_spec import plan
-from shared_spec.plan.network import Block, Layer, Parameter, Plan
+from shared_spec.plan.layers import Layer, Parameter
+from shared_spec.plan.network import Block, Plan
 from shared_spec.plan.parameters import parameters_of
 from shared_spec.weights.state import State
 

@@ -74,6 +74,3 @@ def _from_json(text: str, path: str | os.PathLike[str]) -> list[str]:
     if not isinstance(data, list) or not all(isinstance(x, str) for x in data):
         raise SpecError(f"{path}: is not a list of names; {_FORMS}")
     return data
-
-
-__all__ = ["read_labels"]

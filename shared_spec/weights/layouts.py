@@ -77,4 +77,7 @@ FLAX: dict[str, Slot] = {
     "branch_scale": Slot("gamma"),
 }
 
-__all__ = ["FLAX", "KERAS", "TORCH", "Slot"]
+
+def keras_layer(module: str) -> str:
+    """A dotted path of the plan as a Keras layer name."""
+    return module.replace(".", "_")

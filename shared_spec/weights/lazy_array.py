@@ -145,6 +145,3 @@ def entries_of(state: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     if isinstance(state, Tensors):
         return dict(state.entries)
     return {name: Tensor.of(array) for name, array in state.items()}
-
-
-__all__ = ["Tensor", "Tensors", "entries_of", "permute", "read_ahead"]

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from shared_spec.atomic_write import durable
-from shared_spec.errors import SpecError, WeightsError, nearest
-from shared_spec.formats.containers.safetensors import open_safetensors, save_safetensors
-from shared_spec.formats.containers.source import parse_json
-from shared_spec.plan.compiler import compile_plan
+from shared_spec.errors import WeightsError, nearest
 from shared_spec.plan.network import Plan
-from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.layouts import Slot
 from shared_spec.weights.lazy_array import Tensor, Tensors, entries_of, read_ahead
-from shared_spec.weights.preprocessing import Preprocessing
 
 State = dict[str, np.ndarray]
 """Canonical name to array: kernels OIHW, dense OI, as in a PyTorch state dict."""
@@ -38,55 +29,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 """The dtypes a model can have."""
 
-METADATA_KEY = "resnet_parity"
 _MANY = 50
 _SHOWN = 120
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Weights with what is needed to use them; whatever the file does not tell is None."""
-
-    state: Mapping[str, np.ndarray]
-    spec: ResNetSpec | None = None
-    preprocessing: Preprocessing | None = None
-    labels: tuple[str, ...] | None = None
-    origin: str = ""
-    """What kind of file it was read from, in words."""
-
-    def metadata(self) -> dict[str, Any]:
-        """Everything but the arrays, as plain JSON data."""
-        out: dict[str, Any] = {"version": 1}
-        if self.spec is not None:
-            out["spec"] = self.spec.to_dict()
-        if self.preprocessing is not None:
-            out["preprocessing"] = self.preprocessing.model_dump(mode="json")
-        if self.labels is not None:
-            out["labels"] = list(self.labels)
-        return out
-
-    @classmethod
-    def from_metadata(cls, state: Mapping[str, np.ndarray], data: object, where: str) -> Checkpoint:
-        """The inverse of `metadata`; `data` may be None.
-
-        Raises:
-            SpecError: if `data` is not of the form that `metadata` writes.
-        """
-        if data is None:
-            return cls(state)
-        if not isinstance(data, dict) or data.get("version") != 1:
-            raise SpecError(f"{where}: its resnet_parity metadata is not of version 1")
-        spec, preprocessing, labels = (data.get(k) for k in ("spec", "preprocessing", "labels"))
-        if labels is not None and not (
-            isinstance(labels, list) and all(isinstance(x, str) for x in labels)
-        ):
-            raise SpecError(f"{where}: the labels in its metadata are not a list of strings")
-        return cls(
-            state,
-            None if spec is None else ResNetSpec.parse(spec, f"{where}: spec"),
-            None if preprocessing is None else Preprocessing.parse(preprocessing, where),
-            None if labels is None else tuple(labels),
-        )
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
@@ -199,49 +143,3 @@ def digest(state: Mapping[str, np.ndarray]) -> str:
         sha.update(array.reshape(-1).view(np.uint8).data)
         del array  # before the next one is read
     return sha.hexdigest()
-
-
-def read_safetensors(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read a safetensors file of PyTorch names: ours, torchvision's or timm's.
-
-    `num_batches_tracked` counters are dropped, since nothing depends on them.
-
-    Raises:
-        WeightsError: if the file is missing, truncated or something else.
-    """
-    require_file(path)
-    source = open_safetensors(Path(path))
-    text = source.metadata.get(METADATA_KEY)
-    data = None if text is None else parse_json(text, f"{path}: its metadata")
-    state = {k: v for k, v in source.tensors.items() if not k.endswith("num_batches_tracked")}
-    return Checkpoint.from_metadata(state, data, str(path))
-
-
-def write_safetensors(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
-    """Write `checkpoint` durably. PyTorch's `load_state_dict` takes the file's tensors as they are.
-
-    Raises:
-        WeightsError: if the checkpoint has a spec that its weights do not fit, as after a layer of
-            the model was replaced by hand.
-        ResNetError: if the file cannot be written.
-    """
-    if checkpoint.spec is not None:
-        check_weights(compile_plan(checkpoint.spec), checkpoint.state, "float64")
-    with durable(path) as draft:
-        save_canonical(draft, checkpoint)
-
-
-def save_canonical(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a canonical file, which tells its spec, preprocessing and labels."""
-    metadata = {"format": "pt", METADATA_KEY: json.dumps(checkpoint.metadata())}
-    save_safetensors(path, checkpoint.state, metadata)
-
-
-def require_file(path: str | os.PathLike[str], kind: str = "weights") -> None:
-    """Raise a `WeightsError` unless `path` exists."""
-    try:
-        found = Path(path).exists()
-    except OSError as error:  # a name that is too long, a directory that may not be searched
-        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from None
-    if not found:
-        raise WeightsError(f"{path}: there is no such file of {kind}")

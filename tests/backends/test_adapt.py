@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import resnet_torch
-from resnet_parity.engines.registry import Worker
+from resnet_parity.engines.process import Worker
 from shared_spec import (
     Checkpoint,
     ResNetSpec,

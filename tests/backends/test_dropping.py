@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from resnet_parity.engines.registry import Worker
+from resnet_parity.engines.process import Worker
 from shared_spec import (
     Checkpoint,
     compile_plan,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import resnet_torch
-from resnet_parity.engines.registry import Worker
+from resnet_parity.engines.process import Worker
 from resnet_parity.numerics.difference import FLOAT64_TOLERANCE, difference
 from shared_spec import (
     Checkpoint,
@@ -24,7 +24,7 @@ from shared_spec import (
     write_safetensors,
 )
 from shared_spec.plan.folding import inference_plan
-from shared_spec.plan.network import BatchNorm, Conv, Dropout
+from shared_spec.plan.layers import BatchNorm, Conv, Dropout
 from shared_spec.plan.summary import layer_rows
 from tests.conftest import Pool
 from tests.judges import weights_of

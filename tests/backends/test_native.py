@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from resnet_parity.engines.registry import ENGINES, Worker
+from resnet_parity.engines.process import Worker
+from resnet_parity.engines.registry import ENGINES
 from shared_spec import compile_plan, digest, initial_weights
 from shared_spec.plan.summary import block_rows, layer_rows
 from tests.conftest import Pool

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from resnet_parity.engines.registry import Device, Engine, EngineError
-from resnet_parity.worker.contenders import distinct
-from shared_spec.weights.state import Checkpoint, write_safetensors
+from resnet_parity.engines.bench_job import distinct
+from resnet_parity.engines.process import EngineError
+from resnet_parity.engines.registry import Device, Engine
+from shared_spec.formats.canonical_file import write_safetensors
+from shared_spec.weights.checkpoint import Checkpoint
 
 RATES = {
     "dtype": "float32",

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from resnet_parity.bench.measure import bench, farthest_result, peers
-from resnet_parity.bench.measure import measure as benching
 from resnet_parity.bench.result import BenchReport, Request
-from resnet_parity.bench.roofline import Rates, bound_seconds
+from resnet_parity.bench.roofline import bound_seconds
 from resnet_parity.bench.scaling import Scale
+from resnet_parity.engines.bench_job import Rates
+from resnet_parity.engines.reference_libraries import peer_missing
 from resnet_parity.engines.registry import ENGINES, Device, Engine, parse_engines
 from resnet_parity.worker import contenders
+from resnet_parity.worker.device_rates import measure as benching
 from shared_spec import ResNetError, compile_plan, resolve
 from tests.bench.fakes import RATES, Fakes
 
@@ -291,7 +293,7 @@ def test_an_engine_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_library_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     at_import = run(Fakes(missing=lambda key: "no module" if "example" in key else None))
     assert at_import.missing == {"flax example": "no module"}
-    monkeypatch.setattr(peers, "peer_missing", contenders.peer_missing)
+    monkeypatch.setattr(peers, "peer_missing", peer_missing)
     monkeypatch.setattr(contenders, "PEERS", Path("/nowhere"))
     report = run(Fakes())
     assert "fetch_peers" in report.missing["flax example"]

@@ -11,11 +11,11 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from resnet_parity.bench.measure import measure as benching
-from resnet_parity.bench.measure import peers
-from resnet_parity.cli import bench as cli_bench
+from resnet_parity.bench import peers
 from resnet_parity.cli.app import app
 from resnet_parity.engines.registry import Engine
+from resnet_parity.render.bench import table
+from resnet_parity.worker.device_rates import measure as benching
 from shared_spec import ResNetError
 from tests.bench.fakes import Fakes
 
@@ -55,7 +55,7 @@ def test_the_table_says_every_setting(fakes: Fakes, tiny: str, tmp_path: Path) -
     data = json.loads(output.read_text())
     assert plot.read_bytes().startswith(b"\x89PNG")
     console = Console(file=io.StringIO(), width=300)
-    cli_bench.table(console, data)
+    table(console, data)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     for word in ("torch 1.0", "threads: torch 3", "TF32 off", "OMP_NUM_THREADS=3", "highest"):
         assert word in text

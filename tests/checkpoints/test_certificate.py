@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnet_parity.convert.certificate import Inputs, certificate_path, read_certificate, verify
-from resnet_parity.convert.conversion import Converted, Proof, convert
+from resnet_parity.convert import certificate as module
 from resnet_parity.convert import conversion
-from resnet_parity.convert.conversion import certificate as module
+from resnet_parity.convert.certificate import Inputs, certificate_path, read_certificate
+from resnet_parity.convert.conversion import Converted, Proof, convert
+from resnet_parity.convert.verify import verify
 from resnet_parity.engines.registry import ENGINES
 from shared_spec import (
     Checkpoint,
@@ -32,7 +33,7 @@ from shared_spec import (
     write_safetensors,
 )
 from shared_spec.errors import SpecError
-from shared_spec.formats.write import read_checkpoint
+from shared_spec.formats.read import read_checkpoint
 from tests.conftest import Pool
 from tests.specs import SMALL
 

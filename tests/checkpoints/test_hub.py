@@ -27,15 +27,13 @@ from shared_spec import (
     write_checkpoint,
     write_safetensors,
 )
-from shared_spec.download import (
-    cache_folder,
-    download,
-    is_reference,
+from shared_spec.download import cache_folder, download, is_reference
+from shared_spec.errors import WeightsError
+from shared_spec.formats.dialects import timm_torchvision
+from shared_spec.formats.dialects.torchvision_releases import (
     torchvision_weights,
     torchvision_weights_at,
 )
-from shared_spec.errors import WeightsError
-from shared_spec.formats.dialects import timm_torchvision
 from tests.peers import torchvision_models
 from tests.specs import SMALL
 

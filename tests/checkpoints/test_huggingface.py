@@ -13,7 +13,7 @@ import torch
 
 import resnet_torch
 from resnet_parity.convert.conversion import convert
-from resnet_parity.engines.registry import Worker
+from resnet_parity.engines.process import Worker
 from shared_spec import (
     Checkpoint,
     Preprocessing,
@@ -30,7 +30,7 @@ from shared_spec import (
 )
 from shared_spec.errors import SpecError, WeightsError
 from shared_spec.formats.dialects.huggingface import config_of, spec_of
-from shared_spec.formats.write import read_checkpoint
+from shared_spec.formats.read import read_checkpoint
 from tests.parity.test_transformers import BITS, RESNETS
 from tests.peers import transformers_model
 

@@ -28,8 +28,9 @@ from shared_spec import (
 )
 from shared_spec.formats.containers.msgpack import save_msgpack
 from shared_spec.formats.containers.source import Source
+from shared_spec.formats.detect import open_source
 from shared_spec.formats.dialects.jax_resnet import CLASSES, SEQUENCE
-from shared_spec.formats.write import dialect_of, open_source, read_checkpoint
+from shared_spec.formats.read import dialect_of, read_checkpoint
 from shared_spec.plan.equivalence import parting
 from shared_spec.weights.lazy_array import Tensors, entries_of
 from tests.conftest import Pool

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_parity.convert.certificate import verify
+from resnet_parity.convert.verify import verify
 from resnet_parity.engines.registry import ENGINES
 from shared_spec import (
     CATALOGUE,

@@ -28,7 +28,8 @@ from shared_spec import (
     write_safetensors,
 )
 from shared_spec.formats.dialects.keras_applications import layer_name
-from shared_spec.formats.write import read_checkpoint, write_checkpoint
+from shared_spec.formats.read import read_checkpoint
+from shared_spec.formats.write import write_checkpoint
 from shared_spec.weights.state import State
 from tests.conftest import Pool
 

@@ -23,7 +23,8 @@ from shared_spec import (
     resolve,
     write_safetensors,
 )
-from shared_spec.formats.write import read_checkpoint, write_checkpoint
+from shared_spec.formats.read import read_checkpoint
+from shared_spec.formats.write import write_checkpoint
 from tests.conftest import Pool
 
 # keras.applications cannot be built smaller: two of its nets whole, and narrow ones of our own.

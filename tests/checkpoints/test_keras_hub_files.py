@@ -24,7 +24,7 @@ from shared_spec import (
     write_safetensors,
 )
 from shared_spec.formats.dialects.keras_hub import spec_of
-from shared_spec.formats.write import read_checkpoint
+from shared_spec.formats.read import read_checkpoint
 from tests.checkpoints.test_keras3_files import assert_near, call, ours, pooled, without_names
 from tests.conftest import Pool
 

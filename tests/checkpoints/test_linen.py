@@ -24,10 +24,11 @@ from shared_spec import (
 )
 from shared_spec.formats.containers.msgpack import save_msgpack
 from shared_spec.formats.containers.source import Source
+from shared_spec.formats.detect import open_source
 from shared_spec.formats.dialects.canonical import FLAX_MODEL
 from shared_spec.formats.dialects.dialect import foreign_arrays
 from shared_spec.formats.dialects.linen import BLOCKS, LINEN
-from shared_spec.formats.write import dialect_of, open_source, read_checkpoint
+from shared_spec.formats.read import dialect_of, read_checkpoint
 from shared_spec.weights.lazy_array import Tensors
 from tests.conftest import Pool
 from tests.judges import assert_torch_gives, images_of

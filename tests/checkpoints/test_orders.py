@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from resnet_parity.convert.conversion import convert
 from resnet_parity.convert import conversion
-from resnet_parity.engines.registry import ENGINES, Engine, Worker
+from resnet_parity.convert.conversion import convert
+from resnet_parity.engines.process import Worker
+from resnet_parity.engines.registry import ENGINES, Engine
 from shared_spec import (
     Checkpoint,
     ResNetSpec,

@@ -22,10 +22,11 @@ from shared_spec import (
 )
 from shared_spec.formats.containers.safetensors import save_safetensors
 from shared_spec.formats.containers.source import Source
+from shared_spec.formats.detect import open_source
 from shared_spec.formats.dialects.canonical import CANONICAL
 from shared_spec.formats.dialects.cifar_ports import PORTS
 from shared_spec.formats.dialects.dialect import foreign_arrays, with_counters
-from shared_spec.formats.write import dialect_of, open_source, read_checkpoint
+from shared_spec.formats.read import dialect_of, read_checkpoint
 from shared_spec.plan.equivalence import parting
 from shared_spec.weights.lazy_array import Tensors, entries_of
 from tests.judges import assert_near

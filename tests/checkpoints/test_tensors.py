@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from shared_spec.weights.lazy_array import Tensor, permute, read_ahead
 from shared_spec.weights import lazy_array
+from shared_spec.weights.lazy_array import Tensor, permute, read_ahead
 
 
 def entry(size: int, read: Callable[[], np.ndarray]) -> Tensor:

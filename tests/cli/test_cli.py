@@ -310,11 +310,13 @@ def test_weights_of_another_model_are_refused(weights: Path, image: Path) -> Non
 
 HYGIENE: dict[str, Any] = {
     "import shared_spec": {"torch", "keras", "tensorflow", "jax", "flax", "optax"},
-    "import shared_spec.weights.preprocessing, shared_spec.download": {"PIL", "huggingface_hub", "torch"},
+    "import shared_spec.weights.preprocessing, shared_spec.download": {
+        "PIL", "huggingface_hub", "torch",
+    },
     "import resnet_torch": {"keras", "tensorflow", "jax", "flax"},
     "import resnet_flax": {"keras", "tensorflow", "torch", "orbax"},
     "import resnet_parity.cli.app": {"torch", "keras", "tensorflow", "jax", "flax", "PIL"},
-    "import resnet_parity.check.forward, resnet_parity.convert.conversion, resnet_parity.evaluate.predict": {
+    "import resnet_parity.check, resnet_parity.convert, resnet_parity.evaluate": {
         "torch", "keras", "tensorflow", "jax", "flax",
     },
     "import os; os.environ['KERAS_BACKEND'] = 'jax'; import resnet_keras": {"torch", "tensorflow"},

@@ -9,13 +9,14 @@ import pytest
 from rich.console import Console
 
 from resnet_parity.render import tables
+from resnet_parity.render.progress import progress
 
 
 def test_a_log_is_told_what_is_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """The latest step, also where it takes longer than all before it; each once."""
     monkeypatch.setattr(tables, "QUIET", 0.05)
     stream = io.StringIO()
-    with tables.progress(Console(file=stream, width=20)) as step:
+    with progress(Console(file=stream, width=20)) as step:
         step("passed over")
         step("a [long] one \x1b[2J")
         end = time.monotonic() + 60
@@ -27,6 +28,6 @@ def test_a_log_is_told_what_is_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_short_work_is_silent() -> None:
     stream = io.StringIO()
-    with tables.progress(Console(file=stream)) as step:
+    with progress(Console(file=stream)) as step:
         step("done at once")
     assert stream.getvalue() == ""

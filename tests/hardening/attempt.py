@@ -21,12 +21,13 @@ from unittest import mock
 
 import numpy as np
 
-from resnet_parity.cli import app, options
-from resnet_parity.convert.conversion import certificate
+from resnet_parity.cli import app
+from resnet_parity.convert import certificate
 from resnet_parity.render import tables
+from resnet_parity.render.console import out
 from shared_spec import ResNetError, ResNetSpec, compile_plan, load_spec
 from shared_spec.formats.containers import hdf5_child, hdf5_sandbox
-from shared_spec.formats.write import read_checkpoint
+from shared_spec.formats.read import read_checkpoint
 from shared_spec.plan.summary import stage_rows
 from shared_spec.weights.lazy_array import entries_of
 from shared_spec.weights.state import DTYPES, check_weights
@@ -120,7 +121,7 @@ def use_certificate(path: Path, spec: ResNetSpec | None) -> None:
         "reference": found.reference_engine,
         "checks": [asdict(check) for check in now],
     }
-    tables.verified(options.out, data)
+    tables.verified(out, data)
 
 
 READERS: dict[str, Callable[[Path, ResNetSpec | None], None]] = {
@@ -159,7 +160,7 @@ def command(
         before = None if untouched is None else _listing(untouched.parent)
         out, err = io.StringIO(), io.StringIO()
         code: object = 0
-        console = mock.patch.object(options.err, "_file", err)
+        console = mock.patch.object(err, "_file", err)
         with console, mock.patch.object(sys, "argv", ["resnet-parity", *arguments]):
             try:
                 with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

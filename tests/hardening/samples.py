@@ -28,11 +28,12 @@ from shared_spec import (
     save_spec,
 )
 from shared_spec.formats.containers.hdf5 import KerasLayer, save_keras3, save_legacy
+from shared_spec.formats.detect import open_source
 from shared_spec.formats.dialects.bit import BIT
 from shared_spec.formats.dialects.canonical import KERAS_CLASS, KERAS_MODEL
 from shared_spec.formats.dialects.dialect import Dialect, foreign_arrays
 from shared_spec.formats.dialects.keras_applications import APPLICATIONS_H5
-from shared_spec.formats.write import open_source, write_checkpoint
+from shared_spec.formats.write import write_checkpoint
 from shared_spec.weights.lazy_array import Tensor
 
 TINY = resolve("resnet18", {"depths": [1, 1], "widths": [4, 8], "stem_width": 4, "num_classes": 3})

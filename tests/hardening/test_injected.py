@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnet_parity.convert.certificate import certify
-from resnet_parity.convert.conversion import certificate as module
+from resnet_parity.convert import certificate as module
+from resnet_parity.convert.verify import certify
 from resnet_parity.engines.registry import ENGINES
 from shared_spec import (
     Checkpoint,

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import resnet_torch
-from resnet_parity.convert.conversion import convert
 from resnet_parity.convert import conversion
+from resnet_parity.convert.conversion import convert
 from shared_spec import (
     Checkpoint,
     ResNetError,

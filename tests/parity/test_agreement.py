@@ -12,7 +12,8 @@ import pytest
 
 import resnet_torch
 from resnet_parity.check.forward import check, default_sizes
-from resnet_parity.engines.registry import ENGINES, Device, Engine, Worker
+from resnet_parity.engines.process import Worker
+from resnet_parity.engines.registry import ENGINES, Device, Engine
 from resnet_parity.numerics.difference import FLOAT64_TOLERANCE
 from shared_spec import (
     Checkpoint,

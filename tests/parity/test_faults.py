@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from resnet_parity.check.forward import check
-from resnet_parity.engines.registry import Device, Engine, Worker, parse_engines
+from resnet_parity.engines.process import Worker
+from resnet_parity.engines.registry import Device, Engine, parse_engines
 from shared_spec import Checkpoint, ResNetSpec, read_safetensors, resolve, write_safetensors
 from tests.conftest import Pool
 

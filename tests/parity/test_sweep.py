@@ -15,11 +15,13 @@ from rich.console import Console
 
 from resnet_parity.check.catalogue import Observer, Settings, sweep
 from resnet_parity.check.record_file import Judged, Record, read_records
-from resnet_parity.engines.pool import available_memory, fitting_dtype, peak_bytes
-from resnet_parity.engines.registry import ENGINES, Device, Engine, EngineError, Worker
+from resnet_parity.engines.memory import available_memory, fitting_dtype, peak_bytes
+from resnet_parity.engines.process import EngineError, Worker
+from resnet_parity.engines.reference_libraries import REFERENCES, references_of
+from resnet_parity.engines.registry import ENGINES, Device, Engine
 from resnet_parity.render.markdown import markdown, summary
-from resnet_parity.render.tables import SweepProgress
-from resnet_parity.worker.reference_libraries import REFERENCES, reference_logits, references_of
+from resnet_parity.render.progress import SweepProgress
+from resnet_parity.worker.reference_libraries import reference_logits
 from shared_spec import (
     CATALOGUE,
     Checkpoint,

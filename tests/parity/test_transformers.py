@@ -11,7 +11,7 @@ import torch
 
 from shared_spec import ResNetSpec, compile_plan, resolve
 from shared_spec.formats.dialects.huggingface import ACTIVATIONS, foreign_name, spec_of
-from shared_spec.plan.network import DropPath
+from shared_spec.plan.layers import DropPath
 from shared_spec.weights.state import State
 from tests.conftest import Pool
 from tests.judges import assert_engines_give, assert_torch_gives, images_of, weights_of

@@ -82,7 +82,7 @@ def _natively(resnet: Any, forward: Any, images: np.ndarray) -> np.ndarray:
 
 def refusals(resnet: Any, spec: dict[str, Any], folder: str) -> dict[str, str]:
     """What a model in its form for inference refuses, and with which sentence."""
-    from shared_spec.training import optimization
+    from shared_spec import optimization
 
     model = resnet.create_model(ResNetSpec.parse(spec), inference=True)
     tried = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from resnet_parity.worker.operations import set_precision
+from resnet_parity.worker.session import set_precision
 
 
 def kept(resnet: Any) -> dict[str, str]:

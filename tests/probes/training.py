@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from shared_spec import ImageError, ResNetSpec
-from shared_spec.training import optimization
+from shared_spec import ImageError, ResNetSpec, optimization
 
 
 def placed(resnet: Any, spec: dict[str, Any]) -> dict[str, Any]:

@@ -14,15 +14,16 @@ import pytest
 import typer
 
 from resnet_parity import report
-from resnet_parity.bench.measure import measure as benching
 from resnet_parity.bench.peers import Candidate
 from resnet_parity.bench.result import BenchReport, Case, Point, Request, Row
-from resnet_parity.bench.roofline import Rates
 from resnet_parity.cli.app import app
-from resnet_parity.engines.registry import ENGINES, EngineError
+from resnet_parity.engines.bench_job import Rates
+from resnet_parity.engines.process import EngineError
+from resnet_parity.engines.registry import ENGINES
 from resnet_parity.report import commands, records
 from resnet_parity.report.records import Bench, Check, Trace
-from shared_spec.backend import resolve
+from resnet_parity.worker.device_rates import measure as benching
+from shared_spec.catalogue.resolve import resolve
 from shared_spec.errors import ResNetError
 from tests.conftest import ROOT, Pool
 from tests.report.reading import Page

@@ -16,7 +16,7 @@ from shared_spec import (
     list_models,
     resolve,
 )
-from shared_spec.plan.network import BatchNorm, Conv, ZeroPadShortcut
+from shared_spec.plan.layers import BatchNorm, Conv, ZeroPadShortcut
 from shared_spec.plan.summary import block_rows, layer_rows, macs, stage_rows, totals
 
 # CIFAR: table 6 of He et al. 2015, in millions; option A.

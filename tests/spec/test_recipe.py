@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from resnet_parity.cli.train import changed, find_recipe, shipped
-from shared_spec import RecipeError, resolve
+from resnet_parity.train.recipes import changed, find_recipe, shipped
+from shared_spec import RecipeError, optimization, resolve
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.training.recipe import Recipe, load_recipe
-from shared_spec.training import optimization
 
 PLAN = compile_plan(resolve("resnet20_b"))
 MINIMAL: dict[str, Any] = {

@@ -11,7 +11,8 @@ from unittest.mock import patch
 
 import numpy as np
 
-from resnet_parity.worker.operations import Session, trace, train
+from resnet_parity.worker.operations import trace, train
+from resnet_parity.worker.session import Session
 from shared_spec import plan
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.network import Plan

@@ -16,10 +16,12 @@ import pytest
 
 from resnet_parity import plot_trace
 from resnet_parity.engines.registry import ENGINES, Device, Engine
-from resnet_parity.trace.compare import Against, inputs_of, parts, trace
+from resnet_parity.numerics.teacher_forcing import inputs_of
+from resnet_parity.trace.compare import Against, trace
 from resnet_parity.trace.result import Row, TraceReport
 from shared_spec import ResNetError, ResNetSpec, resolve
 from shared_spec.plan.compiler import compile_plan
+from shared_spec.plan.dataflow import parts
 from shared_spec.weights.initialize import random_images
 from tests.conftest import Pool
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from resnet_parity.worker.operations import Session, train
+from resnet_parity.worker.operations import train
+from resnet_parity.worker.session import Session
 
 BRANCH = "layer1.0.bn1"
 

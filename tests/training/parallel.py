@@ -26,9 +26,8 @@ def main() -> None:
 
     import numpy as np
 
-    from shared_spec import Checkpoint, ResNetSpec, read_safetensors
-    from shared_spec.training import optimization
-    from shared_spec.weights.state import write_safetensors
+    from shared_spec import Checkpoint, ResNetSpec, optimization, read_safetensors
+    from shared_spec.formats.canonical_file import write_safetensors
 
     job = json.loads((folder / "job.json").read_text())
     batches = read_safetensors(folder / "batches.safetensors").state

@@ -25,7 +25,8 @@ from sklearn.metrics import log_loss, top_k_accuracy_score
 import resnet_torch
 from resnet_parity.cli import app
 from resnet_parity.cli.evaluate import FORMATS
-from resnet_parity.engines.registry import ENGINES, Device, Engine, EngineError
+from resnet_parity.engines.process import EngineError
+from resnet_parity.engines.registry import ENGINES, Device, Engine
 from resnet_parity.evaluate.crops import PAPER_SCALES, averaged
 from resnet_parity.evaluate.crops import ten_crops as our_ten_crops
 from resnet_parity.evaluate.inputs import Prepared, Request, prepare

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from resnet_parity.check.training import TrainingReport, check_training, default_optimization
-from resnet_parity.engines.registry import Device, Engine, Worker, parse_engines
-from shared_spec import Optimization, ResNetError, ResNetSpec, resolve
-from shared_spec.training import optimization
+from resnet_parity.engines.process import Worker
+from resnet_parity.engines.registry import Device, Engine, parse_engines
+from shared_spec import Optimization, ResNetError, ResNetSpec, optimization, resolve
 from tests.conftest import Pool
 from tests.training.faults import MODEL_FAULTS
 

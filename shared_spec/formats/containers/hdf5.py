@@ -314,6 +314,3 @@ def _require_room(path: Path, layers: Sequence[KerasLayer]) -> None:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
     path.unlink()
-
-
-__all__ = ["KerasLayer", "open_hdf5", "open_keras", "save_keras3", "save_legacy"]

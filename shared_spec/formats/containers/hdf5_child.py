@@ -69,7 +69,7 @@ def index(path: str, begin: int, size: int | None, layers: dict[str, str]) -> di
     """
     import h5py
 
-    part = None if size is None else io.BufferedReader(Slice(path, begin, size))
+    part = None if size is None else io.BufferedReader(_Slice(path, begin, size))
     # Of h5py the lower level, which is several times as fast for files of a thousand small parts.
     with h5py.File(path if part is None else part, "r") as file:
         root = h5py.h5g.open(file.id, b"/")
@@ -83,7 +83,7 @@ def index(path: str, begin: int, size: int | None, layers: dict[str, str]) -> di
         return {"kind": "keras2", "arrays": list(_legacy(root))}
 
 
-class Slice(io.RawIOBase):
+class _Slice(io.RawIOBase):
     """A part of a file as a file."""
 
     def __init__(self, path: str, begin: int, size: int) -> None:
@@ -392,5 +392,3 @@ def serve() -> None:
 if __name__ == "__main__":
     sys.path += sys.argv[1:]
     serve()
-
-__all__ = ["ANSWER", "IDLE", "WAIT", "RefusedError", "index", "processor_seconds", "serve"]

@@ -193,6 +193,3 @@ def _folders() -> list[str]:
             raise FrameworkError(_MISSING)
         found.append(str(Path(module.origin).absolute().parents[1]))
     return list(dict.fromkeys(found))
-
-
-__all__ = ["ask", "h5py_module", "start", "wait"]

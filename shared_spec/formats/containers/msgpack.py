@@ -229,6 +229,3 @@ def _parts(node: dict[str, Any] | Tensor) -> Iterator[bytes | Tensor]:
 def _string(text: str) -> bytes:
     data = text.encode()
     return struct.pack(">BI", 0xDB, len(data)) + data
-
-
-__all__ = ["open_msgpack", "save_msgpack"]

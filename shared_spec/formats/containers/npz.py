@@ -84,6 +84,3 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
         raise ValueError(f"an array is not of floats as numpy writes them: {shown(text.strip())}")
     shape = tuple(int(n) for n in re.findall(r"\d+", found[3]))
     return shape, found[2] == "True", np.dtype(found[1])
-
-
-__all__ = ["open_npz"]

@@ -538,6 +538,3 @@ def _integer(n: int) -> bytes:
         return pickle.BININT + struct.pack("<i", n)
     data = n.to_bytes(8, "little")
     return pickle.LONG1 + bytes([len(data)]) + data
-
-
-__all__ = ["open_pytorch", "plain_name", "save_pytorch"]

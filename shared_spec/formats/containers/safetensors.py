@@ -138,6 +138,3 @@ def little_endian(array: np.ndarray) -> memoryview:
     """The bytes of a contiguous array."""
     array = array.astype(array.dtype.newbyteorder("<"), copy=False)
     return array.reshape(-1).view(np.uint8).data
-
-
-__all__ = ["little_endian", "open_safetensors", "read_at", "save_safetensors", "write_array"]

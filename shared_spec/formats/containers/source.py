@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -152,14 +153,11 @@ def read_member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
     return data
 
 
-__all__ = [
-    "JSON_LIMIT",
-    "NAME_LIMIT",
-    "Source",
-    "open_zip",
-    "parse_json",
-    "read_json",
-    "read_member",
-    "reason",
-    "shown",
-]
+def require_file(path: str | os.PathLike[str], kind: str = "weights") -> None:
+    """Raise a `WeightsError` unless `path` exists."""
+    try:
+        found = Path(path).exists()
+    except OSError as error:  # a name that is too long, a directory that may not be searched
+        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from None
+    if not found:
+        raise WeightsError(f"{path}: there is no such file of {kind}")

@@ -10,7 +10,7 @@ from shared_spec.catalogue import CATALOGUE
 from shared_spec.errors import WeightsError
 from shared_spec.formats.containers.source import Source
 from shared_spec.formats.dialects.dialect import Dialect, Extras, Place
-from shared_spec.plan.network import Parameter
+from shared_spec.plan.layers import Parameter
 from shared_spec.renaming import Rules, rename
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.layouts import KERAS, TORCH
@@ -75,5 +75,3 @@ def _extras(source: Source, spec: ResNetSpec) -> Extras:
 
 
 BIT = Dialect("bit", "BiT", lambda source: source.kind == "npz", _place, _spec_of, _extras)
-
-__all__ = ["BIT", "NAMES", "PREFIX"]

@@ -10,18 +10,13 @@ from shared_spec.errors import WeightsError
 from shared_spec.formats.containers.source import Source, parse_json
 from shared_spec.formats.dialects.dialect import Dialect, Extras, Place
 from shared_spec.plan.compiler import compile_plan
-from shared_spec.plan.network import Parameter
+from shared_spec.plan.layers import Parameter
 from shared_spec.spec.resnet_spec import ResNetSpec
-from shared_spec.weights.layouts import FLAX, KERAS, TORCH
-from shared_spec.weights.state import METADATA_KEY, Checkpoint
+from shared_spec.weights.checkpoint import METADATA_KEY, Checkpoint
+from shared_spec.weights.layouts import FLAX, KERAS, TORCH, keras_layer
 
 KERAS_CLASS = "resnet_keras>ResNet"
 """How Keras registers our model."""
-
-
-def keras_layer(module: str) -> str:
-    """A dotted path of the plan as a Keras layer name."""
-    return module.replace(".", "_")
 
 
 def _canonical(q: Parameter, spec: ResNetSpec) -> Place:
@@ -105,11 +100,3 @@ FLAX_MODEL = Dialect(
     lambda source: _recorded(source).spec,
     _extras,
 )
-
-__all__ = [
-    "CANONICAL",
-    "FLAX_MODEL",
-    "KERAS_CLASS",
-    "KERAS_MODEL",
-    "keras_layer",
-]

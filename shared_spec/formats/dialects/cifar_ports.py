@@ -25,7 +25,7 @@ from shared_spec.formats.dialects.spec_from_shapes import (
     numbered_stages,
     spec_from,
 )
-from shared_spec.plan.network import Parameter
+from shared_spec.plan.layers import Parameter
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.layouts import TORCH
 
@@ -112,5 +112,3 @@ PORTS = tuple(
     )
     if words != _CANONICAL
 )
-
-__all__ = ["PORTS"]

@@ -13,7 +13,8 @@ from shared_spec.errors import ResNetError, WeightsError
 from shared_spec.formats.containers.source import Source
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.equivalence import function_of
-from shared_spec.plan.network import Conv, Dense, Parameter, Plan
+from shared_spec.plan.layers import Conv, Dense, Parameter
+from shared_spec.plan.network import Plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.layouts import Slot
 from shared_spec.weights.lazy_array import Tensor, Tensors, entries_of
@@ -191,16 +192,3 @@ def _canonical_shape(
         return None
     empty = Tensor(shape, np.dtype(np.float32), lambda: np.zeros(shape, np.float32))
     return place.to_canonical(empty, q).shape
-
-
-__all__ = [
-    "COUNTERS",
-    "Dialect",
-    "Extras",
-    "Place",
-    "arrays_of",
-    "detected",
-    "foreign_arrays",
-    "resized",
-    "with_counters",
-]

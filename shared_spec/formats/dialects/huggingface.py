@@ -26,13 +26,13 @@ from shared_spec.formats.dialects.dialect import (
 )
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.equivalence import parting
-from shared_spec.plan.network import Parameter
+from shared_spec.plan.layers import Parameter
 from shared_spec.renaming import Rules, rename
 from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.layouts import TORCH
 from shared_spec.weights.lazy_array import Tensors
 from shared_spec.weights.preprocessing import Preprocessing
-from shared_spec.weights.state import Checkpoint
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -439,15 +439,3 @@ HUGGINGFACE = [_dialect(kind, bare) for kind in _CONFIGS for bare in (False, Tru
 
 def _dump(path: Path, data: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-__all__ = [
-    "ACTIVATIONS",
-    "BIT_NAMES",
-    "HUGGINGFACE",
-    "RESNET_NAMES",
-    "config_of",
-    "foreign_name",
-    "save_huggingface",
-    "spec_of",
-]

@@ -27,7 +27,7 @@ from shared_spec.formats.dialects.spec_from_shapes import (
     spec_from,
     split_into_stages,
 )
-from shared_spec.plan.network import Parameter
+from shared_spec.plan.layers import Parameter
 from shared_spec.renaming import Rules, rename
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.layouts import FLAX
@@ -164,5 +164,3 @@ CLASSES = replace(
     place=_place(sequence=False),
 )
 JAX_RESNET = (SEQUENCE, CLASSES)
-
-__all__ = ["JAX_RESNET"]

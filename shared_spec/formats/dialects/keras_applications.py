@@ -12,7 +12,7 @@ from shared_spec.catalogue import CATALOGUE
 from shared_spec.errors import WeightsError
 from shared_spec.formats.containers.source import Source
 from shared_spec.formats.dialects.dialect import Dialect, Extras, Place
-from shared_spec.plan.network import Parameter
+from shared_spec.plan.layers import Parameter
 from shared_spec.renaming import Rules, rename
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.layouts import KERAS
@@ -143,5 +143,3 @@ APPLICATIONS_H5 = Dialect(
     _twin,
 )
 APPLICATIONS = replace(APPLICATIONS_H5, claims=_claims, place=_place(legacy=False))
-
-__all__ = ["APPLICATIONS", "APPLICATIONS_H5", "V1", "V2", "layer_name", "position"]

@@ -19,16 +19,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared_spec.errors import SpecError
 from shared_spec.formats.containers.hdf5 import KerasLayer, open_hdf5, save_keras3
-from shared_spec.formats.containers.source import Source, read_json
+from shared_spec.formats.containers.source import Source, read_json, require_file
 from shared_spec.formats.dialects.dialect import Dialect, Extras, Place
 from shared_spec.plan.compiler import compile_plan
-from shared_spec.plan.network import Parameter
+from shared_spec.plan.layers import Parameter
 from shared_spec.renaming import Rules, rename
 from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.layouts import KERAS
 from shared_spec.weights.lazy_array import Tensors
 from shared_spec.weights.preprocessing import Preprocessing
-from shared_spec.weights.state import Checkpoint, require_file
 
 CONFIG, TASK, METADATA = "config.json", "task.json", "metadata.json"
 WEIGHTS, TASK_WEIGHTS = "model.weights.h5", "task.weights.h5"
@@ -515,15 +515,3 @@ def _dump(path: Path, data: Mapping[str, Any]) -> None:
 
 
 KERAS_HUB = Dialect("keras-hub", "KerasHub", _claims, _place, _source_spec, _extras, _twin)
-
-__all__ = [
-    "KERAS_HUB",
-    "NAMES",
-    "backbone_config",
-    "is_preset",
-    "layer_name",
-    "open_preset",
-    "position",
-    "save_preset",
-    "spec_of",
-]

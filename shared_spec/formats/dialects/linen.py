@@ -18,7 +18,7 @@ from shared_spec.formats.dialects.spec_from_shapes import (
     spec_from,
     split_into_stages,
 )
-from shared_spec.plan.network import Parameter
+from shared_spec.plan.layers import Parameter
 from shared_spec.renaming import Rules, rename
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.layouts import FLAX
@@ -138,5 +138,3 @@ LINEN = Dialect(
     _twin,
     _TRAINING,
 )
-
-__all__ = ["BLOCKS", "LINEN", "block_index", "collection"]

@@ -141,14 +141,3 @@ def from_hwio(shape: Shape | None) -> Shape | None:
     if shape is None:
         return None
     return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
-
-
-__all__ = [
-    "BlockShapes",
-    "NetShapes",
-    "Shape",
-    "from_hwio",
-    "numbered_stages",
-    "spec_from",
-    "split_into_stages",
-]

@@ -176,6 +176,3 @@ def _labels(config: _Config, spec: ResNetSpec) -> tuple[str, ...] | None:
         names = [names.get(str(i), str(i)) for i in range(spec.num_classes)]
     told = config.label_descriptions or config.pretrained_cfg.label_descriptions or {}
     return tuple(told.get(name, name) for name in names)
-
-
-__all__ = ["is_timm_config", "timm_config"]

@@ -73,5 +73,3 @@ TORCHVISION = replace(
     spec_of=_torchvision_spec,
     extras=_torchvision_extras,
 )
-
-__all__ = ["TIMM", "TORCHVISION"]

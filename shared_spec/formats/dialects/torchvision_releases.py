@@ -74,6 +74,3 @@ def torchvision_weights(name: str) -> TorchvisionWeights:
 def torchvision_weights_at(url: str) -> TorchvisionWeights | None:
     """The weights that torchvision publishes under `url`, if any."""
     return _BY_URL.get(url)
-
-
-__all__ = ["TorchvisionWeights", "torchvision_weights", "torchvision_weights_at"]

@@ -1,0 +1,104 @@
+"""What a bench runs: the cases of a request, and whose turn it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from resnet_parity.bench.peers import candidates
+from resnet_parity.bench.result import BenchReport, Case, Request
+from resnet_parity.engines.memory import available_memory, peak_bytes
+from resnet_parity.engines.registry import Device, Engine
+from shared_spec.plan.compiler import compile_plan
+from shared_spec.plan.summary import layer_rows
+
+PEER_LAYOUTS = ("channels_first", "channels_last")
+
+
+"""PyTorch's libraries are timed as they come and in the layout that is faster on most devices."""
+
+
+def cases(request: Request, report: BenchReport) -> list[Case]:
+    """All sides in all settings; what there is not, is told in the report."""
+    engines = [engine for engine in request.engines if engine.name not in report.missing]
+    found = []
+    sides = candidates(request.name, request.spec, engines, request.peers, report.missing)
+    for dtype in request.dtypes:
+        for mode in request.modes:
+            for batch in request.batches:
+                for side in sides:
+                    base = Case(
+                        side, mode, batch, request.pixels, dtype, "plain", "channels_last", "none"
+                    )
+                    found += list(_variants(base, request, report))
+    return list(dict.fromkeys(found))
+
+
+def _variants(base: Case, request: Request, report: BenchReport) -> Iterator[Case]:
+    """The forms, layouts and ways to compile in which a side is timed."""
+    own, engine = base.candidate.peer is None, base.engine
+    forms = [f for f in request.forms if own and (f == "plain" or base.mode == "infer")]
+    layouts: Iterable[str] = ("channels_last",)
+    if engine.name == "torch":
+        layouts = request.layouts if own else dict.fromkeys((*PEER_LAYOUTS, *request.layouts))
+    if own and base.mode == "train":
+        layouts = ("channels_last",)  # the trainer's own choice
+    compiles: Iterable[str] = request.compiles
+    if framework_of(engine) == "jax":
+        compiles = ("jit",)
+    elif own and base.mode == "train" and engine.package == "resnet_keras":
+        compiles = ("none",)
+        if "default" in request.compiles:
+            note = f"{engine.name}: its Trainer has one way to compile, and was timed in that"
+            report.notes += [] if note in report.notes else [note]
+    for form in forms or ["plain"]:
+        for compile_ in compiles:
+            for layout in layouts:
+                yield replace(base, form=form, layout=layout, compile=compile_)
+
+
+def turns(found: Sequence[Case], device: Device = "cpu") -> Iterator[list[Case]]:
+    """Cases of one setting take turns; those of one engine, where memory does not hold all of their
+    processes, as on an accelerator; and none on a TPU, which belongs to one process at a time.
+    """
+    if device == "tpu":
+        yield from ([case] for case in found)
+        return
+    free = available_memory()
+    for _, together in _grouped(found, setting_of):
+        fits = free is None or sum(map(_memory, together)) <= free * 3 // 4
+        if device == "cpu" and fits:
+            yield together
+        else:
+            yield from (group for _, group in _grouped(together, lambda c: c.engine.name))
+
+
+def _memory(case: Case) -> int:
+    """What the process of a case may hold: training keeps the outputs of all layers."""
+    p = compile_plan(case.candidate.spec)
+    needed = peak_bytes(p.parameter_count(), "float32")
+    if case.mode == "train":
+        shapes = (row.shape for row in layer_rows(p, case.size))
+        needed += 4 * case.batch * sum(math.prod(shape) for shape in shapes)
+    return needed
+
+
+def _grouped(found: Iterable[Case], key: Callable[[Case], str]) -> Iterable[tuple[str, list[Case]]]:
+    groups: dict[str, list[Case]] = {}
+    for case in found:
+        groups.setdefault(key(case), []).append(case)
+    return groups.items()
+
+
+def setting_of(case: Case) -> str:
+    """In words, what the cases that are compared have in common."""
+    height, width = case.size
+    return f"{case.mode}, {case.dtype}, {case.batch}×{height}×{width}"
+
+
+def framework_of(engine: Engine) -> str:
+    """What computes under an engine."""
+    if engine.keras_backend is not None:
+        return engine.keras_backend
+    return {"resnet_torch": "torch", "resnet_flax": "jax"}[engine.package]

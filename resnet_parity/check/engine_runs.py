@@ -1,0 +1,78 @@
+"""One engine's run of a check, and what a missing engine means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from resnet_parity.engines.process import EngineError, Start, Worker
+from resnet_parity.engines.registry import Device, Engine
+from shared_spec.errors import ResNetError
+
+Outputs = dict[str, np.ndarray]
+
+
+"""`<index of the input>/logits` (or `<index>/features<i>`) and `<index>/<block>` to array."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one engine gave."""
+
+    engine: str
+    outputs: Outputs
+    parameters: int
+    seconds: float
+    versions: dict[str, str]
+    device: str
+
+
+class Presence(Protocol):
+    """A report on what engines gave: which ran, and which did not."""
+
+    dtype: str
+    ran: list[Ran]
+    failed: dict[str, str]
+    missing: dict[str, str]
+    problems: list[str]
+
+
+def run_engine(
+    engine: Engine,
+    device: Device,
+    start: Start,
+    report: Presence,
+    work: Callable[[Worker], tuple[Any, Outputs]],
+) -> None:
+    """Add to a report what an engine's worker answers and gives, or why there is nothing."""
+    absent = engine.missing()
+    if absent is not None:
+        report.missing[engine.name] = absent
+        return
+    try:
+        with start(engine, device) as worker:
+            facts = worker.call("info")
+            answer, outputs = work(worker)
+    except (EngineError, ResNetError) as error:
+        report.failed[engine.name] = str(error)
+        return
+    count, seconds = answer.get("parameters", 0), answer["seconds"]
+    versions, hardware = facts["versions"], facts["device"]
+    report.ran.append(Ran(engine.name, outputs, count, seconds, versions, hardware))
+
+
+def judge_presence(report: Presence, requested: bool) -> None:
+    """Add what keeps a comparison from being one; a missing engine counts if it was `requested`."""
+    for engine, reason in report.failed.items():
+        report.problems.append(f"{engine} failed: {reason}")
+    if requested:
+        for engine, reason in report.missing.items():
+            report.problems.append(f"{engine} is missing: {reason}")
+    # Anything but float64 is held against float64, which one engine is enough for.
+    alone = 1 if report.dtype == "float64" else 0
+    if len(report.ran) <= alone:
+        ran = f"{report.ran[0].engine} ran alone" if report.ran else "no engine ran"
+        report.problems.append(f"nothing was compared: {ran}")

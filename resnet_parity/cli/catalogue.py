@@ -1,0 +1,100 @@
+"""The commands `list`, `show` and `schema`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from resnet_parity.cli.options import JsonOption, ModelArgument, print_result
+from resnet_parity.render import tables
+from shared_spec.catalogue import CATALOGUE, Entry, list_models
+from shared_spec.catalogue.resolve import resolve
+from shared_spec.errors import ResNetError
+from shared_spec.plan.compiler import compile_plan
+from shared_spec.plan.summary import describe_chain, describe_stage, stage_rows, totals
+from shared_spec.spec.resnet_spec import ResNetSpec
+
+
+def list_command(
+    pattern: Annotated[str, typer.Argument(help="Shell-style, such as 'resnet*50*'.")] = "*",
+    family: Annotated[
+        list[str] | None, typer.Option(help="Only this family; once for each.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Only what comes from there, such as timm or keras.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The models of the catalogue, with parameters and MACs."""
+    rows = []
+    for entry in catalogue_entries(pattern, family or [], source or ""):
+        parameters, macs = totals(entry.spec)
+        rows.append(
+            {
+                "name": entry.name,
+                "family": entry.family,
+                "parameters": parameters,
+                "macs": macs,
+                "image_size": entry.spec.image_size,
+                "source": entry.source,
+                "note": entry.note,
+            }
+        )
+    print_result(rows, as_json, tables.catalogue)
+
+
+def show(
+    model: ModelArgument,
+    image_size: Annotated[int | None, typer.Option(min=1, help="Height and width.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The table that a paper would print: stages, shapes, parameters, MACs."""
+    spec = resolve(model)
+    p = compile_plan(spec)
+    side = image_size or spec.image_size
+    rows = stage_rows(p, (side, side))
+    blocks = {stage.name: describe_stage(stage) for stage in p.stages}
+    data = {
+        "model": model,
+        "input": [side, side, p.in_channels],
+        "parameters": p.parameter_count(),
+        "macs": sum(row.macs for row in rows),
+        "stages": [
+            {**row._asdict(), "layers": blocks.get(row.name) or describe_chain(chain)}
+            for row, chain in zip(rows, [p.stem, *[()] * len(p.stages), p.head], strict=False)
+        ],
+        "spec": spec.to_dict(),
+    }
+    print_result(data, as_json, tables.network)
+
+
+def schema(
+    recipe: Annotated[bool, typer.Option("--recipe", help="Of recipes instead.")] = False,
+) -> None:
+    """The JSON Schema of spec files, for editors."""
+    if recipe:
+        from shared_spec.training.recipe import Recipe
+
+        print_result(Recipe.json_schema(), True, None)
+        return
+    print_result(ResNetSpec.json_schema(), True, None)
+
+
+def catalogue_entries(pattern: str, families: list[str], source: str = "") -> list[Entry]:
+    """What the catalogue has under a pattern, in some families or, if none is named, in all, and
+    from a source whose description contains these words.
+    """
+    known = dict.fromkeys(entry.family for entry in CATALOGUE.values())
+    for family in families:
+        if family not in known:
+            raise ResNetError(f"family: {family!r} is not one of {', '.join(known)}")
+    entries = [CATALOGUE[name] for name in list_models(pattern)]
+    entries = [e for e in entries if not families or e.family in families]
+    found = [e for e in entries if source.lower() in e.source.lower()]
+    if entries and not found:
+        known = dict.fromkeys(e.source for e in entries)
+        raise ResNetError(f"source: {source!r} is in none of {'; '.join(known)}")
+    if not found:
+        raise ResNetError(f"no model matches {pattern!r}; `resnet-parity list` shows all")
+    return found

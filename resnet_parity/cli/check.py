@@ -1,0 +1,212 @@
+"""The command `check`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from resnet_parity.cli.catalogue import catalogue_entries
+from resnet_parity.cli.options import (
+    DeviceOption,
+    JsonOption,
+    WeightsOption,
+    command_line,
+    print_result,
+)
+from resnet_parity.engines.registry import (
+    ENGINES,
+    Engine,
+    parse_device,
+    parse_engines,
+    parse_precision,
+)
+from resnet_parity.render import plots, tables
+from resnet_parity.render.console import err
+from resnet_parity.render.progress import SweepProgress, progress
+from shared_spec.backend import fetched
+from shared_spec.catalogue import Entry
+from shared_spec.catalogue.resolve import resolve
+from shared_spec.errors import ResNetError
+from shared_spec.plan.compiler import compile_plan
+from shared_spec.spec.resnet_spec import ResNetSpec
+
+if TYPE_CHECKING:
+    from resnet_parity.check.catalogue import Settings
+
+
+def check(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="A catalogue name or a spec file; with --all a pattern of names."),
+    ] = None,
+    engines: Annotated[
+        str | None, typer.Option(help=f"Comma-separated; all of {', '.join(ENGINES)} if left out.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float64, float32, float16 or bfloat16.")] = "float64",
+    weights: WeightsOption = None,
+    device: DeviceOption = "cpu",
+    image_size: Annotated[
+        list[str] | None,
+        typer.Option(help="H or HxW, once for each size; an even, an odd and a non-square one."),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images of each size.")] = 2,
+    seed: Annotated[int, typer.Option(help="Of random weights and images.")] = 0,
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="Of float32 products: highest, or the frameworks' default, which is TF32 on GPUs."
+        ),
+    ] = "highest",
+    everything: Annotated[
+        bool, typer.Option("--all", help="The catalogue, against the libraries that have it too.")
+    ] = False,
+    family: Annotated[
+        list[str] | None, typer.Option(help="With --all: only this family; once for each.")
+    ] = None,
+    results: Annotated[
+        Path, typer.Option(help="With --all: what was found, and where to go on from.")
+    ] = Path("resnet-parity-sweep.jsonl"),
+    report: Annotated[
+        Path | None, typer.Option(help="With --all: a Markdown file for the table.")
+    ] = None,
+    training: Annotated[
+        bool, typer.Option("--training", help="Compare gradients and some steps of training.")
+    ] = False,
+    steps: Annotated[int, typer.Option(min=1, help="With --training: updates.")] = 20,
+    recipe: Annotated[
+        Path | None, typer.Option(help="With --training: take optimizer and schedule from it.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="With --training: a picture of the curves.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare parameter counts, shapes, logits and every block's output between engines.
+
+    With --training, compare instead the loss, the gradients of every parameter and of the images,
+    and the norms' statistics, losses and weights of some steps of training.
+
+    With --all, compare the logits of every net of the catalogue, at full depth, between engines and
+    with torchvision, timm and keras.applications where they have it. A second run goes on where the
+    first one ended.
+    """
+    chosen = parse_engines(engines)
+    sizes = [_size(text) for text in image_size] if image_size else None
+    if everything:
+        if weights is not None:
+            raise ResNetError("--weights: the weights of --all are random")
+        from resnet_parity.check.catalogue import Settings
+
+        settings = Settings(
+            tuple(chosen),
+            dtype=dtype,
+            device=parse_device(device),
+            sizes=None if sizes is None else tuple(sizes),
+            batch=batch,
+            seed=seed,
+            requested=engines is not None,
+        )
+        _sweep(settings, catalogue_entries(model or "*", family or []), results, report, as_json)
+        return
+    if model is None or family or report is not None:
+        option = "MODEL: name one, or" if model is None else "--family and --report: only with"
+        raise ResNetError(f"{option} --all")
+    from resnet_parity.check.forward import check as run_check
+    from resnet_parity.convert.read import read_for
+
+    if not training and (plot is not None or recipe is not None):
+        raise ResNetError("--plot and --recipe: only with --training")
+    spec = resolve(model)
+    given = None if weights is None else read_for(spec, fetched(weights))
+    if training:
+        how = {"dtype": dtype, "batch": max(batch, 2), "steps": steps, "seed": seed}
+        how |= {"device": parse_device(device), "requested": engines is not None}
+        how |= {"name": model, "weights": None if given is None else dict(given.state)}
+        check_training(spec, chosen, sizes, recipe, plot, as_json, how)
+        return
+    with progress(err) as advance:
+        found = run_check(
+            spec,
+            chosen,
+            name=model,
+            dtype=dtype,
+            weights=None if given is None else dict(given.state),
+            device=parse_device(device),
+            sizes=sizes,
+            batch=batch,
+            seed=seed,
+            requested=engines is not None,
+            precision=parse_precision(precision),
+            step=advance,
+        )
+    print_result({**found.to_dict(), "command": command_line()}, as_json, tables.parity)
+    if not found.holds:
+        raise typer.Exit(1)
+
+
+def _sweep(
+    settings: Settings, entries: list[Entry], results: Path, report: Path | None, as_json: bool
+) -> None:
+    from resnet_parity.check.catalogue import Observer, sweep
+    from resnet_parity.render.markdown import markdown, summary
+    from shared_spec.atomic_write import durable
+
+    if report is not None and not report.resolve().parent.is_dir():
+        raise ResNetError(f"{report}: its directory does not exist; create it first")
+    if report is not None and (report.is_dir() or report.resolve() == results.resolve()):
+        raise ResNetError(f"{report}: is a directory or the file of results; name another path")
+    sizes = {entry.name: compile_plan(entry.spec).parameter_count() for entry in entries}
+    with SweepProgress(err, sizes) as bar:
+        records = sweep(entries, settings, results, Observer(bar.step, bar.done))
+    if report is not None:
+        with durable(report) as draft:
+            draft.write_text(markdown(records))
+    data = summary(records)
+    print_result(data, as_json, tables.sweep)
+    if not data["holds"]:
+        raise typer.Exit(1)
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    try:
+        size = int(height), int(width or height)
+    except ValueError:
+        size = (0, 0)
+    if not all(1 <= n <= 65_536 for n in size):
+        raise ResNetError(f"image-size: {text!r} is not a size such as 224 or 97x64")
+    return size
+
+
+Sizes = list[tuple[int, int]] | None
+
+
+def check_training(
+    spec: ResNetSpec,
+    engines: Sequence[Engine],
+    sizes: Sizes,
+    recipe: Path | None,
+    plot: Path | None,
+    as_json: bool,
+    options: dict[str, Any],
+) -> None:
+    """`check --training`."""
+    from resnet_parity.check import training as checking
+    from resnet_parity.train.recipes import find_recipe
+
+    if sizes is not None and len(sizes) > 1:
+        raise ResNetError("--image-size: --training takes one")
+    plots.require_picture(plot)
+    how = None if recipe is None else find_recipe(str(recipe)).optimization
+    with progress(err) as advance:
+        found = checking.check_training(
+            spec, engines, how=how, size=sizes[0] if sizes else None, step=advance, **options
+        )
+    if plot is not None:
+        plots.training_parity(found.to_dict(), plot)
+    print_result({**found.to_dict(), "command": command_line()}, as_json, tables.training)
+    if not found.holds:
+        raise typer.Exit(1)

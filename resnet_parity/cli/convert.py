@@ -1,0 +1,111 @@
+"""The commands `convert` and `verify`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resnet_parity.cli.options import DeviceOption, JsonOption, LabelsOption, print_result
+from resnet_parity.engines.registry import parse_device, parse_engines
+from resnet_parity.render import tables
+from resnet_parity.render.console import err
+from resnet_parity.render.progress import downloading, progress
+from shared_spec.backend import fetched
+from shared_spec.catalogue import CATALOGUE
+from shared_spec.catalogue.resolve import resolve
+from shared_spec.errors import ResNetError
+from shared_spec.formats.write import format_names
+from shared_spec.weights.labels import read_labels
+
+
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(help="A file or directory, hf-hub:owner/name, torchvision:name or a URL."),
+    ],
+    target: Annotated[
+        Path, typer.Argument(help="What to write; no suffix makes an orbax directory.")
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="Name or spec file, where SOURCE does not tell.")
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(help=f"Where the suffix does not tell it: {', '.join(format_names())}."),
+    ] = None,
+    labels: LabelsOption = None,
+    engines: Annotated[
+        str | None,
+        typer.Option(help="In which to verify; by default one of the target's framework."),
+    ] = None,
+    device: DeviceOption = "cpu",
+    verify_it: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Whether to compare logits at the end.")
+    ] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Convert weights between the formats of PyTorch, Keras, Flax and the libraries around them.
+
+    What SOURCE is, its content tells. The new file is read back bit for bit, then run in an engine
+    of its framework and held against the source; the certificate lies beside it as
+    TARGET.parity.json.
+    """
+    from resnet_parity.convert.conversion import Proof, keep_freed_memory
+    from resnet_parity.convert.conversion import convert as run_convert
+
+    if engines is not None and not verify_it:
+        raise ResNetError("--engines: with --no-verify none is run; leave one of them out")
+    spec = None if model is None else resolve(model)
+    names = None if labels is None else read_labels(labels)
+    chosen = None if engines is None else tuple(parse_engines(engines))
+    keep_freed_memory()
+    with progress(err) as advance:
+        path = fetched(source, downloading(advance, source))
+        advance(f"{source} to {target}")
+        proof = Proof(chosen, parse_device(device), advance) if verify_it else None
+        named = model in CATALOGUE  # and not by a file that tells channels and classes
+        done = run_convert(path, target, spec, to, names, proof, resize=named)
+    data = {**asdict(done), "source": source}
+    print_result(data, as_json, tables.converted)
+
+
+def verify(
+    target: Annotated[Path, typer.Argument(help="A file or directory that convert wrote.")],
+    engines: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated; by default those of the certificate that are here."),
+    ] = None,
+    device: DeviceOption = "cpu",
+    dtype: Annotated[
+        str, typer.Option(help="Comma-separated: float64 and float32; a TPU has no float64.")
+    ] = "float64,float32",
+    as_json: JsonOption = False,
+) -> None:
+    """Hold a converted file against its certificate, TARGET.parity.json, here and now.
+
+    The certificate carries the inputs and the source's float64 logits, so neither the source nor
+    its framework is needed.
+    """
+    from resnet_parity.convert.certificate import DTYPES
+    from resnet_parity.convert.verify import verify as run_verify
+
+    dtypes = tuple(dict.fromkeys(dtype.split(",")))
+    if not set(dtypes) <= set(DTYPES):
+        raise ResNetError(f"dtype: {dtype!r} is not of {', '.join(DTYPES)}")
+    chosen = None if engines is None else parse_engines(engines)
+    with progress(err) as advance:
+        certificate, checks = run_verify(target, chosen, parse_device(device), dtypes, advance)
+    holds = all(found.holds for found in checks)
+    data = {
+        "target": str(target),
+        "holds": holds,
+        "source": certificate.source,
+        "reference": certificate.reference_engine,
+        "checks": [asdict(found) for found in checks],
+    }
+    print_result(data, as_json, tables.verified)
+    if not holds:
+        raise typer.Exit(1)

@@ -1,0 +1,54 @@
+"""The command `predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resnet_parity.cli.options import (
+    DeviceOption,
+    JsonOption,
+    LabelsOption,
+    WeightsOption,
+    print_result,
+)
+from resnet_parity.engines.registry import ENGINES, parse_device, parse_engines
+from resnet_parity.render import tables
+from resnet_parity.render.console import err
+from resnet_parity.render.progress import progress
+from shared_spec.backend import fetched
+from shared_spec.catalogue.resolve import resolve
+from shared_spec.errors import ResNetError
+from shared_spec.weights.labels import read_labels
+
+
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    model: Annotated[
+        str | None, typer.Option(help="Name or spec file, where the weights do not tell.")
+    ] = None,
+    weights: WeightsOption = None,
+    engine: Annotated[str, typer.Option(help=f"One of {', '.join(ENGINES)}.")] = "torch",
+    device: DeviceOption = "cpu",
+    top: Annotated[int, typer.Option(min=1, help="Classes to show.")] = 5,
+    labels: LabelsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Classify image files: the most probable classes of each."""
+    from resnet_parity.evaluate.predict import classify
+
+    if weights is None:
+        raise ResNetError("--weights: name a weights file; an untrained model predicts nothing")
+    chosen = parse_engines(engine)
+    if len(chosen) != 1:
+        raise ResNetError(f"engine: name one of {', '.join(ENGINES)}")
+    spec = None if model is None else resolve(model)
+    names = None if labels is None else read_labels(labels)
+    with progress(err) as advance:
+        advance(f"{len(images)} image{'s' if len(images) > 1 else ''} on {chosen[0].name}")
+        found = classify(
+            images, fetched(weights), spec, chosen[0], parse_device(device), top, names
+        )
+    print_result(found, as_json, tables.predictions)

@@ -1,0 +1,84 @@
+"""Weights from any file or directory that is understood."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from resnet_parity.engines.process import EngineError, Worker
+from resnet_parity.engines.registry import Engine, first_available
+from shared_spec.atomic_write import workspace
+from shared_spec.errors import ResNetError, WeightsError
+from shared_spec.formats.containers.source import require_file
+from shared_spec.formats.detect import is_orbax
+from shared_spec.formats.read import read_checkpoint
+from shared_spec.plan.compiler import compile_plan
+from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.checkpoint import Checkpoint
+from shared_spec.weights.state import check_weights
+
+
+def read_any(path: Path, spec: ResNetSpec | None, folder: Path, resize: bool = False) -> Checkpoint:
+    """Canonical weights of a checkpoint of any kind, through a worker where a framework is needed.
+
+    A `spec` given wins over the file's own; the weights are then held against it.
+
+    Raises:
+        ResNetError: if the file cannot be read.
+    """
+    if is_orbax(path):
+        output = folder / "read.safetensors"
+        given = None if spec is None else spec.to_dict()
+        call_engine(
+            first_available(("flax",)),
+            "read",
+            source=str(path.resolve()),
+            spec=given,
+            output=str(output),
+        )
+        checkpoint = replace(read_checkpoint(output), origin="Flax orbax directory")
+    else:
+        checkpoint = read_checkpoint(path, spec, resize=resize)
+    if spec is None or (resize and _but_for_ends(spec) == _but_for_ends(checkpoint.spec)):
+        return checkpoint
+    return replace(checkpoint, spec=spec)
+
+
+def read_classifier(
+    path: Path, spec: ResNetSpec | None, folder: Path, resize: bool = False
+) -> tuple[Checkpoint, ResNetSpec]:
+    """As `read_any`; also the net, which must be known, fit the weights and have classes.
+
+    Raises:
+        ResNetError: if the file cannot be read, or is not that of such a net.
+    """
+    checkpoint = read_any(path, spec, folder, resize)
+    net = checkpoint.spec
+    if net is None:
+        raise WeightsError(f"{path}: the file does not tell its model; name it (--model)")
+    check_weights(compile_plan(net), checkpoint.state, "float64", path)
+    if net.features_only or not net.num_classes:
+        raise WeightsError(f"{path}: the model gives features and no classes")
+    return checkpoint, net
+
+
+def _but_for_ends(spec: ResNetSpec | None) -> ResNetSpec | None:
+    return None if spec is None else spec.override(in_channels=3, num_classes=1)
+
+
+def call_engine(engine: Engine, operation: str, **arguments: Any) -> None:
+    """One operation in a process of its own, whose failure is an error of the conversion."""
+    try:
+        with Worker(engine) as worker:
+            worker.call(operation, **arguments)
+    except EngineError as error:
+        raise ResNetError(f"{engine.name} failed: {error}") from None
+
+
+def read_for(spec: ResNetSpec, path: Path) -> Checkpoint:
+    """Weights of a checkpoint of any kind, which must fit `spec`."""
+    require_file(path)
+    with workspace() as folder:
+        checkpoint = read_any(path, spec, folder)
+        return replace(checkpoint, state=dict(checkpoint.state))

@@ -1,0 +1,86 @@
+"""The libraries that nets are compared with, and which of them are here."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared_spec.catalogue import Entry
+
+PEERS = Path(sys.prefix) / "share" / "peers"
+
+
+"""Where `python -m tests.fetch_peers` puts libraries that cannot be installed beside the rest."""
+
+
+def peer_missing(peer: str) -> str | None:
+    """None, or a sentence that says what is not there and how to get it."""
+    if peer in PEER_FOLDERS:
+        found = (PEERS / PEER_FOLDERS[peer]).is_dir() or (
+            peer == "KerasHub" and importlib.util.find_spec("keras_hub") is not None
+        )
+        return None if found else "not found; run: python -m tests.fetch_peers"
+    module = {"keras.applications": "keras"}.get(peer, peer)
+    if importlib.util.find_spec(module) is None:
+        return f"{module} not installed; run: pip install {module}"
+    return None
+
+
+PEER_FOLDERS = {"KerasHub": "keras_hub", "flax example": "flax_imagenet"}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A library: the catalogue's families that it has, the modules that must be installed, and the
+    engine in whose process it runs.
+    """
+
+    name: str
+    families: frozenset[str]
+    requires: tuple[str, ...]
+    engine: str
+
+    def missing(self) -> str | None:
+        """None, or a sentence that says what is not installed and how to get it."""
+        absent = [m for m in self.requires if importlib.util.find_spec(m) is None]
+        if not absent:
+            return None
+        return f"{', '.join(absent)} not installed; run: pip install {' '.join(absent)}"
+
+
+REFERENCES: dict[str, Reference] = {
+    reference.name: reference
+    for reference in (
+        Reference("torchvision", frozenset({"torchvision"}), ("torch", "torchvision"), "torch"),
+        Reference(
+            "timm", frozenset({"torchvision", "timm", "timm_v2"}), ("torch", "timm"), "torch"
+        ),
+        # On Keras's TensorFlow engine its own layers compute in float64 throughout.
+        Reference(
+            "keras.applications",
+            frozenset({"keras"}),
+            ("keras", "tensorflow"),
+            "keras:tensorflow",
+        ),
+    )
+}
+
+
+FLOAT32_STATISTICS = frozenset({"evonorm_s0", "frn"})
+
+
+"""Norms whose statistics timm takes in float32 whatever the input; see `float64_statistics`."""
+
+
+def references_of(entry: Entry) -> list[Reference]:
+    """The libraries that have a net of the catalogue."""
+    return [r for r in REFERENCES.values() if entry.family in r.families]
+
+
+def recast(reference: Reference, entry: Entry, dtype: str) -> bool:
+    """Whether the library rounds this net's statistics to float32 and is kept from it."""
+    rounds = reference.name == "timm" and entry.spec.norm in FLOAT32_STATISTICS
+    return rounds and dtype == "float64"

@@ -1,0 +1,41 @@
+"""What enters each layer, from what the reference has there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from resnet_parity.numerics.difference import UNIT_ROUNDOFF
+from shared_spec.plan.dataflow import IMAGES, Part
+from shared_spec.weights.initialize import generator
+from shared_spec.weights.state import State
+
+
+def inputs_of(
+    found: Sequence[Part], images: np.ndarray, outputs: Mapping[str, np.ndarray]
+) -> State:
+    """What enters each part, from the outputs of all."""
+    known = {**outputs, IMAGES: images}
+    inputs: State = {}
+    for part in found:
+        first, *rest = (known[source] for source in part.sources)
+        for other in rest:
+            first = first + other
+        inputs[part.name] = first
+    return inputs
+
+
+def rounded(found: Sequence[Part], inputs: State, dtype: str, seed: int) -> State:
+    """Inputs changed as much as rounding in `dtype` changes what is made of them: a number by the
+    unit roundoff, and by √n of it where n of them are summed (see
+    `resnet_parity.numerics.rounding.perturbed`).
+    """
+    changed: State = {}
+    for part in found:
+        x = inputs[part.name].astype(np.float64)
+        terms = math.prod(x.shape[1:3]) if part.averages and x.ndim == 4 else 1
+        noise = generator(seed, f"rounding/input/{part.name}").standard_normal(x.shape)
+        changed[part.name] = x * (1 + UNIT_ROUNDOFF[dtype] * math.sqrt(terms) * noise)
+    return changed

@@ -1,0 +1,226 @@
+"""Progress bars, and what takes their place where there is no terminal."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from resnet_parity.check.record_file import Record
+from resnet_parity.render.console import err
+from resnet_parity.render.text import largest, plain, plain_figure
+from shared_spec.errors import FrameworkError
+
+EVENTS = "events"
+
+
+class TrainingProgress:
+    """A bar of the steps, and TensorBoard's files if asked for."""
+
+    def __init__(self, steps: int, events: Path | None) -> None:
+        self._steps = steps
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[told]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=err,
+        )
+        self._bar = self._progress.add_task("", total=steps, told="")
+        self._folder = events or Path()
+        self._writer = None if events is None else _event_writer()
+        self._events: Any = None
+        self._told: dict[str, str] = {}
+
+    def observer(self) -> Any:
+        """For `train`."""
+        from resnet_parity.train.run import Observer
+
+        return Observer(self._step, self._held_out, lambda text: err.print(text, highlight=False))
+
+    def _step(self, step: int, steps: int, loss: float, accuracy: float) -> None:
+        self._told |= {"loss": f"{loss:.4f}", "accuracy": f"{accuracy:.1%}"}
+        self._show(step)
+        self._record(step, {"training/loss": loss, "training/accuracy": accuracy})
+
+    def _held_out(self, step: int, scores: Any) -> None:
+        self._told["held out"] = f"{scores.top1:.2%}"
+        self._show(step)
+        told = {"top1": scores.top1, "top5": scores.top5, "loss": scores.loss}
+        self._record(step, {f"held_out/{name}": value for name, value in told.items()})
+
+    def _record(self, step: int, values: dict[str, float]) -> None:
+        if self._writer is None:
+            return
+        if self._events is None:
+            # Not before there is something to tell: the run's folder has to be its own first.
+            self._events = self._writer(logdir=str(self._folder / EVENTS), purge_step=step)
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def _show(self, step: int) -> None:
+        told = ", ".join(f"{name} {value}" for name, value in self._told.items())
+        self._progress.update(self._bar, completed=step, told=told)
+
+    def __enter__(self) -> TrainingProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+        if self._events is not None:
+            self._events.close()
+
+
+def _event_writer() -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        raise FrameworkError(
+            "--tensorboard needs tensorboardX, which is not installed; "
+            "run: pip install 'resnet-parity[tensorboard]'"
+        ) from None
+    return SummaryWriter
+
+
+QUIET = 5.0
+
+
+"""Seconds between two lines of progress in a log."""
+
+
+@contextmanager
+def progress(console: Console) -> Iterator[Callable[[str], None]]:
+    """A spinner with the step at work and the time it has taken; in a log, lines (see `lines`)."""
+    if not console.is_terminal:
+        with lines(console) as step:
+            yield step
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+        yield lambda text: bar.update(task, description=plain(text))
+
+
+@contextmanager
+def lines(console: Console) -> Iterator[Callable[[str], None]]:
+    """A line for a log with the time so far and what is at work, every `QUIET` seconds at most, and
+    none where it is still the same.
+    """
+    began = time.monotonic()
+    over = threading.Event()
+    latest = told = ""
+
+    def tell() -> None:
+        nonlocal told
+        while not over.wait(QUIET):
+            if latest != told:
+                told = latest
+                line = f"{time.monotonic() - began:.0f} s: {plain(told)}"
+                console.print(line, highlight=False, soft_wrap=True)
+
+    def step(text: str) -> None:
+        nonlocal latest
+        latest = text
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield step
+    finally:
+        over.set()
+        thread.join()
+
+
+class SweepProgress:
+    """How far a sweep is: a bar with an estimate of the rest on a terminal, else a line a name.
+
+    The estimate goes by parameters, of which one name has two thousand times as many as another.
+    """
+
+    OVERHEAD = 3e7
+    """Parameters that take as long as what every name costs."""
+
+    def __init__(self, console: Console, sizes: Mapping[str, int]) -> None:
+        self._console, self._sizes, self._done = console, sizes, 0
+        total = sum(sizes.values()) + self.OVERHEAD * len(sizes)
+        self._bar = Progress(
+            SpinnerColumn(),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[count]}"),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TextColumn("elapsed,"),
+            TimeRemainingColumn(),
+            TextColumn("to go"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("starting", total=total, count=self._count())
+
+    def __enter__(self) -> SweepProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def step(self, name: str, what: str) -> None:
+        """Tell what runs now."""
+        self._bar.update(self._task, description=plain(f"{name} · {what}"))
+
+    def done(self, record: Record, fresh: bool) -> None:
+        """Tell a result; on a terminal only one that does not hold."""
+        self._done += 1
+        cost = self._sizes[record.name] + self.OVERHEAD
+        if fresh:
+            self._bar.update(self._task, advance=cost, count=self._count())
+        else:
+            rest = self._bar.tasks[self._task].total or cost
+            self._bar.update(self._task, total=rest - cost, count=self._count())
+        if not self._console.is_terminal or not record.holds:
+            line = f"{self._count()} {plain(_sweep_line(record, fresh))}"
+            self._console.print(line, highlight=False, soft_wrap=True)
+
+    def _count(self) -> str:
+        return f"{self._done}/{len(self._sizes)}"
+
+
+def _sweep_line(record: Record, fresh: bool) -> str:
+    if not record.holds:
+        return f"{record.name}: ✗ {'; '.join(record.all_problems())}"
+    parts = [f"{name} {largest(j)}" for name, j in record.references.items()]
+    parts += [f"engines {plain_figure(record.between)}"] if record.pair else []
+    return f"{record.name}: ✓ {record.dtype}, {', '.join(parts)}{'' if fresh else ' (before)'}"
+
+
+def downloading(advance: Callable[[str], None], name: str) -> Callable[[int, int | None], None]:
+    """Progress of a download, in words."""
+
+    def told(done: int, whole: int | None) -> None:
+        share = f" of {whole / 1e6:.0f}" if whole else ""
+        advance(f"{plain(name)}: {done / 1e6:.0f}{share} MB")
+
+    return told

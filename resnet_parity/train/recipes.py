@@ -1,0 +1,76 @@
+"""Recipes: those that are shipped, and a user's changes to one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shared_spec.errors import RecipeError, did_you_mean
+from shared_spec.spec.files import SUFFIXES
+
+if TYPE_CHECKING:
+    from shared_spec.training.recipe import Recipe
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that come with the package, by name."""
+    folder = Path(str(files("resnet_parity") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_recipe(text: str) -> Recipe:
+    """A recipe from the name of one that comes with the package, or from a file.
+
+    Raises:
+        RecipeError: if there is no such recipe, or it is not valid.
+    """
+    from shared_spec.training.recipe import load_recipe
+
+    known = shipped()
+    if text in known:
+        return load_recipe(known[text])
+    if Path(text).suffix.lower() in SUFFIXES:
+        return load_recipe(text)
+    near = did_you_mean(text, known) or f"; known: {', '.join(known)}, or the path of a YAML file"
+    raise RecipeError(f"recipe: there is no {text!r}{near}")
+
+
+def changed(recipe: Recipe, data: str | None, changes: Sequence[str]) -> Recipe:
+    """A recipe with fields replaced; `a.b=c` reaches into one.
+
+    Raises:
+        RecipeError: if a change is not of that form, or the recipe is no longer valid.
+    """
+    import yaml
+
+    from shared_spec.training.recipe import Recipe
+
+    fields, whole = recipe.to_dict(), recipe.model_dump(mode="json")
+    if data is not None:
+        fields["data"] = {**fields["data"], "path": data}
+    for text in changes:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise RecipeError(f"--set: {text!r} is not of the form FIELD=VALUE")
+        *outer, last = name.split(".")
+        inner, full = fields, whole
+        for part in outer:
+            known = full.get(part)
+            full = known if isinstance(known, dict) else {}
+            inner = inner.setdefault(part, full)
+            if not isinstance(inner, dict):
+                raise RecipeError(f"--set: {part!r} of {name!r} has no fields")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise RecipeError(f"--set: {value!r} is not a value that YAML knows") from None
+        if parsed is None:
+            inner.pop(last, None)
+        else:
+            inner[last] = parsed
+        # Of the two ways to give the length, the one that is set counts.
+        if name in ("steps", "epochs"):
+            fields.pop("epochs" if name == "steps" else "steps", None)
+    return Recipe.parse(fields)

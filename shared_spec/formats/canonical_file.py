@@ -1,0 +1,50 @@
+"""The canonical safetensors file."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from shared_spec.atomic_write import durable
+from shared_spec.formats.containers.safetensors import open_safetensors, save_safetensors
+from shared_spec.formats.containers.source import parse_json, require_file
+from shared_spec.plan.compiler import compile_plan
+from shared_spec.weights.checkpoint import METADATA_KEY, Checkpoint
+from shared_spec.weights.state import check_weights
+
+
+def read_safetensors(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read a safetensors file of PyTorch names: ours, torchvision's or timm's.
+
+    `num_batches_tracked` counters are dropped, since nothing depends on them.
+
+    Raises:
+        WeightsError: if the file is missing, truncated or something else.
+    """
+    require_file(path)
+    source = open_safetensors(Path(path))
+    text = source.metadata.get(METADATA_KEY)
+    data = None if text is None else parse_json(text, f"{path}: its metadata")
+    state = {k: v for k, v in source.tensors.items() if not k.endswith("num_batches_tracked")}
+    return Checkpoint.from_metadata(state, data, str(path))
+
+
+def write_safetensors(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
+    """Write `checkpoint` durably. PyTorch's `load_state_dict` takes the file's tensors as they are.
+
+    Raises:
+        WeightsError: if the checkpoint has a spec that its weights do not fit, as after a layer of
+            the model was replaced by hand.
+        ResNetError: if the file cannot be written.
+    """
+    if checkpoint.spec is not None:
+        check_weights(compile_plan(checkpoint.spec), checkpoint.state, "float64")
+    with durable(path) as draft:
+        save_canonical(draft, checkpoint)
+
+
+def save_canonical(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a canonical file, which tells its spec, preprocessing and labels."""
+    metadata = {"format": "pt", METADATA_KEY: json.dumps(checkpoint.metadata())}
+    save_safetensors(path, checkpoint.state, metadata)

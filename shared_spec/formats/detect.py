@@ -1,0 +1,137 @@
+"""Which kind of file it is, by its content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from shared_spec.atomic_write import CHECKPOINT_MARK
+from shared_spec.errors import WeightsError
+from shared_spec.formats.containers.hdf5 import open_hdf5, open_keras
+from shared_spec.formats.containers.msgpack import open_msgpack
+from shared_spec.formats.containers.npz import open_npz
+from shared_spec.formats.containers.pytorch import open_pytorch
+from shared_spec.formats.containers.safetensors import open_safetensors
+from shared_spec.formats.containers.source import Source, open_zip, read_json, reason, require_file
+from shared_spec.formats.dialects.keras_hub import is_preset, open_preset
+
+ORBAX = "orbax"
+
+
+Opener = Callable[[Path], Source]
+
+
+def name_suffix(path: Path) -> str:
+    """The suffix that tells the format of a file to be written; `.weights.h5` counts as one."""
+    if path.name.lower().endswith(".weights.h5"):
+        return ".weights.h5"
+    return path.suffix.lower()
+
+
+def is_orbax(path: Path) -> bool:
+    """Whether a directory is an orbax checkpoint, which Flax alone can read."""
+    return path.is_dir() and (path / CHECKPOINT_MARK).exists()
+
+
+def open_source(path: Path, openers: Mapping[str, Opener] | None = None) -> Source:
+    """Open a checkpoint as what its content says that it is; its suffix is not asked.
+
+    Args:
+        path: a file or a directory.
+        openers: what opens the kinds that need a framework: `orbax`.
+
+    Raises:
+        WeightsError: if the file is missing, damaged or of an unknown kind.
+    """
+    require_file(path)
+    if path.is_dir():
+        return _open_directory(path, openers or {})
+    if not path.is_file():
+        raise WeightsError(f"{path}: is neither a file nor a directory")
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from None
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return open_hdf5(path)
+    if head.startswith(b"PK"):
+        return _open_zip(path)
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**40:
+        return open_safetensors(path)
+    if head[:1] == b"\x80" and len(head) > 2:  # in msgpack that would be a map of nothing
+        return open_pytorch(path)
+    if head[:1] and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)):
+        return open_msgpack(path)
+    opener = _BY_SUFFIX.get(name_suffix(path))
+    if opener is not None:
+        return opener(path)  # it says what is wrong with it
+    raise WeightsError(
+        f"{path}: not a checkpoint of a known kind; known are safetensors, PyTorch's, HDF5 and "
+        f".keras of Keras, .npz of BiT, msgpack and orbax of Flax, and directories of Hugging "
+        f"Face and KerasHub"
+    )
+
+
+_BY_SUFFIX: dict[str, Opener] = {
+    ".safetensors": open_safetensors,
+    ".pth": open_pytorch,
+    ".pt": open_pytorch,
+    ".bin": open_pytorch,
+    ".h5": open_hdf5,
+    ".weights.h5": open_hdf5,
+    ".keras": open_keras,
+    ".npz": open_npz,
+    ".msgpack": open_msgpack,
+}
+
+
+def _open_zip(path: Path) -> Source:
+    try:
+        with open_zip(path) as archive:
+            names = archive.namelist()
+    # zipfile raises errors of many kinds for files that are damaged.
+    except Exception as error:
+        opener = _BY_SUFFIX.get(name_suffix(path))
+        if opener is not None:
+            return opener(path)  # it says what is wrong with it
+        raise WeightsError(f"{path}: not a readable zip file ({reason(error)})") from None
+    if any(name.endswith("/data.pkl") for name in names):
+        return open_pytorch(path)
+    if "config.json" in names or "model.weights.h5" in names:
+        return open_keras(path)
+    if any(name.endswith(".npy") for name in names):
+        return open_npz(path)
+    raise WeightsError(f"{path}: a zip file that holds no weights of PyTorch, Keras or numpy")
+
+
+def _open_directory(path: Path, openers: Mapping[str, Opener]) -> Source:
+    if is_orbax(path):
+        if ORBAX not in openers:
+            raise WeightsError(
+                f"{path}: an orbax checkpoint, which Flax alone reads; `resnet-parity convert` "
+                f"turns it into another format"
+            )
+        return openers[ORBAX](path)
+    if (path / "config.json").is_file():
+        config = read_json(path / "config.json")
+        if is_preset(config):
+            return open_preset(path, config)
+        return replace(_open_weights_in(path), path=path, kind="huggingface", metadata=config)
+    raise WeightsError(
+        f"{path}: a directory that holds neither an orbax checkpoint nor a config.json of Hugging "
+        f"Face or KerasHub"
+    )
+
+
+def _open_weights_in(path: Path) -> Source:
+    for name, opener in (
+        ("model.safetensors", open_safetensors),
+        ("pytorch_model.bin", open_pytorch),
+    ):
+        if (path / name).is_file():
+            return opener(path / name)
+    raise WeightsError(
+        f"{path / 'model.safetensors'}: there is no such file of weights, nor a pytorch_model.bin"
+    )

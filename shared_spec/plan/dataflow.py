@@ -1,0 +1,62 @@
+"""Where the input of each layer of a plan comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared_spec import plan
+from shared_spec.plan.layers import Layers
+from shared_spec.plan.network import Plan
+
+IMAGES = ""
+
+
+"""The source of a layer that takes the images."""
+
+
+_AVERAGING = (
+    plan.GlobalPool,
+    plan.SqueezeExcite,
+    plan.ChannelAttention,
+    plan.GroupNorm,
+    plan.EvoNorm,
+    plan.FilterResponseNorm,
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A layer or a block: `sources` are the parts whose outputs' sum enters it."""
+
+    name: str
+    kind: str
+    sources: tuple[str, ...]
+    inside: tuple[str, ...] = ()
+    """The layers of a block."""
+    averages: bool = False
+    """Whether it sums over whole maps."""
+
+
+def parts(p: Plan) -> list[Part]:
+    """All layers and blocks in the order of `p.layers()`, each block after its layers."""
+    found: list[Part] = []
+
+    def chain(layers: Layers, entering: tuple[str, ...]) -> tuple[str, ...]:
+        for layer in layers:
+            kind = type(layer)
+            found.append(Part(layer.name, kind.__name__, entering, (), kind in _AVERAGING))
+            entering = (layer.name,)
+        return entering
+
+    x = chain(p.stem, (IMAGES,))
+    for block in p.blocks():
+        h = chain(block.pre, x)
+        y = chain(block.branch, h)
+        if block.shortcut_from is not None:
+            y += chain(block.shortcut, x if block.shortcut_from == "input" else h)
+        chain(block.output, y)
+        inside = tuple(layer.name for layer in block.layers())
+        found.append(Part(block.name, "block", x, inside))
+        x = (block.name,)
+    chain(p.head, x)
+    return found

@@ -1,0 +1,366 @@
+"""One frozen record a layer, with every number resolved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Padding = int | Literal["same"]
+
+
+"""Rows and columns of padding on every side, or TensorFlow's input-dependent rule `"same"`:
+`max((ceil(n / stride) - 1) * stride + kernel - n, 0)` in all, the larger half at the end."""
+
+
+LEAKY_SLOPE = 0.01
+
+
+"""Of leaky_relu where x is negative. Keras's own default is another one."""
+
+
+Role = Literal[
+    "conv_kernel",
+    "conv1d_kernel",
+    "dense_kernel",
+    "bias",
+    "norm_scale",
+    "norm_bias",
+    "norm_mean",
+    "norm_var",
+    "norm_gate",
+    "norm_threshold",
+    "branch_scale",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Conv:
+    """2-D convolution (cross-correlation) with a square kernel, its pixels `dilation` apart; zeros
+    are padded.
+
+    With `standardize_eps`, each filter w enters as (w - mean) / sqrt(variance + eps), the mean and
+    biased variance being over its own weights (Qiao et al. 2019, arXiv:1903.10520).
+    """
+
+    name: str
+    in_channels: int
+    out_channels: int
+    kernel_size: int
+    stride: int = 1
+    padding: Padding = 0
+    groups: int = 1
+    bias: bool = False
+    standardize_eps: float | None = None
+    dilation: int = 1
+
+    @property
+    def extent(self) -> int:
+        """Rows and columns that the dilated kernel spans."""
+        return (self.kernel_size - 1) * self.dilation + 1
+
+
+@dataclass(frozen=True, slots=True)
+class BatchNorm:
+    """Batch normalisation over N, H, W (Ioffe and Szegedy 2015, arXiv:1502.03167).
+
+    `momentum` is the share of the new batch in the running statistics (PyTorch's sense; Keras and
+    Flax call one minus this number momentum). `variance` says which estimate enters the running
+    variance: `"unbiased"` divides by n - 1, `"biased"` by n.
+    """
+
+    name: str
+    channels: int
+    eps: float
+    momentum: float
+    variance: Literal["unbiased", "biased"]
+    scale_init: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class GroupNorm:
+    """Group normalisation: over H, W and the channels of a group of one image (Wu and He 2018,
+    arXiv:1803.08494), then a scale and a bias for each channel.
+    """
+
+    name: str
+    channels: int
+    groups: int
+    eps: float
+    scale_init: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class EvoNorm:
+    """x * sigmoid(v * x) / sqrt(group variance + eps) * scale + bias: normalisation and activation
+    in one (EvoNorm-S0, Liu et al. 2020, arXiv:2004.02967).
+    """
+
+    name: str
+    channels: int
+    groups: int
+    eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class FilterResponseNorm:
+    """max(x / sqrt(mean of x^2 over H, W + eps) * scale + bias, tau): normalisation and activation
+    in one (Singh and Krishnan 2019, arXiv:1911.09737).
+    """
+
+    name: str
+    channels: int
+    eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroPad:
+    """Rows and columns of zeros on every side."""
+
+    name: str
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceToDepth:
+    """[N, H, W, C] to [N, H', W', 4 C], each pixel of which has 2 x 2 pixels of the input, by row,
+    column, channel; zeros around it as the convolution of stride 2, `kernel_size` and `padding`
+    needs that now becomes one of stride 1 (Ridnik et al. 2020, arXiv:2003.13630).
+    """
+
+    name: str
+    kernel_size: int
+    padding: int
+
+    @property
+    def window(self) -> int:
+        """Blocks in a row of the window."""
+        return -(-self.kernel_size // 2)
+
+    def around(self, n: int) -> tuple[int, int]:
+        """Zeros before and after `n` pixels; negative where the window does not reach the last."""
+        outputs = (n + 2 * self.padding - self.kernel_size) // 2 + 1
+        return self.padding, 2 * (outputs - 1 + self.window) - self.padding - n
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Nothing: it keeps a place in a numbered chain, so that checkpoints' indices stay."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """An elementwise function, by name: gelu is x times the normal distribution function, gelu_tanh
+    its approximation, leaky_relu has the slope `LEAKY_SLOPE`, hardswish is x relu6(x + 3) / 6.
+    """
+
+    name: str
+    function: str
+
+
+@dataclass(frozen=True, slots=True)
+class MaxPool:
+    """2-D maximum; padded with minus infinity, so padding never wins."""
+
+    name: str
+    kernel_size: int
+    stride: int
+    padding: Padding = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AvgPool:
+    """2-D mean over the pixels that there are: padding is counted only with `count_padding`."""
+
+    name: str
+    kernel_size: int
+    stride: int
+    padding: Padding = 0
+    count_padding: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BlurPool:
+    """Binomial filter (1 2 1) x (1 2 1) / 16 for each channel, then every `stride`-th pixel; one
+    pixel is padded by reflection (Zhang 2019, arXiv:1904.11486). It has no parameters.
+    """
+
+    name: str
+    channels: int
+    stride: int
+
+
+@dataclass(frozen=True, slots=True)
+class SqueezeExcite:
+    """x * sigmoid(fc2(relu(fc1(mean of x over H, W)))) (Hu et al. 2017, arXiv:1709.01507). `fc1`
+    and `fc2` are 1x1 convolutions with biases, to `reduced` channels and back.
+    """
+
+    name: str
+    channels: int
+    reduced: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelAttention:
+    """x * sigmoid(convolution along the channels of the mean of x over H, W), zeros padded, no bias
+    (ECA, Wang et al. 2019, arXiv:1910.03151).
+    """
+
+    name: str
+    channels: int
+    kernel_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class LayerScale:
+    """A learnt scale for each channel, `init` at first (Touvron et al. 2021, arXiv:2103.17239)."""
+
+    name: str
+    channels: int
+    init: float
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroPadShortcut:
+    """Option A of He et al. 2015 (arXiv:1512.03385): take every `stride`-th row and column, then
+    add channels of zeros, `before` in front and `after` behind. It has no parameters.
+    """
+
+    name: str
+    stride: int
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalPool:
+    """Over H and W: [N, H, W, C] to [N, C], or to [N, 1, 1, C] with `keep_axes`. `kind` is the
+    mean (avg), the maximum (max), the mean of both (avgmax), or both, the mean first (catavgmax:
+    2 C channels).
+    """
+
+    name: str
+    keep_axes: bool = False
+    kind: Literal["avg", "max", "avgmax", "catavgmax"] = "avg"
+
+
+@dataclass(frozen=True, slots=True)
+class Dropout:
+    """In training, each number is 0 with probability `rate`, else divided by 1 - rate (Srivastava
+    et al. 2014).
+    """
+
+    name: str
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class DropPath:
+    """In training, a whole image is 0 with probability `rate`, else divided by 1 - rate: stochastic
+    depth (Huang et al. 2016, arXiv:1603.09382).
+    """
+
+    name: str
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class DropBlock:
+    """In training, squares of `block_size` pixels are 0 in all channels of an image, and the rest
+    of the batch is scaled by the inverse of the share that is kept (Ghiasi et al. 2018,
+    arXiv:1810.12890, as timm does it).
+
+    A square is centred on each pixel with the probability gamma = `gamma_scale` * rate * H * W /
+    k^2 / ((H - k + 1) (W - k + 1)), k being `block_size` or the map's side if that is smaller.
+    """
+
+    name: str
+    rate: float
+    block_size: int
+    gamma_scale: float
+
+    def window(self, height: int, width: int) -> tuple[int, int, float]:
+        """Height and width of a square on a map of this size, and gamma."""
+        kh, kw = min(self.block_size, height), min(self.block_size, width)
+        centres = (height - kh + 1) * (width - kw + 1)
+        return kh, kw, self.gamma_scale * self.rate * height * width / (kh * kw) / centres
+
+
+@dataclass(frozen=True, slots=True)
+class Flatten:
+    """[N, 1, 1, C] to [N, C]."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """Fully connected layer on [N, in_features]."""
+
+    name: str
+    in_features: int
+    out_features: int
+    bias: bool = True
+
+
+Layer = (
+    Conv
+    | BatchNorm
+    | GroupNorm
+    | EvoNorm
+    | FilterResponseNorm
+    | ZeroPad
+    | SpaceToDepth
+    | Flatten
+    | Identity
+    | Activation
+    | MaxPool
+    | AvgPool
+    | BlurPool
+    | SqueezeExcite
+    | ChannelAttention
+    | LayerScale
+    | ZeroPadShortcut
+    | GlobalPool
+    | Dropout
+    | DropPath
+    | DropBlock
+    | Dense
+)
+
+
+Layers = tuple[Layer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One array of the model: `module` is the dotted path of the layer that owns it, `leaf` its
+    name there, `shape` PyTorch's (kernels OIHW, dense OI), `role` what it is for.
+    """
+
+    module: str
+    leaf: str
+    role: Role
+    shape: tuple[int, ...]
+    init: float | None = None
+    """A constant initial value that differs from the role's own."""
+
+    @property
+    def name(self) -> str:
+        """The canonical name, as in a PyTorch state dict."""
+        return f"{self.module}.{self.leaf}"
+
+    @property
+    def trainable(self) -> bool:
+        """False for running statistics, which are state and not counted as parameters."""
+        return self.role not in ("norm_mean", "norm_var")
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        size = 1
+        for n in self.shape:
+            size *= n
+        return size

@@ -1,0 +1,61 @@
+"""Weights with what is known of them: spec, preprocessing, labels, origin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from shared_spec.errors import SpecError
+from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.preprocessing import Preprocessing
+
+METADATA_KEY = "resnet_parity"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights with what is needed to use them; whatever the file does not tell is None."""
+
+    state: Mapping[str, np.ndarray]
+    spec: ResNetSpec | None = None
+    preprocessing: Preprocessing | None = None
+    labels: tuple[str, ...] | None = None
+    origin: str = ""
+    """What kind of file it was read from, in words."""
+
+    def metadata(self) -> dict[str, Any]:
+        """Everything but the arrays, as plain JSON data."""
+        out: dict[str, Any] = {"version": 1}
+        if self.spec is not None:
+            out["spec"] = self.spec.to_dict()
+        if self.preprocessing is not None:
+            out["preprocessing"] = self.preprocessing.model_dump(mode="json")
+        if self.labels is not None:
+            out["labels"] = list(self.labels)
+        return out
+
+    @classmethod
+    def from_metadata(cls, state: Mapping[str, np.ndarray], data: object, where: str) -> Checkpoint:
+        """The inverse of `metadata`; `data` may be None.
+
+        Raises:
+            SpecError: if `data` is not of the form that `metadata` writes.
+        """
+        if data is None:
+            return cls(state)
+        if not isinstance(data, dict) or data.get("version") != 1:
+            raise SpecError(f"{where}: its resnet_parity metadata is not of version 1")
+        spec, preprocessing, labels = (data.get(k) for k in ("spec", "preprocessing", "labels"))
+        if labels is not None and not (
+            isinstance(labels, list) and all(isinstance(x, str) for x in labels)
+        ):
+            raise SpecError(f"{where}: the labels in its metadata are not a list of strings")
+        return cls(
+            state,
+            None if spec is None else ResNetSpec.parse(spec, f"{where}: spec"),
+            None if preprocessing is None else Preprocessing.parse(preprocessing, where),
+            None if labels is None else tuple(labels),
+        )

@@ -1,0 +1,79 @@
+"""Weights for a net that computes the same by other numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from shared_spec.errors import SpecError
+from shared_spec.plan.equivalence import described_layers, first_difference, function_of
+from shared_spec.plan.layers import BatchNorm, Conv
+from shared_spec.plan.network import Plan
+from shared_spec.weights.lazy_array import Tensor, Tensors, entries_of
+
+
+def refitted(state: Mapping[str, np.ndarray], ours: Plan, theirs: Plan) -> Mapping[str, np.ndarray]:
+    """Weights with which `theirs` computes what `ours` computes with `state`.
+
+    The plans may differ in the biases of convolutions before a batch norm, which go into its mean
+    or are zeros, and in the eps of batch norms, whose difference goes into the variance. Nothing
+    is rounded where the plans are equivalent; else the means and variances are, once.
+
+    Raises:
+        SpecError: naming the first layer that would be another, where there are no such weights.
+    """
+    if function_of(ours) == function_of(theirs):
+        return state
+    found = first_difference(
+        described_layers(ours, exact=False), described_layers(theirs, exact=False)
+    )
+    if found is not None:
+        raise SpecError(found)
+    entries = entries_of(state)
+    changed = {q.name: entries[q.name] for q in theirs.parameters() if q.name in entries}
+    for mine, its in zip(_chained(ours), _chained(theirs), strict=True):
+        (layer, norm), (other, _) = mine, its
+        if isinstance(layer, Conv) and isinstance(other, Conv) and layer.bias != other.bias:
+            _move_bias(layer, norm, other.bias, entries, changed)
+        if isinstance(layer, BatchNorm) and isinstance(other, BatchNorm) and layer.eps != other.eps:
+            name = f"{layer.name}.running_var"
+            changed[name] = _shifted(entries[name], layer.eps - other.eps, layer.name)
+    return Tensors(changed)
+
+
+def _chained(p: Plan) -> Iterator[tuple[Any, Any]]:
+    """Each layer with the one that alone takes its output."""
+    chains = [p.stem, p.head]
+    for block in p.blocks():
+        chains += [block.pre, block.branch, block.shortcut, block.output]
+    for chain in chains:
+        yield from zip(chain, [*chain[1:], None], strict=False)  # an empty chain has none
+
+
+def _move_bias(
+    layer: Conv, norm: Any, wanted: bool, entries: dict[str, Tensor], changed: dict[str, Tensor]
+) -> None:
+    name = f"{layer.name}.bias"
+    if wanted:
+        dtype = entries[f"{layer.name}.weight"].dtype
+        changed[name] = Tensor.of(np.zeros(layer.out_channels, dtype))
+        return
+    if not isinstance(norm, BatchNorm):
+        raise SpecError(f"the bias of {layer.name} has no batch norm behind it to go into")
+    mean, bias = entries[f"{norm.name}.running_mean"], entries[name]
+    changed[f"{norm.name}.running_mean"] = Tensor(
+        mean.shape, mean.dtype, lambda: _difference(mean.read(), bias.read())
+    )
+
+
+def _difference(mean: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    return (mean.astype(np.float64) - bias.astype(np.float64)).astype(mean.dtype)
+
+
+def _shifted(variance: Tensor, by: float, name: str) -> Tensor:
+    wide = variance.read().astype(np.float64) + by
+    if (wide < 0).any():
+        raise SpecError(f"the variance of {name} is smaller than the change of its eps, {by:g}")
+    return Tensor.of(wide.astype(variance.dtype))
