@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnet_parity.bench.measure import bench, farthest_result, peers
+from resnet_parity.bench import peers
+from resnet_parity.bench.measure import bench, farthest_result
 from resnet_parity.bench.result import BenchReport, Request
 from resnet_parity.bench.roofline import bound_seconds
 from resnet_parity.bench.scaling import Scale
