@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from resnet_parity.bench import measure as benching
 from resnet_parity.bench import peers
 from resnet_parity.bench.measure import bench, farthest_result
 from resnet_parity.bench.result import BenchReport, Request
@@ -19,7 +20,6 @@ from resnet_parity.engines.bench_job import Rates
 from resnet_parity.engines.reference_libraries import peer_missing
 from resnet_parity.engines.registry import ENGINES, Device, Engine, parse_engines
 from resnet_parity.worker import contenders
-from resnet_parity.worker.device_rates import measure as benching
 from shared_spec import ResNetError, compile_plan, resolve
 from tests.bench.fakes import RATES, Fakes
 

@@ -11,11 +11,11 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from resnet_parity.bench import measure as benching
 from resnet_parity.bench import peers
 from resnet_parity.cli.app import app
 from resnet_parity.engines.registry import Engine
 from resnet_parity.render.bench import table
-from resnet_parity.worker.device_rates import measure as benching
 from shared_spec import ResNetError
 from tests.bench.fakes import Fakes
 

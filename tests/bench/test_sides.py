@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from resnet_parity.bench import measure as benching
 from resnet_parity.bench import peers as bench_peers
 from resnet_parity.bench.measure import bench
 from resnet_parity.bench.result import BenchReport, Request
 from resnet_parity.engines.registry import Device, Engine, parse_engines
-from resnet_parity.worker.device_rates import measure as benching
 from shared_spec import Checkpoint, ResNetSpec, cast_weights, read_safetensors, resolve
 from shared_spec.formats.canonical_file import write_safetensors
 from tests.bench.fakes import RATES

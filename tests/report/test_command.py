@@ -14,6 +14,7 @@ import pytest
 import typer
 
 from resnet_parity import report
+from resnet_parity.bench import measure as benching
 from resnet_parity.bench.peers import Candidate
 from resnet_parity.bench.result import BenchReport, Case, Point, Request, Row
 from resnet_parity.cli.app import app
@@ -22,7 +23,6 @@ from resnet_parity.engines.process import EngineError
 from resnet_parity.engines.registry import ENGINES
 from resnet_parity.report import commands, records
 from resnet_parity.report.records import Bench, Check, Trace
-from resnet_parity.worker.device_rates import measure as benching
 from shared_spec.catalogue.resolve import resolve
 from shared_spec.errors import ResNetError
 from tests.conftest import ROOT, Pool
