@@ -31,15 +31,15 @@ from shared_spec.backend import (
     activation_names,
     as_images,
     batches,
+    concatenate_outputs,
     entry_points,
-    gather,
     resolve_both,
 )
 from shared_spec.catalogue import list_models
 from shared_spec.catalogue.resolve import ModelLike
 from shared_spec.kernels import xla
 from shared_spec.plan.compiler import compile_plan
-from shared_spec.plan.folding import Inference, formed
+from shared_spec.plan.folding import Inference, inference_form
 from shared_spec.weights.adapt import read_adapted
 from shared_spec.weights.initialize import initial_weights
 from shared_spec.weights.state import WeightsLike, cast_weights, numpy_dtype
@@ -75,7 +75,7 @@ def create_model(
     specs = resolve_both(model, overrides)
     spec = specs[0]
     trained = compile_plan(spec)
-    p = formed(trained, inference)
+    p = inference_form(trained, inference)
     native = numpy_dtype(dtype)
     if dtype == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         raise FrameworkError(
@@ -119,7 +119,7 @@ def predict(model: ResNet, images: np.ndarray, *, batch_size: int = 64) -> Any:
     dtype = dtype_name(model)
     graph, state = nnx.split(_evaluating(model))
     run = _forward(dtype)
-    return gather([run(graph, state, jnp.asarray(part, dtype)) for part in parts])
+    return concatenate_outputs([run(graph, state, jnp.asarray(part, dtype)) for part in parts])
 
 
 def activations(

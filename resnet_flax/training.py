@@ -27,7 +27,7 @@ from shared_spec.training.state import (
     check_trainable,
     restored,
 )
-from shared_spec.weights.layouts import FLAX as SLOTS
+from shared_spec.weights.layouts import FLAX as LAYOUTS
 from shared_spec.weights.state import State
 
 Arrays = dict[str, jax.Array]
@@ -178,7 +178,7 @@ class Trainer:
             for _, module in nnx.iter_modules(view):
                 if hasattr(module, "dtype"):
                     module.dtype = jnp.bfloat16
-        places = {(*_path(q.module), SLOTS[q.role].leaf): n for n, q in self._names.items()}
+        places = {(*_path(q.module), LAYOUTS[q.role].leaf): n for n, q in self._names.items()}
         self._graph, state = nnx.split(view)
         leaves, self._structure = jax.tree.flatten_with_path(state)
         # Leaves that are no parameter are the keys and counts of dropout.
@@ -247,13 +247,13 @@ class Trainer:
 
     def _canonical(self, arrays: Mapping[str, jax.Array]) -> State:
         return {
-            name: SLOTS[self._names[name].role].to_canonical(np.array(array))
+            name: LAYOUTS[self._names[name].role].to_canonical(np.array(array))
             for name, array in arrays.items()
         }
 
     def _natives(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
         found: Arrays = {
-            name: jnp.array(SLOTS[self._names[name].role].to_native(array), self.how.dtype)
+            name: jnp.array(LAYOUTS[self._names[name].role].to_native(array), self.how.dtype)
             for name, array in arrays.items()
         }
         placed: Arrays = self._everywhere(found)

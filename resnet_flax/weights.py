@@ -26,9 +26,9 @@ from shared_spec.plan.folding import require_trained
 from shared_spec.plan.layers import Parameter
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import METADATA_KEY, Checkpoint
-from shared_spec.weights.folding import loadable
-from shared_spec.weights.layouts import FLAX as SLOTS
-from shared_spec.weights.lazy_array import Tensor, Tensors
+from shared_spec.weights.folding import weights_for
+from shared_spec.weights.layouts import FLAX as LAYOUTS
+from shared_spec.weights.lazy_array import LazyArray, LazyArrays
 from shared_spec.weights.state import State, WeightsLike, check_native, replaced
 
 
@@ -36,7 +36,7 @@ def export_weights(model: ResNet) -> State:
     """The model's weights as numpy arrays under canonical names: a copy."""
     require_trained(model.plan, "to export")
     return {
-        q.name: SLOTS[q.role].to_canonical(np.array(native(model, q)[...]))
+        q.name: LAYOUTS[q.role].to_canonical(np.array(native(model, q)[...]))
         for q in model.plan.parameters()
     }
 
@@ -49,12 +49,12 @@ def load_weights(model: ResNet, weights: WeightsLike) -> ResNet:
     """
     found = read_checkpoint(weights, model.spec).state
     # Read whole before anything is assigned.
-    state = loadable(model.plan, found, dtype_name(model), weights)
+    state = weights_for(model.plan, found, dtype_name(model), weights)
     natives = {q.name: native(model, q) for q in model.plan.parameters()}
-    check_native({name: v.get_value().shape for name, v in natives.items()}, model.plan, SLOTS)
+    check_native({name: v.get_value().shape for name, v in natives.items()}, model.plan, LAYOUTS)
     for q in model.plan.parameters():
         variable = natives[q.name]
-        array = SLOTS[q.role].to_native(state[q.name], own=True)
+        array = LAYOUTS[q.role].to_native(state[q.name], own=True)
         variable.set_value(jnp.asarray(array, variable.get_value().dtype))
     return model
 
@@ -100,7 +100,7 @@ def dtype_name(model: ResNet) -> str:
 def native(model: ResNet, q: Parameter) -> nnx.Variable[Any]:
     """The model's own variable of a parameter; a `WeightsError` if its layer was replaced."""
     try:
-        variable: nnx.Variable[Any] = getattr(find(model, q.module), SLOTS[q.role].leaf)
+        variable: nnx.Variable[Any] = getattr(find(model, q.module), LAYOUTS[q.role].leaf)
         variable.get_value()
     except AttributeError:
         raise replaced(q.module) from None
@@ -165,8 +165,8 @@ def open_orbax(path: Path) -> Source:
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
         raise WeightsError(f"{path}: not a readable orbax checkpoint ({reason})") from None
-    arrays = {"/".join(names): Tensor.of(a) for names, a in _leaves(tree, (), str(path))}
-    return Source(path, "flax", Tensors(arrays), custom)
+    arrays = {"/".join(names): LazyArray.of(a) for names, a in _leaves(tree, (), str(path))}
+    return Source(path, "flax", LazyArrays(arrays), custom)
 
 
 def _leaves(node: object, names: tuple[str, ...], where: str) -> Iterator[Any]:

@@ -36,8 +36,8 @@ from shared_spec.backend import (
     activation_names,
     as_images,
     batches,
+    concatenate_outputs,
     entry_points,
-    gather,
     resolve_both,
 )
 from shared_spec.catalogue import list_models
@@ -146,7 +146,9 @@ def predict(model: ResNet, images: np.ndarray, *, batch_size: int = 64) -> Any:
     """
     parts = batches(images, model.plan, batch_size)
     dtype = numpy_dtype(dtype_name(model))
-    return gather([model.predict_on_batch(part.astype(dtype, copy=False)) for part in parts])
+    return concatenate_outputs(
+        [model.predict_on_batch(part.astype(dtype, copy=False)) for part in parts]
+    )
 
 
 def activations(

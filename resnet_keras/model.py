@@ -14,7 +14,7 @@ import numpy as np
 from resnet_keras.layers import PACKAGE, Add, apply, arrange_kernels, layer_seed
 from shared_spec import plan
 from shared_spec.plan.compiler import compile_plan
-from shared_spec.plan.folding import Inference, formed
+from shared_spec.plan.folding import Inference, inference_form
 from shared_spec.plan.network import Plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.layouts import keras_layer
@@ -59,7 +59,7 @@ class ResNet(keras.Model):
             spec = ResNetSpec.parse(spec)
         if isinstance(inference, dict):
             inference = Inference(**inference)
-        p = formed(compile_plan(spec), inference)
+        p = inference_form(compile_plan(spec), inference)
         inputs = keras.Input((None, None, p.in_channels), dtype=dtype, name="images")
         found, x = {}, inputs
         for layer in p.stem:

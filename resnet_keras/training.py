@@ -27,7 +27,7 @@ from shared_spec.training.state import (
     check_trainable,
     restored,
 )
-from shared_spec.weights.layouts import KERAS as SLOTS
+from shared_spec.weights.layouts import KERAS as LAYOUTS
 from shared_spec.weights.layouts import keras_layer
 from shared_spec.weights.state import State
 
@@ -349,11 +349,11 @@ class Trainer:
         return self._canonical({name: _array(variable) for name, variable in variables.items()})
 
     def _canonical(self, arrays: Mapping[str, np.ndarray]) -> State:
-        return {n: SLOTS[self._names[n].role].to_canonical(a) for n, a in arrays.items()}
+        return {n: LAYOUTS[self._names[n].role].to_canonical(a) for n, a in arrays.items()}
 
     def _assign(self, variables: Mapping[str, Any], state: State) -> None:
         for name, variable in variables.items():
-            variable.assign(SLOTS[self._names[name].role].to_native(state[name], own=True))
+            variable.assign(LAYOUTS[self._names[name].role].to_native(state[name], own=True))
 
 
 class _Engine:

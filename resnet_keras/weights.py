@@ -22,8 +22,8 @@ from shared_spec.plan.folding import require_trained
 from shared_spec.plan.layers import Parameter
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint
-from shared_spec.weights.folding import loadable
-from shared_spec.weights.layouts import KERAS as SLOTS
+from shared_spec.weights.folding import weights_for
+from shared_spec.weights.layouts import KERAS as LAYOUTS
 from shared_spec.weights.layouts import keras_layer
 from shared_spec.weights.lazy_array import entries_of
 from shared_spec.weights.state import State, WeightsLike, check_native, replaced
@@ -34,7 +34,7 @@ def export_weights(model: ResNet) -> State:
     require_trained(model.plan, "to export")
     layers = layers_by_name(model)
     return {
-        q.name: SLOTS[q.role].to_canonical(
+        q.name: LAYOUTS[q.role].to_canonical(
             np.array(keras.ops.convert_to_numpy(native(layers, q).value))
         )
         for q in model.plan.parameters()
@@ -49,12 +49,12 @@ def load_weights(model: ResNet, weights: WeightsLike) -> ResNet:
     """
     found = read_checkpoint(weights, model.spec).state
     # Read whole before anything is assigned.
-    state = loadable(model.plan, found, dtype_name(model), weights)
+    state = weights_for(model.plan, found, dtype_name(model), weights)
     layers = layers_by_name(model)
     natives = {q.name: native(layers, q) for q in model.plan.parameters()}
-    check_native({name: tuple(v.shape) for name, v in natives.items()}, model.plan, SLOTS)
+    check_native({name: tuple(v.shape) for name, v in natives.items()}, model.plan, LAYOUTS)
     for q in model.plan.parameters():
-        natives[q.name].assign(SLOTS[q.role].to_native(state[q.name], own=True))
+        natives[q.name].assign(LAYOUTS[q.role].to_native(state[q.name], own=True))
     return model
 
 
@@ -165,6 +165,6 @@ def layers_by_name(model: ResNet) -> dict[str, Any]:
 def native(layers: dict[str, Any], q: Parameter) -> Any:
     """The model's own variable of a parameter; a `WeightsError` if its layer was replaced."""
     try:
-        return getattr(layers[keras_layer(q.module)], SLOTS[q.role].leaf)
+        return getattr(layers[keras_layer(q.module)], LAYOUTS[q.role].leaf)
     except (KeyError, AttributeError):
         raise replaced(q.module) from None

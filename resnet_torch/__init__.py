@@ -33,15 +33,15 @@ from shared_spec.backend import (
     activation_names,
     as_images,
     batches,
+    concatenate_outputs,
     entry_points,
-    gather,
     resolve_both,
 )
 from shared_spec.catalogue import list_models
 from shared_spec.catalogue.resolve import ModelLike
 from shared_spec.kernels.torch_compile import frozen
 from shared_spec.plan.compiler import compile_plan
-from shared_spec.plan.folding import Inference, formed
+from shared_spec.plan.folding import Inference, inference_form
 from shared_spec.weights.adapt import read_adapted
 from shared_spec.weights.initialize import initial_weights
 from shared_spec.weights.state import WeightsLike, cast_weights, numpy_dtype
@@ -76,7 +76,7 @@ def create_model(
     specs = resolve_both(model, overrides)
     spec = specs[0]
     trained = compile_plan(spec)
-    p = formed(trained, inference)
+    p = inference_form(trained, inference)
     numpy_dtype(dtype)
     with _NoInit():
         net = ResNet(p, spec).to(getattr(torch, dtype))
@@ -122,7 +122,7 @@ def predict(model: ResNet, images: np.ndarray, *, batch_size: int = 64) -> Any:
     parts = batches(images, model.plan, batch_size)
     with _evaluating(model):
         found = [model(_input(model, part)) for part in parts]
-    return gather(found, _last)
+    return concatenate_outputs(found, _last)
 
 
 def activations(

@@ -26,7 +26,7 @@ from shared_spec.training.state import (
     check_trainable,
     restored,
 )
-from shared_spec.weights.layouts import TORCH as SLOTS
+from shared_spec.weights.layouts import TORCH as LAYOUTS
 from shared_spec.weights.state import State
 
 BUFFERS = {
@@ -253,9 +253,9 @@ class Trainer:
 
     def _canonical(self, tensors: Mapping[str, Tensor]) -> State:
         return {
-            name: SLOTS[self._names[name].role].to_canonical(to_numpy(tensor)).copy()
+            name: LAYOUTS[self._names[name].role].to_canonical(to_numpy(tensor)).copy()
             for name, tensor in tensors.items()
         }
 
     def _native(self, name: str, array: np.ndarray) -> Tensor:
-        return from_numpy(SLOTS[self._names[name].role].to_native(array))
+        return from_numpy(LAYOUTS[self._names[name].role].to_native(array))

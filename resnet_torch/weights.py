@@ -16,8 +16,8 @@ from shared_spec.plan.folding import require_trained
 from shared_spec.plan.layers import Parameter
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint
-from shared_spec.weights.folding import loadable
-from shared_spec.weights.layouts import TORCH as SLOTS
+from shared_spec.weights.folding import weights_for
+from shared_spec.weights.layouts import TORCH as LAYOUTS
 from shared_spec.weights.state import DTYPES, State, WeightsLike, check_native, replaced
 
 
@@ -25,7 +25,7 @@ def export_weights(model: ResNet) -> State:
     """The model's weights as numpy arrays under canonical names: a copy."""
     require_trained(model.plan, "to export")
     return {
-        q.name: SLOTS[q.role].to_canonical(to_numpy(native(model, q))).copy()
+        q.name: LAYOUTS[q.role].to_canonical(to_numpy(native(model, q))).copy()
         for q in model.plan.parameters()
     }
 
@@ -38,12 +38,12 @@ def load_weights(model: ResNet, weights: WeightsLike) -> ResNet:
     """
     found = read_checkpoint(weights, model.spec).state
     # Read whole before anything is assigned.
-    state = loadable(model.plan, found, dtype_name(model), weights)
+    state = weights_for(model.plan, found, dtype_name(model), weights)
     natives = {q.name: native(model, q) for q in model.plan.parameters()}
-    check_native({name: tuple(t.shape) for name, t in natives.items()}, model.plan, SLOTS)
+    check_native({name: tuple(t.shape) for name, t in natives.items()}, model.plan, LAYOUTS)
     with torch.no_grad():
         for q in model.plan.parameters():
-            natives[q.name].copy_(from_numpy(SLOTS[q.role].to_native(state[q.name])))
+            natives[q.name].copy_(from_numpy(LAYOUTS[q.role].to_native(state[q.name])))
     return model
 
 
@@ -104,7 +104,7 @@ def from_numpy(array: np.ndarray) -> Tensor:
 def native(model: ResNet, q: Parameter) -> Tensor:
     """The model's own tensor of a parameter; a `WeightsError` if its layer was replaced."""
     try:
-        tensor: Tensor = getattr(model.get_submodule(q.module), SLOTS[q.role].leaf)
+        tensor: Tensor = getattr(model.get_submodule(q.module), LAYOUTS[q.role].leaf)
     except AttributeError:
         raise replaced(q.module) from None
     return tensor

@@ -90,12 +90,14 @@ def as_images(images: object, p: Plan) -> np.ndarray:
     return array
 
 
-def gather(outputs: Sequence[Any], to_array: Callable[[Any], np.ndarray] = np.asarray) -> Any:
+def concatenate_outputs(
+    outputs: Sequence[Any], to_array: Callable[[Any], np.ndarray] = np.asarray
+) -> Any:
     """A model's outputs for the parts of a batch, joined: an array, or a list of arrays for a
     features-only model.
     """
     if isinstance(outputs[0], list):
-        return [gather(level, to_array) for level in zip(*outputs, strict=True)]
+        return [concatenate_outputs(level, to_array) for level in zip(*outputs, strict=True)]
     return np.concatenate([to_array(part) for part in outputs])
 
 

@@ -76,46 +76,52 @@ def _peers(name: str, spec: ResNetSpec, engine: Engine) -> Iterator[Candidate]:
             if REFERENCES[reference.name].engine == "torch":
                 yield Candidate(engine, reference.name, spec, name, _macs(spec))
     for peer, (dialect, package) in TWINS.items():
-        twin = _twin(dialect, spec) if package == engine.package else None
-        if twin is not None and (peer != "keras.applications" or _published(twin)):
+        library_spec = _nearest_library_spec(dialect, spec) if package == engine.package else None
+        if library_spec is not None and (peer != "keras.applications" or _published(library_spec)):
             yield Candidate(
-                engine, peer, twin, _name(name, spec, twin), _macs(twin), _note(spec, twin)
+                engine,
+                peer,
+                library_spec,
+                _name(name, spec, library_spec),
+                _macs(library_spec),
+                _note(spec, library_spec),
             )
 
 
-def _twin(dialect: Dialect, spec: ResNetSpec) -> ResNetSpec | None:
+def _nearest_library_spec(dialect: Dialect, spec: ResNetSpec) -> ResNetSpec | None:
     """The net that a library builds for a spec, if it has the same layers and as much to do."""
-    assert dialect.twin is not None
+    assert dialect.nearest_library_spec is not None
     try:
-        twin = dialect.twin(spec).override(image_size=spec.image_size)
+        library_spec = dialect.nearest_library_spec(spec).override(image_size=spec.image_size)
     except (ResNetError, KeyError):
         return None
-    ours, theirs = ({q.module for q in compile_plan(s).parameters()} for s in (spec, twin))
-    near = abs(_macs(twin) / _macs(spec) - 1) <= NEAR
-    return twin if ours == theirs and near else None
+    ours, theirs = ({q.module for q in compile_plan(s).parameters()} for s in (spec, library_spec))
+    near = abs(_macs(library_spec) / _macs(spec) - 1) <= NEAR
+    return library_spec if ours == theirs and near else None
 
 
-def _published(twin: ResNetSpec) -> bool:
+def _published(library_spec: ResNetSpec) -> bool:
     """Whether keras.applications has a function that builds it: of its own depths alone."""
     names = (n for n in CATALOGUE if CATALOGUE[n].family == "keras")
     fields = ("depths", "pre_activation", "block", "widths")
     return any(
-        all(getattr(CATALOGUE[n].spec, f) == getattr(twin, f) for f in fields) for n in names
+        all(getattr(CATALOGUE[n].spec, f) == getattr(library_spec, f) for f in fields)
+        for n in names
     )
 
 
-def _name(name: str, spec: ResNetSpec, twin: ResNetSpec) -> str:
+def _name(name: str, spec: ResNetSpec, library_spec: ResNetSpec) -> str:
     """Ours, if it computes the same function, or what the catalogue calls it."""
-    if not _note(spec, twin):
+    if not _note(spec, library_spec):
         return name
-    plain = {n: e.spec for n, e in CATALOGUE.items() if e.spec == twin}
-    return next(iter(plain), f"the twin of {name}")
+    plain = {n: e.spec for n, e in CATALOGUE.items() if e.spec == library_spec}
+    return next(iter(plain), f"the counterpart of {name}")
 
 
-def _note(spec: ResNetSpec, twin: ResNetSpec) -> str:
-    if function_of(compile_plan(spec)) == function_of(compile_plan(twin)):
+def _note(spec: ResNetSpec, library_spec: ResNetSpec) -> str:
+    if function_of(compile_plan(spec)) == function_of(compile_plan(library_spec)):
         return ""
-    more = _macs(twin) / _macs(spec) - 1
+    more = _macs(library_spec) / _macs(spec) - 1
     words = f"{abs(more):.1%} {'more' if more > 0 else 'fewer'}" if more else "as many"
     return f"another net, with {words} MACs"
 

@@ -67,7 +67,7 @@ def report(
         requested=engines is not None,
     )
     with progress(err) as advance:
-        nets = reports.gather(models or [], files, settings, advance)
+        nets = reports.collect(models or [], files, settings, advance)
     reports.write(nets, output, date)
     told = [
         {"name": net.name, "holds": reports.verdict(net), "summary": reports.sentence(net)}

@@ -28,7 +28,7 @@ from shared_spec.spec.resnet_spec import ResNetSpec
 if TYPE_CHECKING:
     import numpy as np
 
-    from resnet_parity.trace.compare import Against
+    from resnet_parity.trace.compare import UserModel
 
 UNDECIDED = 3
 """The exit code where rounding hides too much to tell."""
@@ -112,7 +112,7 @@ def trace(
         raise typer.Exit(UNDECIDED if found.verdict == "undecided" else 1)
 
 
-def _against(factory: str | None, names: Path | None) -> Against | None:
+def _against(factory: str | None, names: Path | None) -> UserModel | None:
     if factory is None:
         if names is not None:
             raise ResNetError("--names: only with --against")
@@ -122,15 +122,15 @@ def _against(factory: str | None, names: Path | None) -> Against | None:
         raise ResNetError(
             f"--against: {factory!r} is not of the form MODULE:FUNCTION, such as my_net:make_model"
         )
-    from resnet_parity.trace.compare import Against
+    from resnet_parity.trace.compare import UserModel
     from shared_spec.spec.files import read_declaration
 
     if names is None:
-        return Against(factory)
+        return UserModel(factory)
     data = read_declaration(names, "name map", ResNetError)
     if not isinstance(data, dict) or not all(isinstance(v, str) for v in data.values()):
         raise ResNetError(f"{names}: expected a line 'canonical name: name in your model' for each")
-    return Against(factory, data)
+    return UserModel(factory, data)
 
 
 def _images(

@@ -55,7 +55,7 @@ class Settings:
     start: Start = Worker
 
 
-def gather(
+def collect(
     names: Sequence[str],
     files: Files,
     settings: Settings,

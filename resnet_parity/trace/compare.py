@@ -55,7 +55,7 @@ rounding so.
 
 
 @dataclass(frozen=True)
-class Against:
+class UserModel:
     """A user's own model: `module:function` that makes it, and canonical names to its own."""
 
     factory: str
@@ -65,7 +65,7 @@ class Against:
 def trace(
     spec: ResNetSpec,
     reference: Engine,
-    other: Engine | Against,
+    other: Engine | UserModel,
     images: np.ndarray,
     *,
     name: str = "model",
@@ -99,14 +99,14 @@ def trace(
     """
     if dtype not in DTYPES:
         raise ResNetError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
-    if gradients and isinstance(other, Against):
+    if gradients and isinstance(other, UserModel):
         raise ResNetError("--gradients: compares engines, and not a model of one's own")
     if gradients:
         require_classes(spec)
     p = compile_plan(spec)
     weights = cast_weights(random_weights(p, seed) if weights is None else weights, dtype)
     check_weights(p, weights, dtype)
-    named = other.factory if isinstance(other, Against) else other.name
+    named = other.factory if isinstance(other, UserModel) else other.name
     rule = rule_in(dtype, FLOAT64_TOLERANCE)
     report = TraceReport(name, reference.name, named, dtype, list(images.shape), rule)
     with workspace() as folder:
@@ -139,7 +139,9 @@ class _Job:
             save_canonical(path, Checkpoint(arrays))
         return str(path)
 
-    def compare(self, reference: Engine, other: Engine | Against, report: TraceReport) -> list[Row]:
+    def compare(
+        self, reference: Engine, other: Engine | UserModel, report: TraceReport
+    ) -> list[Row]:
         """The rows; what the workers told of themselves goes into the report."""
         given: dict[str, Any] = {
             "spec": self.spec.to_dict(),
@@ -153,10 +155,10 @@ class _Job:
             answer = worker.call("trace", **given, dtype=self.dtype, outputs=ours)
             if answer["broken"]:
                 raise ResNetError(f"{reference.name}: {next(iter(answer['broken'].values()))}")
-        source = reference if isinstance(other, Against) else other
+        source = reference if isinstance(other, UserModel) else other
         self.step(report.other)
         with self.engine(source, self.device) as worker:
-            if isinstance(other, Against):
+            if isinstance(other, UserModel):
                 options = {"factory": other.factory, "names": dict(other.names)}
                 operation = "trace_model"
             else:

@@ -504,7 +504,9 @@ def _linen_step(job: Job, model: Any, variables: Any, build: float, load: float)
         return np.array(float(value))
 
     def parameters(names: Sequence[str]) -> State:
-        places = {q.name: LINEN.place(q, job.net) for q in compile_plan(job.net).parameters()}
+        places = {
+            q.name: LINEN.foreign_name(q, job.net) for q in compile_plan(job.net).parameters()
+        }
         found = {}
         for name in names:
             leaf: Any = {"params": state[0]}

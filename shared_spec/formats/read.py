@@ -50,7 +50,7 @@ def dialect_of(source: Source) -> Dialect:
         WeightsError: if no known library calls them so.
     """
     for dialect in DIALECTS:
-        if dialect.claims(source):
+        if dialect.recognises(source):
             return dialect
     if source.kind == "huggingface":
         spec_of(source.metadata, str(source.path / "config.json"))  # says what it is

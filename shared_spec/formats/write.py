@@ -38,8 +38,8 @@ from shared_spec.formats.dialects.linen import LINEN
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint
-from shared_spec.weights.lazy_array import Tensor, Tensors, entries_of
-from shared_spec.weights.refit import refitted
+from shared_spec.weights.lazy_array import LazyArray, LazyArrays, entries_of
+from shared_spec.weights.refit import weights_for_library
 from shared_spec.weights.state import check_weights
 
 _KERAS_ENGINES = ("keras:tensorflow", "keras:jax", "keras:torch")
@@ -59,7 +59,7 @@ class Format:
     """Writes it; None where a framework has to."""
     engines: tuple[str, ...] = ()
     """In which what is written can be used; those that have to write it, if `save` is None."""
-    twin: Callable[[ResNetSpec], ResNetSpec] | None = None
+    nearest_library_spec: Callable[[ResNetSpec], ResNetSpec] | None = None
     library: str = ""
     keeps: frozenset[str] = frozenset()
     """What it tells besides the arrays: `spec`, `preprocessing`, `labels`."""
@@ -71,17 +71,17 @@ _ALL = frozenset({"spec", "preprocessing", "labels"})
 def _save_pytorch(path: Path, checkpoint: Checkpoint) -> None:
     assert checkpoint.spec is not None
     entries = foreign_arrays(CANONICAL, checkpoint.state, checkpoint.spec)
-    save_pytorch(path, Tensors(with_counters(entries)))
+    save_pytorch(path, LazyArrays(with_counters(entries)))
 
 
 def _save_msgpack(path: Path, checkpoint: Checkpoint) -> None:
     assert checkpoint.spec is not None
-    save_msgpack(path, Tensors(foreign_arrays(FLAX_MODEL, checkpoint.state, checkpoint.spec)))
+    save_msgpack(path, LazyArrays(foreign_arrays(FLAX_MODEL, checkpoint.state, checkpoint.spec)))
 
 
 def _save_linen(path: Path, checkpoint: Checkpoint) -> None:
     assert checkpoint.spec is not None
-    save_msgpack(path, Tensors(foreign_arrays(LINEN, checkpoint.state, checkpoint.spec)))
+    save_msgpack(path, LazyArrays(foreign_arrays(LINEN, checkpoint.state, checkpoint.spec)))
 
 
 def _keras_layers(
@@ -89,7 +89,7 @@ def _keras_layers(
 ) -> list[KerasLayer]:
     """Layers of a library that is made with Keras, in the order of its graph."""
     assert checkpoint.spec is not None
-    arrays: dict[str, dict[str, Tensor]] = {}
+    arrays: dict[str, dict[str, LazyArray]] = {}
     kinds: dict[str, str] = {}
     found = foreign_arrays(dialect, checkpoint.state, checkpoint.spec)
     for name, q in zip(found, compile_plan(checkpoint.spec).parameters(), strict=True):
@@ -118,13 +118,13 @@ def _save_keras_hub(path: Path, checkpoint: Checkpoint) -> None:
 
 _APPLICATIONS = {
     "engines": _KERAS_ENGINES,
-    "twin": APPLICATIONS.twin,
+    "nearest_library_spec": APPLICATIONS.nearest_library_spec,
     "library": APPLICATIONS.library,
     "keeps": frozenset({"spec", "preprocessing"}),
 }
 _LINEN = {
     "engines": ("flax",),
-    "twin": LINEN.twin,
+    "nearest_library_spec": LINEN.nearest_library_spec,
     "library": LINEN.library,
     "keeps": frozenset({"spec"}),
 }
@@ -163,7 +163,7 @@ FORMATS: tuple[Format, ...] = (
         "Hugging Face directory",
         save_huggingface,
         ("torch",),
-        HUGGINGFACE[0].twin,
+        HUGGINGFACE[0].nearest_library_spec,
         HUGGINGFACE[0].library,
         _ALL,
     ),
@@ -173,7 +173,7 @@ FORMATS: tuple[Format, ...] = (
         "KerasHub preset",
         _save_keras_hub,
         _KERAS_ENGINES,
-        KERAS_HUB.twin,
+        KERAS_HUB.nearest_library_spec,
         KERAS_HUB.library,
         frozenset({"spec", "preprocessing"}),
     ),
@@ -222,14 +222,16 @@ def fitted(checkpoint: Checkpoint, target: Format) -> Checkpoint:
         SpecError: if it has none; it names the first layer that would be another.
     """
     spec = checkpoint.spec
-    if target.twin is None or spec is None:
+    if target.nearest_library_spec is None or spec is None:
         return checkpoint
     try:
-        twin = target.twin(spec)
-        state = refitted(checkpoint.state, compile_plan(spec), compile_plan(twin))
+        nearest_library_spec = target.nearest_library_spec(spec)
+        state = weights_for_library(
+            checkpoint.state, compile_plan(spec), compile_plan(nearest_library_spec)
+        )
     except SpecError as error:
         raise SpecError(f"{target.library} has no such net: {error}") from None
-    return replace(checkpoint, state=state, spec=twin)
+    return replace(checkpoint, state=state, spec=nearest_library_spec)
 
 
 def described(
@@ -248,7 +250,7 @@ def described(
     known = extra or Checkpoint({})
     net = spec or known.spec
     if net is None:
-        where = Source(Path("weights"), "safetensors", Tensors(entries_of(state)))
+        where = Source(Path("weights"), "safetensors", LazyArrays(entries_of(state)))
         net = detected(CANONICAL, where)
     return replace(known, state=state, spec=net)
 

@@ -40,7 +40,7 @@ class Inference:
     space_to_depth: bool = False
 
 
-def formed(p: Plan, inference: Inference | bool) -> Plan:
+def inference_form(p: Plan, inference: Inference | bool) -> Plan:
     """`p`, or its form for inference if that is asked for.
 
     Raises:
@@ -58,7 +58,7 @@ def formed(p: Plan, inference: Inference | bool) -> Plan:
 
 
 def inference_plan(p: Plan, how: Inference = Inference()) -> Plan:
-    """`p` without what only training needs. `loadable` makes its weights from those of `p`."""
+    """`p` without what only training needs. `weights_for` makes its weights from those of `p`."""
 
     def block(b: Block) -> Block:
         return replace(

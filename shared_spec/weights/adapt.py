@@ -12,7 +12,7 @@ from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.initialize import initial_weights
-from shared_spec.weights.lazy_array import Tensor, Tensors, entries_of
+from shared_spec.weights.lazy_array import LazyArray, LazyArrays, entries_of
 from shared_spec.weights.state import WeightsLike, cast_weights
 
 FEATURES = frozenset({"features_only", "out_indices"})
@@ -60,7 +60,7 @@ def adapted(
     Raises:
         WeightsError: if the first convolution was made for neither this number of channels nor RGB.
     """
-    read = not isinstance(state, Tensors)
+    read = not isinstance(state, LazyArrays)
     if read and not all(isinstance(array, np.ndarray) for array in state.values()):
         return state  # to be refused when it is held against the net
     entries = entries_of(state)
@@ -71,7 +71,7 @@ def adapted(
     entries = {k: v for k, v in entries.items() if not lost or not k.startswith(lost)}
     if "num_classes" in asked:
         _adapt_classes(entries, p, seed)
-    return Tensors(entries)
+    return LazyArrays(entries)
 
 
 def _lost(p: plan.Plan, spec: ResNetSpec, asked: Collection[str]) -> set[str]:
@@ -86,7 +86,7 @@ def _lost(p: plan.Plan, spec: ResNetSpec, asked: Collection[str]) -> set[str]:
     return set()
 
 
-def _adapt_channels(entries: dict[str, Tensor], p: plan.Plan) -> None:
+def _adapt_channels(entries: dict[str, LazyArray], p: plan.Plan) -> None:
     first = next(layer for layer in p.stem if isinstance(layer, plan.Conv))
     name = f"{first.name}.weight"
     entry = entries.get(name)
@@ -109,10 +109,10 @@ def _adapt_channels(entries: dict[str, Tensor], p: plan.Plan) -> None:
         times = -(-first.in_channels // 3)
         scale = wide.dtype.type(3 / first.in_channels)
         wide = np.tile(wide, (1, times, 1, 1))[:, : first.in_channels] * scale
-    entries[name] = Tensor.of(wide.astype(kernel.dtype))
+    entries[name] = LazyArray.of(wide.astype(kernel.dtype))
 
 
-def _adapt_classes(entries: dict[str, Tensor], p: plan.Plan, seed: int) -> None:
+def _adapt_classes(entries: dict[str, LazyArray], p: plan.Plan, seed: int) -> None:
     classifiers = [layer for layer in p.head if isinstance(layer, plan.Conv | plan.Dense)]
     for layer in classifiers:
         entry = entries.get(f"{layer.name}.weight")

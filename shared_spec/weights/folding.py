@@ -12,7 +12,9 @@ from shared_spec.plan.network import Plan
 from shared_spec.weights.state import State, check_weights, numpy_dtype
 
 
-def loadable(p: Plan, state: Mapping[str, np.ndarray], dtype: str, where: object = None) -> State:
+def weights_for(
+    p: Plan, state: Mapping[str, np.ndarray], dtype: str, where: object = None
+) -> State:
     """Weights for a model of plan `p` and of `dtype`, from those that the net was trained with.
 
     They are `state` itself unless `p` is for inference; then float64 computes them, and they are

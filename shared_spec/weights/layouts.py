@@ -8,7 +8,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Slot:
+class ParameterLayout:
     """Where a framework keeps one canonical role: the leaf's name there, and the order of axes that
     turns a PyTorch array into the native one.
     """
@@ -37,44 +37,44 @@ class Slot:
         )
 
 
-TORCH: dict[str, Slot] = {
-    "conv_kernel": Slot("weight"),
-    "conv1d_kernel": Slot("weight"),
-    "dense_kernel": Slot("weight"),
-    "bias": Slot("bias"),
-    "norm_scale": Slot("weight"),
-    "norm_bias": Slot("bias"),
-    "norm_mean": Slot("running_mean"),
-    "norm_var": Slot("running_var"),
-    "norm_gate": Slot("v"),
-    "norm_threshold": Slot("tau"),
-    "branch_scale": Slot("gamma"),
+TORCH: dict[str, ParameterLayout] = {
+    "conv_kernel": ParameterLayout("weight"),
+    "conv1d_kernel": ParameterLayout("weight"),
+    "dense_kernel": ParameterLayout("weight"),
+    "bias": ParameterLayout("bias"),
+    "norm_scale": ParameterLayout("weight"),
+    "norm_bias": ParameterLayout("bias"),
+    "norm_mean": ParameterLayout("running_mean"),
+    "norm_var": ParameterLayout("running_var"),
+    "norm_gate": ParameterLayout("v"),
+    "norm_threshold": ParameterLayout("tau"),
+    "branch_scale": ParameterLayout("gamma"),
 }
-KERAS: dict[str, Slot] = {
-    "conv_kernel": Slot("kernel", (2, 3, 1, 0)),
-    "conv1d_kernel": Slot("kernel", (2, 1, 0)),
-    "dense_kernel": Slot("kernel", (1, 0)),
-    "bias": Slot("bias"),
-    "norm_scale": Slot("gamma"),
-    "norm_bias": Slot("beta"),
-    "norm_mean": Slot("moving_mean"),
-    "norm_var": Slot("moving_variance"),
-    "norm_gate": Slot("v"),
-    "norm_threshold": Slot("tau"),
-    "branch_scale": Slot("gamma"),
+KERAS: dict[str, ParameterLayout] = {
+    "conv_kernel": ParameterLayout("kernel", (2, 3, 1, 0)),
+    "conv1d_kernel": ParameterLayout("kernel", (2, 1, 0)),
+    "dense_kernel": ParameterLayout("kernel", (1, 0)),
+    "bias": ParameterLayout("bias"),
+    "norm_scale": ParameterLayout("gamma"),
+    "norm_bias": ParameterLayout("beta"),
+    "norm_mean": ParameterLayout("moving_mean"),
+    "norm_var": ParameterLayout("moving_variance"),
+    "norm_gate": ParameterLayout("v"),
+    "norm_threshold": ParameterLayout("tau"),
+    "branch_scale": ParameterLayout("gamma"),
 }
-FLAX: dict[str, Slot] = {
-    "conv_kernel": Slot("kernel", (2, 3, 1, 0)),
-    "conv1d_kernel": Slot("kernel", (2, 1, 0)),
-    "dense_kernel": Slot("kernel", (1, 0)),
-    "bias": Slot("bias"),
-    "norm_scale": Slot("scale"),
-    "norm_bias": Slot("bias"),
-    "norm_mean": Slot("mean"),
-    "norm_var": Slot("var"),
-    "norm_gate": Slot("v"),
-    "norm_threshold": Slot("tau"),
-    "branch_scale": Slot("gamma"),
+FLAX: dict[str, ParameterLayout] = {
+    "conv_kernel": ParameterLayout("kernel", (2, 3, 1, 0)),
+    "conv1d_kernel": ParameterLayout("kernel", (2, 1, 0)),
+    "dense_kernel": ParameterLayout("kernel", (1, 0)),
+    "bias": ParameterLayout("bias"),
+    "norm_scale": ParameterLayout("scale"),
+    "norm_bias": ParameterLayout("bias"),
+    "norm_mean": ParameterLayout("mean"),
+    "norm_var": ParameterLayout("var"),
+    "norm_gate": ParameterLayout("v"),
+    "norm_threshold": ParameterLayout("tau"),
+    "branch_scale": ParameterLayout("gamma"),
 }
 
 

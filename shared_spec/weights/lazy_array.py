@@ -14,7 +14,7 @@ import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
+class LazyArray:
     """What is known of an array before it is read, and how to read it."""
 
     shape: tuple[int, ...]
@@ -31,20 +31,20 @@ class Tensor:
         return np.ascontiguousarray(self.read()).reshape(self.shape)
 
     @classmethod
-    def of(cls, array: np.ndarray) -> Tensor:
+    def of(cls, array: np.ndarray) -> LazyArray:
         """One that is in memory already."""
         return cls(array.shape, array.dtype, lambda: array)
 
-    def permuted(self, axes: tuple[int, ...] | None) -> Tensor:
+    def permuted(self, axes: tuple[int, ...] | None) -> LazyArray:
         """With its axes in another order."""
         if axes is None:
             return self
         shape = tuple(self.shape[i] for i in axes)
-        return Tensor(shape, self.dtype, lambda: permute(self.read(), axes))
+        return LazyArray(shape, self.dtype, lambda: permute(self.read(), axes))
 
-    def reshaped(self, shape: tuple[int, ...]) -> Tensor:
+    def reshaped(self, shape: tuple[int, ...]) -> LazyArray:
         """With another shape of as many elements."""
-        return Tensor(shape, self.dtype, lambda: self.read().reshape(shape))
+        return LazyArray(shape, self.dtype, lambda: self.read().reshape(shape))
 
 
 _TOGETHER = 2**23
@@ -55,14 +55,14 @@ a conversion stays within 250 MB and its largest array.
 """
 
 
-def read_ahead(entries: Iterable[Tensor]) -> Generator[np.ndarray, None, None]:
+def read_ahead(entries: Iterable[LazyArray]) -> Generator[np.ndarray, None, None]:
     """Each array, read and contiguous. While the caller is busy with one, a thread reads the next
     ones and turns them round: numpy and files leave the interpreter free meanwhile. A caller that
     keeps none holds one large array at most; the variable of a loop does keep one.
     """
     with ThreadPoolExecutor(1, "read-ahead") as thread:
 
-        def begin(group: Sequence[Tensor]) -> Callable[[], list[np.ndarray]]:
+        def begin(group: Sequence[LazyArray]) -> Callable[[], list[np.ndarray]]:
             large = sum(entry.nbytes for entry in group) > _AHEAD
             return partial(_read, group) if large else thread.submit(_read, group).result
 
@@ -74,14 +74,14 @@ def read_ahead(entries: Iterable[Tensor]) -> Generator[np.ndarray, None, None]:
                 yield arrays.pop()
 
 
-def _read(group: Sequence[Tensor]) -> list[np.ndarray]:
+def _read(group: Sequence[LazyArray]) -> list[np.ndarray]:
     """The arrays, the first one last, so that they can be taken away one by one."""
     return [entry.array() for entry in group][::-1]
 
 
-def _groups(entries: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+def _groups(entries: Iterable[LazyArray]) -> Iterator[list[LazyArray]]:
     """Small neighbours together: to hand over each by itself would take longer than to read it."""
-    group: list[Tensor] = []
+    group: list[LazyArray] = []
     for entry in entries:
         if group and sum(e.nbytes for e in group) + entry.nbytes > _TOGETHER:
             yield group
@@ -121,10 +121,10 @@ def permute(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     return out.reshape(shape)
 
 
-class Tensors(Mapping[str, np.ndarray]):
+class LazyArrays(Mapping[str, np.ndarray]):
     """A mapping of names to arrays, each read anew whenever it is asked for."""
 
-    def __init__(self, entries: Mapping[str, Tensor]) -> None:
+    def __init__(self, entries: Mapping[str, LazyArray]) -> None:
         self.entries = dict(entries)
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -140,8 +140,8 @@ class Tensors(Mapping[str, np.ndarray]):
         return name in self.entries
 
 
-def entries_of(state: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+def entries_of(state: Mapping[str, np.ndarray]) -> dict[str, LazyArray]:
     """Shapes and dtypes of a mapping, which is not read if it need not be."""
-    if isinstance(state, Tensors):
+    if isinstance(state, LazyArrays):
         return dict(state.entries)
-    return {name: Tensor.of(array) for name, array in state.items()}
+    return {name: LazyArray.of(array) for name, array in state.items()}

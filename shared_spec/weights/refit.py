@@ -11,10 +11,12 @@ from shared_spec.errors import SpecError
 from shared_spec.plan.equivalence import described_layers, first_difference, function_of
 from shared_spec.plan.layers import BatchNorm, Conv
 from shared_spec.plan.network import Plan
-from shared_spec.weights.lazy_array import Tensor, Tensors, entries_of
+from shared_spec.weights.lazy_array import LazyArray, LazyArrays, entries_of
 
 
-def refitted(state: Mapping[str, np.ndarray], ours: Plan, theirs: Plan) -> Mapping[str, np.ndarray]:
+def weights_for_library(
+    state: Mapping[str, np.ndarray], ours: Plan, theirs: Plan
+) -> Mapping[str, np.ndarray]:
     """Weights with which `theirs` computes what `ours` computes with `state`.
 
     The plans may differ in the biases of convolutions before a batch norm, which go into its mean
@@ -40,7 +42,7 @@ def refitted(state: Mapping[str, np.ndarray], ours: Plan, theirs: Plan) -> Mappi
         if isinstance(layer, BatchNorm) and isinstance(other, BatchNorm) and layer.eps != other.eps:
             name = f"{layer.name}.running_var"
             changed[name] = _shifted(entries[name], layer.eps - other.eps, layer.name)
-    return Tensors(changed)
+    return LazyArrays(changed)
 
 
 def _chained(p: Plan) -> Iterator[tuple[Any, Any]]:
@@ -53,17 +55,21 @@ def _chained(p: Plan) -> Iterator[tuple[Any, Any]]:
 
 
 def _move_bias(
-    layer: Conv, norm: Any, wanted: bool, entries: dict[str, Tensor], changed: dict[str, Tensor]
+    layer: Conv,
+    norm: Any,
+    wanted: bool,
+    entries: dict[str, LazyArray],
+    changed: dict[str, LazyArray],
 ) -> None:
     name = f"{layer.name}.bias"
     if wanted:
         dtype = entries[f"{layer.name}.weight"].dtype
-        changed[name] = Tensor.of(np.zeros(layer.out_channels, dtype))
+        changed[name] = LazyArray.of(np.zeros(layer.out_channels, dtype))
         return
     if not isinstance(norm, BatchNorm):
         raise SpecError(f"the bias of {layer.name} has no batch norm behind it to go into")
     mean, bias = entries[f"{norm.name}.running_mean"], entries[name]
-    changed[f"{norm.name}.running_mean"] = Tensor(
+    changed[f"{norm.name}.running_mean"] = LazyArray(
         mean.shape, mean.dtype, lambda: _difference(mean.read(), bias.read())
     )
 
@@ -72,8 +78,8 @@ def _difference(mean: np.ndarray, bias: np.ndarray) -> np.ndarray:
     return (mean.astype(np.float64) - bias.astype(np.float64)).astype(mean.dtype)
 
 
-def _shifted(variance: Tensor, by: float, name: str) -> Tensor:
+def _shifted(variance: LazyArray, by: float, name: str) -> LazyArray:
     wide = variance.read().astype(np.float64) + by
     if (wide < 0).any():
         raise SpecError(f"the variance of {name} is smaller than the change of its eps, {by:g}")
-    return Tensor.of(wide.astype(variance.dtype))
+    return LazyArray.of(wide.astype(variance.dtype))

@@ -12,8 +12,8 @@ import numpy as np
 
 from shared_spec.errors import WeightsError, nearest
 from shared_spec.plan.network import Plan
-from shared_spec.weights.layouts import Slot
-from shared_spec.weights.lazy_array import Tensor, Tensors, entries_of, read_ahead
+from shared_spec.weights.layouts import ParameterLayout
+from shared_spec.weights.lazy_array import LazyArray, LazyArrays, entries_of, read_ahead
 
 State = dict[str, np.ndarray]
 """Canonical name to array: kernels OIHW, dense OI, as in a PyTorch state dict."""
@@ -88,12 +88,12 @@ def _mismatches(
         near = nearest(str(name), wanted, 1) if few else []
         yield f"{name} is not in the model" + (f" (nearest: {near[0]})" if near else "")
     rounded: dict[str, list[str]] = {}
-    arrays = state.entries if isinstance(state, Tensors) else state
+    arrays = state.entries if isinstance(state, LazyArrays) else state
     for name, q in wanted.items():
         if name not in state:
             continue
         array = arrays[name]
-        if not isinstance(array, np.ndarray | Tensor):
+        if not isinstance(array, np.ndarray | LazyArray):
             yield f"{name} is a {type(array).__name__}, expected a numpy array"
         elif array.shape != q.shape:
             yield f"{name} has shape {array.shape}, expected {q.shape}"
@@ -109,7 +109,9 @@ def _mismatches(
         )
 
 
-def check_native(shapes: Mapping[str, tuple[int, ...]], p: Plan, slots: Mapping[str, Slot]) -> None:
+def check_native(
+    shapes: Mapping[str, tuple[int, ...]], p: Plan, slots: Mapping[str, ParameterLayout]
+) -> None:
     """Hold the shapes of a model's own arrays against its plan, before anything is assigned.
 
     Raises:

@@ -34,7 +34,7 @@ from shared_spec.formats.dialects.detection import ATTRIBUTES, BACKBONES
 from shared_spec.formats.dialects.dialect import foreign_arrays
 from shared_spec.formats.read import dialect_of, read_checkpoint
 from shared_spec.plan.equivalence import parting
-from shared_spec.weights.lazy_array import Tensors, entries_of
+from shared_spec.weights.lazy_array import LazyArrays, entries_of
 from tests.judges import assert_near
 from tests.peers import torchvision_models
 from tests.probes.ports import DetectronNet, randomize
@@ -248,7 +248,7 @@ def test_which_net_a_file_is(
         prefix + q.name: np.broadcast_to(np.float32(0), q.shape)
         for q in compile_plan(spec).parameters()
     }
-    source = Source(tmp_path / "a.pth", "pytorch", Tensors(entries_of(zeros)))
+    source = Source(tmp_path / "a.pth", "pytorch", LazyArrays(entries_of(zeros)))
     assert (dialect_of(source) is CANONICAL) == (prefix == "")
     monkeypatch.setattr("shared_spec.formats.write.open_source", lambda path, openers: source)
     if len(fits) == 1:

@@ -32,7 +32,7 @@ from shared_spec.formats.detect import open_source
 from shared_spec.formats.dialects.jax_resnet import CLASSES, SEQUENCE
 from shared_spec.formats.read import dialect_of, read_checkpoint
 from shared_spec.plan.equivalence import parting
-from shared_spec.weights.lazy_array import Tensors, entries_of
+from shared_spec.weights.lazy_array import LazyArrays, entries_of
 from tests.conftest import Pool
 from tests.judges import SIZES, assert_near
 
@@ -132,7 +132,7 @@ def test_what_the_package_writes(
     assert digest(again.state) == digest(found.state)
 
 
-def older_names(source: Source, theirs: str) -> Tensors:
+def older_names(source: Source, theirs: str) -> LazyArrays:
     """The arrays by the names that the package gave before version 0.0.3."""
     d = "D" if "D" in theirs else ""
     kind = "Block" if theirs.endswith("18") else "BottleneckBlock"
@@ -145,14 +145,14 @@ def older_names(source: Source, theirs: str) -> Tensors:
         return f"ResNet{d}{kind}_{number - 2}"
 
     entries = source.tensors.entries.items()
-    return Tensors({re.sub(r"layers_(\d+)", outer, name): entry for name, entry in entries})
+    return LazyArrays({re.sub(r"layers_(\d+)", outer, name): entry for name, entry in entries})
 
 
 def source_of(pool: Pool, name: str) -> Source:
     """The package's net of its full size, with arrays of zeros that take no memory."""
     shapes = pool["flax"].call("probe", function="jax_resnet:shapes", name=name)
     zeros = {path: np.broadcast_to(np.float32(0), shape) for path, shape in shapes.items()}
-    return Source(Path(name), "flax", Tensors(entries_of(zeros)))
+    return Source(Path(name), "flax", LazyArrays(entries_of(zeros)))
 
 
 @pytest.mark.parametrize(("theirs", "ours"), PUBLISHED.items())
@@ -171,7 +171,7 @@ def test_every_other_net_of_the_package_is_refused(pool: Pool) -> None:
         SEQUENCE.spec_of(source)
 
 
-def refused(tensors: Tensors) -> str:
+def refused(tensors: LazyArrays) -> str:
     with pytest.raises(ResNetError) as caught:
         SEQUENCE.spec_of(Source(Path("a.msgpack"), "flax", tensors))
     return str(caught.value)
@@ -180,9 +180,11 @@ def refused(tensors: Tensors) -> str:
 def test_what_does_not_tell_its_net_is_refused(pool: Pool) -> None:
     whole = source_of(pool, "ResNet18").tensors
     normless = {k: v for k, v in whole.entries.items() if "BatchNorm" not in k}
-    assert "a.msgpack: a net of jax-resnet without batch norm" in refused(Tensors(normless))
+    assert "a.msgpack: a net of jax-resnet without batch norm" in refused(LazyArrays(normless))
     short = {k: v for k, v in whole.entries.items() if "/layers_8/" not in k}
-    message = refused(Tensors(short))
+    message = refused(LazyArrays(short))
     assert "with 3 projections instead of 4, so where its stages begin is not told" in message
     stemless = {k: v for k, v in whole.entries.items() if "/layers_0/ConvBlock_0/Conv_0" not in k}
-    assert "a.msgpack: not a ResNet of jax-resnet (a kernel has not" in refused(Tensors(stemless))
+    assert "a.msgpack: not a ResNet of jax-resnet (a kernel has not" in refused(
+        LazyArrays(stemless)
+    )

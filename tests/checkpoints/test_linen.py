@@ -29,7 +29,7 @@ from shared_spec.formats.dialects.canonical import FLAX_MODEL
 from shared_spec.formats.dialects.dialect import foreign_arrays
 from shared_spec.formats.dialects.linen import BLOCKS, LINEN
 from shared_spec.formats.read import dialect_of, read_checkpoint
-from shared_spec.weights.lazy_array import Tensors
+from shared_spec.weights.lazy_array import LazyArrays
 from tests.conftest import Pool
 from tests.judges import assert_torch_gives, images_of
 
@@ -108,7 +108,7 @@ def test_it_evaluates_as_the_example_does(tmp_path: Path) -> None:
 
 def write(path: Path, spec: ResNetSpec, **extra: np.ndarray) -> None:
     arrays = foreign_arrays(LINEN, random_weights(compile_plan(spec)), spec)
-    save_msgpack(path, {**Tensors(arrays), **extra})
+    save_msgpack(path, {**LazyArrays(arrays), **extra})
 
 
 @pytest.mark.parametrize(("depth", "name"), [(d, f"flax_resnet{d}") for d in (18, 50, 200)])
@@ -116,13 +116,13 @@ def test_the_net_follows_from_names_and_shapes(tmp_path: Path, depth: int, name:
     spec = resolve(name, {"num_classes": 5})
     p = compile_plan(spec)
     zeros = {q.name: np.broadcast_to(np.float32(0), q.shape) for q in p.parameters()}
-    source = Source(tmp_path, "flax", Tensors(foreign_arrays(LINEN, zeros, spec)))
+    source = Source(tmp_path, "flax", LazyArrays(foreign_arrays(LINEN, zeros, spec)))
     assert LINEN.spec_of(source) == spec
 
 
 def test_our_own_trees_stay_ours(tmp_path: Path) -> None:
     state = random_weights(compile_plan(BASIC))
-    save_msgpack(tmp_path / "a.msgpack", Tensors(foreign_arrays(FLAX_MODEL, state, BASIC)))
+    save_msgpack(tmp_path / "a.msgpack", LazyArrays(foreign_arrays(FLAX_MODEL, state, BASIC)))
     assert dialect_of(open_source(tmp_path / "a.msgpack")) is FLAX_MODEL
     write_safetensors(tmp_path / "a.safetensors", Checkpoint(state, BASIC))
     for target in ("b.msgpack", "b"):

@@ -28,7 +28,7 @@ from shared_spec.formats.dialects.cifar_ports import PORTS
 from shared_spec.formats.dialects.dialect import foreign_arrays, with_counters
 from shared_spec.formats.read import dialect_of, read_checkpoint
 from shared_spec.plan.equivalence import parting
-from shared_spec.weights.lazy_array import Tensors, entries_of
+from shared_spec.weights.lazy_array import LazyArrays, entries_of
 from tests.judges import assert_near
 from tests.probes.ports import PortNet, PreActivated, randomize
 
@@ -143,7 +143,7 @@ def test_the_paper_s_nets_have_their_specs(
     dialect = next(d for d in PORTS if d.name == "port-layer-shortcut-linear")
     p = compile_plan(spec)
     zeros = {q.name: np.broadcast_to(np.float32(0), q.shape) for q in p.parameters()}
-    source = Source(tmp_path, "pytorch", Tensors(foreign_arrays(dialect, zeros, spec)))
+    source = Source(tmp_path, "pytorch", LazyArrays(foreign_arrays(dialect, zeros, spec)))
     assert dialect_of(source) is dialect
     assert dialect.spec_of(source) == spec
 
@@ -163,7 +163,7 @@ def test_canonical_files_stay_canonical(tmp_path: Path) -> None:
         q = {
             x.name: np.broadcast_to(np.float32(0), x.shape) for x in compile_plan(spec).parameters()
         }
-        source = Source(tmp_path, "pytorch", Tensors(entries_of(q)))
+        source = Source(tmp_path, "pytorch", LazyArrays(entries_of(q)))
         assert dialect_of(source) is CANONICAL
 
 
@@ -206,5 +206,5 @@ def test_safetensors_too(tmp_path: Path) -> None:
     spec = resolve("resnet20", {"num_classes": 3})
     dialect = next(d for d in PORTS if d.name == "port-rl-subsample-fc")
     arrays = foreign_arrays(dialect, random_weights(compile_plan(spec)), spec)
-    save_safetensors(tmp_path / "a.safetensors", Tensors(arrays), {})
+    save_safetensors(tmp_path / "a.safetensors", LazyArrays(arrays), {})
     assert read_checkpoint(tmp_path / "a.safetensors").spec == spec

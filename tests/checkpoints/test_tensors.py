@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from shared_spec.weights import lazy_array
-from shared_spec.weights.lazy_array import Tensor, permute, read_ahead
+from shared_spec.weights.lazy_array import LazyArray, permute, read_ahead
 
 
-def entry(size: int, read: Callable[[], np.ndarray]) -> Tensor:
-    return Tensor((size,), np.dtype(np.uint8), read)
+def entry(size: int, read: Callable[[], np.ndarray]) -> LazyArray:
+    return LazyArray((size,), np.dtype(np.uint8), read)
 
 
 def test_arrays_come_in_their_order_whatever_their_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,7 +22,7 @@ def test_arrays_come_in_their_order_whatever_their_sizes(monkeypatch: pytest.Mon
     monkeypatch.setattr(lazy_array, "_AHEAD", 20)
     for sizes in itertools.product((0, 4, 15, 30), repeat=4):
         arrays = [np.full(size, i, np.uint8) for i, size in enumerate(sizes)]
-        found = list(read_ahead(Tensor.of(a) for a in arrays))
+        found = list(read_ahead(LazyArray.of(a) for a in arrays))
         assert len(found) == 4
         assert all(np.array_equal(a, b) for a, b in zip(found, arrays, strict=True))
     assert list(read_ahead([])) == []
@@ -60,7 +60,7 @@ def test_what_cannot_be_read_is_told_in_its_place() -> None:
     def fails() -> np.ndarray:
         raise ValueError("damaged")
 
-    arrays = read_ahead([Tensor.of(np.zeros(2**23, np.uint8)), entry(1, fails)])
+    arrays = read_ahead([LazyArray.of(np.zeros(2**23, np.uint8)), entry(1, fails)])
     assert next(arrays).size == 2**23
     with pytest.raises(ValueError, match="damaged"):
         next(arrays)
@@ -68,7 +68,7 @@ def test_what_cannot_be_read_is_told_in_its_place() -> None:
 
 def test_no_thread_remains_when_the_rest_is_not_wanted() -> None:
     before = threading.active_count()
-    arrays = read_ahead(Tensor.of(np.zeros(2**23, np.uint8)) for _ in range(3))
+    arrays = read_ahead(LazyArray.of(np.zeros(2**23, np.uint8)) for _ in range(3))
     next(arrays)
     assert threading.active_count() == before + 1
     arrays.close()

@@ -34,7 +34,7 @@ from shared_spec.formats.dialects.canonical import KERAS_CLASS, KERAS_MODEL
 from shared_spec.formats.dialects.dialect import Dialect, foreign_arrays
 from shared_spec.formats.dialects.keras_applications import APPLICATIONS_H5
 from shared_spec.formats.write import write_checkpoint
-from shared_spec.weights.lazy_array import Tensor
+from shared_spec.weights.lazy_array import LazyArray
 
 TINY = resolve("resnet18", {"depths": [1, 1], "widths": [4, 8], "stem_width": 4, "num_classes": 3})
 SPEC_FILE = TINY.override(
@@ -68,7 +68,7 @@ def _torch(path: Path, zipped: bool) -> None:
 
 
 def _keras_layers(dialect: Dialect, spec: ResNetSpec) -> list[KerasLayer]:
-    arrays: dict[str, dict[str, Tensor]] = {}
+    arrays: dict[str, dict[str, LazyArray]] = {}
     for name, array in foreign_arrays(dialect, checkpoint(spec).state, spec).items():
         layer, _, leaf = name.partition("/")
         arrays.setdefault(layer, {})[leaf] = array

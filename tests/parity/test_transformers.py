@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from shared_spec import ResNetSpec, compile_plan, resolve
-from shared_spec.formats.dialects.huggingface import ACTIVATIONS, foreign_name, spec_of
+from shared_spec.formats.dialects.huggingface import ACTIVATIONS, spec_of, transformers_name
 from shared_spec.plan.layers import DropPath
 from shared_spec.weights.state import State
 from tests.conftest import Pool
@@ -56,7 +56,7 @@ def judged(model: Any) -> tuple[ResNetSpec, State, list[Any]]:
     state = weights_of(spec)
     theirs = {}
     for name, array in state.items():
-        renamed = foreign_name(name, model.config.model_type)
+        renamed = transformers_name(name, model.config.model_type)
         flat = renamed == "classifier.1.weight" and array.ndim == 4
         theirs[renamed] = torch.from_numpy(array[:, :, 0, 0] if flat else array)
     assert len(theirs) == len(state)

@@ -123,7 +123,7 @@ def test_a_name_in_a_file_is_not_opened(tmp_path: Path) -> None:
     spec.write_text(TINY)
     file = tmp_path / "check.json"
     file.write_text(json.dumps(real("check_tiny") | {"model": str(spec)}))
-    (net,) = report.gather([], report.Files(checks=[file]), report.Settings([]))
+    (net,) = report.collect([], report.Files(checks=[file]), report.Settings([]))
     assert net.spec is None
 
 
@@ -178,7 +178,7 @@ def test_what_no_file_tells_is_run(
     Path("tiny.yaml").write_text(TINY)
     engines = [ENGINES["torch"], ENGINES["flax"]]
     steps: list[str] = []
-    nets = report.gather(
+    nets = report.collect(
         ["tiny.yaml"],
         report.Files(),
         report.Settings(engines, start=pool.start),
@@ -203,7 +203,7 @@ def test_what_no_file_tells_is_run(
     assert "resnet-parity check tiny.yaml --engines torch,flax" in report.render(nets)
     # What a file tells is not run again.
     files = report.Files(traces=[FOLDER / "trace_tiny32.json"], checks=[FOLDER / "check_tiny.json"])
-    (net,) = report.gather(["tiny.yaml"], files, report.Settings([]))
+    (net,) = report.collect(["tiny.yaml"], files, report.Settings([]))
     assert [t.dtype for t in net.traces] == ["float32"]
     assert net.spec is not None
 
@@ -223,7 +223,7 @@ def test_an_engine_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> N
             raise ResNetError("the worker fell over")
 
     engines = [ENGINES["torch"], ENGINES["flax"]]
-    nets = report.gather(["resnet20"], report.Files(), report.Settings(engines, start=Broken))
+    nets = report.collect(["resnet20"], report.Files(), report.Settings(engines, start=Broken))
     assert report.verdict(nets[0]) is False
     text = Page(report.render(nets)).root.text
     assert "flax failed: the worker fell over" in text
@@ -294,7 +294,7 @@ def test_speed_is_measured_if_asked_for(monkeypatch: pytest.MonkeyPatch) -> None
     steps: list[str] = []
     for speed in (False, True):
         settings = report.Settings([ENGINES["torch"]], "float64", "cpu", speed, start=NeverStarted)
-        nets = report.gather(["resnet20"], files, settings, steps.append)
+        nets = report.collect(["resnet20"], files, settings, steps.append)
         assert len(nets[0].benches) == len(asked) == speed
     (request,) = asked
     assert (request.name, request.spec) == ("resnet20", resolve("resnet20"))

@@ -17,7 +17,7 @@ import pytest
 from resnet_parity import plot_trace
 from resnet_parity.engines.registry import ENGINES, Device, Engine
 from resnet_parity.numerics.teacher_forcing import inputs_of
-from resnet_parity.trace.compare import Against, trace
+from resnet_parity.trace.compare import UserModel, trace
 from resnet_parity.trace.result import Row, TraceReport
 from shared_spec import ResNetError, ResNetSpec, resolve
 from shared_spec.plan.compiler import compile_plan
@@ -458,7 +458,7 @@ NAMES = {
 
 
 def of_own(pool: Pool, function: str, engine: str = "torch", **options: Any) -> TraceReport:
-    own = Against(f"{OWN}:{function}", options.pop("names", {}))
+    own = UserModel(f"{OWN}:{function}", options.pop("names", {}))
     return trace(SPECS["basic"], ENGINES[engine], own, IMAGES, start=pool.start, **options)
 
 

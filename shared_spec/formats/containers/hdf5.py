@@ -34,7 +34,7 @@ from shared_spec.formats.containers.source import (
     reason,
     shown,
 )
-from shared_spec.weights.lazy_array import Tensor, Tensors, read_ahead
+from shared_spec.weights.lazy_array import LazyArray, LazyArrays, read_ahead
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 _CONFIG_LIMIT = 2**20
@@ -151,12 +151,12 @@ def _opened(place: _Place, metadata: Mapping[str, Any], layers: Mapping[str, str
         raise ValueError("two of its arrays overlap")
     if len(dict(arrays)) < len(arrays) or kind not in ("keras2", "keras3"):
         raise ValueError("two of its arrays have one name")
-    return Source(path, kind, Tensors(dict(arrays)), metadata)
+    return Source(path, kind, LazyArrays(dict(arrays)), metadata)
 
 
 def _tensor(
     item: Sequence[Any], place: _Place, regions: list[tuple[int, int]]
-) -> tuple[str, Tensor]:
+) -> tuple[str, LazyArray]:
     """An array by its name; the parts of the file where it lies are added to `regions`."""
     name, numbers, kind, where = item
     shape = tuple(_count(n) for n in numbers)
@@ -178,7 +178,7 @@ def _tensor(
         data = base64.b64decode(where)
         if len(data) != size:
             raise TypeError
-        return name, Tensor(shape, dtype, lambda: np.frombuffer(data, dtype).reshape(shape))
+        return name, LazyArray(shape, dtype, lambda: np.frombuffer(data, dtype).reshape(shape))
     if isinstance(where, list):
         chunk = tuple(_count(n) for n in where[0])
         part = math.prod(chunk) * dtype.itemsize
@@ -195,9 +195,9 @@ def _tensor(
                 target[...] = whole[tuple(slice(n) for n in target.shape)]  # beyond it is padding
             return array
 
-        return name, Tensor(shape, dtype, read)
+        return name, LazyArray(shape, dtype, read)
     start = region(where, size)
-    return name, Tensor(shape, dtype, lambda: read_at(place.path, start, shape, dtype))
+    return name, LazyArray(shape, dtype, lambda: read_at(place.path, start, shape, dtype))
 
 
 def _count(value: Any) -> int:
@@ -213,7 +213,7 @@ class KerasLayer:
     name: str
     kind: str
     """Its class in snake case, such as `conv2d`."""
-    variables: Mapping[str, Tensor]
+    variables: Mapping[str, LazyArray]
     """Leaf (`kernel`) to array, in the order of Keras's own list."""
 
 
@@ -267,7 +267,7 @@ class _Writer:
     def __init__(self, path: Path, layers: Sequence[KerasLayer]) -> None:
         _require_room(path, layers)
         self._path, self._h5py = path, h5py_module()
-        self._arrays: list[tuple[int, Tensor]] = []
+        self._arrays: list[tuple[int, LazyArray]] = []
         h5d, h5p = self._h5py.h5d, self._h5py.h5p
         self._kept, self._links = h5p.create(h5p.DATASET_CREATE), h5p.create(h5p.LINK_CREATE)
         self._kept.set_alloc_time(h5d.ALLOC_TIME_EARLY)
@@ -289,7 +289,7 @@ class _Writer:
                     write_array(file, next(arrays))
                     written(start + array.nbytes)
 
-    def add(self, group: Any, name: str, array: Tensor) -> Any:
+    def add(self, group: Any, name: str, array: LazyArray) -> Any:
         """A place for an array, as a dataset of h5py's lower level."""
         h5py = self._h5py
         # Little-endian, as the data are written.

@@ -18,7 +18,7 @@ from shared_spec.atomic_write import early
 from shared_spec.errors import WeightsError
 from shared_spec.formats.containers.safetensors import read_at, write_array
 from shared_spec.formats.containers.source import NAME_LIMIT, Source, reason, shown
-from shared_spec.weights.lazy_array import Tensor, Tensors, entries_of, read_ahead
+from shared_spec.weights.lazy_array import LazyArray, LazyArrays, entries_of, read_ahead
 
 _ARRAY = 1
 _DEPTH = 64
@@ -52,7 +52,7 @@ def open_msgpack(path: Path) -> Source:
         if isinstance(error, WeightsError):
             raise
         raise WeightsError(f"{path}: not a Flax msgpack file ({reason(error)})") from None
-    return Source(path, "flax", Tensors(entries))
+    return Source(path, "flax", LazyArrays(entries))
 
 
 class _Walk:
@@ -62,7 +62,7 @@ class _Walk:
         self.path, self.file, self.length = path, file, length
         self.members = 0
 
-    def tree(self, where: tuple[str, ...] = ()) -> Iterator[tuple[str, Tensor]]:
+    def tree(self, where: tuple[str, ...] = ()) -> Iterator[tuple[str, LazyArray]]:
         """The arrays of the next object."""
         first = self._take(1)[0]
         count = self._length(first, 0x80, 0x8F, {0xDE: 2, 0xDF: 4})
@@ -81,7 +81,7 @@ class _Walk:
         else:
             self._skip(first, len(where))
 
-    def _members(self, count: int, where: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:
+    def _members(self, count: int, where: tuple[str, ...]) -> Iterator[tuple[str, LazyArray]]:
         self.members += count
         if self.members > _MEMBERS:
             raise ValueError("it has more members than any model")
@@ -97,7 +97,7 @@ class _Walk:
             seen.add(name)
             yield from self.tree((*where, name))
 
-    def _array(self, end: int, where: str) -> Tensor:
+    def _array(self, end: int, where: str) -> LazyArray:
         if self._take(1) != b"\x93":
             raise ValueError(f"{where[:200]} is no array")
         shape = tuple(self._integers())
@@ -111,7 +111,7 @@ class _Walk:
         if size != math.prod(shape) * dtype.itemsize or start + size != end or end > self.length:
             raise ValueError(f"{where[:200]} has not as many bytes as its shape {shape} takes")
         path = self.path
-        return Tensor(shape, dtype, lambda: read_at(path, start, shape, dtype))
+        return LazyArray(shape, dtype, lambda: read_at(path, start, shape, dtype))
 
     def _integers(self) -> Iterator[int]:
         first = self._take(1)[0]
@@ -202,18 +202,18 @@ def save_msgpack(path: Path, state: Mapping[str, np.ndarray]) -> None:
         node[leaf] = entry
     with path.open("wb") as file, early(file.fileno()) as written:
         parts = list(_parts(tree))
-        arrays = read_ahead(part for part in parts if isinstance(part, Tensor))
+        arrays = read_ahead(part for part in parts if isinstance(part, LazyArray))
         for part in parts:
-            if isinstance(part, Tensor):
+            if isinstance(part, LazyArray):
                 write_array(file, next(arrays))
                 written(file.tell())
             else:
                 file.write(part)
 
 
-def _parts(node: dict[str, Any] | Tensor) -> Iterator[bytes | Tensor]:
+def _parts(node: dict[str, Any] | LazyArray) -> Iterator[bytes | LazyArray]:
     """What is written, in its order: arrays, and what stands between them."""
-    if isinstance(node, Tensor):
+    if isinstance(node, LazyArray):
         shape = b"".join(struct.pack(">BI", 0xCE, n) for n in node.shape)
         head = b"\x93" + bytes([0x90 + len(node.shape)]) + shape + _string(node.dtype.name)
         head += struct.pack(">BI", 0xC6, node.nbytes)

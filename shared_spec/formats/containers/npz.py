@@ -14,7 +14,7 @@ import numpy as np
 
 from shared_spec.errors import WeightsError
 from shared_spec.formats.containers.source import Source, open_zip, reason, shown
-from shared_spec.weights.lazy_array import Tensor, Tensors
+from shared_spec.weights.lazy_array import LazyArray, LazyArrays
 
 _HEADER_LIMIT = 1000
 _HEADER = re.compile(
@@ -42,14 +42,14 @@ def open_npz(path: Path) -> Source:
     # zipfile raises errors of many kinds for files that are damaged.
     except Exception as error:
         raise _unreadable(path, error) from None
-    return Source(path, "npz", Tensors(entries))
+    return Source(path, "npz", LazyArrays(entries))
 
 
 def _unreadable(path: Path, error: Exception) -> WeightsError:
     return WeightsError(f"{path}: not a readable .npz file ({reason(error)})")
 
 
-def _entry(path: Path, archive: zipfile.ZipFile, member: str) -> Tensor:
+def _entry(path: Path, archive: zipfile.ZipFile, member: str) -> LazyArray:
     if archive.getinfo(member).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{shown(member)} is neither stored nor deflated")
     with archive.open(member) as file:
@@ -68,7 +68,7 @@ def _entry(path: Path, archive: zipfile.ZipFile, member: str) -> Tensor:
             raise _unreadable(path, error) from None
         return array.astype(dtype.newbyteorder("="))
 
-    return Tensor(shape, dtype.newbyteorder("="), read)
+    return LazyArray(shape, dtype.newbyteorder("="), read)
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

@@ -27,7 +27,7 @@ from shared_spec.atomic_write import early
 from shared_spec.errors import WeightsError
 from shared_spec.formats.containers.safetensors import little_endian, read_at
 from shared_spec.formats.containers.source import Source, open_zip, read_member, reason, shown
-from shared_spec.weights.lazy_array import Tensor, Tensors, entries_of, read_ahead
+from shared_spec.weights.lazy_array import LazyArray, LazyArrays, entries_of, read_ahead
 
 _STORAGES: dict[str, np.dtype[Any]] = {
     "DoubleStorage": np.dtype("<f8"),
@@ -99,7 +99,7 @@ def open_pytorch(path: Path) -> Source:
     entries = {}
     for name, item in _state_dict(loaded, path):
         entries[name] = _entry(path, name, item, locate)
-    return Source(path, "pytorch", Tensors(entries))
+    return Source(path, "pytorch", LazyArrays(entries))
 
 
 Locate = Callable[[_Storage], Callable[[int, int], bytes | np.ndarray]]
@@ -223,7 +223,7 @@ def plain_name(name: str) -> str:
 _PREFIXES = re.compile(r"(?:module\.|_orig_mod\.)*+")
 
 
-def _entry(path: Path, name: str, item: _Strided, locate: Locate) -> Tensor:
+def _entry(path: Path, name: str, item: _Strided, locate: Locate) -> LazyArray:
     """A tensor whose elements are known to lie in its storage, each at a place of its own."""
     shape, stride, dtype = item.shape, item.stride, item.storage.dtype
     count = math.prod(shape)
@@ -248,7 +248,7 @@ def _entry(path: Path, name: str, item: _Strided, locate: Locate) -> Tensor:
         strides = tuple(s * size for s in stride)
         return np.lib.stride_tricks.as_strided(data, shape, strides)
 
-    return Tensor(shape, dtype, read)
+    return LazyArray(shape, dtype, read)
 
 
 def _follow(file: IO[bytes], storages: dict[str, _Storage] | None = None) -> object:
@@ -506,7 +506,7 @@ def _put(archive: zipfile.ZipFile, name: str, data: Any) -> None:
     archive.writestr(info, data)
 
 
-def _pickled(entries: Mapping[str, Tensor]) -> bytes:
+def _pickled(entries: Mapping[str, LazyArray]) -> bytes:
     """The pickle of a state dict, in protocol 2."""
     out = io.BytesIO()
     out.write(pickle.PROTO + b"\x02" + pickle.EMPTY_DICT + pickle.MARK)

@@ -17,7 +17,7 @@ import numpy as np
 from shared_spec.atomic_write import early
 from shared_spec.errors import WeightsError
 from shared_spec.formats.containers.source import Source, parse_json, reason
-from shared_spec.weights.lazy_array import Tensor, Tensors, entries_of, read_ahead
+from shared_spec.weights.lazy_array import LazyArray, LazyArrays, entries_of, read_ahead
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -66,15 +66,15 @@ def open_safetensors(path: Path) -> Source:
     header = parse_json(text, path)
     header.pop("__metadata__", None)
     entries = {name: _entry(path, name, item, 8 + size) for name, item in header.items()}
-    return Source(path, "safetensors", Tensors(entries), metadata)
+    return Source(path, "safetensors", LazyArrays(entries), metadata)
 
 
-def _entry(path: Path, name: str, item: Mapping[str, Any], data: int) -> Tensor:
+def _entry(path: Path, name: str, item: Mapping[str, Any], data: int) -> LazyArray:
     dtype = _DTYPES.get(item["dtype"])
     if dtype is None:
         raise WeightsError(f"{path}: {name} has dtype {item['dtype']}, which no model has")
     shape, start = tuple(item["shape"]), data + item["data_offsets"][0]
-    return Tensor(shape, dtype, lambda: read_at(path, start, shape, dtype))
+    return LazyArray(shape, dtype, lambda: read_at(path, start, shape, dtype))
 
 
 def read_at(path: Path, start: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from shared_spec.errors import WeightsError
-from shared_spec.weights.lazy_array import Tensors
+from shared_spec.weights.lazy_array import LazyArrays
 
 JSON_LIMIT = 32 * 2**20
 """Bytes; a `.keras` file's description of ResNet-1202 takes 9 million."""
@@ -35,7 +35,7 @@ class Source:
     path: Path
     kind: str
     """`safetensors`, `pytorch`, `keras2` (legacy HDF5), `keras3` (HDF5), `npz` or `flax`."""
-    tensors: Tensors
+    tensors: LazyArrays
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """What else the file says of itself: text by key, or a configuration."""
 

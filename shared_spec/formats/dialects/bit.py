@@ -36,7 +36,7 @@ NAMES: Rules = [
 PREFIX = "resnet/"
 
 
-def _place(q: Parameter, spec: ResNetSpec) -> Place:
+def _foreign_name(q: Parameter, spec: ResNetSpec) -> Place:
     slot = KERAS["conv_kernel"] if len(q.shape) == 4 else TORCH[q.role]
     return Place(PREFIX + rename(q.name, NAMES), slot)
 
@@ -74,4 +74,4 @@ def _extras(source: Source, spec: ResNetSpec) -> Extras:
     return prepare, None
 
 
-BIT = Dialect("bit", "BiT", lambda source: source.kind == "npz", _place, _spec_of, _extras)
+BIT = Dialect("bit", "BiT", lambda source: source.kind == "npz", _foreign_name, _spec_of, _extras)

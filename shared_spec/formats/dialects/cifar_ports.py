@@ -64,7 +64,7 @@ def _dialect(words: Words) -> Dialect:
     stage, shortcut, head = words
     library = "understanding-resnet" if stage == "rl" else "ports for CIFAR"
 
-    def place(q: Parameter, spec: ResNetSpec) -> Place:
+    def foreign_name(q: Parameter, spec: ResNetSpec) -> Place:
         name = re.sub(r"^layer(?=\d)", stage, q.name)
         name = re.sub(r"\.downsample\.", f".{shortcut}.", re.sub(r"^fc\.", f"{head}.", name))
         return Place(name, TORCH[q.role])
@@ -89,10 +89,10 @@ def _dialect(words: Words) -> Dialect:
         net = NetShapes(stem, stem[0] if stem else 0, stages, shapes.get(f"{head}.weight"))
         return spec_from(net, _CIFAR if stem[2:] == (3, 3) else {}, source.path, library)
 
-    def claims(source: Source) -> bool:
+    def recognises(source: Source) -> bool:
         return source.kind in ("pytorch", "safetensors") and _words(source) == words
 
-    return Dialect(f"port-{stage}-{shortcut}-{head}", library, claims, place, spec_of)
+    return Dialect(f"port-{stage}-{shortcut}-{head}", library, recognises, foreign_name, spec_of)
 
 
 def _pre_activated(shapes: dict[str, Shape], stage: str) -> bool:

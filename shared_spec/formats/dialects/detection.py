@@ -56,14 +56,14 @@ def _refuse_rest(source: Source, belongs: Callable[[str], bool]) -> None:
 def _attribute(prefix: str, head: str) -> Dialect:
     """A net of canonical names under `prefix`, whose classifier is at `head`."""
 
-    def place(q: Parameter, spec: ResNetSpec) -> Place:
+    def foreign_name(q: Parameter, spec: ResNetSpec) -> Place:
         name = head + q.leaf if q.module == "fc" else prefix + q.name
         return Place(name, TORCH[q.role])
 
     def spec_of(source: Source) -> None:
         _refuse_rest(source, lambda name: name.startswith((prefix, head)))
 
-    def claims(source: Source) -> bool:
+    def recognises(source: Source) -> bool:
         blocks = (f"{prefix}layer1.0.conv1.weight", f"{prefix}stages.0.blocks.0.conv1.weight")
         return (
             _in_torch(source)
@@ -72,7 +72,7 @@ def _attribute(prefix: str, head: str) -> Dialect:
         )
 
     library = "MMPretrain" if (prefix, head) == ("backbone.", "head.fc.") else "a wrapped ResNet"
-    return Dialect("attribute", library, claims, place, spec_of)
+    return Dialect("attribute", library, recognises, foreign_name, spec_of)
 
 
 def _head(source: Source, prefix: str) -> str:
@@ -84,7 +84,7 @@ def _head(source: Source, prefix: str) -> str:
 def _detectron(prefix: str) -> Dialect:
     """A net of detectron2 under `prefix`."""
 
-    def place(q: Parameter, spec: ResNetSpec) -> Place:
+    def foreign_name(q: Parameter, spec: ResNetSpec) -> Place:
         return Place(prefix + rename(f"{q.module}.", DETECTRON) + q.leaf, TORCH[q.role])
 
     def spec_of(source: Source) -> ResNetSpec:
@@ -115,11 +115,11 @@ def _detectron(prefix: str) -> Dialect:
             )
         return spec
 
-    def claims(source: Source) -> bool:
+    def recognises(source: Source) -> bool:
         names = (f"{prefix}stem.conv1.weight", f"{prefix}res2.0.conv1.weight")
         return _in_torch(source) and all(name in source.tensors for name in names)
 
-    return Dialect("detectron2", "detectron2", claims, place, spec_of)
+    return Dialect("detectron2", "detectron2", recognises, foreign_name, spec_of)
 
 
 DETECTION = (

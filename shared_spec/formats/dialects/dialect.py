@@ -16,8 +16,8 @@ from shared_spec.plan.equivalence import function_of
 from shared_spec.plan.layers import Conv, Dense, Parameter
 from shared_spec.plan.network import Plan
 from shared_spec.spec.resnet_spec import ResNetSpec
-from shared_spec.weights.layouts import Slot
-from shared_spec.weights.lazy_array import Tensor, Tensors, entries_of
+from shared_spec.weights.layouts import ParameterLayout
+from shared_spec.weights.lazy_array import LazyArray, LazyArrays, entries_of
 from shared_spec.weights.preprocessing import Preprocessing
 
 Extras = tuple[Preprocessing | None, tuple[str, ...] | None]
@@ -32,11 +32,11 @@ class Place:
     """Where a library keeps a parameter: its name there, and its layout."""
 
     name: str
-    slot: Slot
+    slot: ParameterLayout
     dense: bool = False
     """Whether a 1x1 convolution of ours is a dense layer there."""
 
-    def to_canonical(self, found: Tensor, q: Parameter) -> Tensor:
+    def to_canonical(self, found: LazyArray, q: Parameter) -> LazyArray:
         """In PyTorch's layout; an array of other axes stays as it is, to be refused later."""
         if self.slot.inverse is not None and len(found.shape) == len(self.slot.inverse):
             found = found.permuted(self.slot.inverse)
@@ -44,7 +44,7 @@ class Place:
             found = found.reshaped((*found.shape, *(1,) * (len(q.shape) - 2)))
         return found
 
-    def to_foreign(self, array: Tensor) -> Tensor:
+    def to_foreign(self, array: LazyArray) -> LazyArray:
         """The inverse of `to_canonical`."""
         if self.dense and len(array.shape) > 2:
             array = array.reshaped(array.shape[:2])
@@ -59,55 +59,55 @@ class Dialect:
     """As `convert --to` takes it."""
     library: str
     """For messages."""
-    claims: Callable[[Source], bool]
+    recognises: Callable[[Source], bool]
     """Whether a file is of this dialect, by its names or its configuration."""
-    place: Callable[[Parameter, ResNetSpec], Place]
+    foreign_name: Callable[[Parameter, ResNetSpec], Place]
     spec_of: Callable[[Source], ResNetSpec | None] = lambda source: None
     """The net, where the file tells it."""
     extras: Callable[[Source, ResNetSpec], Extras] = lambda source, spec: (None, None)
-    twin: Callable[[ResNetSpec], ResNetSpec] | None = None
+    nearest_library_spec: Callable[[ResNetSpec], ResNetSpec] | None = None
     """The library's net for a spec, whose function may be another; None: it has them all."""
     ignored: re.Pattern[str] = COUNTERS
     """Arrays on which no result depends."""
 
 
-def arrays_of(dialect: Dialect, source: Source, spec: ResNetSpec) -> Tensors:
+def arrays_of(dialect: Dialect, source: Source, spec: ResNetSpec) -> LazyArrays:
     """The canonical arrays of a file, none of them read; what is left over stays under its own
     name, so that it is refused when it is held against the net.
     """
     rest = _relevant(dialect, source)
-    found: dict[str, Tensor] = {}
+    found: dict[str, LazyArray] = {}
     for q in compile_plan(spec).parameters():
-        place = dialect.place(q, spec)
+        place = dialect.foreign_name(q, spec)
         array = rest.pop(place.name, None)
         if array is not None:
             found[q.name] = place.to_canonical(array, q)
-    return Tensors(found | {name: array for name, array in rest.items() if name not in found})
+    return LazyArrays(found | {name: array for name, array in rest.items() if name not in found})
 
 
 def foreign_arrays(
     dialect: Dialect, state: Mapping[str, np.ndarray], spec: ResNetSpec
-) -> dict[str, Tensor]:
+) -> dict[str, LazyArray]:
     """The library's names and layouts for canonical arrays that fit `spec`."""
     entries = entries_of(state)
-    found: dict[str, Tensor] = {}
+    found: dict[str, LazyArray] = {}
     for q in compile_plan(spec).parameters():
-        place = dialect.place(q, spec)
+        place = dialect.foreign_name(q, spec)
         found[place.name] = place.to_foreign(entries[q.name])
     return found
 
 
-def with_counters(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def with_counters(entries: Mapping[str, LazyArray]) -> dict[str, LazyArray]:
     """PyTorch's names with the counters that its strict loading asks for, at zero."""
     found = dict(entries)
     for name in entries:
         if name.endswith(".running_var"):
             counter = name.removesuffix("running_var") + "num_batches_tracked"
-            found[counter] = Tensor.of(np.zeros((), np.int64))
+            found[counter] = LazyArray.of(np.zeros((), np.int64))
     return found
 
 
-def _relevant(dialect: Dialect, source: Source) -> dict[str, Tensor]:
+def _relevant(dialect: Dialect, source: Source) -> dict[str, LazyArray]:
     return {
         name: array
         for name, array in source.tensors.entries.items()
@@ -165,7 +165,7 @@ def _fitting(
         spec = spec.override(in_channels=stem[1], num_classes=head[0] if head else 0)
         expected = {}
         for q in compile_plan(spec).parameters():
-            place = dialect.place(q, spec)
+            place = dialect.foreign_name(q, spec)
             if place.name not in shapes:
                 return None
             expected[place.name] = place.to_foreign(_empty(q)).shape
@@ -174,8 +174,8 @@ def _fitting(
     return spec if expected == shapes else None
 
 
-def _empty(q: Parameter) -> Tensor:
-    return Tensor(q.shape, np.dtype(np.float32), lambda: np.zeros(q.shape, np.float32))
+def _empty(q: Parameter) -> LazyArray:
+    return LazyArray(q.shape, np.dtype(np.float32), lambda: np.zeros(q.shape, np.float32))
 
 
 def _canonical_shape(
@@ -186,9 +186,9 @@ def _canonical_shape(
     shapes: Mapping[str, tuple[int, ...]],
 ) -> tuple[int, ...] | None:
     q = next(q for q in p.parameters() if q.module == module)
-    place = dialect.place(q, spec)
+    place = dialect.foreign_name(q, spec)
     shape = shapes.get(place.name)
     if shape is None:
         return None
-    empty = Tensor(shape, np.dtype(np.float32), lambda: np.zeros(shape, np.float32))
+    empty = LazyArray(shape, np.dtype(np.float32), lambda: np.zeros(shape, np.float32))
     return place.to_canonical(empty, q).shape

@@ -31,7 +31,7 @@ from shared_spec.renaming import Rules, rename
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.layouts import TORCH
-from shared_spec.weights.lazy_array import Tensors
+from shared_spec.weights.lazy_array import LazyArrays
 from shared_spec.weights.preprocessing import Preprocessing
 
 CONFIG = "config.json"
@@ -238,7 +238,7 @@ def spec_of(config: Mapping[str, Any], where: str = CONFIG) -> ResNetSpec:
         raise SpecError(text if text.startswith(where) else f"{where}: {text}") from None
 
 
-def foreign_name(name: str, kind: str) -> str:
+def transformers_name(name: str, kind: str) -> str:
     """What transformers calls a canonical parameter; `kind` is `resnet` or `bit`."""
     return rename(name, _CONFIGS[kind][1])
 
@@ -248,15 +248,15 @@ def _bare(source: Source, kind: str) -> bool:
     return not any(name.startswith(f"{kind}.") for name in source.tensors)
 
 
-def _place(kind: str, bare: bool) -> Callable[[Parameter, ResNetSpec], Place]:
-    def place(q: Parameter, spec: ResNetSpec) -> Place:
-        name = foreign_name(q.name, kind)
+def _foreign_name(kind: str, bare: bool) -> Callable[[Parameter, ResNetSpec], Place]:
+    def foreign_name(q: Parameter, spec: ResNetSpec) -> Place:
+        name = transformers_name(q.name, kind)
         # transformers' classifiers are dense, a pre-activation net's is a 1x1 convolution here.
         return Place(
             name.removeprefix(f"{kind}.") if bare else name, TORCH[q.role], q.module == "head.fc"
         )
 
-    return place
+    return foreign_name
 
 
 def _kind(source: Source) -> str | None:
@@ -277,10 +277,10 @@ def _dialect(kind: str, bare: bool) -> Dialect:
         "huggingface",
         "transformers",
         lambda source: _kind(source) == kind and _bare(source, kind) == bare,
-        _place(kind, bare),
+        _foreign_name(kind, bare),
         _source_spec,
         _extras,
-        _twin,
+        _nearest_library_spec,
     )
 
 
@@ -343,7 +343,7 @@ def config_of(spec: ResNetSpec, labels: tuple[str, ...] | None = None) -> dict[s
     return config
 
 
-def _twin(spec: ResNetSpec) -> ResNetSpec:
+def _nearest_library_spec(spec: ResNetSpec) -> ResNetSpec:
     """The net that transformers builds from the configuration nearest to `spec`."""
     return spec_of(_config(spec))
 
@@ -408,7 +408,7 @@ def save_huggingface(folder: Path, checkpoint: Checkpoint) -> None:
     entries = foreign_arrays(_dialect(kind, bare), checkpoint.state, spec)
     dtype = next(iter(entries.values())).dtype.name
     folder.mkdir()
-    save_safetensors(folder / WEIGHTS, Tensors(with_counters(entries)), {"format": "pt"})
+    save_safetensors(folder / WEIGHTS, LazyArrays(with_counters(entries)), {"format": "pt"})
     _dump(folder / CONFIG, config | {"dtype": dtype})
     prepare = checkpoint.preprocessing
     if prepare is not None and prepare.channel_order == "rgb":  # theirs has no other order

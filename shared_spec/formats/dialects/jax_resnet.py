@@ -71,8 +71,8 @@ def _outer(spec: ResNetSpec, sequence: bool) -> tuple[str, Callable[[int], str],
     return f"ResNet{d}Stem_0", lambda i: f"ResNet{d}{kind}_{i}", "Dense_0"
 
 
-def _place(sequence: bool) -> Callable[[Parameter, ResNetSpec], Place]:
-    def place(q: Parameter, spec: ResNetSpec) -> Place:
+def _foreign_name(sequence: bool) -> Callable[[Parameter, ResNetSpec], Place]:
+    def foreign_name(q: Parameter, spec: ResNetSpec) -> Place:
         slot = FLAX[q.role]
         stem, block, head = _outer(spec, sequence)
         inside = block_index(q.module, spec)
@@ -87,7 +87,7 @@ def _place(sequence: bool) -> Callable[[Parameter, ResNetSpec], Place]:
             module = f"{stem}/{_STEM.get(q.module, q.module)}"
         return Place(f"{collection(q)}/{module}/{slot.leaf}", slot)
 
-    return place
+    return foreign_name
 
 
 def _spec_of(source: Source) -> ResNetSpec:
@@ -154,13 +154,13 @@ SEQUENCE = Dialect(
     "jax-resnet",
     LIBRARY,
     lambda source: source.kind == "flax" and any(map(_SEQUENCE.match, source.tensors)),
-    _place(sequence=True),
+    _foreign_name(sequence=True),
     _spec_of,
     ignored=_TRAINING,
 )
 CLASSES = replace(
     SEQUENCE,
-    claims=lambda source: source.kind == "flax" and any(map(_CLASSES.match, source.tensors)),
-    place=_place(sequence=False),
+    recognises=lambda source: source.kind == "flax" and any(map(_CLASSES.match, source.tensors)),
+    foreign_name=_foreign_name(sequence=False),
 )
 JAX_RESNET = (SEQUENCE, CLASSES)

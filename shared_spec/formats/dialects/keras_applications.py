@@ -48,15 +48,15 @@ def layer_name(module: str, spec: ResNetSpec) -> str:
     return rename(module, V2 if spec.pre_activation else V1)
 
 
-def _place(legacy: bool) -> Callable[[Parameter, ResNetSpec], Place]:
-    def place(q: Parameter, spec: ResNetSpec) -> Place:
+def _foreign_name(legacy: bool) -> Callable[[Parameter, ResNetSpec], Place]:
+    def foreign_name(q: Parameter, spec: ResNetSpec) -> Place:
         # The classifier of a pre-activation net is a 1x1 convolution here and dense there.
         dense = q.module == "head.fc"
         slot = KERAS["dense_kernel" if dense and q.role == "conv_kernel" else q.role]
         leaf = slot.leaf if legacy else str(_VARIABLES[q.role])
         return Place(f"{layer_name(q.module, spec)}/{leaf}", slot, dense)
 
-    return place
+    return foreign_name
 
 
 _VARIABLES = {
@@ -106,7 +106,7 @@ def _extras(source: Source, spec: ResNetSpec) -> Extras:
     return prepare, None
 
 
-def _twin(spec: ResNetSpec) -> ResNetSpec:
+def _nearest_library_spec(spec: ResNetSpec) -> ResNetSpec:
     """The net that keras.applications builds with these depths, channels and classes."""
     return CATALOGUE["keras_resnet50v2" if spec.pre_activation else "keras_resnet50"].spec.override(
         depths=spec.depths, in_channels=spec.in_channels, num_classes=spec.num_classes
@@ -127,7 +127,7 @@ def position(layer: str) -> tuple[int, int, int]:
     )
 
 
-def _claims(source: Source) -> bool:
+def _recognises(source: Source) -> bool:
     names = list(source.tensors)
     stem = any(name.startswith("conv1_conv/") for name in names)
     return source.kind == "keras3" and stem and any(re.match(r"conv\d_block", x) for x in names)
@@ -137,9 +137,11 @@ APPLICATIONS_H5 = Dialect(
     "keras-applications",
     "keras.applications",
     lambda source: source.kind == "keras2",
-    _place(legacy=True),
+    _foreign_name(legacy=True),
     _spec_of,
     _extras,
-    _twin,
+    _nearest_library_spec,
 )
-APPLICATIONS = replace(APPLICATIONS_H5, claims=_claims, place=_place(legacy=False))
+APPLICATIONS = replace(
+    APPLICATIONS_H5, recognises=_recognises, foreign_name=_foreign_name(legacy=False)
+)

@@ -27,7 +27,7 @@ from shared_spec.renaming import Rules, rename
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.layouts import KERAS
-from shared_spec.weights.lazy_array import Tensors
+from shared_spec.weights.lazy_array import LazyArrays
 from shared_spec.weights.preprocessing import Preprocessing
 
 CONFIG, TASK, METADATA = "config.json", "task.json", "metadata.json"
@@ -94,7 +94,7 @@ _NUMBERS = {
 """Where Keras 3 keeps a role among the variables of its layer."""
 
 
-def _place(q: Parameter, spec: ResNetSpec) -> Place:
+def _foreign_name(q: Parameter, spec: ResNetSpec) -> Place:
     # The classifier of a pre-activation net is a 1x1 convolution here and dense there.
     dense = q.module == "head.fc"
     slot = KERAS["dense_kernel" if dense and q.role == "conv_kernel" else q.role]
@@ -319,14 +319,14 @@ def open_preset(path: Path, config: Mapping[str, Any]) -> Source:
     if spec.num_classes:
         require_file(path / TASK_WEIGHTS)
         entries = entries | open_hdf5(path / TASK_WEIGHTS, {"dense": HEAD}).tensors.entries
-    return Source(path, source.kind, Tensors(entries), metadata)
+    return Source(path, source.kind, LazyArrays(entries), metadata)
 
 
 def _layers(spec: ResNetSpec) -> set[str]:
     return {layer_name(q.module, spec) for q in compile_plan(spec).parameters()}
 
 
-def _claims(source: Source) -> bool:
+def _recognises(source: Source) -> bool:
     blocks = (re.match(r"stack\d+_block\d+_", name) for name in source.tensors)
     return source.kind == "keras3" and (is_preset(source.metadata) or any(blocks))
 
@@ -399,7 +399,7 @@ def _channels(value: Any, channels: int) -> list[float]:
     return [float(x) for x in values] if all(isinstance(x, int | float) for x in values) else []
 
 
-def _twin(spec: ResNetSpec) -> ResNetSpec:
+def _nearest_library_spec(spec: ResNetSpec) -> ResNetSpec:
     """The net that KerasHub builds from the arguments nearest to `spec`."""
     classifies = spec.num_classes > 0
     return spec_of(_task(spec, "float32", None) if classifies else backbone_config(spec, "float32"))
@@ -514,4 +514,12 @@ def _dump(path: Path, data: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(data, indent=4) + "\n", encoding="utf-8")
 
 
-KERAS_HUB = Dialect("keras-hub", "KerasHub", _claims, _place, _source_spec, _extras, _twin)
+KERAS_HUB = Dialect(
+    "keras-hub",
+    "KerasHub",
+    _recognises,
+    _foreign_name,
+    _source_spec,
+    _extras,
+    _nearest_library_spec,
+)

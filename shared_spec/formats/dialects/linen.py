@@ -58,7 +58,7 @@ def collection(q: Parameter) -> str:
     return "params" if q.trainable else "batch_stats"
 
 
-def _place(q: Parameter, spec: ResNetSpec) -> Place:
+def _foreign_name(q: Parameter, spec: ResNetSpec) -> Place:
     slot = FLAX[q.role]
     inside = block_index(q.module, spec)
     if inside is None:
@@ -110,7 +110,7 @@ def _extras(source: Source, spec: ResNetSpec) -> Extras:
     return prepare, None
 
 
-def _twin(spec: ResNetSpec) -> ResNetSpec:
+def _nearest_library_spec(spec: ResNetSpec) -> ResNetSpec:
     """The net that the example builds with these blocks, depths, filters, channels and classes.
 
     Raises:
@@ -132,9 +132,9 @@ LINEN = Dialect(
     "linen",
     "Flax's imagenet example",
     lambda source: source.kind == "flax" and any(map(_LAYERS.match, source.tensors)),
-    _place,
+    _foreign_name,
     _spec_of,
     _extras,
-    _twin,
+    _nearest_library_spec,
     _TRAINING,
 )

@@ -62,14 +62,14 @@ def _torchvision_extras(source: Source, spec: ResNetSpec) -> Extras:
 TIMM = replace(
     CANONICAL,
     library="timm",
-    claims=lambda source: source.kind == "huggingface" and is_timm_config(source.metadata),
+    recognises=lambda source: source.kind == "huggingface" and is_timm_config(source.metadata),
     spec_of=_timm_spec,
     extras=_timm_extras,
 )
 TORCHVISION = replace(
     CANONICAL,
     library="torchvision",
-    claims=lambda source: _published(source) is not None,
+    recognises=lambda source: _published(source) is not None,
     spec_of=_torchvision_spec,
     extras=_torchvision_extras,
 )
