@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from resnet_parity.engines.bench_job import BYTES, Rates
 from shared_spec.kernels.xla import jit
@@ -17,170 +19,98 @@ SECONDS = 0.25
 """For each kernel."""
 
 
-class Arithmetic(Protocol):
-    """A framework's arrays on the session's device."""
+@dataclass(frozen=True)
+class Arithmetic:
+    """A framework's kernels on the session's device."""
 
+    random: Callable[[tuple[int, ...]], Any]
+    """Normal numbers in a shape: [N, C, H, W] and [O, I, H, W] where `channels_first` says so,
+    [N, H, W, C] and [H, W, I, O] elsewhere.
+    """
+    product: Callable[[Any, Any], Any]
+    convolution: Callable[[Any, Any], Any]
+    """Of images and a kernel, stride 1, padded."""
+    copying: Callable[[int], Callable[[], Any]]
+    """A pass over so many numbers, into memory that it keeps: fresh pages cost more than copies."""
     arrays: int
-    """How many a pass of `copy` reads and writes."""
-
-    def random(self, *shape: int) -> Any:
-        """Normal numbers."""
-
-    def ones(self, count: int) -> Any:
-        """So many ones."""
-
-    def product(self) -> Any:
-        """Of two matrices."""
-
-    def convolution(self) -> Any:
-        """Of images as `images` gives them and a kernel as `kernel` does, stride 1, padded."""
-
-    def copy(self) -> Any:
-        """A pass over arrays, for one array."""
-
-    def wait(self, value: Any) -> None:
-        """Until it is there."""
-
-    def images(self, batch: int, side: int, channels: int) -> Any:
-        """Normal numbers in the layout that is fastest."""
-
-    def kernel(self, size: int, before: int, after: int) -> Any:
-        """The weights of a convolution."""
+    """How many of that size a pass reads and writes."""
+    wait: Callable[[Any], None]
+    channels_first: bool = False
 
 
-class _Torch:
-    arrays = 2
+def _torch(device: str, dtype: str) -> Arithmetic:
+    import torch
 
-    def __init__(self, device: str, dtype: str) -> None:
-        import torch
+    place: Any = {"device": "cuda" if device == "gpu" else "cpu", "dtype": getattr(torch, dtype)}
 
-        self._torch = torch
-        self._place = {
-            "device": "cuda" if device == "gpu" else "cpu",
-            "dtype": getattr(torch, dtype),
-        }
+    def random(shape: tuple[int, ...]) -> Any:
+        layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
+        return torch.randn(shape, **place).contiguous(memory_format=layout)
 
-    def random(self, *shape: int) -> Any:
-        return self._torch.randn(*shape, **self._place)
+    def copying(count: int) -> Callable[[], Any]:
+        x, y = torch.ones(count, **place), torch.empty(count, **place)
+        return lambda: y.copy_(x)
 
-    def ones(self, count: int) -> Any:
-        return self._torch.ones(count, **self._place)
+    def wait(value: Any) -> None:
+        if value.is_cuda:
+            torch.cuda.synchronize()
 
-    def product(self) -> Any:
-        return self._torch.mm
+    def convolution(x: Any, w: Any) -> Any:
+        return torch.nn.functional.conv2d(x, w, padding=w.shape[-1] // 2)
 
-    def convolution(self) -> Any:
-        return lambda x, w: self._torch.nn.functional.conv2d(x, w, padding=w.shape[-1] // 2)
+    return Arithmetic(random, torch.mm, convolution, copying, 2, wait, channels_first=True)
 
-    def copy(self) -> Any:
-        kept: list[Any] = []
 
-        def run(x: Any) -> Any:
-            if not kept:
-                kept.append(self._torch.empty_like(x))
-            return kept[0].copy_(x)
+def _jax(device: str, dtype: str) -> Arithmetic:
+    import jax
+    from jax import numpy as jnp
+
+    kind = getattr(jnp, dtype)
+
+    def convolution(x: Any, w: Any) -> Any:
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=numbers)
+
+    def copying(count: int) -> Callable[[], Any]:
+        add = jax.jit(lambda x: x + 1, donate_argnums=0)
+        kept = [jnp.ones(count, kind)]
+
+        def run() -> Any:
+            kept.append(add(kept.pop()))
+            return kept[0]
 
         return run
 
-    def wait(self, value: Any) -> None:
-        if value.is_cuda:
-            self._torch.cuda.synchronize()
-
-    def images(self, batch: int, side: int, channels: int) -> Any:
-        return self._last(self.random(batch, channels, side, side))
-
-    def kernel(self, size: int, before: int, after: int) -> Any:
-        return self._last(self.random(after, before, size, size))
-
-    def _last(self, x: Any) -> Any:
-        return x.contiguous(memory_format=self._torch.channels_last)
+    return Arithmetic(
+        lambda shape: jax.random.normal(jax.random.key(0), shape, kind),
+        jax.jit(jnp.matmul),
+        jit(convolution, dtype),
+        copying,
+        2,
+        lambda value: value.block_until_ready(),
+    )
 
 
-class _Jax:
-    arrays = 2
+def _tensorflow(device: str, dtype: str) -> Arithmetic:
+    import tensorflow as tf
 
-    def __init__(self, device: str, dtype: str) -> None:
-        import jax
+    kind = getattr(tf, dtype)
 
-        self._jax, self._dtype, self._name = jax, getattr(jax.numpy, dtype), dtype
+    def copying(count: int) -> Callable[[], Any]:
+        x, y = tf.ones(count, kind), tf.Variable(tf.ones(count, kind))
+        return lambda: y.assign_add(x)
 
-    def random(self, *shape: int) -> Any:
-        return self._jax.random.normal(self._jax.random.key(0), shape, self._dtype)
-
-    def ones(self, count: int) -> Any:
-        return self._jax.numpy.ones(count, self._dtype)
-
-    def product(self) -> Any:
-        return self._jax.jit(self._jax.numpy.matmul)
-
-    def convolution(self) -> Any:
-        def run(x: Any, w: Any) -> Any:
-            return self._jax.lax.conv_general_dilated(
-                x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-            )
-
-        return jit(run, self._name)
-
-    def copy(self) -> Any:
-        # Memory is given on from call to call, or each would wait for fresh pages.
-        run = self._jax.jit(lambda x: x + 1, donate_argnums=0)
-        kept: list[Any] = []
-
-        def again(x: Any) -> Any:
-            kept.append(run(kept.pop() if kept else x))
-            return kept[0]
-
-        return again
-
-    def wait(self, value: Any) -> None:
-        value.block_until_ready()
-
-    def images(self, batch: int, side: int, channels: int) -> Any:
-        return self.random(batch, side, side, channels)
-
-    def kernel(self, size: int, before: int, after: int) -> Any:
-        return self.random(size, size, before, after)
+    return Arithmetic(
+        lambda shape: tf.cast(tf.random.normal(shape), kind),
+        tf.function(tf.matmul),
+        tf.function(lambda x, w: tf.nn.conv2d(x, w, 1, "SAME")),
+        copying,
+        3,
+        lambda value: value[(0,) * len(value.shape)].numpy(),
+    )
 
 
-class _TensorFlow(_Jax):
-    arrays = 3
-
-    def __init__(self, device: str, dtype: str) -> None:
-        import tensorflow as tf
-
-        self._tf, self._type = tf, getattr(tf, dtype)
-
-    def random(self, *shape: int) -> Any:
-        return self._tf.cast(self._tf.random.normal(shape), self._type)
-
-    def ones(self, count: int) -> Any:
-        return self._tf.ones(count, self._type)
-
-    def product(self) -> Any:
-        return self._tf.function(self._tf.matmul)
-
-    def convolution(self) -> Any:
-        return self._tf.function(lambda x, w: self._tf.nn.conv2d(x, w, 1, "SAME"))
-
-    def copy(self) -> Any:
-        kept: list[Any] = []
-
-        def again(x: Any) -> Any:
-            if not kept:
-                kept.append(self._tf.Variable(x))
-            return kept[0].assign_add(x)
-
-        return again
-
-    def wait(self, value: Any) -> None:
-        value[(0,) * len(value.shape)].numpy()
-
-
-ARITHMETIC: dict[str, Callable[[str, str], Arithmetic]] = {
-    "torch": _Torch,
-    "jax": _Jax,
-    "tensorflow": _TensorFlow,
-}
+ARITHMETIC = {"torch": _torch, "jax": _jax, "tensorflow": _tensorflow}
 
 # Side of a matrix; images, side, channels of a convolution; bytes of copied arrays. On an
 # accelerator they have to be large to keep it busy.
@@ -200,25 +130,25 @@ def measure(framework: str, device: str, dtype: str, seconds: float = SECONDS) -
             best, kernel = rate, f"{framework}'s {name}"
     copies = []
     for size in SHAPES[device != "cpu"][2]:
-        x, copy = arithmetic.ones(size // BYTES[dtype]), arithmetic.copy()
-        taken = fastest(lambda x=x, copy=copy: copy(x), arithmetic.wait, seconds / 2)  # type: ignore[misc]
+        taken = fastest(arithmetic.copying(size // BYTES[dtype]), arithmetic.wait, seconds / 2)
         copies.append((size, arithmetic.arrays * size / taken))
     return Rates(dtype, best, kernel, tuple(copies))
 
 
 def _kernels(arithmetic: Arithmetic, device: str) -> Iterator[tuple[str, int, Callable[[], Any]]]:
     side, maps, _ = SHAPES[device != "cpu"]
-    a, b = arithmetic.random(side, side), arithmetic.random(side, side)
-    product = arithmetic.product()
-    yield f"product of matrices of {side}", 2 * side**3, lambda: product(a, b)
-    convolve = arithmetic.convolution()
+    a, b = arithmetic.random((side, side)), arithmetic.random((side, side))
+    name = f"product of matrices of {side}"
+    yield name, 2 * side**3, partial(arithmetic.product, a, b)
     for batch, pixels, channels in maps:
         for size, after in ((3, channels), (1, 4 * channels)):
-            x = arithmetic.images(batch, pixels, channels)
-            w = arithmetic.kernel(size, channels, after)
+            if arithmetic.channels_first:
+                shapes = (batch, channels, pixels, pixels), (after, channels, size, size)
+            else:
+                shapes = (batch, pixels, pixels, channels), (size, size, channels, after)
             flops = 2 * batch * pixels**2 * size**2 * channels * after
             name = f"{size}×{size} convolution of {channels} channels, {pixels}×{pixels}"
-            yield name, flops, lambda x=x, w=w: convolve(x, w)  # type: ignore[misc]
+            yield name, flops, partial(arithmetic.convolution, *map(arithmetic.random, shapes))
 
 
 def fastest(
