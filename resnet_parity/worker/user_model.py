@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -15,26 +16,85 @@ from shared_spec.errors import ResNetError, did_you_mean
 from shared_spec.plan.dataflow import Part, parts
 from shared_spec.plan.layers import Parameter
 from shared_spec.plan.network import Plan
-from shared_spec.weights.layouts import FLAX, KERAS, TORCH, keras_layer
+from shared_spec.weights.layouts import FLAX, KERAS, TORCH, ParameterLayout, keras_layer
 from shared_spec.weights.state import State
 
 _TOLD = 5
 
 
-class Own(Protocol):
+class _Framework:
     """A user's model in one framework. Names are its own; arrays have channels last."""
 
-    def load(self, state: Mapping[str, tuple[Parameter, np.ndarray]]) -> None:
-        """Take arrays in canonical layout under its own names."""
+    expected: str
+    """What kind of object it is, in words."""
+    layouts: Mapping[str, ParameterLayout]
+
+    @staticmethod
+    def takes(model: Any) -> bool:
+        """Whether a model is of this framework."""
+        raise NotImplementedError
+
+    def variables(self) -> dict[str, tuple[tuple[int, ...], Callable[[np.ndarray], object]]]:
+        """Shape of each parameter and statistic, and what assigns it."""
+        raise NotImplementedError
+
+    def path(self, module: str) -> str:
+        """What the framework makes of a module's dotted name."""
+        return module
 
     def has(self, name: str) -> bool:
         """Whether it has a module or layer of that name."""
+        raise NotImplementedError
 
-    def run(self, images: np.ndarray, names: list[str]) -> tuple[State, State, Any]:
+    def run(self, images: np.ndarray, names: list[str]) -> tuple[State, State, list[np.ndarray]]:
         """Inputs and outputs of the modules that run once, and what it returns."""
+        raise NotImplementedError
 
     def force(self, name: str, x: np.ndarray) -> np.ndarray:
         """The output of one module, called by itself."""
+        raise NotImplementedError
+
+    def load(self, state: Mapping[str, tuple[Parameter, np.ndarray]]) -> None:
+        """Take arrays in canonical layout under its own names."""
+        variables, arrays = self.variables(), {}
+        for name, (parameter, array) in state.items():
+            layout = self.layouts[parameter.role]
+            leaf = f"{self.path(name.rpartition('.')[0])}.{layout.leaf}"
+            arrays[leaf] = layout.to_native(array)
+        _fitting(
+            {name: shape for name, (shape, _) in variables.items()},
+            {name: array.shape for name, array in arrays.items()},
+        )
+        for name, array in arrays.items():
+            variables[name][1](np.ascontiguousarray(array))
+
+
+class _Seen:
+    """Inputs and outputs of modules, copied at once: what comes after may work in place."""
+
+    def __init__(self, to_numpy: Callable[[Any], np.ndarray]) -> None:
+        self._to_numpy = to_numpy
+        self.entered: State = {}
+        self.left: State = {}
+        self.counts: Counter[str] = Counter()
+
+    def enters(self, name: str, x: Any) -> None:
+        if hasattr(x, "ndim"):
+            self.entered[name] = self._to_numpy(x)
+
+    def leaves(self, name: str, y: Any) -> None:
+        self.counts[name] += 1
+        if hasattr(y, "ndim"):
+            self.left[name] = self._to_numpy(y)
+
+    def once(self, result: Any) -> tuple[State, State, list[np.ndarray]]:
+        """Of the modules that ran once, and what the model returned."""
+        values = result if isinstance(result, list | tuple) else [result]
+        entered, left = (
+            {name: array for name, array in arrays.items() if self.counts[name] == 1}
+            for arrays in (self.entered, self.left)
+        )
+        return entered, left, [self._to_numpy(x) for x in values if hasattr(x, "ndim")]
 
 
 def run_own(
@@ -78,9 +138,8 @@ def run_own(
         forced = _forced(own, name, x)
         if forced is not None:
             arrays[f"forced/{part.name}"] = forced
-    values = list(result) if isinstance(result, list | tuple) else [result]
-    if len(values) == len(p.results()):
-        arrays |= {f"result/{key}": x for key, x in zip(p.results(), values, strict=True)}
+    if len(result) == len(p.results()):
+        arrays |= {f"result/{key}": x for key, x in zip(p.results(), result, strict=True)}
     return arrays, _notes(found, arrays)
 
 
@@ -99,7 +158,7 @@ def _notes(found: list[Part], arrays: State) -> list[str]:
     ]
 
 
-def _forced(own: Own, name: str, x: np.ndarray) -> np.ndarray | None:
+def _forced(own: _Framework, name: str, x: np.ndarray) -> np.ndarray | None:
     try:
         return own.force(name, x)
     # It takes more than one input, as a user's block may; what enters and leaves it is seen.
@@ -159,35 +218,29 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def _wrapped(session: Any, model: Any, dtype: str, factory: str) -> Own:
-    kinds: dict[str, tuple[str, Any]] = {
-        "resnet_torch": ("a torch.nn.Module", OwnTorch),
-        "resnet_keras": ("a functional keras.Model", OwnKeras),
-        "resnet_flax": ("a flax.nnx.Module", OwnFlax),
-    }
-    expected, kind = kinds[session.package]
+def _wrapped(session: Any, model: Any, dtype: str, factory: str) -> _Framework:
+    kinds = {"resnet_torch": _Torch, "resnet_keras": _Keras, "resnet_flax": _Flax}
+    kind: Any = kinds[session.package]
     if not kind.takes(model):
         given = f"{type(model).__module__}.{type(model).__qualname__}"
         raise ResNetError(
-            f"--against: {factory} returned {given}, and --engines asks for {expected}; "
+            f"--against: {factory} returned {given}, and --engines asks for {kind.expected}; "
             f"name the engine of the model's framework"
         )
-    wrapped: Own = kind(model, dtype)
+    wrapped: _Framework = kind(model, dtype)
     return wrapped
 
 
-def _fitting(
-    shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]], hint: str
-) -> None:
+def _fitting(shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> None:
     """Raise an error if names or shapes of a model's arrays are not those of the spec's."""
     missing = [name for name in given if name not in shapes]
     if missing:
         near = did_you_mean(missing[0], shapes)
-        raise ResNetError(f"--against: the model has no {_some(missing)}{near}; {hint}")
+        raise ResNetError(f"--against: the model has no {_some(missing)}{near}; {_HINT}")
     left = [name for name in shapes if name not in given]
     if left:
         raise ResNetError(
-            f"--against: the model has {_some(left)}, which the spec does not; {hint}"
+            f"--against: the model has {_some(left)}, which the spec does not; {_HINT}"
         )
     for name, shape in given.items():
         if tuple(shapes[name]) != tuple(shape):
@@ -204,8 +257,11 @@ def _some(names: list[str]) -> str:
 _HINT = "--names is a YAML file of 'canonical: theirs', for names or the starts of them"
 
 
-class OwnTorch:
+class _Torch(_Framework):
     """A `torch.nn.Module` of images [N, C, H, W]."""
+
+    expected = "a torch.nn.Module"
+    layouts = TORCH
 
     def __init__(self, model: Any, dtype: str) -> None:
         import torch
@@ -216,73 +272,44 @@ class OwnTorch:
 
     @staticmethod
     def takes(model: Any) -> bool:
-        """Whether it is one."""
         import torch
 
         return isinstance(model, torch.nn.Module)
 
-    def load(self, state: Mapping[str, tuple[Parameter, np.ndarray]]) -> None:
-        """Into its state dict; counters of batches are nobody's weights."""
+    def variables(self) -> dict[str, tuple[tuple[int, ...], Callable[[np.ndarray], object]]]:
+        """Of its state dict; counters of batches are nobody's weights."""
         import torch
 
-        own = self.model.state_dict()
-        floats = {k: t for k, t in own.items() if t.is_floating_point()}
-        arrays = {k: TORCH[q.role].to_native(a) for k, (q, a) in state.items()}
-        _fitting(
-            {k: tuple(t.shape) for k, t in floats.items()},
-            {k: a.shape for k, a in arrays.items()},
-            _HINT,
-        )
-        with torch.no_grad():
-            for name, array in arrays.items():
-                floats[name].copy_(torch.tensor(np.ascontiguousarray(array)))
+        def assigning(tensor: Any) -> Callable[[np.ndarray], object]:
+            return lambda array: tensor.copy_(torch.tensor(array))
+
+        tensors = ((k, t.detach()) for k, t in self.model.state_dict().items())
+        return {k: (tuple(t.shape), assigning(t)) for k, t in tensors if t.is_floating_point()}
 
     def has(self, name: str) -> bool:
-        """Whether it has a module of that path."""
         return name in self.modules
 
-    def run(self, images: np.ndarray, names: list[str]) -> tuple[State, State, Any]:
-        """Seen by hooks, and copied at once: what comes after may work in place."""
-        entered: State = {}
-        left: State = {}
-        counts: dict[str, int] = {}
+    def run(self, images: np.ndarray, names: list[str]) -> tuple[State, State, list[np.ndarray]]:
+        seen = _Seen(self._out)
 
         def before(name: str) -> Any:
-            def hook(module: Any, args: Any) -> None:
-                if len(args) == 1 and hasattr(args[0], "ndim"):
-                    entered[name] = self._out(args[0])
-
-            return hook
+            return lambda module, args: seen.enters(name, args[0] if len(args) == 1 else None)
 
         def after(name: str) -> Any:
-            def hook(module: Any, args: Any, output: Any) -> None:
-                counts[name] = counts.get(name, 0) + 1
-                if hasattr(output, "ndim"):
-                    left[name] = self._out(output)
-
-            return hook
+            return lambda module, args, output: seen.leaves(name, output)
 
         hooks = [self.modules[n].register_forward_pre_hook(before(n)) for n in names]
         hooks += [self.modules[n].register_forward_hook(after(n)) for n in names]
         try:
-            result = self.model(self._in(images))
+            return seen.once(self.model(self._in(images)))
         except Exception as error:
-            place = f" after {next(reversed(counts))}" if counts else ""
+            place = f" after {next(reversed(seen.counts))}" if seen.counts else ""
             raise ResNetError(f"--against: the model failed{place} ({_told(error)})") from None
         finally:
             for hook in hooks:
                 hook.remove()
-        once = {name for name, count in counts.items() if count == 1}
-        values = result if isinstance(result, list | tuple) else [result]
-        values = [self._out(value) for value in values if hasattr(value, "ndim")]
-        return (
-            {n: x for n, x in entered.items() if n in once},
-            {n: x for n, x in left.items() if n in once},
-            values,
-        )
 
     def force(self, name: str, x: np.ndarray) -> np.ndarray:
-        """Called by itself."""
         return self._out(self.modules[name](self._in(x)))
 
     def _in(self, x: np.ndarray) -> Any:
@@ -297,10 +324,13 @@ class OwnTorch:
         return array
 
 
-class OwnKeras:
+class _Keras(_Framework):
     """A functional `keras.Model` of images [N, H, W, C]; layers are called as in Keras, with `_`
     for the dots of canonical names.
     """
+
+    expected = "a functional keras.Model"
+    layouts = KERAS
 
     def __init__(self, model: Any, dtype: str) -> None:
         self.model, self.dtype = model, dtype
@@ -315,37 +345,25 @@ class OwnKeras:
 
     @staticmethod
     def takes(model: Any) -> bool:
-        """Whether it is one."""
         import keras
 
         return isinstance(model, keras.Model) and hasattr(model, "output")
 
-    def load(self, state: Mapping[str, tuple[Parameter, np.ndarray]]) -> None:
-        """Into the variables of its layers."""
-        own = {
-            f"{layer.name}.{v.name}": v
+    def variables(self) -> dict[str, tuple[tuple[int, ...], Callable[[np.ndarray], object]]]:
+        return {
+            f"{layer.name}.{v.name}": (tuple(v.shape), v.assign)
             for layer in self.layers.values()
             for v in layer.weights
             if "seed" not in v.path
         }
-        arrays = {}
-        for name, (q, array) in state.items():
-            slot = KERAS[q.role]
-            layer = keras_layer(name.rpartition(".")[0])
-            arrays[f"{layer}.{slot.leaf}"] = slot.to_native(array)
-        _fitting(
-            {k: tuple(v.shape) for k, v in own.items()},
-            {k: a.shape for k, a in arrays.items()},
-            _HINT,
-        )
-        for name, array in arrays.items():
-            own[name].assign(np.ascontiguousarray(array))
+
+    def path(self, module: str) -> str:
+        return keras_layer(module)
 
     def has(self, name: str) -> bool:
-        """Whether it has a layer of that name."""
         return keras_layer(name) in self.layers
 
-    def run(self, images: np.ndarray, names: list[str]) -> tuple[State, State, Any]:
+    def run(self, images: np.ndarray, names: list[str]) -> tuple[State, State, list[np.ndarray]]:
         """By a model of the same layers that returns all."""
         import keras
 
@@ -358,16 +376,14 @@ class OwnKeras:
             self.model.input, {"in": inputs, "out": outputs, "result": self.model.output}
         )
         found = whole(images.astype(self.dtype), training=False)
-        result = found["result"]
-        values = result if isinstance(result, list | tuple) else [result]
-        return (
-            {name: self._out(x) for name, x in found["in"].items()},
-            {name: self._out(x) for name, x in found["out"].items()},
-            [self._out(value) for value in values],
-        )
+        seen = _Seen(self._out)
+        for name, x in found["in"].items():
+            seen.enters(name, x)
+        for name, y in found["out"].items():
+            seen.leaves(name, y)
+        return seen.once(found["result"])
 
     def force(self, name: str, x: np.ndarray) -> np.ndarray:
-        """Called by itself."""
         import keras
 
         tensor = keras.ops.convert_to_tensor(x.astype(self.dtype))
@@ -380,8 +396,11 @@ class OwnKeras:
         return np.array(keras.ops.convert_to_numpy(x))
 
 
-class OwnFlax:
+class _Flax(_Framework):
     """A `flax.nnx.Module` of images [N, H, W, C]; layers are attributes or entries of lists."""
+
+    expected = "a flax.nnx.Module"
+    layouts = FLAX
 
     def __init__(self, model: Any, dtype: str) -> None:
         from flax import nnx
@@ -393,50 +412,38 @@ class OwnFlax:
 
     @staticmethod
     def takes(model: Any) -> bool:
-        """Whether it is one."""
         from flax import nnx
 
         return isinstance(model, nnx.Module)
 
-    def load(self, state: Mapping[str, tuple[Parameter, np.ndarray]]) -> None:
-        """Into its parameters and statistics, which take the arrays' dtype."""
-        import jax.numpy as jnp
+    def variables(self) -> dict[str, tuple[tuple[int, ...], Callable[[np.ndarray], object]]]:
+        """Its parameters and statistics, which take the arrays' dtype."""
         from flax import nnx
 
-        own = {}
-        for kind in (nnx.Param, nnx.BatchStat):
-            for path, variable in nnx.to_flat_state(nnx.state(self.model, kind)):
-                own[".".join(map(str, path))] = tuple(variable.get_value().shape)
-        arrays = {}
-        for name, (q, array) in state.items():
-            slot = FLAX[q.role]
-            arrays[f"{name.rpartition('.')[0]}.{slot.leaf}"] = slot.to_native(array)
-        _fitting(own, {k: a.shape for k, a in arrays.items()}, _HINT)
-        for name, array in arrays.items():
-            module, _, leaf = name.rpartition(".")
-            getattr(self._at(module), leaf).set_value(
-                jnp.asarray(np.ascontiguousarray(array), self.dtype)
-            )
+        def assigning(variable: Any) -> Callable[[np.ndarray], object]:
+            return lambda array: variable.set_value(self._in(array))
+
+        return {
+            ".".join(map(str, path)): (tuple(v.get_value().shape), assigning(v))
+            for kind in (nnx.Param, nnx.BatchStat)
+            for path, v in nnx.to_flat_state(nnx.state(self.model, kind))
+        }
 
     def has(self, name: str) -> bool:
-        """Whether it has a module of that path."""
         try:
             return callable(self._at(name))
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             return False
 
-    def run(self, images: np.ndarray, names: list[str]) -> tuple[State, State, Any]:
+    def run(self, images: np.ndarray, names: list[str]) -> tuple[State, State, list[np.ndarray]]:
         """Seen by functions in the place of modules, which are put back."""
-        entered: State = {}
-        left: State = {}
-        counts: dict[str, int] = {}
+        seen = _Seen(np.asarray)
 
         def recording(name: str, module: Any) -> Any:
             def call(x: Any, *args: Any, **options: Any) -> Any:
-                entered[name] = np.asarray(x)
+                seen.enters(name, x)
                 y = module(x, *args, **options)
-                counts[name] = counts.get(name, 0) + 1
-                left[name] = np.asarray(y)
+                seen.leaves(name, y)
                 return y
 
             return call
@@ -445,20 +452,12 @@ class OwnFlax:
         try:
             for name, (owner, last, module) in zip(names, kept, strict=True):
                 self._put(owner, last, recording(name, module))
-            result = self.model(self._in(images))
+            return seen.once(self.model(self._in(images)))
         finally:
             for owner, last, module in kept:
                 self._put(owner, last, module)
-        values = result if isinstance(result, list | tuple) else [result]
-        once = {name for name, count in counts.items() if count == 1}
-        return (
-            {n: x for n, x in entered.items() if n in once},
-            {n: x for n, x in left.items() if n in once},
-            [np.asarray(value) for value in values],
-        )
 
     def force(self, name: str, x: np.ndarray) -> np.ndarray:
-        """Called by itself."""
         return np.asarray(self._at(name)(self._in(x)))
 
     def _in(self, x: np.ndarray) -> Any:
