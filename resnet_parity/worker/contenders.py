@@ -14,7 +14,7 @@ import importlib.util
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -27,20 +27,19 @@ from resnet_parity.engines.bench_job import (
 from resnet_parity.engines.reference_libraries import PEER_FOLDERS, PEERS
 from resnet_parity.worker.reference_libraries import (
     KEYS,
-    assign,
     keras_dtype,
-    timm_model,
+    keras_net,
+    load_keras,
+    load_torch,
+    torch_net,
     torchvision_models,
 )
-from shared_spec.errors import ResNetError
 from shared_spec.formats.canonical_file import read_safetensors
-from shared_spec.formats.dialects import keras_applications, keras_hub
 from shared_spec.formats.dialects.dialect import foreign_arrays
 from shared_spec.formats.dialects.linen import BLOCKS, LINEN
 from shared_spec.kernels.torch_compile import frozen
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.network import Plan
-from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.training.optimization import Optimization, optimization
 from shared_spec.weights.state import State
 
@@ -183,18 +182,11 @@ def _torch_side(session: Any, job: Job) -> Side:
 
 
 def _torch_peer(session: Any, job: Job) -> tuple[Any, float, float]:
-    import torch
-
     start = time.perf_counter()
-    if job.peer == "timm":
-        model = timm_model(job.name)
-    else:
-        model = getattr(torchvision_models(), job.name)(weights=None)
+    model = torch_net(job.peer or "", job.name)
     built = time.perf_counter()
-    state = {name: torch.from_numpy(array) for name, array in job.state.items()}
-    model.load_state_dict(state, strict=True)
-    dtype = torch.float32 if job.mode == "train" else getattr(torch, job.dtype)
-    model = session.moved(model.to(dtype))
+    dtype = "float32" if job.mode == "train" else job.dtype
+    model = session.moved(load_torch(model, job.state, dtype))
     return model, built - start, time.perf_counter() - built
 
 
@@ -328,44 +320,12 @@ def _keras_peer(job: Job) -> tuple[Any, dict[str, Any], float, float]:
     with nullcontext() if job.mode == "train" else keras_dtype(job.dtype):
         keras.config.set_dtype_policy("mixed_bfloat16" if mixed else keras.config.dtype_policy())
         try:
-            model, found, name = _keras_model(job)
+            model, layers = keras_net(job.peer or "", job.net, job.size, job.dtype)
         finally:
             keras.config.set_dtype_policy(kept)
     built = time.perf_counter()
-    net = job.net
-    modules = {q.module for q in compile_plan(net).parameters()}
-    names = {name(module, net): module for module in modules}
-    layers = {names[layer.name]: layer for layer in found if layer.variables}
-    state = job.state
-    unused = sorted(state.keys() - set(assign(layers.values(), names, state)))
-    if unused:
-        raise ResNetError(f"{job.peer} has no {', '.join(unused[:5])}")
+    load_keras(job.peer or "", layers, job.state)
     return model, layers, built - start, time.perf_counter() - built
-
-
-def _keras_model(job: Job) -> tuple[Any, Iterable[Any], Callable[[str, ResNetSpec], str]]:
-    import keras
-
-    net = job.net
-    if job.peer == "keras.applications":
-        kind = f"ResNet{_depth(net)}{'V2' if net.pre_activation else ''}"
-        model = getattr(keras.applications, kind)(
-            weights=None,
-            input_shape=(*job.size, net.in_channels),
-            classes=net.num_classes,
-            classifier_activation=None,
-        )
-        return model, model.layers, keras_applications.layer_name
-    models = importlib.import_module("keras_hub").models
-    given = dict(keras_hub.backbone_config(net, job.dtype)["config"])
-    arguments = {k: v for k, v in given.items() if k not in ("name", "trainable", "dtype")}
-    backbone = models.ResNetBackbone(**arguments)
-    model = models.ResNetImageClassifier(backbone, net.num_classes, compile=False)
-    return model, [*model.backbone.layers, model.output_dense], keras_hub.layer_name
-
-
-def _depth(net: ResNetSpec) -> int:
-    return 3 * sum(net.depths) + 2
 
 
 def _keras_fit(job: Job, model: Any, layers: Mapping[str, Any], build: float, load: float) -> Side:

@@ -9,17 +9,18 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 
-from resnet_parity.engines.reference_libraries import REFERENCES, Reference, recast
+from resnet_parity.engines.reference_libraries import Reference, recast
 from shared_spec.catalogue import Entry
 from shared_spec.errors import ResNetError
-from shared_spec.formats.dialects.keras_applications import layer_name
+from shared_spec.formats.dialects import keras_applications, keras_hub
 from shared_spec.plan.compiler import compile_plan
+from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.state import State
 
 Outputs = tuple[int, list[np.ndarray]]
@@ -41,7 +42,8 @@ def reference_logits(
     Raises:
         ResNetError: if the library's parameters and `state` do not match name by name.
     """
-    return _RUN[reference.name](entry, state, dtype, images)
+    run = _run_keras if "keras" in reference.requires else _run_torch
+    return run(reference, entry, state, dtype, images)
 
 
 def torchvision_models() -> Any:
@@ -84,48 +86,104 @@ def float64_statistics() -> Iterator[None]:
         torch.Tensor.float = kept  # type: ignore[method-assign]
 
 
-def _torchvision(entry: Entry, state: State, dtype: str, images: Sequence[np.ndarray]) -> Outputs:
-    return _torch(getattr(torchvision_models(), entry.name)(weights=None), state, dtype, images)
+def torch_net(library: str, name: str) -> Any:
+    """Timm's or torchvision's net of a name, with random weights."""
+    if library == "timm":
+        return timm_model(name)
+    return getattr(torchvision_models(), name)(weights=None)
 
 
-def _timm(entry: Entry, state: State, dtype: str, images: Sequence[np.ndarray]) -> Outputs:
-    with float64_statistics() if recast(REFERENCES["timm"], entry, dtype) else nullcontext():
-        return _torch(timm_model(entry.name), state, dtype, images)
+def load_torch(net: Any, state: State, dtype: str) -> Any:
+    """`net` in `dtype` with canonical weights, each of which it needs and has.
 
-
-def _torch(net: Any, state: State, dtype: str, images: Sequence[np.ndarray]) -> Outputs:
+    Raises:
+        ResNetError: if names or shapes differ.
+    """
     import torch
 
-    kind = getattr(torch, dtype)
-    net = net.to(kind).eval()
+    net = net.to(getattr(torch, dtype)).eval()
     try:
         net.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()}, strict=True)
     except RuntimeError as error:
         raise ResNetError(" ".join(str(error).split())[:500]) from None
-    with torch.inference_mode():
-        found = [net(torch.from_numpy(x).to(kind).permute(0, 3, 1, 2)).numpy() for x in images]
-    return sum(p.numel() for p in net.parameters()), found
+    return net
 
 
-def _keras(entry: Entry, state: State, dtype: str, images: Sequence[np.ndarray]) -> Outputs:
+def keras_net(
+    library: str, net: ResNetSpec, size: tuple[int, int], dtype: str
+) -> tuple[Any, dict[str, Any]]:
+    """The net that keras.applications or KerasHub builds for a spec, and its layers with variables
+    by canonical name.
+    """
     import keras
 
-    # keras_resnet50v2 is ResNet50V2.
-    name = entry.name.removeprefix("keras_").replace("resnet", "ResNet").replace("v2", "V2")
-    modules = {q.module for q in compile_plan(entry.spec).parameters()}
-    names = {layer_name(module, entry.spec): module for module in modules}
-    count, found = 0, []
+    layers: Iterable[Any]
+    if library == "keras.applications":
+        depth = 3 * sum(net.depths) + 2
+        model = getattr(keras.applications, f"ResNet{depth}{'V2' if net.pre_activation else ''}")(
+            weights=None,
+            input_shape=(*size, net.in_channels),
+            classes=net.num_classes,
+            classifier_activation=None,
+        )
+        layers, name = model.layers, keras_applications.layer_name
+    else:
+        models = importlib.import_module("keras_hub").models
+        config = keras_hub.backbone_config(net, dtype)["config"]
+        unused = ("name", "trainable", "dtype")
+        backbone = models.ResNetBackbone(**{k: v for k, v in config.items() if k not in unused})
+        model = models.ResNetImageClassifier(backbone, net.num_classes, compile=False)
+        layers, name = [*model.backbone.layers, model.output_dense], keras_hub.layer_name
+    names = {name(q.module, net): q.module for q in compile_plan(net).parameters()}
+    return model, {names[layer.name]: layer for layer in layers if layer.variables}
+
+
+def load_keras(library: str, layers: Mapping[str, Any], state: State) -> None:
+    """Put canonical weights into Keras's own layers, which `keras_net` found.
+
+    Raises:
+        ResNetError: if a layer needs one that `state` lacks, or no layer takes one that it has.
+    """
+    used = set()
+    for module, layer in layers.items():
+        for variable in layer.variables:
+            name = f"{module}.{KEYS[variable.name]}"
+            if name not in state:
+                raise ResNetError(f"{layer.name} needs {name}, which the weights lack")
+            array = state[name]
+            if array.ndim == 4 and len(variable.shape) == 2:  # our 1x1 convolution, a Dense here
+                array = array[:, :, 0, 0]
+            variable.assign(array.transpose({4: (2, 3, 1, 0), 2: (1, 0)}.get(array.ndim, (0,))))
+            used.add(name)
+    unused = sorted(state.keys() - used)
+    if unused:
+        raise ResNetError(f"{library} has no {', '.join(unused[:5])}")
+
+
+def _run_torch(
+    reference: Reference, entry: Entry, state: State, dtype: str, images: Sequence[np.ndarray]
+) -> Outputs:
+    import torch
+
+    with float64_statistics() if recast(reference, entry, dtype) else nullcontext():
+        net = load_torch(torch_net(reference.name, entry.name), state, dtype)
+        kind = getattr(torch, dtype)
+        with torch.inference_mode():
+            logits = [net(torch.from_numpy(x).to(kind).permute(0, 3, 1, 2)).numpy() for x in images]
+    return sum(p.numel() for p in net.parameters()), logits
+
+
+def _run_keras(
+    reference: Reference, entry: Entry, state: State, dtype: str, images: Sequence[np.ndarray]
+) -> Outputs:
+    count, logits = 0, []
     for batch in images:  # the classifier makes it ask for a static size
         with keras_dtype(dtype):
-            net = getattr(keras.applications, name)(
-                weights=None, input_shape=batch.shape[1:], classifier_activation=None
-            )
-        unused = sorted(state.keys() - set(assign(net.layers, names, state)))
-        if unused:
-            raise ResNetError(f"keras.applications has no {', '.join(unused[:5])}")
-        found.append(np.asarray(net(batch.astype(dtype), training=False)))
+            net, layers = keras_net(reference.name, entry.spec, batch.shape[1:3], dtype)
+        load_keras(reference.name, layers, state)
+        logits.append(np.asarray(net(batch.astype(dtype), training=False)))
         count = sum(math.prod(v.shape) for v in net.trainable_variables)
-    return count, found
+    return count, logits
 
 
 @contextmanager
@@ -145,33 +203,3 @@ def keras_dtype(dtype: str) -> Iterator[None]:
 
 KEYS = {"kernel": "weight", "gamma": "weight", "beta": "bias", "bias": "bias"}
 KEYS |= {"moving_mean": "running_mean", "moving_variance": "running_var"}
-
-
-def assign(layers: Iterable[Any], names: Mapping[str, str], state: State) -> list[str]:
-    """Put weights into Keras's own layers, given each layer's canonical name.
-
-    Returns:
-        The names that were used.
-
-    Raises:
-        ResNetError: if `state` lacks one that a layer needs.
-    """
-    used = []
-    for layer in layers:
-        for variable in layer.variables:
-            name = f"{names[layer.name]}.{KEYS[variable.name]}"
-            if name not in state:
-                raise ResNetError(f"{layer.name} needs {name}, which the weights lack")
-            array = state[name]
-            if array.ndim == 4 and len(variable.shape) == 2:  # our 1x1 convolution, a Dense here
-                array = array[:, :, 0, 0]
-            variable.assign(array.transpose({4: (2, 3, 1, 0), 2: (1, 0)}.get(array.ndim, (0,))))
-            used.append(name)
-    return used
-
-
-_RUN: dict[str, Callable[[Entry, State, str, Sequence[np.ndarray]], Outputs]] = {
-    "torchvision": _torchvision,
-    "timm": _timm,
-    "keras.applications": _keras,
-}

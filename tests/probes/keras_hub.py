@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from resnet_parity.worker.reference_libraries import assign
+from resnet_parity.worker.reference_libraries import load_keras
 from shared_spec import Checkpoint, read_safetensors, write_safetensors
 from tests.peers import fetched
 
@@ -24,13 +24,14 @@ def logits(
 
     model = classifier(config, num_classes)
     layers = [*model.backbone.layers, model.output_dense]
-    names = {layer.name: canonical_name(layer.name, config) for layer in layers if layer.weights}
-    used = assign(layers, names, dict(read_safetensors(weights).state))
-    assert len(used) == len(model.weights)
+    named = {canonical_name(layer.name, config): layer for layer in layers if layer.weights}
+    state = dict(read_safetensors(weights).state)
+    load_keras("KerasHub", named, state)
+    assert len(state) == len(model.weights)
     batches = read_safetensors(images).state
     found = {k: keras.ops.convert_to_numpy(model(x, training=False)) for k, x in batches.items()}
     write_safetensors(output, Checkpoint(found))
-    return used
+    return list(state)
 
 
 def parameters(resnet: Any, config: dict[str, Any]) -> tuple[int, int]:
