@@ -20,10 +20,8 @@ from pydantic import TypeAdapter
 from shared_spec.errors import ResNetError
 
 CODE = ("shared_spec", "resnet_torch", "resnet_keras", "resnet_flax")
-"""The packages whose source decides what the engines compute."""
-
-JUDGES = ("compare.py", "references.py", "sweep.py", "worker.py")
-"""Files beside this one that decide what is held against what."""
+CODE += tuple(f"resnet_parity.{room}" for room in ("numerics", "engines", "worker", "check"))
+"""The packages whose source decides what the engines compute, and what it is compared with."""
 
 SILENT = frozenset({"h5py", "optax"})
 """What engines require and do not compute with."""
@@ -140,8 +138,6 @@ def digest_of(facts: object) -> str:
 def code_digest() -> str:
     """SHA-256 over the source of what computes; the catalogue is left to each spec's own digest."""
     sha = hashlib.sha256()
-    for name in JUDGES:
-        sha.update((Path(__file__).parent / name).read_bytes())
     for package in CODE:
         spec = importlib.util.find_spec(package)
         assert spec is not None

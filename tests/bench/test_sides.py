@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from resnet_parity.bench import cases as bench_cases
 from resnet_parity.bench import measure as benching
 from resnet_parity.bench import peers as bench_peers
 from resnet_parity.bench.measure import bench
@@ -109,7 +110,7 @@ def test_peers_are_timed_beside(
     name: str,
     peers: list[str],
 ) -> None:
-    monkeypatch.setattr(benching, "PEER_LAYOUTS", ("channels_first",))
+    monkeypatch.setattr(bench_cases, "PEER_LAYOUTS", ("channels_first",))
     monkeypatch.setattr(benching, "TRIALS", 1)
     layouts = {"layouts": ("channels_first",)} if engine == "torch" else {}
     report = run(pool, engine, spec, name=name, peers=True, modes=("infer", "train"), **layouts)
