@@ -19,8 +19,10 @@ from pydantic import TypeAdapter
 
 from shared_spec.errors import ResNetError
 
-CODE = ("shared_spec", "resnet_torch", "resnet_keras", "resnet_flax")
-CODE += tuple(f"resnet_parity.{room}" for room in ("numerics", "engines", "worker", "check"))
+CODE = (
+    *("shared_spec", "resnet_torch", "resnet_keras", "resnet_flax"),
+    *(f"resnet_parity.{room}" for room in ("numerics", "engines", "worker", "check")),
+)
 """The packages whose source decides what the engines compute, and what it is compared with."""
 
 SILENT = frozenset({"h5py", "optax"})
