@@ -318,27 +318,16 @@ class Bench:
         return self.engines[0] if torch.missing() else torch
 
     def _reference(self, case: Case) -> State:
-        spec, tf32 = case.candidate.spec, self.request.tf32
-        narrow = tf32 and case.dtype == "float32"
+        narrow = self.request.tf32 and case.dtype == "float32"
         roundoff = COARSE.get(self.request.device, case.dtype) if narrow else case.dtype
-        weights = self._weights_file(spec, self._stored(case))
+        weights = self._weights_file(case.candidate.spec, self._stored(case))
         key = (weights, case.mode, distinct(case.batch), case.size, roundoff)
         if key not in self._references:
             self.step(f"{case.candidate.net} in float64")
             outputs = str(self.folder / f"reference{len(self._references)}.safetensors")
             with self._start(self._referee(), "cpu") as worker:
-                worker.call(
-                    "bench_reference",
-                    spec=spec.to_dict(),
-                    weights=weights,
-                    mode=case.mode,
-                    batch=case.batch,
-                    size=list(case.size),
-                    seed=self.request.seed,
-                    roundoff=roundoff,
-                    trials=TRIALS,
-                    outputs=outputs,
-                )
+                job = asdict(self._job(case, outputs))
+                worker.call("bench_reference", job=job, roundoff=roundoff, trials=TRIALS)
             self._references[key] = dict(read_safetensors(outputs).state)
         return self._references[key]
 

@@ -40,6 +40,11 @@ class Job:
     seed: int
     outputs: str
 
+    @classmethod
+    def parse(cls, data: dict[str, Any]) -> Job:
+        """From JSON data."""
+        return cls(**data | {"size": tuple(data["size"])})
+
     @property
     def net(self) -> ResNetSpec:
         """The spec of the net that this side computes."""

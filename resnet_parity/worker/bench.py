@@ -21,7 +21,6 @@ from resnet_parity.worker import device_rates
 from resnet_parity.worker.contenders import how, import_peer, make_side, watched
 from shared_spec.formats.canonical_file import read_safetensors, save_canonical
 from shared_spec.plan.compiler import compile_plan
-from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.state import State, cast_weights
 
@@ -30,7 +29,7 @@ def bench_build(session: Any, key: str, job: dict[str, Any]) -> dict[str, Any]:
     """Build a side and run its first pass, which compiles; logits, or the updates of the parameters
     that are watched, go into the job's file. A library that is not there is told in `missing`.
     """
-    asked = Job(**job | {"size": tuple(job["size"])})
+    asked = Job.parse(job)
     with as_users_run(session, asked.tf32):
         try:
             start = time.perf_counter()
@@ -90,37 +89,26 @@ def bench_rates(
         return device_rates.measure(framework, session.device, dtype, seconds).to_dict()
 
 
-def bench_reference(
-    session: Any,
-    spec: dict[str, Any],
-    weights: str,
-    mode: str,
-    batch: int,
-    size: list[int],
-    seed: int,
-    roundoff: str,
-    trials: int,
-    outputs: str,
-) -> None:
+def bench_reference(session: Any, job: dict[str, Any], roundoff: str, trials: int) -> None:
     """In float64: `exact/...` for the logits of the images that a batch repeats, or the first
     update of what is watched; `trial<i>/...` with weights changed as rounding does; and in
     `storage/...` what rounding the updated weights themselves to float32 does to an update.
     """
-    net = ResNetSpec.parse(spec)
+    asked = Job.parse(job)
+    net = asked.net
     p = compile_plan(net)
-    state = cast_weights(read_safetensors(weights).state, "float64")
-    images = distinct_images(net, (size[0], size[1]), batch, seed).astype(np.float64)
-    labels = distinct_labels(net, batch, seed) if mode == "train" else None
+    state = cast_weights(read_safetensors(asked.weights).state, "float64")
+    images = distinct_images(net, asked.size, asked.batch, asked.seed).astype(np.float64)
     found: State = {}
     for trial in range(-1, trials):
-        shaken = state if trial < 0 else perturbed(p, state, roundoff, seed + trial)
+        shaken = state if trial < 0 else perturbed(p, state, roundoff, asked.seed + trial)
         name = "exact" if trial < 0 else f"trial{trial}"
         model = session.placed(net, shaken, "float64")
-        if labels is None:
+        if asked.mode == "infer":
             found[f"{name}/logits"] = session.resnet.predict(model, images)
             continue
         trainer = session.resnet.Trainer(model, how("float64"), 10**6)
-        trainer.step(images, labels)
+        trainer.step(images, distinct_labels(net, asked.batch, asked.seed))
         after = session.resnet.export_weights(trainer.model)
         for parameter in watched(p):
             update = after[parameter] - shaken[parameter]
@@ -130,7 +118,7 @@ def bench_reference(
                 found[f"storage/update/{parameter}"] = np.array([spacing])
         del model, trainer
         gc.collect()
-    save_canonical(Path(outputs), Checkpoint(found))
+    save_canonical(Path(asked.outputs), Checkpoint(found))
 
 
 OPERATIONS = (bench_build, bench_time, bench_close, bench_rates, bench_reference)

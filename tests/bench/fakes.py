@@ -73,10 +73,10 @@ class Fake:
             given |= {"flops_per_second": next(self.fakes.rates)}
         return given
 
-    def bench_reference(self, outputs: str, trials: int, **rest: Any) -> None:
-        exact = EXACT[: distinct(rest["batch"])]
+    def bench_reference(self, job: dict[str, Any], roundoff: str, trials: int) -> None:
+        exact = EXACT[: distinct(job["batch"])]
         found = {f"trial{i}/logits": exact * (1 + 1e-6) for i in range(trials)}
-        write_safetensors(outputs, Checkpoint({"exact/logits": exact, **found}))
+        write_safetensors(job["outputs"], Checkpoint({"exact/logits": exact, **found}))
 
     def bench_build(self, key: str, job: dict[str, Any]) -> dict[str, Any]:
         missing = self.fakes.missing(key)
