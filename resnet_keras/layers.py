@@ -34,20 +34,32 @@ def layer_seed(name: str, seed: int = 0) -> int:
     return crc32(f"{seed}/{name}".encode()) >> 1
 
 
-@singledispatch
-def apply(layer: object, x: Any, dtype: str) -> Any:
+Own = dict[str, Any]
+"""dtype and name of a Keras layer, as its constructor takes them."""
+
+
+def apply(layer: plan.Layer, x: Any, dtype: str) -> Any:
     """The output of a layer record on the symbolic tensor `x`, with layers of `dtype`."""
+    return _output(layer, x, {"dtype": dtype, "name": keras_layer(layer.name)})
+
+
+def _inner(own: Own, suffix: str) -> Own:
+    """Of a layer within one that takes several of Keras's."""
+    return own | {"name": f"{own['name']}_{suffix}"}
+
+
+@singledispatch
+def _output(layer: object, x: Any, own: Own) -> Any:
     raise FrameworkError(f"resnet_keras has no layer for {type(layer).__name__}")
 
 
-@apply.register
-def _(layer: plan.Conv, x: Any, dtype: str) -> Any:
-    name = keras_layer(layer.name)
+@_output.register
+def _(layer: plan.Conv, x: Any, own: Own) -> Any:
     # At stride 1 the two rules are one, and what is not padded apart is not copied.
     same = layer.stride == 1 and layer.padding != 0 and 2 * layer.padding == layer.extent - 1
     padding = "same" if same or layer.padding == "same" else "valid"
     if padding == "valid" and layer.padding != 0:
-        x = keras.layers.ZeroPadding2D(layer.padding, dtype=dtype, name=f"{name}_pad")(x)
+        x = keras.layers.ZeroPadding2D(layer.padding, **_inner(own, "pad"))(x)
     kind: Any = Conv2D
     if layer.standardize_eps is not None:
         kind = partial(StandardizedConv2D, eps=layer.standardize_eps)
@@ -61,194 +73,167 @@ def _(layer: plan.Conv, x: Any, dtype: str) -> Any:
         use_bias=layer.bias,
         # Weights are always loaded after building, so that none are drawn here.
         kernel_initializer="zeros",
-        dtype=dtype,
-        name=name,
+        **own,
     )(x)
 
 
-@apply.register
-def _(layer: plan.BatchNorm, x: Any, dtype: str) -> Any:
-    return BatchNormalization(
-        unbiased=layer.variance == "unbiased",
-        momentum=1 - layer.momentum,
-        epsilon=layer.eps,
-        dtype=dtype,
-        name=keras_layer(layer.name),
-    )(x)
+@_output.register
+def _(layer: plan.BatchNorm, x: Any, own: Own) -> Any:
+    unbiased, momentum = layer.variance == "unbiased", 1 - layer.momentum
+    return BatchNormalization(unbiased, momentum=momentum, epsilon=layer.eps, **own)(x)
 
 
-@apply.register
-def _(layer: plan.GroupNorm, x: Any, dtype: str) -> Any:
-    return GroupNormalization(
-        layer.groups, epsilon=layer.eps, dtype=dtype, name=keras_layer(layer.name)
-    )(x)
+@_output.register
+def _(layer: plan.GroupNorm, x: Any, own: Own) -> Any:
+    return GroupNormalization(layer.groups, epsilon=layer.eps, **own)(x)
 
 
-@apply.register
-def _(layer: plan.EvoNorm, x: Any, dtype: str) -> Any:
-    return EvoNorm(layer.groups, layer.eps, dtype=dtype, name=keras_layer(layer.name))(x)
+@_output.register
+def _(layer: plan.EvoNorm, x: Any, own: Own) -> Any:
+    return EvoNorm(layer.groups, layer.eps, **own)(x)
 
 
-@apply.register
-def _(layer: plan.FilterResponseNorm, x: Any, dtype: str) -> Any:
-    return FilterResponseNorm(layer.eps, dtype=dtype, name=keras_layer(layer.name))(x)
+@_output.register
+def _(layer: plan.FilterResponseNorm, x: Any, own: Own) -> Any:
+    return FilterResponseNorm(layer.eps, **own)(x)
 
 
-@apply.register
-def _(layer: plan.ZeroPad, x: Any, dtype: str) -> Any:
-    return keras.layers.ZeroPadding2D(layer.amount, dtype=dtype, name=keras_layer(layer.name))(x)
+@_output.register
+def _(layer: plan.ZeroPad, x: Any, own: Own) -> Any:
+    return keras.layers.ZeroPadding2D(layer.amount, **own)(x)
 
 
-@apply.register
-def _(layer: plan.SpaceToDepth, x: Any, dtype: str) -> Any:
-    return SpaceToDepth(
-        layer.kernel_size, layer.padding, dtype=dtype, name=keras_layer(layer.name)
-    )(x)
+@_output.register
+def _(layer: plan.SpaceToDepth, x: Any, own: Own) -> Any:
+    return SpaceToDepth(layer.kernel_size, layer.padding, **own)(x)
 
 
-@apply.register
-def _(layer: plan.Flatten, x: Any, dtype: str) -> Any:
-    return keras.layers.Flatten(dtype=dtype, name=keras_layer(layer.name))(x)
+@_output.register
+def _(layer: plan.Flatten, x: Any, own: Own) -> Any:
+    return keras.layers.Flatten(**own)(x)
 
 
-@apply.register
-def _(layer: plan.Identity, x: Any, dtype: str) -> Any:
-    return keras.layers.Identity(dtype=dtype, name=keras_layer(layer.name))(x)
+@_output.register
+def _(layer: plan.Identity, x: Any, own: Own) -> Any:
+    return keras.layers.Identity(**own)(x)
 
 
-@apply.register
-def _(layer: plan.AvgPool, x: Any, dtype: str) -> Any:
-    name = keras_layer(layer.name)
+@_output.register
+def _(layer: plan.AvgPool, x: Any, own: Own) -> Any:
     padding = "same" if layer.padding == "same" else "valid"
     if layer.padding == "same" and layer.count_padding:
         if layer.stride != 1:
             raise FrameworkError("resnet_keras counts the padding of an average at stride 1 only")
         before, after = (layer.kernel_size - 1) // 2, layer.kernel_size // 2
         amounts = ((before, after), (before, after))
-        x = keras.layers.ZeroPadding2D(amounts, dtype=dtype, name=f"{name}_pad")(x)
+        x = keras.layers.ZeroPadding2D(amounts, **_inner(own, "pad"))(x)
         padding = "valid"
-    return keras.layers.AveragePooling2D(
-        layer.kernel_size, layer.stride, padding, dtype=dtype, name=name
-    )(x)
+    return keras.layers.AveragePooling2D(layer.kernel_size, layer.stride, padding, **own)(x)
 
 
-@apply.register
-def _(layer: plan.BlurPool, x: Any, dtype: str) -> Any:
-    return BlurPool(layer.stride, dtype=dtype, name=keras_layer(layer.name))(x)
+@_output.register
+def _(layer: plan.BlurPool, x: Any, own: Own) -> Any:
+    return BlurPool(layer.stride, **own)(x)
 
 
-@apply.register
-def _(layer: plan.SqueezeExcite, x: Any, dtype: str) -> Any:
-    name = keras_layer(layer.name)
-    first, second = squeeze_convs(layer)
-    gate = GlobalAveragePooling2D(keepdims=True, dtype=dtype, name=f"{name}_mean")(x)
-    gate = keras.layers.Activation("relu", dtype=dtype, name=f"{name}_act")(
-        apply(first, gate, dtype)
-    )
-    gate = keras.layers.Activation("sigmoid", dtype=dtype, name=f"{name}_gate")(
-        apply(second, gate, dtype)
-    )
-    return keras.layers.Multiply(dtype=dtype, name=name)([x, gate])
+@_output.register
+def _(layer: plan.SqueezeExcite, x: Any, own: Own) -> Any:
+    gate = GlobalAveragePooling2D(keepdims=True, **_inner(own, "mean"))(x)
+    for conv, function, suffix in zip(
+        squeeze_convs(layer), ("relu", "sigmoid"), ("act", "gate"), strict=True
+    ):
+        gate = apply(conv, gate, own["dtype"])
+        gate = keras.layers.Activation(function, **_inner(own, suffix))(gate)
+    return keras.layers.Multiply(**own)([x, gate])
 
 
-@apply.register
-def _(layer: plan.ChannelAttention, x: Any, dtype: str) -> Any:
-    name = keras_layer(layer.name)
-    gate = GlobalAveragePooling2D(dtype=dtype, name=f"{name}_mean")(x)
-    gate = keras.layers.Reshape((layer.channels, 1), dtype=dtype, name=f"{name}_line")(gate)
+@_output.register
+def _(layer: plan.ChannelAttention, x: Any, own: Own) -> Any:
+    gate = GlobalAveragePooling2D(**_inner(own, "mean"))(x)
+    gate = keras.layers.Reshape((layer.channels, 1), **_inner(own, "line"))(gate)
     gate = keras.layers.Conv1D(
         1,
         layer.kernel_size,
         padding="same",
         use_bias=False,
         kernel_initializer="zeros",
-        dtype=dtype,
-        name=f"{name}_conv",
+        **_inner(own, "conv"),
     )(gate)
-    gate = keras.layers.Activation("sigmoid", dtype=dtype, name=f"{name}_gate")(gate)
-    gate = keras.layers.Reshape((1, 1, layer.channels), dtype=dtype, name=f"{name}_shape")(gate)
-    return keras.layers.Multiply(dtype=dtype, name=name)([x, gate])
+    gate = keras.layers.Activation("sigmoid", **_inner(own, "gate"))(gate)
+    gate = keras.layers.Reshape((1, 1, layer.channels), **_inner(own, "shape"))(gate)
+    return keras.layers.Multiply(**own)([x, gate])
 
 
-@apply.register
-def _(layer: plan.LayerScale, x: Any, dtype: str) -> Any:
-    return LayerScale(dtype=dtype, name=keras_layer(layer.name))(x)
+@_output.register
+def _(layer: plan.LayerScale, x: Any, own: Own) -> Any:
+    return LayerScale(**own)(x)
 
 
-@apply.register
-def _(layer: plan.Activation, x: Any, dtype: str) -> Any:
-    function = ACTIVATIONS[layer.function]
-    return keras.layers.Activation(function, dtype=dtype, name=keras_layer(layer.name))(x)
+@_output.register
+def _(layer: plan.Activation, x: Any, own: Own) -> Any:
+    return keras.layers.Activation(ACTIVATIONS[layer.function], **own)(x)
 
 
-@apply.register
-def _(layer: plan.MaxPool, x: Any, dtype: str) -> Any:
-    name = keras_layer(layer.name)
+@_output.register
+def _(layer: plan.MaxPool, x: Any, own: Own) -> Any:
     padding = "same" if layer.padding == "same" else "valid"
     if layer.padding != "same" and layer.padding > 0:
-        x = LowestPadding2D(layer.padding, dtype=dtype, name=f"{name}_pad")(x)
-    return MaxPooling2D(layer.kernel_size, layer.stride, padding, dtype=dtype, name=name)(x)
+        x = LowestPadding2D(layer.padding, **_inner(own, "pad"))(x)
+    return MaxPooling2D(layer.kernel_size, layer.stride, padding, **own)(x)
 
 
-@apply.register
-def _(layer: plan.ZeroPadShortcut, x: Any, dtype: str) -> Any:
-    return ZeroPadShortcut(
-        layer.stride, layer.before, layer.after, dtype=dtype, name=keras_layer(layer.name)
-    )(x)
+@_output.register
+def _(layer: plan.ZeroPadShortcut, x: Any, own: Own) -> Any:
+    return ZeroPadShortcut(layer.stride, layer.before, layer.after, **own)(x)
 
 
-@apply.register
-def _(layer: plan.GlobalPool, x: Any, dtype: str) -> Any:
-    name = keras_layer(layer.name)
-    options: dict[str, Any] = {"keepdims": layer.keep_axes, "dtype": dtype}
+@_output.register
+def _(layer: plan.GlobalPool, x: Any, own: Own) -> Any:
+    keepdims = layer.keep_axes
     if layer.kind == "avg":
-        return GlobalAveragePooling2D(name=name, **options)(x)
+        return GlobalAveragePooling2D(keepdims=keepdims, **own)(x)
     if layer.kind == "max":
-        return keras.layers.GlobalMaxPooling2D(name=name, **options)(x)
+        return keras.layers.GlobalMaxPooling2D(keepdims=keepdims, **own)(x)
     both = [
-        GlobalAveragePooling2D(name=f"{name}_mean", **options)(x),
-        keras.layers.GlobalMaxPooling2D(name=f"{name}_max", **options)(x),
+        GlobalAveragePooling2D(keepdims=keepdims, **_inner(own, "mean"))(x),
+        keras.layers.GlobalMaxPooling2D(keepdims=keepdims, **_inner(own, "max"))(x),
     ]
-    if layer.kind == "avgmax":
-        return keras.layers.Average(dtype=dtype, name=name)(both)
-    return keras.layers.Concatenate(dtype=dtype, name=name)(both)
+    merged = keras.layers.Average if layer.kind == "avgmax" else keras.layers.Concatenate
+    return merged(**own)(both)
 
 
-@apply.register
-def _(layer: plan.Dropout, x: Any, dtype: str) -> Any:
-    name = keras_layer(layer.name)
-    return keras.layers.Dropout(layer.rate, seed=layer_seed(name), dtype=dtype, name=name)(x)
+@_output.register
+def _(layer: plan.Dropout, x: Any, own: Own) -> Any:
+    return keras.layers.Dropout(layer.rate, seed=layer_seed(own["name"]), **own)(x)
 
 
-@apply.register
-def _(layer: plan.DropPath, x: Any, dtype: str) -> Any:
+@_output.register
+def _(layer: plan.DropPath, x: Any, own: Own) -> Any:
     shape = (None, 1, 1, 1)
-    name = keras_layer(layer.name)
-    return keras.layers.Dropout(layer.rate, shape, layer_seed(name), dtype=dtype, name=name)(x)
+    return keras.layers.Dropout(layer.rate, shape, layer_seed(own["name"]), **own)(x)
 
 
-@apply.register
-def _(layer: plan.DropBlock, x: Any, dtype: str) -> Any:
-    name = keras_layer(layer.name)
-    return DropBlock(
-        layer.rate,
-        layer.block_size,
-        layer.gamma_scale,
-        layer_seed(name),
-        dtype=dtype,
-        name=name,
-    )(x)
+@_output.register
+def _(layer: plan.DropBlock, x: Any, own: Own) -> Any:
+    seed = layer_seed(own["name"])
+    return DropBlock(layer.rate, layer.block_size, layer.gamma_scale, seed, **own)(x)
 
 
-@apply.register
-def _(layer: plan.Dense, x: Any, dtype: str) -> Any:
-    return Dense(
-        layer.out_features,
-        use_bias=layer.bias,
-        kernel_initializer="zeros",
-        dtype=dtype,
-        name=keras_layer(layer.name),
-    )(x)
+@_output.register
+def _(layer: plan.Dense, x: Any, own: Own) -> Any:
+    options = {"use_bias": layer.bias, "kernel_initializer": "zeros"}
+    return Dense(layer.out_features, **options, **own)(x)
+
+
+class _Configured:
+    """Keeps the constructor's arguments that `arguments` names, which are attributes too."""
+
+    arguments: tuple[str, ...]
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        config: dict[str, Any] = super().get_config()  # type: ignore[misc]
+        return config | {name: getattr(self, name) for name in self.arguments}
 
 
 # Keras's own take their constants by way of float32 on TensorFlow.
@@ -337,10 +322,12 @@ def tensorflow_batch_norm(x: Any, gamma: Any, beta: Any, eps: float) -> tuple[An
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class BatchNormalization(keras.layers.BatchNormalization):
+class BatchNormalization(_Configured, keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` in the layer's own precision (at least float32), with the
     plan's rule for the running variance.
     """
+
+    arguments = ("unbiased",)
 
     def __init__(self, unbiased: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -385,10 +372,6 @@ class BatchNormalization(keras.layers.BatchNormalization):
         n = ops.cast(shape[0] * shape[1] * shape[2] * count, variance.dtype)
         # A single number has no unbiased variance: its biased one, 0, is taken.
         return variance * (n / (n - 1 + ops.cast(ops.equal(n, 1), variance.dtype)))
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {**super().get_config(), "unbiased": self.unbiased}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -516,11 +499,14 @@ class MaxPooling2D(keras.layers.MaxPooling2D):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class SpaceToDepth(keras.layers.Layer):
+class SpaceToDepth(_Configured, keras.layers.Layer):
     """Blocks of 2 x 2 pixels as pixels of four times the channels."""
+
+    arguments = ("kernel_size", "padding")
 
     def __init__(self, kernel_size: int, padding: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.kernel_size, self.padding = kernel_size, padding
         self.record = plan.SpaceToDepth(self.name, kernel_size, padding)
 
     def call(self, inputs: Any) -> Any:
@@ -540,15 +526,12 @@ class SpaceToDepth(keras.layers.Layer):
         sides = (None if s is None else (s + sum(self.record.around(s))) // 2 for s in (h, w))
         return (n, *sides, 4 * c)
 
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        sizes = {"kernel_size": self.record.kernel_size, "padding": self.record.padding}
-        return {**super().get_config(), **sizes}
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class StandardizedConv2D(Conv2D):
+class StandardizedConv2D(_Configured, Conv2D):
     """`keras.layers.Conv2D` whose filters are standardised over their own weights at each call."""
+
+    arguments = ("eps",)
 
     def __init__(self, *args: Any, eps: float, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -564,14 +547,12 @@ class StandardizedConv2D(Conv2D):
         mean, variance = ops.moments(kernel, axes=(0, 1, 2), keepdims=True)
         return (kernel - mean) * ops.rsqrt(variance + self.eps)
 
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {**super().get_config(), "eps": self.eps}
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class EvoNorm(keras.layers.Layer):
+class EvoNorm(_Configured, keras.layers.Layer):
     """EvoNorm-S0: a gated activation over the deviation of its group."""
+
+    arguments = ("groups", "eps")
 
     def __init__(self, groups: int, eps: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -593,14 +574,12 @@ class EvoNorm(keras.layers.Layer):
         y = ops.reshape(y * ops.rsqrt(variance + self.eps), shape)
         return y * self.gamma + self.beta
 
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {**super().get_config(), "groups": self.groups, "eps": self.eps}
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class FilterResponseNorm(keras.layers.Layer):
+class FilterResponseNorm(_Configured, keras.layers.Layer):
     """Each map over its root mean square, then a learnt threshold."""
+
+    arguments = ("eps",)
 
     def __init__(self, eps: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -622,10 +601,6 @@ class FilterResponseNorm(keras.layers.Layer):
         # max(y, tau): ops.maximum gives float32 on the PyTorch engine.
         return ops.relu(y - self.tau) + self.tau
 
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {**super().get_config(), "eps": self.eps}
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class LayerScale(keras.layers.Layer):
@@ -641,8 +616,10 @@ class LayerScale(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class BlurPool(keras.layers.Layer):
+class BlurPool(_Configured, keras.layers.Layer):
     """Binomial blur and subsampling for each channel, reflecting one pixel at the border."""
+
+    arguments = ("stride",)
 
     def __init__(self, stride: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -655,14 +632,12 @@ class BlurPool(keras.layers.Layer):
         x = 0.25 * x[:, :-2:s] + 0.5 * x[:, 1:-1:s] + 0.25 * x[:, 2::s]
         return 0.25 * x[:, :, :-2:s] + 0.5 * x[:, :, 1:-1:s] + 0.25 * x[:, :, 2::s]
 
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {**super().get_config(), "stride": self.stride}
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class LowestPadding2D(keras.layers.Layer):
+class LowestPadding2D(_Configured, keras.layers.Layer):
     """Pad rows and columns with minus infinity, so that padding never wins a maximum."""
+
+    arguments = ("padding",)
 
     def __init__(self, padding: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -673,14 +648,12 @@ class LowestPadding2D(keras.layers.Layer):
         p = self.padding
         return ops.pad(inputs, ((0, 0), (p, p), (p, p), (0, 0)), constant_values=-float("inf"))
 
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {**super().get_config(), "padding": self.padding}
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class DropBlock(keras.layers.Layer):
+class DropBlock(_Configured, keras.layers.Layer):
     """Drop squares of pixels, in training."""
+
+    arguments = ("rate", "block_size", "gamma_scale", "seed")
 
     def __init__(
         self, rate: float, block_size: int, gamma_scale: float, seed: int, **kwargs: Any
@@ -712,20 +685,12 @@ class DropBlock(keras.layers.Layer):
         share = ops.mean(kept)
         return inputs * ops.cast(kept / ops.maximum(share, 1e-7), inputs.dtype)
 
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        own = {
-            "rate": self.rate,
-            "block_size": self.block_size,
-            "gamma_scale": self.gamma_scale,
-            "seed": self.seed,
-        }
-        return {**super().get_config(), **own}
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class ZeroPadShortcut(keras.layers.Layer):
+class ZeroPadShortcut(_Configured, keras.layers.Layer):
     """Subsample rows and columns, add channels of zeros (option A)."""
+
+    arguments = ("stride", "before", "after")
 
     def __init__(self, stride: int, before: int, after: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -735,11 +700,6 @@ class ZeroPadShortcut(keras.layers.Layer):
         """[N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), before + C + after]."""
         x = inputs[:, :: self.stride, :: self.stride, :]
         return ops.pad(x, ((0, 0), (0, 0), (0, 0), (self.before, self.after)))
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        own = {"stride": self.stride, "before": self.before, "after": self.after}
-        return {**super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
