@@ -13,7 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-from resnet_parity.check.training import PARTS, TrainingReport, check_training
+from resnet_parity.check.result import TrainingReport
+from resnet_parity.check.training import PARTS, check_training
 from resnet_parity.engines.registry import parse_engines
 from resnet_parity.render import plots
 from shared_spec import ResNetSpec, resolve

@@ -3,31 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-
+from resnet_parity.check.result import Outputs, Ran
 from resnet_parity.engines.process import EngineError, Start, Worker
 from resnet_parity.engines.registry import Device, Engine
 from shared_spec.errors import ResNetError
-
-Outputs = dict[str, np.ndarray]
-
-
-"""`<index of the input>/logits` (or `<index>/features<i>`) and `<index>/<block>` to array."""
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What one engine gave."""
-
-    engine: str
-    outputs: Outputs
-    parameters: int
-    seconds: float
-    versions: dict[str, str]
-    device: str
 
 
 class Presence(Protocol):

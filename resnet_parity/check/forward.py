@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from resnet_parity.check.engine_runs import Ran, judge_presence, run_engine
+from resnet_parity.check.engine_runs import judge_presence, run_engine
+from resnet_parity.check.result import CheckReport, Pair, Ran
 from resnet_parity.engines.process import EngineError, Start, Worker
 from resnet_parity.engines.registry import Device, Engine, Precision
 from resnet_parity.numerics.difference import (
@@ -31,69 +32,6 @@ from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.initialize import random_images, random_weights
 from shared_spec.weights.state import State, cast_weights, check_weights, numpy_dtype
-
-
-@dataclass
-class Report:
-    """The result of `check`; `problems` is empty exactly if everything agrees."""
-
-    model: str
-    dtype: str
-    inputs: list[tuple[int, ...]]
-    parameters: int
-    tolerance: float
-    rule: str
-    precision: Precision = "highest"
-    coarse: str | None = None
-    """What the device's products of float32 numbers may be rounded to, where that is coarser."""
-    ran: list[Ran] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
-    logits: dict[tuple[str, str], Difference] = field(default_factory=dict)
-    blocks: dict[tuple[str, str], tuple[str, Difference]] = field(default_factory=dict)
-    against_float64: dict[str, Difference] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-
-    @property
-    def holds(self) -> bool:
-        """True if there was something to compare and all of it agrees."""
-        return not self.problems
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON data."""
-        return {
-            "model": self.model,
-            "holds": self.holds,
-            "problems": self.problems,
-            "dtype": self.dtype,
-            "rule": self.rule,
-            "tolerance": self.tolerance,
-            "precision": self.precision,
-            "inputs": [list(shape) for shape in self.inputs],
-            "parameters": self.parameters,
-            "engines": [
-                {
-                    "engine": r.engine,
-                    "parameters": r.parameters,
-                    "seconds": r.seconds,
-                    "versions": r.versions,
-                    "device": r.device,
-                }
-                for r in self.ran
-            ],
-            "failed": self.failed,
-            "missing": self.missing,
-            "against_float64": {k: d.to_dict() for k, d in self.against_float64.items()},
-            "pairs": [
-                {
-                    "engines": list(pair),
-                    "logits": self.logits[pair].to_dict(),
-                    "worst_block": self.blocks[pair][0],
-                    "blocks": self.blocks[pair][1].to_dict(),
-                }
-                for pair in self.logits
-            ],
-        }
 
 
 def default_sizes(spec: ResNetSpec) -> list[tuple[int, int]]:
@@ -120,7 +58,7 @@ def check(
     precision: Precision = "highest",
     step: Callable[[str], None] = lambda text: None,
     start: Start = Worker,
-) -> Report:
+) -> CheckReport:
     """Run every engine on the same weights and images, and compare each with each.
 
     Args:
@@ -154,7 +92,7 @@ def check(
     weights = cast_weights(weights, dtype)
     check_weights(p, weights, dtype)
     shapes = [(batch, *size, p.in_channels) for size in sizes]
-    report = Report(name, dtype, list(shapes), p.parameter_count(), FLOAT64_TOLERANCE, RULE)
+    report = CheckReport(name, dtype, list(shapes), p.parameter_count(), FLOAT64_TOLERANCE, RULE)
     report.precision = precision
     if precision == "default" and dtype == "float32":
         report.coarse = COARSE.get(device)
@@ -179,7 +117,7 @@ def check(
     return report
 
 
-def _run_on_cpu(job: _Job, report: Report, engines: Sequence[Engine]) -> None:
+def _run_on_cpu(job: _Job, report: CheckReport, engines: Sequence[Engine]) -> None:
     """Add an engine's results on the CPU, the first of all: what an accelerator's kernels have in
     common would not be seen between engines that all use them.
     """
@@ -243,7 +181,7 @@ def _is_result(key: str) -> bool:
 
 
 def _judge_engine(
-    report: Report, ran: Ran, p: Plan, expected: Sequence[dict[str, tuple[int, ...]]]
+    report: CheckReport, ran: Ran, p: Plan, expected: Sequence[dict[str, tuple[int, ...]]]
 ) -> None:
     if ran.parameters != report.parameters:
         report.problems.append(
@@ -258,12 +196,11 @@ def _judge_engine(
             )
 
 
-def _judge_pairs(report: Report) -> None:
+def _judge_pairs(report: CheckReport) -> None:
     """Each engine against each, the earlier being the reference."""
     # Two engines that are each within the bound of the float64 result may part by twice as much.
     tolerance = report.tolerance * (1 if report.dtype == "float64" else 2)
     for a, b in itertools.combinations(report.ran, 2):
-        pair = (a.engine, b.engine)
         try:
             found = {key: difference(a.outputs[key], b.outputs[key]) for key in a.outputs}
         except (ResNetError, KeyError) as error:
@@ -272,9 +209,15 @@ def _judge_pairs(report: Report) -> None:
         logits = {k: d for k, d in found.items() if _is_result(k)}
         # Features of the stem alone need no block.
         blocks = {k: d for k, d in found.items() if k not in logits} or logits
-        report.logits[pair] = max(logits.values(), key=_badness)
         worst = max(blocks, key=lambda k: _badness(blocks[k]))
-        report.blocks[pair] = (worst.partition("/")[2], blocks[worst])
+        report.pairs.append(
+            Pair(
+                (a.engine, b.engine),
+                max(logits.values(), key=_badness),
+                worst.partition("/")[2],
+                blocks[worst],
+            )
+        )
         first = next((k for k, d in found.items() if not d.within(tolerance)), None)
         bad = [k for k, d in blocks.items() if not d.within(tolerance)]
         if first is not None:
@@ -293,7 +236,7 @@ def _badness(d: Difference) -> float:
 
 def _judge_rounding(
     job: _Job,
-    report: Report,
+    report: CheckReport,
     engines: Sequence[Engine],
     seed: int,
     step: Callable[[str], None],

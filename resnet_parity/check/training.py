@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from resnet_parity.check.engine_runs import Ran, judge_presence, run_engine
+from resnet_parity.check.engine_runs import judge_presence, run_engine
+from resnet_parity.check.result import TrainingReport
 from resnet_parity.engines.process import EngineError, Start, Worker
 from resnet_parity.engines.registry import Device, Engine
 from resnet_parity.numerics.difference import (
@@ -41,80 +42,6 @@ PARTS = ("loss", "gradients", "update", "statistics", "weights")
 all steps leave."""
 
 _DROPS = ("drop_rate", "drop_path_rate", "drop_block_rate")
-
-
-@dataclass
-class TrainingReport:
-    """The result of `check_training`; `problems` is empty exactly if everything agrees.
-
-    `pairs` and `against_float64` hold for each part the largest difference and where it is.
-    `curves` holds for each engine the distance of its losses and statistics from float64, step by
-    step.
-    """
-
-    model: str
-    dtype: str
-    steps: int
-    batch: tuple[int, ...]
-    recipe: dict[str, Any]
-    rule: str = RULE
-    tolerances: dict[str, float] = field(default_factory=dict)
-    ran: list[Ran] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
-    pairs: dict[tuple[str, str], dict[str, tuple[str, float]]] = field(default_factory=dict)
-    against_float64: dict[str, dict[str, tuple[str, float]]] = field(default_factory=dict)
-    curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def holds(self) -> bool:
-        """True if there was something to compare and all of it agrees."""
-        return not self.problems
-
-    def losses(self) -> dict[str, list[float]]:
-        """Every engine's loss at every step."""
-        return {
-            r.engine: [r.outputs[f"loss/{i}"].item() for i in range(self.steps)] for r in self.ran
-        }
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON data."""
-
-        def parts(found: dict[str, tuple[str, float]]) -> dict[str, Any]:
-            return {k: {"where": w, "maximum": _finite(m)} for k, (w, m) in found.items()}
-
-        return {
-            "model": self.model,
-            "holds": self.holds,
-            "problems": self.problems,
-            "notes": self.notes,
-            "dtype": self.dtype,
-            "steps": self.steps,
-            "batch": list(self.batch),
-            "recipe": self.recipe,
-            "rule": self.rule,
-            "tolerances": self.tolerances,
-            "engines": [
-                {
-                    "engine": r.engine,
-                    "seconds": r.seconds,
-                    "versions": r.versions,
-                    "device": r.device,
-                    "losses": [_finite(x) for x in self.losses()[r.engine]],
-                }
-                for r in self.ran
-            ],
-            "failed": self.failed,
-            "missing": self.missing,
-            "pairs": [{"engines": list(p), **parts(found)} for p, found in self.pairs.items()],
-            "against_float64": {e: parts(found) for e, found in self.against_float64.items()},
-            "curves": {
-                e: {k: [_finite(x) for x in xs] for k, xs in c.items()}
-                for e, c in self.curves.items()
-            },
-        }
 
 
 def default_optimization(precision: str = "float64") -> Optimization:
@@ -420,7 +347,3 @@ def _curve(a: State, b: State, prefix: str, steps: int) -> list[float]:
         rows = [(k, farthest(a[k], b[k])) for k in keys]
         curve.append(worst(rows)[1] if rows else 0.0)
     return curve
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

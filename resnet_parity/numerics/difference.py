@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+import math
+from dataclasses import dataclass
 
 import numpy as np
 
+from resnet_parity.numerics.record import Count, Measured
 from shared_spec.errors import ResNetError
 
 FLOAT64_TOLERANCE = 1e-12
@@ -46,23 +47,15 @@ class Difference:
     would have passed; it is NaN if either array holds one, and NaN never passes.
     """
 
-    maximum: float
-    mean: float
-    p99: float
-    worst: tuple[int, ...]
-    scale: float
+    maximum: Measured
+    mean: Measured = math.nan
+    p99: Measured = math.nan
+    worst: tuple[Count, ...] = ()
+    scale: Measured = math.nan
 
     def within(self, tolerance: float) -> bool:
         """True if the difference is at most `tolerance`; never for NaN."""
         return bool(self.maximum <= tolerance)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON data, where NaN and infinity become null."""
-        data = asdict(self)
-        return {
-            key: None if isinstance(value, float) and not np.isfinite(value) else value
-            for key, value in data.items()
-        }
 
 
 def difference(reference: np.ndarray, other: np.ndarray) -> Difference:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
+from resnet_parity.check.result import CheckReport
 from resnet_parity.engines.process import Start, Worker
 from resnet_parity.engines.registry import Device, Engine
 from resnet_parity.report import commands, records
-from resnet_parity.report.records import Bench, Check, Trace
+from resnet_parity.report.records import Bench, Trace
 from shared_spec.catalogue import CATALOGUE
 from shared_spec.catalogue.resolve import resolve
 from shared_spec.errors import ResNetError
@@ -26,7 +27,7 @@ class Net:
 
     name: str
     spec: ResNetSpec | None = None
-    checks: list[Check] = field(default_factory=list)
+    checks: list[CheckReport] = field(default_factory=list)
     traces: list[Trace] = field(default_factory=list)
     benches: list[Bench] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
@@ -85,7 +86,7 @@ def _read(nets: dict[str, Net], files: Files) -> None:
         return nets.setdefault(key, Net(name, None if entry is None else entry.spec))
 
     for path in files.checks:
-        for check in records.read(path, Check):
+        for check in records.read(path, CheckReport):
             of(check.model).checks.append(check)
     for path in files.traces:
         for trace in records.read(path, Trace):
@@ -106,7 +107,9 @@ def _run(net: Net, name: str, settings: Settings, step: Callable[[str], None]) -
         net.benches.append(_bench(name, net.spec, settings, step))
 
 
-def _check(name: str, spec: ResNetSpec, settings: Settings, step: Callable[[str], None]) -> Check:
+def _check(
+    name: str, spec: ResNetSpec, settings: Settings, step: Callable[[str], None]
+) -> CheckReport:
     from resnet_parity.check.forward import check
 
     found = check(
@@ -121,7 +124,7 @@ def _check(name: str, spec: ResNetSpec, settings: Settings, step: Callable[[str]
         start=settings.start,
         step=lambda text: step(f"{name}: check, {text}"),
     )
-    return _told(records.record(found.to_dict(), Check, name), settings)
+    return _told(records.record(found.to_dict(), CheckReport, name), settings)
 
 
 def _trace(net: Net, name: str, settings: Settings, step: Callable[[str], None]) -> None:
@@ -154,15 +157,17 @@ def _trace(net: Net, name: str, settings: Settings, step: Callable[[str], None])
         net.traces.append(_told(records.record(found.to_dict(), Trace, name), settings))
 
 
-Kind = TypeVar("Kind", Check, Trace)
+Kind = TypeVar("Kind", CheckReport, Trace)
 
 
 def _told(found: Kind, settings: Settings) -> Kind:
     """With the command that measures it again, where the record alone does not tell all of it."""
     if settings.device == "cpu":
         return found
-    command = commands.check(found) if isinstance(found, Check) else commands.trace(found)
-    return found.model_copy(update={"command": f"{command} --device {settings.device}"})
+    if isinstance(found, CheckReport):
+        return replace(found, command=f"{commands.check(found)} --device {settings.device}")
+    command = f"{commands.trace(found)} --device {settings.device}"
+    return found.model_copy(update={"command": command})
 
 
 def _bench(name: str, spec: ResNetSpec, settings: Settings, step: Callable[[str], None]) -> Bench:

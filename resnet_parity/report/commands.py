@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from resnet_parity.check.result import CheckReport
 from resnet_parity.engines.registry import Engine
-from resnet_parity.report.records import Bench, Check, Trace
+from resnet_parity.report.records import Bench, Trace
 
 _PROGRAM = "resnet-parity"
 
 
-def check(found: Check) -> str:
+def check(found: CheckReport) -> str:
     """What measures a check again, with the random weights and images of the default seed."""
     if found.command:
         return found.command
-    names = [ran.engine for ran in found.engines] + [*found.missing, *found.failed]
+    names = [ran.engine for ran in found.ran] + [*found.missing, *found.failed]
     sizes = [f"--image-size {h}x{w}" for _, h, w, *_ in _shaped(found.inputs)]
     batch = [f"--batch {shape[0]}" for shape in found.inputs[:1]]
     options = [f"--dtype {shlex.quote(found.dtype)}", *sizes, *batch]
@@ -82,5 +83,5 @@ def named(name: str) -> str:
     return shlex.quote(f"./{name}" if name.startswith("-") else name)
 
 
-def _shaped(shapes: Sequence[list[int]]) -> list[list[int]]:
+def _shaped(shapes: Iterable[Sequence[int]]) -> list[Sequence[int]]:
     return [shape for shape in shapes if len(shape) == 4]

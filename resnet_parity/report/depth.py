@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from resnet_parity.numerics.record import Figure
 from resnet_parity.report import charts, commands, number_format
 from resnet_parity.report.blocks import (
     Block,
@@ -21,7 +22,7 @@ from resnet_parity.report.blocks import (
     problems,
 )
 from resnet_parity.report.charts import Chart, Group, Series
-from resnet_parity.report.records import Figure, Row, Trace
+from resnet_parity.report.records import Row, Trace
 
 Pick = Callable[[Row], Figure]
 

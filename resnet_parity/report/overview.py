@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from resnet_parity.check.result import Ran
 from resnet_parity.report import commands, number_format, parity, speed
 from resnet_parity.report.blocks import Block, Commands, Fact, Facts, Notice, Table, Text
 from resnet_parity.report.collect import Net
-from resnet_parity.report.records import Bench, Ran
+from resnet_parity.report.records import Bench
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.summary import describe_chain, describe_stage, stage_rows
 
@@ -41,8 +42,8 @@ def facts(net: Net) -> Facts:
             found.append(Fact(number_format.error(worst.maximum), what))
     if net.checks:
         check = net.checks[0]
-        named = {ran.engine for ran in check.engines} | {*check.missing, *check.failed}
-        found.append(Fact(f"{len(check.engines)} of {len(named)}", "engines ran"))
+        named = {ran.engine for ran in check.ran} | {*check.missing, *check.failed}
+        found.append(Fact(f"{len(check.ran)} of {len(named)}", "engines ran"))
     if net.spec is not None:
         plan = compile_plan(net.spec)
         side = (net.spec.image_size, net.spec.image_size)
@@ -191,7 +192,7 @@ def repeat(nets: Sequence[Net]) -> list[Block]:
 
 def _ran(net: Net) -> Iterator[Ran]:
     for check in net.checks:
-        yield from check.engines
+        yield from check.ran
     for trace in net.traces:
         yield from trace.engines
 
@@ -200,7 +201,7 @@ def _parity(net: Net) -> str:
     told = []
     for check in net.checks:
         worst = parity.worst(check)
-        engines = number_format.plural(len(check.engines), "engine")
+        engines = number_format.plural(len(check.ran), "engine")
         bound = number_format.bound(parity.pair_bound(check))
         if not check.holds:
             first = f": {check.problems[0].rstrip('.')}" if check.problems else ""
@@ -211,7 +212,7 @@ def _parity(net: Net) -> str:
                 f"{number_format.error(worst.maximum)} of one another (bound {bound})"
             )
         else:
-            far = [d.maximum or 0.0 for d in check.against_float64.values()]
+            far = [d.maximum for d in check.against_float64.values()]
             told.append(
                 f"in {check.dtype} logits are within "
                 f"{number_format.error(max(far, default=None))} of float64 "

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from resnet_parity.check.result import CheckReport
+from resnet_parity.numerics.difference import Difference
 from resnet_parity.report import commands, number_format
 from resnet_parity.report.blocks import Block, Cell, Heading, Missing, Notice, Table, Text, problems
-from resnet_parity.report.records import Check, Difference
 
 _LEVELS = (
     (0.0, "equal", "0: equal bit for bit"),
@@ -18,7 +19,7 @@ _LEVELS = (
 _OVER = Cell("✗ over the bound", "over")
 
 
-def blocks(name: str, checks: Sequence[Check]) -> list[Block]:
+def blocks(name: str, checks: Sequence[CheckReport]) -> list[Block]:
     """All checks of a net, float64 first."""
     if not checks:
         return [Missing("Parity was not measured.", commands.missing_check(name))]
@@ -29,18 +30,18 @@ def blocks(name: str, checks: Sequence[Check]) -> list[Block]:
     return found
 
 
-def pair_bound(check: Check) -> float:
+def pair_bound(check: CheckReport) -> float:
     """Two engines that are each within the bound of float64 may part by twice as much."""
     return check.tolerance * (1 if check.dtype == "float64" else 2)
 
 
-def worst(check: Check) -> Difference | None:
+def worst(check: CheckReport) -> Difference | None:
     """The largest difference of logits between any two engines."""
     found = [pair.logits for pair in check.pairs]
-    return max(found, key=lambda d: math.inf if d.maximum is None else d.maximum, default=None)
+    return max(found, key=lambda d: math.inf if math.isnan(d.maximum) else d.maximum, default=None)
 
 
-def _check(check: Check) -> list[Block]:
+def _check(check: CheckReport) -> list[Block]:
     sizes = ", ".join(number_format.shape(shape) for shape in check.inputs)
     found: list[Block] = [
         Text(
@@ -64,11 +65,11 @@ def _check(check: Check) -> list[Block]:
     return found
 
 
-def _float64(check: Check) -> bool:
+def _float64(check: CheckReport) -> bool:
     return check.dtype == "float64"
 
 
-def _matrix(check: Check) -> Table:
+def _matrix(check: CheckReport) -> Table:
     """Logits above the diagonal, the worst block below it."""
     bound = pair_bound(check)
     cells: dict[tuple[str, str], Cell] = {}
@@ -77,7 +78,7 @@ def _matrix(check: Check) -> Table:
         cells[a, b] = _cell(pair.logits.maximum, bound)
         cells[b, a] = _cell(pair.blocks.maximum, bound)
     paired = [name for pair in check.pairs for name in pair.engines]
-    names = list(dict.fromkeys([*(ran.engine for ran in check.engines), *paired]))
+    names = list(dict.fromkeys([*(ran.engine for ran in check.ran), *paired]))
     empty = Cell(number_format.ABSENT, "self")
     rows: list[list[str | Cell]] = [[a, *[cells.get((a, b), empty) for b in names]] for a in names]
     legend = [Cell(text, kind) for _, kind, text in _LEVELS]
@@ -91,14 +92,14 @@ def _matrix(check: Check) -> Table:
     )
 
 
-def _cell(value: float | None, bound: float) -> Cell:
-    if value is None or not value <= bound:
+def _cell(value: float, bound: float) -> Cell:
+    if not value <= bound:
         return Cell(f"✗ {number_format.error(value)}", "over")
     kind = next(kind for share, kind, _ in _LEVELS if value <= share * bound)
     return Cell(number_format.error(value), kind)
 
 
-def _pairs(check: Check) -> Table:
+def _pairs(check: CheckReport) -> Table:
     rows = [
         [
             f"{pair.engines[0]} and {pair.engines[1]}",
@@ -120,7 +121,7 @@ def _told(d: Difference) -> list[str]:
     return [*map(number_format.error, (d.maximum, d.mean, d.p99)), index]
 
 
-def _float64_table(check: Check) -> Table:
+def _float64_table(check: CheckReport) -> Table:
     rows: list[list[str | Cell]] = [
         [
             name,
@@ -135,7 +136,7 @@ def _float64_table(check: Check) -> Table:
     return Table(caption, columns, rows)
 
 
-def _engines(check: Check) -> Table:
+def _engines(check: CheckReport) -> Table:
     rows: list[list[str | Cell]] = [
         [
             ran.engine,
@@ -148,7 +149,7 @@ def _engines(check: Check) -> Table:
             ", ".join(f"{k} {v}" for k, v in ran.versions.items()),
             ran.device or number_format.ABSENT,
         ]
-        for ran in check.engines
+        for ran in check.ran
     ]
     caption = f"{check.model} in {check.dtype}: what ran; the plan has " + number_format.plural(
         check.parameters, "parameter"

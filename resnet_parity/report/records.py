@@ -5,71 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, FiniteFloat, TypeAdapter, ValidationError
 
+from resnet_parity.check.result import CheckReport, Ran
+from resnet_parity.numerics.record import Count, Figure
 from shared_spec.errors import ResNetError
 
 _LONGEST = 2000
 """Characters of a text from a file that the page shows."""
-
-Count = Annotated[int, Field(ge=0, le=10**15)]
-Figure = float | None
-"""None where nothing was measured, or, in a check, where it was not a number."""
 
 
 class Record(BaseModel):
     """Frozen; what later versions add is left aside."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Difference(Record):
-    """As `resnet_parity.numerics.difference.Difference`."""
-
-    maximum: Figure
-    mean: Figure = None
-    p99: Figure = None
-    worst: list[Count] = []
-
-
-class Ran(Record):
-    """An engine that ran."""
-
-    engine: str
-    parameters: Count = 0
-    seconds: float | None = None
-    versions: dict[str, str] = {}
-    device: str = ""
-
-
-class Pair(Record):
-    """Two engines, the first being the reference."""
-
-    engines: tuple[str, str]
-    logits: Difference
-    worst_block: str
-    blocks: Difference
-
-
-class Check(Record):
-    """What `resnet-parity check --json` prints."""
-
-    model: str
-    holds: bool
-    problems: list[str]
-    dtype: str
-    rule: str
-    tolerance: float
-    inputs: list[list[Count]]
-    parameters: Count
-    engines: list[Ran]
-    failed: dict[str, str] = {}
-    missing: dict[str, str] = {}
-    against_float64: dict[str, Difference] = {}
-    pairs: list[Pair]
-    command: str | None = None
 
 
 class Row(Record):
@@ -203,7 +154,7 @@ class Bench(Record):
     problems: list[str] = []
 
 
-Kind = TypeVar("Kind", Check, Trace, Bench)
+Kind = TypeVar("Kind", CheckReport, Trace, Bench)
 
 
 def read(path: Path, kind: type[Kind]) -> list[Kind]:
@@ -230,9 +181,9 @@ def record(data: Any, kind: type[Kind], where: str) -> Kind:
     Raises:
         ResNetError: naming `where` it came from and the field, if it is something else.
     """
-    command = f"resnet-parity {kind.__name__.lower()} NAME --json"
+    command = f"resnet-parity {kind.__name__.removesuffix('Report').lower()} NAME --json"
     try:
-        return kind.model_validate(_harmless(_renamed(data)))
+        found = TypeAdapter(kind).validate_python(_harmless(_renamed(data)))
     except RecursionError:
         raise ResNetError(f"{where}: is nested too deeply for what `{command}` prints") from None
     except ValidationError as error:
@@ -241,6 +192,9 @@ def record(data: Any, kind: type[Kind], where: str) -> Kind:
         raise ResNetError(
             f"{where}: is not what `{command}` prints ({place}: {first['msg']})"
         ) from None
+    if isinstance(found, CheckReport) and found.holds and data.get("holds") is not True:
+        raise ResNetError(f"{where}: does not say that it holds, nor what does not")
+    return found
 
 
 def _renamed(data: Any) -> Any:

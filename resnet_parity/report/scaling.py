@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
+from resnet_parity.numerics.record import Figure
 from resnet_parity.report import commands, number_format
 from resnet_parity.report.blocks import (
     Block,
@@ -18,7 +19,7 @@ from resnet_parity.report.blocks import (
     legend,
 )
 from resnet_parity.report.charts import Chart, Series, curve
-from resnet_parity.report.records import Bench, Figure, Scaled
+from resnet_parity.report.records import Bench, Scaled
 from resnet_parity.report.speed import MODES
 
 _OVER = {

@@ -17,12 +17,13 @@ from resnet_parity import report
 from resnet_parity.bench import measure as benching
 from resnet_parity.bench.peers import Candidate
 from resnet_parity.bench.result import BenchReport, Case, Point, Request, Row
+from resnet_parity.check.result import CheckReport
 from resnet_parity.cli.app import app
 from resnet_parity.engines.bench_job import Rates
 from resnet_parity.engines.process import EngineError
 from resnet_parity.engines.registry import ENGINES
 from resnet_parity.report import commands, records
-from resnet_parity.report.records import Bench, Check, Trace
+from resnet_parity.report.records import Bench, Trace
 from shared_spec.catalogue.resolve import resolve
 from shared_spec.errors import ResNetError
 from tests.conftest import ROOT, Pool
@@ -97,14 +98,14 @@ def test_refusals(arguments: list[str], sentence: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "kind", "sentence"),
     [
-        ("{", Check, "is not JSON"),
-        ("[" * 100_000, Check, "is not JSON"),
+        ("{", CheckReport, "is not JSON"),
+        ("[" * 100_000, CheckReport, "is not JSON"),
         ("[]", Bench, "holds no record"),
-        ("3", Check, "is not what `resnet-parity check NAME --json` prints"),
+        ("3", CheckReport, "is not what `resnet-parity check NAME --json` prints"),
         ("{}", Trace, "is not what `resnet-parity trace NAME --json` prints (model: "),
-        (json.dumps(real("trace_tiny")), Check, "(tolerance: Field required)"),
+        (json.dumps(real("trace_tiny")), CheckReport, "(inputs: Field required)"),
         (json.dumps(real("check_tiny")), Bench, "(name: Field required)"),
-        (json.dumps(real("check_tiny") | {"parameters": 10**400}), Check, "(parameters: "),
+        (json.dumps(real("check_tiny") | {"parameters": 10**400}), CheckReport, "(parameters: "),
     ],
 )
 def test_files_that_hold_something_else(
@@ -138,7 +139,7 @@ def parsed(line: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ["resnet18", "a b.yaml", "-x.yaml", "$(reboot).yaml", "';'"])
 def test_commands_are_such_as_the_command_line_takes(name: str) -> None:
-    check = records.record(real("check_tiny") | {"model": name}, Check, "it")
+    check = records.record(real("check_tiny") | {"model": name}, CheckReport, "it")
     trace = records.record(real("trace_tiny32") | {"model": name}, Trace, "it")
     path = f"./{name}" if name[0] == "-" else name
     found = parsed(commands.check(check))

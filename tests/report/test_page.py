@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import itertools
-import json
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -17,9 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from resnet_parity.check.result import CheckReport
 from resnet_parity.report import page, records
 from resnet_parity.report.collect import Net
-from resnet_parity.report.records import Bench, Check, Trace
+from resnet_parity.report.records import Bench, Trace
 from resnet_parity.report.speed import labelled
 from shared_spec.catalogue import CATALOGUE
 from shared_spec.errors import ResNetError
@@ -50,7 +50,7 @@ def net(
     return Net(
         name,
         None if entry is None else entry.spec,
-        [records.record(x, Check, "test") for x in checks or []],
+        [records.record(x, CheckReport, "test") for x in checks or []],
         [records.record(x, Trace, "test") for x in traces or []],
         [records.record(x, Bench, "test") for x in benches or []],
     )
@@ -497,13 +497,13 @@ def test_any_number_is_shown_or_refused(draw: st.DataObject) -> None:
     trace = real("trace_tiny32")
     trace["rows"], trace["gradients"] = trace["rows"][4:9], trace["gradients"][:3]
     check = real("check_tiny32")
-    for data, kind in ((check, Check), (trace, Trace), (small, Bench)):
+    for data, kind in ((check, CheckReport), (trace, Trace), (small, Bench)):
         changed = randomised(data, draw)
         try:
             found = records.record(changed, kind, "it")
         except ResNetError:
             continue
-        of = {Check: "checks", Trace: "traces", Bench: "benches"}[kind]
+        of = {CheckReport: "checks", Trace: "traces", Bench: "benches"}[kind]
         Page(page.render([Net("resnet18", None, **{of: [found]})]))
 
 
@@ -526,13 +526,24 @@ def test_a_net_of_a_thousand_layers() -> None:
 def test_json_is_what_the_commands_print() -> None:
     """The records hold all that the commands tell, but for what the page says in other words."""
     left = {
-        Check: set(),
         Trace: {"first", "unseen", "first_gradient"},
         Bench: {"kind"},
     }
-    for data, kind in ((real("check_tiny"), Check), (real("trace_tiny"), Trace), (bench(), Bench)):
+    for data, kind in ((real("trace_tiny"), Trace), (bench(), Bench)):
         assert data.keys() - kind.model_fields.keys() == left[kind]
-        assert json.dumps(data)
+
+
+def test_what_is_read_is_printed_again_as_it_was() -> None:
+    for name in CHECKS:
+        data = real(name)
+        again = CheckReport.from_dict(data).to_dict()
+        assert data == {key: again[key] for key in data}
+
+
+@pytest.mark.parametrize("holds", [False, None])
+def test_what_does_not_hold_says_why(holds: bool | None) -> None:
+    with pytest.raises(ResNetError, match="a file: does not say that it holds, nor what does not"):
+        records.record(real("check_tiny") | {"holds": holds}, CheckReport, "a file")
 
 
 def test_the_sample_looks_like_this_version() -> None:

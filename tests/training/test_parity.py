@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from resnet_parity.check.training import TrainingReport, check_training, default_optimization
+from resnet_parity.check.result import TrainingReport
+from resnet_parity.check.training import check_training, default_optimization
 from resnet_parity.engines.process import Worker
 from resnet_parity.engines.registry import Device, Engine, parse_engines
 from shared_spec import Optimization, ResNetError, ResNetSpec, optimization, resolve

@@ -1,0 +1,139 @@
+"""What checks found: of the forward pass, and of training."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field, PlainSerializer, computed_field
+
+from resnet_parity.engines.registry import Precision
+from resnet_parity.numerics.difference import RULE, Difference
+from resnet_parity.numerics.record import Count, Figure, JsonRecord
+
+Outputs = dict[str, np.ndarray]
+"""`<index of the input>/logits` (or `<index>/features<i>`) and `<index>/<block>` to array."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one engine gave."""
+
+    engine: str
+    outputs: Annotated[Any, Field(exclude=True)] = None
+    """`Outputs`; None in what was read."""
+    parameters: Count = 0
+    seconds: Figure = None
+    versions: dict[str, str] = field(default_factory=dict)
+    device: str = ""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two engines, the first being the reference: logits, and the block that differs most."""
+
+    engines: tuple[str, str]
+    logits: Difference
+    worst_block: str
+    blocks: Difference
+
+
+@dataclass
+class CheckReport(JsonRecord):
+    """The result of `check`; `problems` is empty exactly if everything agrees."""
+
+    model: str
+    dtype: str
+    inputs: list[tuple[Count, ...]]
+    parameters: Count
+    tolerance: float
+    rule: str
+    precision: Precision = "highest"
+    coarse: Annotated[str | None, Field(exclude=True)] = None
+    """What the device's products of float32 numbers may be rounded to, where that is coarser."""
+    ran: Annotated[list[Ran], Field(alias="engines")] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    against_float64: dict[str, Difference] = field(default_factory=dict)
+    pairs: list[Pair] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    command: str | None = None
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def holds(self) -> bool:
+        """True if there was something to compare and all of it agrees."""
+        return not self.problems
+
+
+Located = dict[str, tuple[str, float]]
+"""For each quantity of a training the largest difference and where it is."""
+
+
+def _located(found: Located) -> dict[str, Any]:
+    return {
+        quantity: {"where": where, "maximum": most if math.isfinite(most) else None}
+        for quantity, (where, most) in found.items()
+    }
+
+
+def _pairs(pairs: dict[tuple[str, str], Located]) -> list[dict[str, Any]]:
+    return [{"engines": list(pair), **_located(found)} for pair, found in pairs.items()]
+
+
+def _against(engines: dict[str, Located]) -> dict[str, Any]:
+    return {engine: _located(found) for engine, found in engines.items()}
+
+
+@dataclass
+class TrainingReport(JsonRecord):
+    """The result of `check_training`; `problems` is empty exactly if everything agrees.
+
+    `curves` holds for each engine the distance of its losses and statistics from float64, step by
+    step.
+    """
+
+    model: str
+    dtype: str
+    steps: int
+    batch: tuple[int, ...]
+    recipe: dict[str, Any]
+    rule: str = RULE
+    tolerances: dict[str, float] = field(default_factory=dict)
+    ran: Annotated[list[Ran], Field(exclude=True)] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    pairs: Annotated[dict[tuple[str, str], Located], PlainSerializer(_pairs)] = field(
+        default_factory=dict
+    )
+    against_float64: Annotated[dict[str, Located], PlainSerializer(_against)] = field(
+        default_factory=dict
+    )
+    curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    command: str | None = None
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def holds(self) -> bool:
+        """True if there was something to compare and all of it agrees."""
+        return not self.problems
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def engines(self) -> list[dict[str, Any]]:
+        """What ran, each with its loss at every step."""
+        losses, keys = self.losses(), ("engine", "seconds", "versions", "device")
+        return [
+            {key: getattr(ran, key) for key in keys} | {"losses": losses[ran.engine]}
+            for ran in self.ran
+        ]
+
+    def losses(self) -> dict[str, list[float]]:
+        """Every engine's loss at every step."""
+        return {
+            r.engine: [r.outputs[f"loss/{i}"].item() for i in range(self.steps)] for r in self.ran
+        }
