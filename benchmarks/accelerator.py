@@ -156,7 +156,7 @@ def parts(
                     requested=False,
                     compiled=how[0] != "float64",
                     precision=how[1],
-                    step=step,
+                    on_progress=step,
                 )
                 return report.to_dict()
 

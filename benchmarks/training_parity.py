@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from resnet_parity.check.result import TrainingReport
-from resnet_parity.check.training import PARTS, check_training
+from resnet_parity.check.training import QUANTITIES, check_training
 from resnet_parity.engines.registry import parse_engines
 from resnet_parity.render import plots
 from shared_spec import ResNetSpec, resolve
@@ -51,7 +51,7 @@ def main() -> None:
             steps=arguments.steps,
             batch=arguments.batch,
             size=(side, side),
-            step=lambda text, name=name: print(name, text, file=sys.stderr, flush=True),
+            on_progress=lambda text, name=name: print(name, text, file=sys.stderr, flush=True),
         )
         first = first or report
         rows.append(row(report, side))
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def row(report: TrainingReport, side: int) -> str:
-    worst = [max(pair[part][1] for pair in report.pairs.values()) for part in PARTS]
+    worst = [max(pair[part][1] for pair in report.pairs.values()) for part in QUANTITIES]
     losses = report.losses()["torch"]
     engines = len(report.ran)
     cells = [report.model, f"{side}", str(engines), *(f"{w:.1e}" for w in worst)]
@@ -123,7 +123,7 @@ def page(
         "|---|---|---|---|---|---|",
     ]
     for engine, parts in single.against_float64.items():
-        cells = [engine, *(f"{parts[part][1]:.1e}" for part in PARTS)]
+        cells = [engine, *(f"{parts[part][1]:.1e}" for part in QUANTITIES)]
         lines.append("| " + " | ".join(cells) + " |")
     bounds = ", ".join(f"{part} {bound:.1e}" for part, bound in single.tolerances.items())
     lines += ["", f"Bounds, measured by perturbing the weights as float32 rounds: {bounds}.", ""]

@@ -23,26 +23,25 @@ from resnet_parity.bench.result import BenchReport, Case, Point, Request, Row
 from resnet_parity.bench.roofline import bound_seconds
 from resnet_parity.bench.scaling import Scale, points
 from resnet_parity.engines.bench_job import Job, Rates, distinct
+from resnet_parity.engines.job import EngineJob
 from resnet_parity.engines.process import EngineError, Start, Worker
 from resnet_parity.engines.registry import ENGINES, Engine
 from resnet_parity.numerics.difference import COARSE, ROUNDING_FACTOR, difference
+from resnet_parity.numerics.rounding import TRIALS, rounding_errors
 from shared_spec.atomic_write import workspace
 from shared_spec.errors import ResNetError
-from shared_spec.formats.canonical_file import read_safetensors, write_safetensors
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.training.state import require_classes
-from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.initialize import random_weights
 from shared_spec.weights.state import State, cast_weights
 
-Step = Callable[[str], None]
-TRIALS = 3
+OnProgress = Callable[[str], None]
 
 
 def bench(
     request: Request,
-    step: Step = lambda text: None,
+    on_progress: OnProgress = lambda text: None,
     start: Start = Worker,
     scale: Scale | None = None,
 ) -> BenchReport:
@@ -50,14 +49,14 @@ def bench(
 
     Args:
         request: what to measure.
-        step: called with a few words as each part of the work begins.
+        on_progress: called with a few words as each part of the work begins.
         start: gives the worker of an engine on a device, as a context manager.
         scale: what to scale besides, and over which values.
 
     Raises:
         ResNetError: if the net cannot be timed so.
     """
-    with Bench(request, step, start) as run:
+    with Bench(request, on_progress, start) as run:
         run.report.rows += run.measure(cases(request, run.report))
         for over, x, label, part in points(request, scale or Scale()):
             rows = run.measure(cases(part, run.report))
@@ -69,8 +68,8 @@ def bench(
 class Bench:
     """A measurement at work: what has been found, and the files that workers read."""
 
-    def __init__(self, request: Request, step: Step, start: Start) -> None:
-        self.request, self.step, self._start = request, step, start
+    def __init__(self, request: Request, on_progress: OnProgress, start: Start) -> None:
+        self.request, self.on_progress, self._start = request, on_progress, start
         self.report = BenchReport(request)
         self._weights: dict[tuple[ResNetSpec, str], str] = {}
         self._references: dict[tuple[Any, ...], State] = {}
@@ -80,7 +79,7 @@ class Bench:
 
     def __enter__(self) -> Bench:
         with ExitStack() as stack:
-            self.folder = stack.enter_context(workspace())
+            self.job = EngineJob(stack.enter_context(workspace()))
             self._begin()
             self._stack = stack.pop_all()
         return self
@@ -141,7 +140,7 @@ class Bench:
         for engine in self.engines:
             frameworks.setdefault(framework_of(engine), engine)
         for framework, engine in frameworks.items():
-            self.step(f"what {framework} reaches at best on this device")
+            self.on_progress(f"what {framework} reaches at best on this device")
             try:
                 with self._start(engine, self.request.device) as worker:
                     self._facts(worker.call("info"))
@@ -183,7 +182,7 @@ class Bench:
                 for row, worker in live:
                     if row.refused is None:
                         name = f"{row.case.engine.name}, {row.case.side}"
-                        self.step(f"{setting_of(row.case)}, round {number + 1}: {name}")
+                        self.on_progress(f"{setting_of(row.case)}, round {number + 1}: {name}")
                         self._round(row, worker, passes[id(row)])
             for row, worker in live:
                 with suppress(EngineError):
@@ -197,11 +196,11 @@ class Bench:
         row = rows.get(case.key, Row(case))
         if row.refused is not None:
             return row, None
-        self.step(f"{setting_of(case)}: building {case.engine.name}, {case.side}")
-        outputs = str(self.folder / "outputs.safetensors")
+        self.on_progress(f"{setting_of(case)}: building {case.engine.name}, {case.side}")
+        asked = self._job(case, self.job.path("outputs"))
         try:
             worker = stack.enter_context(self._start(case.engine, self.request.device))
-            answer = worker.call("bench_build", key=case.key, job=asdict(self._job(case, outputs)))
+            answer = worker.call("bench_build", key=case.key, job=asdict(asked))
             if "missing" in answer:
                 self.report.missing[case.candidate.label] = answer["missing"]
                 return None, None
@@ -209,7 +208,7 @@ class Bench:
             rows[case.key] = row
             if not again:
                 row.facts = {k: answer[k] for k in ("import", "build", "load", "first_call")}
-            row.refused = self._judge(case, dict(read_safetensors(outputs).state), not again)
+            row.refused = self._judge(case, self.job.read("outputs"), not again)
         except (EngineError, ResNetError) as error:
             rows[case.key] = row
             row.refused = f"failed: {error}"
@@ -263,10 +262,8 @@ class Bench:
     def _weights_file(self, spec: ResNetSpec, dtype: str) -> str:
         key = spec, dtype
         if key not in self._weights:
-            path = str(self.folder / f"weights{len(self._weights)}.safetensors")
             state = cast_weights(random_weights(compile_plan(spec), self.request.seed), dtype)
-            write_safetensors(path, Checkpoint(state))
-            self._weights[key] = path
+            self._weights[key] = self.job.save(f"weights{len(self._weights)}", state)
         return self._weights[key]
 
     def _judge(self, case: Case, found: State, first: bool) -> str | None:
@@ -323,12 +320,11 @@ class Bench:
         weights = self._weights_file(case.candidate.spec, self._stored(case))
         key = (weights, case.mode, distinct(case.batch), case.size, roundoff)
         if key not in self._references:
-            self.step(f"{case.candidate.net} in float64")
-            outputs = str(self.folder / f"reference{len(self._references)}.safetensors")
+            self.on_progress(f"{case.candidate.net} in float64")
             with self._start(self._referee(), "cpu") as worker:
-                job = asdict(self._job(case, outputs))
+                job = asdict(self._job(case, self.job.path("reference")))
                 worker.call("bench_reference", job=job, roundoff=roundoff, trials=TRIALS)
-            self._references[key] = dict(read_safetensors(outputs).state)
+            self._references[key] = self.job.read("reference")
         return self._references[key]
 
 
@@ -341,8 +337,8 @@ def farthest_result(reference: State, found: State, batch: int) -> tuple[str, fl
     judged = []
     for name, array in found.items():
         exact = reference[f"exact/{name}"]
-        trials = (reference[f"trial{i}/{name}"] for i in range(TRIALS))
-        caused = max(difference(exact, trial).maximum for trial in trials)
+        trials = ({name: reference[f"trial{i}/{name}"]} for i in range(TRIALS))
+        caused = rounding_errors({name: exact}, trials)[name]
         stored = reference.get(f"storage/{name}", np.zeros(1))
         bound = ROUNDING_FACTOR * caused + float(stored[0])
         if name == "logits":

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +24,20 @@ from resnet_parity.check.record_file import (
     today,
     versions_of,
 )
+from resnet_parity.engines.job import EngineJob
 from resnet_parity.engines.memory import available_memory, fitting_dtype, peak_bytes
 from resnet_parity.engines.pool import Fleet, Start
 from resnet_parity.engines.process import EngineError, Worker
 from resnet_parity.engines.reference_libraries import Reference, recast, references_of
 from resnet_parity.engines.registry import ENGINES, Device, Engine
 from resnet_parity.numerics.difference import FLOAT64_TOLERANCE, ROUNDING_FACTOR, difference
-from resnet_parity.numerics.rounding import perturbed_array
+from resnet_parity.numerics.rounding import TRIALS, perturbed_array, rounding_errors
 from shared_spec.atomic_write import workspace
 from shared_spec.catalogue import Entry
 from shared_spec.errors import ResNetError, SpecError
-from shared_spec.formats.canonical_file import read_safetensors, write_safetensors
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.network import Plan
 from shared_spec.plan.summary import layer_rows
-from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.initialize import random_images, random_weights
 
 Logits = dict[str, np.ndarray]
@@ -45,7 +45,6 @@ Logits = dict[str, np.ndarray]
 
 Memory = Callable[[], int | None]
 DTYPES = ("float64", "float32")
-TRIALS = 3
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,8 @@ def sweep(
             fresh = record is None or record.key != blank.key or not record.holds
             if record is None or fresh:
                 with workspace() as folder:
-                    run = _Run(entry, settings, blank, fleet, folder, observer.step)
+                    job = EngineJob(folder)
+                    run = _EntryRun(entry, settings, blank, fleet, job, observer.step)
                     record = run.finish(available)
                 append_record(results, record)
             observer.done(record, fresh)
@@ -154,15 +154,16 @@ def _size(entry: Entry) -> tuple[int, int]:
 
 
 @dataclass
-class _Run:
+class _EntryRun:
     """One name."""
 
     entry: Entry
     settings: Settings
     record: Record
     fleet: Fleet
-    folder: Path
-    step: Callable[[str, str], None]
+    job: EngineJob
+    on_progress: Callable[[str, str], None]
+    images: list[str] = field(default_factory=list)
     outputs: dict[str, Logits] = field(default_factory=dict)
     plan: Plan = field(init=False)
     references: list[Reference] = field(init=False)
@@ -205,33 +206,20 @@ class _Run:
         return found
 
     def _draw(self) -> str:
-        self.step(self.entry.name, "drawing weights")
+        self.on_progress(self.entry.name, "drawing weights")
         for index, size in enumerate(self.record.sizes):
             shape = (self.record.batch, *size, self.plan.in_channels)
             images = random_images(shape, self.settings.seed)
-            write_safetensors(self._file(f"images{index}"), Checkpoint({"images": images}))
-        weights = self._file("weights")
-        write_safetensors(weights, Checkpoint(random_weights(self.plan, self.settings.seed)))
-        return weights
-
-    def _file(self, name: str) -> str:
-        return str(self.folder / f"{name}.safetensors")
+            self.images.append(self.job.save(f"images{index}", {"images": images}))
+        return self.job.save("weights", random_weights(self.plan, self.settings.seed))
 
     def _call(
         self, engine: Engine, device: Device, operation: str, weights: str, **more: Any
     ) -> tuple[Any, Logits]:
         """The worker's answer and the logits, of the shapes that the plan says."""
-        answer = self.fleet.call(
-            engine,
-            device,
-            operation,
-            weights=weights,
-            dtype=self.record.dtype,
-            images=[self._file(f"images{i}") for i in range(len(self.record.sizes))],
-            outputs=self._file("outputs"),
-            **more,
-        )
-        found = dict(read_safetensors(self._file("outputs")).state)
+        call = partial(self.fleet.call, engine, device)
+        files: dict[str, Any] = {"weights": weights, "images": self.images}
+        answer, found = self.job.run(call, operation, dtype=self.record.dtype, **files, **more)
         expected = (self.record.batch, self.entry.spec.num_classes)
         for array in found.values():
             if array.shape != expected:
@@ -251,7 +239,7 @@ class _Run:
             if self.settings.requested:
                 record.problems.append(f"{engine.name} is missing: {absent}")
             return
-        self.step(self.entry.name, engine.name)
+        self.on_progress(self.entry.name, engine.name)
         try:
             answer, found = self._call_engine(engine, weights)
         except (EngineError, ResNetError) as error:
@@ -276,18 +264,18 @@ class _Run:
         if not self.outputs:
             return None
         engine = ENGINES[next(iter(self.outputs))]
-        error = 0.0
-        for trial in range(TRIALS):
-            self.step(self.entry.name, f"rounding on {engine.name}, {trial + 1} of {TRIALS}")
-            file = self._perturb(self.settings.seed + trial)
-            try:
-                _, found = self._call_engine(engine, file)
-                error = max(error, _worst(self.outputs[engine.name], found))
-            except (EngineError, ResNetError) as failure:
-                self.record.problems.append(f"no bound from {engine.name}: {failure}")
-                return None
+
+        def changed(trial: int) -> Logits:
+            self.on_progress(self.entry.name, f"rounding on {engine.name}, {trial + 1} of {TRIALS}")
+            return self._call_engine(engine, self._perturb(self.settings.seed + trial))[1]
+
+        try:
+            errors = rounding_errors(self.outputs[engine.name], map(changed, range(TRIALS)))
+        except (EngineError, ResNetError) as failure:
+            self.record.problems.append(f"no bound from {engine.name}: {failure}")
+            return None
         # Two engines that are each within the bound of the exact result may part by twice as much.
-        return 2 * ROUNDING_FACTOR * error
+        return 2 * ROUNDING_FACTOR * max(errors.values())
 
     def _perturb(self, seed: int) -> str:
         """Another file of weights; array by array, since a net that comes here is large."""
@@ -295,8 +283,7 @@ class _Run:
         for q in self.plan.parameters():
             array = perturbed_array(q, state[q.name], "float32", seed)
             state[q.name] = array.astype(np.float32)
-        write_safetensors(self._file("perturbed"), Checkpoint(state))
-        return self._file("perturbed")
+        return self.job.save("perturbed", state)
 
     def _judge_engines(self) -> None:
         record = self.record
@@ -308,7 +295,7 @@ class _Run:
                 worst, record.between, record.pair = found.maximum, finite(found.maximum), [a, b]
 
     def _judge(self, reference: Reference, weights: str) -> Judged:
-        self.step(self.entry.name, reference.name)
+        self.on_progress(self.entry.name, reference.name)
         judged = Judged(recast=recast(reference, self.entry, self.record.dtype))
         facts = {"library": reference.name, "name": self.entry.name}
         try:

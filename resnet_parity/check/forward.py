@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from resnet_parity.check.engine_runs import judge_presence, run_engine
 from resnet_parity.check.result import CheckReport, Pair, Ran
-from resnet_parity.engines.process import EngineError, Start, Worker
+from resnet_parity.engines.job import EngineJob, ForwardPass
+from resnet_parity.engines.process import Start, Worker
 from resnet_parity.engines.registry import Device, Engine, Precision
 from resnet_parity.numerics.difference import (
     COARSE,
@@ -21,15 +21,13 @@ from resnet_parity.numerics.difference import (
     Difference,
     difference,
 )
-from resnet_parity.numerics.rounding import perturbed
+from resnet_parity.numerics.rounding import perturbations, rounding_errors
 from shared_spec.atomic_write import workspace
 from shared_spec.errors import ResNetError
-from shared_spec.formats.canonical_file import read_safetensors, write_safetensors
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.network import Plan
 from shared_spec.plan.summary import block_rows
 from shared_spec.spec.resnet_spec import ResNetSpec
-from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.initialize import random_images, random_weights
 from shared_spec.weights.state import State, cast_weights, check_weights, numpy_dtype
 
@@ -56,7 +54,7 @@ def check(
     requested: bool = True,
     compiled: bool = True,
     precision: Precision = "highest",
-    step: Callable[[str], None] = lambda text: None,
+    on_progress: Callable[[str], None] = lambda text: None,
     start: Start = Worker,
 ) -> CheckReport:
     """Run every engine on the same weights and images, and compare each with each.
@@ -76,7 +74,7 @@ def check(
             layer, which starts sooner.
         precision: of the products of float32 numbers; `default` leaves TF32 and bfloat16 passes
             to the frameworks, and the bound grows by what they round.
-        step: called with a few words as each part of the work begins.
+        on_progress: called with a few words as each part of the work begins.
         start: gives the worker of an engine on a device, as a context manager.
 
     Raises:
@@ -97,75 +95,43 @@ def check(
     if precision == "default" and dtype == "float32":
         report.coarse = COARSE.get(device)
     with workspace() as folder:
-        job = _Job(spec, weights, folder, start, compiled, precision)
-        job.images = [
-            job.save(f"images{i}", {"images": random_images(s, seed)}) for i, s in enumerate(shapes)
-        ]
+        job = EngineJob(folder, start)
+        batches = ({"images": random_images(shape, seed)} for shape in shapes)
+        asked = ForwardPass(
+            spec=spec.to_dict(),
+            weights=job.save("weights", weights),
+            dtype=dtype,
+            images=[job.save(f"images{i}", batch) for i, batch in enumerate(batches)],
+            compiled=compiled,
+            precision=precision,
+        )
+
+        def work(worker: Worker) -> tuple[Any, State]:
+            return job.run(worker.call, "run", **asdict(asked))
+
         for engine in engines:
-            step(engine.name)
-            run_engine(engine, device, start, report, lambda w: job.run(w, dtype, job.weights))
-        if dtype == "float64" and device != "cpu" and report.ran:
-            step("float64 reference")
-            _run_on_cpu(job, report, engines)
+            on_progress(engine.name)
+            run_engine(engine, device, start, report, work)
+        referee = next((e for e in engines if report.ran and e.name == report.ran[0].engine), None)
+        if dtype == "float64" and device != "cpu" and referee is not None:
+            on_progress("float64 reference")
+            # Before all others: what an accelerator's kernels have in common would not be seen
+            # between engines that all use them.
+            others, report.ran = report.ran, []
+            run_engine(referee, "cpu", start, report, work)
+            here = [replace(ran, engine=f"{ran.engine} (cpu)") for ran in report.ran]
+            report.ran = here + others
         judge_presence(report, requested)
         for ran in report.ran:
             _judge_engine(report, ran, p, expected)
-        if dtype != "float64" and report.ran:
-            step("float64 reference")
-            _judge_rounding(job, report, engines, seed, step)
+        if dtype != "float64" and referee is not None:
+            on_progress("float64 reference")
+            exact = cast_weights(weights, "float64")
+            roundoff = report.coarse or dtype
+            changed = perturbations(p, exact, roundoff, seed, on_progress)
+            _judge_rounding(job, asked, report, referee, exact, changed)
     _judge_pairs(report)
     return report
-
-
-def _run_on_cpu(job: _Job, report: CheckReport, engines: Sequence[Engine]) -> None:
-    """Add an engine's results on the CPU, the first of all: what an accelerator's kernels have in
-    common would not be seen between engines that all use them.
-    """
-    engine = next(e for e in engines if e.name == report.ran[0].engine)
-    others, report.ran = report.ran, []
-    run_engine(engine, "cpu", job.start, report, lambda w: job.run(w, "float64", job.weights))
-    here = [replace(ran, engine=f"{ran.engine} (cpu)") for ran in report.ran]
-    report.ran = here + others
-
-
-@dataclass
-class _Job:
-    """The files that the workers read and write."""
-
-    spec: ResNetSpec
-    weights: State
-    folder: Path
-    start: Start
-    compiled: bool
-    precision: Precision
-    images: list[str] = field(default_factory=list)
-    counter: Iterator[int] = field(default_factory=itertools.count)
-
-    def save(self, name: str, arrays: State) -> str:
-        path = self.folder / f"{name}.safetensors"
-        write_safetensors(path, Checkpoint(arrays))
-        return str(path)
-
-    def run(self, worker: Worker, dtype: str, weights: State, blocks: bool = True) -> Any:
-        """One pass over all images: the worker's answer and the outputs."""
-        number = next(self.counter)
-        file = self.save(f"weights{number}", weights)
-        outputs = str(self.folder / f"outputs{number}.safetensors")
-        answer = worker.call(
-            "run",
-            spec=self.spec.to_dict(),
-            weights=file,
-            dtype=dtype,
-            images=self.images,
-            outputs=outputs,
-            blocks=blocks,
-            compiled=self.compiled,
-            precision=self.precision,
-        )
-        found = read_safetensors(outputs).state
-        Path(file).unlink()
-        Path(outputs).unlink()
-        return answer, found
 
 
 def _expected_shapes(p: Plan, size: tuple[int, int], batch: int) -> dict[str, tuple[int, ...]]:
@@ -235,29 +201,28 @@ def _badness(d: Difference) -> float:
 
 
 def _judge_rounding(
-    job: _Job,
+    job: EngineJob,
+    asked: ForwardPass,
     report: CheckReport,
-    engines: Sequence[Engine],
-    seed: int,
-    step: Callable[[str], None],
+    engine: Engine,
+    exact: State,
+    changed: Iterable[State],
 ) -> None:
-    """Hold every engine against float64, within a bound measured there; see `perturbed`."""
-    engine = next(e for e in engines if e.name == report.ran[0].engine)
-    roundoff = report.coarse or report.dtype
+    """Hold every engine against float64, within a bound measured there; see `rounding_errors`."""
     try:
-        with job.start(engine, "cpu") as worker:
-            exact = cast_weights(job.weights, "float64")
-            _, reference = job.run(worker, "float64", exact, blocks=False)
-            error = 0.0
-            for trial in range(3):
-                step(f"float64 reference, perturbation {trial + 1} of 3")
-                shaken = perturbed(compile_plan(job.spec), exact, roundoff, seed + trial)
-                _, outputs = job.run(worker, "float64", shaken, blocks=False)
-                error = max(error, *(difference(reference[k], outputs[k]).maximum for k in outputs))
-    except (EngineError, ResNetError) as failure:
-        report.problems.append(f"no float64 reference from {engine.name}: {failure}")
+        with job.worker(engine) as worker:
+
+            def run(weights: State) -> State:
+                file = job.save("float64", weights)
+                wide = replace(asked, weights=file, dtype="float64", blocks=False)
+                return job.run(worker.call, "run", **asdict(wide))[1]
+
+            reference = run(exact)
+            errors = rounding_errors(reference, map(run, changed))
+    except ResNetError as failure:
+        report.problems.append(f"no float64 reference: {failure}")
         return
-    report.tolerance = ROUNDING_FACTOR * error
+    report.tolerance = ROUNDING_FACTOR * max(errors.values())
     report.rule = (
         f"{RULE} to float64 ≤ {report.tolerance:.1e}, which is {ROUNDING_FACTOR:g} times what "
         f"{report.dtype} rounding is measured to cause; twice that between two engines"

@@ -140,7 +140,7 @@ def check(
             seed=seed,
             requested=engines is not None,
             precision=parse_precision(precision),
-            step=advance,
+            on_progress=advance,
         )
     print_result({**found.to_dict(), "command": command_line()}, as_json, tables.parity)
     if not found.holds:
@@ -203,7 +203,12 @@ def check_training(
     how = None if recipe is None else find_recipe(str(recipe)).optimization
     with progress(err) as advance:
         found = checking.check_training(
-            spec, engines, how=how, size=sizes[0] if sizes else None, step=advance, **options
+            spec,
+            engines,
+            optimization=how,
+            size=sizes[0] if sizes else None,
+            on_progress=advance,
+            **options,
         )
     if plot is not None:
         plots.training_parity(found.to_dict(), plot)

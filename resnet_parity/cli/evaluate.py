@@ -101,7 +101,7 @@ def evaluate(
             # The engines share the device, of which TensorFlow would take all there is.
             os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
         found = evaluating.evaluate(
-            prepared, chosen, dtype=dtype, device=where, step=step, advance=advance
+            prepared, chosen, dtype=dtype, device=where, on_progress=step, advance=advance
         )
     print_result(found.to_dict(), as_json, tables.evaluated)
     if not found.holds:

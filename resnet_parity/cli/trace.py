@@ -100,7 +100,7 @@ def trace(
             device=parse_device(device),
             seed=seed,
             gradients=gradients,
-            step=advance,
+            on_progress=advance,
         )
     data = {**found.to_dict(), "command": command_line()}
     if plot is not None:

@@ -35,13 +35,12 @@ DTYPES = ("float64", "float32")
 _SIDE = 128
 """Largest height and width of the inputs."""
 _SEED = 2026
-_TRIALS = 3
 _OUTPUTS = 9
 _ARRAY_LIMIT = 2**25
 """Bytes of an array; features of 64 channels on images of 64 take 8 million."""
 _PACKAGES = ("resnet-parity", "numpy", "torch", "keras", "tensorflow", "jax", "flax")
 
-Step = Callable[[str], None]
+OnProgress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -265,7 +264,8 @@ def _unpacked(text: str, shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarr
     return np.frombuffer(data, dtype).reshape(shape)
 
 
-def _versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
+    """Of Python and the packages that compute."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

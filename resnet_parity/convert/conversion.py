@@ -14,18 +14,19 @@ from typing import Any
 
 from resnet_parity.convert.certificate import (
     Check,
-    Step,
+    OnProgress,
     certificate_path,
     remove_stale,
     write_certificate,
 )
-from resnet_parity.convert.read import call_engine, read_any
+from resnet_parity.convert.read import read_any
 from resnet_parity.convert.verify import certify
+from resnet_parity.engines.job import EngineJob
 from resnet_parity.engines.registry import ENGINES, Device, Engine, first_available
 from shared_spec.atomic_write import durable, workspace
 from shared_spec.backend import fetched
 from shared_spec.errors import FrameworkError, WeightsError
-from shared_spec.formats.canonical_file import write_safetensors
+from shared_spec.formats.canonical_file import save_canonical
 from shared_spec.formats.containers import hdf5_sandbox
 from shared_spec.formats.containers.source import require_file
 from shared_spec.formats.write import Format, fitted, target_format
@@ -133,7 +134,7 @@ def convert(
                         proof.engines_for(wanted),
                         named=target,
                         device=proof.device,
-                        step=proof.step,
+                        on_progress=proof.on_progress,
                     )
         if made is not None:
             write_certificate(made, target)
@@ -163,7 +164,7 @@ class Proof:
     engines: tuple[Engine, ...] | None = None
     """None takes the first installed engine of the target's framework."""
     device: Device = "cpu"
-    step: Step = lambda text: None
+    on_progress: OnProgress = lambda text: None
 
     def engines_for(self, wanted: Format) -> list[Engine]:
         """Those that verify a format.
@@ -224,15 +225,15 @@ def _write(checkpoint: Checkpoint, draft: Path, wanted: Format, folder: Path) ->
         return
     assert checkpoint.spec is not None
     canonical = folder / "write.safetensors"
-    write_safetensors(canonical, checkpoint)
-    call_engine(
-        first_available(wanted.engines),
-        "write",
-        source=str(canonical),
-        spec=checkpoint.spec.to_dict(),
-        output=str(draft),
-        format=wanted.name,
-    )
+    save_canonical(canonical, checkpoint)
+    with EngineJob(folder).worker(first_available(wanted.engines)) as worker:
+        worker.call(
+            "write",
+            source=str(canonical),
+            spec=checkpoint.spec.to_dict(),
+            output=str(draft),
+            format=wanted.name,
+        )
 
 
 def _dtype(checkpoint: Checkpoint, path: Path) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from resnet_parity.engines.process import EngineError, Worker
-from resnet_parity.engines.registry import Engine, first_available
+from resnet_parity.engines.job import EngineJob
+from resnet_parity.engines.registry import first_available
 from shared_spec.atomic_write import workspace
-from shared_spec.errors import ResNetError, WeightsError
+from shared_spec.errors import WeightsError
 from shared_spec.formats.containers.source import require_file
 from shared_spec.formats.detect import is_orbax
 from shared_spec.formats.read import read_checkpoint
@@ -30,13 +29,8 @@ def read_any(path: Path, spec: ResNetSpec | None, folder: Path, resize: bool = F
     if is_orbax(path):
         output = folder / "read.safetensors"
         given = None if spec is None else spec.to_dict()
-        call_engine(
-            first_available(("flax",)),
-            "read",
-            source=str(path.resolve()),
-            spec=given,
-            output=str(output),
-        )
+        with EngineJob(folder).worker(first_available(("flax",))) as worker:
+            worker.call("read", source=str(path.resolve()), spec=given, output=str(output))
         checkpoint = replace(read_checkpoint(output), origin="Flax orbax directory")
     else:
         checkpoint = read_checkpoint(path, spec, resize=resize)
@@ -65,15 +59,6 @@ def read_classifier(
 
 def _but_for_ends(spec: ResNetSpec | None) -> ResNetSpec | None:
     return None if spec is None else spec.override(in_channels=3, num_classes=1)
-
-
-def call_engine(engine: Engine, operation: str, **arguments: Any) -> None:
-    """One operation in a process of its own, whose failure is an error of the conversion."""
-    try:
-        with Worker(engine) as worker:
-            worker.call(operation, **arguments)
-    except EngineError as error:
-        raise ResNetError(f"{engine.name} failed: {error}") from None
 
 
 def read_for(spec: ResNetSpec, path: Path) -> Checkpoint:

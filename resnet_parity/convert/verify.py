@@ -6,27 +6,27 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from resnet_parity.convert.certificate import (
-    _TRIALS,
     DTYPES,
     Certificate,
     Check,
     Inputs,
-    Step,
-    _versions,
+    OnProgress,
     certificate_path,
     file_digest,
+    installed_versions,
     read_certificate,
 )
-from resnet_parity.engines.process import EngineError, Worker
+from resnet_parity.engines.job import EngineJob
 from resnet_parity.engines.registry import ENGINES, Device, Engine
 from resnet_parity.numerics.difference import FLOAT64_TOLERANCE, ROUNDING_FACTOR, difference
+from resnet_parity.numerics.rounding import TRIALS, rounding_errors
 from shared_spec.atomic_write import workspace
 from shared_spec.errors import ParityError, ResNetError
-from shared_spec.formats.canonical_file import read_safetensors, write_safetensors
 from shared_spec.formats.containers.source import require_file
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
@@ -43,7 +43,7 @@ def certify(
     *,
     named: Path,
     device: Device = "cpu",
-    step: Step = lambda text: None,
+    on_progress: OnProgress = lambda text: None,
 ) -> Certificate | None:
     """Hold a converted file against its source, both read anew by the engines that compute them.
 
@@ -56,7 +56,7 @@ def certify(
             of the source's own framework, or of these, gives the reference.
         named: the path that the target will have.
         device: where.
-        step: called with a few words as each part of the work begins.
+        on_progress: called with a few words as each part of the work begins.
 
     Returns:
         The certificate, or None if no framework is installed.
@@ -72,24 +72,26 @@ def certify(
         return None
     inputs = Inputs.of(whole.spec, checkpoint.preprocessing)
     with workspace() as folder:
-        job = _Job(folder, inputs, device)
-        step(f"reference: {judge.name}, float64")
-        found, _ = job.run(judge, source, checkpoint.spec, ("float64",), _TRIALS, "cpu")
-        reference = found["float64"]
-        errors = [_error(reference, found[f"trial{i}"], judge.name) for i in range(_TRIALS)]
-        if None in errors:
+        job = EngineJob(folder)
+        run = _CertificateRun(job, job.save("images", {"images": inputs.array()}), device)
+        on_progress(f"reference: {judge.name}, float64")
+        read = source, checkpoint.spec
+        found, _ = run.outputs(judge, read, ("float64",), TRIALS, "cpu")
+        if not all(np.isfinite(array).all() for arrays in found.values() for array in arrays):
             raise ParityError(f"{source}: its logits are not finite numbers")
-        rounding = max(error for error in errors if error is not None)
+        reference = found.pop("float64")
+        trials = (_numbered(arrays) for arrays in found.values())
+        rounding = max(rounding_errors(_numbered(reference), trials).values())
         permutation = whole.state is checkpoint.state
         dtypes = {entry.dtype.name for entry in entries_of(whole.state).values()}
         exact = permutation or dtypes == {"float64"}
-        checks = job.checks(engines, target, whole.spec, reference, rounding, exact, step)
+        written = target, whole.spec
+        held = _Reference(reference, rounding, exact)
+        checks = run.checks(engines, written, held, on_progress)
         wrong = next((check for check in checks if not check.holds), None)
         if wrong is not None:
-            step("looking for the layer")
-            there = job.first_to_part(
-                (judge, source, checkpoint.spec), (ENGINES[wrong.engine], target, whole.spec)
-            )
+            on_progress("looking for the layer")
+            there = run.first_that_differs((judge, read), (ENGINES[wrong.engine], written))
             error = "not a number" if wrong.error is None else f"{wrong.error:.1e}"
             raise ParityError(
                 f"{named}: {wrong.engine} in {wrong.dtype} computes something else than the "
@@ -106,7 +108,7 @@ def certify(
         judge.name,
         rounding,
         checks,
-        _versions(),
+        installed_versions(),
     )
 
 
@@ -115,7 +117,7 @@ def verify(
     engines: Sequence[Engine] | None = None,
     device: Device = "cpu",
     dtypes: Sequence[str] = DTYPES,
-    step: Step = lambda text: None,
+    on_progress: OnProgress = lambda text: None,
 ) -> tuple[Certificate, list[Check]]:
     """Hold a converted file against its certificate, here and now.
 
@@ -125,7 +127,7 @@ def verify(
             installed, or else any one that is.
         device: cpu, gpu or tpu.
         dtypes: float64, float32 or both. A TPU has no float64.
-        step: called with a few words as each part of the work begins.
+        on_progress: called with a few words as each part of the work begins.
 
     Returns:
         The certificate and what was found now.
@@ -149,101 +151,101 @@ def verify(
     if not engines:
         raise ResNetError("verify: no framework is installed; install torch, keras or flax")
     with workspace() as folder:
-        job = _Job(folder, certificate.inputs, device, tuple(dtypes))
-        checks = job.checks(
-            engines,
-            target,
-            certificate.spec,
-            certificate.reference,
-            certificate.rounding,
-            certificate.exact,
-            step,
-        )
+        job = EngineJob(folder)
+        images = job.save("images", {"images": certificate.inputs.array()})
+        run = _CertificateRun(job, images, device, tuple(dtypes))
+        held = _Reference(certificate.reference, certificate.rounding, certificate.exact)
+        checks = run.checks(engines, (target, certificate.spec), held, on_progress)
     return certificate, checks
 
 
-@dataclass
-class _Job:
-    """Runs of engines on the same inputs."""
+Outputs = dict[str, list[np.ndarray]]
+"""By dtype, `float64`, or by trial, `trial0`: what a net returns, or the outputs of its layers."""
 
-    folder: Path
-    inputs: Inputs
+File = tuple[Path, ResNetSpec]
+"""A checkpoint and its net."""
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """What outputs are held against, and how far rounding to float32 moves them. `exact` says
+    whether float64 must agree to its last digits.
+    """
+
+    outputs: list[np.ndarray]
+    rounding: float
+    exact: bool
+
+    def bound(self, dtype: str) -> float:
+        rounded = dtype != "float64" or not self.exact
+        return ROUNDING_FACTOR * self.rounding if rounded else FLOAT64_TOLERANCE
+
+
+@dataclass(frozen=True)
+class _CertificateRun:
+    """Runs of engines on the same images."""
+
+    job: EngineJob
+    images: str
     device: Device
     dtypes: tuple[str, ...] = DTYPES
 
-    def run(
+    def outputs(
         self,
         engine: Engine,
-        path: Path,
-        spec: ResNetSpec,
+        file: File,
         dtypes: Sequence[str],
         trials: int,
         device: Device,
         layers: bool = False,
-    ) -> tuple[dict[str, list[np.ndarray]], dict[str, str]]:
-        """Outputs of a checkpoint, or of all its layers, under each dtype's name, and the engine's
-        versions.
-        """
-        images, outputs = self.folder / "images.safetensors", self.folder / "outputs.safetensors"
-        write_safetensors(images, Checkpoint({"images": self.inputs.array()}))
-        try:
-            with Worker(engine, device) as worker:
-                facts = worker.call("info")
-                worker.call(
-                    "evaluate",
-                    source=str(path.resolve()),
-                    spec=spec.to_dict(),
-                    dtypes=list(dtypes),
-                    trials=trials,
-                    images=str(images),
-                    outputs=str(outputs),
-                    layers=layers,
-                )
-        except EngineError as error:
-            raise ResNetError(f"{engine.name} failed: {error}") from None
-        arrays = read_safetensors(outputs).state
-        found: dict[str, list[np.ndarray]] = {}
+    ) -> tuple[Outputs, dict[str, str]]:
+        """What a checkpoint makes of the images, or all its layers, and the engine's versions."""
+        path, spec = file
+        asked: dict[str, Any] = {"source": str(path.resolve()), "spec": spec.to_dict()}
+        asked |= {"dtypes": list(dtypes), "trials": trials, "layers": layers}
+        with self.job.worker(engine, device) as worker:
+            facts = worker.call("info")
+            _, arrays = self.job.run(worker.call, "evaluate", images=self.images, **asked)
+        found: Outputs = {}
         for name in sorted(arrays):
             found.setdefault(name.partition("/")[0], []).append(arrays[name])
         return found, dict(facts["versions"])
 
     def checks(
-        self,
-        engines: Sequence[Engine],
-        path: Path,
-        spec: ResNetSpec,
-        reference: list[np.ndarray],
-        rounding: float,
-        exact: bool,
-        step: Step,
+        self, engines: Sequence[Engine], file: File, held: _Reference, on_progress: OnProgress
     ) -> list[Check]:
+        """Every engine in every dtype against the reference."""
         checks = []
         for engine in engines:
-            step(f"{engine.name}: {', '.join(self.dtypes)}")
-            found, versions = self.run(engine, path, spec, self.dtypes, 0, self.device)
+            on_progress(f"{engine.name}: {', '.join(self.dtypes)}")
+            found, versions = self.outputs(engine, file, self.dtypes, 0, self.device)
             for dtype in self.dtypes:
-                rounded = dtype != "float64" or not exact
-                bound = ROUNDING_FACTOR * rounding if rounded else FLOAT64_TOLERANCE
-                error = _error(reference, found[dtype], f"{engine.name} in {dtype}")
+                bound = held.bound(dtype)
+                error = _error(held.outputs, found[dtype], f"{engine.name} in {dtype}")
                 holds = error is not None and error <= bound
                 checks.append(Check(engine.name, dtype, self.device, error, bound, holds, versions))
         return checks
 
-    def first_to_part(
-        self, source: tuple[Engine, Path, ResNetSpec], target: tuple[Engine, Path, ResNetSpec]
-    ) -> str:
+    def first_that_differs(self, source: tuple[Engine, File], target: tuple[Engine, File]) -> str:
         """The first layer whose output differs in float64, in words; nothing if none is found."""
-        names = [layer.name for layer in compile_plan(source[2]).layers()]
-        if names != [layer.name for layer in compile_plan(target[2]).layers()]:
+        names, theirs = (
+            [layer.name for layer in compile_plan(spec).layers()]
+            for _, (_, spec) in (source, target)
+        )
+        if names != theirs:
             return ""
         a, b = (
-            self.run(engine, path, spec, ("float64",), 0, "cpu", layers=True)[0]["float64"]
-            for engine, path, spec in (source, target)
+            self.outputs(engine, file, ("float64",), 0, "cpu", layers=True)[0]["float64"]
+            for engine, file in (source, target)
         )
-        for name, ours, theirs in zip(names, a, b, strict=True):
-            if ours.shape != theirs.shape or not _close(ours, theirs):
+        for name, x, y in zip(names, a, b, strict=True):
+            if x.shape != y.shape or not _close(x, y):
                 return f", first at {name}"
         return ""
+
+
+def _numbered(arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    return {str(i): array for i, array in enumerate(arrays)}
 
 
 def _close(a: np.ndarray, b: np.ndarray) -> bool:

@@ -14,8 +14,6 @@ from shared_spec.weights.initialize import generator, random_images
 from shared_spec.weights.state import State, cast_weights
 
 DISTINCT = 4
-
-
 """So many images differ, and a batch repeats them. Its batch norms then see what a batch of these
 alone has, and a float64 reference of these says what every row of the timed batch has to be."""
 

@@ -74,7 +74,7 @@ def paper_scales(image_size: int) -> tuple[int, ...]:
     return tuple(round(side * image_size / 224) for side in PAPER_SCALES)
 
 
-class Part(NamedTuple):
+class Chunk(NamedTuple):
     """What the nets are given at a time: views [n * views, H, W, C], those of an image one after
     the other; which images of the round they are of, [n]; and at which of the scales.
     """
@@ -84,7 +84,7 @@ class Part(NamedTuple):
     scale: int
 
 
-Round = tuple[np.ndarray, Iterator[Part]]
+Round = tuple[np.ndarray, Iterator[Chunk]]
 """Indices of some images, and all of their views."""
 
 
@@ -100,7 +100,7 @@ def rounds(views: Views, dataset: Dataset, loader: Loader) -> Generator[Round, N
     start = 0
     for images, labels in loader.held_out_batches():
         count = len(labels)
-        yield np.arange(start, start + count), iter([Part(images, np.arange(count), 0)])
+        yield np.arange(start, start + count), iter([Chunk(images, np.arange(count), 0)])
         start += count
 
 
@@ -121,7 +121,7 @@ def _view_rounds(views: Views, dataset: Dataset) -> Iterator[Round]:
             if not pending:
                 return
             block, futures = pending.popleft()
-            yield block, _parts(views, [future.result() for future in futures])
+            yield block, _chunks(views, [future.result() for future in futures])
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -134,7 +134,7 @@ def _resized(views: Views, dataset: Dataset, index: int) -> list[np.ndarray]:
         raise DataError(f"{dataset.where(index)}: {error}") from None
 
 
-def _parts(views: Views, images: Sequence[Sequence[np.ndarray]]) -> Iterator[Part]:
+def _chunks(views: Views, images: Sequence[Sequence[np.ndarray]]) -> Iterator[Chunk]:
     """Views of images at every scale, those of one size together, as many as `batch_size` has
     pixels.
     """
@@ -149,7 +149,7 @@ def _parts(views: Views, images: Sequence[Sequence[np.ndarray]]) -> Iterator[Par
             for start in range(0, len(members), room):
                 which = members[start : start + room]
                 cut = [views.cut(images[i][scale]) for i in which]
-                yield Part(np.concatenate(cut), np.array(which), scale)
+                yield Chunk(np.concatenate(cut), np.array(which), scale)
 
 
 def ten_crops(image: np.ndarray, size: int) -> np.ndarray:

@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 
 from resnet_parity.convert.read import read_classifier
-from resnet_parity.engines.process import EngineError, Worker
+from resnet_parity.engines.job import EngineJob
 from resnet_parity.engines.registry import Device, Engine
 from shared_spec.atomic_write import workspace
-from shared_spec.errors import ResNetError, WeightsError
-from shared_spec.formats.canonical_file import read_safetensors, write_safetensors
+from shared_spec.errors import WeightsError
 from shared_spec.spec.resnet_spec import ResNetSpec
-from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.preprocessing import Preprocessing, open_images
 
 
@@ -48,39 +46,21 @@ def classify(
                 f"{weights}: has {len(labels)} labels for {found.num_classes} classes"
             )
         prepare = checkpoint.preprocessing or Preprocessing.default(found)
-        logits = _logits(checkpoint, found, prepare(pictures), engine, device, folder)
+        job = EngineJob(folder)
+        asked: dict[str, Any] = {
+            "spec": found.to_dict(),
+            "weights": job.save("weights", checkpoint.state),
+            "dtype": "float32",
+            "images": job.save("images", {"images": prepare(pictures)}),
+        }
+        with job.worker(engine, device) as worker:
+            logits = job.run(worker.call, "predict", **asked)[1]["logits"]
     if not np.isfinite(logits).all():
         raise WeightsError(f"{weights}: the logits are not finite numbers")
     return [
         {"image": str(path), "classes": _ranked(row, labels, top)}
         for path, row in zip(images, logits, strict=True)
     ]
-
-
-def _logits(
-    checkpoint: Checkpoint,
-    spec: ResNetSpec,
-    inputs: np.ndarray,
-    engine: Engine,
-    device: Device,
-    folder: Path,
-) -> np.ndarray:
-    canonical, images, outputs = (str(folder / f"{n}.safetensors") for n in ("w", "images", "out"))
-    write_safetensors(canonical, Checkpoint(checkpoint.state))
-    write_safetensors(images, Checkpoint({"images": inputs}))
-    try:
-        with Worker(engine, device) as worker:
-            worker.call(
-                "predict",
-                spec=spec.to_dict(),
-                weights=canonical,
-                dtype="float32",
-                images=images,
-                outputs=outputs,
-            )
-    except EngineError as error:
-        raise ResNetError(f"{engine.name}: {error}") from None
-    return read_safetensors(outputs).state["logits"]
 
 
 def _ranked(logits: np.ndarray, labels: Sequence[str], top: int) -> list[dict[str, Any]]:

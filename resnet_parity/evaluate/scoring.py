@@ -14,28 +14,25 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from resnet_parity.engines.job import EngineJob
 from resnet_parity.engines.process import EngineError, Start, Worker
 from resnet_parity.engines.registry import Device, Engine
-from resnet_parity.evaluate.crops import Part, image_logits, rounds
+from resnet_parity.evaluate.crops import Chunk, image_logits, rounds
 from resnet_parity.evaluate.inputs import Prepared, spread
-from resnet_parity.numerics.difference import FLOAT64_TOLERANCE, ROUNDING_FACTOR, RULE, difference
-from resnet_parity.numerics.rounding import perturbed
+from resnet_parity.numerics.difference import FLOAT64_TOLERANCE, ROUNDING_FACTOR, RULE
+from resnet_parity.numerics.rounding import perturbations, rounding_errors
 from resnet_parity.numerics.top_k import Scores, losses, ranks, summed
 from shared_spec.atomic_write import workspace
 from shared_spec.errors import ResNetError
-from shared_spec.formats.canonical_file import read_safetensors, save_canonical
 from shared_spec.plan.compiler import compile_plan
-from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.state import State, cast_weights, numpy_dtype
 
 _SAMPLE = 8
 """Views on which the effect of rounding is measured."""
-_TRIALS = 3
 _SHOWN = 5
 """Images that are named where two engines disagree."""
 
@@ -147,7 +144,7 @@ def evaluate(
     *,
     dtype: str = "float32",
     device: Device = "cpu",
-    step: Callable[[str], None] = lambda text: None,
+    on_progress: Callable[[str], None] = lambda text: None,
     advance: Callable[[float], None] = lambda images: None,
     start: Start = Worker,
 ) -> Report:
@@ -162,7 +159,7 @@ def evaluate(
         engines: which engines.
         dtype: of parameters and computation.
         device: cpu, gpu or tpu.
-        step: called with a few words as each part of the work begins.
+        on_progress: called with a few words as each part of the work begins.
         advance: called with the number of images that were dealt with, or a part of one.
         start: gives the worker of an engine on a device, as a context manager.
 
@@ -172,24 +169,24 @@ def evaluate(
     numpy_dtype(dtype)
     report = Report(prepared, dtype)
     with ExitStack() as stack:
-        folder = stack.enter_context(workspace())
-        run = _Run(prepared, dtype, folder, report)
+        job = EngineJob(stack.enter_context(workspace()), start)
+        run = _EvaluationRun(prepared, dtype, job, report)
         # All processes at once: each takes seconds to import its framework.
         for engine in engines:
             with run.excusing(engine.name):
                 run.add(engine, stack.enter_context(start(engine, device)))
-        step("starting engines")
+        on_progress("starting engines")
         run.load()
-        step("evaluating")
+        on_progress("evaluating")
         views = rounds(prepared.views, prepared.dataset, prepared.loader)
-        for indices, parts in stack.enter_context(closing(views)):
-            run.round(indices, parts, advance)
+        for indices, chunks in stack.enter_context(closing(views)):
+            run.round(indices, chunks, advance)
             if not run.alive:
                 break
         run.finish()
         if len(report.ran) > 1 and dtype != "float64":
-            step("float64 reference")
-            run.measure_rounding(device, start)
+            on_progress("float64 reference")
+            run.measure_rounding(device)
     _judge(report, dtype)
     return report
 
@@ -220,7 +217,7 @@ class _Tally:
 
 
 @dataclass
-class _Compared:
+class _PairTally:
     """What is known of two engines so far."""
 
     same: int = 0
@@ -230,21 +227,15 @@ class _Compared:
     disagreements: list[dict[str, str]] = field(default_factory=list)
 
 
-class _Run:
+class _EvaluationRun:
     """An evaluation on its way."""
 
-    def __init__(self, prepared: Prepared, dtype: str, folder: Path, report: Report) -> None:
-        self._p, self._dtype, self._folder, self._report = prepared, dtype, folder, report
+    def __init__(self, prepared: Prepared, dtype: str, job: EngineJob, report: Report) -> None:
+        self._p, self._dtype, self._job, self._report = prepared, dtype, job, report
         self._tallies: dict[str, _Tally] = {}
-        self._pairs: dict[tuple[str, str], _Compared] = {}
+        self._pairs: dict[tuple[str, str], _PairTally] = {}
         self._sample: np.ndarray | None = None
-        self._images = self._file("images")
-        self._outputs = self._file("outputs")
-        self._weights = self._file("weights")
-        save_canonical(self._weights, Checkpoint(prepared.state))
-
-    def _file(self, name: str) -> Path:
-        return self._folder / f"{name}.safetensors"
+        self._weights = job.save("weights", prepared.state)
 
     @contextmanager
     def excusing(self, name: str) -> Iterator[None]:
@@ -272,58 +263,58 @@ class _Run:
                 tally.facts = tally.worker.call("info")
                 net = {
                     "spec": self._p.spec.to_dict(),
-                    "weights": str(self._weights),
+                    "weights": self._weights,
                     "dtype": self._dtype,
                 }
                 tally.parameters = tally.worker.call("classify", net=net)["parameters"]
         names = list(self._tallies)
-        self._pairs = {pair: _Compared() for pair in itertools.combinations(names, 2)}
+        self._pairs = {pair: _PairTally() for pair in itertools.combinations(names, 2)}
 
     def round(
-        self, indices: np.ndarray, parts: Iterator[Part], advance: Callable[[float], None]
+        self, indices: np.ndarray, chunks: Iterator[Chunk], advance: Callable[[float], None]
     ) -> None:
         """Some images, in all engines."""
         p = self._p
         found: dict[str, list[list[np.ndarray]]] = {}
-        for part in parts:
-            save_canonical(self._images, Checkpoint({"images": part.images}))
+        for chunk in chunks:
+            file = self._job.save("images", {"images": chunk.images})
             if self._sample is None:
-                self._sample = part.images[spread(len(part.images), _SAMPLE)].copy()
+                self._sample = chunk.images[spread(len(chunk.images), _SAMPLE)].copy()
             logits: dict[str, np.ndarray] = {}
             for name in list(self._tallies):
                 with self.excusing(name):
-                    logits[name] = self._classified(self._tallies[name], part)
-                advance(len(part.which) / (len(p.views.scales) * max(len(self._tallies), 1)))
-            self._compare(indices, part, logits)
+                    logits[name] = self._classified(self._tallies[name], chunk, file)
+                advance(len(chunk.which) / (len(p.views.scales) * max(len(self._tallies), 1)))
+            self._compare(indices, chunk, logits)
             for name, array in logits.items():
                 of_image = found.setdefault(name, [[] for _ in indices])
-                for i, views in zip(part.which, array, strict=True):
+                for i, views in zip(chunk.which, array, strict=True):
                     of_image[i].append(views)
         left = {name: arrays for name, arrays in found.items() if name in self._tallies}
         self._score(indices, {name: image_logits(arrays) for name, arrays in left.items()})
 
-    def _classified(self, tally: _Tally, part: Part) -> np.ndarray:
+    def _classified(self, tally: _Tally, chunk: Chunk, file: str) -> np.ndarray:
         """Logits [n, views, classes]."""
-        answer = tally.worker.call("classify", images=str(self._images), outputs=str(self._outputs))
-        logits = np.array(read_safetensors(self._outputs).state["logits"], np.float64)
-        if logits.shape != (len(part.images), len(self._p.names)):
+        answer, found = self._job.run(tally.worker.call, "classify", images=file)
+        logits = found["logits"].astype(np.float64)
+        if logits.shape != (len(chunk.images), len(self._p.names)):
             raise EngineError(
-                f"gave logits {list(logits.shape)} for {len(part.images)} images and "
+                f"gave logits {list(logits.shape)} for {len(chunk.images)} images and "
                 f"{len(self._p.names)} classes"
             )
         tally.seconds += answer["seconds"]
         if answer["warm"]:
-            seconds, images = tally.timed.get(part.scale, (0.0, 0))
-            tally.timed[part.scale] = seconds + answer["seconds"], images + len(part.which)
-        return logits.reshape(len(part.which), -1, logits.shape[1])
+            seconds, images = tally.timed.get(chunk.scale, (0.0, 0))
+            tally.timed[chunk.scale] = seconds + answer["seconds"], images + len(chunk.which)
+        return logits.reshape(len(chunk.which), -1, logits.shape[1])
 
-    def _compare(self, indices: np.ndarray, part: Part, logits: dict[str, np.ndarray]) -> None:
+    def _compare(self, indices: np.ndarray, chunk: Chunk, logits: dict[str, np.ndarray]) -> None:
         for name, array in logits.items():
             tally = self._tallies[name]
             magnitudes = np.abs(array).max((1, 2))
             strange = np.flatnonzero(~np.isfinite(magnitudes))
             if len(strange) and tally.strange is None:
-                tally.strange = self._p.dataset.where(int(indices[part.which[strange[0]]]))
+                tally.strange = self._p.dataset.where(int(indices[chunk.which[strange[0]]]))
             tally.largest = max(
                 tally.largest, float(magnitudes[np.isfinite(magnitudes)].max(initial=0))
             )
@@ -336,7 +327,7 @@ class _Run:
             place = int(apart.argmax())
             if apart[place] > pair.farthest:
                 pair.farthest = float(apart[place])
-                pair.worst = int(indices[part.which[place]])
+                pair.worst = int(indices[chunk.which[place]])
 
     def _score(self, indices: np.ndarray, scores: dict[str, np.ndarray]) -> None:
         labels = self._p.dataset.labels[indices]
@@ -390,27 +381,30 @@ class _Run:
                 pair.disagreements,
             )
 
-    def measure_rounding(self, device: Device, start: Start) -> None:
-        """What rounding may do to these logits, as `check` measures it: in float64, by weights that
-        are changed as much as rounding changes sums (`resnet_parity.numerics.rounding`).
-        """
-        p, report = self._p, self._report
+    def measure_rounding(self, device: Device) -> None:
+        """What rounding may do to these logits: see `rounding_errors`."""
+        p, report, job = self._p, self._report, self._job
         tally = next(iter(self._tallies.values()))
-        exact = cast_weights(cast_weights(p.state, self._dtype), "float64")
         assert self._sample is not None
-        save_canonical(self._images, Checkpoint({"images": self._sample}))
+        asked: dict[str, Any] = {
+            "spec": p.spec.to_dict(),
+            "dtype": "float64",
+            "images": job.save("images", {"images": self._sample}),
+        }
+        exact = cast_weights(cast_weights(p.state, self._dtype), "float64")
+        changed = perturbations(compile_plan(p.spec), exact, self._dtype)
         # Not on an accelerator, which may have no float64.
         where: AbstractContextManager[Worker] = (
-            nullcontext(tally.worker) if device == "cpu" else start(tally.engine, "cpu")
+            nullcontext(tally.worker) if device == "cpu" else job.worker(tally.engine)
         )
         try:
             with where as worker:
-                reference = self._in_float64(worker, exact)
-                error = 0.0
-                for trial in range(_TRIALS):
-                    shaken = perturbed(compile_plan(p.spec), exact, self._dtype, trial)
-                    found = difference(reference, self._in_float64(worker, shaken))
-                    error = max(error, found.maximum)
+
+                def run(weights: State) -> State:
+                    file = job.save("float64", weights)
+                    return job.run(worker.call, "predict", weights=file, **asked)[1]
+
+                error = max(rounding_errors(run(exact), map(run, changed)).values())
         except (EngineError, ResNetError) as failure:
             report.problems.append(f"no float64 reference from {tally.engine.name}: {failure}")
             return
@@ -419,19 +413,6 @@ class _Run:
             f"{RULE} ≤ {report.tolerance:.1e} between two engines, which is twice "
             f"{ROUNDING_FACTOR:g} times what {self._dtype} rounding is measured to cause"
         )
-
-    def _in_float64(self, worker: Worker, state: State) -> np.ndarray:
-        file = self._file("float64")
-        save_canonical(file, Checkpoint(state))
-        worker.call(
-            "predict",
-            spec=self._p.spec.to_dict(),
-            weights=str(file),
-            dtype="float64",
-            images=str(self._images),
-            outputs=str(self._outputs),
-        )
-        return np.array(read_safetensors(self._outputs).state["logits"])
 
 
 def _judge(report: Report, dtype: str) -> None:
@@ -448,7 +429,7 @@ def _judge(report: Report, dtype: str) -> None:
         # Logits that are no numbers are a problem of their own.
         if not math.isnan(found.logits) and found.logits > report.tolerance:
             report.problems.append(
-                f"{a} and {b} part by {found.logits:.1e}, over {report.tolerance:.1e}, most at "
+                f"{a} and {b} chunk by {found.logits:.1e}, over {report.tolerance:.1e}, most at "
                 f"{found.worst}"
             )
 

@@ -1,16 +1,59 @@
-"""What rounding may do to a net: weights changed at random by as much."""
+"""What rounding may do to a net, measured: weights are changed at random by as much, some times."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
-from resnet_parity.numerics.difference import UNIT_ROUNDOFF
+from resnet_parity.numerics.difference import UNIT_ROUNDOFF, difference
 from shared_spec.plan.layers import Parameter
 from shared_spec.plan.network import Plan
 from shared_spec.weights.initialize import generator
 from shared_spec.weights.state import State
+
+TRIALS = 3
+"""How many times weights are changed. Bounds are `ROUNDING_FACTOR` times the largest effect."""
+
+
+def rounding_errors(
+    exact: Mapping[str, np.ndarray],
+    trials: Iterable[Mapping[str, np.ndarray]],
+    distance: Callable[[str, np.ndarray, np.ndarray], float] = lambda name, a, b: (
+        difference(a, b).maximum
+    ),
+) -> dict[str, float]:
+    """How far rounding moves each of a net's results: the largest distance of any trial.
+
+    Args:
+        exact: results in float64, by name.
+        trials: the same results, each time from other `perturbations` of the weights.
+        distance: of two arrays of that name. One that is no number widens no bound.
+
+    Raises:
+        ResNetError: if arrays cannot be compared (see `difference`).
+    """
+    errors = dict.fromkeys(exact, 0.0)
+    for outputs in trials:
+        for name, array in exact.items():
+            error = distance(name, array, outputs[name])
+            if error > errors[name]:
+                errors[name] = error
+    return errors
+
+
+def perturbations(
+    p: Plan,
+    state: State,
+    dtype: str,
+    seed: int = 0,
+    on_progress: Callable[[str], None] = lambda text: None,
+) -> Iterator[State]:
+    """Weights for each trial of `rounding_errors`, one after another: see `perturbed`."""
+    for trial in range(TRIALS):
+        on_progress(f"float64 reference, perturbation {trial + 1} of {TRIALS}")
+        yield perturbed(p, state, dtype, seed + trial)
 
 
 def perturbed(p: Plan, state: State, dtype: str, seed: int) -> State:

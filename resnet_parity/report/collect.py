@@ -60,7 +60,7 @@ def collect(
     names: Sequence[str],
     files: Files,
     settings: Settings,
-    step: Callable[[str], None] = lambda text: None,
+    on_progress: Callable[[str], None] = lambda text: None,
 ) -> list[Net]:
     """The nets that are named, then those of the files.
 
@@ -72,7 +72,7 @@ def collect(
     if not nets:
         raise ResNetError("report: name a net, or give files with --check, --trace or --bench")
     for name in dict.fromkeys(names):
-        _run(nets[name], name, settings, step)
+        _run(nets[name], name, settings, on_progress)
     return list(nets.values())
 
 
@@ -96,19 +96,19 @@ def _read(nets: dict[str, Net], files: Files) -> None:
             of(bench.name).benches.append(bench)
 
 
-def _run(net: Net, name: str, settings: Settings, step: Callable[[str], None]) -> None:
+def _run(net: Net, name: str, settings: Settings, on_progress: Callable[[str], None]) -> None:
     """What no file tells of a net that was named."""
     assert net.spec is not None
     if not net.checks:
-        net.checks.append(_check(name, net.spec, settings, step))
+        net.checks.append(_check(name, net.spec, settings, on_progress))
     if not net.traces:
-        _trace(net, name, settings, step)
+        _trace(net, name, settings, on_progress)
     if settings.speed and not net.benches:
-        net.benches.append(_bench(name, net.spec, settings, step))
+        net.benches.append(_bench(name, net.spec, settings, on_progress))
 
 
 def _check(
-    name: str, spec: ResNetSpec, settings: Settings, step: Callable[[str], None]
+    name: str, spec: ResNetSpec, settings: Settings, on_progress: Callable[[str], None]
 ) -> CheckReport:
     from resnet_parity.check.forward import check
 
@@ -122,12 +122,12 @@ def _check(
         seed=_SEED,
         requested=settings.requested,
         start=settings.start,
-        step=lambda text: step(f"{name}: check, {text}"),
+        on_progress=lambda text: on_progress(f"{name}: check, {text}"),
     )
     return _told(records.record(found.to_dict(), CheckReport, name), settings)
 
 
-def _trace(net: Net, name: str, settings: Settings, step: Callable[[str], None]) -> None:
+def _trace(net: Net, name: str, settings: Settings, on_progress: Callable[[str], None]) -> None:
     from resnet_parity.check.forward import default_sizes
     from resnet_parity.trace.compare import DTYPES, trace
     from shared_spec.weights.initialize import random_images
@@ -149,7 +149,7 @@ def _trace(net: Net, name: str, settings: Settings, step: Callable[[str], None])
                 device=settings.device,
                 seed=_SEED,
                 start=settings.start,
-                step=lambda text: step(f"{name}: trace, {text}"),
+                on_progress=lambda text: on_progress(f"{name}: trace, {text}"),
             )
         except ResNetError as error:
             net.refused.append(f"errors along depth of {other.name}: {error}")
@@ -170,7 +170,9 @@ def _told(found: Kind, settings: Settings) -> Kind:
     return found.model_copy(update={"command": command})
 
 
-def _bench(name: str, spec: ResNetSpec, settings: Settings, step: Callable[[str], None]) -> Bench:
+def _bench(
+    name: str, spec: ResNetSpec, settings: Settings, on_progress: Callable[[str], None]
+) -> Bench:
     from resnet_parity.bench.measure import bench
     from resnet_parity.bench.result import Request
 
@@ -183,5 +185,9 @@ def _bench(name: str, spec: ResNetSpec, settings: Settings, step: Callable[[str]
         requested=settings.requested,
         command=commands.own_bench(name, settings.engines, settings.device),
     )
-    found = bench(request, step=lambda text: step(f"{name}: bench, {text}"), start=settings.start)
+    found = bench(
+        request,
+        on_progress=lambda text: on_progress(f"{name}: bench, {text}"),
+        start=settings.start,
+    )
     return records.record(found.to_dict(), Bench, name)

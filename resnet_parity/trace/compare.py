@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from resnet_parity.check.training import default_optimization
-from resnet_parity.engines.process import EngineError, Start, Worker
+from resnet_parity.engines.job import EngineJob
+from resnet_parity.engines.process import Start, Worker
 from resnet_parity.engines.registry import Device, Engine
 from resnet_parity.numerics.difference import (
     FLOAT64_TOLERANCE,
@@ -26,18 +25,17 @@ from resnet_parity.numerics.difference import (
     VANISHING,
     farthest,
 )
-from resnet_parity.numerics.rounding import perturbed
+from resnet_parity.numerics.rounding import perturbations, rounding_errors
 from resnet_parity.numerics.teacher_forcing import inputs_of
 from resnet_parity.trace.result import Row, TraceReport, rule_in, shown
+from resnet_parity.train.recipes import comparison_optimization, without_drops
 from shared_spec.atomic_write import workspace
-from shared_spec.errors import FrameworkError, ResNetError
-from shared_spec.formats.canonical_file import read_safetensors, save_canonical
+from shared_spec.errors import ResNetError
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.dataflow import IMAGES, Part, parts
 from shared_spec.plan.network import Plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.training.state import require_classes
-from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.initialize import generator, random_weights
 from shared_spec.weights.state import State, cast_weights, check_weights
 
@@ -45,9 +43,6 @@ DTYPES = ("float64", "float32")
 RESULT = "(result)"
 """The row of what a model returns."""
 
-_DROPS = ("drop_rate", "drop_path_rate", "drop_block_rate")
-_TRIALS = 3
-"""Perturbations in float64 that tell what rounding does."""
 _VAGUE = 0.1
 """A bound on gradients above which a comparison says nothing: norms over a few numbers amplify
 rounding so.
@@ -74,7 +69,7 @@ def trace(
     device: Device = "cpu",
     seed: int = 0,
     gradients: bool = False,
-    step: Callable[[str], None] = lambda text: None,
+    on_progress: Callable[[str], None] = lambda text: None,
     start: Start = Worker,
 ) -> TraceReport:
     """Compare every layer and block of two implementations on the same weights and images.
@@ -90,7 +85,7 @@ def trace(
         device: cpu, gpu or tpu.
         seed: of random weights and labels.
         gradients: compare the gradients of every parameter too.
-        step: called with a few words as each part of the work begins.
+        on_progress: called with a few words as each part of the work begins.
         start: gives the worker of an engine on a device, as a context manager.
 
     Raises:
@@ -110,78 +105,59 @@ def trace(
     rule = rule_in(dtype, FLOAT64_TOLERANCE)
     report = TraceReport(name, reference.name, named, dtype, list(images.shape), rule)
     with workspace() as folder:
-        job = _Job(spec, p, weights, images, dtype, folder, device, start, step)
-        found = job.compare(reference, other, report)
+        job = EngineJob(folder, start)
+        run = _TraceRun(job, spec, p, weights, images, dtype, device, on_progress)
+        report.rows = run.compare(reference, other, report)
         if gradients and isinstance(other, Engine):
-            _compare_gradients(job, reference, other, report, seed)
-    report.rows = found
+            _compare_gradients(run, reference, other, report, seed)
     _judge(report, {part.name: part for part in parts(p)})
     return report
 
 
-@dataclass
-class _Job:
-    """The files that the workers read and write."""
+@dataclass(frozen=True)
+class _TraceRun:
+    """A net on images, in two engines."""
 
+    job: EngineJob
     spec: ResNetSpec
     plan: Plan
     weights: State
     images: np.ndarray
     dtype: str
-    folder: Path
     device: Device
-    start: Start
-    step: Callable[[str], None]
-
-    def file(self, name: str, arrays: State | None = None) -> str:
-        path = self.folder / f"{name}.safetensors"
-        if arrays is not None:
-            save_canonical(path, Checkpoint(arrays))
-        return str(path)
+    on_progress: Callable[[str], None]
 
     def compare(
         self, reference: Engine, other: Engine | UserModel, report: TraceReport
     ) -> list[Row]:
         """The rows; what the workers told of themselves goes into the report."""
-        given: dict[str, Any] = {
+        asked: dict[str, Any] = {
             "spec": self.spec.to_dict(),
-            "weights": self.file("weights", self.weights),
-            "images": self.file("images", {"images": self.images}),
+            "weights": self.job.save("weights", self.weights),
+            "images": self.job.save("images", {"images": self.images}),
+            "dtype": self.dtype,
         }
-        self.step(reference.name)
-        ours, theirs = self.file("reference"), self.file("other")
-        with self.engine(reference, self.device) as worker:
-            report.engines.append(self.info(worker, reference))
-            answer = worker.call("trace", **given, dtype=self.dtype, outputs=ours)
+        self.on_progress(reference.name)
+        with self.job.worker(reference, self.device) as worker:
+            report.engines.append({"engine": reference.name, **worker.call("info")})
+            answer, ours = self.job.run(worker.call, "trace", "reference", **asked)
             if answer["broken"]:
                 raise ResNetError(f"{reference.name}: {next(iter(answer['broken'].values()))}")
-        source = reference if isinstance(other, UserModel) else other
-        self.step(report.other)
-        with self.engine(source, self.device) as worker:
-            if isinstance(other, UserModel):
-                options = {"factory": other.factory, "names": dict(other.names)}
-                operation = "trace_model"
-            else:
-                report.engines.append(self.info(worker, other))
-                options, operation = {}, "trace"
-            answer = worker.call(
-                operation, **given, dtype=self.dtype, outputs=theirs, reference=ours, **options
-            )
+        asked["reference"] = self.job.path("reference")
+        self.on_progress(report.other)
+        if isinstance(other, UserModel):
+            with self.job.worker(reference, self.device) as worker:
+                asked_of_model = {**asked, **asdict(other)}
+                answer, theirs = self.job.run(worker.call, "trace_model", **asked_of_model)
+        else:
+            with self.job.worker(other, self.device) as worker:
+                report.engines.append({"engine": other.name, **worker.call("info")})
+                answer, theirs = self.job.run(worker.call, "trace", **asked)
         report.notes += answer.get("notes", [])
-        rows = self.rows(_read(ours), _read(theirs), answer["broken"])
+        rows = self.rows(ours, theirs, answer["broken"])
         if self.dtype != "float64":
-            self.bounds(reference, given, ours, rows)
+            self.bounds(reference, asked, rows)
         return rows
-
-    def engine(self, engine: Engine, device: Device) -> Any:
-        absent = engine.missing()
-        if absent is not None:
-            raise FrameworkError(f"{engine.name}: {absent}")
-        return _Telling(engine.name, self.start(engine, device))
-
-    def info(self, worker: Any, engine: Engine) -> dict[str, Any]:
-        facts = worker.call("info")
-        return {"engine": engine.name, **facts}
 
     def rows(self, ours: State, theirs: State, broken: Mapping[str, str]) -> list[Row]:
         found = parts(self.plan)
@@ -209,25 +185,20 @@ class _Job:
                 rows.append(row)
         return rows
 
-    def bounds(self, engine: Engine, given: dict[str, Any], ours: str, rows: list[Row]) -> None:
-        """Set the bounds by what rounding is measured to do in float64, at each part apart."""
+    def bounds(self, engine: Engine, asked: dict[str, Any], rows: list[Row]) -> None:
+        """Set the bounds by what rounding is measured to do in float64, at each layer apart."""
         exact = cast_weights(self.weights, "float64")
-        common = {**given, "dtype": "float64", "reference": ours}
-        worst: dict[str, float] = {}
-        with self.engine(engine, "cpu") as worker:
-            self.step("float64 reference")
-            common["weights"] = self.file("exact", exact)
-            worker.call("trace", **common, outputs=self.file("exact-outputs"))
-            base = _read(self.file("exact-outputs"))
-            for trial in range(_TRIALS):
-                self.step(f"float64 reference, perturbation {trial + 1} of {_TRIALS}")
-                shaken = perturbed(self.plan, exact, self.dtype, trial)
-                common["weights"] = self.file("shaken", shaken)
-                outputs = self.file("shaken-outputs")
-                worker.call("trace", **common, outputs=outputs, rounding=[self.dtype, trial])
-                for key, array in _read(outputs).items():
-                    error = farthest(base[key], array)
-                    worst[key] = max(worst.get(key, 0.0), 0.0 if math.isnan(error) else error)
+
+        def run(weights: State, **more: Any) -> State:
+            given = {**asked, "dtype": "float64", "weights": self.job.save("float64", weights)}
+            return self.job.run(worker.call, "trace", **given, **more)[1]
+
+        with self.job.worker(engine) as worker:
+            self.on_progress("float64 reference")
+            base = run(exact)
+            changed = perturbations(self.plan, exact, self.dtype, on_progress=self.on_progress)
+            trials = (run(w, rounding=[self.dtype, i]) for i, w in enumerate(changed))
+            worst = rounding_errors(base, trials, lambda name, a, b: farthest(a, b))
         least = UNIT_ROUNDOFF[self.dtype]
         ends = {f"{RESULT} {k}": name for k, name in self.plan.results().items()}
         for row in rows:
@@ -236,34 +207,6 @@ class _Job:
                 continue
             row.bound = 2 * ROUNDING_FACTOR * max(worst[f"forced/{name}"], least)
             row.propagated_bound = 2 * ROUNDING_FACTOR * max(worst[f"output/{name}"], least)
-
-
-class _Telling:
-    """A worker whose failures are errors that tell which engine it was."""
-
-    def __init__(self, name: str, worker: Any) -> None:
-        self._name, self._context = name, worker
-
-    def __enter__(self) -> _Telling:
-        try:
-            self._worker = self._context.__enter__()
-        except EngineError as error:
-            raise ResNetError(f"{self._name}: {error}") from None
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._context.__exit__(*error)
-
-    def call(self, operation: str, **arguments: Any) -> Any:
-        try:
-            return self._worker.call(operation, **arguments)
-        except EngineError as error:
-            raise ResNetError(f"{self._name}: {error}") from None
-
-
-def _read(file: str) -> State:
-    # Held whole: the file is written anew by the next run.
-    return {key: np.array(array) for key, array in read_safetensors(file).state.items()}
 
 
 def _error(mine: np.ndarray, other: np.ndarray | None, row: Row | None = None) -> float | None:
@@ -338,51 +281,42 @@ def _first(rows: Sequence[Row], known: Mapping[str, Part]) -> tuple[Row, list[st
 
 
 def _compare_gradients(
-    job: _Job, reference: Engine, other: Engine, report: TraceReport, seed: int
+    run: _TraceRun, reference: Engine, other: Engine, report: TraceReport, seed: int
 ) -> None:
     """The gradients of a loss on the images, in the order of the backward pass, into the report."""
-    report.gradient_rule = rule_in(job.dtype, GRADIENT_TOLERANCE)
-    dropped = [name for name in _DROPS if getattr(job.spec, name)]
-    spec = job.spec.override(**dict.fromkeys(dropped, 0.0)) if dropped else job.spec
+    report.gradient_rule = rule_in(run.dtype, GRADIENT_TOLERANCE)
+    spec, dropped = without_drops(run.spec)
     if dropped:
         report.notes.append(f"gradients: {', '.join(dropped)} set to 0, since engines draw apart")
     images = (
-        np.concatenate([job.images, job.images[::-1] * 0.5]) if len(job.images) < 2 else job.images
+        np.concatenate([run.images, run.images[::-1] * 0.5]) if len(run.images) < 2 else run.images
     )
     labels = generator(seed, "labels").integers(0, spec.num_classes, len(images)).astype(np.int64)
-    batches = job.file("batches", {"0/images": images.astype(np.float32), "0/labels": labels})
+    batches: State = {"0/images": images.astype(np.float32), "0/labels": labels}
+    asked: dict[str, Any] = {"spec": spec.to_dict(), "batches": run.job.save("batches", batches)}
 
-    def run(engine: Engine, dtype: str, weights: State, device: Device) -> State:
-        job.step(f"gradients of {engine.name}")
-        recipe = default_optimization(dtype).model_dump(mode="json")
-        with job.engine(engine, device) as worker:
-            outputs = job.file("gradients")
-            worker.call(
-                "train",
-                spec=spec.to_dict(),
-                weights=job.file("start", weights),
-                recipe=recipe,
-                batches=batches,
-                outputs=outputs,
-            )
+    def gradients(engine: Engine, dtype: str, weights: State, device: Device) -> State:
+        run.on_progress(f"gradients of {engine.name}")
+        recipe = comparison_optimization(dtype).model_dump(mode="json")
+        file = run.job.save("start", weights)
+        with run.job.worker(engine, device) as worker:
+            _, found = run.job.run(worker.call, "train", weights=file, recipe=recipe, **asked)
         marks = "gradient/"
-        return {k.removeprefix(marks): a for k, a in _read(outputs).items() if k.startswith(marks)}
+        return {k.removeprefix(marks): a for k, a in found.items() if k.startswith(marks)}
 
-    ours = run(reference, job.dtype, job.weights, job.device)
-    theirs = run(other, job.dtype, job.weights, job.device)
-    order = [q.name for q in job.plan.parameters() if q.name in ours][::-1]
+    ours = gradients(reference, run.dtype, run.weights, run.device)
+    theirs = gradients(other, run.dtype, run.weights, run.device)
+    order = [q.name for q in run.plan.parameters() if q.name in ours][::-1]
     bounds, zero = dict.fromkeys(order, GRADIENT_TOLERANCE), set()
-    if job.dtype != "float64":
-        exact = cast_weights(job.weights, "float64")
-        base = run(reference, "float64", exact, "cpu")
-        trials = [
-            run(reference, "float64", perturbed(job.plan, exact, job.dtype, trial), "cpu")
-            for trial in range(_TRIALS)
-        ]
-        errors = {name: max(_apart(base, found, name) for found in trials) for name in order}
-        usual = float(np.median(list(errors.values())))
-        bounds = {n: 2 * ROUNDING_FACTOR * max(error, usual) for n, error in errors.items()}
+    if run.dtype != "float64":
+        exact = cast_weights(run.weights, "float64")
+        base = gradients(reference, "float64", exact, "cpu")
         least = VANISHING * _largest(base)
+        changed = perturbations(run.plan, exact, run.dtype)
+        trials = (gradients(reference, "float64", weights, "cpu") for weights in changed)
+        errors = rounding_errors(base, trials, lambda name, a, b: farthest(a, b, least))
+        usual = float(np.median([errors[name] for name in order]))
+        bounds = {name: 2 * ROUNDING_FACTOR * max(errors[name], usual) for name in order}
         zero = {name for name in order if np.max(np.abs(base[name])) <= least}
     for name in order:
         row = Row(name, "gradient", bound=bounds[name], propagated_bound=bounds[name])

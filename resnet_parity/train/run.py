@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -38,6 +38,9 @@ from shared_spec.training.recipe import Recipe, load_recipe
 from shared_spec.training.state import Progress
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from resnet_parity.worker.session import Session
 
 RECIPE, METRICS, STATE, WEIGHTS, CURVES = (
     "recipe.yaml",
@@ -220,7 +223,7 @@ def _claim(folder: Path, recipe: Recipe, resume: bool, first: bool) -> Path | No
     return None
 
 
-def _model(session: Any, prepared: Prepared) -> Any:
+def _model(session: Session, prepared: Prepared) -> Any:
     recipe, spec = prepared.recipe, prepared.spec
     dtype = recipe.dtype
     if recipe.weights is None:
@@ -259,7 +262,7 @@ class _Run:
     """A training on its way."""
 
     def __init__(
-        self, prepared: Prepared, session: Any, trainer: Any, folder: Path, observer: Observer
+        self, prepared: Prepared, session: Session, trainer: Any, folder: Path, observer: Observer
     ) -> None:
         self.prepared, self.session, self.trainer = prepared, session, trainer
         self.folder, self.observer = folder, observer

@@ -19,13 +19,14 @@ from resnet_parity.engines.bench_job import Job, distinct_images, distinct_label
 from resnet_parity.numerics.rounding import perturbed
 from resnet_parity.worker import device_rates
 from resnet_parity.worker.contenders import how, import_peer, make_side, watched
+from resnet_parity.worker.session import Session
 from shared_spec.formats.canonical_file import read_safetensors, save_canonical
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.state import State, cast_weights
 
 
-def bench_build(session: Any, key: str, job: dict[str, Any]) -> dict[str, Any]:
+def bench_build(session: Session, key: str, job: dict[str, Any]) -> dict[str, Any]:
     """Build a side and run its first pass, which compiles; logits, or the updates of the parameters
     that are watched, go into the job's file. A library that is not there is told in `missing`.
     """
@@ -60,7 +61,7 @@ def bench_build(session: Any, key: str, job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def bench_time(session: Any, key: str, passes: int) -> dict[str, Any]:
+def bench_time(session: Session, key: str, passes: int) -> dict[str, Any]:
     """Some passes, after one that brings caches and clocks back; and the peak memory so far."""
     side, tf32 = session.sides[key]
     with as_users_run(session, tf32):
@@ -74,14 +75,14 @@ def bench_time(session: Any, key: str, passes: int) -> dict[str, Any]:
     return {"seconds": seconds, "finite": finite, "peaks": peaks}
 
 
-def bench_close(session: Any, key: str) -> None:
+def bench_close(session: Session, key: str) -> None:
     """Forget a side."""
     session.sides.pop(key, None)
     gc.collect()
 
 
 def bench_rates(
-    session: Any, dtype: str, tf32: bool = False, seconds: float = device_rates.SECONDS
+    session: Session, dtype: str, tf32: bool = False, seconds: float = device_rates.SECONDS
 ) -> dict[str, Any]:
     """What the session's framework reaches on its device."""
     (framework,) = session.uses
@@ -89,7 +90,7 @@ def bench_rates(
         return device_rates.measure(framework, session.device, dtype, seconds).to_dict()
 
 
-def bench_reference(session: Any, job: dict[str, Any], roundoff: str, trials: int) -> None:
+def bench_reference(session: Session, job: dict[str, Any], roundoff: str, trials: int) -> None:
     """In float64: `exact/...` for the logits of the images that a batch repeats, or the first
     update of what is watched; `trial<i>/...` with weights changed as rounding does; and in
     `storage/...` what rounding the updated weights themselves to float32 does to an update.
@@ -128,7 +129,7 @@ OPERATIONS = (bench_build, bench_time, bench_close, bench_rates, bench_reference
 
 
 @contextmanager
-def as_users_run(session: Any, tf32: bool) -> Iterator[None]:
+def as_users_run(session: Session, tf32: bool) -> Iterator[None]:
     """Without JAX's 64 bits, which a worker has for its references; with TF32 if asked for, and
     with device memory taken as it is needed, since several processes share it.
     """
@@ -152,7 +153,7 @@ def as_users_run(session: Any, tf32: bool) -> Iterator[None]:
         _set_tf32(session, False)
 
 
-def _set_tf32(session: Any, on: bool) -> None:
+def _set_tf32(session: Session, on: bool) -> None:
     if "torch" in session.uses:
         import torch
 
@@ -168,7 +169,7 @@ def _set_tf32(session: Any, on: bool) -> None:
                 tf.config.experimental.set_memory_growth(gpu, True)
 
 
-def settings(session: Any, tf32: bool) -> dict[str, Any]:
+def settings(session: Session, tf32: bool) -> dict[str, Any]:
     """What was in force, and how many threads compute."""
     (framework,) = session.uses
     threads = _cores()
@@ -208,7 +209,7 @@ def _cores() -> int:
         return os.cpu_count() or 1
 
 
-def _reset_peaks(session: Any) -> None:
+def _reset_peaks(session: Session) -> None:
     gc.collect()
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
@@ -230,7 +231,7 @@ def _host_peak() -> int | None:
         return most * (1 if sys.platform == "darwin" else 1024)
 
 
-def _device_peak(session: Any) -> int | None:
+def _device_peak(session: Session) -> int | None:
     """The same of the device; JAX tells that of the whole process."""
     if session.device == "cpu":
         return None
@@ -248,7 +249,7 @@ def _device_peak(session: Any) -> int | None:
     return int(tf.config.experimental.get_memory_info("GPU:0")["peak"])
 
 
-def _give_back(session: Any) -> None:
+def _give_back(session: Session) -> None:
     """Device memory that PyTorch keeps for itself, to the sides whose turn comes."""
     if "torch" in session.uses and session.device == "gpu":
         import torch

@@ -17,13 +17,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from resnet_parity.engines.bench_job import (
-    Job,
-)
+from resnet_parity.engines.bench_job import Job
 from resnet_parity.engines.reference_libraries import PEER_FOLDERS, PEERS
 from resnet_parity.worker.reference_libraries import (
     KEYS,
@@ -42,6 +40,9 @@ from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.network import Plan
 from shared_spec.training.optimization import Optimization, optimization
 from shared_spec.weights.state import State
+
+if TYPE_CHECKING:
+    from resnet_parity.worker.session import Session
 
 RATE, MOMENTUM = 1e-3, 0.9
 
@@ -96,7 +97,7 @@ def import_peer(peer: str | None) -> list[str]:
     return []
 
 
-def make_side(session: Any, job: Job) -> Side:
+def make_side(session: Session, job: Job) -> Side:
     """A side, ready to run, in the process of an engine that has its framework."""
     if session.package == "resnet_torch":
         return _torch_side(session, job)
@@ -105,7 +106,7 @@ def make_side(session: Any, job: Job) -> Side:
     return _linen_side(job) if job.peer else _flax_side(session, job)
 
 
-def _own(session: Any, job: Job) -> tuple[Any, float, float]:
+def _own(session: Session, job: Job) -> tuple[Any, float, float]:
     """Our model, and the seconds that building it and loading the weights took. For the inference
     form the file is read first: folding is part of building.
     """
@@ -125,7 +126,7 @@ def _own(session: Any, job: Job) -> tuple[Any, float, float]:
     return session.moved(model), build, load
 
 
-def _own_trainer(session: Any, job: Job, model: Any, build: float, load: float) -> Side:
+def _own_trainer(session: Session, job: Job, model: Any, build: float, load: float) -> Side:
     trainer = session.resnet.Trainer(model, how(job.dtype), 10**6)
     arrays = job.images, job.labels
     # Its peers under Keras place each batch in `fit`.
@@ -147,7 +148,7 @@ def _own_trainer(session: Any, job: Job, model: Any, build: float, load: float) 
 # PyTorch.
 
 
-def _torch_side(session: Any, job: Job) -> Side:
+def _torch_side(session: Session, job: Job) -> Side:
     import torch
 
     if job.peer is None:
@@ -181,7 +182,7 @@ def _torch_side(session: Any, job: Job) -> Side:
     return Side(run, build, load)
 
 
-def _torch_peer(session: Any, job: Job) -> tuple[Any, float, float]:
+def _torch_peer(session: Session, job: Job) -> tuple[Any, float, float]:
     start = time.perf_counter()
     model = torch_net(job.peer or "", job.name)
     built = time.perf_counter()
@@ -228,7 +229,7 @@ def _torch_loop(job: Job, model: Any, build: float, load: float) -> Side:
 # Keras.
 
 
-def _keras_side(session: Any, job: Job) -> Side:
+def _keras_side(session: Session, job: Job) -> Side:
     if job.peer is None:
         model, build, load = _own(session, job)
         if job.mode == "train":
@@ -238,7 +239,8 @@ def _keras_side(session: Any, job: Job) -> Side:
         if job.mode == "train":
             return _keras_fit(job, model, layers, build, load)
     compiled = None if job.peer else session.resnet.compiled
-    forward, x, wait = _KERAS_FORWARD[session.keras_backend](model, job, compiled)
+    (framework,) = session.uses
+    forward, x, wait = _KERAS_FORWARD[framework](model, job, compiled)
 
     def run(passes: int) -> Any:
         for _ in range(passes):
@@ -374,7 +376,7 @@ def _ready(y: Any) -> Any:
     return y.block_until_ready()
 
 
-def _flax_side(session: Any, job: Job) -> Side:
+def _flax_side(session: Session, job: Job) -> Side:
     import jax.numpy as jnp
 
     model, build, load = _own(session, job)

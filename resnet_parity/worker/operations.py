@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from resnet_parity.engines.job import ForwardPass
 from resnet_parity.engines.reference_libraries import REFERENCES
 from resnet_parity.numerics.rounding import perturbed
 from resnet_parity.numerics.teacher_forcing import inputs_of, rounded
@@ -39,41 +40,32 @@ def info(session: Session) -> dict[str, Any]:
     return {"versions": versions, "device": session.hardware}
 
 
-def run(
-    session: Session,
-    spec: dict[str, Any],
-    weights: str,
-    dtype: str,
-    images: list[str],
-    outputs: str,
-    blocks: bool = True,
-    compiled: bool = True,
-    precision: str = "highest",
-) -> dict[str, Any]:
+def run(session: Session, outputs: str, **request: Any) -> dict[str, Any]:
     """What the model returns, and every block's output, for each file of images; all into one file.
 
     The file's tensors are called `<index>/logits` (`<index>/features<i>` for a features-only model)
     and `<index>/<block>`. `compiled` takes the results from `predict`; without it they too are
     computed layer by layer: XLA takes longer to compile a net than to run its layers once.
     """
+    asked = ForwardPass(**request)
     start = time.perf_counter()
     found: dict[str, Any] = {}
-    with session.forward_only(), session.at_precision(precision):
-        model = session.model(spec, weights, dtype)
-        names = [block.name for block in model.plan.blocks()] if blocks else []
+    with session.forward_only(), session.at_precision(asked.precision):
+        model = session.model(asked.spec, asked.weights, asked.dtype)
+        names = [block.name for block in model.plan.blocks()] if asked.blocks else []
         results = model.plan.results()
-        for index, file in enumerate(images):
+        for index, file in enumerate(asked.images):
             batch = read_safetensors(file).state["images"]
-            wanted = dict.fromkeys(names if compiled else [*names, *results.values()])
+            wanted = dict.fromkeys(names if asked.compiled else [*names, *results.values()])
             layers = session.resnet.activations(model, batch, wanted) if wanted else {}
             found |= {f"{index}/{name}": layers[name] for name in names}
-            if compiled:
+            if asked.compiled:
                 result = session.resnet.predict(model, batch)
                 arrays = result if isinstance(result, list) else [result]
             else:
                 arrays = [layers[name] for name in results.values()]
             found |= {f"{index}/{key}": x for key, x in zip(results, arrays, strict=True)}
-    write_safetensors(outputs, Checkpoint(found))
+    save_canonical(Path(outputs), Checkpoint(found))
     count = session.resnet.parameter_count(model)
     del model
     gc.collect()  # Keras's models hold themselves in cycles
@@ -99,7 +91,7 @@ def reference(
         dtype,
         [read_safetensors(file).state["images"] for file in images],
     )
-    write_safetensors(outputs, Checkpoint({f"{i}/logits": a for i, a in enumerate(found)}))
+    save_canonical(Path(outputs), Checkpoint({f"{i}/logits": a for i, a in enumerate(found)}))
     gc.collect()
     return {"parameters": count, "seconds": time.perf_counter() - start}
 
@@ -117,7 +109,7 @@ def predict(
     model = session.model(spec, weights, dtype)
     batch = read_safetensors(images).state["images"]
     logits = session.resnet.predict(model, batch)
-    write_safetensors(outputs, Checkpoint({"logits": logits}))
+    save_canonical(Path(outputs), Checkpoint({"logits": logits}))
     passes = []
     for _ in range(repeat):
         start = time.perf_counter()
@@ -151,7 +143,6 @@ def classify(
     seconds = time.perf_counter() - start
     warm = batch.shape in shapes
     shapes.add(batch.shape)
-    # Not durably: thousands of batches would wait for the disk.
     save_canonical(Path(outputs), Checkpoint({"logits": logits}))
     return {"seconds": seconds, "warm": warm}
 
@@ -192,7 +183,7 @@ def evaluate(
         results |= {f"{name}/{i:05}": array for i, array in enumerate(arrays)}
         del model
         gc.collect()
-    write_safetensors(outputs, Checkpoint(results))
+    save_canonical(Path(outputs), Checkpoint(results))
 
 
 def trace(
@@ -321,7 +312,7 @@ def train(
         found |= {f"statistics/{i}/{name}": a for name, a in trainer.statistics().items()}
     kept = trainer.state()
     found |= {k: a for k, a in kept.items() if k.startswith(("weights/", "average/"))}
-    write_safetensors(outputs, Checkpoint(found))
+    save_canonical(Path(outputs), Checkpoint(found))
     del model, trainer
     gc.collect()
     return {"seconds": time.perf_counter() - start}

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from resnet_parity.numerics.teacher_forcing import inputs_of
+from resnet_parity.worker.session import Session
 from shared_spec.errors import ResNetError, did_you_mean
 from shared_spec.plan.dataflow import Part, parts
 from shared_spec.plan.layers import Parameter
@@ -98,7 +99,7 @@ class _Seen:
 
 
 def run_own(
-    session: Any,
+    session: Session,
     p: Plan,
     factory: str,
     names: Mapping[str, str],
@@ -218,7 +219,7 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def _wrapped(session: Any, model: Any, dtype: str, factory: str) -> _Framework:
+def _wrapped(session: Session, model: Any, dtype: str, factory: str) -> _Framework:
     kinds = {"resnet_torch": _Torch, "resnet_keras": _Keras, "resnet_flax": _Flax}
     kind: Any = kinds[session.package]
     if not kind.takes(model):

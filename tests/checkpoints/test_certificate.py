@@ -16,9 +16,11 @@ import pytest
 
 from resnet_parity.convert import certificate as module
 from resnet_parity.convert import conversion
+from resnet_parity.convert import verify as verification
 from resnet_parity.convert.certificate import Inputs, certificate_path, read_certificate
 from resnet_parity.convert.conversion import Converted, Proof, convert
 from resnet_parity.convert.verify import verify
+from resnet_parity.engines import job
 from resnet_parity.engines.registry import ENGINES
 from shared_spec import (
     Checkpoint,
@@ -51,8 +53,7 @@ V1 = resolve("keras_resnet50", {"depths": [1, 1, 1, 1], "num_classes": 7})
 
 @pytest.fixture(autouse=True)
 def reuse_workers(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "Worker", pool.start)
-    monkeypatch.setattr(conversion, "Worker", pool.start)
+    monkeypatch.setattr(job, "Worker", pool.start)
     monkeypatch.setattr(module, "_SIDE", 48)
 
 
@@ -212,7 +213,7 @@ def test_a_file_that_computes_something_else_is_not_kept(
 def test_an_engine_that_errs_is_told(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = module._Job.run
+    run = verification._CertificateRun.outputs
 
     def err(self: Any, engine: Any, *rest: Any, **options: Any) -> Any:
         found, versions = run(self, engine, *rest, **options)
@@ -220,7 +221,7 @@ def test_an_engine_that_errs_is_told(
             found["float64"] = [found["float64"][0] * (1 + 1e-11)]
         return found, versions
 
-    monkeypatch.setattr(module._Job, "run", err)
+    monkeypatch.setattr(verification._CertificateRun, "outputs", err)
     with pytest.raises(ParityError, match=r"flax in float64 .* 1\.0e-11 apart, over 1\.0e-12"):
         converted(source, tmp_path / "a.msgpack", "torch", "flax")
 

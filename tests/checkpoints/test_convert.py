@@ -15,6 +15,7 @@ import torch
 import resnet_torch
 from resnet_parity.convert import conversion as module
 from resnet_parity.convert.conversion import convert
+from resnet_parity.engines import job
 from shared_spec import (
     Checkpoint,
     Preprocessing,
@@ -47,7 +48,7 @@ LABELS = tuple("abcdefg")
 
 @pytest.fixture(autouse=True)
 def reuse_workers(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "Worker", pool.start)
+    monkeypatch.setattr(job, "Worker", pool.start)
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import resnet_torch
-from resnet_parity.convert import conversion as module
 from resnet_parity.convert.conversion import convert
+from resnet_parity.engines import job
 from shared_spec import (
     Checkpoint,
     ResNetError,
@@ -63,7 +63,7 @@ PUBLISHED = {
 
 @pytest.fixture(autouse=True)
 def reuse_workers(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "Worker", lambda engine: pool.start(engine, "cpu"))
+    monkeypatch.setattr(job, "Worker", pool.start)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 
 import resnet_torch
 from resnet_parity.convert.conversion import convert
+from resnet_parity.engines import job
 from shared_spec import (
     Checkpoint,
     ResNetError,
@@ -44,9 +45,7 @@ IMAGES = random_images((2, 64, 64, 3))
 
 @pytest.fixture(autouse=True)
 def pooled(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "resnet_parity.convert.conversion.Worker", lambda engine: pool.start(engine, pool.device)
-    )
+    monkeypatch.setattr(job, "Worker", pool.start)
 
 
 def call(pool: Pool, tmp_path: Path, function: str, **arguments: Any) -> tuple[Any, np.ndarray]:

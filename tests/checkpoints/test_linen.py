@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnet_parity.convert import conversion as module
 from resnet_parity.convert.conversion import convert
+from resnet_parity.engines import job
 from shared_spec import (
     Checkpoint,
     ResNetError,
@@ -45,7 +45,7 @@ BOTTLENECK = resolve("flax_resnet50", SMALL | {"in_channels": 1})
 
 @pytest.fixture(autouse=True)
 def reuse_workers(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "Worker", lambda engine: pool.start(engine, "cpu"))
+    monkeypatch.setattr(job, "Worker", pool.start)
 
 
 def options_of(spec: ResNetSpec) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from resnet_parity.convert import conversion
 from resnet_parity.convert.conversion import convert
+from resnet_parity.engines import job
 from resnet_parity.engines.process import Worker
-from resnet_parity.engines.registry import ENGINES, Engine
+from resnet_parity.engines.registry import ENGINES, Device, Engine
 from shared_spec import (
     Checkpoint,
     ResNetSpec,
@@ -30,11 +30,11 @@ ORDERS = list(itertools.permutations([".pth", ".keras", ".msgpack"]))
 
 @pytest.fixture(autouse=True)
 def reuse_workers(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    def start(engine: Engine) -> AbstractContextManager[Worker]:
+    def start(engine: Engine, device: Device) -> AbstractContextManager[Worker]:
         # Of Keras's engines, PyTorch's builds a model soonest: it traces no graph.
         return pool.start(ENGINES["keras:torch"] if "keras" in engine.name else engine)
 
-    monkeypatch.setattr(conversion, "Worker", start)
+    monkeypatch.setattr(job, "Worker", start)
 
 
 @pytest.mark.parametrize("number", range(len(DISTINCT)), ids=list(DISTINCT.values()))

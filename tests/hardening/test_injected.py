@@ -14,6 +14,7 @@ import pytest
 
 from resnet_parity.convert import certificate as module
 from resnet_parity.convert.verify import certify
+from resnet_parity.engines import job
 from resnet_parity.engines.registry import ENGINES
 from shared_spec import (
     Checkpoint,
@@ -93,7 +94,7 @@ NETS: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.fixture(autouse=True)
 def quick(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "Worker", pool.start)
+    monkeypatch.setattr(job, "Worker", pool.start)
     monkeypatch.setattr(module, "_SIDE", 48)
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import resnet_torch
-from resnet_parity.convert import conversion
 from resnet_parity.convert.conversion import convert
+from resnet_parity.engines import job
 from shared_spec import (
     Checkpoint,
     ResNetError,
@@ -49,7 +49,7 @@ NEEDS_FRAMEWORK = ("keras", "keras weights", "orbax")
 
 @pytest.fixture(autouse=True)
 def reuse_workers(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conversion, "Worker", pool.start)
+    monkeypatch.setattr(job, "Worker", pool.start)
 
 
 def of_random_bits(spec: ResNetSpec, dtype: str) -> dict[str, np.ndarray]:

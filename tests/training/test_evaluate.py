@@ -539,7 +539,7 @@ REFUSED: dict[str, tuple[Callable[[Path, Path, Path], list[Any]], str]] = {
 def test_what_is_refused_before_any_engine_starts(
     folder: Path, weights: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    monkeypatch.setattr("resnet_parity.engines.registry.subprocess.Popen", None)
+    monkeypatch.setattr("resnet_parity.engines.process.subprocess.Popen", None)
     make, sentence = REFUSED[what]
     labels = trained / "labels.txt"
     labels.write_text("\n".join(f"x{i}" for i in range(8)))
@@ -553,7 +553,7 @@ def test_what_is_refused_before_any_engine_starts(
 def test_an_engine_that_is_missing(
     folder: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resnet_parity.engines.registry.subprocess.Popen", None)
+    monkeypatch.setattr("resnet_parity.engines.process.subprocess.Popen", None)
     monkeypatch.setattr(Engine, "missing", lambda engine: "jax not installed; run: pip install")
     with pytest.raises(ResNetError, match="flax: jax not installed"):
         app.app(["evaluate", str(weights), "--engines", "flax"], standalone_mode=False)

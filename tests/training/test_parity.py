@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from resnet_parity.check.result import TrainingReport
-from resnet_parity.check.training import check_training, default_optimization
+from resnet_parity.check.training import check_training
 from resnet_parity.engines.process import Worker
 from resnet_parity.engines.registry import Device, Engine, parse_engines
+from resnet_parity.train.recipes import comparison_optimization
 from shared_spec import Optimization, ResNetError, ResNetSpec, optimization, resolve
 from tests.conftest import Pool
 from tests.training.faults import MODEL_FAULTS
@@ -59,7 +60,7 @@ def run(
     **options: Any,
 ) -> TrainingReport:
     options = {"steps": 4, "batch": 4, "size": (16, 16), "start": pool.start} | options
-    return check_training(spec, parse_engines(engines), how=how, **options)
+    return check_training(spec, parse_engines(engines), optimization=how, **options)
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -163,7 +164,7 @@ RECIPE_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("fault", RECIPE_FAULTS)
 def test_a_fault_of_a_rule_is_caught_and_named(pool: Pool, fault: str) -> None:
     fields, named = RECIPE_FAULTS[fault]
-    right = default_optimization().model_dump(mode="json")
+    right = comparison_optimization().model_dump(mode="json")
 
     class Broken:
         def call(self, operation: str, **arguments: Any) -> Any:
