@@ -429,7 +429,7 @@ def _judge(report: Report, dtype: str) -> None:
         # Logits that are no numbers are a problem of their own.
         if not math.isnan(found.logits) and found.logits > report.tolerance:
             report.problems.append(
-                f"{a} and {b} chunk by {found.logits:.1e}, over {report.tolerance:.1e}, most at "
+                f"{a} and {b} part by {found.logits:.1e}, over {report.tolerance:.1e}, most at "
                 f"{found.worst}"
             )
 
