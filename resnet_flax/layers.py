@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial, singledispatch
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -31,14 +32,14 @@ ACTIVATIONS: dict[str, Any] = {
 ZEROS = nnx.initializers.zeros_init()
 
 
-@singledispatch
-def build(layer: object, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
+def build(layer: plan.Layer, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
     """The native module of a layer record, with parameters of `dtype`."""
-    raise FrameworkError(f"resnet_flax has no layer for {type(layer).__name__}")
+    if type(layer) not in BUILDERS:
+        raise FrameworkError(f"resnet_flax has no layer for {type(layer).__name__}")
+    return BUILDERS[type(layer)](layer, dtype, rngs)
 
 
-@build.register
-def _(layer: plan.Conv, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
+def _conv(layer: plan.Conv, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
     kind: Any = nnx.Conv
     if layer.standardize_eps is not None:
         kind = partial(StandardizedConv, layer.standardize_eps)
@@ -60,23 +61,7 @@ def _(layer: plan.Conv, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
     return conv
 
 
-def product(
-    x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], *args: Any, **options: Any
-) -> jax.Array:
-    """`lax.conv_general_dilated` of a 1 x 1 kernel: where that is faster, as a matrix product."""
-    if not products():
-        return lax.conv_general_dilated(x, kernel, strides, *args, **options)
-    rows, columns = strides
-    return jnp.matmul(x[:, ::rows, ::columns], kernel[0, 0], precision=options.get("precision"))
-
-
-@build.register
-def _(layer: plan.BatchNorm, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
-    return BatchNorm(layer, dtype, rngs)
-
-
-@build.register
-def _(layer: plan.GroupNorm, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
+def _group_norm(layer: plan.GroupNorm, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
     return nnx.GroupNorm(
         layer.channels,
         num_groups=layer.groups,
@@ -87,98 +72,15 @@ def _(layer: plan.GroupNorm, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
     )
 
 
-@build.register
-def _(layer: plan.EvoNorm, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
-    return EvoNorm(layer, dtype)
-
-
-@build.register
-def _(layer: plan.FilterResponseNorm, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
-    return FilterResponseNorm(layer, dtype)
-
-
-@build.register
-def _(layer: plan.ZeroPad, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
-    return ZeroPad(layer.amount)
-
-
-@build.register
-def _(layer: plan.SpaceToDepth, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
-    return SpaceToDepth(layer)
-
-
-@build.register
-def _(layer: plan.Flatten, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
-    return Flatten()
-
-
-@build.register
-def _(layer: plan.Identity, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
-    return Identity()
-
-
-@build.register
-def _(layer: plan.AvgPool, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
-    return AvgPool(layer)
-
-
-@build.register
-def _(layer: plan.BlurPool, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
-    return BlurPool(layer.stride)
-
-
-@build.register
-def _(layer: plan.SqueezeExcite, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
-    return SqueezeExcite(layer, dtype, rngs)
-
-
-@build.register
-def _(layer: plan.ChannelAttention, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
+def _channel_attention(layer: plan.ChannelAttention, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
     return ChannelAttention(layer.kernel_size, dtype, rngs)
 
 
-@build.register
-def _(layer: plan.LayerScale, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
-    return LayerScale(layer, dtype)
-
-
-@build.register
-def _(layer: plan.Activation, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
-    return Activation(layer.function)
-
-
-@build.register
-def _(layer: plan.MaxPool, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
-    return MaxPool(layer)
-
-
-@build.register
-def _(layer: plan.ZeroPadShortcut, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
-    return ZeroPadShortcut(layer)
-
-
-@build.register
-def _(layer: plan.GlobalPool, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
-    return GlobalPool(layer)
-
-
-@build.register
-def _(layer: plan.Dropout, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
-    return nnx.Dropout(layer.rate, rngs=rngs)
-
-
-@build.register
-def _(layer: plan.DropPath, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
+def _drop_path(layer: plan.DropPath, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
     return nnx.Dropout(layer.rate, broadcast_dims=(1, 2, 3), rngs=rngs)
 
 
-@build.register
-def _(layer: plan.DropBlock, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
-    return DropBlock(layer, rngs)
-
-
-@build.register
-def _(layer: plan.Dense, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
+def _dense(layer: plan.Dense, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
     return nnx.Linear(
         layer.in_features,
         layer.out_features,
@@ -187,6 +89,16 @@ def _(layer: plan.Dense, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
         kernel_init=ZEROS,
         rngs=rngs,
     )
+
+
+def product(
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], *args: Any, **options: Any
+) -> jax.Array:
+    """`lax.conv_general_dilated` of a 1 x 1 kernel: where that is faster, as a matrix product."""
+    if not products():
+        return lax.conv_general_dilated(x, kernel, strides, *args, **options)
+    rows, columns = strides
+    return jnp.matmul(x[:, ::rows, ::columns], kernel[0, 0], precision=options.get("precision"))
 
 
 def padding(amount: plan.Padding) -> Any:
@@ -488,3 +400,30 @@ class DropBlock(nnx.Dropout):
         share = kept.mean(dtype=jnp.promote_types(x.dtype, jnp.float32))
         y: jax.Array = x * (kept / jnp.maximum(share, 1e-7)).astype(x.dtype)
         return y
+
+
+BUILDERS: dict[type, Callable[[Any, Any, nnx.Rngs], nnx.Module]] = {
+    plan.Conv: _conv,
+    plan.BatchNorm: BatchNorm,
+    plan.GroupNorm: _group_norm,
+    plan.EvoNorm: lambda layer, dtype, rngs: EvoNorm(layer, dtype),
+    plan.FilterResponseNorm: lambda layer, dtype, rngs: FilterResponseNorm(layer, dtype),
+    plan.ZeroPad: lambda layer, dtype, rngs: ZeroPad(layer.amount),
+    plan.SpaceToDepth: lambda layer, dtype, rngs: SpaceToDepth(layer),
+    plan.Flatten: lambda layer, dtype, rngs: Flatten(),
+    plan.Identity: lambda layer, dtype, rngs: Identity(),
+    plan.AvgPool: lambda layer, dtype, rngs: AvgPool(layer),
+    plan.BlurPool: lambda layer, dtype, rngs: BlurPool(layer.stride),
+    plan.SqueezeExcite: SqueezeExcite,
+    plan.ChannelAttention: _channel_attention,
+    plan.LayerScale: lambda layer, dtype, rngs: LayerScale(layer, dtype),
+    plan.Activation: lambda layer, dtype, rngs: Activation(layer.function),
+    plan.MaxPool: lambda layer, dtype, rngs: MaxPool(layer),
+    plan.ZeroPadShortcut: lambda layer, dtype, rngs: ZeroPadShortcut(layer),
+    plan.GlobalPool: lambda layer, dtype, rngs: GlobalPool(layer),
+    plan.Dropout: lambda layer, dtype, rngs: nnx.Dropout(layer.rate, rngs=rngs),
+    plan.DropPath: _drop_path,
+    plan.DropBlock: lambda layer, dtype, rngs: DropBlock(layer, rngs),
+    plan.Dense: _dense,
+}
+"""The native module of each layer record, with parameters of a dtype."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial, singledispatch
+from functools import partial
 from typing import Any
 from zlib import crc32
 
@@ -40,7 +40,9 @@ Own = dict[str, Any]
 
 def apply(layer: plan.Layer, x: Any, dtype: str) -> Any:
     """The output of a layer record on the symbolic tensor `x`, with layers of `dtype`."""
-    return _output(layer, x, {"dtype": dtype, "name": keras_layer(layer.name)})
+    if type(layer) not in BUILDERS:
+        raise FrameworkError(f"resnet_keras has no layer for {type(layer).__name__}")
+    return BUILDERS[type(layer)](layer, x, {"dtype": dtype, "name": keras_layer(layer.name)})
 
 
 def _inner(own: Own, suffix: str) -> Own:
@@ -48,13 +50,7 @@ def _inner(own: Own, suffix: str) -> Own:
     return own | {"name": f"{own['name']}_{suffix}"}
 
 
-@singledispatch
-def _output(layer: object, x: Any, own: Own) -> Any:
-    raise FrameworkError(f"resnet_keras has no layer for {type(layer).__name__}")
-
-
-@_output.register
-def _(layer: plan.Conv, x: Any, own: Own) -> Any:
+def _conv(layer: plan.Conv, x: Any, own: Own) -> Any:
     # At stride 1 the two rules are one, and what is not padded apart is not copied.
     same = layer.stride == 1 and layer.padding != 0 and 2 * layer.padding == layer.extent - 1
     padding = "same" if same or layer.padding == "same" else "valid"
@@ -77,49 +73,20 @@ def _(layer: plan.Conv, x: Any, own: Own) -> Any:
     )(x)
 
 
-@_output.register
-def _(layer: plan.BatchNorm, x: Any, own: Own) -> Any:
+def _batch_norm(layer: plan.BatchNorm, x: Any, own: Own) -> Any:
     unbiased, momentum = layer.variance == "unbiased", 1 - layer.momentum
     return BatchNormalization(unbiased, momentum=momentum, epsilon=layer.eps, **own)(x)
 
 
-@_output.register
-def _(layer: plan.GroupNorm, x: Any, own: Own) -> Any:
+def _group_norm(layer: plan.GroupNorm, x: Any, own: Own) -> Any:
     return GroupNormalization(layer.groups, epsilon=layer.eps, **own)(x)
 
 
-@_output.register
-def _(layer: plan.EvoNorm, x: Any, own: Own) -> Any:
-    return EvoNorm(layer.groups, layer.eps, **own)(x)
-
-
-@_output.register
-def _(layer: plan.FilterResponseNorm, x: Any, own: Own) -> Any:
-    return FilterResponseNorm(layer.eps, **own)(x)
-
-
-@_output.register
-def _(layer: plan.ZeroPad, x: Any, own: Own) -> Any:
-    return keras.layers.ZeroPadding2D(layer.amount, **own)(x)
-
-
-@_output.register
-def _(layer: plan.SpaceToDepth, x: Any, own: Own) -> Any:
+def _space_to_depth(layer: plan.SpaceToDepth, x: Any, own: Own) -> Any:
     return SpaceToDepth(layer.kernel_size, layer.padding, **own)(x)
 
 
-@_output.register
-def _(layer: plan.Flatten, x: Any, own: Own) -> Any:
-    return keras.layers.Flatten(**own)(x)
-
-
-@_output.register
-def _(layer: plan.Identity, x: Any, own: Own) -> Any:
-    return keras.layers.Identity(**own)(x)
-
-
-@_output.register
-def _(layer: plan.AvgPool, x: Any, own: Own) -> Any:
+def _avg_pool(layer: plan.AvgPool, x: Any, own: Own) -> Any:
     padding = "same" if layer.padding == "same" else "valid"
     if layer.padding == "same" and layer.count_padding:
         if layer.stride != 1:
@@ -131,13 +98,7 @@ def _(layer: plan.AvgPool, x: Any, own: Own) -> Any:
     return keras.layers.AveragePooling2D(layer.kernel_size, layer.stride, padding, **own)(x)
 
 
-@_output.register
-def _(layer: plan.BlurPool, x: Any, own: Own) -> Any:
-    return BlurPool(layer.stride, **own)(x)
-
-
-@_output.register
-def _(layer: plan.SqueezeExcite, x: Any, own: Own) -> Any:
+def _squeeze_excite(layer: plan.SqueezeExcite, x: Any, own: Own) -> Any:
     gate = GlobalAveragePooling2D(keepdims=True, **_inner(own, "mean"))(x)
     for conv, function, suffix in zip(
         squeeze_convs(layer), ("relu", "sigmoid"), ("act", "gate"), strict=True
@@ -147,8 +108,7 @@ def _(layer: plan.SqueezeExcite, x: Any, own: Own) -> Any:
     return keras.layers.Multiply(**own)([x, gate])
 
 
-@_output.register
-def _(layer: plan.ChannelAttention, x: Any, own: Own) -> Any:
+def _channel_attention(layer: plan.ChannelAttention, x: Any, own: Own) -> Any:
     gate = GlobalAveragePooling2D(**_inner(own, "mean"))(x)
     gate = keras.layers.Reshape((layer.channels, 1), **_inner(own, "line"))(gate)
     gate = keras.layers.Conv1D(
@@ -164,31 +124,22 @@ def _(layer: plan.ChannelAttention, x: Any, own: Own) -> Any:
     return keras.layers.Multiply(**own)([x, gate])
 
 
-@_output.register
-def _(layer: plan.LayerScale, x: Any, own: Own) -> Any:
-    return LayerScale(**own)(x)
-
-
-@_output.register
-def _(layer: plan.Activation, x: Any, own: Own) -> Any:
+def _activation(layer: plan.Activation, x: Any, own: Own) -> Any:
     return keras.layers.Activation(ACTIVATIONS[layer.function], **own)(x)
 
 
-@_output.register
-def _(layer: plan.MaxPool, x: Any, own: Own) -> Any:
+def _max_pool(layer: plan.MaxPool, x: Any, own: Own) -> Any:
     padding = "same" if layer.padding == "same" else "valid"
     if layer.padding != "same" and layer.padding > 0:
         x = LowestPadding2D(layer.padding, **_inner(own, "pad"))(x)
     return MaxPooling2D(layer.kernel_size, layer.stride, padding, **own)(x)
 
 
-@_output.register
-def _(layer: plan.ZeroPadShortcut, x: Any, own: Own) -> Any:
+def _zero_pad_shortcut(layer: plan.ZeroPadShortcut, x: Any, own: Own) -> Any:
     return ZeroPadShortcut(layer.stride, layer.before, layer.after, **own)(x)
 
 
-@_output.register
-def _(layer: plan.GlobalPool, x: Any, own: Own) -> Any:
+def _global_pool(layer: plan.GlobalPool, x: Any, own: Own) -> Any:
     keepdims = layer.keep_axes
     if layer.kind == "avg":
         return GlobalAveragePooling2D(keepdims=keepdims, **own)(x)
@@ -202,25 +153,21 @@ def _(layer: plan.GlobalPool, x: Any, own: Own) -> Any:
     return merged(**own)(both)
 
 
-@_output.register
-def _(layer: plan.Dropout, x: Any, own: Own) -> Any:
+def _dropout(layer: plan.Dropout, x: Any, own: Own) -> Any:
     return keras.layers.Dropout(layer.rate, seed=layer_seed(own["name"]), **own)(x)
 
 
-@_output.register
-def _(layer: plan.DropPath, x: Any, own: Own) -> Any:
+def _drop_path(layer: plan.DropPath, x: Any, own: Own) -> Any:
     shape = (None, 1, 1, 1)
     return keras.layers.Dropout(layer.rate, shape, layer_seed(own["name"]), **own)(x)
 
 
-@_output.register
-def _(layer: plan.DropBlock, x: Any, own: Own) -> Any:
+def _drop_block(layer: plan.DropBlock, x: Any, own: Own) -> Any:
     seed = layer_seed(own["name"])
     return DropBlock(layer.rate, layer.block_size, layer.gamma_scale, seed, **own)(x)
 
 
-@_output.register
-def _(layer: plan.Dense, x: Any, own: Own) -> Any:
+def _dense(layer: plan.Dense, x: Any, own: Own) -> Any:
     options = {"use_bias": layer.bias, "kernel_initializer": "zeros"}
     return Dense(layer.out_features, **options, **own)(x)
 
@@ -724,3 +671,30 @@ class Dense(keras.layers.Dense):
         # ops.matmul gives float32 on the PyTorch engine; a 1x1 convolution keeps float64.
         y = ops.conv(inputs[:, None, None, :], self.kernel[None, None])[:, 0, 0, :]
         return y if self.bias is None else y + self.bias
+
+
+BUILDERS: dict[type, Callable[[Any, Any, Own], Any]] = {
+    plan.Conv: _conv,
+    plan.BatchNorm: _batch_norm,
+    plan.GroupNorm: _group_norm,
+    plan.EvoNorm: lambda layer, x, own: EvoNorm(layer.groups, layer.eps, **own)(x),
+    plan.FilterResponseNorm: lambda layer, x, own: FilterResponseNorm(layer.eps, **own)(x),
+    plan.ZeroPad: lambda layer, x, own: keras.layers.ZeroPadding2D(layer.amount, **own)(x),
+    plan.SpaceToDepth: _space_to_depth,
+    plan.Flatten: lambda layer, x, own: keras.layers.Flatten(**own)(x),
+    plan.Identity: lambda layer, x, own: keras.layers.Identity(**own)(x),
+    plan.AvgPool: _avg_pool,
+    plan.BlurPool: lambda layer, x, own: BlurPool(layer.stride, **own)(x),
+    plan.SqueezeExcite: _squeeze_excite,
+    plan.ChannelAttention: _channel_attention,
+    plan.LayerScale: lambda layer, x, own: LayerScale(**own)(x),
+    plan.Activation: _activation,
+    plan.MaxPool: _max_pool,
+    plan.ZeroPadShortcut: _zero_pad_shortcut,
+    plan.GlobalPool: _global_pool,
+    plan.Dropout: _dropout,
+    plan.DropPath: _drop_path,
+    plan.DropBlock: _drop_block,
+    plan.Dense: _dense,
+}
+"""What each layer record gives on a tensor, with Keras layers of a name and dtype."""

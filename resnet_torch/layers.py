@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from functools import singledispatch
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,14 +29,14 @@ ACTIVATIONS: dict[str, Any] = {
 }
 
 
-@singledispatch
-def build(layer: object) -> nn.Module:
+def build(layer: plan.Layer) -> nn.Module:
     """The native module of a layer record."""
-    raise FrameworkError(f"resnet_torch has no layer for {type(layer).__name__}")
+    if type(layer) not in BUILDERS:
+        raise FrameworkError(f"resnet_torch has no layer for {type(layer).__name__}")
+    return BUILDERS[type(layer)](layer)
 
 
-@build.register
-def _(layer: plan.Conv) -> nn.Module:
+def _conv(layer: plan.Conv) -> nn.Module:
     kind: Any = Conv2dSame if layer.padding == "same" else nn.Conv2d
     if layer.standardize_eps is not None:
         kind = functools.partial(StandardizedConv2d, layer.standardize_eps, layer.padding == "same")
@@ -53,49 +53,12 @@ def _(layer: plan.Conv) -> nn.Module:
     return conv
 
 
-@build.register
-def _(layer: plan.BatchNorm) -> nn.Module:
+def _batch_norm(layer: plan.BatchNorm) -> nn.Module:
     kind = nn.BatchNorm2d if layer.variance == "unbiased" else BiasedBatchNorm2d
     return kind(layer.channels, eps=layer.eps, momentum=layer.momentum)
 
 
-@build.register
-def _(layer: plan.GroupNorm) -> nn.Module:
-    return nn.GroupNorm(layer.groups, layer.channels, eps=layer.eps)
-
-
-@build.register
-def _(layer: plan.EvoNorm) -> nn.Module:
-    return EvoNorm(layer)
-
-
-@build.register
-def _(layer: plan.FilterResponseNorm) -> nn.Module:
-    return FilterResponseNorm(layer)
-
-
-@build.register
-def _(layer: plan.ZeroPad) -> nn.Module:
-    return nn.ZeroPad2d(layer.amount)
-
-
-@build.register
-def _(layer: plan.SpaceToDepth) -> nn.Module:
-    return SpaceToDepth(layer)
-
-
-@build.register
-def _(layer: plan.Flatten) -> nn.Module:
-    return nn.Flatten()
-
-
-@build.register
-def _(layer: plan.Identity) -> nn.Module:
-    return nn.Identity()
-
-
-@build.register
-def _(layer: plan.AvgPool) -> nn.Module:
+def _avg_pool(layer: plan.AvgPool) -> nn.Module:
     if layer.padding == "same":
         return AvgPool2dSame(layer)
     return nn.AvgPool2d(
@@ -103,67 +66,15 @@ def _(layer: plan.AvgPool) -> nn.Module:
     )
 
 
-@build.register
-def _(layer: plan.BlurPool) -> nn.Module:
-    return BlurPool(layer.stride)
-
-
-@build.register
-def _(layer: plan.SqueezeExcite) -> nn.Module:
-    return SqueezeExcite(layer)
-
-
-@build.register
-def _(layer: plan.ChannelAttention) -> nn.Module:
-    return ChannelAttention(layer.kernel_size)
-
-
-@build.register
-def _(layer: plan.LayerScale) -> nn.Module:
-    return LayerScale(layer.channels)
-
-
-@build.register
-def _(layer: plan.Activation) -> nn.Module:
+def _activation(layer: plan.Activation) -> nn.Module:
     activation: nn.Module = ACTIVATIONS[layer.function]()
     return activation
 
 
-@build.register
-def _(layer: plan.MaxPool) -> nn.Module:
+def _max_pool(layer: plan.MaxPool) -> nn.Module:
     if layer.padding == "same":
         return MaxPool2dSame(layer.kernel_size, layer.stride)
     return nn.MaxPool2d(layer.kernel_size, layer.stride, layer.padding)
-
-
-@build.register
-def _(layer: plan.ZeroPadShortcut) -> nn.Module:
-    return ZeroPadShortcut(layer.stride, layer.before, layer.after)
-
-
-@build.register
-def _(layer: plan.GlobalPool) -> nn.Module:
-    return GlobalPool(layer)
-
-
-@build.register
-def _(layer: plan.Dropout) -> nn.Module:
-    return nn.Dropout(layer.rate)
-
-
-@build.register
-def _(layer: plan.DropPath) -> nn.Module:
-    return DropPath(layer.rate)
-
-
-@build.register
-def _(layer: plan.DropBlock) -> nn.Module:
-    return DropBlock(layer)
-
-
-@build.register
-def _(layer: plan.Dense) -> nn.Module:
-    return nn.Linear(layer.in_features, layer.out_features, bias=layer.bias)
 
 
 def run(layer: nn.Module, x: Tensor) -> Tensor:
@@ -465,3 +376,30 @@ class DropBlock(nn.Module):
         # The sum in float32: 16-bit floats cannot count the pixels of a batch.
         share = kept.sum(dtype=torch.promote_types(x.dtype, torch.float32)) / kept.numel()
         return x * (kept / share.clamp_min(1e-7)).to(x.dtype)
+
+
+BUILDERS: dict[type, Callable[[Any], nn.Module]] = {
+    plan.Conv: _conv,
+    plan.BatchNorm: _batch_norm,
+    plan.GroupNorm: lambda layer: nn.GroupNorm(layer.groups, layer.channels, eps=layer.eps),
+    plan.EvoNorm: EvoNorm,
+    plan.FilterResponseNorm: FilterResponseNorm,
+    plan.ZeroPad: lambda layer: nn.ZeroPad2d(layer.amount),
+    plan.SpaceToDepth: SpaceToDepth,
+    plan.Flatten: lambda layer: nn.Flatten(),
+    plan.Identity: lambda layer: nn.Identity(),
+    plan.AvgPool: _avg_pool,
+    plan.BlurPool: lambda layer: BlurPool(layer.stride),
+    plan.SqueezeExcite: SqueezeExcite,
+    plan.ChannelAttention: lambda layer: ChannelAttention(layer.kernel_size),
+    plan.LayerScale: lambda layer: LayerScale(layer.channels),
+    plan.Activation: _activation,
+    plan.MaxPool: _max_pool,
+    plan.ZeroPadShortcut: lambda layer: ZeroPadShortcut(layer.stride, layer.before, layer.after),
+    plan.GlobalPool: GlobalPool,
+    plan.Dropout: lambda layer: nn.Dropout(layer.rate),
+    plan.DropPath: lambda layer: DropPath(layer.rate),
+    plan.DropBlock: DropBlock,
+    plan.Dense: lambda layer: nn.Linear(layer.in_features, layer.out_features, bias=layer.bias),
+}
+"""The native module of each layer record."""
