@@ -66,7 +66,7 @@ def main() -> None:
         steps=arguments.steps,
         batch=16,
     )
-    plots.training_parity(single.to_dict(), arguments.output.with_suffix(".png"))
+    plots.training_parity(single, arguments.output.with_suffix(".png"))
     assert first is not None
     with durable(arguments.output) as draft:
         draft.write_text(page(arguments, first, rows, single))

@@ -142,7 +142,8 @@ def check(
             precision=parse_precision(precision),
             on_progress=advance,
         )
-    print_result({**found.to_dict(), "command": command_line()}, as_json, tables.parity)
+    found.command = command_line()
+    print_result(found, as_json, tables.parity)
     if not found.holds:
         raise typer.Exit(1)
 
@@ -211,7 +212,8 @@ def check_training(
             **options,
         )
     if plot is not None:
-        plots.training_parity(found.to_dict(), plot)
-    print_result({**found.to_dict(), "command": command_line()}, as_json, tables.training)
+        plots.training_parity(found, plot)
+    found.command = command_line()
+    print_result(found, as_json, tables.training)
     if not found.holds:
         raise typer.Exit(1)

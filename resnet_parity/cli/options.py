@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from resnet_parity.numerics.record import JsonRecord
 from resnet_parity.render.console import out
 
 ModelArgument = Annotated[str, typer.Argument(help="A catalogue name or a spec file.")]
@@ -31,6 +32,6 @@ def command_line() -> str:
 def print_result(data: Any, as_json: bool, table: Any) -> None:
     """As JSON, or as `table` draws it."""
     if as_json:
-        print(json.dumps(data, indent=2))
+        print(json.dumps(data.to_dict() if isinstance(data, JsonRecord) else data, indent=2))
     else:
         table(out, data)

@@ -102,12 +102,10 @@ def trace(
             gradients=gradients,
             on_progress=advance,
         )
-    data = {**found.to_dict(), "command": command_line()}
     if plot is not None:
-        from resnet_parity import plot_trace
-
-        plot_trace.trace(data, plot)
-    print_result(data, as_json, table)
+        plots.trace(found, plot)
+    found.command = command_line()
+    print_result(found, as_json, table)
     if not found.holds:
         raise typer.Exit(UNDECIDED if found.verdict == "undecided" else 1)
 

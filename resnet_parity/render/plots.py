@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resnet_parity.render import plots
+from resnet_parity.check.result import TrainingReport
+from resnet_parity.trace.result import Row, TraceReport
 from shared_spec.atomic_write import durable
 from shared_spec.errors import FrameworkError, ResNetError
 
@@ -63,19 +64,19 @@ def line(axes: Any, xs: Sequence[float], ys: Sequence[float], label: str, number
     axes.plot(xs, ys, label=label, color=COLOURS[style], linestyle=DASHES[style], linewidth=1.6)
 
 
-def training_parity(data: Mapping[str, Any], path: Path) -> None:
+def training_parity(report: TrainingReport, path: Path) -> None:
     """The curves of a check of training: losses, and how far they and the norms' statistics are
     from float64, step by step.
     """
     plt = pyplot()
-    curves = data["curves"]
+    curves = report.curves
     figure, axes = plt.subplots(1, 3 if curves else 1, figsize=(13 if curves else 6, 4), dpi=150)
     axes = list(axes) if curves else [axes]
-    for number, row in enumerate(data["engines"]):
-        line(axes[0], range(1, data["steps"] + 1), row["losses"], row["engine"], number)
+    for number, row in enumerate(report.engines):
+        line(axes[0], range(1, report.steps + 1), row["losses"], row["engine"], number)
     axes[0].set(title="loss", xlabel="step")
     for axis, key in zip(axes[1:], ("loss", "statistics"), strict=False):
-        for number, row in enumerate(data["engines"]):
+        for number, row in enumerate(report.engines):
             ys = curves.get(row["engine"], {}).get(key)
             if ys:
                 line(axis, range(1, len(ys) + 1), ys, row["engine"], number)
@@ -83,7 +84,7 @@ def training_parity(data: Mapping[str, Any], path: Path) -> None:
     for axis in axes:
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
-    figure.suptitle(f"{data['model']}, {data['dtype']}, batches of {data['batch'][0]}")
+    figure.suptitle(f"{report.model}, {report.dtype}, batches of {report.batch[0]}")
     figure.tight_layout()
     save(figure, path)
 
@@ -118,17 +119,17 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
 
 def picture(data: dict[str, Any], path: Path) -> None:
     """Speeds with their quartiles, and the bounds, as bars; from the JSON data of a report."""
-    plt = plots.pyplot()
+    plt = pyplot()
     rows = [row for row in data["rows"] if row["refused"] is None]
     figure, axis = plt.subplots(figsize=(9, max(2.5, 0.45 * len(rows) + 1.2)))
     for i, row in enumerate(rows):
         speed, seconds, batch = row["images_per_second"], row["seconds"], row["batch"]
         spread = [[speed - batch / seconds["high"]], [batch / seconds["low"] - speed]]
-        colour = plots.COLOURS[6] if row["peer"] else plots.COLOURS[0]
+        colour = COLOURS[6] if row["peer"] else COLOURS[0]
         label = "a peer" if row["peer"] else "ours"
         axis.barh(i, speed, 0.7, color=colour, xerr=spread, label=label, capsize=2)
         bound = row["bound_images_per_second"]
-        axis.plot([bound, bound], [i - 0.4, i + 0.4], color=plots.COLOURS[3], label="bound")
+        axis.plot([bound, bound], [i - 0.4, i + 0.4], color=COLOURS[3], label="bound")
     names = [f"{r['engine']}: {r['side']}\n{r['mode']}, {r['dtype']}, {r['batch']}" for r in rows]
     axis.set_yticks(range(len(rows)), [name.replace("$", r"\$") for name in names], fontsize=7)
     axis.invert_yaxis()
@@ -139,4 +140,72 @@ def picture(data: dict[str, Any], path: Path) -> None:
     axis.legend(unique.values(), unique.keys(), fontsize=8)
     axis.grid(axis="x", alpha=0.3)
     figure.tight_layout()
-    plots.save(figure, path)
+    save(figure, path)
+
+
+def trace(report: TraceReport, path: Path) -> None:
+    """Errors along depth, as each side computes and on the reference's input, with the bound."""
+    plt = pyplot()
+    figure, axis = plt.subplots(figsize=(max(8, min(len(report.rows) / 12, 20)), 4.5))
+    blocks = {i for i, row in enumerate(report.rows) if row.kind == "block"}
+    curves = (("propagated", "as computed"), ("forced", "on the reference's input"))
+    sizes = [y for key, _ in curves for _, y in _sized(report.rows, key) if 0 < y < float("inf")]
+    # A logarithmic axis has no zero: equal outputs are drawn below all others.
+    least = min([*sizes, *(row.bound for row in report.rows)]) / 10
+    for number, (key, label) in enumerate(curves):
+        found = list(_sized(report.rows, key))
+        places = [(i, max(y, least)) for i, y in found if 0 <= y < float("inf")]
+        colour = COLOURS[number]
+        if key == "propagated":
+            line(axis, [i for i, _ in places], [y for _, y in places], label, number)
+        else:
+            # One by one: what a layer does by itself follows from no other.
+            for inside, mark, name in ((False, "o", "layers"), (True, "s", "blocks")):
+                some = [place for place in places if (place[0] in blocks) is inside]
+                style = {"fillstyle": "none"} if inside else {}
+                xs, ys = [i for i, _ in some], [y for _, y in some]
+                axis.plot(
+                    xs, ys, mark, color=colour, markersize=4, label=f"{name} {label}", **style
+                )
+        lost = [i for i, y in found if not 0 <= y < float("inf")]
+        if lost:
+            # NaN and infinity have no height: they stand on the upper edge.
+            axis.plot(
+                lost,
+                [1.0] * len(lost),
+                "x",
+                color=colour,
+                transform=axis.get_xaxis_transform(),
+                clip_on=False,
+                label=f"{label}: not finite",
+            )
+    bounds = [row.bound for row in report.rows]
+    axis.plot(range(len(bounds)), bounds, ":", color="#7f7f7f", label="bound", linewidth=1.2)
+    for i, row in enumerate(report.rows):
+        if row.name in report.first:
+            axis.axvline(i, color="#d55e00", linewidth=1, alpha=0.7)
+    names = [row.name for row in report.rows]
+    shown = _spread(len(names), 40)
+    # A dollar sign would be read as mathematics.
+    labels = [names[i].replace("$", r"\$") for i in shown]
+    axis.set_xticks(shown, labels, rotation=90, fontsize=6)
+    axis.set(yscale="log", ylabel="max|a - b| / max|reference|")
+    axis.axhline(least, color="#7f7f7f", linewidth=0.6)
+    axis.annotate("0", (1.005, least), xycoords=("axes fraction", "data"), fontsize=8, va="center")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, loc="best", framealpha=0.9)
+    title = f"{report.model}: {report.other} against {report.reference}, {report.dtype}"
+    axis.set_title(title.replace("$", r"\$"), fontsize=10)
+    figure.tight_layout()
+    save(figure, path)
+
+
+def _sized(rows: Sequence[Row], key: str) -> Iterator[tuple[int, float]]:
+    """Place and size of an error of each row that has one."""
+    for i, row in enumerate(rows):
+        if (size := getattr(row, key)) is not None:
+            yield i, size
+
+
+def _spread(count: int, most: int) -> Sequence[int]:
+    return range(0, count, max(-(-count // most), 1))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from resnet_parity.check.record_file import Record
+from resnet_parity.check.result import CheckReport, TrainingReport
 from resnet_parity.engines.reference_libraries import REFERENCES
 from resnet_parity.render.text import figure, join_words, largest, plain, plain_figure
 
@@ -87,31 +88,32 @@ def network(console: Console, data: dict[str, Any]) -> None:
     console.print(table)
 
 
-def parity(console: Console, data: dict[str, Any]) -> None:
+def parity(console: Console, report: CheckReport) -> None:
     """The result of a check."""
-    sizes = ", ".join("×".join(map(str, shape)) for shape in data["inputs"])
-    own = ", products in each framework's own precision," if data["precision"] == "default" else ""
-    console.print(f"[bold]{plain(data['model'])}[/] in {data['dtype']}{own} on inputs {sizes}\n")
-    _engines_table(console, data)
-    if data["pairs"]:
+    sizes = ", ".join("×".join(map(str, shape)) for shape in report.inputs)
+    own = ", products in each framework's own precision," if report.precision == "default" else ""
+    console.print(f"[bold]{plain(report.model)}[/] in {report.dtype}{own} on inputs {sizes}\n")
+    _engines_table(console, report)
+    if report.pairs:
         console.print("\nlogits, each engine against each:", highlight=False)
-        _matrix(console, data)
-        worst = max(data["pairs"], key=lambda pair: _or_infinity(pair["blocks"]["maximum"]))
+        found = {pair.engines: pair.logits.maximum for pair in report.pairs}
+        _matrix(console, [ran.engine for ran in report.ran], found)
+        worst = max(report.pairs, key=lambda pair: _or_infinity(pair.blocks.maximum))
         console.print(
-            f"\nworst block: {worst['worst_block']}, "
-            f"{figure(worst['blocks']['maximum'])} between {' and '.join(worst['engines'])}",
+            f"\nworst block: {worst.worst_block}, "
+            f"{figure(worst.blocks.maximum)} between {' and '.join(worst.engines)}",
             highlight=False,
         )
-    bound = "" if data["dtype"] != "float64" else f" ≤ {data['tolerance']:.0e}"
-    console.print(f"rule: {data['rule']}{bound}", highlight=False)
-    _verdict(console, data)
+    bound = "" if report.dtype != "float64" else f" ≤ {report.tolerance:.0e}"
+    console.print(f"rule: {report.rule}{bound}", highlight=False)
+    _verdict(console, report.problems)
 
 
-def training(console: Console, data: dict[str, Any]) -> None:
+def training(console: Console, report: TrainingReport) -> None:
     """The result of a check of training."""
-    batch = "×".join(map(str, data["batch"]))
+    batch = "×".join(map(str, report.batch))
     console.print(
-        f"[bold]{plain(data['model'])}[/] trained in {data['dtype']} for {data['steps']} steps on "
+        f"[bold]{plain(report.model)}[/] trained in {report.dtype} for {report.steps} steps on "
         f"batches {batch}\n",
         highlight=False,
     )
@@ -120,25 +122,25 @@ def training(console: Console, data: dict[str, Any]) -> None:
         table.add_column(name)
     for name in ("seconds", "first loss", "last loss"):
         table.add_column(name, justify="right")
-    for row in data["engines"]:
+    for row in report.engines:
         versions = ", ".join(f"{k} {v}" for k, v in row["versions"].items())
-        losses = [f"{x:.6g}" if x is not None else "NaN" for x in row["losses"]]
+        losses = [f"{x:.6g}" if math.isfinite(x) else "NaN" for x in row["losses"]]
         cells = [row["engine"], versions, plain(row["device"]), f"{row['seconds']:.1f}"]
         table.add_row(*cells, losses[0], losses[-1])
-    _absent(table, data)
+    _absent(table, report)
     console.print(table)
-    if data["pairs"] and data["dtype"] == "float64":
-        rows = [(" and ".join(row["engines"]), row) for row in data["pairs"]]
+    if report.pairs and report.dtype == "float64":
+        rows = [(" and ".join(pair), found) for pair, found in report.pairs.items()]
         console.print("\nlargest differences, each engine against each:", highlight=False)
         _parts(console, rows)
-    if data["against_float64"]:
+    if report.against_float64:
         console.print("\nlargest differences from float64:", highlight=False)
-        _parts(console, list(data["against_float64"].items()))
-    bounds = ", ".join(f"{part} ≤ {bound:.0e}" for part, bound in data["tolerances"].items())
-    console.print(f"\nrule: {data['rule']}; {bounds}", highlight=False)
-    for note in data["notes"]:
+        _parts(console, list(report.against_float64.items()))
+    bounds = ", ".join(f"{part} ≤ {bound:.0e}" for part, bound in report.tolerances.items())
+    console.print(f"\nrule: {report.rule}; {bounds}", highlight=False)
+    for note in report.notes:
         console.print(f"note: {plain(note)}", highlight=False)
-    _verdict(console, data)
+    _verdict(console, report.problems)
 
 
 def recipes(console: Console, data: dict[str, str]) -> None:
@@ -197,8 +199,8 @@ def evaluated(console: Console, data: dict[str, Any]) -> None:
     console.print(table)
     if data["pairs"]:
         console.print("\nlogits, each engine against each:", highlight=False)
-        flat = [{**pair, "logits": {"maximum": pair["logits"]}} for pair in data["pairs"]]
-        _matrix(console, {**data, "pairs": flat})
+        logits = {tuple(pair["engines"]): pair["logits"] for pair in data["pairs"]}
+        _matrix(console, [row["engine"] for row in data["engines"]], logits)
         least = min(data["pairs"], key=lambda pair: pair["same_top1"])
         console.print(
             f"\nsame top 1: {least['same_top1']:.2%} of the images"
@@ -218,7 +220,7 @@ def evaluated(console: Console, data: dict[str, Any]) -> None:
     if data["tolerance"] is not None:
         console.print(f"rule: {data['rule']}", highlight=False, soft_wrap=True)
     if data["pairs"] or data["problems"]:
-        _verdict(console, data)
+        _verdict(console, data["problems"])
 
 
 def _parts(console: Console, rows: Sequence[tuple[str, Any]]) -> None:
@@ -228,49 +230,46 @@ def _parts(console: Console, rows: Sequence[tuple[str, Any]]) -> None:
     for part in parts:
         table.add_column(part, justify="right")
     for name, row in rows:
-        table.add_row(name, *(figure(row[part]["maximum"]) for part in parts))
+        table.add_row(name, *(figure(row[part][1]) for part in parts))
     console.print(table)
 
 
-def _verdict(console: Console, data: dict[str, Any]) -> None:
-    for problem in data["problems"]:
+def _verdict(console: Console, problems: Sequence[str]) -> None:
+    for problem in problems:
         console.print(f"[red]✗[/] {plain(problem)}", highlight=False)
-    verdict = "[bold green]✓ holds[/]" if data["holds"] else "[bold red]✗ does not hold[/]"
-    console.print(verdict)
+    console.print("[bold red]✗ does not hold[/]" if problems else "[bold green]✓ holds[/]")
 
 
-def _absent(table: Table, data: dict[str, Any]) -> None:
-    for state in ("missing", "failed"):
-        for engine, reason in data[state].items():
+def _absent(table: Table, report: CheckReport | TrainingReport) -> None:
+    for state, reasons in (("missing", report.missing), ("failed", report.failed)):
+        for engine, reason in reasons.items():
             table.add_row(engine, f"[red]{state}:[/] {plain(reason)}")
 
 
-def _engines_table(console: Console, data: dict[str, Any]) -> None:
+def _engines_table(console: Console, report: CheckReport) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("engine", "versions", "device"):
         table.add_column(name)
     for name in ("parameters", "seconds"):
         table.add_column(name, justify="right")
-    if data["against_float64"]:
+    if report.against_float64:
         table.add_column("logits to float64", justify="right")
-    for row in data["engines"]:
-        versions = ", ".join(f"{k} {v}" for k, v in row["versions"].items())
-        cells = [row["engine"], versions, plain(row["device"])]
-        cells += [f"{row['parameters']:,}", f"{row['seconds']:.1f}"]
-        if row["engine"] in data["against_float64"]:
-            cells.append(figure(data["against_float64"][row["engine"]]["maximum"]))
+    for ran in report.ran:
+        versions = ", ".join(f"{k} {v}" for k, v in ran.versions.items())
+        cells = [ran.engine, versions, plain(ran.device)]
+        cells += [f"{ran.parameters:,}", f"{ran.seconds:.1f}"]
+        if ran.engine in report.against_float64:
+            cells.append(figure(report.against_float64[ran.engine].maximum))
         table.add_row(*cells)
-    _absent(table, data)
+    _absent(table, report)
     console.print(table)
 
 
-def _matrix(console: Console, data: dict[str, Any]) -> None:
-    names = [row["engine"] for row in data["engines"]]
+def _matrix(console: Console, names: Sequence[str], found: Mapping[Any, float | None]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
     for name in names[1:]:
         table.add_column(name, justify="right", no_wrap=True)
-    found = {tuple(pair["engines"]): pair["logits"]["maximum"] for pair in data["pairs"]}
     for a in names[:-1]:
         cells = [figure(found[a, b]) if (a, b) in found else "" for b in names[1:]]
         table.add_row(a, *cells)
@@ -348,5 +347,5 @@ def predictions(console: Console, data: Sequence[dict[str, Any]]) -> None:
         console.print(table)
 
 
-def _or_infinity(value: float | None) -> float:
-    return math.inf if value is None else value
+def _or_infinity(value: float) -> float:
+    return math.inf if math.isnan(value) else value

@@ -34,4 +34,6 @@ def join_words(words: Sequence[str]) -> str:
 
 def figure(value: float | None) -> str:
     """As `plain_figure`, in rich's markup."""
-    return "[red]NaN[/]" if value is None else f"{value:.1e}"
+    if value is not None and math.isfinite(value):
+        return f"{value:.1e}"
+    return "[red]NaN[/]"

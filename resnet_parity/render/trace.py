@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
 from rich.console import Console
 from rich.table import Table
 
-from resnet_parity.render.text import plain
+from resnet_parity.numerics.record import Figure
+from resnet_parity.render.text import figure, plain
+from resnet_parity.trace.result import Row, TraceReport
 
 _FEW = 8
 
@@ -19,46 +21,46 @@ _VERDICTS = {
 }
 
 
-def table(console: Console, data: dict[str, Any]) -> None:
+def table(console: Console, report: TraceReport) -> None:
     """The first rows in which something is off and the worst of all, then the verdict."""
-    shape = "×".join(map(str, data["input"]))
+    shape = "×".join(map(str, report.input))
     console.print(
-        f"[bold]{plain(data['model'])}[/] in {data['dtype']} on {shape}: "
-        f"{plain(data['other'])} against {data['reference']}\n",
+        f"[bold]{plain(report.model)}[/] in {report.dtype} on {shape}: "
+        f"{plain(report.other)} against {report.reference}\n",
         highlight=False,
     )
-    rows = data["rows"]
-    off = [row for row in rows if row["errs"] or row["parts"]][:_FEW]
-    off += [row for row in rows if row["name"] in data["errs"]][:_FEW]
-    worst = sorted(rows, key=lambda row: -_size(row["forced"]))[:_FEW]
-    worst += sorted(rows, key=lambda row: -_size(row["propagated"]))[: _FEW // 2]
-    wanted = {row["name"] for row in [*off, *worst]}
-    erring = set(data["errs"])
-    _rows(console, [row for row in rows if row["name"] in wanted], True, erring)
+    rows = report.rows
+    off = [row for row in rows if row.errs or row.parts][:_FEW]
+    off += [row for row in rows if row.name in report.errs][:_FEW]
+    worst = sorted(rows, key=lambda row: -_size(row.forced))[:_FEW]
+    worst += sorted(rows, key=lambda row: -_size(row.propagated))[: _FEW // 2]
+    wanted = {row.name for row in [*off, *worst]}
+    erring = set(report.errs)
+    _rows(console, [row for row in rows if row.name in wanted], True, erring)
     console.print(
         f"\nforced: on the reference's input; {len(wanted)} of {len(rows)} rows, --json has all",
         highlight=False,
     )
-    if data["gradients"]:
-        found = data["gradients"]
-        off = [row for row in found if row["parts"]][:_FEW]
-        worst = sorted(found, key=lambda row: -_size(row["propagated"]))[:_FEW]
-        wanted = {row["name"] for row in [*off, *worst]}
+    if report.gradients:
+        found = report.gradients
+        off = [row for row in found if row.parts][:_FEW]
+        worst = sorted(found, key=lambda row: -_size(row.propagated))[:_FEW]
+        wanted = {row.name for row in [*off, *worst]}
         console.print("\ngradients, in the order of the backward pass:\n", highlight=False)
-        _rows(console, [row for row in found if row["name"] in wanted], False, set())
-    console.print(f"\nrule: {data['rule']}", highlight=False)
-    if data["gradient_rule"] not in (None, data["rule"]):
-        console.print(f"rule for gradients: {data['gradient_rule']}", highlight=False)
-    for note in data["notes"]:
+        _rows(console, [row for row in found if row.name in wanted], False, set())
+    console.print(f"\nrule: {report.rule}", highlight=False)
+    if report.gradient_rule not in (None, report.rule):
+        console.print(f"rule for gradients: {report.gradient_rule}", highlight=False)
+    for note in report.notes:
         console.print(f"note: {plain(note)}", highlight=False)
-    for problem in data["problems"]:
+    for problem in report.problems:
         console.print(f"[red]✗[/] {plain(problem)}", highlight=False)
-    for what in data["undecided"]:
+    for what in report.undecided:
         console.print(f"[yellow]?[/] {plain(what)}", highlight=False)
-    console.print(_VERDICTS[data["verdict"]])
+    console.print(_VERDICTS[report.verdict])
 
 
-def _rows(console: Console, rows: list[dict[str, Any]], layers: bool, erring: set[str]) -> None:
+def _rows(console: Console, rows: list[Row], layers: bool, erring: set[str]) -> None:
     found = Table(box=None, pad_edge=False, header_style="bold")
     found.add_column("layer" if layers else "parameter", overflow="fold")
     for name in ["kind"] * layers:
@@ -67,24 +69,20 @@ def _rows(console: Console, rows: list[dict[str, Any]], layers: bool, erring: se
         found.add_column(name, justify="right", no_wrap=True)
     found.add_column("", no_wrap=True)
     for row in rows:
-        errors = [row["propagated"], *[row["forced"]] * layers]
-        cells = [plain(row["name"]), *[row["kind"]] * layers, *map(_figure, errors)]
-        mark = "inherits" if row["parts"] or row["errs"] else ""
-        if row["name"] in erring:
+        errors = [row.propagated, *[row.forced] * layers]
+        cells = [plain(row.name), *[row.kind] * layers, *map(_figure, errors)]
+        mark = "inherits" if row.parts or row.errs else ""
+        if row.name in erring:
             mark = "[red]errs[/]"
         if mark and not layers:
             mark = "[red]parts[/]"
-        found.add_row(*cells, f"{row['bound']:.1e}", mark)
+        found.add_row(*cells, f"{row.bound:.1e}", mark)
     console.print(found)
 
 
-def _size(value: float | str | None) -> float:
-    if value is None:
-        return -1.0
-    return float("inf") if isinstance(value, str) else value
+def _size(value: Figure) -> float:
+    return -1.0 if value is None else math.inf if math.isnan(value) else value
 
 
-def _figure(value: float | str | None) -> str:
-    if value is None:
-        return "-"
-    return f"[red]{value}[/]" if isinstance(value, str) else f"{value:.1e}"
+def _figure(value: Figure) -> str:
+    return "[red]Infinity[/]" if value == math.inf else "-" if value is None else figure(value)

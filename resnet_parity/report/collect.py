@@ -11,7 +11,8 @@ from resnet_parity.check.result import CheckReport
 from resnet_parity.engines.process import Start, Worker
 from resnet_parity.engines.registry import Device, Engine
 from resnet_parity.report import commands, records
-from resnet_parity.report.records import Bench, Trace
+from resnet_parity.report.records import Bench
+from resnet_parity.trace.result import TraceReport
 from shared_spec.catalogue import CATALOGUE
 from shared_spec.catalogue.resolve import resolve
 from shared_spec.errors import ResNetError
@@ -28,7 +29,7 @@ class Net:
     name: str
     spec: ResNetSpec | None = None
     checks: list[CheckReport] = field(default_factory=list)
-    traces: list[Trace] = field(default_factory=list)
+    traces: list[TraceReport] = field(default_factory=list)
     benches: list[Bench] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     """Why something could not be measured."""
@@ -89,7 +90,7 @@ def _read(nets: dict[str, Net], files: Files) -> None:
         for check in records.read(path, CheckReport):
             of(check.model).checks.append(check)
     for path in files.traces:
-        for trace in records.read(path, Trace):
+        for trace in records.read(path, TraceReport):
             of(trace.model).traces.append(trace)
     for path in files.benches:
         for bench in records.read(path, Bench):
@@ -154,20 +155,18 @@ def _trace(net: Net, name: str, settings: Settings, on_progress: Callable[[str],
         except ResNetError as error:
             net.refused.append(f"errors along depth of {other.name}: {error}")
             continue
-        net.traces.append(_told(records.record(found.to_dict(), Trace, name), settings))
+        net.traces.append(_told(records.record(found.to_dict(), TraceReport, name), settings))
 
 
-Kind = TypeVar("Kind", CheckReport, Trace)
+Kind = TypeVar("Kind", CheckReport, TraceReport)
 
 
 def _told(found: Kind, settings: Settings) -> Kind:
     """With the command that measures it again, where the record alone does not tell all of it."""
     if settings.device == "cpu":
         return found
-    if isinstance(found, CheckReport):
-        return replace(found, command=f"{commands.check(found)} --device {settings.device}")
-    command = f"{commands.trace(found)} --device {settings.device}"
-    return found.model_copy(update={"command": command})
+    command = commands.check(found) if isinstance(found, CheckReport) else commands.trace(found)
+    return replace(found, command=f"{command} --device {settings.device}")
 
 
 def _bench(

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from resnet_parity.check.result import CheckReport
 from resnet_parity.engines.registry import Engine
-from resnet_parity.report.records import Bench, Trace
+from resnet_parity.report.records import Bench
+from resnet_parity.trace.result import TraceReport
 
 _PROGRAM = "resnet-parity"
 
@@ -25,7 +26,7 @@ def check(found: CheckReport) -> str:
     )
 
 
-def trace(found: Trace) -> str:
+def trace(found: TraceReport) -> str:
     """What measures a trace again."""
     if found.command:
         return found.command

@@ -22,18 +22,18 @@ from resnet_parity.report.blocks import (
     problems,
 )
 from resnet_parity.report.charts import Chart, Group, Series
-from resnet_parity.report.records import Row, Trace
+from resnet_parity.trace.result import Row, TraceReport
 
 Pick = Callable[[Row], Figure]
 
 
-def blocks(name: str, traces: Sequence[Trace], styles: Styles, ident: str) -> list[Block]:
+def blocks(name: str, traces: Sequence[TraceReport], styles: Styles, ident: str) -> list[Block]:
     """All traces of a net; those on one reference and in one dtype share their charts."""
     if not traces:
         return [
             Missing("Errors along depth were not measured.", commands.missing_trace(name)),
         ]
-    groups: dict[tuple[object, ...], list[Trace]] = {}
+    groups: dict[tuple[object, ...], list[TraceReport]] = {}
     for trace in traces:
         places = tuple(row.name for row in outline(trace.rows))
         groups.setdefault((trace.reference, trace.dtype, *trace.input, places), []).append(trace)
@@ -56,7 +56,7 @@ def outline(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row.kind == "block" or not inside(row.name)]
 
 
-def _group(traces: Sequence[Trace], styles: Styles, ident: str) -> list[Block]:
+def _group(traces: Sequence[TraceReport], styles: Styles, ident: str) -> list[Block]:
     first = traces[0]
     others = [trace.other for trace in traces]
     given = number_format.shape(first.input)
@@ -93,7 +93,7 @@ def _group(traces: Sequence[Trace], styles: Styles, ident: str) -> list[Block]:
 
 def _picture(
     ident: str,
-    traces: Sequence[Trace],
+    traces: Sequence[TraceReport],
     styles: Styles,
     what: str,
     picks: tuple[Pick, Pick],
@@ -140,7 +140,7 @@ def _stages(rows: Sequence[Row]) -> list[Group]:
     return found
 
 
-def _table(traces: Sequence[Trace], rows: Sequence[Row], caption: str) -> Table:
+def _table(traces: Sequence[TraceReport], rows: Sequence[Row], caption: str) -> Table:
     columns = ["layer or block"]
     several = [outline(trace.rows) for trace in traces]
     for trace in traces:
@@ -171,7 +171,7 @@ def _marked(value: Figure, off: bool) -> str | Cell:
     return Cell(f"✗ {text}", "over") if off else text
 
 
-def _inside(trace: Trace) -> list[Block]:
+def _inside(trace: TraceReport) -> list[Block]:
     """The layers that are off: the chart shows blocks alone."""
     off = [row for row in trace.rows if row.errs or row.parts]
     shown = off[:40]
@@ -200,7 +200,7 @@ def _why(row: Row, errs: Sequence[str]) -> str:
     return "errs by itself" if row.name in errs or row.kind != "block" else "holds one that errs"
 
 
-def _gradients(trace: Trace, styles: Styles, ident: str) -> list[Block]:
+def _gradients(trace: TraceReport, styles: Styles, ident: str) -> list[Block]:
     if not trace.gradients:
         return []
     rows = trace.gradients

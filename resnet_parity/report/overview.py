@@ -10,6 +10,7 @@ from resnet_parity.report import commands, number_format, parity, speed
 from resnet_parity.report.blocks import Block, Commands, Fact, Facts, Notice, Table, Text
 from resnet_parity.report.collect import Net
 from resnet_parity.report.records import Bench
+from resnet_parity.trace.result import EngineFacts
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.summary import describe_chain, describe_stage, stage_rows
 
@@ -20,7 +21,7 @@ _EXACT = {"highest", "float32", "ieee", "none", "null"}
 def verdict(net: Net) -> bool | None:
     """Whether all that was measured holds; None if nothing was compared."""
     found = [check.holds for check in net.checks]
-    found += [trace.holds for trace in net.traces if not trace.untold]
+    found += [trace.holds for trace in net.traces if trace.verdict != "undecided"]
     found += [each.holds for bench in net.benches for each in bench.parity]
     return all(found) if found else None
 
@@ -190,7 +191,7 @@ def repeat(nets: Sequence[Net]) -> list[Block]:
     return [Commands(list(dict.fromkeys(lines)))]
 
 
-def _ran(net: Net) -> Iterator[Ran]:
+def _ran(net: Net) -> Iterator[Ran | EngineFacts]:
     for check in net.checks:
         yield from check.ran
     for trace in net.traces:
@@ -222,12 +223,10 @@ def _parity(net: Net) -> str:
 
 
 def _traced(net: Net) -> str:
-    off = [trace for trace in net.traces if not trace.holds and not trace.untold]
-    if off:
-        return off[0].problems[0].rstrip(".") if off[0].problems else f"{off[0].other} parts"
-    hidden = [trace for trace in net.traces if trace.untold]
-    if hidden:
-        return hidden[0].undecided[0].rstrip(".")
+    said = [text for trace in net.traces for text in trace.problems]
+    said += [text for trace in net.traces for text in trace.undecided if not trace.problems]
+    if said:
+        return said[0].rstrip(".")
     errors = [
         (row.propagated, row.name)
         for trace in net.traces

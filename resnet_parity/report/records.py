@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat, TypeAdapter, ValidationError
 
-from resnet_parity.check.result import CheckReport, Ran
+from resnet_parity.check.result import CheckReport
 from resnet_parity.numerics.record import Count, Figure
+from resnet_parity.trace.result import TraceReport
 from shared_spec.errors import ResNetError
 
 _LONGEST = 2000
@@ -21,47 +22,6 @@ class Record(BaseModel):
     """Frozen; what later versions add is left aside."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Row(Record):
-    """A layer, a block or a gradient of a trace."""
-
-    name: str
-    kind: str
-    propagated: Figure
-    forced: Figure
-    bound: float
-    propagated_bound: float
-    errs: bool
-    parts: bool
-    note: str = ""
-
-
-class Trace(Record):
-    """What `resnet-parity trace --json` prints."""
-
-    model: str
-    holds: bool
-    problems: list[str]
-    undecided: list[str] = []
-    """What rounding hides; where this is all, `holds` is false too."""
-    notes: list[str] = []
-    reference: str
-    other: str
-    dtype: str
-    input: list[Count]
-    rule: str
-    engines: list[Ran] = []
-    rows: list[Row]
-    errs: list[str] = []
-    """Of the rows that err, those that do not merely hold one that does."""
-    gradients: list[Row] = []
-    command: str | None = None
-
-    @property
-    def untold(self) -> bool:
-        """Whether nothing was found to part, and not all could be told."""
-        return bool(self.undecided) and not self.problems
 
 
 class Spread(Record):
@@ -154,7 +114,7 @@ class Bench(Record):
     problems: list[str] = []
 
 
-Kind = TypeVar("Kind", CheckReport, Trace, Bench)
+Kind = TypeVar("Kind", CheckReport, TraceReport, Bench)
 
 
 def read(path: Path, kind: type[Kind]) -> list[Kind]:
@@ -192,7 +152,7 @@ def record(data: Any, kind: type[Kind], where: str) -> Kind:
         raise ResNetError(
             f"{where}: is not what `{command}` prints ({place}: {first['msg']})"
         ) from None
-    if isinstance(found, CheckReport) and found.holds and data.get("holds") is not True:
+    if not isinstance(found, Bench) and found.holds and data.get("holds") is not True:
         raise ResNetError(f"{where}: does not say that it holds, nor what does not")
     return found
 

@@ -27,7 +27,7 @@ from resnet_parity.numerics.difference import (
 )
 from resnet_parity.numerics.rounding import perturbations, rounding_errors
 from resnet_parity.numerics.teacher_forcing import inputs_of
-from resnet_parity.trace.result import Row, TraceReport, rule_in, shown
+from resnet_parity.trace.result import EngineFacts, Row, TraceReport, rule_in, shown
 from resnet_parity.train.recipes import comparison_optimization, without_drops
 from shared_spec.atomic_write import workspace
 from shared_spec.errors import ResNetError
@@ -139,7 +139,7 @@ class _TraceRun:
         }
         self.on_progress(reference.name)
         with self.job.worker(reference, self.device) as worker:
-            report.engines.append({"engine": reference.name, **worker.call("info")})
+            report.engines.append(EngineFacts(reference.name, **worker.call("info")))
             answer, ours = self.job.run(worker.call, "trace", "reference", **asked)
             if answer["broken"]:
                 raise ResNetError(f"{reference.name}: {next(iter(answer['broken'].values()))}")
@@ -151,7 +151,7 @@ class _TraceRun:
                 answer, theirs = self.job.run(worker.call, "trace_model", **asked_of_model)
         else:
             with self.job.worker(other, self.device) as worker:
-                report.engines.append({"engine": other.name, **worker.call("info")})
+                report.engines.append(EngineFacts(other.name, **worker.call("info")))
                 answer, theirs = self.job.run(worker.call, "trace", **asked)
         report.notes += answer.get("notes", [])
         rows = self.rows(ours, theirs, answer["broken"])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
+
+from pydantic import ConfigDict, computed_field
 
 from resnet_parity.numerics.difference import FLOAT64_TOLERANCE, ROUNDING_FACTOR, RULE
+from resnet_parity.numerics.record import Count, Figure, JsonRecord
 
 Verdict = Literal["holds", "parts", "undecided"]
 
@@ -16,47 +18,45 @@ Verdict = Literal["holds", "parts", "undecided"]
 class Row:
     """One layer or block. Errors are None where nothing could be compared, NaN where a side is."""
 
+    __pydantic_config__ = ConfigDict(ser_json_inf_nan="strings")
+
     name: str
     kind: str
-    propagated: float | None = None
+    propagated: Figure = None
     """Of its output, as each side computes it."""
-    forced: float | None = None
+    forced: Figure = None
     """Of its output on the reference's input."""
-    entered: float | None = None
+    entered: Figure = None
     """Of its input, as each side computes it; in a user's own model alone."""
     bound: float = FLOAT64_TOLERANCE
     """Of the forced error."""
     propagated_bound: float = FLOAT64_TOLERANCE
     note: str = ""
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def errs(self) -> bool:
         """Whether it is off by itself."""
         return self.forced is not None and not self.forced <= self.bound
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def parts(self) -> bool:
         """Whether it is off, by itself or because of what entered it."""
         return self.propagated is not None and not self.propagated <= self.propagated_bound
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON data, where NaN and infinity become their names."""
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "propagated": _told(self.propagated),
-            "forced": _told(self.forced),
-            "entered": _told(self.entered),
-            "bound": self.bound,
-            "propagated_bound": self.propagated_bound,
-            "errs": self.errs,
-            "parts": self.parts,
-            "note": self.note,
-        }
+
+@dataclass(frozen=True)
+class EngineFacts:
+    """What an engine ran with."""
+
+    engine: str
+    versions: dict[str, str] = field(default_factory=dict)
+    device: str = ""
 
 
 @dataclass
-class TraceReport:
+class TraceReport(JsonRecord):
     """The result of `trace`; `problems` tells what parts, `undecided` what could not be told.
 
     `first` names the layer or block that errs first, or those of which one does where a user's
@@ -67,9 +67,9 @@ class TraceReport:
     reference: str
     other: str
     dtype: str
-    input: list[int]
+    input: list[Count]
     rule: str
-    engines: list[dict[str, Any]] = field(default_factory=list)
+    engines: list[EngineFacts] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     first: list[str] = field(default_factory=list)
     errs: list[str] = field(default_factory=list)
@@ -80,40 +80,19 @@ class TraceReport:
     problems: list[str] = field(default_factory=list)
     undecided: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    command: str | None = None
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def verdict(self) -> Verdict:
         """`parts` if anything was found to, else `undecided` if something could not be told."""
         return "parts" if self.problems else "undecided" if self.undecided else "holds"
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def holds(self) -> bool:
         """True if all was compared and nothing parts."""
         return self.verdict == "holds"
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON data."""
-        return {
-            "model": self.model,
-            "holds": self.holds,
-            "verdict": self.verdict,
-            "problems": self.problems,
-            "undecided": self.undecided,
-            "notes": self.notes,
-            "reference": self.reference,
-            "other": self.other,
-            "dtype": self.dtype,
-            "input": self.input,
-            "rule": self.rule,
-            "gradient_rule": self.gradient_rule,
-            "engines": self.engines,
-            "first": self.first,
-            "errs": self.errs,
-            "unseen": self.unseen,
-            "rows": [row.to_dict() for row in self.rows],
-            "first_gradient": self.first_gradient,
-            "gradients": [row.to_dict() for row in self.gradients],
-        }
 
 
 def rule_in(dtype: str, tolerance: float) -> str:
@@ -128,16 +107,3 @@ def shown(value: float | None) -> str:
     if value is None:
         return "an unknown amount"
     return "NaN" if math.isnan(value) else f"{value:.1e}"
-
-
-def _told(value: float | None) -> float | str | None:
-    if value is None or math.isfinite(value):
-        return value
-    return "NaN" if math.isnan(value) else "Infinity"
-
-
-def rows_of(data: Mapping[str, Any], key: str) -> Iterator[tuple[int, float]]:
-    """Place and size of an error of each row of a report's JSON that has one."""
-    for i, row in enumerate(data["rows"]):
-        if row[key] is not None:
-            yield i, float(row[key])

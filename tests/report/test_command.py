@@ -23,7 +23,8 @@ from resnet_parity.engines.bench_job import Rates
 from resnet_parity.engines.process import EngineError
 from resnet_parity.engines.registry import ENGINES
 from resnet_parity.report import commands, records
-from resnet_parity.report.records import Bench, Trace
+from resnet_parity.report.records import Bench
+from resnet_parity.trace.result import TraceReport
 from shared_spec.catalogue.resolve import resolve
 from shared_spec.errors import ResNetError
 from tests.conftest import ROOT, Pool
@@ -102,7 +103,7 @@ def test_refusals(arguments: list[str], sentence: str, tmp_path: Path) -> None:
         ("[" * 100_000, CheckReport, "is not JSON"),
         ("[]", Bench, "holds no record"),
         ("3", CheckReport, "is not what `resnet-parity check NAME --json` prints"),
-        ("{}", Trace, "is not what `resnet-parity trace NAME --json` prints (model: "),
+        ("{}", TraceReport, "is not what `resnet-parity trace NAME --json` prints (model: "),
         (json.dumps(real("trace_tiny")), CheckReport, "(inputs: Field required)"),
         (json.dumps(real("check_tiny")), Bench, "(name: Field required)"),
         (json.dumps(real("check_tiny") | {"parameters": 10**400}), CheckReport, "(parameters: "),
@@ -140,7 +141,7 @@ def parsed(line: str) -> dict[str, Any]:
 @pytest.mark.parametrize("name", ["resnet18", "a b.yaml", "-x.yaml", "$(reboot).yaml", "';'"])
 def test_commands_are_such_as_the_command_line_takes(name: str) -> None:
     check = records.record(real("check_tiny") | {"model": name}, CheckReport, "it")
-    trace = records.record(real("trace_tiny32") | {"model": name}, Trace, "it")
+    trace = records.record(real("trace_tiny32") | {"model": name}, TraceReport, "it")
     path = f"./{name}" if name[0] == "-" else name
     found = parsed(commands.check(check))
     assert found["model"] == path
@@ -158,7 +159,7 @@ def test_commands_are_such_as_the_command_line_takes(name: str) -> None:
     ]
     own = real("trace_tiny") | {"model": name, "other": "my.net:make", "engines": []}
     own["engines"] = real("trace_tiny")["engines"][:1]
-    found = parsed(commands.trace(records.record(own, Trace, "it")))
+    found = parsed(commands.trace(records.record(own, TraceReport, "it")))
     assert [found[k] for k in ("model", "engines", "against")] == [path, "torch", "my.net:make"]
     measuring = (
         commands.missing_check,
@@ -198,7 +199,7 @@ def test_what_no_file_tells_is_run(
         check=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
-    assert found.rows == records.record(json.loads(done.stdout), Trace, "it").rows
+    assert found.rows == records.record(json.loads(done.stdout), TraceReport, "it").rows
     assert [p.engines for p in net.checks[0].pairs] == [("torch", "flax")]
     assert any(step.startswith("tiny.yaml: trace, ") for step in steps)
     assert "resnet-parity check tiny.yaml --engines torch,flax" in report.render(nets)

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from resnet_parity.check.result import CheckReport
 from resnet_parity.report import page, records
 from resnet_parity.report.collect import Net
-from resnet_parity.report.records import Bench, Trace
+from resnet_parity.report.records import Bench
 from resnet_parity.report.speed import labelled
+from resnet_parity.trace.result import TraceReport
 from shared_spec.catalogue import CATALOGUE
 from shared_spec.errors import ResNetError
 from tests.report.reading import Element, Page
@@ -51,7 +52,7 @@ def net(
         name,
         None if entry is None else entry.spec,
         [records.record(x, CheckReport, "test") for x in checks or []],
-        [records.record(x, Trace, "test") for x in traces or []],
+        [records.record(x, TraceReport, "test") for x in traces or []],
         [records.record(x, Bench, "test") for x in benches or []],
     )
 
@@ -361,7 +362,7 @@ def test_a_layer_that_errs_is_named() -> None:
     row = next(r for r in trace["rows"] if r["name"] == "layer2.0.bn1")
     row |= {"forced": 0.25, "propagated": "NaN", "errs": True, "parts": True}
     trace |= {"holds": False, "problems": ["flax parts from torch at layer2.0.bn1 by 2.5e-01"]}
-    next(r for r in trace["rows"] if r["name"] == "layer2.0")["errs"] = True
+    next(r for r in trace["rows"] if r["name"] == "layer2.0")["forced"] = 0.25
     trace["errs"] = ["layer2.0.bn1"]
     shown = Page(page.render([net(traces=[trace])]))
     cells = [[c.text for c in r.children] for r in shown.all("tr")]
@@ -497,13 +498,13 @@ def test_any_number_is_shown_or_refused(draw: st.DataObject) -> None:
     trace = real("trace_tiny32")
     trace["rows"], trace["gradients"] = trace["rows"][4:9], trace["gradients"][:3]
     check = real("check_tiny32")
-    for data, kind in ((check, CheckReport), (trace, Trace), (small, Bench)):
+    for data, kind in ((check, CheckReport), (trace, TraceReport), (small, Bench)):
         changed = randomised(data, draw)
         try:
             found = records.record(changed, kind, "it")
         except ResNetError:
             continue
-        of = {CheckReport: "checks", Trace: "traces", Bench: "benches"}[kind]
+        of = {CheckReport: "checks", TraceReport: "traces", Bench: "benches"}[kind]
         Page(page.render([Net("resnet18", None, **{of: [found]})]))
 
 
@@ -523,20 +524,10 @@ def test_a_net_of_a_thousand_layers() -> None:
     ]
 
 
-def test_json_is_what_the_commands_print() -> None:
-    """The records hold all that the commands tell, but for what the page says in other words."""
-    left = {
-        Trace: {"first", "unseen", "first_gradient"},
-        Bench: {"kind"},
-    }
-    for data, kind in ((real("trace_tiny"), Trace), (bench(), Bench)):
-        assert data.keys() - kind.model_fields.keys() == left[kind]
-
-
 def test_what_is_read_is_printed_again_as_it_was() -> None:
-    for name in CHECKS:
+    for name in (*CHECKS, *TRACES):
         data = real(name)
-        again = CheckReport.from_dict(data).to_dict()
+        again = (CheckReport if name in CHECKS else TraceReport).from_dict(data).to_dict()
         assert data == {key: again[key] for key in data}
 
 

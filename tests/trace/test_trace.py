@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnet_parity import plot_trace
 from resnet_parity.engines.registry import ENGINES, Device, Engine
 from resnet_parity.numerics.teacher_forcing import inputs_of
+from resnet_parity.render import plots
 from resnet_parity.trace.compare import UserModel, trace
 from resnet_parity.trace.result import Row, TraceReport
 from shared_spec import ResNetError, ResNetSpec, resolve
@@ -313,7 +313,7 @@ def test_a_nan_is_named_and_never_passes(
     assert row["forced"] == row["propagated"] == "NaN"
     json.loads(json.dumps(report.to_dict(), allow_nan=False))
     # NaN has no height, and is drawn all the same.
-    plot_trace.trace(report.to_dict(), tmp_path / "depth.svg")
+    plots.trace(report, tmp_path / "depth.svg")
     assert b"not finite" in (tmp_path / "depth.svg").read_bytes()
 
 
