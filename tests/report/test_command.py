@@ -288,7 +288,7 @@ def test_speed_is_measured_if_asked_for(monkeypatch: pytest.MonkeyPatch) -> None
 
     def fake(request: Request, **options: Any) -> BenchReport:
         asked.append(request)
-        options["step"]("timing")
+        options["on_progress"]("timing")
         return BenchReport(request)
 
     monkeypatch.setattr(benching, "bench", fake)
