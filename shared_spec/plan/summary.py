@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import fields
-from functools import cache, lru_cache, singledispatch
+from functools import cache, lru_cache
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -144,95 +144,50 @@ def _window(n: int, kernel_size: int, stride: int, padding: Padding) -> int:
     return (n + 2 * padding - kernel_size) // stride + 1
 
 
-@singledispatch
 def output_shape(layer: Layer, shape: Shape) -> Shape:
     """Shape of one image's activation after `layer`; most layers keep it."""
+    if isinstance(layer, plan.Dense):
+        return (layer.out_features,)
+    if isinstance(layer, plan.Flatten):
+        return shape[-1:]
+    if len(shape) != 3:
+        return shape
+    h, w, c = shape
+    match layer:
+        case plan.Conv(extent=k, stride=s, padding=p):
+            return _window(h, k, s, p), _window(w, k, s, p), layer.out_channels
+        case plan.MaxPool(kernel_size=k, stride=s, padding=p):
+            return _window(h, k, s, p), _window(w, k, s, p), c
+        case plan.AvgPool(kernel_size=k, stride=s, padding=p):
+            return _window(h, k, s, p), _window(w, k, s, p), c
+        case plan.BlurPool(stride=s):
+            # Of one row or column, there is no pixel to reflect at the border.
+            return (-(-h // s), -(-w // s), c) if min(h, w) >= 2 else (0, 0, c)
+        case plan.ZeroPadShortcut(stride=s):
+            return -(-h // s), -(-w // s), layer.before + c + layer.after
+        case plan.ZeroPad(amount=n):
+            return h + 2 * n, w + 2 * n, c
+        case plan.SpaceToDepth():
+            return (h + sum(layer.around(h))) // 2, (w + sum(layer.around(w))) // 2, 4 * c
+        case plan.GlobalPool():
+            channels = c * (2 if layer.kind == "catavgmax" else 1)
+            return (1, 1, channels) if layer.keep_axes else (channels,)
     return shape
 
 
-@output_shape.register
-def _(layer: plan.Conv, shape: Shape) -> Shape:
-    h, w, _ = shape
-    k, s, p = layer.extent, layer.stride, layer.padding
-    return _window(h, k, s, p), _window(w, k, s, p), layer.out_channels
-
-
-@output_shape.register(plan.MaxPool)
-@output_shape.register(plan.AvgPool)
-def _(layer: plan.MaxPool | plan.AvgPool, shape: Shape) -> Shape:
-    h, w, c = shape
-    k, s, p = layer.kernel_size, layer.stride, layer.padding
-    return _window(h, k, s, p), _window(w, k, s, p), c
-
-
-@output_shape.register
-def _(layer: plan.BlurPool, shape: Shape) -> Shape:
-    h, w, c = shape
-    if min(h, w) < 2:
-        return 0, 0, c  # there is no pixel to reflect at the border
-    return -(-h // layer.stride), -(-w // layer.stride), c
-
-
-@output_shape.register
-def _(layer: plan.ZeroPadShortcut, shape: Shape) -> Shape:
-    h, w, c = shape
-    return -(-h // layer.stride), -(-w // layer.stride), layer.before + c + layer.after
-
-
-@output_shape.register
-def _(layer: plan.ZeroPad, shape: Shape) -> Shape:
-    h, w, c = shape
-    return h + 2 * layer.amount, w + 2 * layer.amount, c
-
-
-@output_shape.register
-def _(layer: plan.SpaceToDepth, shape: Shape) -> Shape:
-    h, w, c = shape
-    return (h + sum(layer.around(h))) // 2, (w + sum(layer.around(w))) // 2, 4 * c
-
-
-@output_shape.register
-def _(layer: plan.GlobalPool, shape: Shape) -> Shape:
-    channels = shape[-1] * (2 if layer.kind == "catavgmax" else 1)
-    return (1, 1, channels) if layer.keep_axes else (channels,)
-
-
-@output_shape.register
-def _(layer: plan.Flatten, shape: Shape) -> Shape:
-    return shape[-1:]
-
-
-@output_shape.register
-def _(layer: plan.Dense, shape: Shape) -> Shape:
-    return (layer.out_features,)
-
-
-@singledispatch
 def _layer_macs(layer: Layer, shape: Shape) -> int:
     """MACs of `layer` given its output shape; elementwise work counts as none, as in papers."""
+    match layer:
+        case plan.Conv(kernel_size=k):
+            kernel = layer.out_channels * (layer.in_channels // layer.groups) * k * k
+            return shape[0] * shape[1] * kernel
+        case plan.SqueezeExcite():
+            return 2 * layer.channels * layer.reduced
+        case plan.ChannelAttention():
+            return layer.channels * layer.kernel_size
+        case plan.Dense():
+            return layer.in_features * layer.out_features
     return 0
-
-
-@_layer_macs.register
-def _(layer: plan.Conv, shape: Shape) -> int:
-    h, w, _ = shape
-    k = layer.kernel_size
-    return h * w * layer.out_channels * (layer.in_channels // layer.groups) * k * k
-
-
-@_layer_macs.register
-def _(layer: plan.SqueezeExcite, shape: Shape) -> int:
-    return 2 * layer.channels * layer.reduced
-
-
-@_layer_macs.register
-def _(layer: plan.ChannelAttention, shape: Shape) -> int:
-    return layer.channels * layer.kernel_size
-
-
-@_layer_macs.register
-def _(layer: plan.Dense, shape: Shape) -> int:
-    return layer.in_features * layer.out_features
 
 
 def describe_stage(stage: Stage) -> str:
@@ -256,18 +211,23 @@ def describe_chain(layers: Layers) -> str:
 
 
 def _describe(layer: Layer) -> str:
-    if isinstance(layer, plan.Conv):
-        groups = f", {layer.groups} groups" if layer.groups > 1 else ""
-        return f"{layer.kernel_size}×{layer.kernel_size}, {layer.out_channels}{groups}"
-    if isinstance(layer, plan.MaxPool):
-        return f"{layer.kernel_size}×{layer.kernel_size} max pool"
-    if isinstance(layer, plan.AvgPool):
-        return f"{layer.kernel_size}×{layer.kernel_size} average pool"
-    if isinstance(layer, plan.BlurPool):
-        return "3×3 blur"
-    if isinstance(layer, plan.GlobalPool):
-        kinds = {"avg": "average", "avgmax": "average and max", "catavgmax": "average beside max"}
-        return f"{kinds.get(layer.kind, layer.kind)} pool"
-    if isinstance(layer, plan.Dense):
-        return f"{layer.out_features}-way dense"
+    match layer:
+        case plan.Conv(kernel_size=k):
+            groups = f", {layer.groups} groups" if layer.groups > 1 else ""
+            return f"{k}×{k}, {layer.out_channels}{groups}"
+        case plan.MaxPool(kernel_size=k):
+            return f"{k}×{k} max pool"
+        case plan.AvgPool(kernel_size=k):
+            return f"{k}×{k} average pool"
+        case plan.BlurPool():
+            return "3×3 blur"
+        case plan.GlobalPool(kind=kind):
+            words = {
+                "avg": "average",
+                "avgmax": "average and max",
+                "catavgmax": "average beside max",
+            }
+            return f"{words.get(kind, kind)} pool"
+        case plan.Dense():
+            return f"{layer.out_features}-way dense"
     return ""
