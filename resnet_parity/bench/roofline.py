@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 from resnet_parity.engines.bench_job import BYTES, Rates
 from shared_spec import plan
-from shared_spec.errors import ResNetError
 from shared_spec.plan.layers import Layer
 from shared_spec.plan.network import Block, Plan
 from shared_spec.plan.summary import Row, layer_rows
@@ -131,14 +130,3 @@ def _walk(p: Plan, size: tuple[int, int], rule: Rule) -> Iterator[Work]:
         yield from block(b, x)
         x = end(b.output, end(b.branch, end(b.pre, x)))
     yield from chain(p.head, x)
-
-
-def check_dtype(dtype: str) -> str:
-    """`dtype`, if nets are timed in it.
-
-    Raises:
-        ResNetError: saying which ones are.
-    """
-    if dtype not in BYTES:
-        raise ResNetError(f"dtype: {dtype!r} is not one of {', '.join(BYTES)}")
-    return dtype

@@ -114,11 +114,6 @@ class Loader:
             )
         return steps
 
-    @property
-    def held_out_steps(self) -> int:
-        """Batches that `held_out_batches` gives."""
-        return -(-len(self._dataset) // self._batch_size)
-
     @cached_property
     def image_shape(self) -> Shape:
         """[H, W, C] of a training image. The first image is read for it.

@@ -147,8 +147,8 @@ class _TraceRun:
         self.on_progress(report.other)
         if isinstance(other, UserModel):
             with self.job.worker(reference, self.device) as worker:
-                asked_of_model = {**asked, **asdict(other)}
-                answer, theirs = self.job.run(worker.call, "trace_model", **asked_of_model)
+                own = asdict(other)
+                answer, theirs = self.job.run(worker.call, "trace_model", own=own, **asked)
         else:
             with self.job.worker(other, self.device) as worker:
                 report.engines.append(EngineFacts(other.name, **worker.call("info")))

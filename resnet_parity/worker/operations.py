@@ -5,6 +5,7 @@ Arrays travel in safetensors files. Started as `python -m resnet_parity.worker P
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib
 import time
@@ -32,6 +33,19 @@ from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.state import State, cast_weights, check_weights
 
 
+def timed(operation: Operation) -> Operation:
+    """The operation's answer, with the `seconds` that it took; its models are given back."""
+
+    @functools.wraps(operation)
+    def call(session: Session, **arguments: Any) -> dict[str, Any]:
+        start = time.perf_counter()
+        answer = operation(session, **arguments) or {}
+        gc.collect()  # Keras's models hold themselves in cycles
+        return answer | {"seconds": time.perf_counter() - start}
+
+    return call
+
+
 def info(session: Session) -> dict[str, Any]:
     """Versions and device."""
     modules = {"resnet_keras": ["keras"], "resnet_flax": ["flax"]}.get(session.package, [])
@@ -40,6 +54,7 @@ def info(session: Session) -> dict[str, Any]:
     return {"versions": versions, "device": session.hardware}
 
 
+@timed
 def run(session: Session, outputs: str, **request: Any) -> dict[str, Any]:
     """What the model returns, and every block's output, for each file of images; all into one file.
 
@@ -48,7 +63,6 @@ def run(session: Session, outputs: str, **request: Any) -> dict[str, Any]:
     computed layer by layer: XLA takes longer to compile a net than to run its layers once.
     """
     asked = ForwardPass(**request)
-    start = time.perf_counter()
     found: dict[str, Any] = {}
     with session.forward_only(), session.at_precision(asked.precision):
         model = session.model(asked.spec, asked.weights, asked.dtype)
@@ -66,12 +80,10 @@ def run(session: Session, outputs: str, **request: Any) -> dict[str, Any]:
                 arrays = [layers[name] for name in results.values()]
             found |= {f"{index}/{key}": x for key, x in zip(results, arrays, strict=True)}
     save_canonical(Path(outputs), Checkpoint(found))
-    count = session.resnet.parameter_count(model)
-    del model
-    gc.collect()  # Keras's models hold themselves in cycles
-    return {"parameters": count, "seconds": time.perf_counter() - start}
+    return {"parameters": session.resnet.parameter_count(model)}
 
 
+@timed
 def reference(
     session: Session,
     library: str,
@@ -82,7 +94,6 @@ def reference(
     outputs: str,
 ) -> dict[str, Any]:
     """The logits of the net that `library` has under a name of the catalogue, named as in `run`."""
-    start = time.perf_counter()
     state = narrowed(read_safetensors(weights).state, dtype)
     count, found = reference_logits(
         REFERENCES[library],
@@ -92,8 +103,7 @@ def reference(
         [read_safetensors(file).state["images"] for file in images],
     )
     save_canonical(Path(outputs), Checkpoint({f"{i}/logits": a for i, a in enumerate(found)}))
-    gc.collect()
-    return {"parameters": count, "seconds": time.perf_counter() - start}
+    return {"parameters": count}
 
 
 def predict(
@@ -186,6 +196,7 @@ def evaluate(
     save_canonical(Path(outputs), Checkpoint(results))
 
 
+@timed
 def trace(
     session: Session,
     spec: dict[str, Any],
@@ -200,7 +211,6 @@ def trace(
     such file, of each on what enters it there, `forced/<name>`; with `rounding`, a dtype and a
     seed, that input is changed as rounding would. What could not be run is told in `broken`.
     """
-    start = time.perf_counter()
     batch = read_safetensors(images).state["images"]
     given = ResNetSpec.parse(spec)
     state = narrowed(read_safetensors(weights).state, dtype)
@@ -227,9 +237,7 @@ def trace(
             results |= {f"forced/{name}": array for name, array in forced.items()}
             broken |= failed
     save_canonical(Path(outputs), Checkpoint(results))
-    del model
-    gc.collect()
-    return {"seconds": time.perf_counter() - start, "broken": broken}
+    return {"broken": broken}
 
 
 def _each(session: Session, model: Any, inputs: State) -> tuple[State, dict[str, str]]:
@@ -253,8 +261,7 @@ def _one_line(error: Exception) -> str:
 
 def trace_model(
     session: Session,
-    factory: str,
-    names: dict[str, str],
+    own: dict[str, Any],
     spec: dict[str, Any],
     weights: str,
     dtype: str,
@@ -262,8 +269,8 @@ def trace_model(
     outputs: str,
     reference: str,
 ) -> dict[str, Any]:
-    """As `trace`, of a user's own model with a spec's weights; `input/<name>` too is what it
-    computes, and `result/<name>` what it returns.
+    """As `trace`, of a user's own model (its `factory`, and `names` for canonical ones) with a
+    spec's weights; `input/<name>` too is what it computes, and `result/<name>` what it returns.
     """
     from resnet_parity.worker.user_model import run_own
 
@@ -273,12 +280,13 @@ def trace_model(
     known = read_safetensors(reference).state
     with session.forward_only():
         arrays, notes = run_own(
-            session, compile_plan(given), factory, names, state, dtype, batch, known
+            session, compile_plan(given), own["factory"], own["names"], state, dtype, batch, known
         )
     save_canonical(Path(outputs), Checkpoint(arrays))
     return {"broken": {}, "notes": notes}
 
 
+@timed
 def train(
     session: Session,
     spec: dict[str, Any],
@@ -286,12 +294,11 @@ def train(
     recipe: dict[str, Any],
     batches: str,
     outputs: str,
-) -> dict[str, Any]:
+) -> None:
     """Train on batches, `<i>/images` and `<i>/labels`, and tell how: `gradient/<parameter>` and
     `gradient.images` before the first step; `updated/<parameter>` after it; `loss/<i>` and
     `statistics/<i>/<array>` of every step; `weights/<array>` and `average/<array>` after the last.
     """
-    start = time.perf_counter()
     how = validated(Optimization, recipe, "recipe", RecipeError)
     state = narrowed(read_safetensors(weights).state, how.dtype)
     model = session.placed(ResNetSpec.parse(spec), state, how.dtype)
@@ -313,9 +320,6 @@ def train(
     kept = trainer.state()
     found |= {k: a for k, a in kept.items() if k.startswith(("weights/", "average/"))}
     save_canonical(Path(outputs), Checkpoint(found))
-    del model, trainer
-    gc.collect()
-    return {"seconds": time.perf_counter() - start}
 
 
 def _scalar(value: Any) -> np.ndarray:

@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from resnet_parity.bench import cases as bench_cases
 from resnet_parity.bench import measure as benching
 from resnet_parity.bench import peers
 from resnet_parity.bench.measure import bench, farthest_result
 from resnet_parity.bench.result import BenchReport, Request
 from resnet_parity.bench.roofline import bound_seconds
 from resnet_parity.bench.scaling import Scale
+from resnet_parity.engines import reference_libraries
 from resnet_parity.engines.bench_job import Rates
 from resnet_parity.engines.reference_libraries import peer_missing
 from resnet_parity.engines.registry import ENGINES, Device, Engine, parse_engines
-from resnet_parity.worker import contenders
 from shared_spec import ResNetError, compile_plan, resolve
 from tests.bench.fakes import RATES, Fakes
 
@@ -92,7 +93,7 @@ def test_rounds_are_divided_among_fresh_processes() -> None:
 
 
 def test_too_little_memory_goes_engine_by_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benching, "available_memory", lambda: 2 * 10**9)
+    monkeypatch.setattr(bench_cases, "available_memory", lambda: 2 * 10**9)
     fakes = Fakes()
     run(fakes)
     assert [key.split("/")[0] for key in fakes.rounds()] == ["torch"] * 4 + [
@@ -117,7 +118,7 @@ def test_processes_share_an_accelerator_as_far_as_they_can(
 
 
 def test_training_needs_memory_for_activations(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benching, "available_memory", lambda: 8 * 10**9)
+    monkeypatch.setattr(bench_cases, "available_memory", lambda: 8 * 10**9)
     cases_of = benching.cases
     small, large = (
         cases_of(request_of(batches=(n,), modes=("train",)), BenchReport(request_of()))
@@ -295,7 +296,7 @@ def test_a_library_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> N
     at_import = run(Fakes(missing=lambda key: "no module" if "example" in key else None))
     assert at_import.missing == {"flax example": "no module"}
     monkeypatch.setattr(peers, "peer_missing", peer_missing)
-    monkeypatch.setattr(contenders, "PEERS", Path("/nowhere"))
+    monkeypatch.setattr(reference_libraries, "PEERS", Path("/nowhere"))
     report = run(Fakes())
     assert "fetch_peers" in report.missing["flax example"]
     for found in (report, at_import):
