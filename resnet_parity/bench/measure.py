@@ -334,7 +334,7 @@ def farthest_result(reference: State, found: State, batch: int) -> tuple[str, fl
     Where rounding may change a result by its own size, it proves nothing, and others are looked at
     if there are any: at small images, the gradient of the first layer is of that kind.
     """
-    judged = []
+    compared = []
     for name, array in found.items():
         exact = reference[f"exact/{name}"]
         trials = ({name: reference[f"trial{i}/{name}"]} for i in range(TRIALS))
@@ -344,8 +344,8 @@ def farthest_result(reference: State, found: State, batch: int) -> tuple[str, fl
         if name == "logits":
             exact = np.tile(exact, (batch // len(exact), 1))
         error = difference(exact, array).maximum
-        judged.append((name, math.inf if math.isnan(error) else error, bound))
-    telling = [result for result in judged if result[2] < 1] or judged
+        compared.append((name, math.inf if math.isnan(error) else error, bound))
+    telling = [result for result in compared if result[2] < 1] or compared
     return max(telling, key=lambda result: result[1] / result[2])
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from resnet_parity.check.forward import default_sizes
 from resnet_parity.check.record_file import (
-    Judged,
+    LibraryVerdict,
     Record,
     append_record,
     code_digest,
@@ -294,29 +294,29 @@ class _EntryRun:
             if found.maximum > worst:
                 worst, record.between, record.pair = found.maximum, finite(found.maximum), [a, b]
 
-    def _judge(self, reference: Reference, weights: str) -> Judged:
+    def _judge(self, reference: Reference, weights: str) -> LibraryVerdict:
         self.on_progress(self.entry.name, reference.name)
-        judged = Judged(recast=recast(reference, self.entry, self.record.dtype))
+        compared = LibraryVerdict(recast=recast(reference, self.entry, self.record.dtype))
         facts = {"library": reference.name, "name": self.entry.name}
         try:
             host = ENGINES[reference.engine]
             answer, logits = self._call(host, "cpu", "reference", weights, **facts)
         except (EngineError, ResNetError) as error:
-            judged.problems.append(f"{reference.name} failed: {error}")
-            return judged
-        judged.parameters = answer["parameters"]
-        if judged.parameters != self.record.parameters:
-            judged.problems.append(
-                f"{reference.name} has {judged.parameters:,} parameters, the plan "
+            compared.problems.append(f"{reference.name} failed: {error}")
+            return compared
+        compared.parameters = answer["parameters"]
+        if compared.parameters != self.record.parameters:
+            compared.problems.append(
+                f"{reference.name} has {compared.parameters:,} parameters, the plan "
                 f"{self.record.parameters:,}"
             )
         if not self.outputs:
-            judged.problems.append(f"no engine was compared with {reference.name}")
+            compared.problems.append(f"no engine was compared with {reference.name}")
         for engine, outputs in self.outputs.items():
             found = self._difference(logits, outputs, f"{reference.name} and {engine}")
-            judged.differences[engine] = finite(found.maximum)
-            judged.problems += found.problems
-        return judged
+            compared.differences[engine] = finite(found.maximum)
+            compared.problems += found.problems
+        return compared
 
     def _difference(self, a: Logits, b: Logits, pair: str) -> _Difference:
         try:

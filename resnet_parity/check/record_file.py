@@ -30,7 +30,7 @@ SILENT = frozenset({"h5py", "optax"})
 
 
 @dataclass
-class Judged:
+class LibraryVerdict:
     """A library's verdict on one name: how far each engine's logits are from its own. A figure is
     None where it is not finite. `recast` says that its float32 statistics were taken in float64.
     """
@@ -59,7 +59,7 @@ class Record:
     engines: dict[str, float] = field(default_factory=dict)
     between: float | None = None
     pair: list[str] = field(default_factory=list)
-    references: dict[str, Judged] = field(default_factory=dict)
+    references: dict[str, LibraryVerdict] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -74,7 +74,9 @@ class Record:
 
     def all_problems(self) -> list[str]:
         """Everything that is wrong, in sentences."""
-        return self.problems + [p for judged in self.references.values() for p in judged.problems]
+        return self.problems + [
+            p for compared in self.references.values() for p in compared.problems
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON data."""

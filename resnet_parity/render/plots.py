@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_parity.check.result import TrainingReport
-from resnet_parity.trace.result import Row, TraceReport
+from resnet_parity.trace.result import TraceReport, TraceRow
 from shared_spec.atomic_write import durable
 from shared_spec.errors import FrameworkError, ResNetError
 
@@ -148,7 +148,7 @@ def trace(report: TraceReport, path: Path) -> None:
     plt = pyplot()
     figure, axis = plt.subplots(figsize=(max(8, min(len(report.rows) / 12, 20)), 4.5))
     blocks = {i for i, row in enumerate(report.rows) if row.kind == "block"}
-    curves = (("propagated", "as computed"), ("forced", "on the reference's input"))
+    curves = (("propagated", "as computed"), ("teacher_forced", "on the reference's input"))
     sizes = [y for key, _ in curves for _, y in _sized(report.rows, key) if 0 < y < float("inf")]
     # A logarithmic axis has no zero: equal outputs are drawn below all others.
     least = min([*sizes, *(row.bound for row in report.rows)]) / 10
@@ -200,7 +200,7 @@ def trace(report: TraceReport, path: Path) -> None:
     save(figure, path)
 
 
-def _sized(rows: Sequence[Row], key: str) -> Iterator[tuple[int, float]]:
+def _sized(rows: Sequence[TraceRow], key: str) -> Iterator[tuple[int, float]]:
     """Place and size of an error of each row that has one."""
     for i, row in enumerate(rows):
         if (size := getattr(row, key)) is not None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rich.markup import escape
 
-from resnet_parity.check.record_file import Judged
+from resnet_parity.check.record_file import LibraryVerdict
 
 
 def plain(text: object) -> str:
@@ -16,7 +16,7 @@ def plain(text: object) -> str:
     return escape(clean)
 
 
-def largest(judged: Judged) -> str:
+def largest(judged: LibraryVerdict) -> str:
     """The largest difference of any engine from a library."""
     values = [math.inf if x is None else x for x in judged.differences.values()]
     return plain_figure(max(values, default=None))

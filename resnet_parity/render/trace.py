@@ -9,7 +9,7 @@ from rich.table import Table
 
 from resnet_parity.numerics.record import Figure
 from resnet_parity.render.text import figure, plain
-from resnet_parity.trace.result import Row, TraceReport
+from resnet_parity.trace.result import TraceReport, TraceRow
 
 _FEW = 8
 
@@ -30,9 +30,9 @@ def table(console: Console, report: TraceReport) -> None:
         highlight=False,
     )
     rows = report.rows
-    off = [row for row in rows if row.errs or row.parts][:_FEW]
+    off = [row for row in rows if row.errs or row.diverges][:_FEW]
     off += [row for row in rows if row.name in report.errs][:_FEW]
-    worst = sorted(rows, key=lambda row: -_size(row.forced))[:_FEW]
+    worst = sorted(rows, key=lambda row: -_size(row.teacher_forced))[:_FEW]
     worst += sorted(rows, key=lambda row: -_size(row.propagated))[: _FEW // 2]
     wanted = {row.name for row in [*off, *worst]}
     erring = set(report.errs)
@@ -43,7 +43,7 @@ def table(console: Console, report: TraceReport) -> None:
     )
     if report.gradients:
         found = report.gradients
-        off = [row for row in found if row.parts][:_FEW]
+        off = [row for row in found if row.diverges][:_FEW]
         worst = sorted(found, key=lambda row: -_size(row.propagated))[:_FEW]
         wanted = {row.name for row in [*off, *worst]}
         console.print("\ngradients, in the order of the backward pass:\n", highlight=False)
@@ -60,7 +60,7 @@ def table(console: Console, report: TraceReport) -> None:
     console.print(_VERDICTS[report.verdict])
 
 
-def _rows(console: Console, rows: list[Row], layers: bool, erring: set[str]) -> None:
+def _rows(console: Console, rows: list[TraceRow], layers: bool, erring: set[str]) -> None:
     found = Table(box=None, pad_edge=False, header_style="bold")
     found.add_column("layer" if layers else "parameter", overflow="fold")
     for name in ["kind"] * layers:
@@ -69,9 +69,9 @@ def _rows(console: Console, rows: list[Row], layers: bool, erring: set[str]) -> 
         found.add_column(name, justify="right", no_wrap=True)
     found.add_column("", no_wrap=True)
     for row in rows:
-        errors = [row.propagated, *[row.forced] * layers]
+        errors = [row.propagated, *[row.teacher_forced] * layers]
         cells = [plain(row.name), *[row.kind] * layers, *map(_figure, errors)]
-        mark = "inherits" if row.parts or row.errs else ""
+        mark = "inherits" if row.diverges or row.errs else ""
         if row.name in erring:
             mark = "[red]errs[/]"
         if mark and not layers:

@@ -22,9 +22,9 @@ from resnet_parity.report.blocks import (
     problems,
 )
 from resnet_parity.report.charts import Chart, Group, Series
-from resnet_parity.trace.result import Row, TraceReport
+from resnet_parity.trace.result import TraceReport, TraceRow
 
-Pick = Callable[[Row], Figure]
+Pick = Callable[[TraceRow], Figure]
 
 
 def blocks(name: str, traces: Sequence[TraceReport], styles: Styles, ident: str) -> list[Block]:
@@ -45,7 +45,7 @@ def blocks(name: str, traces: Sequence[TraceReport], styles: Styles, ident: str)
     return found
 
 
-def outline(rows: Sequence[Row]) -> list[Row]:
+def outline(rows: Sequence[TraceRow]) -> list[TraceRow]:
     """The chain of a net: the stem's layers, the blocks, and the head's layers."""
     whole = {row.name for row in rows if row.kind == "block"}
 
@@ -74,7 +74,7 @@ def _group(traces: Sequence[TraceReport], styles: Styles, ident: str) -> list[Bl
     rows = outline(first.rows)
     kinds: list[tuple[str, str, Pick, Pick]] = [
         ("as computed", "a", lambda row: row.propagated, lambda row: row.propagated_bound),
-        ("on the reference's input", "b", lambda row: row.forced, lambda row: row.bound),
+        ("on the reference's input", "b", lambda row: row.teacher_forced, lambda row: row.bound),
     ]
     pictures = [
         _picture(f"{ident}{letter}", traces, styles, what, (pick, bound))
@@ -123,7 +123,7 @@ def _picture(
     return Picture(f"Error {what}", charts.depth(chart, lines, bounds, _stages(rows)))
 
 
-def _stages(rows: Sequence[Row]) -> list[Group]:
+def _stages(rows: Sequence[TraceRow]) -> list[Group]:
     """Consecutive blocks of one stage; before the first one the stem, after the last the head."""
     seen, labels = False, []
     for row in rows:
@@ -140,7 +140,7 @@ def _stages(rows: Sequence[Row]) -> list[Group]:
     return found
 
 
-def _table(traces: Sequence[TraceReport], rows: Sequence[Row], caption: str) -> Table:
+def _table(traces: Sequence[TraceReport], rows: Sequence[TraceRow], caption: str) -> Table:
     columns = ["layer or block"]
     several = [outline(trace.rows) for trace in traces]
     for trace in traces:
@@ -150,8 +150,8 @@ def _table(traces: Sequence[TraceReport], rows: Sequence[Row], caption: str) -> 
         line: list[str | Cell] = [row.name]
         for members in several:
             line += [
-                _marked(members[i].propagated, members[i].parts),
-                _marked(members[i].forced, members[i].errs),
+                _marked(members[i].propagated, members[i].diverges),
+                _marked(members[i].teacher_forced, members[i].errs),
             ]
         cells.append(
             [*line, number_format.bound(row.propagated_bound), number_format.bound(row.bound)]
@@ -173,7 +173,7 @@ def _marked(value: Figure, off: bool) -> str | Cell:
 
 def _inside(trace: TraceReport) -> list[Block]:
     """The layers that are off: the chart shows blocks alone."""
-    off = [row for row in trace.rows if row.errs or row.parts]
+    off = [row for row in trace.rows if row.errs or row.diverges]
     shown = off[:40]
     if not off:
         return []
@@ -181,8 +181,8 @@ def _inside(trace: TraceReport) -> list[Block]:
         [
             row.name,
             row.kind,
-            _marked(row.propagated, row.parts),
-            _marked(row.forced, row.errs),
+            _marked(row.propagated, row.diverges),
+            _marked(row.teacher_forced, row.errs),
             number_format.bound(row.bound),
             row.note or _why(row, trace.errs),
         ]
@@ -194,7 +194,7 @@ def _inside(trace: TraceReport) -> list[Block]:
     return [Table(caption, columns, rows, words=(1, 5))]
 
 
-def _why(row: Row, errs: Sequence[str]) -> str:
+def _why(row: TraceRow, errs: Sequence[str]) -> str:
     if not row.errs:
         return "inherits"
     return "errs by itself" if row.name in errs or row.kind != "block" else "holds one that errs"
@@ -227,7 +227,12 @@ def _gradients(trace: TraceReport, styles: Styles, ident: str) -> list[Block]:
         f"{trace.model} in {trace.dtype}: gradients of {trace.other} against {trace.reference}",
         ["parameter", "error", "bound", ""],
         [
-            [row.name, _marked(row.propagated, row.parts), number_format.bound(row.bound), row.note]
+            [
+                row.name,
+                _marked(row.propagated, row.diverges),
+                number_format.bound(row.bound),
+                row.note,
+            ]
             for row in rows
         ],
         words=(3,),

@@ -27,7 +27,7 @@ from resnet_parity.numerics.difference import (
 )
 from resnet_parity.numerics.rounding import perturbations, rounding_errors
 from resnet_parity.numerics.teacher_forcing import inputs_of
-from resnet_parity.trace.result import EngineFacts, Row, TraceReport, rule_in, shown
+from resnet_parity.trace.result import EngineFacts, TraceReport, TraceRow, rule_in, shown
 from resnet_parity.train.recipes import comparison_optimization, without_drops
 from shared_spec.atomic_write import workspace
 from shared_spec.errors import ResNetError
@@ -129,7 +129,7 @@ class _TraceRun:
 
     def compare(
         self, reference: Engine, other: Engine | UserModel, report: TraceReport
-    ) -> list[Row]:
+    ) -> list[TraceRow]:
         """The rows; what the workers told of themselves goes into the report."""
         asked: dict[str, Any] = {
             "spec": self.spec.to_dict(),
@@ -159,33 +159,33 @@ class _TraceRun:
             self.bounds(reference, asked, rows)
         return rows
 
-    def rows(self, ours: State, theirs: State, broken: Mapping[str, str]) -> list[Row]:
+    def rows(self, ours: State, theirs: State, broken: Mapping[str, str]) -> list[TraceRow]:
         found = parts(self.plan)
         rows = []
         entering = inputs_of(
             found, self.images, {part.name: ours[f"output/{part.name}"] for part in found}
         )
         for part in found:
-            row = Row(part.name, part.kind, note=broken.get(part.name, ""))
+            row = TraceRow(part.name, part.kind, note=broken.get(part.name, ""))
             mine = ours[f"output/{part.name}"]
             row.propagated = _error(mine, theirs.get(f"output/{part.name}"), row)
-            row.forced = _error(mine, theirs.get(f"forced/{part.name}"), row)
+            row.teacher_forced = _error(mine, theirs.get(f"forced/{part.name}"), row)
             row.entered = _error(entering[part.name], theirs.get(f"input/{part.name}"))
             if part.name in broken:
-                row.forced = math.inf
+                row.teacher_forced = math.inf
             if not np.isfinite(mine).all():
                 row.note = "the reference itself is not finite there"
             rows.append(row)
         if IMAGES in broken and not any(row.errs for row in rows):
-            rows.append(Row(RESULT, "result", propagated=math.inf, note=broken[IMAGES]))
+            rows.append(TraceRow(RESULT, "result", propagated=math.inf, note=broken[IMAGES]))
         for key, part_name in self.plan.results().items():
             if f"result/{key}" in theirs:
-                row = Row(f"{RESULT} {key}", "result")
+                row = TraceRow(f"{RESULT} {key}", "result")
                 row.propagated = _error(ours[f"output/{part_name}"], theirs[f"result/{key}"], row)
                 rows.append(row)
         return rows
 
-    def bounds(self, engine: Engine, asked: dict[str, Any], rows: list[Row]) -> None:
+    def bounds(self, engine: Engine, asked: dict[str, Any], rows: list[TraceRow]) -> None:
         """Set the bounds by what rounding is measured to do in float64, at each layer apart."""
         exact = cast_weights(self.weights, "float64")
 
@@ -209,7 +209,7 @@ class _TraceRun:
             row.propagated_bound = 2 * ROUNDING_FACTOR * max(worst[f"output/{name}"], least)
 
 
-def _error(mine: np.ndarray, other: np.ndarray | None, row: Row | None = None) -> float | None:
+def _error(mine: np.ndarray, other: np.ndarray | None, row: TraceRow | None = None) -> float | None:
     if other is None:
         return None
     if mine.shape != other.shape:
@@ -231,7 +231,7 @@ def _judge(report: TraceReport, known: Mapping[str, Part]) -> None:
         if row.errs and not (row.kind == "block" and erring & set(known[row.name].inside))
     ]
     report.unseen = [
-        row.name for row in report.rows if row.propagated is None and row.forced is None
+        row.name for row in report.rows if row.propagated is None and row.teacher_forced is None
     ]
     first = _first(report.rows, known)
     if first is None:
@@ -240,7 +240,9 @@ def _judge(report: TraceReport, known: Mapping[str, Part]) -> None:
     which = " or ".join(report.first)
     text = f"{report.other} parts from {report.reference} at {which}"
     if row.errs:
-        text += f" by {shown(row.forced)} on the reference's own input, over {row.bound:.1e}"
+        text += (
+            f" by {shown(row.teacher_forced)} on the reference's own input, over {row.bound:.1e}"
+        )
         if row.kind == "block":
             seen = [name for name in known[row.name].inside if name not in report.unseen]
             text += ", though none of the layers in it that were run apart errs" if seen else ""
@@ -258,7 +260,9 @@ def _judge(report: TraceReport, known: Mapping[str, Part]) -> None:
     report.problems.insert(0, text + (f" ({row.note})" if row.note else ""))
 
 
-def _first(rows: Sequence[Row], known: Mapping[str, Part]) -> tuple[Row, list[str]] | None:
+def _first(
+    rows: Sequence[TraceRow], known: Mapping[str, Part]
+) -> tuple[TraceRow, list[str]] | None:
     """The first row in which something is off, and the names of what may be to blame for it."""
     unseen: list[str] = []
     for row in rows:
@@ -271,12 +275,12 @@ def _first(rows: Sequence[Row], known: Mapping[str, Part]) -> tuple[Row, list[st
             return row, blamed or [f"the input of {row.name}"]
         if row.propagated is None:
             unseen += [row.name] if row.kind != "block" else []
-        elif not row.parts:
+        elif not row.diverges:
             unseen = []
-        elif row.forced is None:
+        elif row.teacher_forced is None:
             return row, [*(unseen if row.entered is None else []), row.name]
     # Each part is right by itself: errors within the bound add up.
-    over = next((row for row in rows if row.parts), None)
+    over = next((row for row in rows if row.diverges), None)
     return None if over is None else (over, [over.name])
 
 
@@ -319,7 +323,7 @@ def _compare_gradients(
         bounds = {name: 2 * ROUNDING_FACTOR * max(errors[name], usual) for name in order}
         zero = {name for name in order if np.max(np.abs(base[name])) <= least}
     for name in order:
-        row = Row(name, "gradient", bound=bounds[name], propagated_bound=bounds[name])
+        row = TraceRow(name, "gradient", bound=bounds[name], propagated_bound=bounds[name])
         if name in zero:
             row.note = "is zero but for rounding"
         else:
@@ -332,7 +336,7 @@ def _compare_gradients(
             f"much that nothing can be told of them; take more or larger images, or float64"
         )
         (report.undecided if len(vague) > len(order) // 2 else report.notes).append(told)
-    over = [row for row in report.gradients if row.parts]
+    over = [row for row in report.gradients if row.diverges]
     if over:
         report.first_gradient = over[0].name
         report.problems.append(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, computed_field
+from pydantic import ConfigDict, Field, computed_field
 
 from resnet_parity.numerics.difference import FLOAT64_TOLERANCE, ROUNDING_FACTOR, RULE
 from resnet_parity.numerics.record import Count, Figure, JsonRecord
@@ -15,7 +15,7 @@ Verdict = Literal["holds", "parts", "undecided"]
 
 
 @dataclass
-class Row:
+class TraceRow:
     """One layer or block. Errors are None where nothing could be compared, NaN where a side is."""
 
     __pydantic_config__ = ConfigDict(ser_json_inf_nan="strings")
@@ -24,12 +24,12 @@ class Row:
     kind: str
     propagated: Figure = None
     """Of its output, as each side computes it."""
-    forced: Figure = None
+    teacher_forced: Annotated[Figure, Field(alias="forced")] = None
     """Of its output on the reference's input."""
     entered: Figure = None
     """Of its input, as each side computes it; in a user's own model alone."""
     bound: float = FLOAT64_TOLERANCE
-    """Of the forced error."""
+    """Of the teacher-forced error."""
     propagated_bound: float = FLOAT64_TOLERANCE
     note: str = ""
 
@@ -37,11 +37,11 @@ class Row:
     @property
     def errs(self) -> bool:
         """Whether it is off by itself."""
-        return self.forced is not None and not self.forced <= self.bound
+        return self.teacher_forced is not None and not self.teacher_forced <= self.bound
 
-    @computed_field  # type: ignore[prop-decorator]
+    @computed_field(alias="parts")  # type: ignore[prop-decorator]
     @property
-    def parts(self) -> bool:
+    def diverges(self) -> bool:
         """Whether it is off, by itself or because of what entered it."""
         return self.propagated is not None and not self.propagated <= self.propagated_bound
 
@@ -70,11 +70,11 @@ class TraceReport(JsonRecord):
     input: list[Count]
     rule: str
     engines: list[EngineFacts] = field(default_factory=list)
-    rows: list[Row] = field(default_factory=list)
+    rows: list[TraceRow] = field(default_factory=list)
     first: list[str] = field(default_factory=list)
     errs: list[str] = field(default_factory=list)
     unseen: list[str] = field(default_factory=list)
-    gradients: list[Row] = field(default_factory=list)
+    gradients: list[TraceRow] = field(default_factory=list)
     first_gradient: str | None = None
     gradient_rule: str | None = None
     problems: list[str] = field(default_factory=list)

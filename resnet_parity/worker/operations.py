@@ -233,8 +233,8 @@ def trace(
             inputs = inputs_of(found, batch, {name: known[f"output/{name}"] for name in names})
             if rounding is not None:
                 inputs = rounded(found, inputs, *rounding)
-            forced, failed = _each(session, model, inputs)
-            results |= {f"forced/{name}": array for name, array in forced.items()}
+            teacher_forced, failed = _each(session, model, inputs)
+            results |= {f"forced/{name}": array for name, array in teacher_forced.items()}
             broken |= failed
     save_canonical(Path(outputs), Checkpoint(results))
     return {"broken": broken}

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from resnet_parity.check.catalogue import Observer, Settings, sweep
-from resnet_parity.check.record_file import Judged, Record, read_records
+from resnet_parity.check.record_file import LibraryVerdict, Record, read_records
 from resnet_parity.engines.memory import available_memory, fitting_dtype, peak_bytes
 from resnet_parity.engines.process import EngineError, Worker
 from resnet_parity.engines.reference_libraries import REFERENCES, references_of
@@ -241,7 +241,7 @@ def test_libraries_load_strictly() -> None:
 RECORD = Record(
     "resnetv2_50d_frn", "timm_v2", "key", "2026-11-21", "float64", "cpu", [(97, 64)], 2, 25_000,
     {"torch": "2.13.0", "timm": "1.0.31"}, 1e-12, {"torch": 1.0, "flax": 2.0}, 1e-15,
-    ["torch", "flax"], {"timm": Judged(25_000, {"torch": 0.0, "flax": None}, recast=True)},
+    ["torch", "flax"], {"timm": LibraryVerdict(25_000, {"torch": 0.0, "flax": None}, recast=True)},
 )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from resnet_parity.engines.registry import ENGINES, Device, Engine
 from resnet_parity.numerics.teacher_forcing import inputs_of
 from resnet_parity.render import plots
 from resnet_parity.trace.compare import UserModel, trace
-from resnet_parity.trace.result import Row, TraceReport
+from resnet_parity.trace.result import TraceReport, TraceRow
 from shared_spec import ResNetError, ResNetSpec, resolve
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.dataflow import parts
@@ -243,16 +243,16 @@ def test_engines_agree(pool: Pool, folder: Path, spec: str, other: str) -> None:
     assert report.problems == []
     p = compile_plan(SPECS[spec])
     names = {layer.name for layer in p.layers()} | {block.name for block in p.blocks()}
-    assert {row.name for row in report.rows if row.forced is not None} == names
+    assert {row.name for row in report.rows if row.teacher_forced is not None} == names
     assert {row.name for row in report.rows if row.propagated is not None} == names
-    assert max(row.forced or 0 for row in report.rows) < 1e-13
+    assert max(row.teacher_forced or 0 for row in report.rows) < 1e-13
 
 
 def test_what_enters_a_part_is_what_the_plan_says(pool: Pool) -> None:
     """The reference on its own inputs, which are taken from the plan, gives its own outputs."""
     for name in SPECS:
         report = trace(SPECS[name], ENGINES["torch"], ENGINES["torch"], IMAGES, start=pool.start)
-        assert all(row.forced == row.propagated == 0 for row in report.rows), name
+        assert all(row.teacher_forced == row.propagated == 0 for row in report.rows), name
 
 
 def test_inputs_are_sums_of_sources() -> None:
@@ -346,7 +346,7 @@ def test_float32_is_held_to_what_rounding_causes(pool: Pool, other: str) -> None
     # What has weights is measured; the least that rounding does is eight roundoffs.
     measured = [row.bound for row in report.rows if row.kind in ("Conv", "BatchNorm", "block")]
     assert min(measured) > 8.1 * 2.0**-24
-    assert max(row.forced or 0 for row in report.rows) > 1e-9
+    assert max(row.teacher_forced or 0 for row in report.rows) > 1e-9
 
 
 def test_a_fault_in_float32_is_named(pool: Pool) -> None:
@@ -613,7 +613,7 @@ def test_three_verdicts(
     report = TraceReport("net", "torch", "flax", "float64", [1, 8, 8, 3], "a rule")
     report.gradient_rule = "another rule"
     report.problems, report.undecided = problems, undecided
-    report.rows = [Row("conv1", "Conv", 0.0, 0.0)]
+    report.rows = [TraceRow("conv1", "Conv", 0.0, 0.0)]
     monkeypatch.setattr("resnet_parity.trace.compare.trace", lambda *_, **__: report)
     found, out, _ = command(capsys, net)
     assert found == status
