@@ -19,7 +19,7 @@ import numpy as np
 
 from resnet_parity.bench.cases import cases, framework_of, setting_of, turns
 from resnet_parity.bench.environment import measured_on
-from resnet_parity.bench.result import BenchReport, Case, Point, Request, Row
+from resnet_parity.bench.result import BenchReport, Bound, Case, Parity, Request, Row
 from resnet_parity.bench.roofline import bound_seconds
 from resnet_parity.bench.scaling import Scale, points
 from resnet_parity.engines.bench_job import Job, Rates, distinct
@@ -57,10 +57,10 @@ def bench(
         ResNetError: if the net cannot be timed so.
     """
     with Bench(request, on_progress, start) as run:
-        run.report.rows += run.measure(cases(request, run.report))
+        run.rows += run.measure(cases(request, run.report))
         for over, x, label, part in points(request, scale or Scale()):
             rows = run.measure(cases(part, run.report))
-            run.report.points += [Point(over, x, label, row) for row in rows]
+            run.points += [(over, x, label, row) for row in rows]
         run.finish()
         return run.report
 
@@ -70,7 +70,10 @@ class Bench:
 
     def __init__(self, request: Request, on_progress: OnProgress, start: Start) -> None:
         self.request, self.on_progress, self._start = request, on_progress, start
-        self.report = BenchReport(request)
+        self.report = BenchReport(name=request.name, command=request.command)
+        self.rows: list[Row] = []
+        self.points: list[tuple[str, int, str, Row]] = []
+        self.rates: dict[str, Rates] = {}
         self._weights: dict[tuple[ResNetSpec, str], str] = {}
         self._references: dict[tuple[Any, ...], State] = {}
         if "train" in request.modes:
@@ -113,26 +116,33 @@ class Bench:
                 f"{row.speed:,.0f} images/s is above the bound of {row.bound:,.0f}: the timing is "
                 f"wrong, such as a wait for the device that is missing"
             )
-        judge_ratios(report.rows)
-        for row in report.judged:
+        judge_ratios(self.rows)
+        for row in self._judged():
             if row.refused is not None:
                 report.problems.append(f"{row.case.engine.name}, {row.case.side}: {row.refused}")
         if self.request.requested:
             names = {engine.name for engine in self.request.engines}
             problems = (f"{n} is missing: {t}" for n, t in report.missing.items() if n in names)
             report.problems += problems
-        if not any(row.speed for row in report.judged):
+        if not any(row.speed for row in self._judged()):
             report.problems.append("nothing was timed")
+        report.bounds = [Bound(**rates.to_dict()) for rates in self.rates.values()]
+        report.rows = [row.timed for row in self.rows]
+        report.scaling = [row.scaled(over, x, label) for over, x, label, row in self.points]
+
+    def _judged(self) -> list[Row]:
+        """All that was measured, for its own sake or for a curve."""
+        return [*self.rows, *(row for *_, row in self.points)]
 
     def _above(self) -> list[Row]:
         """Give each row its bound; those that are above."""
-        for row in self.report.judged:
+        for row in self._judged():
             case = row.case
             p = compile_plan(case.candidate.spec)
-            rates = self.report.rates[case.dtype]
+            rates = self.rates[case.dtype]
             seconds = bound_seconds(p, case.size, case.mode, case.batch, rates)
             row.bound = case.batch / seconds
-        return [row for row in self.report.judged if (row.share or 0) > 1]
+        return [row for row in self._judged() if (row.share or 0) > 1]
 
     def _rate(self) -> None:
         """The best that any framework reaches, now and before."""
@@ -147,11 +157,11 @@ class Bench:
                     for dtype in self.request.dtypes:
                         answer = worker.call("bench_rates", dtype=dtype, tf32=self.request.tf32)
                         found = Rates.parse(answer)
-                        known = self.report.rates.get(dtype, found)
-                        self.report.rates[dtype] = known.or_better(found)
+                        known = self.rates.get(dtype, found)
+                        self.rates[dtype] = known.or_better(found)
             except (EngineError, ResNetError) as error:
                 self.report.notes.append(f"no rates from {engine.name}: {error}")
-        if set(self.report.rates) != set(self.request.dtypes):
+        if set(self.rates) != set(self.request.dtypes):
             raise ResNetError(f"bench: no bound without rates; {'; '.join(self.report.notes)}")
 
     def _facts(self, info: dict[str, Any]) -> None:
@@ -285,18 +295,18 @@ class Bench:
 
     def _compared(self, case: Case, name: str, error: float, bound: float) -> None:
         """Into the report."""
+        same = ("side", "mode", "batch", "dtype", "form", "compile")
         self.report.parity.append(
-            {
-                "side": case.side,
-                "engine": case.engine.name,
-                "net": case.candidate.net,
-                **{k: getattr(case, k) for k in ("mode", "batch", "dtype", "form", "compile")},
-                "compared": name,
-                "reference": f"{self._referee().name} in float64",
-                "error": error if math.isfinite(error) else None,
-                "bound": bound,
-                "holds": error <= bound,
-            }
+            Parity(
+                engine=case.engine.name,
+                net=case.candidate.net,
+                **{name: getattr(case, name) for name in same},
+                compared=name,
+                reference=f"{self._referee().name} in float64",
+                error=error if math.isfinite(error) else None,
+                bound=bound,
+                holds=error <= bound,
+            )
         )
 
     def _doubt(self, case: Case, name: str, bound: float) -> None:

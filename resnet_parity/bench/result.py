@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field, FiniteFloat, computed_field
 
 from resnet_parity.bench.peers import Candidate
-from resnet_parity.engines.bench_job import Rates
 from resnet_parity.engines.registry import Device, Engine
+from resnet_parity.numerics.record import Count, Figure, JsonRecord
 from shared_spec.spec.resnet_spec import ResNetSpec
 
 
@@ -80,6 +82,134 @@ class Case:
         return f"{self.engine.name}/{self.side}/{self.mode}/{self.dtype}/{self.batch}/{self.size}"
 
 
+@dataclass(frozen=True)
+class Seconds:
+    """Of a pass over a batch: the median, the quartiles, and all that were timed."""
+
+    median: float
+    low: float
+    high: float
+    passes: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    """A side in one mode, batch, size and dtype; speeds are None where they were refused."""
+
+    side: str
+    engine: str = ""
+    peer: bool = False
+    net: str = ""
+    macs: Figure = None
+    note: str | None = None
+    against: str | None = None
+    mode: str
+    batch: Count
+    dtype: str
+    form: str | None = None
+    layout: str | None = None
+    size: list[Count]
+    compile: str | None = None
+    seconds: Seconds | None = None
+    images_per_second: Figure = None
+    bound_images_per_second: Figure = None
+    share: Figure = None
+    """Of the bound."""
+    ratio: Figure = None
+    """To the speed of the side that it is held `against`."""
+    imported: Annotated[Figure, Field(alias="import")] = None
+    build: Figure = None
+    load: Figure = None
+    first_call: Figure = None
+    peak_host_bytes: Figure = None
+    peak_device_bytes: Figure = None
+    refused: str | None = None
+
+    @property
+    def spread(self) -> tuple[float, float] | None:
+        """Images a second in a slow pass and in a fast one."""
+        if self.seconds is None or not 0 < self.seconds.low <= self.seconds.high < math.inf:
+            return None
+        return self.batch / self.seconds.high, self.batch / self.seconds.low
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaled:
+    """A point of a curve over the batch, the depth or the size."""
+
+    over: str
+    x: int | FiniteFloat
+    label: str = ""
+    side: str
+    engine: str = ""
+    mode: str = ""
+    batch: Count | None = None
+    dtype: str = ""
+    form: str | None = None
+    compile: str | None = None
+    images_per_second: Figure = None
+    bound_images_per_second: Figure = None
+    share: Figure = None
+    first_call: Figure = None
+    refused: str | None = None
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What the device was measured to do in a dtype."""
+
+    dtype: str
+    flops_per_second: Figure = None
+    kernel: str | None = None
+    copies: list[list[int | float]] = field(default_factory=list)
+    """Bytes of an array, and bytes a second at which it is read and written."""
+    bytes_per_second: Figure = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """A side held against a reference before it was timed."""
+
+    side: str
+    engine: str = ""
+    net: str = ""
+    mode: str | None = None
+    batch: Count | None = None
+    dtype: str | None = None
+    form: str | None = None
+    compile: str | None = None
+    compared: str = ""
+    """Which of its results is nearest to its bound."""
+    reference: str
+    error: Figure
+    bound: Figure
+    holds: bool
+
+
+@dataclass(kw_only=True)
+class BenchReport(JsonRecord):
+    """The result of `bench`."""
+
+    kind: str = "bench"
+    name: str
+    command: str | None = None
+    problems: list[str] = field(default_factory=list)
+    spread: str = "low and high are the quartiles of the rounds"
+    environment: dict[str, Any] = field(default_factory=dict)
+    bounds: list[Bound] = field(default_factory=list)
+    parity: list[Parity] = field(default_factory=list)
+    rows: list[Timed] = field(default_factory=list)
+    scaling: list[Scaled] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def holds(self) -> bool:
+        """True if something was timed and nothing refused."""
+        return not self.problems
+
+
 @dataclass
 class Row:
     """What was measured of a case; without speed if `refused` says why."""
@@ -106,93 +236,41 @@ class Row:
         """Of the bound."""
         return self.speed / self.bound if self.speed and self.bound else None
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON data."""
-        case, speed = self.case, self.speed
-        seconds = None
+    @property
+    def timed(self) -> Timed:
+        """As it is told."""
+        case, speed, seconds = self.case, self.speed, None
         if speed is not None:
             low, median, high = (float(np.quantile(self.seconds, q)) for q in (0.25, 0.5, 0.75))
-            seconds = {"median": median, "low": low, "high": high, "passes": self.seconds}
-        facts = {} if self.refused else self.facts
+            seconds = Seconds(median, low, high, self.seconds)
+        facts: dict[str, Any] = {} if self.refused else self.facts
         peaks = facts.get("peaks", {})
-        return {
-            "side": case.side,
-            "engine": case.engine.name,
-            "peer": case.candidate.peer is not None,
-            "net": case.candidate.net,
-            "macs": case.candidate.macs,
-            "note": case.candidate.note,
-            "against": self.against,
-            **{name: getattr(case, name) for name in ("mode", "batch", "dtype", "form", "layout")},
-            "size": list(case.size),
-            "compile": case.compile,
-            "seconds": seconds,
-            "images_per_second": speed,
-            "bound_images_per_second": self.bound,
-            "share": self.share,
-            "ratio": self.ratio,
-            **{name: facts.get(name) for name in ("import", "build", "load", "first_call")},
-            "peak_host_bytes": peaks.get("host"),
-            "peak_device_bytes": peaks.get("device"),
-            "refused": self.refused,
-        }
+        same = ("side", "mode", "batch", "dtype", "form", "layout", "compile")
+        return Timed(
+            engine=case.engine.name,
+            peer=case.candidate.peer is not None,
+            net=case.candidate.net,
+            macs=case.candidate.macs,
+            note=case.candidate.note,
+            against=self.against,
+            **{name: getattr(case, name) for name in same},
+            size=list(case.size),
+            seconds=seconds,
+            images_per_second=speed,
+            bound_images_per_second=self.bound,
+            share=self.share,
+            ratio=self.ratio,
+            imported=facts.get("import"),
+            build=facts.get("build"),
+            load=facts.get("load"),
+            first_call=facts.get("first_call"),
+            peak_host_bytes=peaks.get("host"),
+            peak_device_bytes=peaks.get("device"),
+            refused=self.refused,
+        )
 
-
-@dataclass(frozen=True)
-class Point:
-    """A row that belongs to a curve: over the batch, the depth or the size."""
-
-    over: str
-    x: int
-    label: str
-    row: Row
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON data."""
-        row = self.row.to_dict()
-        kept = ["side", "engine", "mode", "batch", "dtype", "form", "compile", "images_per_second"]
-        kept += ["bound_images_per_second", "share", "first_call", "refused"]
-        return {"over": self.over, "x": self.x, "label": self.label} | {k: row[k] for k in kept}
-
-
-@dataclass
-class BenchReport:
-    """The result of `bench`."""
-
-    request: Request
-    environment: dict[str, Any] = field(default_factory=dict)
-    rates: dict[str, Rates] = field(default_factory=dict)
-    parity: list[dict[str, Any]] = field(default_factory=list)
-    rows: list[Row] = field(default_factory=list)
-    points: list[Point] = field(default_factory=list)
-    missing: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-    @property
-    def judged(self) -> list[Row]:
-        """All that was measured, for its own sake or for a curve."""
-        return [*self.rows, *(point.row for point in self.points)]
-
-    @property
-    def holds(self) -> bool:
-        """True if something was timed and nothing refused."""
-        return not self.problems
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON data."""
-        return {
-            "kind": "bench",
-            "name": self.request.name,
-            "command": self.request.command,
-            "holds": self.holds,
-            "problems": self.problems,
-            "spread": "low and high are the quartiles of the rounds",
-            "environment": self.environment,
-            "bounds": [rates.to_dict() for rates in self.rates.values()],
-            "parity": self.parity,
-            "rows": [row.to_dict() for row in self.rows],
-            "scaling": [point.to_dict() for point in self.points],
-            "missing": self.missing,
-            "notes": self.notes,
-        }
+    def scaled(self, over: str, x: int, label: str) -> Scaled:
+        """As a point of a curve is told."""
+        timed, own = self.timed, ("over", "x", "label")
+        same = {f.name: getattr(timed, f.name) for f in fields(Scaled) if f.name not in own}
+        return Scaled(over=over, x=x, label=label, **same)

@@ -128,13 +128,12 @@ def bench(
     )
     with progress(err) as advance:
         found = run_bench(request, advance, scale=scale)
-    data = found.to_dict()
     if output is not None:
         with durable(output) as draft:
-            draft.write_text(json.dumps(data, indent=2) + "\n")
+            draft.write_text(json.dumps(found.to_dict(), indent=2) + "\n")
     if plot is not None:
-        picture(data, plot)
-    print_result(data, as_json, table)
+        picture(found, plot)
+    print_result(found, as_json, table)
     if not found.holds:
         raise typer.Exit(1)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from resnet_parity.bench.result import BenchReport
 from resnet_parity.check.result import TrainingReport
 from resnet_parity.trace.result import TraceReport, TraceRow
 from shared_spec.atomic_write import durable
@@ -117,24 +118,24 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
     save(figure, path)
 
 
-def picture(data: dict[str, Any], path: Path) -> None:
-    """Speeds with their quartiles, and the bounds, as bars; from the JSON data of a report."""
+def picture(report: BenchReport, path: Path) -> None:
+    """Speeds with their quartiles, and the bounds, as bars."""
     plt = pyplot()
-    rows = [row for row in data["rows"] if row["refused"] is None]
+    rows = [row for row in report.rows if row.spread is not None]
     figure, axis = plt.subplots(figsize=(9, max(2.5, 0.45 * len(rows) + 1.2)))
     for i, row in enumerate(rows):
-        speed, seconds, batch = row["images_per_second"], row["seconds"], row["batch"]
-        spread = [[speed - batch / seconds["high"]], [batch / seconds["low"] - speed]]
-        colour = COLOURS[6] if row["peer"] else COLOURS[0]
-        label = "a peer" if row["peer"] else "ours"
+        speed, (low, high) = row.images_per_second or 0.0, row.spread or (0.0, 0.0)
+        spread = [[speed - low], [high - speed]]
+        colour = COLOURS[6] if row.peer else COLOURS[0]
+        label = "a peer" if row.peer else "ours"
         axis.barh(i, speed, 0.7, color=colour, xerr=spread, label=label, capsize=2)
-        bound = row["bound_images_per_second"]
+        bound = row.bound_images_per_second
         axis.plot([bound, bound], [i - 0.4, i + 0.4], color=COLOURS[3], label="bound")
-    names = [f"{r['engine']}: {r['side']}\n{r['mode']}, {r['dtype']}, {r['batch']}" for r in rows]
+    names = [f"{r.engine}: {r.side}\n{r.mode}, {r.dtype}, {r.batch}" for r in rows]
     axis.set_yticks(range(len(rows)), [name.replace("$", r"\$") for name in names], fontsize=7)
     axis.invert_yaxis()
     axis.set(xlabel="images a second; whiskers are the quartiles of the rounds")
-    axis.set_title(f"{data['name']} on {data['environment']['hardware']}".replace("$", r"\$"))
+    axis.set_title(f"{report.name} on {report.environment['hardware']}".replace("$", r"\$"))
     handles, labels = axis.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     axis.legend(unique.values(), unique.keys(), fontsize=8)

@@ -25,8 +25,7 @@ class Bar:
     label: str
     value: float | None
     note: str = ""
-    low: float | None = None
-    high: float | None = None
+    spread: tuple[float, float] | None = None
     bound: float | None = None
     peer: bool = False
 
@@ -37,7 +36,7 @@ def bars(chart: Chart, rows: Sequence[Bar], unit: str, one: float = 1.0) -> Mark
     """
     height = _TOP + _ROW * len(rows) + _BOTTOM
     root = svg.picture(chart.ident, chart.title, chart.text, height)
-    longest = max([v for row in rows for v in (row.value, row.high) if v], default=0.0)
+    longest = max([v for row in rows for v in (row.value, *(row.spread or ())) if v], default=0.0)
     near = [row.bound for row in rows if row.bound and row.bound <= _FAR * longest]
     ticks = svg.round_ticks(max([longest, *near]))
     across = Scale(0, ticks[-1], 1, WIDTH - 14)
@@ -71,8 +70,8 @@ def _bar(root: ET.Element, row: Bar, across: Scale, y: float) -> None:
         kind = "bar peer" if row.peer else "bar"
         width = max(across(row.value) - across(0), 1.5)
         add(root, "rect", kind, x=across(0), y=y, width=width, height=_BAR)
-        if row.low is not None and row.high is not None:
-            a, b = across(row.low), across(min(row.high, across.high))
+        if row.spread is not None:
+            a, b = (across(min(end, across.high)) for end in row.spread)
             d = f"M{_xy(a, middle - 4)}V{_n(middle + 4)}M{_xy(a, middle)}H{_n(b)}"
             add(root, "path", "whisker", d=f"{d}M{_xy(b, middle - 4)}V{_n(middle + 4)}")
     if row.bound is None or not math.isfinite(row.bound):

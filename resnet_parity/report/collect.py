@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
+from resnet_parity.bench.result import BenchReport
 from resnet_parity.check.result import CheckReport
 from resnet_parity.engines.process import Start, Worker
 from resnet_parity.engines.registry import Device, Engine
-from resnet_parity.report import commands, records
-from resnet_parity.report.records import Bench
+from resnet_parity.report import commands
 from resnet_parity.trace.result import TraceReport
 from shared_spec.catalogue import CATALOGUE
 from shared_spec.catalogue.resolve import resolve
 from shared_spec.errors import ResNetError
 from shared_spec.spec.resnet_spec import ResNetSpec
+
+_LONGEST = 2000
+"""Characters of a text from a file that the page shows."""
+
+Kind = TypeVar("Kind", CheckReport, TraceReport, BenchReport)
 
 _SEED = 0
 _BATCH = 2
@@ -30,7 +38,7 @@ class Net:
     spec: ResNetSpec | None = None
     checks: list[CheckReport] = field(default_factory=list)
     traces: list[TraceReport] = field(default_factory=list)
-    benches: list[Bench] = field(default_factory=list)
+    benches: list[BenchReport] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     """Why something could not be measured."""
 
@@ -68,7 +76,7 @@ def collect(
     Raises:
         ResNetError: if a name or a file is not what it should be, or there is neither.
     """
-    nets = {name: Net(records.harmless(name), resolve(name)) for name in dict.fromkeys(names)}
+    nets = {name: Net(harmless(name), resolve(name)) for name in dict.fromkeys(names)}
     _read(nets, files)
     if not nets:
         raise ResNetError("report: name a net, or give files with --check, --trace or --bench")
@@ -87,13 +95,13 @@ def _read(nets: dict[str, Net], files: Files) -> None:
         return nets.setdefault(key, Net(name, None if entry is None else entry.spec))
 
     for path in files.checks:
-        for check in records.read(path, CheckReport):
+        for check in read(path, CheckReport):
             of(check.model).checks.append(check)
     for path in files.traces:
-        for trace in records.read(path, TraceReport):
+        for trace in read(path, TraceReport):
             of(trace.model).traces.append(trace)
     for path in files.benches:
-        for bench in records.read(path, Bench):
+        for bench in read(path, BenchReport):
             of(bench.name).benches.append(bench)
 
 
@@ -125,7 +133,7 @@ def _check(
         start=settings.start,
         on_progress=lambda text: on_progress(f"{name}: check, {text}"),
     )
-    return _told(records.record(found.to_dict(), CheckReport, name), settings)
+    return _told(record(found.to_dict(), CheckReport, name), settings)
 
 
 def _trace(net: Net, name: str, settings: Settings, on_progress: Callable[[str], None]) -> None:
@@ -155,13 +163,13 @@ def _trace(net: Net, name: str, settings: Settings, on_progress: Callable[[str],
         except ResNetError as error:
             net.refused.append(f"errors along depth of {other.name}: {error}")
             continue
-        net.traces.append(_told(records.record(found.to_dict(), TraceReport, name), settings))
+        net.traces.append(_told(record(found.to_dict(), TraceReport, name), settings))
 
 
-Kind = TypeVar("Kind", CheckReport, TraceReport)
+Repeated = TypeVar("Repeated", CheckReport, TraceReport)
 
 
-def _told(found: Kind, settings: Settings) -> Kind:
+def _told(found: Repeated, settings: Settings) -> Repeated:
     """With the command that measures it again, where the record alone does not tell all of it."""
     if settings.device == "cpu":
         return found
@@ -171,7 +179,7 @@ def _told(found: Kind, settings: Settings) -> Kind:
 
 def _bench(
     name: str, spec: ResNetSpec, settings: Settings, on_progress: Callable[[str], None]
-) -> Bench:
+) -> BenchReport:
     from resnet_parity.bench.measure import bench
     from resnet_parity.bench.result import Request
 
@@ -189,4 +197,65 @@ def _bench(
         on_progress=lambda text: on_progress(f"{name}: bench, {text}"),
         start=settings.start,
     )
-    return records.record(found.to_dict(), Bench, name)
+    return record(found.to_dict(), BenchReport, name)
+
+
+def read(path: Path, kind: type[Kind]) -> list[Kind]:
+    """The records of a JSON file: one, or a list of them.
+
+    Raises:
+        ResNetError: naming the file, if it cannot be read or holds something else.
+    """
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ResNetError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise ResNetError(f"{path}: is not JSON ({error})") from None
+    found = [record(each, kind, str(path)) for each in (data if isinstance(data, list) else [data])]
+    if not found:
+        raise ResNetError(f"{path}: holds no record; give what `resnet-parity --json` printed")
+    return found
+
+
+def record(data: Any, kind: type[Kind], where: str) -> Kind:
+    """A record from plain JSON data.
+
+    Raises:
+        ResNetError: naming `where` it came from and the field, if it is something else.
+    """
+    command = f"resnet-parity {kind.__name__.removesuffix('Report').lower()} NAME --json"
+    try:
+        found = kind.from_dict(_harmless(data))
+    except RecursionError:
+        raise ResNetError(f"{where}: is nested too deeply for what `{command}` prints") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the whole"
+        raise ResNetError(
+            f"{where}: is not what `{command}` prints ({place}: {first['msg']})"
+        ) from None
+    if not isinstance(found, BenchReport) and found.holds and data.get("holds") is not True:
+        raise ResNetError(f"{where}: does not say that it holds, nor what does not")
+    return found
+
+
+def _harmless(data: Any) -> Any:
+    """All texts as they may be shown: what does not print, or turns the direction of writing, is
+    escaped, and what is too long is cut.
+    """
+    if isinstance(data, str):
+        return harmless(data)
+    if isinstance(data, Mapping):
+        return {harmless(str(key)): _harmless(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_harmless(value) for value in data]
+    return data
+
+
+def harmless(text: str) -> str:
+    """One text, as `_harmless`. What it means in HTML is escaped where the page is made."""
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Sequence
 
+from resnet_parity.bench.result import BenchReport
 from resnet_parity.check.result import CheckReport
 from resnet_parity.engines.registry import Engine
-from resnet_parity.report.records import Bench
 from resnet_parity.trace.result import TraceReport
 
 _PROGRAM = "resnet-parity"
@@ -41,7 +41,7 @@ def trace(found: TraceReport) -> str:
     return " ".join([_PROGRAM, "trace", named(found.model), pair, *own, *options, *sizes])
 
 
-def bench(found: Bench) -> str:
+def bench(found: BenchReport) -> str:
     """What measures a benchmark again."""
     return found.command or missing_bench(found.name)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from resnet_parity.bench.result import BenchReport
 from resnet_parity.check.result import Ran
 from resnet_parity.report import commands, number_format, parity, speed
 from resnet_parity.report.blocks import Block, Commands, Fact, Facts, Notice, Table, Text
 from resnet_parity.report.collect import Net
-from resnet_parity.report.records import Bench
 from resnet_parity.trace.result import EngineFacts
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.summary import describe_chain, describe_stage, stage_rows
@@ -100,7 +100,7 @@ def network(net: Net) -> list[Block]:
     return [Table(caption, columns, [*cells, last], words=(1,), kind="total")]
 
 
-def precision(benches: Sequence[Bench]) -> list[Block]:
+def precision(benches: Sequence[BenchReport]) -> list[Block]:
     """A warning where products of float32 are computed with less: how far engines part, and why."""
     found: list[Block] = []
     for bench in benches:

@@ -14,8 +14,7 @@ from markupsafe import Markup
 
 from resnet_parity.report import depth, overview, parity, scaling, speed
 from resnet_parity.report.blocks import Block, Facts, Notice, Part, Styles
-from resnet_parity.report.collect import Net
-from resnet_parity.report.records import harmless
+from resnet_parity.report.collect import Net, harmless
 from shared_spec.atomic_write import durable
 
 TEMPLATES = Path(__file__).parent / "templates"

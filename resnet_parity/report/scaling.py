@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
+from resnet_parity.bench.result import BenchReport, Scaled
 from resnet_parity.numerics.record import Figure
 from resnet_parity.report import commands, number_format
 from resnet_parity.report.blocks import (
@@ -19,7 +20,6 @@ from resnet_parity.report.blocks import (
     legend,
 )
 from resnet_parity.report.charts import Chart, Series, curve
-from resnet_parity.report.records import Bench, Scaled
 from resnet_parity.report.speed import MODES
 
 _OVER = {
@@ -29,7 +29,7 @@ _OVER = {
 }
 
 
-def blocks(name: str, benches: Sequence[Bench], styles: Styles, ident: str) -> list[Block]:
+def blocks(name: str, benches: Sequence[BenchReport], styles: Styles, ident: str) -> list[Block]:
     """A chart for each quantity and mode, and one for the first call where that grows."""
     points = [point for bench in benches for point in bench.scaling]
     if not benches:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 
+from resnet_parity.bench.result import BenchReport, Parity, Timed
 from resnet_parity.report import commands, number_format
 from resnet_parity.report.bars import Bar, bars
 from resnet_parity.report.blocks import (
@@ -19,13 +19,12 @@ from resnet_parity.report.blocks import (
     problems,
 )
 from resnet_parity.report.charts import Chart
-from resnet_parity.report.records import Bench, Parity, Timed
 
 MODES = {"infer": "Inference", "train": "Training"}
 Key = tuple[str, int, tuple[int, ...], str]
 
 
-def blocks(name: str, benches: Sequence[Bench], ident: str) -> list[Block]:
+def blocks(name: str, benches: Sequence[BenchReport], ident: str) -> list[Block]:
     """Speed of a net, a chart for each mode, batch, size and dtype."""
     if not any(bench.rows for bench in benches):
         what = "Speed was" if benches else "Speed, memory and scaling were"
@@ -36,7 +35,7 @@ def blocks(name: str, benches: Sequence[Bench], ident: str) -> list[Block]:
     return found
 
 
-def memory(name: str, benches: Sequence[Bench], ident: str) -> list[Block]:
+def memory(name: str, benches: Sequence[BenchReport], ident: str) -> list[Block]:
     """Peak memory of a net, host and device; nothing where nothing was timed."""
     if not benches:
         return []
@@ -51,7 +50,7 @@ def memory(name: str, benches: Sequence[Bench], ident: str) -> list[Block]:
     return found or [Missing("Memory was not measured.", commands.missing_bench(name))]
 
 
-def starting(benches: Sequence[Bench]) -> list[Block]:
+def starting(benches: Sequence[BenchReport]) -> list[Block]:
     """What comes before the steady state: in each mode first, then in all that was measured."""
     found: list[Block] = []
     columns = ["side", "mode", "batch", "dtype", "import", "build", "load", "first call"]
@@ -75,7 +74,7 @@ def starting(benches: Sequence[Bench]) -> list[Block]:
     return found
 
 
-def groups(bench: Bench) -> dict[Key, list[Timed]]:
+def groups(bench: BenchReport) -> dict[Key, list[Timed]]:
     """Rows that can be compared: of one mode, batch, size and dtype."""
     found: dict[Key, list[Timed]] = {}
     for row in bench.rows:
@@ -104,7 +103,7 @@ def titled(key: Key) -> str:
     return f"{MODES.get(mode, mode)}, batch {batch:,}, {number_format.shape(size)}, {dtype}"
 
 
-def best(bench: Bench) -> tuple[Key, str, Timed] | None:
+def best(bench: BenchReport) -> tuple[Key, str, Timed] | None:
     """The fastest row of ours in inference, or in what else there is."""
     rows = [
         (key, label, row)
@@ -116,7 +115,7 @@ def best(bench: Bench) -> tuple[Key, str, Timed] | None:
     return max(inference or rows, key=lambda found: found[2].images_per_second or 0, default=None)
 
 
-def _bench(bench: Bench, ident: str) -> list[Block]:
+def _bench(bench: BenchReport, ident: str) -> list[Block]:
     found: list[Block] = []
     if bench.bounds:
         told = [
@@ -158,7 +157,7 @@ def _bench(bench: Bench, ident: str) -> list[Block]:
     return found
 
 
-def _keys(bench: Bench) -> list[Cell]:
+def _keys(bench: BenchReport) -> list[Cell]:
     whiskers = Cell(bench.spread or "from the low to the high figure", "whiskers")
     return [
         *_sides(bench),
@@ -167,12 +166,12 @@ def _keys(bench: Bench) -> list[Cell]:
     ]
 
 
-def _sides(bench: Bench) -> list[Cell]:
+def _sides(bench: BenchReport) -> list[Cell]:
     peers = [Cell("a peer's", "bar-peer")] * any(row.peer for row in bench.rows)
     return [Cell("this package's", "bar-ours"), *peers]
 
 
-def _speed(bench: Bench, key: Key, rows: Sequence[Timed], ident: str) -> Picture:
+def _speed(bench: BenchReport, key: Key, rows: Sequence[Timed], ident: str) -> Picture:
     found, told = [], []
     for label, row in labelled(rows):
         name = f"{label} (peer)" if row.peer else label
@@ -182,7 +181,7 @@ def _speed(bench: Bench, key: Key, rows: Sequence[Timed], ident: str) -> Picture
         if value is None:
             found.append(Bar(name, None, "refused" if row.refused else "not measured", bound=bound))
         else:
-            found.append(Bar(name, value, note, *_spread(row), bound=bound, peer=row.peer))
+            found.append(Bar(name, value, note, row.spread, bound, row.peer))
         told.append(f"{name}: {note if value is not None else 'refused'}.")
     title = f"{bench.name}: images a second. {titled(key)}"
     text = "Whiskers span the passes, a tick marks the bound. " + " ".join(told)
@@ -204,22 +203,14 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and (value == 0 or 1e-30 < value < 1e30) else None
 
 
-def _spread(row: Timed) -> tuple[float | None, float | None]:
-    """Images a second in the slowest and in the fastest pass."""
-    if row.seconds is None or not 0 < row.seconds.low <= row.seconds.high < math.inf:
-        return None, None
-    return row.batch / row.seconds.high, row.batch / row.seconds.low
-
-
-def _table(bench: Bench, key: Key, rows: Sequence[Timed]) -> Table:
+def _table(bench: BenchReport, key: Key, rows: Sequence[Timed]) -> Table:
     cells: list[list[str | Cell]] = []
     for label, row in labelled(rows):
-        low, high = _spread(row)
         speed = "refused" if row.refused else number_format.rate(row.images_per_second)
         spread = (
             number_format.ABSENT
-            if row.refused or low is None
-            else f"{number_format.rate(low)} to {number_format.rate(high)}"
+            if row.refused or row.spread is None
+            else " to ".join(map(number_format.rate, row.spread))
         )
         cells.append(
             [
@@ -243,7 +234,7 @@ def _table(bench: Bench, key: Key, rows: Sequence[Timed]) -> Table:
     return Table(f"{bench.name}. {titled(key)}", columns, cells, words=(9, 10, 11))
 
 
-def _memory(bench: Bench, key: Key, rows: Sequence[Timed], ident: str) -> Iterable[Picture]:
+def _memory(bench: BenchReport, key: Key, rows: Sequence[Timed], ident: str) -> Iterable[Picture]:
     known = [("host", "peak_host_bytes"), ("device", "peak_device_bytes")]
     for where, field in known:
         values = [(label, row, _finite(getattr(row, field))) for label, row in labelled(rows)]
@@ -261,7 +252,7 @@ def _memory(bench: Bench, key: Key, rows: Sequence[Timed], ident: str) -> Iterab
             yield Picture(f"{titled(key)}: {where}", svg)
 
 
-def _ratios(bench: Bench) -> list[Block]:
+def _ratios(bench: BenchReport) -> list[Block]:
     """Speed over the peer's, a row for each group, a column for each side."""
     cells: dict[Key, dict[str, Cell]] = {}
     order = [label for members in groups(bench).values() for label, _ in labelled(members)]
@@ -295,7 +286,7 @@ def _setting(each: Parity) -> Iterable[str]:
         yield f"in {each.dtype}"
 
 
-def _parity(bench: Bench) -> list[Block]:
+def _parity(bench: BenchReport) -> list[Block]:
     if not bench.parity:
         return []
     rows: list[list[str | Cell]] = [

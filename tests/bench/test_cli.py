@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from resnet_parity.bench import measure as benching
 from resnet_parity.bench import peers
+from resnet_parity.bench.result import BenchReport
 from resnet_parity.cli.app import app
 from resnet_parity.engines.registry import Engine
 from resnet_parity.render.bench import table
@@ -55,7 +56,7 @@ def test_the_table_says_every_setting(fakes: Fakes, tiny: str, tmp_path: Path) -
     data = json.loads(output.read_text())
     assert plot.read_bytes().startswith(b"\x89PNG")
     console = Console(file=io.StringIO(), width=300)
-    table(console, data)
+    table(console, BenchReport.from_dict(data))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     for word in ("torch 1.0", "threads: torch 3", "TF32 off", "OMP_NUM_THREADS=3", "highest"):
         assert word in text

@@ -68,10 +68,10 @@ def assert_timed(report: BenchReport, sides: list[str]) -> None:
         assert row["peak_host_bytes"] > 10**7
         assert row["peak_device_bytes"] is None
     for parity in data["parity"]:
-        assert parity["holds"]
-        assert parity["error"] <= parity["bound"]
+        assert parity.holds
+        assert parity.error <= parity.bound
         # A bound so wide that anything passes would prove nothing.
-        assert parity["bound"] < (1e-3 if parity["dtype"] == "float32" else 1)
+        assert parity.bound < (1e-3 if parity.dtype == "float32" else 1)
 
 
 def test_every_engine_is_timed(pool: Pool, engine: str) -> None:
@@ -82,7 +82,7 @@ def test_every_engine_is_timed(pool: Pool, engine: str) -> None:
     assert framework in engine or engine == "flax"
     assert told["matmul_precision"][framework] == "highest"
     assert framework in told["versions"]
-    compared = [parity["compared"] for parity in report.parity]
+    compared = [parity.compared for parity in report.parity]
     assert compared[0] == "logits"
     assert compared[1] in ("update/conv1.weight", "update/fc.bias")
 
@@ -117,7 +117,7 @@ def test_peers_are_timed_beside(
     assert report.missing == {}
     ours = "torch, channels_first" if engine == "torch" else engine
     assert_timed(report, [ours, *peers, engine, *peers])
-    mine = [row for row in report.rows if row.case.candidate.peer is None]
+    mine = [row for row in report.rows if not row.peer]
     assert all(row.against in peers for row in mine)
     assert all(row.ratio and row.ratio > 0 for row in mine)
 
@@ -171,10 +171,10 @@ def test_a_faulty_side_gets_no_speed(pool: Pool, engine: str, tmp_path: Path) ->
         pool, engine, wrap=lambda worker: Damaged(worker, tmp_path), modes=("infer", "train")
     )
     for row, parity in zip(report.rows, report.parity, strict=True):
-        assert row.speed is None
+        assert row.images_per_second is None
         assert "does not compute tiny" in str(row.refused)
-        assert not parity["holds"]
-        assert parity["error"] < 0.1, "a small fault, and noticed"
+        assert not parity.holds
+        assert parity.error < 0.1, "a small fault, and noticed"
     assert not report.holds
 
 
@@ -188,4 +188,4 @@ def test_a_missing_wait_is_noticed(pool: Pool) -> None:
     report = run(pool, "torch", WIDE, wrap=hasty, batches=(16,), size=(192, 192))
     assert report.parity[0]["holds"]
     assert "above the bound" in str(report.rows[0].refused)
-    assert report.rows[0].speed is None
+    assert report.rows[0].images_per_second is None

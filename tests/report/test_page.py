@@ -16,10 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from resnet_parity.bench.result import BenchReport
 from resnet_parity.check.result import CheckReport
-from resnet_parity.report import page, records
-from resnet_parity.report.collect import Net
-from resnet_parity.report.records import Bench
+from resnet_parity.report import page
+from resnet_parity.report.collect import Net, harmless, record
 from resnet_parity.report.speed import labelled
 from resnet_parity.trace.result import TraceReport
 from shared_spec.catalogue import CATALOGUE
@@ -51,9 +51,9 @@ def net(
     return Net(
         name,
         None if entry is None else entry.spec,
-        [records.record(x, CheckReport, "test") for x in checks or []],
-        [records.record(x, TraceReport, "test") for x in traces or []],
-        [records.record(x, Bench, "test") for x in benches or []],
+        [record(x, CheckReport, "test") for x in checks or []],
+        [record(x, TraceReport, "test") for x in traces or []],
+        [record(x, BenchReport, "test") for x in benches or []],
     )
 
 
@@ -85,7 +85,7 @@ def hostile_nets() -> list[Net]:
     check = hostile(real("check_tiny") | {"missing": {"a": "b"}, "problems": ["x", "y"]}, texts)
     trace = hostile(real("trace_tiny32") | {"problems": ["x"], "notes": ["y"]}, texts)
     timed = hostile(bench() | {"missing": {"a": "b"}, "notes": ["x"]}, texts)
-    return [net([check], [trace], [timed], records.harmless(name)) for name in HOSTILE[::5]]
+    return [net([check], [trace], [timed], harmless(name)) for name in HOSTILE[::5]]
 
 
 PAGES = {
@@ -195,7 +195,7 @@ def test_hostile_texts_are_shown_and_do_nothing() -> None:
     assert not strange
     shown = Page(text).root.text
     for name in HOSTILE:
-        assert " ".join(records.harmless(name).split()) in shown
+        assert " ".join(harmless(name).split()) in shown
     assert r"\u202egnp.exe\u2066\x00\x1b[31m" in shown
 
 
@@ -498,13 +498,13 @@ def test_any_number_is_shown_or_refused(draw: st.DataObject) -> None:
     trace = real("trace_tiny32")
     trace["rows"], trace["gradients"] = trace["rows"][4:9], trace["gradients"][:3]
     check = real("check_tiny32")
-    for data, kind in ((check, CheckReport), (trace, TraceReport), (small, Bench)):
+    for data, kind in ((check, CheckReport), (trace, TraceReport), (small, BenchReport)):
         changed = randomised(data, draw)
         try:
-            found = records.record(changed, kind, "it")
+            found = record(changed, kind, "it")
         except ResNetError:
             continue
-        of = {CheckReport: "checks", TraceReport: "traces", Bench: "benches"}[kind]
+        of = {CheckReport: "checks", TraceReport: "traces", BenchReport: "benches"}[kind]
         Page(page.render([Net("resnet18", None, **{of: [found]})]))
 
 
@@ -534,7 +534,7 @@ def test_what_is_read_is_printed_again_as_it_was() -> None:
 @pytest.mark.parametrize("holds", [False, None])
 def test_what_does_not_hold_says_why(holds: bool | None) -> None:
     with pytest.raises(ResNetError, match="a file: does not say that it holds, nor what does not"):
-        records.record(real("check_tiny") | {"holds": holds}, CheckReport, "a file")
+        record(real("check_tiny") | {"holds": holds}, CheckReport, "a file")
 
 
 def test_the_sample_looks_like_this_version() -> None:
