@@ -1,4 +1,4 @@
-"""What a GPU or TPU computes, held against the CPU, and how fast: one command, no network.
+"""What a GPU or TPU computes, compared with the CPU, and how fast: one command, no network.
 
     python benchmarks/accelerator.py [--device gpu] [--output docs/results] [--quick] [--anew]
 
@@ -132,7 +132,7 @@ def resumed(found: dict[str, Any], folder: Path) -> dict[str, Any]:
                 f"{path}: is of {key} {left.get(key)}, and here are {found[key]}; name another "
                 f"--output, or overwrite it with --anew"
             )
-    err.print(f"{path}: goes on after {len(left['done'])} parts (--anew measures them again)")
+    err.print(f"{path}: continues after {len(left['done'])} parts (--anew measures them again)")
     return left
 
 

@@ -165,7 +165,7 @@ class _Repository:
 
     def settle(self, files: Sequence[str]) -> None:
         """Find the commit by a file that is cached: without one the client tries for long to reach
-        a hub that is out of reach.
+        a hub that cannot be reached.
         """
         for file in files:
             if isinstance(self._cached(file), str):
@@ -208,7 +208,7 @@ class _Repository:
             raise self._failure(error) from None
 
     def check_hash(self, path: Path) -> None:
-        """Hold a file against the SHA-256 that the hub tells; its client compares sizes alone.
+        """Hold a file against the SHA-256 that the hub gives; its client only compares sizes.
 
         Raises:
             WeightsError: if they differ. The file is left: the cache is the client's.
@@ -280,7 +280,7 @@ def _from_url(
         found = _stream(url, shown, draft, progress)
         if not found.startswith(told):
             raise WeightsError(
-                f"{shown}: what came has the SHA-256 {found[:8]}..., and its name tells {told}"
+                f"{shown}: what came has the SHA-256 {found[:8]}..., and its name says {told}"
             )
     return target
 

@@ -1,7 +1,7 @@
 """How fast do the engines and their peers compute the same net? Measured side by side.
 
 Every side has a process of its own. Before anything is timed, the very function that will be timed
-is held against float64; a side that computes something else gets no speed. Then the sides take
+is compared with float64; a side that computes something else gets no speed. Then the sides take
 turns, a short round each, so that whatever the machine does meanwhile meets all of them. A figure
 above what the device can do is an error of the timing, and is refused.
 """
@@ -45,11 +45,11 @@ def bench(
     start: Start = Worker,
     scale: Scale | None = None,
 ) -> BenchReport:
-    """Measure what is asked for, and hold it against the peers and the bound.
+    """Measure what is requested, and compare it with the peers and the bound.
 
     Args:
         request: what to measure.
-        on_progress: called with a few words as each part of the work begins.
+        on_progress: called with a short description as each stage of the work begins.
         start: gives the worker of an engine on a device, as a context manager.
         scale: what to scale besides, and over which values.
 
@@ -170,7 +170,7 @@ class Bench:
             self.report.environment["hardware"] = info["device"]
 
     def _turn(self, found: Sequence[Case]) -> list[Row]:
-        """Cases by turns, a round each; the rounds are divided among the processes of a side."""
+        """Cases in alternation, a round each; the processes of a side share its rounds."""
         rows: dict[str, Row] = {}
         rounds, count = self.request.rounds, self.request.processes
         for first in range(count):
@@ -235,7 +235,7 @@ class Bench:
         environment["variables"] |= given
 
     def _passes(self, row: Row, worker: Any) -> int:
-        """How many passes make a round of the length that is asked for."""
+        """How many passes make a round of the length that is requested."""
         self._round(row, worker, 1)
         once = row.seconds.pop() if row.refused is None else 1.0
         return max(1, min(round(self.request.seconds / max(once, 1e-9)), 10_000))
@@ -390,5 +390,5 @@ def _check_trainable(spec: ResNetSpec) -> None:
         if getattr(spec, rate):
             raise ResNetError(
                 f"bench: with {rate} {getattr(spec, rate)} each engine draws numbers of its own in "
-                f"training, which nothing can be held against; set it to 0"
+                f"training, so there is nothing to compare with; set it to 0"
             )

@@ -274,7 +274,7 @@ class _EntryRun:
         except (EngineError, ResNetError) as failure:
             self.record.problems.append(f"no bound from {engine.name}: {failure}")
             return None
-        # Two engines that are each within the bound of the exact result may part by twice as much.
+        # Two engines, each within the bound of the exact result, may differ by twice as much.
         return 2 * ROUNDING_FACTOR * max(errors.values())
 
     def _perturb(self, seed: int) -> str:
@@ -327,7 +327,7 @@ class _EntryRun:
         if tolerance is not None and worst <= tolerance:
             return _Difference(worst, [])
         over = "with no bound" if tolerance is None else f"over {tolerance:.1e}"
-        return _Difference(worst, [f"{pair} part by {worst:.1e}, {over}"])
+        return _Difference(worst, [f"{pair} differ by {worst:.1e}, {over}"])
 
 
 @dataclass(frozen=True)

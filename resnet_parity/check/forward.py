@@ -33,7 +33,7 @@ from shared_spec.weights.state import State, cast_weights, check_weights, numpy_
 
 
 def default_sizes(spec: ResNetSpec) -> list[tuple[int, int]]:
-    """An even, an odd and a non-square input (H, W): `same` padding and floor divisions part at
+    """An even, an odd and a non-square input (H, W): `same` padding and floor divisions differ at
     odd sizes, swapped axes at non-square ones.
     """
     side = min(64, max(spec.image_size, 8))
@@ -57,7 +57,7 @@ def check(
     on_progress: Callable[[str], None] = lambda text: None,
     start: Start = Worker,
 ) -> CheckReport:
-    """Run every engine on the same weights and images, and compare each with each.
+    """Run every engine on the same weights and images, and compare every two of them.
 
     Args:
         spec: the network.
@@ -69,12 +69,12 @@ def check(
         sizes: input sizes (H, W); None takes `default_sizes`.
         batch: images of each size.
         seed: of random weights and images.
-        requested: whether a missing engine is a failure (it was asked for by name) or only told.
+        requested: whether a missing engine is a failure (it was named) or only reported.
         compiled: whether engines compile the net as a whole, as `predict` does, or run it layer by
             layer, which starts sooner.
         precision: of the products of float32 numbers; `default` leaves TF32 and bfloat16 passes
             to the frameworks, and the bound grows by what they round.
-        on_progress: called with a few words as each part of the work begins.
+        on_progress: called with a short description as each stage of the work begins.
         start: gives the worker of an engine on a device, as a context manager.
 
     Raises:
@@ -163,8 +163,8 @@ def _judge_engine(
 
 
 def _judge_pairs(report: CheckReport) -> None:
-    """Each engine against each, the earlier being the reference."""
-    # Two engines that are each within the bound of the float64 result may part by twice as much.
+    """Every two engines; the earlier one is the reference."""
+    # Two engines that are each within the bound of the float64 result may differ by twice as much.
     tolerance = report.tolerance * (1 if report.dtype == "float64" else 2)
     for a, b in itertools.combinations(report.ran, 2):
         try:
@@ -190,7 +190,7 @@ def _judge_pairs(report: CheckReport) -> None:
             name = (bad or [first])[0]
             index, _, layer = name.partition("/")
             report.problems.append(
-                f"{a.engine} and {b.engine} part at {layer} by {found[name].maximum:.1e} "
+                f"{a.engine} and {b.engine} differ at {layer} by {found[name].maximum:.1e} "
                 f"(input {list(report.inputs[int(index)])}, index {list(found[name].worst)}), "
                 f"over {tolerance:.1e}"
             )

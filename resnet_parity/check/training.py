@@ -57,14 +57,14 @@ def check_training(
     start: Start = Worker,
 ) -> TrainingReport:
     """Train in every engine from the same weights, on the same batches and with the same recipe,
-    and compare each with each.
+    and compare every two of them.
 
     Args:
         spec: the network; its dropout is left out, since engines draw different numbers.
         engines: which engines; each runs in a process of its own, one after another.
         name: what to call the network in the report.
         optimization: optimizer and schedule; None takes `comparison_optimization`.
-        dtype: float64 is judged; float32 and bfloat16 are held against a float64 training, and
+        dtype: float64 is judged; float32 and bfloat16 are compared with a float64 training, and
             their first gradients are judged by what rounding is measured to do to them.
         weights: canonical weights to start from; None draws random ones, statistics included.
         device: cpu, gpu or tpu.
@@ -72,8 +72,8 @@ def check_training(
         batch: images of each step.
         steps: updates.
         seed: of random weights, images and labels.
-        requested: whether a missing engine is a failure (it was asked for by name) or only told.
-        on_progress: called with a few words as each part of the work begins.
+        requested: whether a missing engine is a failure (it was named) or only reported.
+        on_progress: called with a short description as each stage of the work begins.
         start: gives the worker of an engine on a device, as a context manager.
 
     Raises:
@@ -209,7 +209,7 @@ def worst(rows: Iterable[tuple[str, float]]) -> tuple[str, float]:
 
 
 def _judge(report: TrainingReport, a: str, b: str, found: dict[str, Rows]) -> None:
-    """Name the first thing that parts: what comes after it inherits."""
+    """Name the first thing that differs: whatever comes later inherits the difference."""
     for quantity in QUANTITIES:
         bound = report.tolerances[quantity]
         over = [row for row in found[quantity] if not row[1] <= bound]
@@ -217,7 +217,7 @@ def _judge(report: TrainingReport, a: str, b: str, found: dict[str, Rows]) -> No
             where, by = over[0]
             of = "the gradient of " if quantity == "gradients" else ""
             report.problems.append(
-                f"{a} and {b} part in {of}{where} by {by:.1e}, over {bound:.1e} "
+                f"{a} and {b} differ in {of}{where} by {by:.1e}, over {bound:.1e} "
                 f"({len(over)} of {len(found[quantity])} {quantity} do)"
             )
             return

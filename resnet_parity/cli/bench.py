@@ -1,4 +1,4 @@
-"""The command that measures how fast engines and their peers are."""
+"""The command `bench`."""
 
 from __future__ import annotations
 
@@ -37,65 +37,68 @@ LARGEST = 100_000
 def bench(
     model: ModelArgument,
     engines: Annotated[
-        str | None, typer.Option(help=f"Comma-separated; all of {', '.join(ENGINES)} if left out.")
+        str | None, typer.Option(help=f"Comma-separated; default: {', '.join(ENGINES)}.")
     ] = None,
-    modes: Annotated[str, typer.Option(help="Of infer and train.")] = "infer",
-    batch: Annotated[str, typer.Option(help="Images of a batch, such as 1,8,32.")] = "8",
+    modes: Annotated[str, typer.Option(help="infer, train or both.")] = "infer",
+    batch: Annotated[str, typer.Option(help="Batch sizes, such as 1,8,32.")] = "8",
     size: Annotated[
-        str | None, typer.Option(help="Of images, H or HxW; the net's own if left out.")
+        str | None, typer.Option(help="Image sizes, H or HxW; default: the net's own.")
     ] = None,
     dtype: Annotated[
         str,
-        typer.Option(help="Of float32 and bfloat16; training then mixes, weights stay float32."),
+        typer.Option(help="float32, bfloat16 or both; in training, bfloat16 is mixed precision."),
     ] = "float32",
     device: DeviceOption = "cpu",
     layout: Annotated[
-        str, typer.Option(help="In PyTorch: of channels_last and channels_first.")
+        str, typer.Option(help="For PyTorch: channels_last, channels_first or both.")
     ] = "channels_last",
     compile_: Annotated[
         str,
         typer.Option(
             "--compile",
-            help="Of none and default: torch.compile, Keras's jit_compile; JAX always compiles.",
+            help="none, default or both: torch.compile, Keras's jit_compile; JAX always compiles.",
         ),
     ] = "none",
     form: Annotated[
-        str, typer.Option(help="Of plain and inference, which has the batch norms folded.")
+        str, typer.Option(help="plain, inference (batch norms are folded) or both.")
     ] = "plain",
     peers: Annotated[
-        bool, typer.Option("--peers/--no-peers", help="Time the libraries that have the net too.")
+        bool, typer.Option("--peers/--no-peers", help="Also time the libraries that have the net.")
     ] = True,
     scaling: Annotated[
-        str | None, typer.Option(help="Of batch, depth (the CIFAR nets) and size.")
+        str | None, typer.Option(help="Any of batch, depth (the CIFAR nets) and size.")
     ] = None,
-    depths: Annotated[str | None, typer.Option(help="With --scaling depth, such as 20,56.")] = None,
-    batches: Annotated[str | None, typer.Option(help="With --scaling batch.")] = None,
-    sizes: Annotated[str | None, typer.Option(help="With --scaling size.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Turns of each side.")] = 5,
+    depths: Annotated[str | None, typer.Option(help="For --scaling depth, such as 20,56.")] = None,
+    batches: Annotated[str | None, typer.Option(help="Values for --scaling batch.")] = None,
+    sizes: Annotated[str | None, typer.Option(help="Values for --scaling size.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Rounds of each contender.")] = 5,
     processes: Annotated[
         int,
         typer.Option(
             min=1,
             max=100,
-            help="Fresh processes of each side, which share its rounds; each has at least one.",
+            help="Fresh processes for each contender; they share its rounds, at least one each.",
         ),
     ] = 1,
     seconds: Annotated[
-        float, typer.Option(min=0.001, max=600, help="Of a round, about; at least one pass.")
+        float,
+        typer.Option(min=0.001, max=600, help="Approximate length of a round; at least one pass."),
     ] = 0.5,
     tf32: Annotated[
         bool, typer.Option("--tf32/--no-tf32", help="Let GPUs round float32 products to TF32.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of random weights and images.")] = 0,
-    output: Annotated[Path | None, typer.Option(help="A JSON file for the result.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="A picture of speeds and bounds.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the random weights and images.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="Write the result to this JSON file.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write a chart of speeds and bounds to this file.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Time a net in every engine and in the libraries that have it, side by side.
 
-    Each side has a process of its own, and they take turns. Its results are held against float64
-    first, and a side that computes something else gets no speed. A figure above what the device was
-    measured to be able to do is refused as an error of the timing.
+    Each contender runs in its own process, and they take turns. Its results are first compared with
+    float64, and a contender that computes something else gets no speed. A figure above the measured
+    limit of the device is refused as a timing error.
     """
     from resnet_parity.bench.measure import bench as run_bench
     from resnet_parity.bench.result import Request
@@ -186,7 +189,7 @@ def _scale(over: str | None, given: dict[str, str | None]) -> Scale:
 
 
 def _require_file(path: Path | None) -> None:
-    """Refuse now what could not be written after minutes of work."""
+    """Refuse an output that could not be written, before minutes of work."""
     if path is None:
         return
     if not path.resolve().parent.is_dir():

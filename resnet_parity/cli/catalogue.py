@@ -19,10 +19,10 @@ from shared_spec.spec.resnet_spec import ResNetSpec
 def list_command(
     pattern: Annotated[str, typer.Argument(help="Shell-style, such as 'resnet*50*'.")] = "*",
     family: Annotated[
-        list[str] | None, typer.Option(help="Only this family; once for each.")
+        list[str] | None, typer.Option(help="Only this family; can be repeated.")
     ] = None,
     source: Annotated[
-        str | None, typer.Option(help="Only what comes from there, such as timm or keras.")
+        str | None, typer.Option(help="Only nets of this library, such as timm or keras.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -46,7 +46,9 @@ def list_command(
 
 def show(
     model: ModelArgument,
-    image_size: Annotated[int | None, typer.Option(min=1, help="Height and width.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Height and width of the image.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """The table that a paper would print: stages, shapes, parameters, MACs."""
@@ -70,7 +72,9 @@ def show(
 
 
 def schema(
-    recipe: Annotated[bool, typer.Option("--recipe", help="Of recipes instead.")] = False,
+    recipe: Annotated[
+        bool, typer.Option("--recipe", help="The schema of recipes instead.")
+    ] = False,
 ) -> None:
     """The JSON Schema of spec files, for editors."""
     if recipe:

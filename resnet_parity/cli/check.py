@@ -43,55 +43,58 @@ def check(
         typer.Argument(help="A catalogue name or a spec file; with --all a pattern of names."),
     ] = None,
     engines: Annotated[
-        str | None, typer.Option(help=f"Comma-separated; all of {', '.join(ENGINES)} if left out.")
+        str | None, typer.Option(help=f"Comma-separated; default: {', '.join(ENGINES)}.")
     ] = None,
     dtype: Annotated[str, typer.Option(help="float64, float32, float16 or bfloat16.")] = "float64",
     weights: WeightsOption = None,
     device: DeviceOption = "cpu",
     image_size: Annotated[
         list[str] | None,
-        typer.Option(help="H or HxW, once for each size; an even, an odd and a non-square one."),
+        typer.Option(
+            help="H or HxW; repeat for each size. Default: an even, an odd and a non-square one."
+        ),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images of each size.")] = 2,
-    seed: Annotated[int, typer.Option(help="Of random weights and images.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Number of images of each size.")] = 2,
+    seed: Annotated[int, typer.Option(help="Seed of the random weights and images.")] = 0,
     precision: Annotated[
         str,
         typer.Option(
-            help="Of float32 products: highest, or the frameworks' default, which is TF32 on GPUs."
+            help="Of float32 products: highest, or the frameworks' default (TF32 on GPUs)."
         ),
     ] = "highest",
     everything: Annotated[
-        bool, typer.Option("--all", help="The catalogue, against the libraries that have it too.")
+        bool, typer.Option("--all", help="Check the whole catalogue, also against other libraries.")
     ] = False,
     family: Annotated[
-        list[str] | None, typer.Option(help="With --all: only this family; once for each.")
+        list[str] | None, typer.Option(help="With --all: only this family; can be repeated.")
     ] = None,
     results: Annotated[
-        Path, typer.Option(help="With --all: what was found, and where to go on from.")
+        Path,
+        typer.Option(help="With --all: the file of results, from which a later run continues."),
     ] = Path("resnet-parity-sweep.jsonl"),
     report: Annotated[
-        Path | None, typer.Option(help="With --all: a Markdown file for the table.")
+        Path | None, typer.Option(help="With --all: write the table to this Markdown file.")
     ] = None,
     training: Annotated[
-        bool, typer.Option("--training", help="Compare gradients and some steps of training.")
+        bool, typer.Option("--training", help="Compare gradients and a few training steps.")
     ] = False,
-    steps: Annotated[int, typer.Option(min=1, help="With --training: updates.")] = 20,
+    steps: Annotated[int, typer.Option(min=1, help="With --training: number of updates.")] = 20,
     recipe: Annotated[
-        Path | None, typer.Option(help="With --training: take optimizer and schedule from it.")
+        Path | None, typer.Option(help="With --training: a recipe for optimizer and schedule.")
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="With --training: a picture of the curves.")
+        Path | None, typer.Option(help="With --training: write the curves to this picture.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare parameter counts, shapes, logits and every block's output between engines.
 
-    With --training, compare instead the loss, the gradients of every parameter and of the images,
-    and the norms' statistics, losses and weights of some steps of training.
+    With --training, compare the loss, the gradients of every parameter and of the images, and the
+    norms' statistics, losses and weights over a few training steps instead.
 
     With --all, compare the logits of every net of the catalogue, at full depth, between engines and
-    with torchvision, timm and keras.applications where they have it. A second run goes on where the
-    first one ended.
+    with torchvision, timm and keras.applications where they have it. A second run continues where
+    the first one ended.
     """
     chosen = parse_engines(engines)
     sizes = [_size(text) for text in image_size] if image_size else None

@@ -27,31 +27,34 @@ def convert(
         typer.Argument(help="A file or directory, hf-hub:owner/name, torchvision:name or a URL."),
     ],
     target: Annotated[
-        Path, typer.Argument(help="What to write; no suffix makes an orbax directory.")
+        Path, typer.Argument(help="The file to write; without a suffix, an orbax directory.")
     ],
     model: Annotated[
-        str | None, typer.Option(help="Name or spec file, where SOURCE does not tell.")
+        str | None, typer.Option(help="Name or spec file, if SOURCE does not identify its net.")
     ] = None,
     to: Annotated[
         str | None,
-        typer.Option(help=f"Where the suffix does not tell it: {', '.join(format_names())}."),
+        typer.Option(help=f"If the suffix leaves it open: {', '.join(format_names())}."),
     ] = None,
     labels: LabelsOption = None,
     engines: Annotated[
         str | None,
-        typer.Option(help="In which to verify; by default one of the target's framework."),
+        typer.Option(help="Verify in these; default: one of the target's framework."),
     ] = None,
     device: DeviceOption = "cpu",
     verify_it: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Whether to compare logits at the end.")
+        bool,
+        typer.Option(
+            "--verify/--no-verify", help="Whether to run the new file and compare logits."
+        ),
     ] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Convert weights between the formats of PyTorch, Keras, Flax and the libraries around them.
 
-    What SOURCE is, its content tells. The new file is read back bit for bit, then run in an engine
-    of its framework and held against the source; the certificate lies beside it as
-    TARGET.parity.json.
+    The format of SOURCE is recognised by its content. The new file is read back and compared bit
+    for bit, then run in an engine of its framework and compared with the source. The certificate is
+    written next to it as TARGET.parity.json.
     """
     from resnet_parity.convert.conversion import Proof, keep_freed_memory
     from resnet_parity.convert.conversion import convert as run_convert
@@ -76,7 +79,7 @@ def verify(
     target: Annotated[Path, typer.Argument(help="A file or directory that convert wrote.")],
     engines: Annotated[
         str | None,
-        typer.Option(help="Comma-separated; by default those of the certificate that are here."),
+        typer.Option(help="Comma-separated; default: those of the certificate that are installed."),
     ] = None,
     device: DeviceOption = "cpu",
     dtype: Annotated[
@@ -84,7 +87,7 @@ def verify(
     ] = "float64,float32",
     as_json: JsonOption = False,
 ) -> None:
-    """Hold a converted file against its certificate, TARGET.parity.json, here and now.
+    """Verify a converted file against its certificate, TARGET.parity.json, on this machine.
 
     The certificate carries the inputs and the source's float64 logits, so neither the source nor
     its framework is needed.

@@ -33,22 +33,22 @@ FORMATS = ("cifar10", "cifar100", "idx", "folder", "huggingface", "digits")
 def evaluate(
     weights: Annotated[
         str,
-        typer.Argument(help="Weights in any format that convert reads, or the folder of a run."),
+        typer.Argument(help="Weights in any format that convert can read, or a run's folder."),
     ],
     model: Annotated[
-        str | None, typer.Option(help="Name or spec file, where WEIGHTS do not tell.")
+        str | None, typer.Option(help="Name or spec file, if WEIGHTS do not identify their net.")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Where the images are.")] = None,
+    data: Annotated[str | None, typer.Option(help="Path of the images.")] = None,
     data_format: Annotated[
-        str | None, typer.Option("--format", help=f"Of the data: {', '.join(FORMATS)}.")
+        str | None, typer.Option("--format", help=f"Format of the data: {', '.join(FORMATS)}.")
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="Take the held-out data of a recipe, by file or by name.")
+        str | None, typer.Option(help="Use the held-out data of this recipe (file or name).")
     ] = None,
     labels: LabelsOption = None,
     engines: Annotated[
         str | None,
-        typer.Option(help=f"Comma-separated; all installed of {', '.join(ENGINES)} if left out."),
+        typer.Option(help=f"Comma-separated, of {', '.join(ENGINES)}; default: all installed."),
     ] = None,
     crops: Annotated[
         str, typer.Option(help="center, 10, or multi_scale (fully convolutional).")
@@ -59,9 +59,11 @@ def evaluate(
     ] = None,
     dtype: Annotated[str, typer.Option(help="float64, float32, float16 or bfloat16.")] = "float32",
     device: DeviceOption = "cpu",
-    batch_size: Annotated[int, typer.Option(min=1, help="Views computed at a time.")] = 64,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Number of crops computed at a time.")
+    ] = 64,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Images to take at most, spread over the data.")
+        int | None, typer.Option(min=1, help="Use at most this many images, spread over the data.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

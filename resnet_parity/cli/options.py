@@ -16,10 +16,10 @@ from resnet_parity.render.console import out
 ModelArgument = Annotated[str, typer.Argument(help="A catalogue name or a spec file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 WeightsOption = Annotated[
-    str | None, typer.Option(help="Weights in any format, and from anywhere, that convert reads.")
+    str | None, typer.Option(help="Weights, from any source that convert can read.")
 ]
 LabelsOption = Annotated[
-    Path | None, typer.Option(help="A file of the classes' names: a line each, or JSON.")
+    Path | None, typer.Option(help="A file of class names: one per line, or JSON.")
 ]
 DeviceOption = Annotated[str, typer.Option(help="cpu, gpu or tpu.")]
 

@@ -27,16 +27,17 @@ from shared_spec.weights.labels import read_labels
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     model: Annotated[
-        str | None, typer.Option(help="Name or spec file, where the weights do not tell.")
+        str | None,
+        typer.Option(help="Name or spec file, if the weights do not identify their net."),
     ] = None,
     weights: WeightsOption = None,
     engine: Annotated[str, typer.Option(help=f"One of {', '.join(ENGINES)}.")] = "torch",
     device: DeviceOption = "cpu",
-    top: Annotated[int, typer.Option(min=1, help="Classes to show.")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="Number of classes to show.")] = 5,
     labels: LabelsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Classify image files: the most probable classes of each."""
+    """Classify image files: show the most probable classes of each."""
     from resnet_parity.evaluate.predict import classify
 
     if weights is None:

@@ -24,29 +24,31 @@ def report(
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The page.")] = Path("report.html"),
     check: Annotated[
-        list[Path] | None, typer.Option(help="What `check --json` printed; once for each file.")
+        list[Path] | None, typer.Option(help="Output of `check --json`; can be repeated.")
     ] = None,
     trace: Annotated[
-        list[Path] | None, typer.Option(help="What `trace --json` printed; once for each file.")
+        list[Path] | None, typer.Option(help="Output of `trace --json`; can be repeated.")
     ] = None,
     bench: Annotated[
-        list[Path] | None, typer.Option(help="What `bench --json` printed; once for each file.")
+        list[Path] | None, typer.Option(help="Output of `bench --json`; can be repeated.")
     ] = None,
     speed: Annotated[
-        bool, typer.Option("--speed", help="Measure speed too, where no file tells it.")
+        bool, typer.Option("--speed", help="Measure speed too, unless a file has it.")
     ] = False,
     engines: Annotated[
-        str | None, typer.Option(help=f"Comma-separated; all of {', '.join(ENGINES)} if left out.")
+        str | None, typer.Option(help=f"Comma-separated; default: {', '.join(ENGINES)}.")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="Of what is run here.")] = "float64",
+    dtype: Annotated[str, typer.Option(help="The dtype of what is run here.")] = "float64",
     device: DeviceOption = "cpu",
-    date: Annotated[str | None, typer.Option(help="A date for the page, in any words.")] = None,
+    date: Annotated[
+        str | None, typer.Option(help="A date to print on the page, in any form.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Put parity, errors along depth, speed, memory and scaling on one HTML page.
 
-    What the files do not tell of the models that are named is run here: a check of parity, a trace
-    of each engine against the first, and with --speed a benchmark. The page needs no network and no
+    Results that the files lack for the models named are measured here: a parity check, a trace of
+    each engine against the first, and with --speed a benchmark. The page needs no network and no
     other file.
     """
     if importlib.util.find_spec("jinja2") is None:

@@ -1,4 +1,4 @@
-"""The command that finds where two implementations part."""
+"""The command `trace`: where two implementations diverge."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from resnet_parity.trace.compare import UserModel
 
 UNDECIDED = 3
-"""The exit code where rounding hides too much to tell."""
+"""The exit code if rounding hides too much for a verdict."""
 
 
 def trace(
@@ -46,13 +46,15 @@ def trace(
     ] = "random",
     dtype: Annotated[str, typer.Option(help="float64 or float32.")] = "float64",
     image_size: Annotated[
-        int | None, typer.Option(min=1, help="Height and width; the net's own, but at most 64.")
+        int | None,
+        typer.Option(min=1, help="Height and width; default: the net's own, at most 64."),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Random images; 2, and 4 with --gradients.")
+        int | None,
+        typer.Option(min=1, help="Number of random images; default: 2, with --gradients 4."),
     ] = None,
     device: DeviceOption = "cpu",
-    seed: Annotated[int, typer.Option(help="Of random weights and images.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random weights and images.")] = 0,
     gradients: Annotated[
         bool, typer.Option("--gradients", help="Compare every parameter's gradient too.")
     ] = False,
@@ -66,14 +68,16 @@ def trace(
         Path | None,
         typer.Option(help="With --against: a YAML file, 'canonical name: name in your model'."),
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="A picture of the errors along depth.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write a chart of the errors along depth to this file.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Name the first layer in which two engines part, or an engine and your own model.
+    """Find the first layer in which two engines differ, or an engine and your own model.
 
     Every layer and block is compared twice: as each side computes it, and on the reference's input,
-    which tells the layer that errs from those that inherit. Exits with 0 if nothing parts, 1 if
-    something does, and 3 if rounding hides too much to tell.
+    so that a faulty layer is told apart from later ones that only receive a wrong input. Exits with
+    0 if nothing differs, 1 if something does, and 3 if rounding hides too much for a verdict.
     """
     plots.require_picture(plot)
     own = _against(against, names)

@@ -20,20 +20,20 @@ from shared_spec.errors import FrameworkError, RecipeError
 def train(
     recipe: Annotated[
         str | None,
-        typer.Argument(help="A YAML, TOML or JSON file, or the name of one that is shipped."),
+        typer.Argument(help="A YAML, TOML or JSON file, or a name from --list."),
     ] = None,
     engine: Annotated[str, typer.Option(help=f"One of {', '.join(ENGINES)}.")] = "torch",
     output: Annotated[
-        Path | None, typer.Option(help="Folder of the run; runs/RECIPE-ENGINE if left out.")
+        Path | None, typer.Option(help="Folder of the run; default: runs/RECIPE-ENGINE.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Where the data are, in the place of the recipe's path.")
+        str | None, typer.Option(help="Path of the data, instead of the recipe's.")
     ] = None,
     change: Annotated[
         list[str] | None,
-        typer.Option("--set", help="FIELD=VALUE of the recipe, such as seed=1; once for each."),
+        typer.Option("--set", help="FIELD=VALUE of the recipe, such as seed=1; can be repeated."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run.")] = False,
     device: DeviceOption = "cpu",
     distributed: Annotated[
         bool,
@@ -45,14 +45,14 @@ def train(
         bool, typer.Option("--tensorboard", help="Write TensorBoard's event files too.")
     ] = False,
     show: Annotated[
-        bool, typer.Option("--list", help="Tell the recipes that are shipped.")
+        bool, typer.Option("--list", help="List the recipes that come with the package.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train by a recipe, in one engine.
 
-    The run's folder gets metrics.jsonl, curves.png, a checkpoint from which any engine goes on, and
-    the weights with their preprocessing and labels.
+    The run's folder gets metrics.jsonl, curves.png, a checkpoint that any engine can resume,
+    and the weights with their preprocessing and labels.
     """
     from resnet_parity.train.recipes import changed, find_recipe, shipped
 
@@ -63,7 +63,7 @@ def train(
         print_result(rows, as_json, tables.recipes)
         return
     if recipe is None:
-        raise RecipeError("RECIPE: name one; --list tells those that are shipped")
+        raise RecipeError("RECIPE: name one; --list shows those that come with the package")
     found = changed(find_recipe(recipe), data, change or [])
     (chosen,) = parse_engines(engine)[:1]
     if "," in engine:
@@ -97,10 +97,10 @@ def train(
 
 
 def curves(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs of train.")],
-    output: Annotated[Path, typer.Option(help="A .png, .svg or .pdf.")] = Path("curves.png"),
+    runs: Annotated[list[Path], typer.Argument(help="Folders written by train.")],
+    output: Annotated[Path, typer.Option(help="A .png, .svg or .pdf file.")] = Path("curves.png"),
 ) -> None:
-    """Draw the learning curves of runs into one picture."""
+    """Draw the learning curves of several runs in one picture."""
     from resnet_parity.train import run as training
 
     plots.require_picture(output)

@@ -1,7 +1,7 @@
 """The certificate of a conversion: what was compared, and everything needed to compare it again.
 
 It carries its inputs and the float64 logits of the source, so that another machine, with another
-framework or device, can hold the converted file against them.
+framework or device, can compare the converted file with them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ OnProgress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Check:
-    """One engine's logits in one dtype, held against the reference."""
+    """One engine's logits in one dtype, compared with the reference."""
 
     engine: str
     dtype: str
@@ -213,7 +213,7 @@ def read_certificate(path: Path) -> Certificate:
 def _file_record(data: Any) -> dict[str, str]:
     """Name, SHA-256 and format of a file."""
     if not isinstance(data, dict) or not re.fullmatch("[0-9a-f]{64}", str(data.get("sha256"))):
-        raise ValueError("it does not tell the SHA-256 of a file")
+        raise ValueError("it does not give the SHA-256 of a file")
     return {str(key): str(value)[:500] for key, value in data.items()}
 
 

@@ -80,14 +80,14 @@ def convert(
     fails, what was at `target` is left as it was. Source and target may be the same path.
 
     Args:
-        source: a checkpoint of any kind, which its content tells; or a reference to the hub, or a
+        source: a checkpoint of any kind, recognised by its content; or a reference to the hub, or a
             URL.
         target: where to write; a path without a suffix becomes a directory.
-        spec: the network, for files that do not tell it themselves.
-        to: the format, where the suffix does not tell: see `shared_spec.formats.write.FORMATS`.
+        spec: the network, for files that do not identify it.
+        to: the format, where the suffix leaves it open: see `shared_spec.formats.write.FORMATS`.
         labels: names of the classes, instead of those that the source has.
-        proof: in which engines to hold the new file against the source before it takes its place;
-            the certificate is then written beside it. None leaves it at the comparison of bits.
+        proof: in which engines to compare the new file with the source before moving it into place;
+            the certificate is then written next to it. With None, only bits are compared.
         resize: whether `spec` stands for a net of any number of channels and classes: the file's.
 
     Raises:

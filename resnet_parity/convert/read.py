@@ -21,7 +21,7 @@ from shared_spec.weights.state import check_weights
 def read_any(path: Path, spec: ResNetSpec | None, folder: Path, resize: bool = False) -> Checkpoint:
     """Canonical weights of a checkpoint of any kind, through a worker where a framework is needed.
 
-    A `spec` given wins over the file's own; the weights are then held against it.
+    A `spec` given wins over the file's own; the weights are then checked against it.
 
     Raises:
         ResNetError: if the file cannot be read.
@@ -50,7 +50,7 @@ def read_classifier(
     checkpoint = read_any(path, spec, folder, resize)
     net = checkpoint.spec
     if net is None:
-        raise WeightsError(f"{path}: the file does not tell its model; name it (--model)")
+        raise WeightsError(f"{path}: the file does not say which model it is; name it (--model)")
     check_weights(compile_plan(net), checkpoint.state, "float64", path)
     if net.features_only or not net.num_classes:
         raise WeightsError(f"{path}: the model gives features and no classes")

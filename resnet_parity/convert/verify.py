@@ -45,7 +45,7 @@ def certify(
     device: Device = "cpu",
     on_progress: OnProgress = lambda text: None,
 ) -> Certificate | None:
-    """Hold a converted file against its source, both read anew by the engines that compute them.
+    """Compare a converted file with its source, both read again by the engines that compute them.
 
     Args:
         source: the file that was converted.
@@ -56,7 +56,7 @@ def certify(
             of the source's own framework, or of these, gives the reference.
         named: the path that the target will have.
         device: where.
-        on_progress: called with a few words as each part of the work begins.
+        on_progress: called with a short description as each stage of the work begins.
 
     Returns:
         The certificate, or None if no framework is installed.
@@ -122,12 +122,12 @@ def verify(
     """Hold a converted file against its certificate, here and now.
 
     Args:
-        target: the file or directory; its certificate lies beside it.
+        target: the file or directory; its certificate is next to it.
         engines: which engines; None takes those that the certificate names, as far as they are
             installed, or else any one that is.
         device: cpu, gpu or tpu.
         dtypes: float64, float32 or both. A TPU has no float64.
-        on_progress: called with a few words as each part of the work begins.
+        on_progress: called with a short description as each stage of the work begins.
 
     Returns:
         The certificate and what was found now.
@@ -168,7 +168,7 @@ File = tuple[Path, ResNetSpec]
 
 @dataclass(frozen=True)
 class _Reference:
-    """What outputs are held against, and how far rounding to float32 moves them. `exact` says
+    """What outputs are compared with, and how far rounding to float32 moves them. `exact` says
     whether float64 must agree to its last digits.
     """
 

@@ -40,7 +40,7 @@ class Request:
     stands for the weights in it and, unless others are named, its data.
     """
     spec: ResNetSpec | None = None
-    """The net, for weights that do not tell it themselves."""
+    """The net, for weights that do not identify it."""
     resize: bool = False
     """Whether `spec` stands for a net of any number of channels and classes."""
     path: str | None = None
@@ -138,7 +138,7 @@ def _check_options(request: Request) -> None:
     if scales is not None:
         _check_scales(crops, scales)
     if request.recipe is not None and request.format is not None:
-        raise DataError("recipe: it tells the format of the data itself; leave --format out")
+        raise DataError("recipe: it gives the format of the data itself; leave --format out")
 
 
 def _check_scales(crops: str, scales: Sequence[int]) -> None:
@@ -253,13 +253,13 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _preprocessing(net: ResNetSpec, recipe: Recipe | None, notes: list[str]) -> Preprocessing:
-    """For weights that do not tell theirs."""
+    """For weights that have none of their own."""
     if recipe is not None:
-        notes.append("the weights tell no preprocessing: that of the recipe is taken")
+        notes.append("the weights have no preprocessing: the recipe's is used")
         return prepare_training(recipe).preprocessing
     found = Preprocessing.default(net)
     whose = "ImageNet's" if net.in_channels == 3 else "a mean and standard deviation of 0.5"
-    notes.append(f"the weights tell no preprocessing: {whose} is taken")
+    notes.append(f"the weights have no preprocessing: {whose} is used")
     return found
 
 

@@ -2,7 +2,7 @@
 
 Images are decoded once, and each batch goes through one engine after the other; so all see the
 same numbers, and memory and disk hold a few batches, however many images there are. What the nets
-are given of an image, and how its scores are averaged, is told in
+are given of an image, and how its scores are averaged, is explained in
 `resnet_parity.evaluate.crops`. The loss
 is the cross-entropy of the averaged probabilities.
 """
@@ -159,8 +159,8 @@ def evaluate(
         engines: which engines.
         dtype: of parameters and computation.
         device: cpu, gpu or tpu.
-        on_progress: called with a few words as each part of the work begins.
-        advance: called with the number of images that were dealt with, or a part of one.
+        on_progress: called with a short description as each stage of the work begins.
+        advance: called with the number of images that are done, or a fraction of one.
         start: gives the worker of an engine on a device, as a context manager.
 
     Raises:
@@ -429,7 +429,7 @@ def _judge(report: Report, dtype: str) -> None:
         # Logits that are no numbers are a problem of their own.
         if not math.isnan(found.logits) and found.logits > report.tolerance:
             report.problems.append(
-                f"{a} and {b} part by {found.logits:.1e}, over {report.tolerance:.1e}, most at "
+                f"{a} and {b} differ by {found.logits:.1e}, over {report.tolerance:.1e}, most at "
                 f"{found.worst}"
             )
 

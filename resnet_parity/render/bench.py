@@ -67,12 +67,12 @@ def _conditions(environment: dict[str, Any]) -> str:
     threads = ", ".join(f"{k} {v}" for k, v in sorted(told["threads"].items()))
     precision = ", ".join(f"{k} {v}" for k, v in sorted(told["matmul_precision"].items()))
     variables = "".join(f", {k}={v}" for k, v in sorted(told["variables"].items()))
-    processes = f" in {told['processes']} processes a side" if told["processes"] > 1 else ""
+    processes = f" in {told['processes']} processes each" if told["processes"] > 1 else ""
     return (
         f"{told['hardware']}, {told['cores']} cores, {told['system']}, Python {told['python']}: "
         f"{versions}; threads: {threads}{variables}; TF32 {'on' if told['tf32'] else 'off'}; "
         f"precision of float32 products: {precision}; medians and quartiles of "
-        f"{told['rounds']} rounds{processes}, the sides by turns"
+        f"{told['rounds']} rounds{processes}, alternating"
     )
 
 

@@ -95,7 +95,7 @@ def parity(console: Console, report: CheckReport) -> None:
     console.print(f"[bold]{plain(report.model)}[/] in {report.dtype}{own} on inputs {sizes}\n")
     _engines_table(console, report)
     if report.pairs:
-        console.print("\nlogits, each engine against each:", highlight=False)
+        console.print("\nlogits, between every two engines:", highlight=False)
         found = {pair.engines: pair.logits.maximum for pair in report.pairs}
         _matrix(console, [ran.engine for ran in report.ran], found)
         worst = max(report.pairs, key=lambda pair: _or_infinity(pair.blocks.maximum))
@@ -131,7 +131,7 @@ def training(console: Console, report: TrainingReport) -> None:
     console.print(table)
     if report.pairs and report.dtype == "float64":
         rows = [(" and ".join(pair), found) for pair, found in report.pairs.items()]
-        console.print("\nlargest differences, each engine against each:", highlight=False)
+        console.print("\nlargest differences between every two engines:", highlight=False)
         _parts(console, rows)
     if report.against_float64:
         console.print("\nlargest differences from float64:", highlight=False)
@@ -198,7 +198,7 @@ def evaluated(console: Console, data: dict[str, Any]) -> None:
         )
     console.print(table)
     if data["pairs"]:
-        console.print("\nlogits, each engine against each:", highlight=False)
+        console.print("\nlogits, between every two engines:", highlight=False)
         logits = {tuple(pair["engines"]): pair["logits"] for pair in data["pairs"]}
         _matrix(console, [row["engine"] for row in data["engines"]], logits)
         least = min(data["pairs"], key=lambda pair: pair["same_top1"])
@@ -310,7 +310,7 @@ def converted(console: Console, data: dict[str, Any]) -> None:
 
 
 def verified(console: Console, data: dict[str, Any]) -> None:
-    """A converted file held against its certificate."""
+    """A converted file compared with its certificate."""
     console.print(
         f"{plain(data['target'])}, converted from {plain(data['source'].get('name', '?'))}; "
         f"reference: {plain(data['reference'])} in float64",

@@ -15,9 +15,9 @@ _FEW = 8
 
 
 _VERDICTS = {
-    "holds": "[bold green]✓ nothing parts[/]",
-    "parts": "[bold red]✗ they part[/]",
-    "undecided": "[bold yellow]? cannot be told[/]",
+    "holds": "[bold green]✓ nothing differs[/]",
+    "parts": "[bold red]✗ they differ[/]",
+    "undecided": "[bold yellow]? undecided[/]",
 }
 
 
@@ -75,7 +75,7 @@ def _rows(console: Console, rows: list[TraceRow], layers: bool, erring: set[str]
         if row.name in erring:
             mark = "[red]errs[/]"
         if mark and not layers:
-            mark = "[red]parts[/]"
+            mark = "[red]differs[/]"
         found.add_row(*cells, f"{row.bound:.1e}", mark)
     console.print(found)
 

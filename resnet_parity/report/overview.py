@@ -73,7 +73,7 @@ def network(net: Net) -> list[Block]:
     if net.spec is None:
         return [
             Text(
-                f"{net.name} is not in the catalogue here, so that its stages cannot be told; name "
+                f"{net.name} is not in the catalogue here, so its stages are unknown; name "
                 f"its spec file to see them."
             )
         ]
@@ -101,7 +101,7 @@ def network(net: Net) -> list[Block]:
 
 
 def precision(benches: Sequence[BenchReport]) -> list[Block]:
-    """A warning where products of float32 are computed with less: how far engines part, and why."""
+    """A warning where float32 products have reduced precision: how far engines differ, and why."""
     found: list[Block] = []
     for bench in benches:
         settings = list(lowered(bench.environment))
@@ -111,8 +111,8 @@ def precision(benches: Sequence[BenchReport]) -> list[Block]:
         text = (
             f"{bench.name} was measured with {', '.join(settings)}: products of float32 are then "
             f"computed from factors rounded to 10 bits after the point (TF32) or 7 (bfloat16) "
-            f"where float32 has 23, each framework deciding for itself where. Engines part by that "
-            f"rounding and not by what they compute."
+            f"where float32 has 23, and each framework decides for itself where. Engines differ by "
+            f"that rounding and not by what they compute."
         )
         if told:
             worst = max(told, key=lambda p: p.error or 0.0)
@@ -236,7 +236,7 @@ def _traced(net: Net) -> str:
     if not errors:
         return ""
     value, name = max(errors)
-    return f"no layer parts, the worst being {name} with {number_format.error(value)}"
+    return f"no layer differs, the worst being {name} with {number_format.error(value)}"
 
 
 def _fastest(net: Net) -> str:

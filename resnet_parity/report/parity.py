@@ -1,4 +1,4 @@
-"""What a check found, as blocks: each engine against each, and what they ran on."""
+"""What a check found, as blocks: every two engines, and what they ran on."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def blocks(name: str, checks: Sequence[CheckReport]) -> list[Block]:
 
 
 def pair_bound(check: CheckReport) -> float:
-    """Two engines that are each within the bound of float64 may part by twice as much."""
+    """Two engines that are each within the bound of float64 may differ by twice as much."""
     return check.tolerance * (1 if check.dtype == "float64" else 2)
 
 

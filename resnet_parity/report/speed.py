@@ -302,7 +302,7 @@ def _parity(bench: BenchReport) -> list[Block]:
         ]
         for each in bench.parity
     ]
-    caption = f"{bench.name}: each side was held against a reference before it was timed"
+    caption = f"{bench.name}: each contender was compared with a reference before it was timed"
     return [
         Table(caption, ["side", "in", "reference", "error", "bound", ""], rows, words=(1, 2, 5))
     ]

@@ -1,8 +1,8 @@
-"""Where do two implementations part? Every layer and block, as computed and on the other's input.
+"""Where two implementations diverge: every layer and block, as computed and on the other's input.
 
-Errors travel: after the layer that errs, all others are off as well. So each layer and block of the
-one side is also run apart, on the input that the reference has there (teacher forcing): what is off
-then errs by itself, and the rest inherits.
+Errors propagate: after a faulty layer, all later outputs are wrong as well. So each layer and block
+of one side is also run separately, on the input that the reference has there (teacher forcing).
+What is wrong then is at fault itself; the rest inherits.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def trace(
 
     Args:
         spec: the network.
-        reference: the engine that the other is held against.
+        reference: the engine that the other is compared with.
         other: another engine, or a user's own model, which runs in the reference's framework.
         images: [N, H, W, C], normalised.
         name: what to call the network in the report.
@@ -85,7 +85,7 @@ def trace(
         device: cpu, gpu or tpu.
         seed: of random weights and labels.
         gradients: compare the gradients of every parameter too.
-        on_progress: called with a few words as each part of the work begins.
+        on_progress: called with a short description as each stage of the work begins.
         start: gives the worker of an engine on a device, as a context manager.
 
     Raises:
@@ -238,7 +238,7 @@ def _judge(report: TraceReport, known: Mapping[str, Part]) -> None:
         return
     row, report.first = first
     which = " or ".join(report.first)
-    text = f"{report.other} parts from {report.reference} at {which}"
+    text = f"{report.other} differs from {report.reference} at {which}"
     if row.errs:
         text += (
             f" by {shown(row.teacher_forced)} on the reference's own input, over {row.bound:.1e}"
@@ -325,7 +325,7 @@ def _compare_gradients(
     for name in order:
         row = TraceRow(name, "gradient", bound=bounds[name], propagated_bound=bounds[name])
         if name in zero:
-            row.note = "is zero but for rounding"
+            row.note = "is zero except for rounding"
         else:
             row.propagated = _apart(ours, theirs, name)
         report.gradients.append(row)
@@ -333,15 +333,15 @@ def _compare_gradients(
     if vague:
         told = (
             f"rounding alone changes the gradients of {len(vague)} of {len(order)} parameters so "
-            f"much that nothing can be told of them; take more or larger images, or float64"
+            f"much that no verdict is possible; take more or larger images, or float64"
         )
         (report.undecided if len(vague) > len(order) // 2 else report.notes).append(told)
     over = [row for row in report.gradients if row.diverges]
     if over:
         report.first_gradient = over[0].name
         report.problems.append(
-            f"going backwards, {report.other} parts from {report.reference} first in the gradient "
-            f"of {over[0].name} by {shown(over[0].propagated)}, over {over[0].bound:.1e} "
+            f"going backwards, {report.other} first differs from {report.reference} in the "
+            f"gradient of {over[0].name} by {shown(over[0].propagated)}, over {over[0].bound:.1e} "
             f"({len(over)} of {len(order)} gradients do)"
         )
 

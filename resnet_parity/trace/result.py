@@ -57,7 +57,7 @@ class EngineFacts:
 
 @dataclass
 class TraceReport(JsonRecord):
-    """The result of `trace`; `problems` tells what parts, `undecided` what could not be told.
+    """The result of `trace`; `problems` says what differs, `undecided` what could not be decided.
 
     `first` names the layer or block that errs first, or those of which one does where a user's
     model does not tell them apart. `gradients` are in the order of the backward pass.
@@ -85,13 +85,13 @@ class TraceReport(JsonRecord):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def verdict(self) -> Verdict:
-        """`parts` if anything was found to, else `undecided` if something could not be told."""
+        """`parts` if anything differs, else `undecided` if something could not be decided."""
         return "parts" if self.problems else "undecided" if self.undecided else "holds"
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def holds(self) -> bool:
-        """True if all was compared and nothing parts."""
+        """True if everything was compared and nothing differs."""
         return self.verdict == "holds"
 
 

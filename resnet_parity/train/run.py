@@ -1,15 +1,15 @@
-"""Training by a recipe, in one engine: the loop, its records, and going on after an interruption.
+"""Training by a recipe, in one engine: the loop, its records, and resuming after an interruption.
 
 A run is a folder:
 
     recipe.yaml             what is trained, as it was given
-    metrics.jsonl           a line for every step, and for every look at the held-out part
-    checkpoint.safetensors  where the training is: any engine goes on from it
+    metrics.jsonl           a line for every step, and for every evaluation on the held-out data
+    checkpoint.safetensors  where the training is: any engine can continue from it
     weights.safetensors     what it has learnt, with spec, preprocessing and labels
     curves.png              loss and accuracy
 
 A training depends on its recipe alone: batches and dropout follow from the seed and the number of
-the step. So a run that was killed goes on as if nothing had happened.
+the step. So a run that was killed continues as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _FLUSH = 20
 
 @dataclass
 class Observer:
-    """Is told how a training goes."""
+    """Receives the progress of a training run."""
 
     step: Callable[[int, int, float, float], None] = lambda step, steps, loss, accuracy: None
     held_out: Callable[[int, Scores], None] = lambda step, scores: None
@@ -87,7 +87,7 @@ class Trained:
 
 @dataclass
 class Prepared:
-    """All that a training needs and that no framework has a part in, opened and checked."""
+    """All that a training needs and that needs no framework, opened and checked."""
 
     recipe: Recipe
     training: Loader
@@ -118,9 +118,7 @@ def prepare(
     data = {split: open_dataset(recipe.data, split) for split in ("train", "held_out")}
     train, held_out = data["train"], data["held_out"]
     if train.names != held_out.names or train.channels != held_out.channels:
-        raise RecipeError(
-            "data: its training and held-out parts have different classes or channels"
-        )
+        raise RecipeError("data: its training and held-out data have different classes or channels")
     mean_image = pixel_mean(train) if recipe.data.per_pixel_mean else None
     preprocessing = _preprocessing(recipe, train, mean_image)
     rest: dict[str, Any] = {"threads": threads, "mean_image": mean_image}
@@ -175,7 +173,7 @@ def train(
         folder: of the run.
         device: cpu, gpu or tpu.
         resume: go on with what is in the folder.
-        observer: is told how it goes.
+        observer: receives its progress.
 
     Raises:
         ResNetError: if the folder holds another run, the engine is missing, or the loss is no
@@ -193,7 +191,7 @@ def train(
         trainer = session.resnet.Trainer(model, recipe.optimization, prepared.steps)
         if state is not None:
             trainer.load_state(read_safetensors(state).state, str(state))
-            observer.say(f"going on after step {trainer.step_number} of {prepared.steps}")
+            observer.say(f"continuing after step {trainer.step_number} of {prepared.steps}")
         run = _Run(prepared, session, trainer, folder, observer)
         with _records(folder if first else None, trainer.step_number) as records:
             return run.go(records)

@@ -1,5 +1,5 @@
-"""Every format of a checkpoint: told from a file's content, read and written without a framework
-wherever that is possible.
+"""Every format of a checkpoint: recognised by content, read and written without a framework where
+that is possible.
 """
 
 from __future__ import annotations
@@ -275,7 +275,7 @@ def write_checkpoint(
     """
     target = target_format(path, to)
     if checkpoint.spec is None:
-        raise WeightsError(f"{path}: the checkpoint does not tell its model")
+        raise WeightsError(f"{path}: the checkpoint does not say which model it is")
     check_weights(compile_plan(checkpoint.spec), checkpoint.state, "float64")
     save = target.save or (native or {}).get(target.name)
     if save is None:

@@ -138,7 +138,7 @@ def _eight_bit(image: Image) -> Image:
         return fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise ImageError(
-            f"an image of mode {image.mode} does not tell its white; save it with 8 or 16 bits"
+            f"an image of mode {image.mode} does not say what white is; save it with 8 or 16 bits"
         )
     return image
 

@@ -419,7 +419,7 @@ def test_offline_a_url_comes_from_the_cache_alone(
 
 @pytest.mark.parametrize("name", ["net-01234567.pth", f"net-{'0' * 64}.weights.h5"])
 def test_a_file_is_held_against_the_hash_in_its_name(site: Site, tmp_path: Path, name: str) -> None:
-    with pytest.raises(WeightsError, match=f"the SHA-256 {HASH[:8]}..., and its name tells 0"):
+    with pytest.raises(WeightsError, match=f"the SHA-256 {HASH[:8]}..., and its name says 0"):
         download(site.put(f"/{name}"), tmp_path)
     assert files(tmp_path) == []
 

@@ -183,7 +183,7 @@ def test_what_does_not_tell_its_net_is_refused(pool: Pool) -> None:
     assert "a.msgpack: a net of jax-resnet without batch norm" in refused(LazyArrays(normless))
     short = {k: v for k, v in whole.entries.items() if "/layers_8/" not in k}
     message = refused(LazyArrays(short))
-    assert "with 3 projections instead of 4, so where its stages begin is not told" in message
+    assert "with 3 projections instead of 4, so it is unknown where its stages begin" in message
     stemless = {k: v for k, v in whole.entries.items() if "/layers_0/ConvBlock_0/Conv_0" not in k}
     assert "a.msgpack: not a ResNet of jax-resnet (a kernel has not" in refused(
         LazyArrays(stemless)

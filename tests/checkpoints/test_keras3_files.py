@@ -107,7 +107,7 @@ def test_what_keras_writes_is_read(
     if suffix == ".keras":  # its configuration lists the layers
         assert digest(read_checkpoint(file).state) == before
     else:
-        with pytest.raises(ResNetError, match="does not tell the name of its layer"):
+        with pytest.raises(ResNetError, match="does not name its layer"):
             read_checkpoint(file)
 
 

@@ -277,7 +277,9 @@ def test_sixteen_bits_are_seen_as_eight(weights: Path, image: Path, tmp_path: Pa
     eight, sixteen = json.loads(text)
     assert eight["classes"] == sixteen["classes"]
     Image.fromarray(grey.astype(np.float32)).save(tmp_path / "f.tif")
-    assert "does not tell its white" in refused("predict", tmp_path / "f.tif", "--weights", weights)
+    assert "does not say what white is" in refused(
+        "predict", tmp_path / "f.tif", "--weights", weights
+    )
 
 
 def test_an_ended_command_takes_its_workers_with_it() -> None:

@@ -176,8 +176,8 @@ def test_a_fault_is_noticed_and_tried_again(lab: Lab, tmp_path: Path, dtype: str
     lab.spoil = spoil
     (record,) = lab.sweep(SMALL, settings=settings)
     first, second = record.all_problems()
-    assert first.startswith("torch and flax part by ")
-    assert second.startswith("timm and flax part by ")
+    assert first.startswith("torch and flax differ by ")
+    assert second.startswith("timm and flax differ by ")
     text = markdown([record])
     assert "**0 of 1** comparisons with a library hold." in text
     assert f"- `test_resnet`: {first}" in text

@@ -147,7 +147,7 @@ def test_inputs_are_those_of_keras_applications(tmp_path: Path) -> None:
     ("mode", "size", "message"),
     [
         ("LAB", (32, 32), "mode LAB cannot be converted; save it as RGB or grey"),
-        ("F", (32, 32), "mode F does not tell its white"),
+        ("F", (32, 32), "mode F does not say what white is"),
         ("RGB", (1, 101), "1 x 101 pixels is too narrow"),
         ("RGB", (0, 0), "0 x 0 pixels is too narrow"),
     ],

@@ -209,7 +209,7 @@ def test_a_damaged_layer_is_named(pool: Pool, folder: Path, case: Case, victim: 
     report = damaged(pool, folder, case, victim)
     assert report.first == [case.layer], report.problems
     assert report.errs == [case.layer]
-    assert f"parts from {report.reference} at {case.layer} by" in report.problems[0]
+    assert f"differs from {report.reference} at {case.layer} by" in report.problems[0]
 
 
 def test_there_are_enough_faults() -> None:
@@ -416,7 +416,7 @@ def test_gradients_in_float32(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> No
     report = run()
     assert report.problems == []
     rows = {row.name: row for row in report.gradients}
-    assert rows["layer1.0.conv1.bias"].note == "is zero but for rounding"
+    assert rows["layer1.0.conv1.bias"].note == "is zero except for rounding"
     assert rows["fc.weight"].propagated is not None
     assert all(row.bound < 0.1 for row in report.gradients)
     assert report.gradient_rule == report.rule
@@ -492,7 +492,7 @@ def test_the_bug_of_an_own_model_is_named(
     report = of_own(pool, function, engine)
     assert report.first == named, report.problems
     assert report.problems[0].startswith(
-        f"{OWN}:{function} parts from {engine} at {' or '.join(named)}"
+        f"{OWN}:{function} differs from {engine} at {' or '.join(named)}"
     )
 
 
@@ -572,7 +572,7 @@ def test_the_command_names_the_layer(net: str, capsys: pytest.CaptureFixture[str
     arguments = (net, "--against", "my_net:eps", "--image-size", "24", "--plot", "depth.png")
     status, out, _ = command(capsys, *arguments)
     assert status == 1
-    assert "✗ my_net:eps parts from torch at layer2.0.bn1" in " ".join(out.split())
+    assert "✗ my_net:eps differs from torch at layer2.0.bn1" in " ".join(out.split())
     assert Path("depth.png").read_bytes().startswith(b"\x89PNG")
     Path("map.yaml").write_text("layer1.0.conv1: layer1.0.conv1\n")
     arguments = (
@@ -596,9 +596,9 @@ def test_the_command_names_the_layer(net: str, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("problems", "undecided", "status", "told"),
     [
-        ([], [], 0, "✓ nothing parts"),
-        (["it parts"], ["it is hidden"], 1, "✗ they part"),
-        ([], ["it is hidden"], 3, "? it is hidden ? cannot be told"),
+        ([], [], 0, "✓ nothing differs"),
+        (["it parts"], ["it is hidden"], 1, "✗ they differ"),
+        ([], ["it is hidden"], 3, "? it is hidden ? undecided"),
     ],
 )
 def test_three_verdicts(

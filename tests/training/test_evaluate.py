@@ -314,7 +314,7 @@ def test_an_engine_with_another_weight_is_caught(
         assert "float32 rounding is measured to cause" in report.rule
     if caught:
         (problem,) = report.problems
-        assert "torch and flax part by " in problem
+        assert "torch and flax differ by " in problem
         other = {"fc.weight": state["fc.weight"].astype(np.float64)}
         other["fc.weight"].reshape(-1)[5] += 0.1
         inputs = [PREPARE([image])[0] for image in pictures(folder)[0]]
@@ -483,7 +483,7 @@ def test_a_recipe_for_weights_without_a_record(pool: Pool, tmp_path: Path) -> No
     spec = resolve("resnet20", DIGITS)
     write_safetensors(file, Checkpoint(random_weights(compile_plan(spec), 1), spec))
     prepared = opened(file, format="digits")
-    assert "tell no preprocessing: a mean and standard deviation of 0.5" in prepared.notes[0]
+    assert "have no preprocessing: a mean and standard deviation of 0.5" in prepared.notes[0]
     assert prepared.views.preprocessing == Preprocessing.default(spec)
     recipe = Recipe.parse(
         {"model": "resnet20", "data": {"format": "digits"}, "epochs": 1}
@@ -508,7 +508,7 @@ REFUSED: dict[str, tuple[Callable[[Path, Path, Path], list[Any]], str]] = {
     "no data": (bad(data=None, format=None), "data: name what to evaluate on, by --data and"),
     "no folder": (bad(data="nowhere"), "nowhere: there is none"),
     "no format": (bad(format="png"), "format"),
-    "two sources": (bad(recipe="digits"), "recipe: it tells the format of the data itself"),
+    "two sources": (bad(recipe="digits"), "recipe: it gives the format of the data itself"),
     "no recipe": (bad(data=None, format=None, recipe="digit"), "did you mean 'digits'"),
     "crops": (bad(crops="five"), "crops: 'five' is not one of center, 10, multi_scale"),
     "scales": (bad(scales="9,8"), "scales: only with the crops multi_scale"),

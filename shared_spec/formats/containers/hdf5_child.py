@@ -2,8 +2,8 @@
 
 The HDF5 library may crash on a damaged file, or never end. So this module is run as a script that
 imports nothing of ours: a process that waits for paths on its standard input, forks for each, and
-tells what the fork found, which is limited in time, memory and length. It ends when its input does
-or nothing was asked for a while.
+reports what the fork found; the fork is limited in time, memory and length. It ends when its input
+does, or when nothing was requested for a while.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def _keras3(root: Any, layers: dict[str, str]) -> Iterator[list[Any]]:
                 raise RefusedError(
                     "",
                     where.rpartition("/")[0],
-                    " does not tell the name of its layer, as files of Keras before 3.10 do not; "
+                    " does not name its layer, as files of Keras before 3.10 do not; "
                     "save it again with a newer Keras",
                 )
             if layer in seen:

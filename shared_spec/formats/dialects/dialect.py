@@ -132,8 +132,8 @@ def detected(dialect: Dialect, source: Source) -> ResNetSpec:
                 found.append((name, spec, p))
     if not found:
         raise WeightsError(
-            f"{source.path}: the file does not tell its model, and its arrays fit none of the "
-            f"catalogue; name the model or a spec file (--model)"
+            f"{source.path}: the file does not say which model it is, and its arrays fit none of "
+            f"the catalogue; name the model or a spec file (--model)"
         )
     if len(found) > 1:
         names = ", ".join(name for name, _, _ in found)

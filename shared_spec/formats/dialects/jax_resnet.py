@@ -118,10 +118,10 @@ def _spec_of(source: Source) -> ResNetSpec:
     head = kernels.get(f"block_{len(blocks) + 1}", kernels.get("head"))
     net = NetShapes(stem, last[0] if last else 0, split_into_stages(blocks), head)
     if len(net.stages) != _STAGES:
-        # Without a projection, where a stage begins is not told.
+        # Without a projection, it is unknown where a stage begins.
         raise WeightsError(
             f"{source.path}: a net of {LIBRARY} with {len(net.stages)} projections instead of "
-            f"{_STAGES}, so where its stages begin is not told; name the model (--model)"
+            f"{_STAGES}, so it is unknown where its stages begin; name the model (--model)"
         )
     return spec_from(net, _BASE_D if deep else _BASE, source.path, LIBRARY)
 
