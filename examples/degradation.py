@@ -10,7 +10,7 @@ shallow one and let the remaining layers pass their input on. With shortcuts tha
 one recipe on scikit-learn's 8x8 digits, from several seeds. The twins `plainN` and `resnetN` have
 the same parameters, initial weights and batches; all of them have batch norm, as in the paper.
 
-Writes `degradation.json` (every loss) and `degradation.png`. It goes on where it was interrupted.
+Writes `degradation.json` (every loss) and `degradation.png`. It continues where it was interrupted.
 What was measured and what else was tried: `docs/degradation.md`. Needs scikit-learn and matplotlib:
 `pip install 'resnet-parity[examples]'`.
 """

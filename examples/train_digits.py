@@ -92,7 +92,7 @@ def train_keras(model: Any, batches: Batches, recipe: Recipe, report: Report) ->
         weight_decay=recipe.weight_decay / (1 - recipe.momentum),
     )
     model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    # The loss that Keras tells is the mean over the epoch so far.
+    # The loss that Keras reports is the mean over the epoch so far.
     tell = keras.callbacks.LambdaCallback(on_train_batch_end=lambda _, logs: report(logs["loss"]))
     model.fit(
         batches,

@@ -162,7 +162,7 @@ def parent(model: nnx.Module, path: str) -> Any:
 
 
 def replace(owner: nnx.Module, name: str, child: Any) -> None:
-    """Put `child` in the place of the child called `name`."""
+    """Put `child` in place of the child called `name`."""
     if isinstance(owner, Chain):
         owner[int(name)] = child
     else:

@@ -36,7 +36,7 @@ Arrays = dict[str, jax.Array]
 
 class Trainer:
     """Trains a model, a batch at a time, with a compiled step over arrays that it keeps; the model
-    itself gets them when it is asked for.
+    itself gets them on demand.
 
     With several devices, on one host or (after `jax.distributed.initialize`) on many, each gets an
     equal part of every batch; the step is that of the whole batch, norms included. `images` and
@@ -58,7 +58,7 @@ class Trainer:
         self._updates = how.updates(model.plan)
         self._prepare()
         self._mesh = jax.make_mesh((jax.device_count(),), ("batch",))
-        # Copies: every step gives its memory on to the next.
+        # Copies: every step passes its memory on to the next.
         now = self._everywhere(
             {n: jnp.array(native(model, q).get_value()) for n, q in self._names.items()}
         )
@@ -168,7 +168,7 @@ class Trainer:
         )
 
     def _prepare(self) -> None:
-        """Training mode, but for what is frozen, in a view: the model keeps its own."""
+        """Training mode, except for what is frozen, in a view: the model keeps its own."""
         view: Any = nnx.view(
             self._model, raise_if_not_found=False, use_running_average=False, deterministic=False
         )

@@ -63,14 +63,14 @@ def create_model(
     Args:
         model: a catalogue name, a `ResNetSpec`, or the path of a YAML, TOML or JSON spec file.
         weights: None for fresh weights; a dict of canonical arrays; the path of a checkpoint;
-            or `"hf-hub:owner/name"`. They have to fit, but for what an override of `in_channels`,
-            `num_classes` or `features_only` asks for: see `shared_spec.weights.adapt`.
+            or `"hf-hub:owner/name"`. They have to fit, except where an override of `in_channels`,
+            `num_classes` or `features_only` changes the net: see `shared_spec.weights.adapt`.
         seed: of the fresh weights, which are bit-identical in every framework.
         dtype: of parameters and computation: float64 (on the JAX engine with `jax_enable_x64`),
             float32, float16 or bfloat16.
         inference: True for the form that is fastest in inference, in evaluation mode and with its
             batch norms folded into the convolutions; an `Inference` chooses among such forms.
-            It computes the same logits but for rounding, and can neither be trained nor saved.
+            It computes the same logits except for rounding, and can neither be trained nor saved.
         **overrides: any field of the spec, such as `num_classes=10, in_channels=1`.
 
     Raises:

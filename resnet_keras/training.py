@@ -501,7 +501,7 @@ class _TensorFlow(_Engine):
 
 
 class _Jax(_Engine):
-    """JAX, compiled over arrays that are kept here; each step gives its memory on to the next."""
+    """JAX, compiled over arrays that are kept here; each step passes its memory on to the next."""
 
     def __init__(self, trainer: Trainer) -> None:
         super().__init__(trainer)

@@ -164,7 +164,7 @@ class Trainer:
         )
 
     def _prepare(self) -> None:
-        """Training mode, but for what is frozen."""
+        """Training mode, except for what is frozen."""
         self.model.train()
         for name, tensor in self._tensors().items():
             if isinstance(tensor, torch.nn.Parameter):
@@ -207,8 +207,8 @@ class Trainer:
 
     @contextmanager
     def _drawing(self) -> Iterator[None]:
-        """Dropout that follows from the seed and the step alone, so that a training that goes on
-        from a state draws what it would have drawn.
+        """Dropout that follows from the seed and the step alone, so that a run that resumes from a
+        state draws what it would have drawn.
         """
         if not self._drops:
             yield

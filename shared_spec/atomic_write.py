@@ -98,7 +98,7 @@ def early(descriptor: int) -> Iterator[Callable[[int], None]]:
     """Have a file that is written from its beginning to its end go to the disk meanwhile, where the
     system has a call for it (Linux): the flush at the end then waits for less.
 
-    Gives what is to be told how far the file is written.
+    Returns what is to be called with how much of the file is written.
     """
     try:
         call = ctypes.CDLL(None).sync_file_range
@@ -153,7 +153,7 @@ def _alive(process: int) -> bool:
     except ProcessLookupError:
         return False
     except (OSError, OverflowError):
-        return True  # another user's, or not to be told
+        return True  # another user's, or unknown
     return True
 
 

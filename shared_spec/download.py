@@ -79,7 +79,7 @@ def download(
               Hub, with its `config.json` and `preprocessor_config.json` if it has them;
             - `torchvision:resnet50` or `torchvision:ResNet50_Weights.IMAGENET1K_V1`;
             - an http(s) URL of a weights file. One that is cached is not looked for again.
-        folder: in the place of the cache.
+        folder: in place of the cache.
         progress: called as bytes come from a URL; the hub's client shows its own bars.
 
     Returns:
@@ -88,7 +88,7 @@ def download(
     Raises:
         FrameworkError: if `huggingface_hub` is needed and not installed.
         WeightsError: if the reference is malformed, the file cannot be had, or its SHA-256 is not
-            the one that the hub or the file's name tells.
+            the one that the hub or the file's name gives.
     """
     for prefix in _HUB:
         if reference.startswith(prefix):

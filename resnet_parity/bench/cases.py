@@ -20,7 +20,7 @@ PEER_LAYOUTS = ("channels_first", "channels_last")
 
 
 def cases(request: Request, report: BenchReport) -> list[Case]:
-    """All sides in all settings; what there is not, is told in the report."""
+    """All sides in all settings; what does not exist is listed in the report."""
     engines = [engine for engine in request.engines if engine.name not in report.missing]
     found = []
     sides = candidates(request.name, request.spec, engines, request.peers, report.missing)

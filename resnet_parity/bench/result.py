@@ -1,4 +1,4 @@
-"""What `bench` is asked for, and what it found."""
+"""What `bench` is asked to do, and what it found."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Request:
     tf32: bool = False
     seed: int = 0
     requested: bool = False
-    """Whether engines were asked for by name, so that a missing one is a failure."""
+    """Whether engines were requested by name, so that a missing one is a failure."""
     command: str = "resnet-parity bench"
 
     @property
@@ -168,7 +168,7 @@ class Bound:
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """A side held against a reference before it was timed."""
+    """A contender compared with a reference before it was timed."""
 
     side: str
     engine: str = ""

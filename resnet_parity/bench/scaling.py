@@ -11,7 +11,7 @@ from shared_spec.errors import ResNetError
 
 OVER = ("batch", "depth", "size")
 DEPTHS = (20, 32, 44, 56, 110)
-"""Of the CIFAR nets of the paper; 1202 too, if asked for."""
+"""Of the CIFAR nets of the paper; 1202 too, if requested."""
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 SIZES = (96, 128, 160, 192, 224, 256)

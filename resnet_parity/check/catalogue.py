@@ -50,7 +50,7 @@ DTYPES = ("float64", "float32")
 @dataclass(frozen=True)
 class Settings:
     """What a sweep runs. `sizes` of None takes one for each net, which is neither square nor even
-    where the net allows that; `requested` says whether a missing engine was asked for by name.
+    where the net allows that; `requested` says whether a missing engine was requested by name.
     """
 
     engines: tuple[Engine, ...]
@@ -68,7 +68,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Observer:
-    """What is told of a sweep: each step (name and what runs), and each result, fresh or old."""
+    """What a sweep reports: each step (name and what runs), and each result, fresh or old."""
 
     step: Callable[[str, str], None] = lambda name, what: None
     done: Callable[[Record, bool], None] = lambda record, fresh: None

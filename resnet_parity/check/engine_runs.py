@@ -52,7 +52,7 @@ def judge_presence(report: Presence, requested: bool) -> None:
     if requested:
         for engine, reason in report.missing.items():
             report.problems.append(f"{engine} is missing: {reason}")
-    # Anything but float64 is held against float64, which one engine is enough for.
+    # Anything but float64 is compared with float64, for which one engine is enough.
     alone = 1 if report.dtype == "float64" else 0
     if len(report.ran) <= alone:
         ran = f"{report.ran[0].engine} ran alone" if report.ran else "no engine ran"

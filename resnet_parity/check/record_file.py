@@ -1,4 +1,4 @@
-"""What a sweep found, as lines of JSON in a file, so that an interrupted sweep goes on."""
+"""What a sweep found, as lines of JSON in a file, so that an interrupted sweep can continue."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class LibraryVerdict:
 
 @dataclass
 class Record:
-    """The result for one name of the catalogue; `key` tells when it is out of date."""
+    """The result for one name of the catalogue; `key` shows when it is out of date."""
 
     name: str
     family: str

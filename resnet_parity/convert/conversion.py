@@ -55,7 +55,7 @@ class Converted:
     """
     bytes: int
     lost: tuple[str, ...]
-    """What the source told and the target's format has no place for."""
+    """What the source says and the target's format has no place for."""
     seconds: dict[str, float]
     """`convert` and, apart from it, `start_up` of h5py, `read_back` and `verify`."""
     certificate: str | None = None

@@ -20,7 +20,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".
 
 
 class Folder:
-    """Images that are decoded when they are asked for, turned upright as their EXIF data say."""
+    """Images that are decoded on demand, turned upright as their EXIF data say."""
 
     def __init__(
         self, files: list[str], labels: np.ndarray, names: tuple[str, ...], channels: int

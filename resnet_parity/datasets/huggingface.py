@@ -19,7 +19,7 @@ _HELD_OUT = ("validation", "val", "valid", "test")
 
 
 class HuggingFace:
-    """Images that are decoded when they are asked for."""
+    """Images that are decoded on demand."""
 
     def __init__(
         self, rows: Any, column: str, labels: np.ndarray, names: tuple[str, ...], channels: int

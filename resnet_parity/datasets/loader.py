@@ -1,7 +1,7 @@
 """Batches: shuffled, augmented and normalised in other threads than the one that trains.
 
 What a batch holds depends on its number, the seed and the data set alone. So all engines train on
-the same numbers, a resumed training goes on with those that it would have had, and the number of
+the same numbers, a resumed training run gets those that it would have had, and the number of
 threads changes nothing.
 """
 
@@ -54,7 +54,7 @@ class Loader:
             the other, are the batch of one process.
         threads: that decode and augment; left out: as many as there are cores, up to 8.
         prefetch: batches that are made ahead.
-        mean_image: float64 [H, W, C] in 0..1 in RGB, to be subtracted in the place of
+        mean_image: float64 [H, W, C] in 0..1 in RGB, to be subtracted in place of
             `preprocessing.mean` (see `pixel_mean`).
 
     Raises:

@@ -24,7 +24,7 @@ _UNSIGNED = 8
 
 
 def read_idx(spec: DataSpec, split: Split) -> InMemory:
-    """One split: uint8 [N, H, W, 1]. The labels of the training part say how many classes there
+    """One split: uint8 [N, H, W, 1]. The labels of the training data say how many classes there
     are.
 
     Raises:

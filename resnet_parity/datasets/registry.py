@@ -24,7 +24,7 @@ _READERS: dict[str, Callable[[DataSpec, Split], Dataset]] = {
 
 def open_dataset(spec: DataSpec, split: Split) -> Dataset:
     """Open one split of a data set. All but folders and Hugging Face's are read into memory whole;
-    of those, images are decoded when they are asked for.
+    of those, images are decoded on demand.
 
     Raises:
         DataError: if files are missing, damaged, or do not fit what was declared.

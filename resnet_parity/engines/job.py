@@ -35,7 +35,7 @@ class EngineJob:
         return str(self.folder / f"{name}.safetensors")
 
     def save(self, name: str, arrays: Mapping[str, np.ndarray]) -> str:
-        """Write arrays, in the place of an earlier file of that name; its path."""
+        """Write arrays, in place of an earlier file of that name; its path."""
         path = self.path(name)
         save_canonical(Path(path), Checkpoint(arrays))
         return path

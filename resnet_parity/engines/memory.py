@@ -14,7 +14,7 @@ WORKING_BYTES = 3 * 2**29
 
 
 def available_memory() -> int | None:
-    """Bytes that processes can still take without swapping; None where the system does not tell."""
+    """Bytes that processes can still take without swapping; None if the system does not say."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         facts = {key: int(rest.split()[0]) for key, rest in (x.split(":", 1) for x in lines)}

@@ -86,7 +86,7 @@ class Worker:
         return answer["result"]
 
     def resident(self) -> int:
-        """Bytes of memory that the process holds now; 0 where the system does not tell."""
+        """Bytes of memory that the process holds now; 0 if the system does not say."""
         try:
             pages = Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]
         except OSError:

@@ -167,7 +167,7 @@ def _file_and_recipe(weights: str) -> tuple[Path, Recipe | None]:
 
 
 def _placed(request: Request, trained: Recipe | None) -> tuple[Recipe | None, Recipe | None]:
-    """The recipe that was named and that of the run, the one that tells the data with those at the
+    """The recipe that was named and that of the run, the one that gives the data with those at the
     place that was named.
     """
     recipe, path = request.recipe, request.path

@@ -22,8 +22,8 @@ TRAINED_TOLERANCE = 1e-8
 before it left."""
 
 VANISHING = 1e-12
-"""A gradient this much smaller than the net's largest is zero but for rounding, as that of a bias
-before a norm: there is nothing in it to compare."""
+"""A gradient this much smaller than the net's largest is zero except for rounding, like that of a
+bias before a norm: there is nothing in it to compare."""
 
 ROUNDING_FACTOR = 4.0
 """How far an engine may be from the float64 reference, in units of the error that rounding itself

@@ -92,7 +92,7 @@ def training_parity(report: TrainingReport, path: Path) -> None:
 
 def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
     """Learning curves of runs, from the lines of their metrics: the training loss, a mean over a
-    hundredth of the steps, and the error on the held-out part.
+    hundredth of the steps, and the error on the held-out data.
     """
     plt = pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))

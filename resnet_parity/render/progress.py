@@ -29,7 +29,7 @@ EVENTS = "events"
 
 
 class TrainingProgress:
-    """A bar of the steps, and TensorBoard's files if asked for."""
+    """A bar of the steps, and TensorBoard's files if requested."""
 
     def __init__(self, steps: int, events: Path | None) -> None:
         self._steps = steps
@@ -69,7 +69,7 @@ class TrainingProgress:
         if self._writer is None:
             return
         if self._events is None:
-            # Not before there is something to tell: the run's folder has to be its own first.
+            # Not before there is something to report: the run's folder has to be its own first.
             self._events = self._writer(logdir=str(self._folder / EVENTS), purge_step=step)
         for name, value in values.items():
             self._events.add_scalar(name, value, step)

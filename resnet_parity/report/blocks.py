@@ -57,7 +57,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """The first column heads the rows; the others hold figures, but for those in `words`."""
+    """The first column heads the rows; the others hold figures, except for those in `words`."""
 
     caption: str
     columns: Sequence[str]

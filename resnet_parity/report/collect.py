@@ -54,14 +54,14 @@ class Files:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to run what no file tells."""
+    """How to run what no file has."""
 
     engines: Sequence[Engine]
     dtype: str = "float64"
     device: Device = "cpu"
     speed: bool = False
     requested: bool = False
-    """Whether a missing engine was asked for by name."""
+    """Whether a missing engine was requested by name."""
     start: Start = Worker
 
 
@@ -106,7 +106,7 @@ def _read(nets: dict[str, Net], files: Files) -> None:
 
 
 def _run(net: Net, name: str, settings: Settings, on_progress: Callable[[str], None]) -> None:
-    """What no file tells of a net that was named."""
+    """What no file has about a net that was named."""
     assert net.spec is not None
     if not net.checks:
         net.checks.append(_check(name, net.spec, settings, on_progress))
@@ -170,7 +170,7 @@ Repeated = TypeVar("Repeated", CheckReport, TraceReport)
 
 
 def _told(found: Repeated, settings: Settings) -> Repeated:
-    """With the command that measures it again, where the record alone does not tell all of it."""
+    """With the command that measures it again, where the record alone does not say everything."""
     if settings.device == "cpu":
         return found
     command = commands.check(found) if isinstance(found, CheckReport) else commands.trace(found)

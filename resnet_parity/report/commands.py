@@ -74,7 +74,7 @@ def own_bench(name: str, engines: Sequence[Engine], device: str) -> str:
 
 
 def whole(names: Sequence[str], speed: bool) -> str:
-    """What makes such a report anew."""
+    """The command that makes such a report again."""
     words = [_PROGRAM, "report", *map(named, names), *["--speed"] * speed]
     return " ".join([*words, "-o", "report.html"])
 

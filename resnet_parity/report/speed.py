@@ -83,7 +83,7 @@ def groups(bench: BenchReport) -> dict[Key, list[Timed]]:
 
 
 def labelled(rows: Sequence[Timed]) -> Iterable[tuple[str, Timed]]:
-    """Each row with its side's name, and with what tells it from another one of that side."""
+    """Each row with its side's name, and with what distinguishes it from others of that side."""
     sides = [row.side for row in rows]
     for row in rows:
         label = row.side
@@ -136,7 +136,7 @@ def _bench(bench: BenchReport, ident: str) -> list[Block]:
             )
         )
     refused = {row.refused for row in bench.rows if row.refused}
-    # A problem that is a row's refusal is told with the row.
+    # A problem that is a row's refusal is reported with the row.
     found += problems([text for text in bench.problems if not any(r in text for r in refused)])
     found += [
         Notice(f"{label}, {titled(key)}: refused. {row.refused}", "bad", "✗")

@@ -130,7 +130,7 @@ class _TraceRun:
     def compare(
         self, reference: Engine, other: Engine | UserModel, report: TraceReport
     ) -> list[TraceRow]:
-        """The rows; what the workers told of themselves goes into the report."""
+        """The rows; what the workers said about themselves goes into the report."""
         asked: dict[str, Any] = {
             "spec": self.spec.to_dict(),
             "weights": self.job.save("weights", self.weights),

@@ -1,4 +1,4 @@
-"""One recipe, trained in any engine; a run that was killed goes on bit for bit."""
+"""One recipe, trained in any engine; a run that was killed resumes bit for bit."""
 
 from resnet_parity.train.run import train
 

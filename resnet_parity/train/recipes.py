@@ -82,7 +82,7 @@ def changed(recipe: Recipe, data: str | None, changes: Sequence[str]) -> Recipe:
 
 
 def comparison_optimization(precision: str = "float64") -> Optimization:
-    """What engines are compared with: every rule in which frameworks differ has a part in it.
+    """What engines are compared with: it has a case for every rule in which frameworks differ.
 
     The learning rate is one at which a net of random weights trains along a stable path. At ten
     times as much, a ResNet-50 multiplies any difference by about 4 a step: rounding would be 1e-8

@@ -236,7 +236,7 @@ def _model(session: Session, prepared: Prepared) -> Any:
 
 
 def _records(folder: Path | None, step: int) -> IO[str]:
-    """The file of metrics, with what is told of steps after `step` taken out of it; without a
+    """The file of metrics, without the lines of steps after `step`; without a
     folder, one that is thrown away.
     """
     if folder is None:
@@ -301,7 +301,7 @@ class _Run:
         return Trained(self.folder, p.steps, self.loss, scores, seconds, speed)
 
     def _flush(self, records: IO[str]) -> None:
-        """Write down what the device has told in the meantime."""
+        """Write down what the device has reported in the meantime."""
         size = self.prepared.recipe.batch_size
         for number, progress in self._pending:
             loss, correct = float(progress.loss), int(progress.correct)
@@ -318,7 +318,7 @@ class _Run:
         records.flush()
 
     def _look(self, records: IO[str]) -> None:
-        """Score the held-out part, in the first process: the others wait at the next step."""
+        """Score the held-out data, in the first process: the others wait at the next step."""
         self._flush(records)
         if not self._first:
             return

@@ -28,7 +28,7 @@ from shared_spec.weights.state import State, cast_weights
 
 def bench_build(session: Session, key: str, job: dict[str, Any]) -> dict[str, Any]:
     """Build a side and run its first pass, which compiles; logits, or the updates of the parameters
-    that are watched, go into the job's file. A library that is not there is told in `missing`.
+    that are watched, go into the job's file. A library that is not there is listed in `missing`.
     """
     asked = Job.parse(job)
     with as_users_run(session, asked.tf32):
@@ -130,7 +130,7 @@ OPERATIONS = (bench_build, bench_time, bench_close, bench_rates, bench_reference
 
 @contextmanager
 def as_users_run(session: Session, tf32: bool) -> Iterator[None]:
-    """Without JAX's 64 bits, which a worker has for its references; with TF32 if asked for, and
+    """Without JAX's 64 bits, which a worker has for its references; with TF32 if requested, and
     with device memory taken as it is needed, since several processes share it.
     """
     if "jax" in session.uses:
@@ -232,7 +232,7 @@ def _host_peak() -> int | None:
 
 
 def _device_peak(session: Session) -> int | None:
-    """The same of the device; JAX tells that of the whole process."""
+    """The same of the device; JAX reports that of the whole process."""
     if session.device == "cpu":
         return None
     (framework,) = session.uses

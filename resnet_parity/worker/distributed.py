@@ -22,7 +22,7 @@ def join(engine: Engine, device: Device, several: bool) -> tuple[int, int]:
             JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 
     Raises:
-        FrameworkError: if the engine cannot, or the environment does not tell of others.
+        FrameworkError: if the engine cannot, or the environment does not name others.
     """
     if not several:
         return 0, 1

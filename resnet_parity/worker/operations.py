@@ -135,7 +135,7 @@ def classify(
     net: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Logits for a file of images, at once, of a model that is kept: the first request has its
-    `net` (spec, weights and dtype), and may have no images. `warm` tells whether images of that
+    `net` (spec, weights and dtype), and may have no images. `warm` says whether images of that
     shape came before, so that nothing was compiled in the `seconds`.
     """
     if net is not None:
@@ -209,7 +209,7 @@ def trace(
 ) -> dict[str, Any]:
     """The output of every layer and block, `output/<name>`, and, with a `reference` that is another
     such file, of each on what enters it there, `forced/<name>`; with `rounding`, a dtype and a
-    seed, that input is changed as rounding would. What could not be run is told in `broken`.
+    seed, that input is changed as rounding would. What could not be run is listed in `broken`.
     """
     batch = read_safetensors(images).state["images"]
     given = ResNetSpec.parse(spec)
@@ -295,7 +295,7 @@ def train(
     batches: str,
     outputs: str,
 ) -> None:
-    """Train on batches, `<i>/images` and `<i>/labels`, and tell how: `gradient/<parameter>` and
+    """Train on batches, `<i>/images` and `<i>/labels`, and report: `gradient/<parameter>` and
     `gradient.images` before the first step; `updated/<parameter>` after it; `loss/<i>` and
     `statistics/<i>/<array>` of every step; `weights/<array>` and `average/<array>` after the last.
     """

@@ -437,7 +437,7 @@ class _Flax(_Framework):
             return False
 
     def run(self, images: np.ndarray, names: list[str]) -> tuple[State, State, list[np.ndarray]]:
-        """Seen by functions in the place of modules, which are put back."""
+        """Seen by functions in place of modules, which are put back."""
         seen = _Seen(np.asarray)
 
         def recording(name: str, module: Any) -> Any:

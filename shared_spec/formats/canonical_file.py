@@ -45,6 +45,6 @@ def write_safetensors(path: str | os.PathLike[str], checkpoint: Checkpoint) -> N
 
 
 def save_canonical(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a canonical file, which tells its spec, preprocessing and labels."""
+    """Write a canonical file, which contains its spec, preprocessing and labels."""
     metadata = {"format": "pt", METADATA_KEY: json.dumps(checkpoint.metadata())}
     save_safetensors(path, checkpoint.state, metadata)

@@ -23,7 +23,7 @@ Opener = Callable[[Path], Source]
 
 
 def name_suffix(path: Path) -> str:
-    """The suffix that tells the format of a file to be written; `.weights.h5` counts as one."""
+    """The suffix that decides the format of a file to be written; `.weights.h5` counts as one."""
     if path.name.lower().endswith(".weights.h5"):
         return ".weights.h5"
     return path.suffix.lower()

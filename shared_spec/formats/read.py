@@ -63,11 +63,11 @@ def read_checkpoint(
     openers: Mapping[str, Opener] | None = None,
     resize: bool = False,
 ) -> Checkpoint:
-    """The canonical weights of a checkpoint, each read when it is asked for.
+    """The canonical weights of a checkpoint, each read on demand.
 
     Args:
         path: a file or a directory of any known kind.
-        spec: the net, if the file does not tell it itself. Without, it is looked for in the
+        spec: the net, if the file does not identify it. Without, it is looked for in the
             catalogue by names and shapes.
         openers: as for `open_source`.
         resize: whether `spec` stands for a net of any number of channels and classes.

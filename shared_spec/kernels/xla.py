@@ -1,4 +1,4 @@
-"""What both backends that compute in JAX have to tell its compiler."""
+"""What both backends that compute in JAX pass to its compiler."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def summed(a: Any, b: Any) -> Any:
     """`a + b` of arrays of one shape, computed once.
 
     On CPUs, XLA fuses a sum into each operation that reads it, which computes it again. Along
-    residual blocks each sum brings all earlier ones of its stage with it: compiling and computing
-    take time by the square of the depth, forward and backward. XLA leaves alone what it is told not
-    to inline. Other devices fuse by cost, and are left to it.
+    residual blocks each sum brings all earlier ones of its stage with it: compile time and run
+    time grow with the square of the depth, forward and backward. XLA does not fuse a call that is
+    marked as not to be inlined. Other devices fuse by cost and are left alone.
     """
     import jax
 
@@ -132,7 +132,7 @@ def _of_this_processor() -> dict[str, str]:
 
 
 def processor_flags() -> frozenset[str]:
-    """What the processor says that it can do; nothing where Linux does not tell."""
+    """What the processor says that it can do; nothing if Linux does not say."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

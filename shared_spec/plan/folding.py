@@ -2,7 +2,7 @@
 
 Passes over the plan, so that every framework has them: a batch norm behind a convolution goes into
 its kernel and bias, standardised kernels are standardised once, what acts only in training goes,
-and, if asked for, a strided stem becomes a plain convolution on blocks of pixels. The function
+and, if requested, a strided stem becomes a plain convolution on blocks of pixels. The function
 stays; its roundings are other ones.
 """
 

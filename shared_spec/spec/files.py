@@ -80,7 +80,7 @@ def _suffix(path: Path, what: str, kind: type[ResNetError]) -> str:
 
 def _parse(text: str, suffix: str) -> object:
     if suffix == ".toml":
-        # tomllib takes memory by the square of a key's parts, of which a spec's have one.
+        # tomllib's memory grows with the square of a key's parts; a spec's keys have one part.
         lines = (line for line in text.split("\n") if not line.lstrip().startswith("#"))
         if any(line.count(".") > _DOTS for line in lines):
             raise ValueError("a line has more dots than a spec's")

@@ -199,7 +199,7 @@ class ResNetSpec(BaseModel):
     output_stride: Annotated[int, Field(strict=True, ge=1)] | None = Field(
         default=None,
         description="Stride of the last stage's output in pixels of the image: stages beyond it "
-        "dilate their 3x3 convolutions in the place of a stride (8 or 16 for segmentation).",
+        "dilate their 3x3 convolutions in place of a stride (8 or 16 for segmentation).",
     )
     head_pool: Literal["avg", "max", "avgmax", "catavgmax"] = Field(
         default="avg",

@@ -11,7 +11,7 @@ from shared_spec.errors import ResNetError, did_you_mean
 Model = TypeVar("Model", bound=BaseModel)
 
 _SHOWN = 20
-"""Problems that are told."""
+"""Problems that are reported."""
 
 
 def validated(model: type[Model], data: object, where: str, kind: type[ResNetError]) -> Model:

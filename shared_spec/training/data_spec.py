@@ -74,7 +74,7 @@ class DataSpec(Declared):
     )
     per_pixel_mean: Flag = Field(
         default=False,
-        description="Subtract the mean image of the training part in the place of one mean a "
+        description="Subtract the mean image of the training data in place of one mean a "
         "channel (the CIFAR recipe of He et al. 2015).",
     )
 

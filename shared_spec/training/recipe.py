@@ -41,13 +41,13 @@ class Recipe(Optimization):
     preprocessing: dict[str, Any] | None = Field(
         default=None,
         description="Size, crop, mean and std of the inputs; what is left out is the size of the "
-        "images, and mean and std are measured on the training part.",
+        "images, and mean and std are measured on the training data.",
     )
     batch_size: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 128
     steps: Count | None = Field(default=None, description="Updates; or give epochs.")
-    epochs: Count | None = Field(default=None, description="Passes over the training part.")
+    epochs: Count | None = Field(default=None, description="Passes over the training data.")
     evaluate_every: Count | None = Field(
-        default=None, description="Steps between looks at the held-out part; an epoch if left out."
+        default=None, description="Steps between looks at the held-out data; an epoch if left out."
     )
     save_every: Count | None = Field(
         default=None, description="Steps between checkpoints; as evaluate_every if left out."

@@ -57,7 +57,7 @@ class Placed:
 
 @dataclass
 class TrainingState:
-    """Where a training is: all that the next step depends on, but for the batch."""
+    """Where a training is: all that the next step depends on, except for the batch."""
 
     step: int
     weights: State

@@ -27,7 +27,7 @@ def read_adapted(
     asked: Collection[str],
     seed: int,
 ) -> Mapping[str, np.ndarray]:
-    """The weights of a file or a dict, adapted to a net as far as the call asked for it.
+    """The weights of a file or a dict, adapted to a net as far as the call requested it.
 
     Args:
         read: a backend's `read_checkpoint`.
@@ -38,7 +38,7 @@ def read_adapted(
         seed: of a new classifier.
     """
     spec, before = specs
-    # With all that either has, so that every name in the file can be told.
+    # With all that either has, so that every name in the file is known.
     classes = spec.num_classes or before.num_classes or 1
     whole = before.override(num_classes=classes, features_only=False, out_indices=())
     return adapted(read(weights, whole).state, spec, asked, seed)
@@ -47,7 +47,7 @@ def read_adapted(
 def adapted(
     state: Mapping[str, np.ndarray], spec: ResNetSpec, asked: Collection[str], seed: int
 ) -> Mapping[str, np.ndarray]:
-    """`state` as far as it fits a net of `spec`, given the names of the fields that were asked for.
+    """`state` as far as it fits a net of `spec`, given the names of the fields that were requested.
 
     - `in_channels`: the first convolution's weights are summed over RGB for one channel, else
       repeated and scaled by 3 / n.
@@ -62,7 +62,7 @@ def adapted(
     """
     read = not isinstance(state, LazyArrays)
     if read and not all(isinstance(array, np.ndarray) for array in state.values()):
-        return state  # to be refused when it is held against the net
+        return state  # to be refused when it is checked against the net
     entries = entries_of(state)
     p = compile_plan(spec)
     if "in_channels" in asked:
@@ -75,7 +75,7 @@ def adapted(
 
 
 def _lost(p: plan.Plan, spec: ResNetSpec, asked: Collection[str]) -> set[str]:
-    """Layers of the whole net that this one lacks because of what was asked for."""
+    """Layers of the whole net that this one lacks because of what was requested."""
     full = {"features_only": False, "out_indices": (), "num_classes": spec.num_classes or 1}
     whole = compile_plan(spec.override(**full))
     kept = {layer.name for layer in p.layers()}
@@ -94,7 +94,7 @@ def _adapt_channels(entries: dict[str, LazyArray], p: plan.Plan) -> None:
         return
     k = first.kernel_size
     if (entry.shape[0], *entry.shape[2:]) != (first.out_channels, k, k):
-        return  # to be refused when it is held against the net
+        return  # to be refused when it is checked against the net
     if entry.shape[1] != 3:
         raise WeightsError(
             f"{name}: takes {entry.shape[1]} channels, and only weights for 3 can be adapted to "

@@ -17,7 +17,7 @@ METADATA_KEY = "resnet_parity"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights with what is needed to use them; whatever the file does not tell is None."""
+    """Weights with what is needed to use them; whatever the file does not say is None."""
 
     state: Mapping[str, np.ndarray]
     spec: ResNetSpec | None = None

@@ -1,4 +1,4 @@
-"""Arrays by name, read when they are asked for, so that a conversion holds one at a time."""
+"""Arrays by name, read on demand, so that a conversion holds one at a time."""
 
 from __future__ import annotations
 

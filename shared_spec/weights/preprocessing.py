@@ -27,7 +27,7 @@ class Preprocessing(BaseModel):
 
     The pixels are those of timm's evaluation transform (crop mode "center"; all its ResNets have
     it) and of torchvision's, on images that were converted to grey or RGB first. The two differ in
-    how they tell the size before the crop: see `shorter_side`. Grey of 16 bits is scaled here,
+    how they give the size before the crop: see `shorter_side`. Grey of 16 bits is scaled here,
     where Pillow's conversion, and so timm's, clips it to white.
     """
 

@@ -1,7 +1,7 @@
 """Weights files of Keras without Keras: the legacy `.h5`, and Keras 3's `.weights.h5` and `.keras`.
 
 The HDF5 library may crash on a damaged file, so that a process of its own opens it and tells
-where the arrays lie (`hdf5_index`). They are read from there when they are asked for. No link in a
+where the arrays are (`hdf5_index`). They are read from there on demand. No link in a
 file is followed, nothing outside the file is read, and no array before its shape is known to fit.
 """
 
@@ -59,7 +59,7 @@ def open_hdf5(path: Path, names: Mapping[str, str] | None = None) -> Source:
 
     Args:
         path: the file.
-        names: group (`conv2d_1`) to layer, for files of Keras before 3.10, which do not tell.
+        names: group (`conv2d_1`) to layer, for files of Keras before 3.10, which do not say.
 
     Raises:
         WeightsError: if the file is damaged, or holds something else.
@@ -89,7 +89,7 @@ def open_keras(path: Path) -> Source:
 
 
 _GROUPED = {"Conv2D": "conv2d", "BatchNormalization": "batch_normalization", "Dense": "dense"}
-"""What Keras calls the groups of a class of layers, but for their numbers."""
+"""What Keras calls the groups of a class of layers, except for their numbers."""
 
 
 def _listed(metadata: Mapping[str, Any]) -> dict[str, str]:

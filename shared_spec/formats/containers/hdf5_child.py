@@ -57,7 +57,7 @@ def index(path: str, begin: int, size: int | None, layers: dict[str, str]) -> di
         path: the file.
         begin: where in it the HDF5 file begins.
         size: how long that is; None if it is the whole.
-        layers: names of layers by their groups, where the file does not tell them.
+        layers: names of layers by their groups, if the file does not give them.
 
     Returns:
         `kind`, and `arrays`: for each its name, shape, dtype and place. A place is the number of

@@ -26,7 +26,7 @@ _LENGTHS = {b"\x93NUMPY\1\0": 2, b"\x93NUMPY\2\0": 4}
 
 
 def open_npz(path: Path) -> Source:
-    """Shapes and dtypes of its arrays; each is read when it is asked for.
+    """Shapes and dtypes of its arrays; each is read on demand.
 
     Raises:
         WeightsError: if the file is damaged, or holds anything but floats.

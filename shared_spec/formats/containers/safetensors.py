@@ -42,7 +42,7 @@ _HEADER_LIMIT = 4 * 2**20
 
 
 def open_safetensors(path: Path) -> Source:
-    """Its header, checked; the arrays are read from the file when they are asked for.
+    """Its header, checked; the arrays are read from the file on demand.
 
     Raises:
         WeightsError: if the file is truncated, damaged or something else.

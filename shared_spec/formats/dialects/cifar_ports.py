@@ -1,4 +1,4 @@
-"""PyTorch ports of He et al. 2015 that are torchvision's but for a few words in their names.
+"""PyTorch ports of He et al. 2015 that are torchvision's except for a few words in their names.
 
 | port on GitHub | stage | shortcut | classifier |
 |---|---|---|---|

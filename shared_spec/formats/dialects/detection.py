@@ -92,7 +92,7 @@ def _detectron(prefix: str) -> Dialect:
 
         Raises:
             SpecError: if there is more than a net.
-            WeightsError: if it has bottlenecks, whose file does not tell where their stride is.
+            WeightsError: if it has bottlenecks, whose file does not say where their stride is.
         """
         inside = re.compile(rf"{re.escape(prefix)}(stem|res\d|linear)\.")
         _refuse_rest(source, lambda name: inside.match(name) is not None)

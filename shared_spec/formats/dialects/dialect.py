@@ -21,7 +21,7 @@ from shared_spec.weights.lazy_array import LazyArray, LazyArrays, entries_of
 from shared_spec.weights.preprocessing import Preprocessing
 
 Extras = tuple[Preprocessing | None, tuple[str, ...] | None]
-"""Preprocessing and labels, as far as a file tells them."""
+"""Preprocessing and labels, as far as a file has them."""
 
 COUNTERS = re.compile(r"(^|\.)num_batches_tracked$")
 """PyTorch's, on which nothing depends."""
@@ -63,7 +63,7 @@ class Dialect:
     """Whether a file is of this dialect, by its names or its configuration."""
     foreign_name: Callable[[Parameter, ResNetSpec], Place]
     spec_of: Callable[[Source], ResNetSpec | None] = lambda source: None
-    """The net, where the file tells it."""
+    """The net, if the file identifies it."""
     extras: Callable[[Source, ResNetSpec], Extras] = lambda source, spec: (None, None)
     nearest_library_spec: Callable[[ResNetSpec], ResNetSpec] | None = None
     """The library's net for a spec, whose function may be another; None: it has them all."""
@@ -73,7 +73,7 @@ class Dialect:
 
 def arrays_of(dialect: Dialect, source: Source, spec: ResNetSpec) -> LazyArrays:
     """The canonical arrays of a file, none of them read; what is left over stays under its own
-    name, so that it is refused when it is held against the net.
+    name, so that it is refused when it is checked against the net.
     """
     rest = _relevant(dialect, source)
     found: dict[str, LazyArray] = {}

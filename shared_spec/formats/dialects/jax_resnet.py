@@ -95,7 +95,7 @@ def _spec_of(source: Source) -> ResNetSpec:
 
     Raises:
         SpecError: if it is a net of the package that no spec says.
-        WeightsError: if it is none of the package, or not one that its arrays tell.
+        WeightsError: if it is none of the package, or not one that its arrays identify.
     """
     names = list(source.tensors)
     if any("/SplAtConv2d_0/" in name for name in names):

@@ -332,7 +332,7 @@ def _recognises(source: Source) -> bool:
 
 
 def _source_spec(source: Source) -> ResNetSpec | None:
-    """A `.weights.h5` alone does not tell its strides."""
+    """A `.weights.h5` alone does not give its strides."""
     if not source.metadata:
         return None
     where = source.path

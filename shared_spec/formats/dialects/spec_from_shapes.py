@@ -1,4 +1,4 @@
-"""A spec from the shapes of a file's kernels, for libraries whose files tell nothing else."""
+"""A spec from the shapes of a file's kernels, for libraries whose files contain nothing else."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class NetShapes:
 
 
 def spec_from(net: NetShapes, base: Mapping[str, Any], where: object, library: str) -> ResNetSpec:
-    """The spec of these kernels; whatever they do not tell is in `base`. It is not sure to have all
-    of the file's arrays: reading holds them against it in any case.
+    """The spec of these kernels; what they leave open comes from `base`. It may not account for
+    all of the file's arrays: reading checks them against it in any case.
 
     Raises:
         WeightsError: if no ResNet has such kernels.
@@ -105,7 +105,7 @@ def _shortcut(net: NetShapes) -> str:
 def numbered_stages(
     shapes: Mapping[str, Shape], block: Callable[[int, int], str], projection: str
 ) -> list[list[BlockShapes]]:
-    """The kernels of PyTorch modules whose names tell stage and block.
+    """The kernels of PyTorch modules whose names give stage and block.
 
     Args:
         shapes: of the file's arrays.

@@ -27,7 +27,7 @@ MODEL_ARGS = {
     "drop_path_rate": "drop_path_rate",
     "drop_block_rate": "drop_block_rate",
 }
-"""Arguments of timm's nets to fields of a spec; but for activations the values are the same."""
+"""Arguments of timm's nets to fields of a spec; except for activations the values are the same."""
 
 WITHOUT_EFFECT = frozenset({"zero_init_last"})
 """Arguments that say how weights start."""
@@ -37,7 +37,7 @@ ACTIVATIONS = {"swish": "silu", "hard_swish": "hardswish"}
 
 
 class _Pretrained(BaseModel):
-    """What `pretrained_cfg` tells, with timm's defaults."""
+    """What `pretrained_cfg` says, with timm's defaults."""
 
     model_config = ConfigDict(extra="ignore")
 

@@ -1,4 +1,4 @@
-"""Canonical names whose net is told by where the file comes from: a `config.json` of timm on the
+"""Canonical names whose net follows from where the file comes from: a `config.json` of timm on the
 hub, or a file name of torchvision's, which ends in the start of the file's SHA-256.
 """
 
