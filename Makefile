@@ -5,7 +5,7 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test lint types bench gpu family clean
+.PHONY: install demo test lint types test-oldest test-newest wheel bench gpu family clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -36,6 +36,29 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	$(BIN)/mypy
 
+# Every dependency at its floor, and the newest of each, in environments of their own; the results go
+# to docs/results/versions.md. TORCH=2.13.0 takes that release of PyTorch instead. pip gets PyTorch for
+# CPUs where PIP_EXTRA_INDEX_URL names PyTorch's index of such builds.
+test-oldest test-newest: test-%:
+	$(PYTHON) benchmarks/versions.py $* $(if $(TORCH),--torch $(TORCH)) $(VERSIONS_OPTIONS)
+
+# The built wheel, by itself: installed into an empty environment and used away from the checkout.
+wheel: $(VENV)/.installed
+	rm -rf build dist .venv-wheel
+	$(BIN)/python -m build --outdir dist .
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip install --quiet --constraint constraints.txt torch
+	.venv-wheel/bin/python -m pip install --quiet --constraint constraints.txt \
+		"$$(echo dist/*.whl)[all,examples]"
+	mkdir .venv-wheel/elsewhere
+	cd .venv-wheel/elsewhere && export PATH="$(CURDIR)/.venv-wheel/bin:$$PATH" && \
+		python -c 'import resnet_parity as r; assert ".venv-wheel" in r.__file__, r.__file__' && \
+		resnet-parity list && \
+		resnet-parity check resnet20 --engines torch,flax && \
+		resnet-parity report resnet20 --engines torch,flax && \
+		resnet-parity train --list && \
+		python $(CURDIR)/examples/demo.py --output demo
+
 bench: $(VENV)/.installed
 	$(BIN)/resnet-parity bench resnet50 --form plain,inference
 	$(BIN)/python benchmarks/startup.py
@@ -48,4 +71,4 @@ family: $(VENV)/.installed
 	$(BIN)/python benchmarks/family.py --output docs/family.png
 
 clean:
-	rm -rf $(VENV) build *.egg-info demo
+	rm -rf $(VENV) .venv-* build dist *.egg-info demo

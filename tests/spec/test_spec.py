@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared_spec import (
@@ -50,6 +50,7 @@ def test_every_spec_survives_a_file(tmp_path: Path, name: str, suffix: str) -> N
     assert load_spec(file) == spec
 
 
+@settings(deadline=None)
 @given(specs(), st.sampled_from([".yaml", ".toml", ".json"]))
 def test_drawn_specs_survive_a_file(
     tmp_path_factory: pytest.TempPathFactory, spec: ResNetSpec, suffix: str
