@@ -36,7 +36,7 @@ from resnet_parity.datasets import Loader, open_dataset
 from resnet_parity.engines.registry import ENGINES, Engine
 from resnet_parity.numerics.top_k import score
 from resnet_parity.render.plots import COLOURS, DASHES, pyplot, save
-from resnet_parity.train.run import Prepared, prepare
+from resnet_parity.train.run import PreparedTraining, prepare
 from shared_spec import ResNetError, compile_plan
 from shared_spec.atomic_write import durable
 from shared_spec.training.recipe import Recipe
@@ -139,7 +139,7 @@ class Net:
             "looks": looks,
         }
 
-    def _begin(self, prepared: Prepared, seed: int) -> Any:
+    def _begin(self, prepared: PreparedTraining, seed: int) -> Any:
         how = prepared.recipe.optimization
         if self.trainer is None:
             model = self.resnet.create_model(prepared.spec, seed=seed)
@@ -151,7 +151,7 @@ class Net:
         self.trainer.load_state(TrainingState(0, weights, {"momentum": still}).flat())
         return self.trainer
 
-    def _look(self, model: Any, seen: Loader, prepared: Prepared) -> dict[str, float]:
+    def _look(self, model: Any, seen: Loader, prepared: PreparedTraining) -> dict[str, float]:
         """Both parts of the data in evaluation mode: unshifted images, running statistics."""
 
         def predict(images: np.ndarray) -> np.ndarray:

@@ -14,8 +14,6 @@ from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.summary import layer_rows
 
 PEER_LAYOUTS = ("channels_first", "channels_last")
-
-
 """PyTorch's libraries are timed as they come and in the layout that is faster on most devices."""
 
 

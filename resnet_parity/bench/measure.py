@@ -28,6 +28,7 @@ from resnet_parity.engines.process import EngineError, Start, Worker
 from resnet_parity.engines.registry import ENGINES, Engine
 from resnet_parity.numerics.difference import COARSE, ROUNDING_FACTOR, difference
 from resnet_parity.numerics.rounding import TRIALS, rounding_errors
+from resnet_parity.train.recipes import DROP_RATES
 from shared_spec.atomic_write import workspace
 from shared_spec.errors import ResNetError
 from shared_spec.plan.compiler import compile_plan
@@ -56,20 +57,21 @@ def bench(
     Raises:
         ResNetError: if the net cannot be timed so.
     """
-    with Bench(request, on_progress, start) as run:
+    with workspace() as folder:
+        run = Bench(request, on_progress, EngineJob(folder, start))
         run.rows += run.measure(cases(request, run.report))
-        for over, x, label, part in points(request, scale or Scale()):
-            rows = run.measure(cases(part, run.report))
+        for over, x, label, point in points(request, scale or Scale()):
+            rows = run.measure(cases(point, run.report))
             run.points += [(over, x, label, row) for row in rows]
         run.finish()
-        return run.report
+    return run.report
 
 
 class Bench:
     """A measurement at work: what has been found, and the files that workers read."""
 
-    def __init__(self, request: Request, on_progress: OnProgress, start: Start) -> None:
-        self.request, self.on_progress, self._start = request, on_progress, start
+    def __init__(self, request: Request, on_progress: OnProgress, job: EngineJob) -> None:
+        self.request, self.on_progress, self.job = request, on_progress, job
         self.report = BenchReport(name=request.name, command=request.command)
         self.rows: list[Row] = []
         self.points: list[tuple[str, int, str, Row]] = []
@@ -79,26 +81,13 @@ class Bench:
         if "train" in request.modes:
             _check_trainable(request.spec)
         compile_plan(request.spec)
-
-    def __enter__(self) -> Bench:
-        with ExitStack() as stack:
-            self.job = EngineJob(stack.enter_context(workspace()))
-            self._begin()
-            self._stack = stack.pop_all()
-        return self
-
-    def _begin(self) -> None:
-        engines = self.request.engines
-        self.report.missing |= {e.name: m for e in engines if (m := e.missing()) is not None}
-        self.engines = [e for e in engines if e.name not in self.report.missing]
+        self.report.missing |= {e.name: m for e in request.engines if (m := e.missing())}
+        self.engines = [e for e in request.engines if e.name not in self.report.missing]
         if not self.engines:
             reason = "; ".join(f"{name}: {text}" for name, text in self.report.missing.items())
             raise ResNetError(f"bench: none of these engines is installed: {reason}")
-        self.report.environment = measured_on(self.request)
+        self.report.environment = measured_on(request)
         self._rate()
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
 
     def measure(self, found: Sequence[Case]) -> list[Row]:
         """Rows of cases, which take turns where they are of one setting."""
@@ -152,7 +141,7 @@ class Bench:
         for framework, engine in frameworks.items():
             self.on_progress(f"what {framework} reaches at best on this device")
             try:
-                with self._start(engine, self.request.device) as worker:
+                with self.job.begin(engine, self.request.device) as worker:
                     self._facts(worker.call("info"))
                     for dtype in self.request.dtypes:
                         answer = worker.call("bench_rates", dtype=dtype, tf32=self.request.tf32)
@@ -209,7 +198,7 @@ class Bench:
         self.on_progress(f"{setting_of(case)}: building {case.engine.name}, {case.side}")
         asked = self._job(case, self.job.path("outputs"))
         try:
-            worker = stack.enter_context(self._start(case.engine, self.request.device))
+            worker = stack.enter_context(self.job.begin(case.engine, self.request.device))
             answer = worker.call("bench_build", key=case.key, job=asdict(asked))
             if "missing" in answer:
                 self.report.missing[case.candidate.label] = answer["missing"]
@@ -331,7 +320,7 @@ class Bench:
         key = (weights, case.mode, distinct(case.batch), case.size, roundoff)
         if key not in self._references:
             self.on_progress(f"{case.candidate.net} in float64")
-            with self._start(self._referee(), "cpu") as worker:
+            with self.job.begin(self._referee()) as worker:
                 job = asdict(self._job(case, self.job.path("reference")))
                 worker.call("bench_reference", job=job, roundoff=roundoff, trials=TRIALS)
             self._references[key] = self.job.read("reference")
@@ -386,7 +375,7 @@ def judge_ratios(rows: Sequence[Row]) -> None:
 
 def _check_trainable(spec: ResNetSpec) -> None:
     require_classes(spec)
-    for rate in ("drop_rate", "drop_path_rate", "drop_block_rate"):
+    for rate in DROP_RATES:
         if getattr(spec, rate):
             raise ResNetError(
                 f"bench: with {rate} {getattr(spec, rate)} each engine draws numbers of its own in "

@@ -247,11 +247,12 @@ class _EntryRun:
             return
         record.engines[engine.name] = answer["seconds"]
         self.outputs[engine.name] = found
-        if answer["parameters"] != record.parameters:
-            record.problems.append(
-                f"{engine.name} has {answer['parameters']:,} parameters, the plan "
-                f"{record.parameters:,}"
-            )
+        record.problems += self._miscounted(engine.name, answer["parameters"])
+
+    def _miscounted(self, name: str, count: int) -> list[str]:
+        planned = self.record.parameters
+        text = f"{name} has {count:,} parameters, the plan {planned:,}"
+        return [] if count == planned else [text]
 
     def _tolerance(self) -> float | None:
         """The bound between any two results: in float32, from what rounding is measured to do.
@@ -289,10 +290,10 @@ class _EntryRun:
         record = self.record
         worst = -1.0
         for a, b in itertools.combinations(self.outputs, 2):
-            found = self._difference(self.outputs[a], self.outputs[b], f"{a} and {b}")
-            record.problems += found.problems
-            if found.maximum > worst:
-                worst, record.between, record.pair = found.maximum, finite(found.maximum), [a, b]
+            size, problems = self._difference(self.outputs[a], self.outputs[b], f"{a} and {b}")
+            record.problems += problems
+            if size > worst:
+                worst, record.between, record.pair = size, finite(size), [a, b]
 
     def _judge(self, reference: Reference, weights: str) -> LibraryVerdict:
         self.on_progress(self.entry.name, reference.name)
@@ -305,38 +306,23 @@ class _EntryRun:
             compared.problems.append(f"{reference.name} failed: {error}")
             return compared
         compared.parameters = answer["parameters"]
-        if compared.parameters != self.record.parameters:
-            compared.problems.append(
-                f"{reference.name} has {compared.parameters:,} parameters, the plan "
-                f"{self.record.parameters:,}"
-            )
+        compared.problems += self._miscounted(reference.name, compared.parameters)
         if not self.outputs:
             compared.problems.append(f"no engine was compared with {reference.name}")
         for engine, outputs in self.outputs.items():
-            found = self._difference(logits, outputs, f"{reference.name} and {engine}")
-            compared.differences[engine] = finite(found.maximum)
-            compared.problems += found.problems
+            size, problems = self._difference(logits, outputs, f"{reference.name} and {engine}")
+            compared.differences[engine] = finite(size)
+            compared.problems += problems
         return compared
 
-    def _difference(self, a: Logits, b: Logits, pair: str) -> _Difference:
+    def _difference(self, a: Logits, b: Logits, pair: str) -> tuple[float, list[str]]:
+        """The largest over all inputs, infinite if there is a NaN, and what is wrong with it."""
         try:
-            worst = _worst(a, b)
+            worst = max(difference(a[index], b[index]).size for index in a)
         except ResNetError as error:
-            return _Difference(math.inf, [f"{pair} cannot be compared: {error}"])
+            return math.inf, [f"{pair} cannot be compared: {error}"]
         tolerance = self.record.tolerance
         if tolerance is not None and worst <= tolerance:
-            return _Difference(worst, [])
+            return worst, []
         over = "with no bound" if tolerance is None else f"over {tolerance:.1e}"
-        return _Difference(worst, [f"{pair} differ by {worst:.1e}, {over}"])
-
-
-@dataclass(frozen=True)
-class _Difference:
-    maximum: float
-    problems: list[str]
-
-
-def _worst(a: Logits, b: Logits) -> float:
-    """The largest difference over all inputs; infinite if there is a NaN."""
-    found = [difference(a[index], b[index]).maximum for index in a]
-    return max(math.inf if math.isnan(x) else x for x in found)
+        return worst, [f"{pair} differ by {worst:.1e}, {over}"]

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from resnet_parity.check.result import Outputs, Ran
-from resnet_parity.engines.process import EngineError, Start, Worker
+from resnet_parity.engines.job import EngineJob
+from resnet_parity.engines.process import EngineError, Worker
 from resnet_parity.engines.registry import Device, Engine
 from shared_spec.errors import ResNetError
 
@@ -22,9 +23,9 @@ class Presence(Protocol):
 
 
 def run_engine(
+    job: EngineJob,
     engine: Engine,
     device: Device,
-    start: Start,
     report: Presence,
     work: Callable[[Worker], tuple[Any, Outputs]],
 ) -> None:
@@ -34,7 +35,7 @@ def run_engine(
         report.missing[engine.name] = absent
         return
     try:
-        with start(engine, device) as worker:
+        with job.begin(engine, device) as worker:
             facts = worker.call("info")
             answer, outputs = work(worker)
     except (EngineError, ResNetError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -18,7 +17,6 @@ from resnet_parity.numerics.difference import (
     FLOAT64_TOLERANCE,
     ROUNDING_FACTOR,
     RULE,
-    Difference,
     difference,
 )
 from resnet_parity.numerics.rounding import perturbations, rounding_errors
@@ -111,14 +109,14 @@ def check(
 
         for engine in engines:
             on_progress(engine.name)
-            run_engine(engine, device, start, report, work)
+            run_engine(job, engine, device, report, work)
         referee = next((e for e in engines if report.ran and e.name == report.ran[0].engine), None)
         if dtype == "float64" and device != "cpu" and referee is not None:
             on_progress("float64 reference")
             # Before all others: what an accelerator's kernels have in common would not be seen
             # between engines that all use them.
             others, report.ran = report.ran, []
-            run_engine(referee, "cpu", start, report, work)
+            run_engine(job, referee, "cpu", report, work)
             here = [replace(ran, engine=f"{ran.engine} (cpu)") for ran in report.ran]
             report.ran = here + others
         judge_presence(report, requested)
@@ -175,11 +173,11 @@ def _judge_pairs(report: CheckReport) -> None:
         logits = {k: d for k, d in found.items() if _is_result(k)}
         # Features of the stem alone need no block.
         blocks = {k: d for k, d in found.items() if k not in logits} or logits
-        worst = max(blocks, key=lambda k: _badness(blocks[k]))
+        worst = max(blocks, key=lambda k: blocks[k].size)
         report.pairs.append(
             Pair(
                 (a.engine, b.engine),
-                max(logits.values(), key=_badness),
+                max(logits.values(), key=lambda d: d.size),
                 worst.partition("/")[2],
                 blocks[worst],
             )
@@ -194,10 +192,6 @@ def _judge_pairs(report: CheckReport) -> None:
                 f"(input {list(report.inputs[int(index)])}, index {list(found[name].worst)}), "
                 f"over {tolerance:.1e}"
             )
-
-
-def _badness(d: Difference) -> float:
-    return math.inf if math.isnan(d.maximum) else d.maximum
 
 
 def _judge_rounding(
@@ -239,7 +233,7 @@ def _judge_rounding(
         except (ResNetError, KeyError) as failure:
             report.problems.append(f"{ran.engine} cannot be compared with float64: {failure}")
             continue
-        worst = max(found, key=_badness)
+        worst = max(found, key=lambda d: d.size)
         report.against_float64[ran.engine] = worst
         if not worst.within(report.tolerance):
             report.problems.append(

@@ -103,7 +103,7 @@ def check_training(
         }
         for engine in engines:
             on_progress(engine.name)
-            run_engine(engine, device, start, report, lambda w: job.run(w.call, "train", **asked))
+            run_engine(job, engine, device, report, lambda w: job.run(w.call, "train", **asked))
         judge_presence(report, requested)
         if dtype == "float64":
             report.tolerances = {

@@ -73,7 +73,7 @@ def evaluate(
     whole images at several scales. Exits with 1 if engines differ by more than rounding explains.
     """
     from resnet_parity.evaluate import scoring as evaluating
-    from resnet_parity.evaluate.inputs import Request, prepare
+    from resnet_parity.evaluate.inputs import EvaluationRequest, prepare
     from resnet_parity.train.recipes import find_recipe
     from shared_spec.catalogue import CATALOGUE
     from shared_spec.catalogue.resolve import resolve
@@ -84,7 +84,7 @@ def evaluate(
     numpy_dtype(dtype)
     with _progress() as (step, advance, expect):
         step("opening")
-        request = Request(
+        request = EvaluationRequest(
             weights,
             None if model is None else resolve(model),
             path=data,

@@ -7,7 +7,7 @@ temporary, so that nothing waits for the disk.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,10 @@ class EngineJob:
         answer = call(operation, outputs=self.path(outputs), **arguments)
         return answer, self.read(outputs)
 
+    def begin(self, engine: Engine, device: Device = "cpu") -> AbstractContextManager[Worker]:
+        """An engine's worker, whose failures are its own `EngineError`."""
+        return (self.start or Worker)(engine, device)
+
     @contextmanager
     def worker(self, engine: Engine, device: Device = "cpu") -> Iterator[Worker]:
         """An engine's worker; what goes wrong with it is an error that names the engine.
@@ -67,7 +71,7 @@ class EngineJob:
         if absent is not None:
             raise FrameworkError(f"{engine.name}: {absent}")
         try:
-            with (self.start or Worker)(engine, device) as worker:
+            with self.begin(engine, device) as worker:
                 yield worker
         except EngineError as error:
             raise ResNetError(f"{engine.name} failed: {error}") from None

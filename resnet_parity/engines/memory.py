@@ -8,8 +8,6 @@ from pathlib import Path
 from shared_spec.weights.state import numpy_dtype
 
 WORKING_BYTES = 3 * 2**29
-
-
 """What a model needs besides its weights: the framework, activations, one layer's copies."""
 
 

@@ -8,11 +8,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from resnet_parity.engines.registry import missing_modules
 from shared_spec.catalogue import Entry
 
 PEERS = Path(sys.prefix) / "share" / "peers"
-
-
 """Where `python -m tests.fetch_peers` puts libraries that cannot be installed beside the rest."""
 
 
@@ -23,10 +22,7 @@ def peer_missing(peer: str) -> str | None:
             peer == "KerasHub" and importlib.util.find_spec("keras_hub") is not None
         )
         return None if found else "not found; run: python -m tests.fetch_peers"
-    module = {"keras.applications": "keras"}.get(peer, peer)
-    if importlib.util.find_spec(module) is None:
-        return f"{module} not installed; run: pip install {module}"
-    return None
+    return missing_modules([{"keras.applications": "keras"}.get(peer, peer)])
 
 
 PEER_FOLDERS = {"KerasHub": "keras_hub", "flax example": "flax_imagenet"}
@@ -45,10 +41,7 @@ class Reference:
 
     def missing(self) -> str | None:
         """None, or a sentence that says what is not installed and how to get it."""
-        absent = [m for m in self.requires if importlib.util.find_spec(m) is None]
-        if not absent:
-            return None
-        return f"{', '.join(absent)} not installed; run: pip install {' '.join(absent)}"
+        return missing_modules(self.requires)
 
 
 REFERENCES: dict[str, Reference] = {
@@ -70,8 +63,6 @@ REFERENCES: dict[str, Reference] = {
 
 
 FLOAT32_STATISTICS = frozenset({"evonorm_s0", "frn"})
-
-
 """Norms whose statistics timm takes in float32 whatever the input; see `float64_statistics`."""
 
 

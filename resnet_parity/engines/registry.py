@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +20,16 @@ DEVICES: tuple[Device, ...] = ("cpu", "gpu", "tpu")
 Precision = Literal["highest", "default"]
 """Of the products of float32 numbers: in full, or as each framework does them when nobody asks."""
 PRECISIONS: tuple[Precision, ...] = ("highest", "default")
+
+
+def missing_modules(modules: Iterable[str], install: str | None = None) -> str | None:
+    """None, or a sentence that says which are not installed and how to get them: by what pip calls
+    `install`, or by their own names.
+    """
+    absent = [module for module in modules if importlib.util.find_spec(module) is None]
+    if not absent:
+        return None
+    return f"{', '.join(absent)} not installed; run: pip install {install or ' '.join(absent)}"
 
 
 @dataclass(frozen=True)
@@ -36,12 +46,7 @@ class Engine:
 
     def missing(self) -> str | None:
         """None, or a sentence that says what is not installed and how to get it."""
-        absent = [m for m in self.requires if importlib.util.find_spec(m) is None]
-        if not absent:
-            return None
-        return (
-            f"{', '.join(absent)} not installed; run: pip install 'resnet-parity[{self.install}]'"
-        )
+        return missing_modules(self.requires, f"'resnet-parity[{self.install}]'")
 
     def environment(self, device: Device) -> dict[str, str]:
         """Environment of the worker process."""

@@ -32,7 +32,7 @@ _LARGEST_SCALE = 8192
 
 
 @dataclass(frozen=True)
-class Request:
+class EvaluationRequest:
     """What is to be evaluated, as a user asks for it."""
 
     weights: str
@@ -68,7 +68,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedEvaluation:
     """All that an evaluation needs and that no framework has a part in, opened and checked."""
 
     weights: str
@@ -84,7 +84,7 @@ class Prepared:
     notes: tuple[str, ...]
 
 
-def prepare(request: Request) -> Prepared:
+def prepare(request: EvaluationRequest) -> PreparedEvaluation:
     """Read weights, open data, and check that they fit each other, before any engine starts.
 
     Raises:
@@ -112,7 +112,7 @@ def prepare(request: Request) -> Prepared:
     loader = Loader(chosen, (), preprocessing, request.batch_size, mean_image=mean_image)
     _ = loader.held_out_shape
     views = _views(request, preprocessing, net, notes)
-    return Prepared(
+    return PreparedEvaluation(
         weights=weights,
         spec=net,
         state=checkpoint.state,
@@ -125,7 +125,7 @@ def prepare(request: Request) -> Prepared:
     )
 
 
-def _check_options(request: Request) -> None:
+def _check_options(request: EvaluationRequest) -> None:
     crops, scales, limit = request.crops, request.scales, request.limit
     if crops not in CROPS:
         raise ResNetError(f"crops: {crops!r} is not one of {', '.join(CROPS)}")
@@ -166,7 +166,7 @@ def _file_and_recipe(weights: str) -> tuple[Path, Recipe | None]:
     return folder / WEIGHTS, recipe
 
 
-def _placed(request: Request, trained: Recipe | None) -> tuple[Recipe | None, Recipe | None]:
+def _placed(request: EvaluationRequest, trained: Recipe | None) -> tuple[Recipe | None, Recipe | None]:
     """The recipe that was named and that of the run, the one that gives the data with those at the
     place that was named.
     """
@@ -189,14 +189,16 @@ def _moved(recipe: Recipe, path: str) -> Recipe:
     return Recipe.parse(fields | {"data": fields["data"] | {"path": path}})
 
 
-def _read(file: Path, request: Request) -> tuple[Checkpoint, ResNetSpec]:
+def _read(file: Path, request: EvaluationRequest) -> tuple[Checkpoint, ResNetSpec]:
     with workspace() as folder:
         checkpoint, net = read_classifier(file, request.spec, folder, request.resize)
         # What passed through a worker lies in the folder.
         return replace(checkpoint, state=dict(checkpoint.state)), net
 
 
-def _declared(request: Request, told: Recipe | None, net: ResNetSpec) -> tuple[DataSpec, Split]:
+def _declared(
+    request: EvaluationRequest, told: Recipe | None, net: ResNetSpec
+) -> tuple[DataSpec, Split]:
     """The data set, and which part of it is evaluated."""
     path, format = request.path, request.format
     if format is None:
@@ -276,7 +278,7 @@ def _mean_image(recipe: Recipe | None, crops: str) -> np.ndarray | None:
 
 
 def _views(
-    request: Request, preprocessing: Preprocessing, net: ResNetSpec, notes: list[str]
+    request: EvaluationRequest, preprocessing: Preprocessing, net: ResNetSpec, notes: list[str]
 ) -> Views:
     """Views of sizes that the net can take."""
     size, crops = preprocessing.image_size, request.crops

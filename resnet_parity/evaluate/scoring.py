@@ -13,7 +13,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,11 @@ from resnet_parity.engines.job import EngineJob
 from resnet_parity.engines.process import EngineError, Start, Worker
 from resnet_parity.engines.registry import Device, Engine
 from resnet_parity.evaluate.crops import Chunk, image_logits, rounds
-from resnet_parity.evaluate.inputs import Prepared, spread
+from resnet_parity.evaluate.inputs import PreparedEvaluation, spread
+from resnet_parity.evaluate.result import Agreement, EngineScores, EvaluationReport
 from resnet_parity.numerics.difference import FLOAT64_TOLERANCE, ROUNDING_FACTOR, RULE
 from resnet_parity.numerics.rounding import perturbations, rounding_errors
-from resnet_parity.numerics.top_k import Scores, losses, ranks, summed
+from resnet_parity.numerics.top_k import losses, ranks, summed
 from shared_spec.atomic_write import workspace
 from shared_spec.errors import ResNetError
 from shared_spec.plan.compiler import compile_plan
@@ -37,109 +38,8 @@ _SHOWN = 5
 """Images that are named where two engines disagree."""
 
 
-@dataclass
-class Evaluated:
-    """What one engine made of the images.
-
-    `seconds` are those of the net alone; `images_per_second` leaves out the first batch of each
-    size, for which engines compile, and is None if that leaves nothing.
-    """
-
-    engine: str
-    versions: dict[str, str]
-    device: str
-    parameters: int
-    scores: Scores
-    seconds: float
-    images_per_second: float | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON data."""
-        return {
-            "engine": self.engine,
-            "versions": self.versions,
-            "device": self.device,
-            "parameters": self.parameters,
-            "top1": self.scores.top1,
-            "top5": self.scores.top5,
-            "top1_error": 1 - self.scores.top1,
-            "top5_error": 1 - self.scores.top5,
-            "loss": _finite(self.scores.loss),
-            "images": self.scores.images,
-            "seconds": self.seconds,
-            "images_per_second": self.images_per_second,
-        }
-
-
-@dataclass
-class Agreement:
-    """How two engines agree: the share of images, 0..1, with the same likeliest class; the largest
-    difference of any logit of any view under `RULE`, the first engine being the reference, and
-    NaN if either gave no number; the image where it is, if there is any; and some images on which
-    they disagree.
-    """
-
-    same_top1: float
-    logits: float
-    worst: str | None
-    disagreements: list[dict[str, str]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON data."""
-        return {
-            "same_top1": self.same_top1,
-            "logits": _finite(self.logits),
-            "worst": self.worst,
-            "disagreements": self.disagreements,
-        }
-
-
-@dataclass
-class Report:
-    """The result of `evaluate`; `problems` is empty exactly if every engine ran and all agree."""
-
-    prepared: Prepared
-    dtype: str
-    tolerance: float | None = None
-    """Of the logits between two engines; None if there was nothing to compare."""
-    rule: str = RULE
-    ran: list[Evaluated] = field(default_factory=list)
-    pairs: dict[tuple[str, str], Agreement] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-
-    @property
-    def holds(self) -> bool:
-        """True if every engine ran and all agree."""
-        return not self.problems
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON data."""
-        p = self.prepared
-        return {
-            "weights": p.weights,
-            "data": p.data,
-            "images": len(p.dataset),
-            "classes": len(p.names),
-            "crops": p.views.crops,
-            "scales": list(p.views.scales),
-            "image_size": p.views.preprocessing.image_size,
-            "dtype": self.dtype,
-            "holds": self.holds,
-            "problems": self.problems,
-            "notes": list(p.notes),
-            "rule": self.rule,
-            "tolerance": self.tolerance,
-            "engines": [ran.to_dict() for ran in self.ran],
-            "failed": self.failed,
-            "pairs": [
-                {"engines": list(names)} | found.to_dict() for names, found in self.pairs.items()
-            ],
-        }
-
-
 def evaluate(
-    prepared: Prepared,
+    prepared: PreparedEvaluation,
     engines: Sequence[Engine],
     *,
     dtype: str = "float32",
@@ -147,7 +47,7 @@ def evaluate(
     on_progress: Callable[[str], None] = lambda text: None,
     advance: Callable[[float], None] = lambda images: None,
     start: Start = Worker,
-) -> Report:
+) -> EvaluationReport:
     """Score the weights in each engine, and compare each engine with each.
 
     Every engine runs in a process of its own; all are there at the same time, and compute in turn.
@@ -167,14 +67,24 @@ def evaluate(
         ResNetError: if an image cannot be read.
     """
     numpy_dtype(dtype)
-    report = Report(prepared, dtype)
+    report = EvaluationReport(
+        weights=prepared.weights,
+        data=prepared.data,
+        images=len(prepared.dataset),
+        classes=len(prepared.names),
+        crops=prepared.views.crops,
+        scales=prepared.views.scales,
+        image_size=prepared.views.preprocessing.image_size,
+        dtype=dtype,
+        notes=prepared.notes,
+    )
     with ExitStack() as stack:
         job = EngineJob(stack.enter_context(workspace()), start)
         run = _EvaluationRun(prepared, dtype, job, report)
         # All processes at once: each takes seconds to import its framework.
         for engine in engines:
             with run.excusing(engine.name):
-                run.add(engine, stack.enter_context(start(engine, device)))
+                run.add(engine, stack.enter_context(job.begin(engine, device)))
         on_progress("starting engines")
         run.load()
         on_progress("evaluating")
@@ -230,7 +140,9 @@ class _PairTally:
 class _EvaluationRun:
     """An evaluation on its way."""
 
-    def __init__(self, prepared: Prepared, dtype: str, job: EngineJob, report: Report) -> None:
+    def __init__(
+        self, prepared: PreparedEvaluation, dtype: str, job: EngineJob, report: EvaluationReport
+    ) -> None:
         self._p, self._dtype, self._job, self._report = prepared, dtype, job, report
         self._tallies: dict[str, _Tally] = {}
         self._pairs: dict[tuple[str, str], _PairTally] = {}
@@ -355,15 +267,16 @@ class _EvaluationRun:
         """Put what was found into the report."""
         p, report = self._p, self._report
         for name, tally in self._tallies.items():
+            scores = summed(np.concatenate(tally.ranks), np.concatenate(tally.losses))
             report.ran.append(
-                Evaluated(
-                    name,
-                    tally.facts["versions"],
-                    tally.facts["device"],
-                    tally.parameters,
-                    summed(np.concatenate(tally.ranks), np.concatenate(tally.losses)),
-                    tally.seconds,
-                    tally.speed(len(p.views.scales)),
+                EngineScores(
+                    **asdict(scores),
+                    engine=name,
+                    versions=tally.facts["versions"],
+                    device=tally.facts["device"],
+                    parameters=tally.parameters,
+                    seconds=tally.seconds,
+                    images_per_second=tally.speed(len(p.views.scales)),
                 )
             )
             if tally.strange is not None:
@@ -371,15 +284,11 @@ class _EvaluationRun:
                     f"{name} gives logits that are not finite numbers, first for {tally.strange}"
                 )
         for (a, b), pair in self._pairs.items():
-            largest = self._tallies[a].largest
-            strange = self._tallies[a].strange or self._tallies[b].strange
-            logits = math.nan if strange else _ratio(pair.farthest, largest)
-            report.pairs[a, b] = Agreement(
-                pair.same / len(p.dataset),
-                logits,
-                p.dataset.where(pair.worst) if pair.farthest else None,
-                pair.disagreements,
-            )
+            first, strange = self._tallies[a], self._tallies[a].strange or self._tallies[b].strange
+            logits = math.nan if strange else _ratio(pair.farthest, first.largest)
+            worst = p.dataset.where(pair.worst) if pair.farthest else None
+            same = pair.same / len(p.dataset)
+            report.pairs.append(Agreement((a, b), same, logits, worst, pair.disagreements))
 
     def measure_rounding(self, device: Device) -> None:
         """What rounding may do to these logits: see `rounding_errors`."""
@@ -415,7 +324,7 @@ class _EvaluationRun:
         )
 
 
-def _judge(report: Report, dtype: str) -> None:
+def _judge(report: EvaluationReport, dtype: str) -> None:
     for name, reason in report.failed.items():
         report.problems.append(f"{name} failed: {reason}")
     if not report.ran:
@@ -425,12 +334,12 @@ def _judge(report: Report, dtype: str) -> None:
         report.rule = f"{RULE} ≤ {FLOAT64_TOLERANCE:.0e}"
     if report.tolerance is None:
         return
-    for (a, b), found in report.pairs.items():
+    for found in report.pairs:
         # Logits that are no numbers are a problem of their own.
         if not math.isnan(found.logits) and found.logits > report.tolerance:
             report.problems.append(
-                f"{a} and {b} differ by {found.logits:.1e}, over {report.tolerance:.1e}, most at "
-                f"{found.worst}"
+                f"{' and '.join(found.engines)} differ by {found.logits:.1e}, over "
+                f"{report.tolerance:.1e}, most at {found.worst}"
             )
 
 
@@ -438,7 +347,3 @@ def _ratio(apart: float, largest: float) -> float:
     if apart == 0:
         return 0.0
     return apart / largest if largest else math.inf
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -53,6 +53,11 @@ class Difference:
     worst: tuple[Count, ...] = ()
     scale: Measured = math.nan
 
+    @property
+    def size(self) -> float:
+        """`maximum`, where NaN counts for more than any number."""
+        return float("inf") if np.isnan(self.maximum) else self.maximum
+
     def within(self, tolerance: float) -> bool:
         """True if the difference is at most `tolerance`; never for NaN."""
         return bool(self.maximum <= tolerance)

@@ -100,8 +100,6 @@ def _event_writer() -> Any:
 
 
 QUIET = 5.0
-
-
 """Seconds between two lines of progress in a log."""
 
 

@@ -86,7 +86,7 @@ class Trained:
 
 
 @dataclass
-class Prepared:
+class PreparedTraining:
     """All that a training needs and that needs no framework, opened and checked."""
 
     recipe: Recipe
@@ -108,7 +108,7 @@ class Prepared:
 
 def prepare(
     recipe: Recipe, threads: int | None = None, shard: tuple[int, int] = (0, 1)
-) -> Prepared:
+) -> PreparedTraining:
     """Open the data of a recipe and check that all fits together, before any work starts. `shard`
     is the rank of this process and the number of those that train together.
 
@@ -139,7 +139,7 @@ def prepare(
     spec = recipe.spec(len(train.names), channels, height)
     steps = recipe.length(loader.steps_per_epoch)
     recipe.check_parts(spec)
-    return Prepared(recipe, loader, eyes, spec, preprocessing, train.names, steps, shard)
+    return PreparedTraining(recipe, loader, eyes, spec, preprocessing, train.names, steps, shard)
 
 
 def _preprocessing(recipe: Recipe, train: Dataset, mean_image: np.ndarray | None) -> Preprocessing:
@@ -157,7 +157,7 @@ def _preprocessing(recipe: Recipe, train: Dataset, mean_image: np.ndarray | None
 
 
 def train(
-    prepared: Prepared,
+    prepared: PreparedTraining,
     engine: Engine,
     folder: Path,
     *,
@@ -192,7 +192,7 @@ def train(
         if state is not None:
             trainer.load_state(read_safetensors(state).state, str(state))
             observer.say(f"continuing after step {trainer.step_number} of {prepared.steps}")
-        run = _Run(prepared, session, trainer, folder, observer)
+        run = _TrainingRun(prepared, session, trainer, folder, observer)
         with _records(folder if first else None, trainer.step_number) as records:
             return run.go(records)
 
@@ -221,7 +221,7 @@ def _claim(folder: Path, recipe: Recipe, resume: bool, first: bool) -> Path | No
     return None
 
 
-def _model(session: Session, prepared: Prepared) -> Any:
+def _model(session: Session, prepared: PreparedTraining) -> Any:
     recipe, spec = prepared.recipe, prepared.spec
     dtype = recipe.dtype
     if recipe.weights is None:
@@ -256,11 +256,16 @@ def _records(folder: Path | None, step: int) -> IO[str]:
     return path.open("a", encoding="utf-8")
 
 
-class _Run:
+class _TrainingRun:
     """A training on its way."""
 
     def __init__(
-        self, prepared: Prepared, session: Session, trainer: Any, folder: Path, observer: Observer
+        self,
+        prepared: PreparedTraining,
+        session: Session,
+        trainer: Any,
+        folder: Path,
+        observer: Observer,
     ) -> None:
         self.prepared, self.session, self.trainer = prepared, session, trainer
         self.folder, self.observer = folder, observer
