@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_parity.bench.measure import bench
-from resnet_parity.bench.result import Request
+from resnet_parity.bench.result import BenchRequest
 from resnet_parity.check.forward import check
 from resnet_parity.engines.process import EngineError, Worker
 from resnet_parity.engines.registry import ENGINES, Engine, parse_device
@@ -162,7 +162,7 @@ def parts(
 
             yield f"{name}, {dtype}, {precision}", "checks", compare
     for wanted in speeds(device, quick):
-        request = Request(
+        request = BenchRequest(
             "resnet50",
             resolve("resnet50"),
             tuple(engines),
@@ -174,7 +174,7 @@ def parts(
             [*wanted["modes"], *wanted["dtypes"], *wanted["compiles"], *["TF32"] * wanted["tf32"]]
         )
 
-        def time(step: Step, request: Request = request) -> dict[str, Any]:
+        def time(step: Step, request: BenchRequest = request) -> dict[str, Any]:
             return bench(request, step).to_dict()
 
         yield f"bench, {label}", "benches", time

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from resnet_parity.bench.peers import candidates
-from resnet_parity.bench.result import BenchReport, Case, Request
+from resnet_parity.bench.result import BenchReport, BenchRequest, Case
 from resnet_parity.engines.memory import available_memory, peak_bytes
 from resnet_parity.engines.registry import Device, Engine
 from shared_spec.plan.compiler import compile_plan
@@ -17,7 +17,7 @@ PEER_LAYOUTS = ("channels_first", "channels_last")
 """PyTorch's libraries are timed as they come and in the layout that is faster on most devices."""
 
 
-def cases(request: Request, report: BenchReport) -> list[Case]:
+def cases(request: BenchRequest, report: BenchReport) -> list[Case]:
     """All sides in all settings; what does not exist is listed in the report."""
     engines = [engine for engine in request.engines if engine.name not in report.missing]
     found = []
@@ -33,7 +33,7 @@ def cases(request: Request, report: BenchReport) -> list[Case]:
     return list(dict.fromkeys(found))
 
 
-def _variants(base: Case, request: Request, report: BenchReport) -> Iterator[Case]:
+def _variants(base: Case, request: BenchRequest, report: BenchReport) -> Iterator[Case]:
     """The forms, layouts and ways to compile in which a side is timed."""
     own, engine = base.candidate.peer is None, base.engine
     forms = [f for f in request.forms if own and (f == "plain" or base.mode == "infer")]

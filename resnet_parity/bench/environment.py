@@ -8,10 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from resnet_parity.bench.result import Request
+from resnet_parity.bench.result import BenchRequest
 
 
-def measured_on(request: Request) -> dict[str, Any]:
+def measured_on(request: BenchRequest) -> dict[str, Any]:
     """Device, processor, memory, threads and environment variables, as JSON data."""
     memory = None
     with suppress(AttributeError, ValueError, OSError):

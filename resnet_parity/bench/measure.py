@@ -19,10 +19,10 @@ import numpy as np
 
 from resnet_parity.bench.cases import cases, framework_of, setting_of, turns
 from resnet_parity.bench.environment import measured_on
-from resnet_parity.bench.result import BenchReport, Bound, Case, Parity, Request, Row
+from resnet_parity.bench.result import BenchReport, BenchRequest, BenchRow, Bound, Case, Parity
 from resnet_parity.bench.roofline import bound_seconds
 from resnet_parity.bench.scaling import Scale, points
-from resnet_parity.engines.bench_job import Job, Rates, distinct
+from resnet_parity.engines.bench_job import BenchJob, Rates, distinct
 from resnet_parity.engines.job import EngineJob
 from resnet_parity.engines.process import EngineError, Start, Worker
 from resnet_parity.engines.registry import ENGINES, Engine
@@ -41,7 +41,7 @@ OnProgress = Callable[[str], None]
 
 
 def bench(
-    request: Request,
+    request: BenchRequest,
     on_progress: OnProgress = lambda text: None,
     start: Start = Worker,
     scale: Scale | None = None,
@@ -70,11 +70,11 @@ def bench(
 class Bench:
     """A measurement at work: what has been found, and the files that workers read."""
 
-    def __init__(self, request: Request, on_progress: OnProgress, job: EngineJob) -> None:
+    def __init__(self, request: BenchRequest, on_progress: OnProgress, job: EngineJob) -> None:
         self.request, self.on_progress, self.job = request, on_progress, job
         self.report = BenchReport(name=request.name, command=request.command)
-        self.rows: list[Row] = []
-        self.points: list[tuple[str, int, str, Row]] = []
+        self.rows: list[BenchRow] = []
+        self.points: list[tuple[str, int, str, BenchRow]] = []
         self.rates: dict[str, Rates] = {}
         self._weights: dict[tuple[ResNetSpec, str], str] = {}
         self._references: dict[tuple[Any, ...], State] = {}
@@ -89,7 +89,7 @@ class Bench:
         self.report.environment = measured_on(request)
         self._rate()
 
-    def measure(self, found: Sequence[Case]) -> list[Row]:
+    def measure(self, found: Sequence[Case]) -> list[BenchRow]:
         """Rows of cases, which take turns where they are of one setting."""
         return [row for turn in turns(found, self.request.device) for row in self._turn(turn)]
 
@@ -106,32 +106,32 @@ class Bench:
                 f"wrong, such as a wait for the device that is missing"
             )
         judge_ratios(self.rows)
-        for row in self._judged():
+        for row in self._measured():
             if row.refused is not None:
                 report.problems.append(f"{row.case.engine.name}, {row.case.side}: {row.refused}")
         if self.request.requested:
             names = {engine.name for engine in self.request.engines}
             problems = (f"{n} is missing: {t}" for n, t in report.missing.items() if n in names)
             report.problems += problems
-        if not any(row.speed for row in self._judged()):
+        if not any(row.speed for row in self._measured()):
             report.problems.append("nothing was timed")
         report.bounds = [Bound(**rates.to_dict()) for rates in self.rates.values()]
         report.rows = [row.timed for row in self.rows]
         report.scaling = [row.scaled(over, x, label) for over, x, label, row in self.points]
 
-    def _judged(self) -> list[Row]:
+    def _measured(self) -> list[BenchRow]:
         """All that was measured, for its own sake or for a curve."""
         return [*self.rows, *(row for *_, row in self.points)]
 
-    def _above(self) -> list[Row]:
+    def _above(self) -> list[BenchRow]:
         """Give each row its bound; those that are above."""
-        for row in self._judged():
+        for row in self._measured():
             case = row.case
             p = compile_plan(case.candidate.spec)
             rates = self.rates[case.dtype]
             seconds = bound_seconds(p, case.size, case.mode, case.batch, rates)
             row.bound = case.batch / seconds
-        return [row for row in self._judged() if (row.share or 0) > 1]
+        return [row for row in self._measured() if (row.share or 0) > 1]
 
     def _rate(self) -> None:
         """The best that any framework reaches, now and before."""
@@ -158,9 +158,9 @@ class Bench:
         if self.request.device != "cpu":
             self.report.environment["hardware"] = info["device"]
 
-    def _turn(self, found: Sequence[Case]) -> list[Row]:
+    def _turn(self, found: Sequence[Case]) -> list[BenchRow]:
         """Cases in alternation, a round each; the processes of a side share its rounds."""
-        rows: dict[str, Row] = {}
+        rows: dict[str, BenchRow] = {}
         rounds, count = self.request.rounds, self.request.processes
         for first in range(count):
             self._processes(
@@ -168,10 +168,10 @@ class Bench:
             )
         return list(rows.values())
 
-    def _processes(self, found: Sequence[Case], rows: dict[str, Row], rounds: range) -> None:
+    def _processes(self, found: Sequence[Case], rows: dict[str, BenchRow], rounds: range) -> None:
         """Some of the rounds, in a process of each side."""
         with ExitStack() as stack:
-            live: list[tuple[Row, Any]] = []
+            live: list[tuple[BenchRow, Any]] = []
             for case in found:
                 row, worker = self._ready(case, rows, stack)
                 if row is not None and worker is not None:
@@ -187,12 +187,14 @@ class Bench:
                 with suppress(EngineError):
                     worker.call("bench_close", key=row.case.key)
 
-    def _ready(self, case: Case, rows: dict[str, Row], stack: ExitStack) -> tuple[Row | None, Any]:
+    def _ready(
+        self, case: Case, rows: dict[str, BenchRow], stack: ExitStack
+    ) -> tuple[BenchRow | None, Any]:
         """A side that is built and computes the right thing, in its process; its row is the one
         that it has, if this is not its first process.
         """
         again = case.key in rows
-        row = rows.get(case.key, Row(case))
+        row = rows.get(case.key, BenchRow(case))
         if row.refused is not None:
             return row, None
         self.on_progress(f"{setting_of(case)}: building {case.engine.name}, {case.side}")
@@ -223,13 +225,13 @@ class Bench:
         given.pop("tf32")
         environment["variables"] |= given
 
-    def _passes(self, row: Row, worker: Any) -> int:
+    def _passes(self, row: BenchRow, worker: Any) -> int:
         """How many passes make a round of the length that is requested."""
         self._round(row, worker, 1)
         once = row.seconds.pop() if row.refused is None else 1.0
         return max(1, min(round(self.request.seconds / max(once, 1e-9)), 10_000))
 
-    def _round(self, row: Row, worker: Any, passes: int) -> None:
+    def _round(self, row: BenchRow, worker: Any, passes: int) -> None:
         try:
             answer = worker.call("bench_time", key=row.case.key, passes=passes)
         except (EngineError, ResNetError) as error:
@@ -240,9 +242,9 @@ class Bench:
         if not answer["finite"]:
             row.refused = "it computes numbers that are not finite"
 
-    def _job(self, case: Case, outputs: str) -> Job:
+    def _job(self, case: Case, outputs: str) -> BenchJob:
         spec, seed = case.candidate.spec, self.request.seed
-        return Job(
+        return BenchJob(
             peer=case.candidate.peer,
             name=case.candidate.net,
             spec=spec.to_dict(),
@@ -348,7 +350,7 @@ def farthest_result(reference: State, found: State, batch: int) -> tuple[str, fl
     return max(telling, key=lambda result: result[1] / result[2])
 
 
-def judge_ratios(rows: Sequence[Row]) -> None:
+def judge_ratios(rows: Sequence[BenchRow]) -> None:
     """Hold ours against the fastest peer of its engine in the same setting that is compiled alike,
     or the fastest of all if none is.
     """

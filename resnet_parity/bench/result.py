@@ -17,7 +17,7 @@ from shared_spec.spec.resnet_spec import ResNetSpec
 
 
 @dataclass(frozen=True)
-class Request:
+class BenchRequest:
     """What to measure."""
 
     name: str
@@ -211,7 +211,7 @@ class BenchReport(JsonRecord):
 
 
 @dataclass
-class Row:
+class BenchRow:
     """What was measured of a case; without speed if `refused` says why."""
 
     case: Case

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from resnet_parity.bench.result import Request
+from resnet_parity.bench.result import BenchRequest
 from shared_spec.catalogue.resolve import resolve
 from shared_spec.errors import ResNetError
 
@@ -35,7 +35,7 @@ class Scale:
             resolve(f"resnet{depth}")
 
 
-def points(request: Request, scale: Scale) -> Iterator[tuple[str, int, str, Request]]:
+def points(request: BenchRequest, scale: Scale) -> Iterator[tuple[str, int, str, BenchRequest]]:
     """Over what, the value, what to call it, and what to measure there: ours alone."""
     alone = replace(request, peers=False)
     for over in scale.over:
@@ -43,7 +43,9 @@ def points(request: Request, scale: Scale) -> Iterator[tuple[str, int, str, Requ
             yield over, x, label, part
 
 
-def _along(over: str, request: Request, scale: Scale) -> Iterator[tuple[int, str, Request]]:
+def _along(
+    over: str, request: BenchRequest, scale: Scale
+) -> Iterator[tuple[int, str, BenchRequest]]:
     if over == "batch":
         for batch in scale.batches:
             yield batch, f"batch {batch}", replace(request, batches=(batch,))

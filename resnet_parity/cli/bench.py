@@ -101,14 +101,14 @@ def bench(
     limit of the device is refused as a timing error.
     """
     from resnet_parity.bench.measure import bench as run_bench
-    from resnet_parity.bench.result import Request
+    from resnet_parity.bench.result import BenchRequest
     from resnet_parity.engines.bench_job import BYTES
 
     plots.require_picture(plot)
     _require_file(output)
     given = {"depth": depths, "batch": batches, "size": sizes}
     scale = _scale(scaling, given)
-    request = Request(
+    request = BenchRequest(
         model,
         resolve(model),
         tuple(parse_engines(engines)),

@@ -19,7 +19,7 @@ alone has, and a float64 reference of these says what every row of the timed bat
 
 
 @dataclass(frozen=True)
-class Job:
+class BenchJob:
     """One side of a comparison, as the parent process asks for it."""
 
     peer: str | None
@@ -39,7 +39,7 @@ class Job:
     outputs: str
 
     @classmethod
-    def parse(cls, data: dict[str, Any]) -> Job:
+    def parse(cls, data: dict[str, Any]) -> BenchJob:
         """From JSON data."""
         return cls(**data | {"size": tuple(data["size"])})
 

@@ -181,9 +181,9 @@ def _bench(
     name: str, spec: ResNetSpec, settings: Settings, on_progress: Callable[[str], None]
 ) -> BenchReport:
     from resnet_parity.bench.measure import bench
-    from resnet_parity.bench.result import Request
+    from resnet_parity.bench.result import BenchRequest
 
-    request = Request(
+    request = BenchRequest(
         name,
         spec,
         tuple(settings.engines),

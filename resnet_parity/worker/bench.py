@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_parity.engines.bench_job import Job, distinct_images, distinct_labels
+from resnet_parity.engines.bench_job import BenchJob, distinct_images, distinct_labels
 from resnet_parity.numerics.rounding import perturbed
 from resnet_parity.worker import device_rates
 from resnet_parity.worker.contenders import how, import_peer, make_side, watched
@@ -30,7 +30,7 @@ def bench_build(session: Session, key: str, job: dict[str, Any]) -> dict[str, An
     """Build a side and run its first pass, which compiles; logits, or the updates of the parameters
     that are watched, go into the job's file. A library that is not there is listed in `missing`.
     """
-    asked = Job.parse(job)
+    asked = BenchJob.parse(job)
     with as_users_run(session, asked.tf32):
         try:
             start = time.perf_counter()
@@ -95,7 +95,7 @@ def bench_reference(session: Session, job: dict[str, Any], roundoff: str, trials
     update of what is watched; `trial<i>/...` with weights changed as rounding does; and in
     `storage/...` what rounding the updated weights themselves to float32 does to an update.
     """
-    asked = Job.parse(job)
+    asked = BenchJob.parse(job)
     net = asked.net
     p = compile_plan(net)
     state = cast_weights(read_safetensors(asked.weights).state, "float64")

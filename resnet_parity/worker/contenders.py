@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from resnet_parity.engines.bench_job import Job
+from resnet_parity.engines.bench_job import BenchJob
 from resnet_parity.engines.reference_libraries import PEER_FOLDERS, PEERS
 from resnet_parity.worker.reference_libraries import (
     KEYS,
@@ -97,7 +97,7 @@ def import_peer(peer: str | None) -> list[str]:
     return []
 
 
-def make_side(session: Session, job: Job) -> Side:
+def make_side(session: Session, job: BenchJob) -> Side:
     """A side, ready to run, in the process of an engine that has its framework."""
     if session.package == "resnet_torch":
         return _torch_side(session, job)
@@ -106,7 +106,7 @@ def make_side(session: Session, job: Job) -> Side:
     return _linen_side(job) if job.peer else _flax_side(session, job)
 
 
-def _own(session: Session, job: Job) -> tuple[Any, float, float]:
+def _own(session: Session, job: BenchJob) -> tuple[Any, float, float]:
     """Our model, and the seconds that building it and loading the weights took. For the inference
     form the file is read first: folding is part of building.
     """
@@ -126,7 +126,7 @@ def _own(session: Session, job: Job) -> tuple[Any, float, float]:
     return session.moved(model), build, load
 
 
-def _own_trainer(session: Session, job: Job, model: Any, build: float, load: float) -> Side:
+def _own_trainer(session: Session, job: BenchJob, model: Any, build: float, load: float) -> Side:
     trainer = session.resnet.Trainer(model, how(job.dtype), 10**6)
     arrays = job.images, job.labels
     # Its peers under Keras place each batch in `fit`.
@@ -148,7 +148,7 @@ def _own_trainer(session: Session, job: Job, model: Any, build: float, load: flo
 # PyTorch.
 
 
-def _torch_side(session: Session, job: Job) -> Side:
+def _torch_side(session: Session, job: BenchJob) -> Side:
     import torch
 
     if job.peer is None:
@@ -182,7 +182,7 @@ def _torch_side(session: Session, job: Job) -> Side:
     return Side(run, build, load)
 
 
-def _torch_peer(session: Session, job: Job) -> tuple[Any, float, float]:
+def _torch_peer(session: Session, job: BenchJob) -> tuple[Any, float, float]:
     start = time.perf_counter()
     model = torch_net(job.peer or "", job.name)
     built = time.perf_counter()
@@ -191,7 +191,7 @@ def _torch_peer(session: Session, job: Job) -> tuple[Any, float, float]:
     return model, built - start, time.perf_counter() - built
 
 
-def _torch_images(job: Job, like: Any) -> Any:
+def _torch_images(job: BenchJob, like: Any) -> Any:
     """[N, C, H, W] beside the parameters, in the layout of the job."""
     import torch
 
@@ -200,7 +200,7 @@ def _torch_images(job: Job, like: Any) -> Any:
     return x.contiguous(memory_format=layout)
 
 
-def _torch_loop(job: Job, model: Any, build: float, load: float) -> Side:
+def _torch_loop(job: BenchJob, model: Any, build: float, load: float) -> Side:
     """The usual loop, over a batch on the device in the model's layout."""
     import torch
 
@@ -229,7 +229,7 @@ def _torch_loop(job: Job, model: Any, build: float, load: float) -> Side:
 # Keras.
 
 
-def _keras_side(session: Session, job: Job) -> Side:
+def _keras_side(session: Session, job: BenchJob) -> Side:
     if job.peer is None:
         model, build, load = _own(session, job)
         if job.mode == "train":
@@ -250,7 +250,7 @@ def _keras_side(session: Session, job: Job) -> Side:
     return Side(run, build, load)
 
 
-def _keras_input(job: Job) -> Any:
+def _keras_input(job: BenchJob) -> Any:
     import keras
 
     return keras.ops.convert_to_tensor(job.images, job.dtype)
@@ -260,7 +260,7 @@ Compiled = Callable[[Any], Callable[[Any], Any]] | None
 """Our verb of that name; None for a peer."""
 
 
-def _keras_tensorflow(model: Any, job: Job, compiled: Compiled) -> tuple[Any, Any, Any]:
+def _keras_tensorflow(model: Any, job: BenchJob, compiled: Compiled) -> tuple[Any, Any, Any]:
     import tensorflow as tf
 
     if compiled is not None and job.compile == "none":
@@ -271,7 +271,7 @@ def _keras_tensorflow(model: Any, job: Job, compiled: Compiled) -> tuple[Any, An
     return forward, _keras_input(job), lambda y: y.numpy()
 
 
-def _keras_jax(model: Any, job: Job, compiled: Compiled) -> tuple[Any, Any, Any]:
+def _keras_jax(model: Any, job: BenchJob, compiled: Compiled) -> tuple[Any, Any, Any]:
     import jax
 
     if compiled is not None:
@@ -282,7 +282,7 @@ def _keras_jax(model: Any, job: Job, compiled: Compiled) -> tuple[Any, Any, Any]
     return _one_by_one(lambda x: run(trained, others, x)), _keras_input(job), _ready
 
 
-def _keras_torch(model: Any, job: Job, compiled: Compiled) -> tuple[Any, Any, Any]:
+def _keras_torch(model: Any, job: BenchJob, compiled: Compiled) -> tuple[Any, Any, Any]:
     import torch
 
     def eager(x: Any) -> Any:
@@ -304,14 +304,14 @@ def _keras_torch(model: Any, job: Job, compiled: Compiled) -> tuple[Any, Any, An
     return run, _keras_input(job), wait
 
 
-_KERAS_FORWARD: dict[str, Callable[[Any, Job, Compiled], tuple[Any, Any, Any]]] = {
+_KERAS_FORWARD: dict[str, Callable[[Any, BenchJob, Compiled], tuple[Any, Any, Any]]] = {
     "tensorflow": _keras_tensorflow,
     "jax": _keras_jax,
     "torch": _keras_torch,
 }
 
 
-def _keras_peer(job: Job) -> tuple[Any, dict[str, Any], float, float]:
+def _keras_peer(job: BenchJob) -> tuple[Any, dict[str, Any], float, float]:
     """A library's model, its layers with parameters by canonical name, and two times."""
     import keras
 
@@ -330,7 +330,9 @@ def _keras_peer(job: Job) -> tuple[Any, dict[str, Any], float, float]:
     return model, layers, built - start, time.perf_counter() - built
 
 
-def _keras_fit(job: Job, model: Any, layers: Mapping[str, Any], build: float, load: float) -> Side:
+def _keras_fit(
+    job: BenchJob, model: Any, layers: Mapping[str, Any], build: float, load: float
+) -> Side:
     import keras
 
     model.compile(
@@ -376,7 +378,7 @@ def _ready(y: Any) -> Any:
     return y.block_until_ready()
 
 
-def _flax_side(session: Session, job: Job) -> Side:
+def _flax_side(session: Session, job: BenchJob) -> Side:
     import jax.numpy as jnp
 
     model, build, load = _own(session, job)
@@ -397,7 +399,7 @@ def _jax_passes(forward: Callable[[Any], Any], x: Any, build: float, load: float
     return Side(run, build, load)
 
 
-def _linen_side(job: Job) -> Side:
+def _linen_side(job: BenchJob) -> Side:
     """The model of Flax's imagenet example, as the example runs and trains it."""
     import jax
     import jax.numpy as jnp
@@ -426,7 +428,7 @@ def _linen_side(job: Job) -> Side:
     return _jax_passes(lambda x: compiled(variables, x), x, build, load)
 
 
-def _linen_step(job: Job, model: Any, variables: Any, build: float, load: float) -> Side:
+def _linen_step(job: BenchJob, model: Any, variables: Any, build: float, load: float) -> Side:
     import jax
     import optax
     from jax import sharding

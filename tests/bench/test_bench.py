@@ -14,7 +14,7 @@ from resnet_parity.bench import cases as bench_cases
 from resnet_parity.bench import measure as benching
 from resnet_parity.bench import peers
 from resnet_parity.bench.measure import bench, farthest_result
-from resnet_parity.bench.result import BenchReport, Request
+from resnet_parity.bench.result import BenchReport, BenchRequest
 from resnet_parity.bench.roofline import bound_seconds
 from resnet_parity.bench.scaling import Scale
 from resnet_parity.engines import reference_libraries
@@ -37,12 +37,12 @@ def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "peer_missing", lambda peer: None)
 
 
-def request_of(engines: str = "torch,flax", **options: Any) -> Request:
+def request_of(engines: str = "torch,flax", **options: Any) -> BenchRequest:
     given = {"name": "tiny", "spec": SPEC, "batches": (4,), "rounds": 3, "seconds": 0.01} | options
-    return Request(engines=tuple(parse_engines(engines)), **given)
+    return BenchRequest(engines=tuple(parse_engines(engines)), **given)
 
 
-def run(fakes: Fakes, request: Request | None = None, **options: Any) -> BenchReport:
+def run(fakes: Fakes, request: BenchRequest | None = None, **options: Any) -> BenchReport:
     return bench(request or request_of(), start=fakes.start, **options)
 
 

@@ -14,7 +14,7 @@ from resnet_parity.bench import cases as bench_cases
 from resnet_parity.bench import measure as benching
 from resnet_parity.bench import peers as bench_peers
 from resnet_parity.bench.measure import bench
-from resnet_parity.bench.result import BenchReport, Request
+from resnet_parity.bench.result import BenchReport, BenchRequest
 from resnet_parity.engines.registry import Device, Engine, parse_engines
 from shared_spec import Checkpoint, ResNetSpec, cast_weights, read_safetensors, resolve
 from shared_spec.formats.canonical_file import write_safetensors
@@ -50,7 +50,9 @@ def run(
 
     given = {"name": "tiny", "batches": (2,), "size": (32, 32), "rounds": 1, "seconds": 0.001}
     given |= {"peers": False} | options
-    return bench(Request(spec=spec, engines=tuple(parse_engines(engines)), **given), start=start)
+    return bench(
+        BenchRequest(spec=spec, engines=tuple(parse_engines(engines)), **given), start=start
+    )
 
 
 def assert_timed(report: BenchReport, sides: list[str]) -> None:

@@ -16,7 +16,7 @@ import typer
 from resnet_parity import report
 from resnet_parity.bench import measure as benching
 from resnet_parity.bench.peers import Candidate
-from resnet_parity.bench.result import BenchReport, Bound, Case, Parity, Request, Row
+from resnet_parity.bench.result import BenchReport, BenchRequest, BenchRow, Bound, Case, Parity
 from resnet_parity.check.result import CheckReport
 from resnet_parity.cli.app import app
 from resnet_parity.engines.bench_job import Rates
@@ -251,9 +251,9 @@ def test_what_bench_finds_is_read() -> None:
     how = ("infer", 2, (32, 32), "float32", "plain", "channels_last", "none")
     facts = {"import": 1.5, "build": 0.25, "first_call": 0.5, "peaks": {"host": 3e8}}
     rows = [
-        Row(Case(candidate, *how), "timm", [0.01, 0.02], 300.0, 1.25, facts),
-        Row(Case(peer, *how), None, [0.02, 0.03], 300.0),
-        Row(Case(candidate, "train", *how[1:]), bound=100.0, refused="it did not wait"),
+        BenchRow(Case(candidate, *how), "timm", [0.01, 0.02], 300.0, 1.25, facts),
+        BenchRow(Case(peer, *how), None, [0.02, 0.03], 300.0),
+        BenchRow(Case(candidate, "train", *how[1:]), bound=100.0, refused="it did not wait"),
     ]
     wrong = Parity(
         side="torch", reference="torch in float64", error=1e-4, bound=1e-5, holds=False,
@@ -284,9 +284,9 @@ def test_what_bench_finds_is_read() -> None:
 
 
 def test_speed_is_measured_if_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Request] = []
+    asked: list[BenchRequest] = []
 
-    def fake(request: Request, **options: Any) -> BenchReport:
+    def fake(request: BenchRequest, **options: Any) -> BenchReport:
         asked.append(request)
         options["on_progress"]("timing")
         return BenchReport(name=request.name)
