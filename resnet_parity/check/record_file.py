@@ -8,15 +8,15 @@ import importlib.util
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
-from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import computed_field
 
+from resnet_parity.numerics.record import JsonRecord
 from shared_spec.errors import ResNetError
 
 CODE = (
@@ -42,7 +42,7 @@ class LibraryVerdict:
 
 
 @dataclass
-class Record:
+class Record(JsonRecord):
     """The result for one name of the catalogue; `key` shows when it is out of date."""
 
     name: str
@@ -63,6 +63,7 @@ class Record:
     missing: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def holds(self) -> bool:
         """True if nothing at all is wrong."""
@@ -77,15 +78,6 @@ class Record:
         return self.problems + [
             p for compared in self.references.values() for p in compared.problems
         ]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON data."""
-        return asdict(self) | {"holds": self.holds}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Record:
-        """The inverse of `to_dict`."""
-        return TypeAdapter(cls).validate_python({k: v for k, v in data.items() if k != "holds"})
 
 
 def read_records(path: Path) -> dict[str, Record]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import NamedTuple
@@ -33,6 +33,7 @@ from shared_spec.weights.preprocessing import Preprocessing
 
 Batch = tuple[np.ndarray, np.ndarray]
 """Images, float32 [N, H, W, C], and labels, int64 [N]."""
+Batches = Generator[Batch, None, None]
 Shape = tuple[int, ...]
 
 _CHUNKS = 4
@@ -139,7 +140,7 @@ class Loader:
         """
         return self._probed(self._view, None)
 
-    def batches(self, start_step: int = 0, steps: int | None = None) -> Iterator[Batch]:
+    def batches(self, start_step: int = 0, steps: int | None = None) -> Batches:
         """The batches of training steps `start_step`, `start_step` + 1, ...: `steps` of them, or
         without end. Every epoch is shuffled anew, and the images that fill no batch are left out.
 
@@ -156,7 +157,7 @@ class Loader:
         work = (self._training_step(number) for number in numbers)
         return self._made(work, self._augmentation, self.image_shape)
 
-    def held_out_batches(self) -> Iterator[Batch]:
+    def held_out_batches(self) -> Batches:
         """All images once, in their order, resized and cropped in the middle; the last batch may be
         smaller, and a part of it empty.
 
@@ -200,7 +201,7 @@ class Loader:
 
     def _made(
         self, work: Iterator[_Work], augmentation: Sequence[Augmentation], shape: Shape
-    ) -> Iterator[Batch]:
+    ) -> Batches:
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="resnet-parity-data")
         pending: deque[tuple[np.ndarray, np.ndarray, list[Future[None]]]] = deque()
         try:

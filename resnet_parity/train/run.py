@@ -18,16 +18,18 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import yaml
+from pydantic import Field
 
 from resnet_parity.datasets import Dataset, Loader, mean_std, open_dataset, pixel_mean
 from resnet_parity.engines.registry import Device, Engine
+from resnet_parity.numerics.record import JsonRecord
 from resnet_parity.numerics.top_k import Scores, score
 from resnet_parity.worker.distributed import devices
 from shared_spec.atomic_write import durable
@@ -63,26 +65,15 @@ class Observer:
 
 
 @dataclass
-class Trained:
+class Trained(JsonRecord):
     """What a training led to."""
 
     folder: Path
     steps: int
     loss: float
-    scores: Scores
+    scores: Annotated[Scores, Field(alias="held_out")]
     seconds: float
     images_per_second: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON data."""
-        return {
-            "folder": str(self.folder),
-            "steps": self.steps,
-            "loss": self.loss,
-            "held_out": self.scores.to_dict(),
-            "seconds": self.seconds,
-            "images_per_second": self.images_per_second,
-        }
 
 
 @dataclass
@@ -295,7 +286,7 @@ class _TrainingRun:
             self._save()
             raise
         finally:
-            _close(batches)
+            batches.close()
         seconds = time.perf_counter() - begun
         if self.scores is None:  # there was nothing left to do
             self._look(records)
@@ -364,12 +355,6 @@ class _TrainingRun:
 
 def _write(records: IO[str], line: dict[str, Any]) -> None:
     records.write(json.dumps(line) + "\n")
-
-
-def _close(batches: Iterator[Any]) -> None:
-    close = getattr(batches, "close", None)
-    if close is not None:
-        close()
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
