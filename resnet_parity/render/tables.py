@@ -156,14 +156,16 @@ def recipes(console: Console, data: dict[str, str]) -> None:
 def trained(console: Console, data: dict[str, Any]) -> None:
     """The result of a training."""
     scores = data["held_out"]
+    # Null where there was no step left to take.
+    loss, held_out_loss = (math.nan if x is None else x for x in (data["loss"], scores["loss"]))
     console.print(
         f"{data['steps']:,} steps in {data['seconds']:.1f} s, {data['images_per_second']:.0f} "
-        f"images/s; last loss {data['loss']:.4f}",
+        f"images/s; last loss {loss:.4f}",
         highlight=False,
     )
     console.print(
         f"held out, {scores['images']:,} images: top 1 [bold]{scores['top1']:.2%}[/], top 5 "
-        f"{scores['top5']:.2%}, loss {scores['loss']:.4f}",
+        f"{scores['top5']:.2%}, loss {held_out_loss:.4f}",
         highlight=False,
     )
     console.print(f"wrote {plain(data['folder'])}", highlight=False, soft_wrap=True)
