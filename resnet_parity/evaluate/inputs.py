@@ -166,7 +166,9 @@ def _file_and_recipe(weights: str) -> tuple[Path, Recipe | None]:
     return folder / WEIGHTS, recipe
 
 
-def _placed(request: EvaluationRequest, trained: Recipe | None) -> tuple[Recipe | None, Recipe | None]:
+def _placed(
+    request: EvaluationRequest, trained: Recipe | None
+) -> tuple[Recipe | None, Recipe | None]:
     """The recipe that was named and that of the run, the one that gives the data with those at the
     place that was named.
     """
