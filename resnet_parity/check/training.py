@@ -83,7 +83,7 @@ def check_training(
     recipe = (optimization or comparison_optimization()).model_copy(update={"precision": dtype})
     side = min(64, max(spec.image_size, 8))
     shape = (batch, *(size or (side, side)), spec.in_channels)
-    told = recipe.model_dump(mode="json", exclude_defaults=True)
+    told = recipe.to_dict()
     report = TrainingReport(name, dtype, steps, shape, told)
     spec, dropped = without_drops(spec)
     if dropped:

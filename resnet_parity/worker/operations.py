@@ -22,12 +22,11 @@ from resnet_parity.worker import bench
 from resnet_parity.worker.reference_libraries import reference_logits
 from resnet_parity.worker.session import Operation, Session, narrowed
 from shared_spec.catalogue import CATALOGUE
-from shared_spec.errors import RecipeError, ResNetError
+from shared_spec.errors import ResNetError
 from shared_spec.formats.canonical_file import read_safetensors, save_canonical, write_safetensors
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.dataflow import parts
 from shared_spec.spec.resnet_spec import ResNetSpec
-from shared_spec.spec.validation import validated
 from shared_spec.training.optimization import Optimization
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.state import State, cast_weights, check_weights
@@ -299,7 +298,7 @@ def train(
     `gradient.images` before the first step; `updated/<parameter>` after it; `loss/<i>` and
     `statistics/<i>/<array>` of every step; `weights/<array>` and `average/<array>` after the last.
     """
-    how = validated(Optimization, recipe, "recipe", RecipeError)
+    how = Optimization.parse(recipe)
     state = narrowed(read_safetensors(weights).state, how.dtype)
     model = session.placed(ResNetSpec.parse(spec), state, how.dtype)
     given = read_safetensors(batches).state

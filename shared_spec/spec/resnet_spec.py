@@ -6,10 +6,10 @@ import itertools
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from shared_spec.errors import SpecError
-from shared_spec.spec.validation import validated
+from shared_spec.spec.validation import Document
 
 # Strict: `true`, `2.0` and `"3"` are not numbers of blocks.
 _BLOCKS = 5_000
@@ -39,7 +39,7 @@ EXPANSION = {"basic": 1, "bottleneck": 4}
 """Channels after a block in units of its planes."""
 
 
-class ResNetSpec(BaseModel):
+class ResNetSpec(Document):
     """A residual network. The defaults are torchvision's ResNet (stride on the 3×3, "v1.5").
 
     Sources: He et al. 2015, arXiv:1512.03385 (blocks, shortcuts A, B, C, plain nets); Xie et al.
@@ -47,7 +47,8 @@ class ResNetSpec(BaseModel):
     (wide bottlenecks, through `base_width`).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+    origin, refusal = "spec", SpecError
+    title = ("ResNet spec", "A residual network for resnet-parity")
 
     depths: Annotated[tuple[Depth, ...], Field(min_length=1, max_length=8)] = Field(
         description="Blocks in each stage, for example [3, 4, 6, 3]."
@@ -417,15 +418,6 @@ class ResNetSpec(BaseModel):
             return "block_widths: cannot be combined with groups"
         return None
 
-    @classmethod
-    def parse(cls, data: object, where: str = "spec") -> ResNetSpec:
-        """Validate `data` (a mapping of fields). `where` names the origin in errors.
-
-        Raises:
-            SpecError: naming every bad field, what was given, and what would be accepted.
-        """
-        return validated(cls, data, where, SpecError)
-
     def override(self, **fields: Any) -> ResNetSpec:
         """The same spec with `fields` replaced. Widths and strides that merely followed from the
         old `depths` follow from the new ones.
@@ -440,18 +432,9 @@ class ResNetSpec(BaseModel):
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that differ from the defaults, as plain JSON data; `parse` takes it back."""
-        data = self.model_dump(mode="json", exclude_defaults=True)
+        data = super().to_dict()
         derived = type(self).model_validate({"depths": self.depths, "block": self.block})
         for field in ("widths", "strides"):
             if getattr(self, field) == getattr(derived, field):
                 data.pop(field, None)
         return data
-
-    @classmethod
-    def json_schema(cls) -> dict[str, Any]:
-        """JSON Schema of a spec file, for editors."""
-        schema = cls.model_json_schema()
-        schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-        schema["title"] = "ResNet spec"
-        schema["description"] = "A residual network for resnet-parity: a YAML, TOML or JSON file."
-        return schema

@@ -2,30 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, get_args
+from typing import Any, ClassVar, Self, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shared_spec.errors import ResNetError, did_you_mean
-
-Model = TypeVar("Model", bound=BaseModel)
 
 _SHOWN = 20
 """Problems that are reported."""
 
 
-def validated(model: type[Model], data: object, where: str, kind: type[ResNetError]) -> Model:
-    """A record of `model` from a mapping of its fields; `where` names the origin in errors.
+class Document(BaseModel):
+    """A record that users write, in Python or in a YAML, TOML or JSON file."""
 
-    Raises:
-        kind: naming every bad field, what was given, and what would be accepted.
-    """
-    if not isinstance(data, dict):
-        raise kind(f"{where}: expected a mapping of fields, got {type(data).__name__}")
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        raise kind(f"{where}: " + "; ".join(sentences(model, error))) from None
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    origin: ClassVar[str]
+    """What errors call it where it has no file."""
+    refusal: ClassVar[type[ResNetError]]
+    title: ClassVar[tuple[str, str]] = ("", "")
+    """Of the schema of its files, and what such a file describes."""
+
+    @classmethod
+    def parse(cls, data: object, where: str | None = None) -> Self:
+        """Validate `data` (a mapping of fields). `where` names the origin in errors.
+
+        Raises:
+            ResNetError: of the record's own kind, naming every bad field, what was given, and what
+                would be accepted.
+        """
+        where = where or cls.origin
+        if not isinstance(data, dict):
+            raise cls.refusal(f"{where}: expected a mapping of fields, got {type(data).__name__}")
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise cls.refusal(f"{where}: " + "; ".join(sentences(cls, error))) from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that differ from the defaults, as plain JSON data; `parse` takes it back."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """JSON Schema of a file of it, for editors."""
+        title, what = cls.title
+        words = {"title": title, "description": f"{what}: a YAML, TOML or JSON file."}
+        version = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+        return cls.model_json_schema() | version | words
 
 
 def sentences(model: type[BaseModel], error: ValidationError) -> list[str]:

@@ -6,13 +6,12 @@ deviation travel with the weights, as `Preprocessing`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from shared_spec.errors import DataError, did_you_mean
 from shared_spec.spec.resnet_spec import Flag
-from shared_spec.spec.validation import validated
 from shared_spec.training.optimization import ByName, Declared
 
 Split = Literal["train", "held_out"]
@@ -29,6 +28,8 @@ _PADDED = ("cifar10", "cifar100", "idx", "digits")
 
 class DataSpec(Declared):
     """A data set in one of the formats in which they are published."""
+
+    origin, refusal = "data", DataError
 
     format: Literal["cifar10", "cifar100", "idx", "folder", "huggingface", "digits"] = Field(
         description="cifar10, cifar100: the binary or the Python version. idx: MNIST's files, "
@@ -115,19 +116,6 @@ class DataSpec(Declared):
         if split == "train":
             return self.train_split or train
         return self.held_out_split or held_out
-
-    @classmethod
-    def parse(cls, data: object, where: str = "data") -> DataSpec:
-        """Validate `data` (a mapping of fields). `where` names the origin in errors.
-
-        Raises:
-            DataError: naming every bad field, what was given, and what would be accepted.
-        """
-        return validated(cls, data, where, DataError)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields that differ from the defaults, as plain JSON data; `parse` takes it back."""
-        return self.model_dump(mode="json", exclude_defaults=True)
 
 
 class PadCrop(Declared):
@@ -258,16 +246,3 @@ Augmentation = Annotated[
 """One step of an augmentation, told apart by `name`. Steps are applied in the order given."""
 
 Augmentations = Annotated[tuple[Augmentation, ...], Field(max_length=32)]
-
-
-class _Listed(Declared):
-    augmentation: Augmentations = ()
-
-
-def parse_augmentation(data: object, where: str = "data") -> tuple[Augmentation, ...]:
-    """Validate a list of augmentations, each a mapping of fields or a name alone.
-
-    Raises:
-        DataError: naming every bad field, what was given, and what would be accepted.
-    """
-    return validated(_Listed, {"augmentation": data}, where, DataError).augmentation

@@ -21,23 +21,21 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     model_serializer,
     model_validator,
 )
 
-from shared_spec.errors import RecipeError
+from shared_spec.errors import RecipeError, ResNetError
 from shared_spec.plan.layers import Parameter
 from shared_spec.plan.network import Plan
 from shared_spec.spec.resnet_spec import Flag
-from shared_spec.spec.validation import validated
+from shared_spec.spec.validation import Document
 
 Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -57,10 +55,11 @@ ByName = BeforeValidator(_named)
 """Lets a record that needs no more be given by its name alone."""
 
 
-class Declared(BaseModel):
+class Declared(Document):
     """Base of the records that a recipe consists of."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    origin = "recipe"
+    refusal: ClassVar[type[ResNetError]] = RecipeError
 
     @model_serializer(mode="wrap")
     def _tagged(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -286,4 +285,4 @@ def optimization(**fields: Any) -> Optimization:
     Raises:
         RecipeError: naming every bad field, what was given, and what would be accepted.
     """
-    return validated(Optimization, fields, "recipe", RecipeError)
+    return Optimization.parse(fields)

@@ -12,7 +12,6 @@ from shared_spec.errors import RecipeError
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.files import read_declaration
 from shared_spec.spec.resnet_spec import ResNetSpec
-from shared_spec.spec.validation import validated
 from shared_spec.training.data_spec import Augmentations, DataSpec
 from shared_spec.training.optimization import Optimization
 from shared_spec.training.state import require_classes
@@ -23,6 +22,8 @@ Count = Annotated[int, Field(strict=True, ge=1, le=10**9)]
 
 class Recipe(Optimization):
     """All that a training depends on. The classes and channels of the net follow from the data."""
+
+    title = ("Recipe", "A training for resnet-parity")
 
     description: str = Field(default="", max_length=2000)
     model: str | dict[str, Any] = Field(
@@ -105,28 +106,6 @@ class Recipe(Optimization):
         given = self.preprocessing or {}
         whole = {"image_size": size, "crop": 1.0, "mean": mean, "std": std} | given
         return Preprocessing.parse(whole, "recipe: preprocessing")
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields that differ from the defaults, as plain JSON data; `parse` takes it back."""
-        return self.model_dump(mode="json", exclude_defaults=True)
-
-    @classmethod
-    def parse(cls, data: object, where: str = "recipe") -> Recipe:
-        """Validate `data` (a mapping of fields). `where` names the origin in errors.
-
-        Raises:
-            RecipeError: naming every bad field, what was given, and what would be accepted.
-        """
-        return validated(cls, data, where, RecipeError)
-
-    @classmethod
-    def json_schema(cls) -> dict[str, Any]:
-        """JSON Schema of a recipe file, for editors."""
-        schema = cls.model_json_schema()
-        schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-        schema["title"] = "Recipe"
-        schema["description"] = "A training for resnet-parity: a YAML, TOML or JSON file."
-        return schema
 
 
 def load_recipe(path: str | os.PathLike[str]) -> Recipe:

@@ -32,7 +32,8 @@ from resnet_parity.datasets import InMemory, Loader, mean_std, open_dataset, pix
 from resnet_parity.datasets.augment import augmented, draws, epoch_draws
 from shared_spec import Preprocessing, ResNetError
 from shared_spec.errors import DataError, FrameworkError, ImageError
-from shared_spec.training.data_spec import DataSpec, Split, parse_augmentation
+from shared_spec.training.data_spec import Augmentation, Augmentations, DataSpec, Split
+from shared_spec.training.optimization import Declared
 from tests.conftest import ROOT
 from tests.peers import torchvision_models
 
@@ -41,6 +42,16 @@ BATCH = 7
 TEN = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 FINE = [f"fine_{i:02}" for i in range(100)]
 COARSE = [f"coarse_{i:02}" for i in range(20)]
+
+
+class _Listed(Declared):
+    refusal = DataError
+    augmentation: Augmentations = ()
+
+
+def parse_augmentation(data: object) -> tuple[Augmentation, ...]:
+    """As a recipe reads them."""
+    return _Listed.parse({"augmentation": data}, "data").augmentation
 
 
 # Writers ------------------------------------------------------------------------------------------
