@@ -26,7 +26,7 @@ from resnet_parity.check.record_file import (
 )
 from resnet_parity.engines.job import EngineJob
 from resnet_parity.engines.memory import available_memory, fitting_dtype, peak_bytes
-from resnet_parity.engines.pool import Fleet, Start
+from resnet_parity.engines.pool import Start, WorkerPool
 from resnet_parity.engines.process import EngineError, Worker
 from resnet_parity.engines.reference_libraries import Reference, recast, references_of
 from resnet_parity.engines.registry import ENGINES, Device, Engine
@@ -70,7 +70,7 @@ class Settings:
 class Observer:
     """What a sweep reports: each step (name and what runs), and each result, fresh or old."""
 
-    step: Callable[[str, str], None] = lambda name, what: None
+    on_progress: Callable[[str, str], None] = lambda name, what: None
     done: Callable[[Record, bool], None] = lambda record, fresh: None
 
 
@@ -94,7 +94,7 @@ def sweep(
     """
     known = read_records(results)
     found = []
-    with Fleet(start) as fleet:
+    with WorkerPool(start) as pool:
         for entry in entries:
             blank = _blank(entry, settings)
             record = known.get(entry.name)
@@ -102,7 +102,7 @@ def sweep(
             if record is None or fresh:
                 with workspace() as folder:
                     job = EngineJob(folder)
-                    run = _EntryRun(entry, settings, blank, fleet, job, observer.step)
+                    run = _EntryRun(entry, settings, blank, pool, job, observer.on_progress)
                     record = run.finish(available)
                 append_record(results, record)
             observer.done(record, fresh)
@@ -160,7 +160,7 @@ class _EntryRun:
     entry: Entry
     settings: Settings
     record: Record
-    fleet: Fleet
+    pool: WorkerPool
     job: EngineJob
     on_progress: Callable[[str, str], None]
     images: list[str] = field(default_factory=list)
@@ -198,7 +198,7 @@ class _EntryRun:
         count, wanted = self.record.parameters, self.record.dtype
         found = fitting_dtype(count, wanted, available())
         if found != wanted:
-            self.fleet.close()  # idle workers hold some
+            self.pool.close()  # idle workers hold some
             found = fitting_dtype(count, wanted, available())
         if found is None:
             need, have = (n / 2**30 for n in (peak_bytes(count, "float32"), available() or 0))
@@ -217,7 +217,7 @@ class _EntryRun:
         self, engine: Engine, device: Device, operation: str, weights: str, **more: Any
     ) -> tuple[Any, Logits]:
         """The worker's answer and the logits, of the shapes that the plan says."""
-        call = partial(self.fleet.call, engine, device)
+        call = partial(self.pool.call, engine, device)
         files: dict[str, Any] = {"weights": weights, "images": self.images}
         answer, found = self.job.run(call, operation, dtype=self.record.dtype, **files, **more)
         expected = (self.record.batch, self.entry.spec.num_classes)

@@ -36,6 +36,8 @@ Batch = tuple[np.ndarray, np.ndarray]
 Batches = Generator[Batch, None, None]
 Shape = tuple[int, ...]
 
+PREFETCH = 2
+"""Batches that are made ahead."""
 _CHUNKS = 4
 """Of a batch for each thread, so that none waits long for the last."""
 
@@ -54,7 +56,6 @@ class Loader:
         shard: (rank, count): this process' part of every batch. The parts of all ranks, one after
             the other, are the batch of one process.
         threads: that decode and augment; left out: as many as there are cores, up to 8.
-        prefetch: batches that are made ahead.
         mean_image: float64 [H, W, C] in 0..1 in RGB, to be subtracted in place of
             `preprocessing.mean` (see `pixel_mean`).
 
@@ -72,7 +73,6 @@ class Loader:
         *,
         shard: tuple[int, int] = (0, 1),
         threads: int | None = None,
-        prefetch: int = 2,
         mean_image: np.ndarray | None = None,
     ) -> None:
         rank, count = shard
@@ -94,7 +94,6 @@ class Loader:
         self._seed = seed
         self._shard = shard
         self._threads = threads or min(8, os.cpu_count() or 1)
-        self._prefetch = prefetch
         self._mean_image = mean_image
         self._normalise = _Normaliser(preprocessing, mean_image)
         self._view = _held_out_view(dataset, preprocessing)
@@ -206,7 +205,7 @@ class Loader:
         pending: deque[tuple[np.ndarray, np.ndarray, list[Future[None]]]] = deque()
         try:
             while True:
-                for item in itertools.islice(work, self._prefetch + 1 - len(pending)):
+                for item in itertools.islice(work, PREFETCH + 1 - len(pending)):
                     images = np.empty((len(item.indices), *shape), np.float32)
                     futures = self._submitted(pool, item, augmentation, images)
                     pending.append((images, self._dataset.labels[item.indices], futures))

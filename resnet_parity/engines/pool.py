@@ -15,7 +15,7 @@ RESIDENT_LIMIT = 3 * 2**30
 """A worker that holds more than this once its model is gone is started anew."""
 
 
-class Fleet:
+class WorkerPool:
     """One worker an engine and device. Starting one takes seconds, and compiling its first
     operations as long again, so that they stay; one that failed or grew is replaced.
     """
@@ -52,7 +52,7 @@ class Fleet:
     def _drop(self, key: tuple[str, Device]) -> None:
         self._workers.pop(key).close()
 
-    def __enter__(self) -> Fleet:
+    def __enter__(self) -> WorkerPool:
         return self
 
     def __exit__(

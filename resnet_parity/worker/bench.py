@@ -18,7 +18,7 @@ import numpy as np
 from resnet_parity.engines.bench_job import BenchJob, distinct_images, distinct_labels
 from resnet_parity.numerics.rounding import perturbed
 from resnet_parity.worker import device_rates
-from resnet_parity.worker.contenders import how, import_peer, make_side, watched
+from resnet_parity.worker.contenders import bench_optimization, import_peer, make_side, watched
 from resnet_parity.worker.session import Session
 from shared_spec.formats.canonical_file import read_safetensors, save_canonical
 from shared_spec.plan.compiler import compile_plan
@@ -108,7 +108,7 @@ def bench_reference(session: Session, job: dict[str, Any], roundoff: str, trials
         if asked.mode == "infer":
             found[f"{name}/logits"] = session.resnet.predict(model, images)
             continue
-        trainer = session.resnet.Trainer(model, how("float64"), 10**6)
+        trainer = session.resnet.Trainer(model, bench_optimization("float64"), 10**6)
         trainer.step(images, distinct_labels(net, asked.batch, asked.seed))
         after = session.resnet.export_weights(trainer.model)
         for parameter in watched(p):

@@ -67,7 +67,7 @@ def watched(p: Plan) -> list[str]:
     return [names[0], names[-1]]
 
 
-def how(precision: str) -> Optimization:
+def bench_optimization(precision: str) -> Optimization:
     """Training as it is timed, of ours and of all peers."""
     return optimization(
         learning_rate=RATE,
@@ -127,7 +127,7 @@ def _own(session: Session, job: BenchJob) -> tuple[Any, float, float]:
 
 
 def _own_trainer(session: Session, job: BenchJob, model: Any, build: float, load: float) -> Side:
-    trainer = session.resnet.Trainer(model, how(job.dtype), 10**6)
+    trainer = session.resnet.Trainer(model, bench_optimization(job.dtype), 10**6)
     arrays = job.images, job.labels
     # Its peers under Keras place each batch in `fit`.
     fits = session.resnet.__name__ == "resnet_keras"

@@ -298,12 +298,12 @@ def train(
     `gradient.images` before the first step; `updated/<parameter>` after it; `loss/<i>` and
     `statistics/<i>/<array>` of every step; `weights/<array>` and `average/<array>` after the last.
     """
-    how = Optimization.parse(recipe)
-    state = narrowed(read_safetensors(weights).state, how.dtype)
-    model = session.placed(ResNetSpec.parse(spec), state, how.dtype)
+    optimization = Optimization.parse(recipe)
+    state = narrowed(read_safetensors(weights).state, optimization.dtype)
+    model = session.placed(ResNetSpec.parse(spec), state, optimization.dtype)
     given = read_safetensors(batches).state
     steps = len(given) // 2
-    trainer = session.resnet.Trainer(model, how, steps)
+    trainer = session.resnet.Trainer(model, optimization, steps)
     found: State = {}
     for i in range(steps):
         images, labels = given[f"{i}/images"], given[f"{i}/labels"]
