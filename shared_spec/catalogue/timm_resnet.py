@@ -7,7 +7,6 @@ and `eca` attend to channels; `rs` is ResNet-RS (Bello et al. 2021, arXiv:2103.0
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from shared_spec.catalogue.entry import Entry
@@ -132,9 +131,6 @@ NETS: dict[str, Fields] = {
 }
 
 
-def _entries() -> Iterator[Entry]:
-    for name, fields in NETS.items():
-        yield Entry(name, "timm", fields | {"zero_init_last": True}, SOURCE)
-
-
-ENTRIES = tuple(_entries())
+ENTRIES = tuple(
+    Entry(name, "timm", fields | {"zero_init_last": True}, SOURCE) for name, fields in NETS.items()
+)

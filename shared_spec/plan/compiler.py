@@ -195,11 +195,10 @@ def _stem_pool(spec: ResNetSpec, name: str) -> Layers:
 
 
 def _block(spec: ResNetSpec, name: str, site: _Site) -> Block:
-    branch = {"basic": _basic, "bottleneck": _bottleneck}[spec.blocks[site.stage]]
     return Block(
         name=name,
         pre=(),
-        branch=(*branch(spec, name, site), *_end_of_branch(spec, name, site)),
+        branch=(*_branch(spec, name, site), *_end_of_branch(spec, name, site)),
         shortcut=_shortcut(spec, name, site),
         shortcut_from=None if spec.shortcut == "none" else "input",
         output=(_act(spec, f"{name}.act{len(site.widths)}"),),
@@ -216,73 +215,43 @@ def _pre_activation_block(spec: ResNetSpec, name: str, site: _Site) -> Block:
     return Block(
         name=name,
         pre=_norm_act(spec, f"{name}.norm1", f"{name}.act1", site.in_channels),
-        branch=(
-            *_pre_activation_branch(spec, name, site),
-            *_end_of_branch(spec, name, site),
-        ),
+        branch=(*_branch(spec, name, site), *_end_of_branch(spec, name, site)),
         shortcut=shortcut,
         shortcut_from=None if spec.shortcut == "none" else source,
         output=(),
     )
 
 
-def _pre_activation_branch(spec: ResNetSpec, name: str, site: _Site) -> Layers:
-    """Convolutions with norm and activation between them; the stride is on the first 3x3."""
+def _branch(spec: ResNetSpec, name: str, site: _Site) -> Layers:
+    """Convolutions, norms and activations. With pre-activation, the norm before the first
+    convolution is in the block's `pre`; else the activation after the last follows the sum.
+    """
     kernels = (3, 3) if len(site.widths) == 2 else (1, 3, 1)
     first_3x3 = kernels.index(3) + 1
     layers: list[Layer] = []
-    channels = site.in_channels
+    channels, on_1x1 = site.in_channels, 1
+    if spec.stride_on == "1x1":
+        on_1x1, site = site.stride, site._replace(stride=1)
     for number, (kernel_size, width) in enumerate(zip(kernels, site.widths, strict=True), start=1):
-        at, last = f"{name}.conv{number}", number == len(kernels)
+        at, shape, last = f"{name}.conv{number}", (channels, width), number == len(kernels)
+        normed = not (last and spec.pre_activation)
         if number == first_3x3:
-            layers.append(_first_3x3(spec, at, (channels, width), site))
+            layers.append(_first_3x3(spec, at, shape, site))
         else:
+            stride = on_1x1 if number == 1 else 1
             dilation = site.dilation if kernel_size == 3 else 1
-            shape = (channels, width)
-            layers.append(_conv(spec, at, shape, kernel_size, normed=not last, dilation=dilation))
-        if not last:
-            norm, *act = _norm_act(
-                spec, f"{name}.norm{number + 1}", f"{name}.act{number + 1}", width
-            )
-            layers.append(norm)
-            layers += _drop_block(spec, name, site) if number == first_3x3 else ()
-            layers += act
+            layers.append(_conv(spec, at, shape, kernel_size, stride, normed, dilation=dilation))
+        if normed:
+            norm = f"norm{number + 1}" if spec.pre_activation else f"bn{number}"
+            layers.append(_norm(spec, f"{name}.{norm}", width, last=last))
+        if number == first_3x3:
+            layers += _drop_block(spec, name, site)
+        if not last and not _norm_activates(spec):
+            layers.append(_act(spec, f"{name}.act{number + spec.pre_activation}"))
         if number == first_3x3:
             layers += _strided(spec, name, width, site)
         channels = width
     return tuple(layers)
-
-
-def _basic(spec: ResNetSpec, name: str, site: _Site) -> Layers:
-    middle, out_channels = site.widths
-    return (
-        _first_3x3(spec, f"{name}.conv1", (site.in_channels, middle), site),
-        _norm(spec, f"{name}.bn1", middle),
-        *_drop_block(spec, name, site),
-        _act(spec, f"{name}.act1"),
-        *_strided(spec, name, middle, site),
-        _conv(spec, f"{name}.conv2", (middle, out_channels), 3, dilation=site.dilation),
-        _norm(spec, f"{name}.bn2", out_channels, last=True),
-    )
-
-
-def _bottleneck(spec: ResNetSpec, name: str, site: _Site) -> Layers:
-    first, width, out_channels = site.widths
-    on_1x1 = 1
-    if spec.stride_on == "1x1":
-        on_1x1, site = site.stride, site._replace(stride=1)
-    return (
-        _conv(spec, f"{name}.conv1", (site.in_channels, first), 1, on_1x1),
-        _norm(spec, f"{name}.bn1", first),
-        _act(spec, f"{name}.act1"),
-        _first_3x3(spec, f"{name}.conv2", (first, width), site),
-        _norm(spec, f"{name}.bn2", width),
-        *_drop_block(spec, name, site),
-        _act(spec, f"{name}.act2"),
-        *_strided(spec, name, width, site),
-        _conv(spec, f"{name}.conv3", (width, out_channels), 1),
-        _norm(spec, f"{name}.bn3", out_channels, last=True),
-    )
 
 
 def _first_3x3(spec: ResNetSpec, name: str, shape: tuple[int, int], site: _Site) -> Layer:
@@ -449,11 +418,15 @@ def _norm(spec: ResNetSpec, name: str, channels: int, *, last: bool = False) -> 
     return plan.GroupNorm(name, channels, spec.norm_groups, spec.norm_eps, scale)
 
 
+def _norm_activates(spec: ResNetSpec) -> bool:
+    """Whether the norm holds the activation, so that none follows it."""
+    return spec.norm in ("evonorm_s0", "frn")
+
+
 def _norm_act(spec: ResNetSpec, norm: str, act: str, channels: int) -> Layers:
     """A norm and the activation after it, unless the norm holds one."""
-    if spec.norm in ("evonorm_s0", "frn"):
-        return (_norm(spec, norm, channels),)
-    return (_norm(spec, norm, channels), _act(spec, act))
+    after = () if _norm_activates(spec) else (_act(spec, act),)
+    return (_norm(spec, norm, channels), *after)
 
 
 def _act(spec: ResNetSpec, name: str) -> Layer:

@@ -37,44 +37,30 @@ class ParameterLayout:
         )
 
 
-TORCH: dict[str, ParameterLayout] = {
-    "conv_kernel": ParameterLayout("weight"),
-    "conv1d_kernel": ParameterLayout("weight"),
-    "dense_kernel": ParameterLayout("weight"),
-    "bias": ParameterLayout("bias"),
-    "norm_scale": ParameterLayout("weight"),
-    "norm_bias": ParameterLayout("bias"),
-    "norm_mean": ParameterLayout("running_mean"),
-    "norm_var": ParameterLayout("running_var"),
-    "norm_gate": ParameterLayout("v"),
-    "norm_threshold": ParameterLayout("tau"),
-    "branch_scale": ParameterLayout("gamma"),
+_KERNEL_AXES = {"conv_kernel": (2, 3, 1, 0), "conv1d_kernel": (2, 1, 0), "dense_kernel": (1, 0)}
+"""Of kernels in Keras and Flax, in terms of PyTorch's: OIHW becomes HWIO."""
+
+_LEAVES = {
+    "conv_kernel": ("weight", "kernel", "kernel"),
+    "conv1d_kernel": ("weight", "kernel", "kernel"),
+    "dense_kernel": ("weight", "kernel", "kernel"),
+    "bias": ("bias", "bias", "bias"),
+    "norm_scale": ("weight", "gamma", "scale"),
+    "norm_bias": ("bias", "beta", "bias"),
+    "norm_mean": ("running_mean", "moving_mean", "mean"),
+    "norm_var": ("running_var", "moving_variance", "var"),
+    "norm_gate": ("v", "v", "v"),
+    "norm_threshold": ("tau", "tau", "tau"),
+    "branch_scale": ("gamma", "gamma", "gamma"),
 }
-KERAS: dict[str, ParameterLayout] = {
-    "conv_kernel": ParameterLayout("kernel", (2, 3, 1, 0)),
-    "conv1d_kernel": ParameterLayout("kernel", (2, 1, 0)),
-    "dense_kernel": ParameterLayout("kernel", (1, 0)),
-    "bias": ParameterLayout("bias"),
-    "norm_scale": ParameterLayout("gamma"),
-    "norm_bias": ParameterLayout("beta"),
-    "norm_mean": ParameterLayout("moving_mean"),
-    "norm_var": ParameterLayout("moving_variance"),
-    "norm_gate": ParameterLayout("v"),
-    "norm_threshold": ParameterLayout("tau"),
-    "branch_scale": ParameterLayout("gamma"),
+"""Names in PyTorch, Keras and Flax."""
+
+TORCH = {role: ParameterLayout(torch) for role, (torch, _, _) in _LEAVES.items()}
+KERAS = {
+    role: ParameterLayout(keras, _KERNEL_AXES.get(role)) for role, (_, keras, _) in _LEAVES.items()
 }
-FLAX: dict[str, ParameterLayout] = {
-    "conv_kernel": ParameterLayout("kernel", (2, 3, 1, 0)),
-    "conv1d_kernel": ParameterLayout("kernel", (2, 1, 0)),
-    "dense_kernel": ParameterLayout("kernel", (1, 0)),
-    "bias": ParameterLayout("bias"),
-    "norm_scale": ParameterLayout("scale"),
-    "norm_bias": ParameterLayout("bias"),
-    "norm_mean": ParameterLayout("mean"),
-    "norm_var": ParameterLayout("var"),
-    "norm_gate": ParameterLayout("v"),
-    "norm_threshold": ParameterLayout("tau"),
-    "branch_scale": ParameterLayout("gamma"),
+FLAX = {
+    role: ParameterLayout(flax, _KERNEL_AXES.get(role)) for role, (_, _, flax) in _LEAVES.items()
 }
 
 

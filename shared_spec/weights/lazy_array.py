@@ -7,7 +7,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -66,12 +65,19 @@ def read_ahead(entries: Iterable[LazyArray]) -> Generator[np.ndarray, None, None
             large = sum(entry.nbytes for entry in group) > _AHEAD
             return partial(_read, group) if large else thread.submit(_read, group).result
 
-        # A pair is given when its second is begun, and then its first is waited for.
-        for arrived, _ in pairwise(chain(map(begin, _groups(entries)), [None])):
-            assert arrived is not None
-            arrays = arrived()
+        def taken(result: Callable[[], list[np.ndarray]]) -> Iterator[np.ndarray]:
+            arrays = result()
             while arrays:
                 yield arrays.pop()
+
+        begun: Callable[[], list[np.ndarray]] | None = None
+        for group in _groups(entries):
+            following = begin(group)  # before what was begun last is waited for
+            if begun is not None:
+                yield from taken(begun)
+            begun = following
+        if begun is not None:
+            yield from taken(begun)
 
 
 def _read(group: Sequence[LazyArray]) -> list[np.ndarray]:

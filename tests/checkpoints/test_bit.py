@@ -22,8 +22,8 @@ from shared_spec import (
     resolve,
 )
 from shared_spec.formats.dialects.bit import NAMES, PREFIX
+from shared_spec.formats.dialects.dialect import rename
 from shared_spec.formats.read import read_checkpoint
-from shared_spec.renaming import rename
 from tests.peers import torchvision_models
 
 FIELDS: dict[str, Any] = {

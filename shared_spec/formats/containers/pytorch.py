@@ -185,13 +185,10 @@ def _from_legacy(path: Path, file: IO[bytes]) -> tuple[object, Locate]:
             raise ValueError(f"storage {key[:50]!r} is cut off")
 
     def locate(storage: _Storage) -> Callable[[int, int], np.ndarray]:
-        return lambda start, stop: _from_file(path, starts[storage.key] + start, stop - start)
+        begin = starts[storage.key]
+        return lambda start, stop: read_at(path, begin + start, (stop - start,), np.dtype(np.uint8))
 
     return loaded, locate
-
-
-def _from_file(path: Path, start: int, size: int) -> np.ndarray:
-    return read_at(path, start, (size,), np.dtype(np.uint8))
 
 
 def _state_dict(loaded: object, path: Path) -> Iterator[tuple[str, _Strided]]:

@@ -11,10 +11,9 @@ from collections.abc import Callable
 
 from shared_spec.errors import SpecError, WeightsError
 from shared_spec.formats.containers.source import Source
-from shared_spec.formats.dialects.dialect import COUNTERS, Dialect, Place
+from shared_spec.formats.dialects.dialect import COUNTERS, Dialect, Place, Rules, rename
 from shared_spec.formats.dialects.spec_from_shapes import NetShapes, numbered_stages, spec_from
 from shared_spec.plan.layers import Parameter
-from shared_spec.renaming import Rules, rename
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.layouts import TORCH
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,17 @@ Extras = tuple[Preprocessing | None, tuple[str, ...] | None]
 
 COUNTERS = re.compile(r"(^|\.)num_batches_tracked$")
 """PyTorch's, on which nothing depends."""
+
+
+Rules = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
+"""Regular expressions, and what takes the place of what they match."""
+
+
+def rename(name: str, rules: Rules) -> str:
+    """`name` after all rules, applied one after another."""
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 @dataclass(frozen=True)

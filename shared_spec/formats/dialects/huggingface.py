@@ -21,13 +21,14 @@ from shared_spec.formats.dialects.dialect import (
     Dialect,
     Extras,
     Place,
+    Rules,
     foreign_arrays,
+    rename,
     with_counters,
 )
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.equivalence import parting
 from shared_spec.plan.layers import Parameter
-from shared_spec.renaming import Rules, rename
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.layouts import TORCH

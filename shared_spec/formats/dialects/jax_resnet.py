@@ -17,7 +17,7 @@ from typing import Any
 
 from shared_spec.errors import SpecError, WeightsError
 from shared_spec.formats.containers.source import Source
-from shared_spec.formats.dialects.dialect import Dialect, Place
+from shared_spec.formats.dialects.dialect import Dialect, Place, Rules, rename
 from shared_spec.formats.dialects.linen import block_index, collection
 from shared_spec.formats.dialects.spec_from_shapes import (
     BlockShapes,
@@ -28,7 +28,6 @@ from shared_spec.formats.dialects.spec_from_shapes import (
     split_into_stages,
 )
 from shared_spec.plan.layers import Parameter
-from shared_spec.renaming import Rules, rename
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.layouts import FLAX
 

@@ -11,9 +11,8 @@ from dataclasses import replace
 from shared_spec.catalogue import CATALOGUE
 from shared_spec.errors import WeightsError
 from shared_spec.formats.containers.source import Source
-from shared_spec.formats.dialects.dialect import Dialect, Extras, Place
+from shared_spec.formats.dialects.dialect import Dialect, Extras, Place, Rules, rename
 from shared_spec.plan.layers import Parameter
-from shared_spec.renaming import Rules, rename
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.layouts import KERAS
 from shared_spec.weights.preprocessing import Preprocessing

@@ -20,10 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from shared_spec.errors import SpecError
 from shared_spec.formats.containers.hdf5 import KerasLayer, open_hdf5, save_keras3
 from shared_spec.formats.containers.source import Source, read_json, require_file
-from shared_spec.formats.dialects.dialect import Dialect, Extras, Place
+from shared_spec.formats.dialects.dialect import Dialect, Extras, Place, Rules, rename
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.layers import Parameter
-from shared_spec.renaming import Rules, rename
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.layouts import KERAS

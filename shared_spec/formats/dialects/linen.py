@@ -9,7 +9,7 @@ import re
 from shared_spec.catalogue import CATALOGUE
 from shared_spec.errors import SpecError
 from shared_spec.formats.containers.source import Source
-from shared_spec.formats.dialects.dialect import Dialect, Extras, Place
+from shared_spec.formats.dialects.dialect import Dialect, Extras, Place, Rules, rename
 from shared_spec.formats.dialects.spec_from_shapes import (
     BlockShapes,
     NetShapes,
@@ -19,7 +19,6 @@ from shared_spec.formats.dialects.spec_from_shapes import (
     split_into_stages,
 )
 from shared_spec.plan.layers import Parameter
-from shared_spec.renaming import Rules, rename
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.layouts import FLAX
 from shared_spec.weights.preprocessing import Preprocessing
