@@ -13,35 +13,22 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 
 from shared_spec.errors import ResNetError
 
 _ASIDE = "old-"
-CHECKPOINT_MARK = "_CHECKPOINT_METADATA"
-"""A file that every orbax checkpoint directory holds."""
-
-HUGGINGFACE_FILES = {"config.json", "model.safetensors", "preprocessor_config.json"}
-"""All that a directory in the layout of transformers holds that was written here."""
-
-
-KERAS_HUB_FILES = {
-    "config.json",
-    "metadata.json",
-    "model.weights.h5",
-    "task.json",
-    "task.weights.h5",
-    "preprocessor.json",
-    "image_converter.json",
-}
-"""The same of a directory in the layout of KerasHub."""
 
 
 @contextmanager
-def durable(path: str | os.PathLike[str]) -> Iterator[Path]:
+def durable(
+    path: str | os.PathLike[str], replaceable: Callable[[Set[str]], bool] = lambda files: not files
+) -> Iterator[Path]:
     """Give a temporary path to write a file or a directory to; move it to `path` on success.
+
+    A directory that is there already is replaced if `replaceable` says so of the names in it.
 
     The temporary lies in the same directory and has the same suffixes, so that libraries that look
     at them behave. It is flushed to disk before the move and the directory after it, gets the mode
@@ -53,7 +40,7 @@ def durable(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         target = Path(path).resolve()
         folder = target.parent
-        _refuse_foreign(target, path)
+        _refuse_foreign(target, path, replaceable)
         missing = not folder.is_dir()
     except OSError as error:  # a name that is too long
         raise ResNetError(f"{path}: cannot be written ({error.strerror})") from None
@@ -157,19 +144,15 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _refuse_foreign(target: Path, given: object) -> None:
-    """A device or a pipe is not replaced, and a directory only if it is empty or a checkpoint: it
-    may hold anything else.
-    """
+def _refuse_foreign(target: Path, given: object, replaceable: Callable[[Set[str]], bool]) -> None:
+    """A device or a pipe is not replaced, and a directory only if it holds what is known."""
     if not target.is_dir():
         if target.exists() and not target.is_file():
             raise ResNetError(f"{given}: is neither a file nor a directory; name another path")
         return
     if Path.cwd().resolve().is_relative_to(target):
         raise ResNetError(f"{given}: is the working directory or holds it; name another path")
-    files = {child.name for child in target.iterdir()}
-    known = files <= HUGGINGFACE_FILES or files <= KERAS_HUB_FILES or CHECKPOINT_MARK in files
-    if not known:
+    if not replaceable({child.name for child in target.iterdir()}):
         raise ResNetError(f"{given}: is a directory that holds other files; name another path")
 
 

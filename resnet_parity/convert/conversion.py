@@ -29,7 +29,12 @@ from shared_spec.errors import FrameworkError, WeightsError
 from shared_spec.formats.canonical_file import save_canonical
 from shared_spec.formats.containers import hdf5_sandbox
 from shared_spec.formats.containers.source import require_file
-from shared_spec.formats.write import Format, fitted, target_format
+from shared_spec.formats.write import (
+    Format,
+    checkpoint_for_library,
+    is_checkpoint_folder,
+    target_format,
+)
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint
@@ -112,8 +117,8 @@ def convert(
         dtype = _dtype(checkpoint, path)
         check_weights(compile_plan(found), checkpoint.state, dtype, source)
         _check_labels(checkpoint, path)
-        whole = fitted(checkpoint, wanted)
-        with durable(target) as draft:
+        whole = checkpoint_for_library(checkpoint, wanted)
+        with durable(target, is_checkpoint_folder) as draft:
             _write(whole, draft, wanted, folder)
             with clock.apart("read_back"):
                 before = digest(whole.state)

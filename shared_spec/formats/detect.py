@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from shared_spec.atomic_write import CHECKPOINT_MARK
 from shared_spec.errors import WeightsError
 from shared_spec.formats.containers.hdf5 import open_hdf5, open_keras
 from shared_spec.formats.containers.msgpack import open_msgpack
@@ -17,6 +16,8 @@ from shared_spec.formats.containers.source import Source, open_zip, read_json, r
 from shared_spec.formats.dialects.keras_hub import is_preset, open_preset
 
 ORBAX = "orbax"
+CHECKPOINT_MARK = "_CHECKPOINT_METADATA"
+"""A file that every orbax checkpoint directory holds."""
 
 
 Opener = Callable[[Path], Source]

@@ -1,11 +1,9 @@
-"""Every format of a checkpoint: recognised by content, read and written without a framework where
-that is possible.
-"""
+"""Every format that can be written: which file or directory, in whose names, by what."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +20,7 @@ from shared_spec.formats.containers.hdf5 import (
 from shared_spec.formats.containers.msgpack import save_msgpack
 from shared_spec.formats.containers.pytorch import save_pytorch
 from shared_spec.formats.containers.source import Source
-from shared_spec.formats.detect import name_suffix
+from shared_spec.formats.detect import CHECKPOINT_MARK, name_suffix
 from shared_spec.formats.dialects.canonical import CANONICAL, FLAX_MODEL
 from shared_spec.formats.dialects.dialect import (
     Dialect,
@@ -30,10 +28,17 @@ from shared_spec.formats.dialects.dialect import (
     foreign_arrays,
     with_counters,
 )
-from shared_spec.formats.dialects.huggingface import HUGGINGFACE, save_huggingface
-from shared_spec.formats.dialects.keras_applications import APPLICATIONS, APPLICATIONS_H5, position
-from shared_spec.formats.dialects.keras_hub import KERAS_HUB, save_preset
-from shared_spec.formats.dialects.keras_hub import position as hub_position
+from shared_spec.formats.dialects.huggingface import (
+    HUGGINGFACE,
+    HUGGINGFACE_FILES,
+    save_huggingface,
+)
+from shared_spec.formats.dialects.keras_applications import (
+    APPLICATIONS,
+    APPLICATIONS_H5,
+    graph_position,
+)
+from shared_spec.formats.dialects.keras_hub import KERAS_HUB, KERAS_HUB_FILES, save_preset
 from shared_spec.formats.dialects.linen import LINEN
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
@@ -42,7 +47,7 @@ from shared_spec.weights.lazy_array import LazyArray, LazyArrays, entries_of
 from shared_spec.weights.refit import weights_for_library
 from shared_spec.weights.state import check_weights
 
-_KERAS_ENGINES = ("keras:tensorflow", "keras:jax", "keras:torch")
+_KERAS = ("keras:tensorflow", "keras:jax", "keras:torch")
 Save = Callable[[Path, Checkpoint], None]
 
 
@@ -59,8 +64,8 @@ class Format:
     """Writes it; None where a framework has to."""
     engines: tuple[str, ...] = ()
     """In which what is written can be used; those that have to write it, if `save` is None."""
-    nearest_library_spec: Callable[[ResNetSpec], ResNetSpec] | None = None
-    library: str = ""
+    dialect: Dialect | None = None
+    """Of the library whose nets alone can be written; None: every net can."""
     keeps: frozenset[str] = frozenset()
     """What it tells besides the arrays: `spec`, `preprocessing`, `labels`."""
 
@@ -68,72 +73,60 @@ class Format:
 _ALL = frozenset({"spec", "preprocessing", "labels"})
 
 
-def _save_pytorch(path: Path, checkpoint: Checkpoint) -> None:
+def _arrays(dialect: Dialect, checkpoint: Checkpoint) -> dict[str, LazyArray]:
+    """The weights under a library's names."""
     assert checkpoint.spec is not None
-    entries = foreign_arrays(CANONICAL, checkpoint.state, checkpoint.spec)
-    save_pytorch(path, LazyArrays(with_counters(entries)))
+    return foreign_arrays(dialect, checkpoint.state, checkpoint.spec)
+
+
+def _save_pytorch(path: Path, checkpoint: Checkpoint) -> None:
+    save_pytorch(path, LazyArrays(with_counters(_arrays(CANONICAL, checkpoint))))
 
 
 def _save_msgpack(path: Path, checkpoint: Checkpoint) -> None:
-    assert checkpoint.spec is not None
-    save_msgpack(path, LazyArrays(foreign_arrays(FLAX_MODEL, checkpoint.state, checkpoint.spec)))
+    save_msgpack(path, LazyArrays(_arrays(FLAX_MODEL, checkpoint)))
 
 
 def _save_linen(path: Path, checkpoint: Checkpoint) -> None:
-    assert checkpoint.spec is not None
-    save_msgpack(path, LazyArrays(foreign_arrays(LINEN, checkpoint.state, checkpoint.spec)))
+    save_msgpack(path, LazyArrays(_arrays(LINEN, checkpoint)))
 
 
-def _keras_layers(
-    dialect: Dialect, checkpoint: Checkpoint, order: Callable[[str], tuple[int, int, int]]
-) -> list[KerasLayer]:
+def _keras_layers(dialect: Dialect, checkpoint: Checkpoint) -> list[KerasLayer]:
     """Layers of a library that is made with Keras, in the order of its graph."""
     assert checkpoint.spec is not None
+    foreign = _arrays(dialect, checkpoint)
     arrays: dict[str, dict[str, LazyArray]] = {}
     kinds: dict[str, str] = {}
-    found = foreign_arrays(dialect, checkpoint.state, checkpoint.spec)
-    for name, q in zip(found, compile_plan(checkpoint.spec).parameters(), strict=True):
+    for name, q in zip(foreign, compile_plan(checkpoint.spec).parameters(), strict=True):
         layer, _, leaf = name.partition("/")
-        arrays.setdefault(layer, {})[leaf] = found[name]
+        arrays.setdefault(layer, {})[leaf] = foreign[name]
         if q.role == "conv_kernel":
-            kinds[layer] = "dense" if len(found[name].shape) == 2 else "conv2d"
+            kinds[layer] = "dense" if len(foreign[name].shape) == 2 else "conv2d"
         elif q.role != "bias":
             kinds[layer] = "dense" if q.role == "dense_kernel" else "batch_normalization"
+    order = graph_position("bottleneck" in checkpoint.spec.blocks)
     return [KerasLayer(name, kinds[name], arrays[name]) for name in sorted(arrays, key=order)]
 
 
 def _save_applications_h5(path: Path, checkpoint: Checkpoint) -> None:
-    save_legacy(path, _keras_layers(APPLICATIONS_H5, checkpoint, position))
+    save_legacy(path, _keras_layers(APPLICATIONS_H5, checkpoint))
 
 
 def _save_applications(path: Path, checkpoint: Checkpoint) -> None:
-    save_keras3(path, _keras_layers(APPLICATIONS, checkpoint, position))
+    save_keras3(path, _keras_layers(APPLICATIONS, checkpoint))
 
 
 def _save_keras_hub(path: Path, checkpoint: Checkpoint) -> None:
-    assert checkpoint.spec is not None
-    order = hub_position("bottleneck" in checkpoint.spec.blocks)
-    save_preset(path, checkpoint, _keras_layers(KERAS_HUB, checkpoint, order))
+    save_preset(path, checkpoint, _keras_layers(KERAS_HUB, checkpoint))
 
 
-_APPLICATIONS = {
-    "engines": _KERAS_ENGINES,
-    "nearest_library_spec": APPLICATIONS.nearest_library_spec,
-    "library": APPLICATIONS.library,
-    "keeps": frozenset({"spec", "preprocessing"}),
-}
-_LINEN = {
-    "engines": ("flax",),
-    "nearest_library_spec": LINEN.nearest_library_spec,
-    "library": LINEN.library,
-    "keeps": frozenset({"spec"}),
-}
+_SPEC, _PREPARED = frozenset({"spec"}), frozenset({"spec", "preprocessing"})
 FORMATS: tuple[Format, ...] = (
     Format("canonical", ".safetensors", "canonical safetensors", save_canonical, keeps=_ALL),
     Format("canonical", ".pth", "PyTorch state dict", _save_pytorch, ("torch",)),
     Format("canonical", ".pt", "PyTorch state dict", _save_pytorch, ("torch",)),
-    Format("keras", ".keras", "Keras model", None, _KERAS_ENGINES, keeps=frozenset({"spec"})),
-    Format("keras", ".weights.h5", "Keras weights", None, _KERAS_ENGINES),
+    Format("keras", ".keras", "Keras model", None, _KERAS, keeps=_SPEC),
+    Format("keras", ".weights.h5", "Keras weights", None, _KERAS),
     Format("flax", ".msgpack", "Flax msgpack", _save_msgpack, ("flax",)),
     Format("flax", "", "Flax orbax directory", None, ("flax",), keeps=_ALL),
     Format(
@@ -141,21 +134,27 @@ FORMATS: tuple[Format, ...] = (
         ".h5",
         "keras.applications weights",
         _save_applications_h5,
-        **_APPLICATIONS,  # type: ignore[arg-type]
+        _KERAS,
+        APPLICATIONS,
+        _PREPARED,
     ),
     Format(
         "keras-applications",
         ".keras",
         "keras.applications model",
         None,
-        **_APPLICATIONS,  # type: ignore[arg-type]
+        _KERAS,
+        APPLICATIONS,
+        _PREPARED,
     ),
     Format(
         "keras-applications",
         ".weights.h5",
         "keras.applications weights of Keras 3",
         _save_applications,
-        **_APPLICATIONS,  # type: ignore[arg-type]
+        _KERAS,
+        APPLICATIONS,
+        _PREPARED,
     ),
     Format(
         "huggingface",
@@ -163,22 +162,12 @@ FORMATS: tuple[Format, ...] = (
         "Hugging Face directory",
         save_huggingface,
         ("torch",),
-        HUGGINGFACE[0].nearest_library_spec,
-        HUGGINGFACE[0].library,
+        HUGGINGFACE[0],
         _ALL,
     ),
-    Format(
-        "keras-hub",
-        "",
-        "KerasHub preset",
-        _save_keras_hub,
-        _KERAS_ENGINES,
-        KERAS_HUB.nearest_library_spec,
-        KERAS_HUB.library,
-        frozenset({"spec", "preprocessing"}),
-    ),
-    Format("linen", ".msgpack", "Linen msgpack", _save_linen, **_LINEN),  # type: ignore[arg-type]
-    Format("linen", "", "Linen orbax directory", None, **_LINEN),  # type: ignore[arg-type]
+    Format("keras-hub", "", "KerasHub preset", _save_keras_hub, _KERAS, KERAS_HUB, _PREPARED),
+    Format("linen", ".msgpack", "Linen msgpack", _save_linen, ("flax",), LINEN, _SPEC),
+    Format("linen", "", "Linen orbax directory", None, ("flax",), LINEN, _SPEC),
 )
 """What can be written; a suffix asks for the first that has it, unless one is named."""
 
@@ -215,23 +204,26 @@ def target_format(path: str | os.PathLike[str], to: str | None = None) -> Format
     return named[0]
 
 
-def fitted(checkpoint: Checkpoint, target: Format) -> Checkpoint:
+def checkpoint_for_library(checkpoint: Checkpoint, target: Format) -> Checkpoint:
     """The checkpoint for the net that the target's library builds: the same function.
 
     Raises:
         SpecError: if it has none; it names the first layer that would be another.
     """
-    spec = checkpoint.spec
-    if target.nearest_library_spec is None or spec is None:
+    spec, dialect = checkpoint.spec, target.dialect
+    if spec is None or dialect is None or dialect.nearest_library_spec is None:
         return checkpoint
     try:
-        nearest_library_spec = target.nearest_library_spec(spec)
-        state = weights_for_library(
-            checkpoint.state, compile_plan(spec), compile_plan(nearest_library_spec)
-        )
+        theirs = dialect.nearest_library_spec(spec)
+        state = weights_for_library(checkpoint.state, compile_plan(spec), compile_plan(theirs))
     except SpecError as error:
-        raise SpecError(f"{target.library} has no such net: {error}") from None
-    return replace(checkpoint, state=state, spec=nearest_library_spec)
+        raise SpecError(f"{dialect.library} has no such net: {error}") from None
+    return replace(checkpoint, state=state, spec=theirs)
+
+
+def is_checkpoint_folder(files: Set[str]) -> bool:
+    """Whether a directory that holds `files` is a checkpoint, which another may replace."""
+    return files <= HUGGINGFACE_FILES or files <= KERAS_HUB_FILES or CHECKPOINT_MARK in files
 
 
 def described(
@@ -283,6 +275,6 @@ def write_checkpoint(
             f"{path}: a {target.description} needs a framework to be written, one of "
             f"{', '.join(target.engines)}; `resnet-parity convert` uses it"
         )
-    whole = fitted(checkpoint, target)
-    with durable(path) as draft:
+    whole = checkpoint_for_library(checkpoint, target)
+    with durable(path, is_checkpoint_folder) as draft:
         save(draft, whole)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from shared_spec.errors import ResNetError, did_you_mean
+from shared_spec.errors import ResNetError, SpecError, did_you_mean
 
 _SHOWN = 20
 """Problems that are reported."""
@@ -49,6 +51,25 @@ class Document(BaseModel):
         words = {"title": title, "description": f"{what}: a YAML, TOML or JSON file."}
         version = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
         return cls.model_json_schema() | version | words
+
+
+@contextmanager
+def foreign_configuration(where: str) -> Iterator[None]:
+    """Say of what is wrong with a library's configuration, as a `SpecError`, that it is `where`."""
+    try:
+        yield
+    except ValidationError as error:
+        raise SpecError(f"{where}: {first_problem(error)}") from None
+    except SpecError as error:
+        text = str(error)
+        raise SpecError(text if text.startswith(where) else f"{where}: {text}") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """A field, and what is wrong with it, in pydantic's words."""
+    problem = error.errors(include_url=False)[0]
+    path = ".".join(map(str, problem["loc"]))[:200]
+    return f"{path}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
 
 
 def sentences(model: type[BaseModel], error: ValidationError) -> list[str]:

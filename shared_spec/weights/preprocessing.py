@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from shared_spec.errors import ImageError, SpecError
 from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.spec.validation import first_problem
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -63,9 +64,7 @@ class Preprocessing(BaseModel):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            path = ".".join(map(str, first["loc"]))
-            raise SpecError(f"{where}: preprocessing {path}: {first['msg']}") from None
+            raise SpecError(f"{where}: preprocessing {first_problem(error)}") from None
 
     @classmethod
     def default(cls, spec: ResNetSpec) -> Preprocessing:

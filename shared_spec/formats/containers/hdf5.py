@@ -12,7 +12,8 @@ import math
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise, product
@@ -98,17 +99,26 @@ def _listed(metadata: Mapping[str, Any]) -> dict[str, str]:
     """
     inner = metadata.get("config")
     layers = inner.get("layers") if isinstance(inner, dict) else None
-    found: dict[str, str] = {}
-    counts = dict.fromkeys(_GROUPED, 0)
+    named: list[tuple[str, str]] = []
     for layer in layers if isinstance(layers, list) else []:
         described = layer if isinstance(layer, dict) else {}
         kind, config = described.get("class_name"), described.get("config")
         name = config.get("name") if isinstance(config, dict) else None
         if isinstance(kind, str) and kind in _GROUPED and isinstance(name, str):
-            number = f"_{counts[kind]}" if counts[kind] else ""
-            found[_GROUPED[kind] + number] = name
-            counts[kind] += 1
-    return found
+            named.append((_GROUPED[kind], name))
+    return group_names(named)
+
+
+def group_names(layers: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Keras 3's names of groups (`conv2d`, `conv2d_1`, ...) to names of layers, from the kind and
+    the name of each layer in their order.
+    """
+    counts: Counter[str] = Counter()
+    names = {}
+    for kind, layer in layers:
+        names[f"{kind}_{counts[kind]}" if counts[kind] else kind] = layer
+        counts[kind] += 1
+    return names
 
 
 @dataclass(frozen=True)
@@ -244,13 +254,10 @@ def save_legacy(path: Path, layers: Sequence[KerasLayer]) -> None:
 
 def save_keras3(path: Path, layers: Sequence[KerasLayer]) -> None:
     """Write a `.weights.h5` of Keras 3: groups are named by class and number in this order."""
-    counts: dict[str, int] = {}
+    groups = group_names((layer.kind, layer.name) for layer in layers)
     with _Writer(path, layers) as file:
-        for layer in layers:
-            count = counts.get(layer.kind, 0)
-            counts[layer.kind] = count + 1
-            number = f"_{count}" if count else ""
-            group = file.root.create_group(f"layers/{layer.kind}{number}/vars")
+        for group_name, layer in zip(groups, layers, strict=True):
+            group = file.root.create_group(f"layers/{group_name}/vars")
             group.attrs["name"] = layer.name
             for index, entry in enumerate(layer.variables.values()):
                 made = file.add(group, str(index), entry)

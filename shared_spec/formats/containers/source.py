@@ -109,6 +109,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def write_json(path: Path, data: Mapping[str, Any], indent: int) -> None:
+    """Write a mapping as a library writes its configuration."""
+    text = json.dumps(data, indent=indent, ensure_ascii=False)
+    path.write_text(f"{text}\n", encoding="utf-8")
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):

@@ -7,16 +7,15 @@ reading the configuration gives its plan again.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeGuard
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from shared_spec.errors import SpecError
 from shared_spec.formats.containers.safetensors import save_safetensors
-from shared_spec.formats.containers.source import Source, read_json
+from shared_spec.formats.containers.source import Source, read_json, write_json
 from shared_spec.formats.dialects.dialect import (
     Dialect,
     Extras,
@@ -30,6 +29,7 @@ from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.equivalence import parting
 from shared_spec.plan.layers import Parameter
 from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.spec.validation import foreign_configuration
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.layouts import TORCH
 from shared_spec.weights.lazy_array import LazyArrays
@@ -38,6 +38,8 @@ from shared_spec.weights.preprocessing import Preprocessing
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 PROCESSOR = "preprocessor_config.json"
+HUGGINGFACE_FILES = {CONFIG, WEIGHTS, PROCESSOR}
+"""All that a directory in the layout of transformers holds that was written here."""
 
 ACTIVATIONS = {
     "relu": "relu",
@@ -228,15 +230,8 @@ def spec_of(config: Mapping[str, Any], where: str = CONFIG) -> ResNetSpec:
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in _CONFIGS:
         raise SpecError(f"{where}: model_type {kind!r} is not one of {', '.join(_CONFIGS)}")
-    try:
+    with foreign_configuration(where):
         return ResNetSpec.parse(_CONFIGS[kind][0].model_validate(config).fields(), where)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        path = ".".join(map(str, first["loc"]))[:200]
-        raise SpecError(f"{where}: {path}: {first['msg'].lower()}") from None
-    except SpecError as error:
-        text = str(error)
-        raise SpecError(text if text.startswith(where) else f"{where}: {text}") from None
 
 
 def transformers_name(name: str, kind: str) -> str:
@@ -410,10 +405,10 @@ def save_huggingface(folder: Path, checkpoint: Checkpoint) -> None:
     dtype = next(iter(entries.values())).dtype.name
     folder.mkdir()
     save_safetensors(folder / WEIGHTS, LazyArrays(with_counters(entries)), {"format": "pt"})
-    _dump(folder / CONFIG, config | {"dtype": dtype})
+    write_json(folder / CONFIG, config | {"dtype": dtype}, 2)
     prepare = checkpoint.preprocessing
     if prepare is not None and prepare.channel_order == "rgb":  # theirs has no other order
-        _dump(folder / PROCESSOR, _processor(prepare))
+        write_json(folder / PROCESSOR, _processor(prepare), 2)
 
 
 def _processor(prepare: Preprocessing) -> dict[str, Any]:
@@ -436,7 +431,3 @@ def _processor(prepare: Preprocessing) -> dict[str, Any]:
 
 HUGGINGFACE = [_dialect(kind, bare) for kind in _CONFIGS for bare in (False, True)]
 """ResNet and BiT, with and without a classifier."""
-
-
-def _dump(path: Path, data: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -17,10 +17,11 @@ from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.layouts import KERAS
 from shared_spec.weights.preprocessing import Preprocessing
 
+HEAD = "predictions"
 V1: Rules = [
     (r"^conv1$", "conv1_conv"),
     (r"^bn1$", "conv1_bn"),
-    (r"^fc$", "predictions"),
+    (r"^fc$", HEAD),
     (r"^layer(\d)\.(\d+)\.", lambda m: f"conv{int(m[1]) + 1}_block{int(m[2]) + 1}_"),
     (r"downsample\.0$", "0_conv"),
     (r"downsample\.1$", "0_bn"),
@@ -29,7 +30,7 @@ V1: Rules = [
 V2: Rules = [
     (r"^stem\.conv$", "conv1_conv"),
     (r"^norm$", "post_bn"),
-    (r"^head\.fc$", "predictions"),
+    (r"^head\.fc$", HEAD),
     (
         r"^stages\.(\d)\.blocks\.(\d+)\.",
         lambda m: f"conv{int(m[1]) + 2}_block{int(m[2]) + 1}_",
@@ -47,27 +48,22 @@ def layer_name(module: str, spec: ResNetSpec) -> str:
     return rename(module, V2 if spec.pre_activation else V1)
 
 
-def _foreign_name(legacy: bool) -> Callable[[Parameter, ResNetSpec], Place]:
-    def foreign_name(q: Parameter, spec: ResNetSpec) -> Place:
-        # The classifier of a pre-activation net is a 1x1 convolution here and dense there.
-        dense = q.module == "head.fc"
-        slot = KERAS["dense_kernel" if dense and q.role == "conv_kernel" else q.role]
-        leaf = slot.leaf if legacy else str(_VARIABLES[q.role])
-        return Place(f"{layer_name(q.module, spec)}/{leaf}", slot, dense)
+def keras_place(layer: str, q: Parameter, legacy: bool = False) -> Place:
+    """Where Keras keeps a parameter of `layer`: under its own name in legacy files, else by its
+    number among the layer's variables.
+    """
+    # The classifier of a pre-activation net is a 1x1 convolution here and dense there.
+    dense = q.module == "head.fc"
+    slot = KERAS["dense_kernel" if dense and q.role == "conv_kernel" else q.role]
+    return Place(f"{layer}/{slot.leaf if legacy else _NUMBERS.get(q.role, q.role)}", slot, dense)
 
-    return foreign_name
 
-
-_VARIABLES = {
-    "conv_kernel": 0,
-    "dense_kernel": 0,
-    "bias": 1,
-    "norm_scale": 0,
-    "norm_bias": 1,
+_NUMBERS = {
+    **dict.fromkeys(("conv_kernel", "dense_kernel", "norm_scale"), 0),
+    **dict.fromkeys(("bias", "norm_bias"), 1),
     "norm_mean": 2,
     "norm_var": 3,
 }
-"""Where Keras 3 keeps a role among the variables of its layer."""
 
 
 def _spec_of(source: Source) -> ResNetSpec:
@@ -81,7 +77,7 @@ def _spec_of(source: Source) -> ResNetSpec:
     v2 = any(name.startswith("post_bn/") for name in shapes)
     blocks = {match[0] for name in shapes if (match := re.match(r"conv\d_block\d+", name))}
     depths = [sum(b.startswith(f"conv{stage}_") for b in blocks) for stage in (2, 3, 4, 5)]
-    first, last = shapes.get(f"conv1_conv/{kernel}"), shapes.get(f"predictions/{kernel}")
+    first, last = shapes.get(f"conv1_conv/{kernel}"), shapes.get(f"{HEAD}/{kernel}")
     if first is None or len(first) != 4 or 0 in depths or (last is not None and len(last) != 2):
         raise WeightsError(
             f"{source.path}: not a ResNet of keras.applications; name the model (--model) if it is "
@@ -112,18 +108,24 @@ def _nearest_library_spec(spec: ResNetSpec) -> ResNetSpec:
     )
 
 
-_ORDER = ["preact_bn", "1_conv", "1_bn", "2_conv", "2_bn", "0_conv", "3_conv", "0_bn", "3_bn"]
+_BASIC = ["preact_bn", "1_conv", "1_bn", "0_conv", "2_conv", "0_bn", "2_bn"]
+_BOTTLENECK = ["preact_bn", "1_conv", "1_bn", "2_conv", "2_bn", "0_conv", "3_conv", "0_bn", "3_bn"]
 """Keras writes and reads a block's layers in this order, by their depth in its graph."""
 
 
-def position(layer: str) -> tuple[int, int, int]:
-    """Where a layer stands in the order of Keras's graph."""
-    match = re.match(r"conv(\d)_block(\d+)_(.+)", layer)
-    if match:
-        return int(match[1]), int(match[2]), _ORDER.index(match[3])
-    return {"conv1_conv": (1, 0, 0), "conv1_bn": (1, 0, 1), "post_bn": (9, 0, 0)}.get(
-        layer, (9, 0, 1)
-    )
+def graph_position(bottleneck: bool) -> Callable[[str], tuple[int, int, int]]:
+    """Where a layer of keras.applications or KerasHub stands in the order of Keras's graph."""
+    order = _BOTTLENECK if bottleneck else _BASIC
+
+    def position(layer: str) -> tuple[int, int, int]:
+        block = re.fullmatch(r"(?:conv|stack)(\d+)_block(\d+)_(.+)", layer)
+        if block:
+            inside = block[3].replace("pre_activation", "preact")
+            return int(block[1]), int(block[2]), order.index(inside)
+        stem = re.fullmatch(r"conv(\d)_(conv|bn)", layer)
+        return (-1, int(stem[1]), int(stem[2] == "bn")) if stem else (99, 0, int(layer == HEAD))
+
+    return position
 
 
 def _recognises(source: Source) -> bool:
@@ -136,11 +138,13 @@ APPLICATIONS_H5 = Dialect(
     "keras-applications",
     "keras.applications",
     lambda source: source.kind == "keras2",
-    _foreign_name(legacy=True),
+    lambda q, spec: keras_place(layer_name(q.module, spec), q, legacy=True),
     _spec_of,
     _extras,
     _nearest_library_spec,
 )
 APPLICATIONS = replace(
-    APPLICATIONS_H5, recognises=_recognises, foreign_name=_foreign_name(legacy=False)
+    APPLICATIONS_H5,
+    recognises=_recognises,
+    foreign_name=lambda q, spec: keras_place(layer_name(q.module, spec), q),
 )

@@ -8,32 +8,41 @@ reading the configuration gives its plan again.
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from shared_spec.errors import SpecError
-from shared_spec.formats.containers.hdf5 import KerasLayer, open_hdf5, save_keras3
-from shared_spec.formats.containers.source import Source, read_json, require_file
-from shared_spec.formats.dialects.dialect import Dialect, Extras, Place, Rules, rename
+from shared_spec.formats.containers.hdf5 import (
+    KerasLayer,
+    group_names,
+    open_hdf5,
+    save_keras3,
+)
+from shared_spec.formats.containers.source import (
+    Source,
+    read_json,
+    require_file,
+    write_json,
+)
+from shared_spec.formats.dialects.dialect import Dialect, Extras, Rules, rename
+from shared_spec.formats.dialects.keras_applications import HEAD, graph_position, keras_place
 from shared_spec.plan.compiler import compile_plan
-from shared_spec.plan.layers import Parameter
 from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.spec.validation import foreign_configuration
 from shared_spec.weights.checkpoint import Checkpoint
-from shared_spec.weights.layouts import KERAS
 from shared_spec.weights.lazy_array import LazyArrays
 from shared_spec.weights.preprocessing import Preprocessing
 
 CONFIG, TASK, METADATA = "config.json", "task.json", "metadata.json"
 WEIGHTS, TASK_WEIGHTS = "model.weights.h5", "task.weights.h5"
 PREPROCESSOR, CONVERTER = "preprocessor.json", "image_converter.json"
-# Whoever adds a file here adds it to durable.KERAS_HUB_FILES, so that a preset can be replaced.
-HEAD = "predictions"
+KERAS_HUB_FILES = {CONFIG, TASK, METADATA, WEIGHTS, TASK_WEIGHTS, PREPROCESSOR, CONVERTER}
+"""All that a preset holds that was written here."""
 
 _BACKBONE = "ResNetBackbone"
 _CLASSIFIERS = ("ResNetImageClassifier", "ImageClassifier")
@@ -81,44 +90,14 @@ def layer_name(module: str, spec: ResNetSpec) -> str:
     return rename(module, [*deep, *NAMES, *shortcut])
 
 
-_NUMBERS = {
-    "conv_kernel": 0,
-    "dense_kernel": 0,
-    "bias": 1,
-    "norm_scale": 0,
-    "norm_bias": 1,
-    "norm_mean": 2,
-    "norm_var": 3,
-}
-"""Where Keras 3 keeps a role among the variables of its layer."""
-
-
-def _foreign_name(q: Parameter, spec: ResNetSpec) -> Place:
-    # The classifier of a pre-activation net is a 1x1 convolution here and dense there.
-    dense = q.module == "head.fc"
-    slot = KERAS["dense_kernel" if dense and q.role == "conv_kernel" else q.role]
-    return Place(f"{layer_name(q.module, spec)}/{_NUMBERS.get(q.role, q.role)}", slot, dense)
-
-
-_BASIC = ["pre_activation_bn", "1_conv", "1_bn", "0_conv", "2_conv", "0_bn", "2_bn"]
-_BOTTLENECK = [
-    "pre_activation_bn",
-    *("1_conv", "1_bn", "2_conv", "2_bn", "0_conv", "3_conv", "0_bn", "3_bn"),
-]
-
-
-def position(bottleneck: bool) -> Callable[[str], tuple[int, int, int]]:
-    """Where a layer stands in the order of Keras's graph, by which it writes and reads."""
-    order = _BOTTLENECK if bottleneck else _BASIC
-
-    def place(layer: str) -> tuple[int, int, int]:
-        stack = re.fullmatch(r"stack(\d+)_block(\d+)_(.+)", layer)
-        if stack:
-            return int(stack[1]), int(stack[2]), order.index(stack[3])
-        stem = re.fullmatch(r"conv(\d)_(conv|bn)", layer)
-        return (-1, int(stem[1]), int(stem[2] == "bn")) if stem else (99, 0, int(layer == HEAD))
-
-    return place
+def _stems(width: int) -> dict[str, tuple[list[int], list[int]]]:
+    """Widths and kernel sizes of the convolutions of each stem."""
+    return {
+        "conv7x7": ([width], [7]),
+        "conv3x3": ([width], [3]),
+        "deep": ([width // 2, width // 2, width], [3, 3, 3]),
+        "deep_tiered": ([3 * width // 8, width // 2, width], [3, 3, 3]),
+    }
 
 
 class _Backbone(BaseModel):
@@ -202,14 +181,8 @@ class _Backbone(BaseModel):
     def _stem(self) -> dict[str, Any]:
         sizes, filters = self.input_conv_kernel_sizes, self.input_conv_filters
         width = filters[-1] if filters else 0
-        stems = {
-            "conv7x7": ([7], [width]),
-            "conv3x3": ([3], [width]),
-            "deep": ([3, 3, 3], [width // 2, width // 2, width]),
-            "deep_tiered": ([3, 3, 3], [3 * width // 8, width // 2, width]),
-        }
-        for stem, given in stems.items():
-            if (sizes, filters) == given:
+        for stem, convolutions in _stems(width).items():
+            if (filters, sizes) == convolutions:
                 return {"stem": stem, "stem_width": width}
         raise SpecError(
             f"input_conv_filters {filters} with input_conv_kernel_sizes {sizes} has no spec; "
@@ -274,18 +247,11 @@ def spec_of(config: Mapping[str, Any], where: str = CONFIG) -> ResNetSpec:
     Raises:
         SpecError: if it is neither, or says something that no spec does.
     """
-    try:
+    with foreign_configuration(where):
         backbone, task = _parts(config)
         fields = _Backbone.model_validate(backbone).fields()
         fields |= {"num_classes": 0} if task is None else _Task.model_validate(task).fields()
         return ResNetSpec.parse(fields, where)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        path = ".".join(map(str, first["loc"]))
-        raise SpecError(f"{where}: {path}: {first['msg'].lower()}") from None
-    except SpecError as error:
-        text = str(error)
-        raise SpecError(text if text.startswith(where) else f"{where}: {text}") from None
 
 
 def open_preset(path: Path, config: Mapping[str, Any]) -> Source:
@@ -305,13 +271,11 @@ def open_preset(path: Path, config: Mapping[str, Any]) -> Source:
         if alone.override(**same) != spec:
             raise SpecError(f"{where}: has another backbone than {CONFIG}")
     # The layers of files before Keras 3.10 have no names, but their numbers.
-    layers = sorted(_layers(spec) - {HEAD}, key=position("bottleneck" in spec.blocks))
-    counts: dict[str, int] = {}
-    names = {}
-    for layer in layers:
-        kind = "conv2d" if layer.endswith("_conv") else "batch_normalization"
-        names[f"{kind}_{counts[kind]}" if kind in counts else kind] = layer
-        counts[kind] = counts.get(kind, 0) + 1
+    layers = {layer_name(q.module, spec) for q in compile_plan(spec).parameters()} - {HEAD}
+    names = group_names(
+        ("conv2d" if layer.endswith("_conv") else "batch_normalization", layer)
+        for layer in sorted(layers, key=graph_position("bottleneck" in spec.blocks))
+    )
     require_file(path / WEIGHTS)
     source = open_hdf5(path / WEIGHTS, names)
     entries = source.tensors.entries
@@ -319,10 +283,6 @@ def open_preset(path: Path, config: Mapping[str, Any]) -> Source:
         require_file(path / TASK_WEIGHTS)
         entries = entries | open_hdf5(path / TASK_WEIGHTS, {"dense": HEAD}).tensors.entries
     return Source(path, source.kind, LazyArrays(entries), metadata)
-
-
-def _layers(spec: ResNetSpec) -> set[str]:
-    return {layer_name(q.module, spec) for q in compile_plan(spec).parameters()}
 
 
 def _recognises(source: Source) -> bool:
@@ -427,13 +387,7 @@ def _common(name: str, dtype: str) -> dict[str, Any]:
 
 def backbone_config(spec: ResNetSpec, dtype: str) -> dict[str, Any]:
     """KerasHub's arguments of a backbone of `spec`, as its `config.json` has them."""
-    width = spec.stem_width
-    filters, sizes = {
-        "conv7x7": ([width], [7]),
-        "conv3x3": ([width], [3]),
-        "deep": ([width // 2, width // 2, width], [3, 3, 3]),
-        "deep_tiered": ([3 * width // 8, width // 2, width], [3, 3, 3]),
-    }[spec.stem]
+    filters, sizes = _stems(spec.stem_width)[spec.stem]
     vd = "_vd" if spec.shortcut_pool == "avg" else ""
     arguments = {
         "input_conv_filters": filters,
@@ -490,10 +444,10 @@ def save_preset(folder: Path, checkpoint: Checkpoint, layers: Sequence[KerasLaye
     assert spec is not None
     dtype = next(iter(layers[0].variables.values())).dtype.name
     folder.mkdir()
-    _dump(folder / CONFIG, backbone_config(spec, dtype))
+    write_json(folder / CONFIG, backbone_config(spec, dtype), 4)
     sizes = [q.size for q in compile_plan(spec).parameters() if not q.module.endswith("fc")]
     metadata = _VERSIONS | {"parameter_count": sum(sizes), "tasks": ["ImageClassifier"]}
-    _dump(folder / METADATA, metadata)
+    write_json(folder / METADATA, metadata, 4)
     save_keras3(folder / WEIGHTS, [x for x in layers if x.name != HEAD])
     preprocessor = None
     if prepare is not None and prepare.channel_order == "rgb":  # theirs has no other order
@@ -502,22 +456,18 @@ def save_preset(folder: Path, checkpoint: Checkpoint, layers: Sequence[KerasLaye
         inner = _common(name, "float32")
         inner |= {"image_converter": converter, "config_file": PREPROCESSOR}
         preprocessor = _object("ResNetImageClassifierPreprocessor", inner)
-        _dump(folder / CONVERTER, converter)
-        _dump(folder / PREPROCESSOR, preprocessor)
+        write_json(folder / CONVERTER, converter, 4)
+        write_json(folder / PREPROCESSOR, preprocessor, 4)
     if spec.num_classes:
-        _dump(folder / TASK, _task(spec, dtype, preprocessor))
+        write_json(folder / TASK, _task(spec, dtype, preprocessor), 4)
         save_keras3(folder / TASK_WEIGHTS, [x for x in layers if x.name == HEAD])
-
-
-def _dump(path: Path, data: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(data, indent=4) + "\n", encoding="utf-8")
 
 
 KERAS_HUB = Dialect(
     "keras-hub",
     "KerasHub",
     _recognises,
-    _foreign_name,
+    lambda q, spec: keras_place(layer_name(q.module, spec), q),
     _source_spec,
     _extras,
     _nearest_library_spec,

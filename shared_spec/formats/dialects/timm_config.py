@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from shared_spec.catalogue import CATALOGUE
 from shared_spec.errors import SpecError, did_you_mean
 from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.spec.validation import first_problem
 from shared_spec.weights.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 FAMILIES = frozenset({"torchvision", "timm", "timm_v2"})
@@ -114,9 +115,7 @@ def _parse(data: Mapping[str, Any], where: str) -> _Config:
     try:
         return _Config.model_validate(dict(data))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        path = ".".join(map(str, first["loc"]))
-        raise SpecError(f"{where}: timm's {path}: {first['msg']}") from None
+        raise SpecError(f"{where}: timm's {first_problem(error)}") from None
 
 
 def _fields(config: _Config, where: str) -> dict[str, Any]:
