@@ -38,7 +38,7 @@ def default_sizes(spec: ResNetSpec) -> list[tuple[int, int]]:
     return [(side, side), (side + 1, side + 1), (side + side // 2 + 1, side)]
 
 
-def check(
+def check(  # noqa: PLR0913 a verb
     spec: ResNetSpec,
     engines: Sequence[Engine],
     *,

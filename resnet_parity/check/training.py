@@ -39,7 +39,7 @@ QUANTITIES = ("loss", "gradients", "update", "statistics", "weights")
 all steps leave."""
 
 
-def check_training(
+def check_training(  # noqa: PLR0913 a verb
     spec: ResNetSpec,
     engines: Sequence[Engine],
     *,

@@ -57,7 +57,7 @@ class UserModel:
     names: Mapping[str, str] = field(default_factory=dict)
 
 
-def trace(
+def trace(  # noqa: PLR0913 a verb
     spec: ResNetSpec,
     reference: Engine,
     other: Engine | UserModel,

@@ -59,7 +59,8 @@ def foreign_configuration(where: str) -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        raise SpecError(f"{where}: {first_problem(error)}") from None
+        field, _, problem = first_problem(error).partition(": ")
+        raise SpecError(f"{where}: {field}: {problem.lower()}") from None
     except SpecError as error:
         text = str(error)
         raise SpecError(text if text.startswith(where) else f"{where}: {text}") from None
@@ -69,7 +70,7 @@ def first_problem(error: ValidationError) -> str:
     """A field, and what is wrong with it, in pydantic's words."""
     problem = error.errors(include_url=False)[0]
     path = ".".join(map(str, problem["loc"]))[:200]
-    return f"{path}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+    return f"{path}: {problem['msg']}"
 
 
 def sentences(model: type[BaseModel], error: ValidationError) -> list[str]:

@@ -205,7 +205,7 @@ def test_a_fork_has_its_own(file: Path) -> None:
     code = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from shared_spec.formats.write import open_source\n"
+        "from shared_spec.formats.detect import open_source\n"
         "path = Path(sys.argv[1])\n"
         "open_source(path)\n"
         "child = os.fork()\n"
@@ -236,9 +236,9 @@ def test_it_ends_with_its_parent(tmp_path: Path, file: Path, end: str) -> None:
     code = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from shared_spec.formats.write import open_source\n"
-        "from shared_spec.formats.containers import hdf5_index\n"
-        "hdf5_index.__file__ = sys.argv[2]\n"
+        "from shared_spec.formats.detect import open_source\n"
+        "from shared_spec.formats.containers import hdf5_child\n"
+        "hdf5_child.__file__ = sys.argv[2]\n"
         f"open_source(Path(sys.argv[1])){end}\n"
     )
     subprocess.run([sys.executable, "-c", code, str(file), str(own)], cwd=ROOT, check=not end)

@@ -1,7 +1,7 @@
 """Weights files of Keras without Keras: the legacy `.h5`, and Keras 3's `.weights.h5` and `.keras`.
 
 The HDF5 library may crash on a damaged file, so that a process of its own opens it and tells
-where the arrays are (`hdf5_index`). They are read from there on demand. No link in a
+where the arrays are (`hdf5_child`). They are read from there on demand. No link in a
 file is followed, nothing outside the file is read, and no array before its shape is known to fit.
 """
 

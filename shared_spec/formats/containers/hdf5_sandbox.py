@@ -11,12 +11,10 @@ import contextlib
 import importlib.util
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,6 @@ from typing import Any
 from shared_spec.errors import FrameworkError
 from shared_spec.formats.containers import hdf5_child
 
-_START = 60.0
-"""Seconds that importing h5py may take."""
 _MISSING = "Keras's files need h5py, which is not installed; run: pip install h5py"
 
 
@@ -85,10 +81,7 @@ def wait() -> None:
     Raises:
         FrameworkError: if h5py is not installed, or no process with it can be started.
     """
-    with contextlib.suppress(
-        ValueError
-    ):  # it is slow: the file's name belongs to what is said then
-        _PROCESS.ask(b"\n")
+    _PROCESS.ask(b"\n")
 
 
 def _ending(code: int) -> str:
@@ -100,7 +93,7 @@ def _ending(code: int) -> str:
 
 
 class _Process:
-    """A running `hdf5_index`; another is started when it has ended."""
+    """A running `hdf5_child`; another is started when it has ended."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -118,7 +111,6 @@ class _Process:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
-                    bufsize=0,
                     cwd=os.sep,
                     env=os.environ | _ENVIRONMENT,
                 )
@@ -140,41 +132,27 @@ class _Process:
 
     def _asked(self, question: bytes) -> tuple[int, bytes]:
         assert self._running is not None
-        assert self._running.stdin is not None
-        data = memoryview(question)
-        while data:
-            data = data[self._running.stdin.write(data) :]
-        until = time.monotonic() + _START + hdf5_child.WAIT + 10
-        said = bytearray()
-        while b"\n" not in said:
-            said += self._read(until)
-        head, _, rest = bytes(said).partition(b"\n")
-        code, length = map(int, head.split())
-        parts, missing = [rest], length - len(rest)
-        while missing > 0:
-            parts.append(self._read(until))
-            missing -= len(parts[-1])
-        return code, b"".join(parts)
-
-    def _read(self, until: float) -> bytes:
-        assert self._running is not None
-        assert self._running.stdout is not None
-        stream = self._running.stdout
-        if not select.select([stream], [], [], max(0, until - time.monotonic()))[0]:
-            raise ValueError("it cannot be read in time")
-        data: bytes = stream.read(2**20)
-        if not data:
+        questions, answers = self._running.stdin, self._running.stdout
+        assert questions is not None
+        assert answers is not None
+        questions.write(question)
+        questions.flush()
+        head = answers.readline().split()
+        if not head:
             raise EOFError
-        return data
+        code, length = map(int, head)
+        said = answers.read(length)
+        if len(said) < length:
+            raise EOFError
+        return code, said
 
     def stop(self) -> None:
         with self._lock:
             if self._running is not None and self._owner == os.getpid():
                 self._running.kill()
                 self._running.wait()
-                for stream in (self._running.stdin, self._running.stdout):
-                    assert stream is not None
-                    stream.close()
+                with contextlib.suppress(BrokenPipeError):  # a question that it never took
+                    self._running.communicate()
             self._running = None
 
 
