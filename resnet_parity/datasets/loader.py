@@ -63,7 +63,7 @@ class Loader:
         DataError: if the arguments do not fit one another or the data set.
     """
 
-    def __init__(  # noqa: PLR0913 public
+    def __init__(
         self,
         dataset: Dataset,
         augmentation: Sequence[Augmentation],

@@ -258,7 +258,7 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def trace_model(  # noqa: PLR0913 a request's fields
+def trace_model(
     session: Session,
     own: dict[str, Any],
     spec: dict[str, Any],
