@@ -271,7 +271,7 @@ def _from_url(
     variable = _offline()
     if variable:
         state = f"the cached {target} is damaged" if cached else "it is not in the cache"
-        raise WeightsError(f"{shown}: {state}, and {variable} forbids to fetch it")
+        raise WeightsError(f"{shown}: {state}, and {variable} forbids fetching it")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -280,7 +280,8 @@ def _from_url(
         found = _stream(url, shown, draft, progress)
         if not found.startswith(told):
             raise WeightsError(
-                f"{shown}: what came has the SHA-256 {found[:8]}..., and its name says {told}"
+                f"{shown}: the file received has the SHA-256 {found[:8]}..., and its name "
+                f"says {told}"
             )
     return target
 

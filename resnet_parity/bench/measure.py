@@ -380,6 +380,6 @@ def _check_trainable(spec: ResNetSpec) -> None:
     for rate in DROP_RATES:
         if getattr(spec, rate):
             raise ResNetError(
-                f"bench: with {rate} {getattr(spec, rate)} each engine draws numbers of its own in "
+                f"bench: with {rate} {getattr(spec, rate)} each engine draws its own numbers in "
                 f"training, so there is nothing to compare with; set it to 0"
             )

@@ -89,7 +89,7 @@ def read_records(path: Path) -> dict[str, Record]:
     """
     records: dict[str, Record] = {}
     if path.exists() and not (path.is_file() or path.is_dir()):
-        raise ResNetError(f"{path}: is no regular file")
+        raise ResNetError(f"{path}: is not a regular file")
     try:
         with path.open("a+b") as file:
             file.seek(0)

@@ -67,7 +67,7 @@ def train(
     found = changed(find_recipe(recipe), data, change or [])
     (chosen,) = parse_engines(engine)[:1]
     if "," in engine:
-        raise FrameworkError(f"engine: {engine!r}: a training has one")
+        raise FrameworkError(f"engine: {engine!r}; a training run has one")
     missing = chosen.missing()
     if missing is not None:
         raise FrameworkError(f"{chosen.name}: {missing}")

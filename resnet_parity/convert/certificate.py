@@ -187,7 +187,7 @@ def read_certificate(path: Path) -> Certificate:
         outputs = [_unpacked(x["float64"], x["shape"], np.dtype("<f8")) for x in items]
         rounding = float(data["rounding"])
         if not 0 <= rounding < math.inf:
-            raise ValueError("its rounding is no size of an error")
+            raise ValueError("its rounding is not a valid error")
         return Certificate(
             _file_record(data["source"]),
             _file_record(data["target"]),
@@ -256,11 +256,11 @@ def _packed(array: np.ndarray) -> str:
 def _unpacked(text: str, shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
     size = math.prod(shape) * dtype.itemsize
     if not 1 <= len(shape) <= 4 or not 0 < size <= _ARRAY_LIMIT:
-        raise ValueError(f"an array of shape {list(shape)} is none of a certificate's")
+        raise ValueError(f"an array of shape {list(shape)} does not belong in a certificate")
     unpack = zlib.decompressobj()
     data = unpack.decompress(base64.b64decode(text, validate=True), size)
     if len(data) != size or not unpack.eof:
-        raise ValueError("an array has not as many bytes as its shape takes")
+        raise ValueError("an array does not have the size of its shape")
     return np.frombuffer(data, dtype).reshape(shape)
 
 

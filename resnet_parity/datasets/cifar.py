@@ -194,8 +194,8 @@ def _binary(data: bytes, spec: DataSpec, version: _Version, where: str) -> tuple
     record = version.labels + _PIXELS
     if not data or len(data) % record:
         raise DataError(
-            f"{where}: {len(data):,} bytes are no whole number of records of {record:,}; the file "
-            f"is cut off or not of {spec.format}"
+            f"{where}: {len(data):,} bytes are not a whole number of records of {record:,}; the "
+            f"file is cut off or not of {spec.format}"
         )
     rows = np.frombuffer(data, np.uint8).reshape(-1, record)
     column = version.labels - 1 if spec.labels == "fine" else 0
@@ -213,7 +213,7 @@ def _pickled(data: bytes, spec: DataSpec, version: _Version, where: str) -> tupl
         raise DataError(f"{where}: 'data' is {list(array.shape)}; [N, {_PIXELS}] is expected")
     if len(labels) != len(array) or not all(type(x) is int and 0 <= x < 256 for x in labels):
         raise DataError(
-            f"{where}: {key!r} has to hold {len(array)} labels, one an image, and holds "
+            f"{where}: {key!r} has to hold {len(array)} labels, one per image, and holds "
             f"{len(labels)} or what are none"
         )
     return array, _checked(np.array(labels), spec, where)

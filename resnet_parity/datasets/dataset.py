@@ -61,7 +61,9 @@ class InMemory:
                 f"[N, H, W, C] are accepted"
             )
         if pixels.shape[3] not in (1, 3):
-            raise DataError(f"{self.source}: images of {pixels.shape[3]} channels; 1 or 3 can be")
+            raise DataError(
+                f"{self.source}: images of {pixels.shape[3]} channels; 1 or 3 are accepted"
+            )
         if 0 in pixels.shape:
             raise DataError(f"{self.source}: there are no images in it")
         check_labels(self.labels, len(pixels), self.names, self.source)

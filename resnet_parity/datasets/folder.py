@@ -119,4 +119,4 @@ def _images(root: Path, folder: Path) -> Iterator[str]:
 
 def _within(root: Path, path: Path) -> None:
     if not path.resolve().is_relative_to(root.resolve()):
-        raise DataError(f"{path}: is a link that leads out of {root}, and none is followed")
+        raise DataError(f"{path}: is a link that leads out of {root}, which is not followed")

@@ -96,7 +96,7 @@ def _rows(datasets: Any, spec: DataSpec, split: Split) -> Any:
         saved = datasets.load_from_disk(path)
         return saved[_split(spec, split, list(saved))]
     if (Path(path) / "state.json").is_file():
-        raise DataError(f"{path}: is one split alone; save the DatasetDict of both")
+        raise DataError(f"{path}: is a single split; save the DatasetDict of both")
     known = datasets.get_dataset_split_names(path)
     return datasets.load_dataset(path, split=_split(spec, split, known))
 

@@ -40,7 +40,7 @@ def read_idx(spec: DataSpec, split: Split) -> InMemory:
     pixels = read_idx_file(images, 3)
     source = str(images)
     if len(pixels) != len(labels):
-        raise DataError(f"{source}: {len(pixels)} images, and {len(labels)} labels beside it")
+        raise DataError(f"{source}: {len(pixels)} images, and {len(labels)} labels")
     if not len(training):
         raise DataError(f"{source}: there are no labels for training")
     found = [str(i) for i in range(int(training.max()) + 1)]
@@ -75,7 +75,7 @@ def read_idx_file(path: Path, axes: int) -> np.ndarray:
     if len(data) != size:
         more = "more" if len(data) > size else f"{len(data):,}"
         raise DataError(
-            f"{path}: its header speaks of {size:,} bytes {list(shape)}, and {more} follow"
+            f"{path}: its header announces {size:,} bytes {list(shape)}, and {more} follow"
         )
     return np.frombuffer(data, np.uint8).reshape(shape)
 

@@ -78,7 +78,7 @@ class _StandIn:
             return PickledType(code.decode("latin-1") if isinstance(code, bytes) else code)
         elif self._name == "_reconstruct":
             return PickledArray()
-        raise pickle.UnpicklingError(f"{self._name} is called as no array needs it")
+        raise pickle.UnpicklingError(f"{self._name} is called in a way that no array needs")
 
     def __setstate__(self, state: object) -> None:
         raise pickle.UnpicklingError("it sets attributes")

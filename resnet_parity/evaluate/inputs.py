@@ -147,7 +147,9 @@ def _check_scales(crops: str, scales: Sequence[int]) -> None:
     bad = [side for side in scales if not 1 <= side <= _LARGEST_SCALE]
     if bad or not scales or len(set(scales)) < len(scales):
         what = f"{bad[0]} is none" if bad else "each once, and at least one"
-        raise ResNetError(f"scales: {what}; shorter sides of 1 to {_LARGEST_SCALE} pixels can be")
+        raise ResNetError(
+            f"scales: {what}; shorter sides of 1 to {_LARGEST_SCALE} pixels are accepted"
+        )
 
 
 def _file_and_recipe(weights: str) -> tuple[Path, Recipe | None]:

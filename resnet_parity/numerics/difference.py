@@ -77,7 +77,7 @@ def difference(reference: np.ndarray, other: np.ndarray) -> Difference:
     a, b = reference.astype(np.float64), other.astype(np.float64)
     scale = float(np.max(np.abs(a)))
     if scale == 0:
-        raise ResNetError("the reference is zero everywhere, so that nothing would be compared")
+        raise ResNetError("the reference is zero everywhere, so nothing would be compared")
     with np.errstate(invalid="ignore"):
         delta = np.abs(a - b)
     if not np.all(np.isfinite(delta)):

@@ -95,7 +95,7 @@ def trace(  # noqa: PLR0913 a verb
     if dtype not in DTYPES:
         raise ResNetError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
     if gradients and isinstance(other, UserModel):
-        raise ResNetError("--gradients: compares engines, and not a model of one's own")
+        raise ResNetError("--gradients: compares engines, not a model of your own")
     if gradients:
         require_classes(spec)
     p = compile_plan(spec)

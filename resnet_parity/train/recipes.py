@@ -70,7 +70,7 @@ def changed(recipe: Recipe, data: str | None, changes: Sequence[str]) -> Recipe:
         try:
             parsed = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise RecipeError(f"--set: {value!r} is not a value that YAML knows") from None
+            raise RecipeError(f"--set: {value!r} is not a valid YAML value") from None
         if parsed is None:
             inner.pop(last, None)
         else:

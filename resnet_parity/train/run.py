@@ -203,7 +203,7 @@ def _claim(folder: Path, recipe: Recipe, resume: bool, first: bool) -> Path | No
     if not first:
         return None
     if folder.exists() and any(folder.iterdir()):
-        raise RecipeError(f"{folder}: is not empty; go on with --resume, or name another folder")
+        raise RecipeError(f"{folder}: is not empty; continue with --resume, or name another folder")
     if resume:
         raise RecipeError(f"{folder}: there is no run to resume")
     folder.mkdir(parents=True, exist_ok=True)

@@ -57,7 +57,9 @@ def _jax() -> tuple[int, int]:
     try:
         jax.distributed.initialize(**given)
     except (ValueError, RuntimeError) as error:
-        raise FrameworkError(f"--distributed: JAX cannot meet other processes ({error})") from None
+        raise FrameworkError(
+            f"--distributed: JAX cannot connect to other processes ({error})"
+        ) from None
     return jax.process_index(), jax.process_count()
 
 

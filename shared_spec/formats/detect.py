@@ -111,7 +111,7 @@ def _open_directory(path: Path, openers: Mapping[str, Opener]) -> Source:
     if is_orbax(path):
         if ORBAX not in openers:
             raise WeightsError(
-                f"{path}: an orbax checkpoint, which Flax alone reads; `resnet-parity convert` "
+                f"{path}: an orbax checkpoint, which only Flax can read; `resnet-parity convert` "
                 f"turns it into another format"
             )
         return openers[ORBAX](path)

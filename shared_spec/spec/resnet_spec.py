@@ -277,7 +277,7 @@ class ResNetSpec(Document):
             if given != len(self.depths):
                 raise ValueError(
                     f"{field.replace('blocks', 'block')}: {given} entries for {len(self.depths)} "
-                    f"stages; give one a stage"
+                    f"stages; give one per stage"
                 )
         for problem in (
             self._block_problem(),

@@ -104,7 +104,7 @@ class DataSpec(Declared):
             raise ValueError("class_names: two classes have one name")
         if self.split("train") == self.split("held_out") is not None:
             raise ValueError(
-                f"held_out_split: {self.split('train')!r} is what is trained on; name another"
+                f"held_out_split: {self.split('train')!r} is used for training; name another"
             )
         return self
 

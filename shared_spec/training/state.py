@@ -100,7 +100,7 @@ def restored(
     for part in MOMENTS[how.optimizer.name]:
         found = {name: array.shape for name, array in parts[part].items()}
         if found != {name: shapes[name] for name in updates}:
-            raise WeightsError(f"{where}: {part} is not that of the parameters that train")
+            raise WeightsError(f"{where}: {part} does not match the trainable parameters")
     moments = {part: parts[part] for part in MOMENTS[how.optimizer.name]}
     return TrainingState(int(state["step"]), parts["weights"], moments, parts.get("average"))
 

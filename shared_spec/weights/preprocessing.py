@@ -55,7 +55,7 @@ class Preprocessing(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Preprocessing:
         if len(self.mean) != len(self.std) or len(self.mean) not in _MODES:
-            raise ValueError("mean and std need one entry a channel, 1 or 3 each")
+            raise ValueError("mean and std need one entry per channel, 1 or 3 each")
         return self
 
     @classmethod

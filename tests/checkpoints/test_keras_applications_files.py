@@ -134,7 +134,7 @@ def test_links_are_not_followed(file: Path, tmp_path: Path) -> None:
             group = handle["predictions/predictions"]
             del group["bias:0"]
             group["bias:0"] = link
-        assert "a link, and none is followed" in refused(file)
+        assert "a link, which is not followed" in refused(file)
     with h5py.File(file, "r+") as handle:
         group = handle["predictions/predictions"]
         del group["bias:0"]

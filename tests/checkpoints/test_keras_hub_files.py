@@ -238,7 +238,7 @@ def refused(folder: Path) -> str:
         ({"include_rescaling": True}, "include_rescaling: extra inputs are not permitted"),
         ({"block_type": "cross_stage"}, "block_type: input should be 'basic_block'"),
         ({"stackwise_num_strides": [1, 2, 2]}, "_blocks and _strides differ in length"),
-        ({"stackwise_num_filters": [32, 64]}, "begins with 32, and KerasHub takes 64 alone"),
+        ({"stackwise_num_filters": [32, 64]}, "begins with 32, and KerasHub only takes 64"),
         ({"input_conv_kernel_sizes": [5]}, r"input_conv_kernel_sizes [5] has no spec"),
         ({"input_conv_filters": [32]}, "begins without a projection"),
         ({"stackwise_num_filters": [64, 64], "stackwise_num_strides": [1, 1]}, "stack 1 of"),
@@ -301,7 +301,7 @@ def test_only_a_preset_is_replaced(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "fields", "message"),
     [
-        ("resnet50", {"widths": [32, 64, 128, 256]}, "begins with 32, and KerasHub takes 64 alone"),
+        ("resnet50", {"widths": [32, 64, 128, 256]}, "begins with 32, and KerasHub only takes 64"),
         ("resnext50_32x4d", {}, "would be"),
         ("resnet18d", {}, "would be"),
         ("resnet18", {"activation": "gelu"}, "function='gelu'"),

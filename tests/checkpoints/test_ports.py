@@ -190,7 +190,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     torch.save(whole | {"layer1.0.bn2.weight": torch.ones(8), "linear.bias": torch.ones(2)}, path)
     assert "fc.bias has shape (2,), expected (10,)" in refused(path)
     torch.save({k: v for k, v in whole.items() if k != "conv1.weight"}, path)
-    assert "a.pth: not a ResNet of ports for CIFAR (a kernel has not four axes)" in refused(path)
+    assert "not a ResNet of ports for CIFAR (a kernel does not have four axes)" in refused(path)
     half = {k: v for k, v in whole.items() if "layer1.1.conv2" not in k}
     torch.save(half, path)
     assert "have neither two nor three convolutions each" in refused(path)

@@ -56,7 +56,7 @@ def test_check_all_that_does_not_hold(tmp_path: Path) -> None:
         ),
         (["check", "--all", "--report", "no/r.md"], "no/r.md: its directory does not exist"),
         (["check", "--all", "--report", "/"], "/: is a directory or the file of results"),
-        (["check", "--all", "--results", "/dev/full"], "/dev/full: is no regular file"),
+        (["check", "--all", "--results", "/dev/full"], "/dev/full: is not a regular file"),
     ],
 )
 def test_bad_input_gets_one_sentence(arguments: list[str], message: str) -> None:

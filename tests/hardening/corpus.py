@@ -61,7 +61,7 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     ),
     "what a call gives, called": (
         state_dict(value=b"ccollections\nOrderedDict\n)R)R"),
-        "no function",
+        "not a function",
     ),
     "torch.load": (state_dict(value=b"ctorch\nload\n" + unicode("../canary") + b"\x85R"), REFUSED),
     "torch.storage._load_from_bytes": (
@@ -126,7 +126,7 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     "no STOP": (b"\x80\x02}", "not a readable PyTorch file"),
     "a name twice": (
         b"\x80\x02}" + unicode("a") + b"Ns" + unicode("a") + b"Ns.",
-        "stands there twice",
+        "appears twice",
     ),
 }
 
@@ -451,12 +451,12 @@ CASES = [
         safetensors(
             "a.safetensors", '{"a":%s,"a":%s}' % ((json.dumps(entry(0, 4, [1])),) * 2), bytes(4)
         ),
-        "stands there twice",
+        "appears twice",
     ),
     Case(
         "safetensors: a key of the metadata twice",
         safetensors("a.safetensors", '{"__metadata__":{"a":"1","a":"2"}}'),
-        "stands there twice",
+        "appears twice",
     ),
     Case(
         "safetensors: a shape of [0, 10^12]",

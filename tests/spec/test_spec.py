@@ -72,7 +72,7 @@ def test_drawn_specs_survive_a_file(
         ({"depths": "34"}, "depths:"),
         ({"depths": [1] * 300_000}, "depths: tuple should have at most 8 items"),
         ({"widths": []}, "widths: 0 entries for 2 stages"),
-        ({"widths": [64]}, "widths: 1 entries for 2 stages; give one a stage"),
+        ({"widths": [64]}, "widths: 1 entries for 2 stages; give one per stage"),
         ({"strides": [1, 2, 2]}, "strides: 3 entries for 2 stages"),
         ({"norm_eps": 0}, "norm_eps: input should be greater than 0 (got 0)"),
         ({"norm_eps": float("nan")}, "norm_eps:"),
@@ -123,7 +123,7 @@ def test_drawn_specs_survive_a_file(
             "out_indices: there is no feature map 3; the last is 2",
         ),
         ({"features_only": True, "out_indices": [1, 0]}, "out_indices: [1, 0] has to ascend"),
-        ({"block": ["basic"]}, "block: 1 entries for 2 stages; give one a stage"),
+        ({"block": ["basic"]}, "block: 1 entries for 2 stages; give one per stage"),
         (
             {"block": ["basic", "wide"]},
             "block.1: input should be 'basic' or 'bottleneck' (got 'wide')",

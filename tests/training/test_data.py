@@ -364,9 +364,9 @@ def test_a_batch_that_is_none(tmp_path: Path, data: bytes, match: str) -> None:
 @pytest.mark.parametrize(
     ("size", "match"),
     [
-        (-1, "no whole number of records of 3,073"),
+        (-1, "not a whole number of records of 3,073"),
         (-3073, "it holds 6 images, and data_batch_1.bin 7"),
-        (-7 * 3073, "no whole number"),
+        (-7 * 3073, "not a whole number"),
     ],
 )
 def test_a_binary_batch_that_is_cut_off(tmp_path: Path, size: int, match: str) -> None:
@@ -495,12 +495,12 @@ def test_idx_as_torchvision_reads_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda d: d[:-1], r"speaks of 23,520 bytes \[30, 28, 28\], and 23,519 follow"),
+        (lambda d: d[:-1], r"announces 23,520 bytes \[30, 28, 28\], and 23,519 follow"),
         (lambda d: d + b"\0", "and more follow"),
         (lambda d: d[:10], "not an IDX file"),
         (lambda d: b"", "not an IDX file .*begins with nothing"),
         (lambda d: b"\0\0\x0d\x03" + d[4:], "begins with 00 00 0d 03"),
-        (lambda d: d[:4] + b"\xff" * 12 + d[16:], "speaks of 79,228,.* and 23,520 follow"),
+        (lambda d: d[:4] + b"\xff" * 12 + d[16:], "announces 79,228,.* and 23,520 follow"),
         (lambda d: d[:4] + b"\0\0\0\x1d" + d[8:], "more follow"),
     ],
     ids=range(7),

@@ -203,7 +203,7 @@ def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "thesis.tex").write_text("mine")
     _, err = train(recipe, "--output", folder, code=2)
-    assert "is not empty; go on with --resume" in err
+    assert "is not empty; continue with --resume" in err
     assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
 
 

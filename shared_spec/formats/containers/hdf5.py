@@ -154,7 +154,7 @@ def _opened(place: _Place, metadata: Mapping[str, Any], layers: Mapping[str, str
         arrays = [_tensor(item, place, regions) for item in answer["found"]["arrays"]]
         kind = answer["found"]["kind"]
     except (KeyError, TypeError, AttributeError):  # a library gone astray may say anything
-        raise ValueError("what it says of itself makes no sense") from None
+        raise ValueError("its description of itself makes no sense") from None
     # The library does not ask whether what describes the file and its arrays lie in each other.
     regions = sorted(set(regions))
     if any(end > begin for (_, end), (begin, _) in pairwise(regions)):

@@ -76,7 +76,7 @@ def index(path: str, begin: int, size: int | None, layers: dict[str, str]) -> di
             return {"kind": "keras3", "arrays": list(_keras3(root, layers))}
         if b"model_weights" in names:
             if root.links.get_info(b"model_weights").type != h5py.h5l.TYPE_HARD:
-                raise RefusedError("'model_weights' is a link, and none is followed")
+                raise RefusedError("'model_weights' is a link, which is not followed")
             root = h5py.h5g.open(root, b"model_weights")
         return {"kind": "keras2", "arrays": list(_legacy(root))}
 
@@ -186,7 +186,7 @@ def _objects(root: Any) -> Iterator[tuple[str, Any]]:
         for name in list(node):
             inside = f"{here}/{name.decode()}" if here else name.decode()
             if node.links.get_info(name).type != h5py.h5l.TYPE_HARD:
-                raise RefusedError("", inside, " is a link, and none is followed")
+                raise RefusedError("", inside, " is a link, which is not followed")
             child = h5py.h5o.open(node, name)
             if isinstance(child, h5py.h5g.GroupID):
                 pending.append((inside, child))

@@ -77,7 +77,7 @@ class _Walk:
                 yield "/".join(where), self._array(end, "/".join(where))
             self._skip_to(end)
         elif not where:
-            raise ValueError("its outermost object is no map")
+            raise ValueError("its outermost object is not a map")
         else:
             self._skip(first, len(where))
 
@@ -99,7 +99,7 @@ class _Walk:
 
     def _array(self, end: int, where: str) -> LazyArray:
         if self._take(1) != b"\x93":
-            raise ValueError(f"{where[:200]} is no array")
+            raise ValueError(f"{where[:200]} is not an array")
         shape = tuple(self._integers())
         name = self._text()
         dtype = _DTYPES.get(name)
@@ -109,7 +109,7 @@ class _Walk:
         size = self._length(first, 1, 0, {0xC4: 1, 0xC5: 2, 0xC6: 4}) or 0
         start = self.file.tell()
         if size != math.prod(shape) * dtype.itemsize or start + size != end or end > self.length:
-            raise ValueError(f"{where[:200]} has not as many bytes as its shape {shape} takes")
+            raise ValueError(f"{where[:200]} does not have the size of its shape {shape}")
         path = self.path
         return LazyArray(shape, dtype, lambda: read_at(path, start, shape, dtype))
 
@@ -131,7 +131,7 @@ class _Walk:
         first = self._take(1)[0]
         size = self._length(first, 0xA0, 0xBF, {0xD9: 1, 0xDA: 2, 0xDB: 4})
         if size is None or size > 4 * NAME_LIMIT:
-            raise ValueError("a name is no text")
+            raise ValueError("a name is not text")
         return self._take(size).decode()
 
     def _extension(self, first: int) -> int | None:

@@ -56,7 +56,7 @@ def _entry(path: Path, archive: zipfile.ZipFile, member: str) -> LazyArray:
         shape, fortran, dtype = _header(file)
         begin, size = file.tell(), math.prod(shape) * dtype.itemsize
     if archive.getinfo(member).file_size != begin + size:
-        raise ValueError(f"{shown(member)} has not the length that its shape takes")
+        raise ValueError(f"{shown(member)} does not have the length of its shape")
 
     def read() -> np.ndarray:
         try:

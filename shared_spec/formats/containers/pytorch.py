@@ -156,7 +156,7 @@ def _from_member(path: Path, info: zipfile.ZipInfo, start: int, stop: int) -> np
         raise WeightsError(f"{path}: {shown(info.filename)} is cut off")
     # torch can be told to leave the sum out, and then writes 0.
     if stop - start == info.file_size and info.CRC and zlib.crc32(found.data) != info.CRC:
-        raise WeightsError(f"{path}: {shown(info.filename)} is damaged (its CRC-32 is another)")
+        raise WeightsError(f"{path}: {shown(info.filename)} is damaged (its CRC-32 differs)")
     return found
 
 
@@ -170,15 +170,15 @@ def _from_legacy(path: Path, file: IO[bytes]) -> tuple[object, Locate]:
     loaded = _follow(file, storages)
     keys = _follow(file)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise ValueError("its list of storages is none")
+        raise ValueError("its list of storages is not a list")
     if set(keys) != set(storages) or len(set(keys)) < len(keys):
-        raise ValueError("its list of storages is another than its state dict's")
+        raise ValueError("its list of storages differs from its state dict's")
     starts: dict[str, int] = {}
     length = path.stat().st_size
     for key in keys:
         count = int.from_bytes(file.read(8), "little")
         if count != storages[key].count:
-            raise ValueError(f"storage {key[:50]!r} has another length than is said of it")
+            raise ValueError(f"storage {key[:50]!r} does not have the length that the file states")
         starts[key] = file.tell()
         file.seek(starts[key] + count * storages[key].dtype.itemsize)
         if file.tell() > length:
@@ -270,7 +270,7 @@ def _follow(file: IO[bytes], storages: dict[str, _Storage] | None = None) -> obj
             stack.append(argument)
         elif name in ("BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE"):
             if argument is not None and not _natural(argument):
-                raise ValueError("its pickle numbers its parts as none does")
+                raise ValueError("its pickle numbers its objects in an impossible way")
             memo[len(memo) if argument is None else argument] = stack[-1]
         elif name in ("BINGET", "LONG_BINGET", "GET"):
             stack.append(memo[argument])
@@ -345,7 +345,7 @@ def _set_items(stack: list[Any], items: list[Any]) -> None:
         if not isinstance(key, str) and not _natural(key):
             raise ValueError("its pickle has a key that is neither text nor a natural number")
         if key in stack[-1]:
-            raise ValueError(f"{shown(str(key))} stands there twice")
+            raise ValueError(f"{shown(str(key))} appears twice")
         stack[-1][key] = value
 
 
@@ -365,7 +365,7 @@ def _build(stack: list[Any], _: object) -> None:
 def _reduce(stack: list[Any], _: object) -> None:
     function, arguments = _top(stack, 2)
     if not isinstance(function, _Global) or not isinstance(arguments, tuple):
-        raise ValueError("its pickle calls something that is no function")
+        raise ValueError("its pickle calls something that is not a function")
     known = _CALLS.get(function.name)
     if known is None:
         raise ValueError(f"it asks for {function.name[:150]}, and nothing is executed")
@@ -379,7 +379,7 @@ def _global(stack: list[Any], argument: str) -> None:
 def _stack_global(stack: list[Any], _: object) -> None:
     module, name = _top(stack, 2)
     if not isinstance(module, str) or not isinstance(name, str):
-        raise ValueError("its pickle names a function by what is no text")
+        raise ValueError("its pickle names a function by something that is not text")
     stack.append(_Global(f"{module}.{name}"))
 
 
@@ -430,7 +430,7 @@ def _natural(n: object) -> bool:
 def _tensor(arguments: tuple[Any, ...]) -> _Strided:
     storage, offset, shape, stride = arguments[:4]
     if not all(isinstance(x, tuple) and len(x) <= _AXES for x in (shape, stride)):
-        raise ValueError("its pickle has a tensor whose shape is none")
+        raise ValueError("its pickle has a tensor without a valid shape")
     numbers = (offset, *shape, *stride)
     if not isinstance(storage, _Storage) or not all(map(_natural, numbers)):
         raise ValueError("its pickle describes a tensor in a form that torch.save does not")
@@ -439,7 +439,7 @@ def _tensor(arguments: tuple[Any, ...]) -> _Strided:
 
 def _parameter(arguments: tuple[Any, ...]) -> _Strided:
     if not arguments or not isinstance(arguments[0], _Strided):
-        raise ValueError("its pickle has a parameter that is no tensor")
+        raise ValueError("its pickle has a parameter that is not a tensor")
     return arguments[0]
 
 
@@ -479,7 +479,9 @@ def save_pytorch(path: Path, state: Mapping[str, np.ndarray]) -> None:
     entries = entries_of(state)
     for name, entry in entries.items():
         if entry.dtype.newbyteorder("<") not in _STORAGE_NAMES:
-            raise WeightsError(f"{path}: {name} has dtype {entry.dtype}, which torch has not here")
+            raise WeightsError(
+                f"{path}: {name} has dtype {entry.dtype}, which this torch does not have"
+            )
     with (
         path.open("wb") as file,
         early(file.fileno()) as written,

@@ -121,7 +121,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for name, _ in pairs:
             if name in seen:
-                raise ValueError(f"{shown(name)} stands there twice")
+                raise ValueError(f"{shown(name)} appears twice")
             seen.add(name)
     return found
 
@@ -155,7 +155,7 @@ def read_member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
     with archive.open(info) as file:
         data = file.read(info.file_size)  # a number, so that no more than that is unpacked
         if len(data) < info.file_size or file.read(1):
-            raise ValueError(f"{shown(name)} has not the length that is said of it")
+            raise ValueError(f"{shown(name)} does not have the length that the file states")
     return data
 
 

@@ -83,7 +83,7 @@ def _dialect(words: Words) -> Dialect:
         if _pre_activated(shapes, stage):
             raise SpecError(
                 f"{source.path}: a pre-activation net of these ports, which has no norm before its "
-                f"pool, and which no spec says"
+                f"pool, and which no spec can express"
             )
         stem = shapes.get("conv1.weight", ())
         net = NetShapes(stem, stem[0] if stem else 0, stages, shapes.get(f"{head}.weight"))

@@ -98,8 +98,8 @@ def _detectron(prefix: str) -> Dialect:
         shapes = {name: entry.shape for name, entry in source.tensors.entries.items()}
         if f"{prefix}stem.conv1.norm.running_mean" not in shapes:
             raise WeightsError(
-                f"{source.path}: a net of detectron2 without batch norm, which it does not tell "
-                f"further; name a spec file (--model)"
+                f"{source.path}: a net of detectron2 without batch norm, and the file says no "
+                f"more; name a spec file (--model)"
             )
         stem = shapes.get(f"{prefix}stem.conv1.weight", ())
         stages = numbered_stages(shapes, lambda s, b: f"{prefix}res{s + 2}.{b}.", "shortcut.weight")
@@ -110,7 +110,7 @@ def _detectron(prefix: str) -> Dialect:
             raise WeightsError(
                 f"{source.path}: a net of detectron2 with bottlenecks, whose stride is on the 3x3 "
                 f"convolution or, in MSRA's models, on the first 1x1 one, which the file does not "
-                f"tell; name the model (--model), for the 1x1 a spec file with stride_on: 1x1"
+                f"say; name the model (--model), for the 1x1 a spec file with stride_on: 1x1"
             )
         return spec
 

@@ -142,7 +142,7 @@ class _ResNetConfig(_Config):
         if self.hidden_act != "relu":
             raise SpecError(
                 f"hidden_act {self.hidden_act!r}: transformers keeps ReLU inside the branches of "
-                f"such a net, which no spec says; expected 'relu'"
+                f"such a net, which no spec can express; expected 'relu'"
             )
         bottleneck = self.layer_type == "bottleneck"
         out = self.common(bottleneck)

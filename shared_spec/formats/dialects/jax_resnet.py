@@ -98,9 +98,11 @@ def _spec_of(source: Source) -> ResNetSpec:
     """
     names = list(source.tensors)
     if any("/SplAtConv2d_0/" in name for name in names):
-        raise SpecError(f"{source.path}: a ResNeSt, whose split attention no spec says")
+        raise SpecError(f"{source.path}: a ResNeSt, whose split attention no spec can express")
     if not any("/BatchNorm_0/" in name for name in names):
-        raise SpecError(f"{source.path}: a net of {LIBRARY} without batch norm, which no spec says")
+        raise SpecError(
+            f"{source.path}: a net of {LIBRARY} without batch norm, which no spec can express"
+        )
     kernels = {
         match[1]: from_hwio(source.tensors.entries[name].shape) or ()
         for name in names

@@ -134,7 +134,7 @@ class _Backbone(BaseModel):
         if self.stackwise_num_filters[0] != 64:
             raise SpecError(
                 f"stackwise_num_filters begins with {self.stackwise_num_filters[0]}, and KerasHub "
-                f"takes 64 alone"
+                f"only takes 64"
             )
         vd = self.block_type.endswith("_vd")
         if vd and self.use_pre_activation:
@@ -175,7 +175,7 @@ class _Backbone(BaseModel):
         if same[1:]:
             raise SpecError(
                 f"stack {same[1]} of 'basic_block' changes no shape, and KerasHub projects there, "
-                f"which no spec says"
+                f"which no spec can express"
             )
 
     def _stem(self) -> dict[str, Any]:

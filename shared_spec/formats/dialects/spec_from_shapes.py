@@ -55,7 +55,7 @@ def _fields(net: NetShapes) -> dict[str, Any]:
     blocks = [block for stage in net.stages for block in stage]
     kernels = [kernel for block in blocks for kernel in (*block.convs, block.projection) if kernel]
     if any(len(shape) != 4 or min(shape) < 1 for shape in (net.stem, *kernels)):
-        raise _NoResNetError("a kernel has not four axes")
+        raise _NoResNetError("a kernel does not have four axes")
     if not blocks or (net.head is not None and len(net.head) != 2):
         raise _NoResNetError("it has no blocks or another head")
     kinds = {_BLOCKS.get(len(block.convs)) for block in blocks}
