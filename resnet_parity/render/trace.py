@@ -73,7 +73,7 @@ def _rows(console: Console, rows: list[TraceRow], layers: bool, erring: set[str]
         cells = [plain(row.name), *[row.kind] * layers, *map(_figure, errors)]
         mark = "inherits" if row.diverges or row.errs else ""
         if row.name in erring:
-            mark = "[red]errs[/]"
+            mark = "[red]at fault[/]"
         if mark and not layers:
             mark = "[red]differs[/]"
         found.add_row(*cells, f"{row.bound:.1e}", mark)

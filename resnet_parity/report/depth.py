@@ -63,8 +63,8 @@ def _group(traces: Sequence[TraceReport], styles: Styles, ident: str) -> list[Bl
     found: list[Block] = [
         Text(
             f"In {first.dtype}, against {first.reference}, on images of {given}. First, outputs as "
-            f"each side computes them from the images: errors travel. Then each layer and block on "
-            f"the reference's own input: what is off there errs by itself."
+            f"each side computes them from the images, so errors propagate. Then each layer and "
+            f"block on the reference's own input: what is off there is itself at fault."
         )
     ]
     for trace in traces:
@@ -197,7 +197,7 @@ def _inside(trace: TraceReport) -> list[Block]:
 def _why(row: TraceRow, errs: Sequence[str]) -> str:
     if not row.errs:
         return "inherits"
-    return "errs by itself" if row.name in errs or row.kind != "block" else "holds one that errs"
+    return "at fault" if row.name in errs or row.kind != "block" else "contains one at fault"
 
 
 def _gradients(trace: TraceReport, styles: Styles, ident: str) -> list[Block]:

@@ -220,14 +220,14 @@ def _error(mine: np.ndarray, other: np.ndarray | None, row: TraceRow | None = No
 
 
 def _judge(report: TraceReport, known: Mapping[str, Part]) -> None:
-    """Name what errs first: by the forced errors, and where a user's model shows too few layers, by
-    what enters and leaves those that it shows.
+    """Name what is at fault first: by the forced errors, and if a user's model shows few layers,
+    by what enters and leaves those that it shows.
     """
     erring = {row.name for row in report.rows if row.errs}
     report.errs = [
         row.name
         for row in report.rows
-        # A block errs with any of its layers; it is named if none of them does.
+        # A faulty layer makes its block faulty; the block is named if none of its layers is.
         if row.errs and not (row.kind == "block" and erring & set(known[row.name].inside))
     ]
     report.unseen = [
@@ -245,18 +245,18 @@ def _judge(report: TraceReport, known: Mapping[str, Part]) -> None:
         )
         if row.kind == "block":
             seen = [name for name in known[row.name].inside if name not in report.unseen]
-            text += ", though none of the layers in it that were run apart errs" if seen else ""
+            text += ", though none of its layers is at fault when run separately" if seen else ""
     elif row.name not in report.first:
         text += f": what enters {row.name} is off by {shown(row.entered)}"
     else:
         text += (
-            f" by {shown(row.propagated)}, over {row.propagated_bound:.1e}; no layer errs by "
-            f"itself on the reference's input"
+            f" by {shown(row.propagated)}, over {row.propagated_bound:.1e}; no layer is "
+            f"at fault on the reference's own input"
         )
     others = [name for name in report.errs if name not in report.first]
     if others:
         text += f"; {', '.join(others[:5])}{' and so on' if len(others) > 5 else ''} "
-        text += "errs by itself too" if len(others) == 1 else "err by themselves too"
+        text += "is at fault itself too" if len(others) == 1 else "are at fault themselves too"
     report.problems.insert(0, text + (f" ({row.note})" if row.note else ""))
 
 
@@ -279,7 +279,7 @@ def _first(
             unseen = []
         elif row.teacher_forced is None:
             return row, [*(unseen if row.entered is None else []), row.name]
-    # Each part is right by itself: errors within the bound add up.
+    # Each layer is right by itself: errors within the bound add up.
     over = next((row for row in rows if row.diverges), None)
     return None if over is None else (over, [over.name])
 
@@ -291,7 +291,9 @@ def _compare_gradients(
     report.gradient_rule = rule_in(run.dtype, GRADIENT_TOLERANCE)
     spec, dropped = without_drops(run.spec)
     if dropped:
-        report.notes.append(f"gradients: {', '.join(dropped)} set to 0, since engines draw apart")
+        report.notes.append(
+            f"gradients: {', '.join(dropped)} set to 0, since engines draw different random numbers"
+        )
     images = (
         np.concatenate([run.images, run.images[::-1] * 0.5]) if len(run.images) < 2 else run.images
     )

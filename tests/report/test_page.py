@@ -366,8 +366,8 @@ def test_a_layer_that_errs_is_named() -> None:
     trace["errs"] = ["layer2.0.bn1"]
     shown = Page(page.render([net(traces=[trace])]))
     cells = [[c.text for c in r.children] for r in shown.all("tr")]
-    assert ["layer2.0.bn1", "BatchNorm", "✗ NaN", "✗ 2.5e-01", "1e-12", "errs by itself"] in cells
-    assert next(c[-1] for c in cells if c[:2] == ["layer2.0", "block"]) == "holds one that errs"
+    assert ["layer2.0.bn1", "BatchNorm", "✗ NaN", "✗ 2.5e-01", "1e-12", "at fault"] in cells
+    assert next(c[-1] for c in cells if c[:2] == ["layer2.0", "block"]) == "contains one at fault"
     assert "flax parts from torch at layer2.0.bn1 by 2.5e-01" in shown.root.text
 
 

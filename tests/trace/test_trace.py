@@ -290,7 +290,7 @@ def test_several_faults_are_all_told(pool: Pool, folder: Path) -> None:
     report = trace(SPECS["basic"], ENGINES["torch"], ENGINES["flax"], IMAGES, start=start)
     assert report.first == ["bn1"]
     assert report.errs == ["bn1", "layer2.0.conv1"]
-    assert "layer2.0.conv1 errs by itself too" in report.problems[0]
+    assert "layer2.0.conv1 is at fault itself too" in report.problems[0]
 
 
 @pytest.mark.parametrize("victim", ["torch", "flax"])
