@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
 
 from resnet_parity.engines.process import Worker
-from resnet_parity.engines.registry import DEVICES, ENGINES, Device, Engine
+from resnet_parity.engines.registry import DEVICES, ENGINES, Device, Engine, parse_engines
+from shared_spec import ResNetError
+from tests import tiers
 
 ROOT = Path(__file__).parent.parent
 
@@ -26,12 +30,11 @@ for _name in (
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 
-# Most tests of JAX wait for XLA, which is given the same nets again and again. Each process of the
-# tests has a cache of its own: an entry is not written at once.
+# Most tests of JAX wait for XLA, which is given the same nets again and again: all processes of the
+# tests share one cache. JAX locks it only where its size is limited.
 os.environ |= {
-    "JAX_COMPILATION_CACHE_DIR": str(
-        ROOT / ".pytest_cache" / f"jax-{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}"
-    ),
+    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "jax"),
+    "JAX_COMPILATION_CACHE_MAX_SIZE": str(2**32),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
@@ -39,10 +42,72 @@ os.environ |= {
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", choices=DEVICES, help="where the engines compute")
+    parser.addoption(
+        "--tier",
+        default="test",
+        choices=("quick", "test", "all"),
+        help="how much: what needs no framework, every fault on small samples, or the full counts",
+    )
+    parser.addoption(
+        "--engines",
+        help=f"the engines that run, of {', '.join(ENGINES)}; one that is not installed is an error",
+    )
+    parser.addoption("--seed", type=int, help="of what is drawn anew each day")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "frameworks: needs one, which the tier `quick` has not")
+    config.addinivalue_line("markers", "optimised: JAX compiles as it does for users")
+    choice = tiers.choice
+    choice.tier = config.getoption("tier")
+    if config.getoption("seed") is not None:
+        choice.seed = config.getoption("seed")
+    try:
+        chosen = parse_engines(config.getoption("engines"))
+    except ResNetError as error:
+        raise pytest.UsageError(str(error)) from None
+    choice.engines = tuple(engine.name for engine in chosen)
+    if choice.tier == "quick":
+        sys.meta_path[:] = [tiers.NoFrameworks if f is PathFinder else f for f in sys.meta_path]
+    else:
+        missing = [f"{e.name}: {e.missing()}" for e in chosen if e.missing()]
+        if missing:
+            raise pytest.UsageError("; ".join(missing))
+
+
+def pytest_report_header() -> str:
+    choice = tiers.choice
+    return f"tier: {choice.tier}, engines: {','.join(choice.engines)}, --seed {choice.seed}"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if tiers.choice.tier != "quick" or not collection_path.is_file():
+        return None
+    path = collection_path.relative_to(ROOT / "tests").as_posix()
+    return path not in tiers.WITHOUT_FRAMEWORKS or None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = [item for item in items if _is_left_out(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in set(left_out)]
+
+
+def _is_left_out(item: pytest.Item) -> bool:
+    """Whether it needs a framework in `quick`, or is of an engine that `--engines` leaves out."""
+    if tiers.choice.tier == "quick":
+        needs_pool = "pool" in getattr(item, "fixturenames", ())
+        return needs_pool or item.get_closest_marker("frameworks") is not None
+    values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    absent = ENGINES.keys() - {*tiers.choice.engines}
+    return any(isinstance(value, str) and value in absent for value in values)
 
 
 RESIDENT_LIMIT = 7 * 2**28
 """Bytes. JAX keeps all that it compiled; ten such workers have to fit beside one another."""
+
+UNOPTIMISED = "JAX_DISABLE_MOST_OPTIMIZATIONS"
+"""XLA then compiles in half the time; what it computes is held to the same bounds."""
 
 
 class Pool:
@@ -53,6 +118,8 @@ class Pool:
         self._workers: dict[str, Worker] = {}
 
     def __getitem__(self, name: str) -> Worker:
+        if name not in tiers.choice.engines:
+            pytest.skip(f"--engines leaves out {name}")
         if name not in self._workers:
             # A test's own folder is gone when the next one uses the worker.
             with contextlib.chdir(ROOT):
@@ -63,6 +130,18 @@ class Pool:
     def start(self, engine: Engine, device: Device = "cpu") -> Iterator[Worker]:
         """In the place of `Worker` where a function starts its own."""
         yield self[engine.name]
+
+    def optimise(self, wanted: bool) -> None:
+        """Have JAX compile as for users, or quickly: workers that do otherwise end."""
+        if wanted != (UNOPTIMISED in os.environ):
+            return
+        for name in ("flax", "keras:jax"):
+            if name in self._workers:
+                self._workers.pop(name).close()
+        if wanted:
+            del os.environ[UNOPTIMISED]
+        else:
+            os.environ[UNOPTIMISED] = "1"
 
     def trim(self) -> None:
         """End the workers that have grown; the next test that needs one starts it anew."""
@@ -85,7 +164,14 @@ def pool(request: pytest.FixtureRequest) -> Iterator[Pool]:
 
 
 @pytest.fixture(autouse=True)
-def _trimmed(pool: Pool) -> Iterator[None]:
+def _pooled(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What the pool does before and after each test that uses it."""
+    if "pool" not in request.fixturenames:
+        yield
+        return
+    pool: Pool = request.getfixturevalue("pool")
+    marked = request.node.get_closest_marker("optimised") is not None
+    pool.optimise(marked or tiers.choice.tier == "all")
     yield
     pool.trim()
 

@@ -8,13 +8,13 @@ import time
 import pytest
 from rich.console import Console
 
-from resnet_parity.render import tables
+from resnet_parity.render import progress as module
 from resnet_parity.render.progress import progress
 
 
 def test_a_log_is_told_what_is_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """The latest step, also where it takes longer than all before it; each once."""
-    monkeypatch.setattr(tables, "QUIET", 0.05)
+    monkeypatch.setattr(module, "QUIET", 0.05)
     stream = io.StringIO()
     with progress(Console(file=stream, width=20)) as step:
         step("passed over")

@@ -23,6 +23,7 @@ import numpy as np
 
 from resnet_parity.cli import app
 from resnet_parity.convert import certificate
+from resnet_parity.convert import verify as verification
 from resnet_parity.render import tables
 from resnet_parity.render.console import out
 from shared_spec import ResNetError, ResNetSpec, compile_plan, load_spec
@@ -102,18 +103,18 @@ def use_certificate(path: Path, spec: ResNetSpec | None) -> None:
     """What `resnet-parity verify` does with a file before an engine starts, and after."""
     target = path.with_name(path.name.removesuffix(certificate.SUFFIX))
 
-    def held(job: certificate._Job, engines: Any, *given: Any) -> list[certificate.Check]:
+    def held(job: verification._Job, engines: Any, *given: Any) -> list[certificate.Check]:
         """In the place of the engines."""
         _, net, reference, rounding, _, _ = given
         array = job.inputs.array()
         if array.ndim != 4 or array.dtype != np.float64 or not isinstance(net, ResNetSpec):
             raise AssertionError(f"inputs of {array.dtype} {array.shape}")
         compile_plan(net)
-        error = certificate._error(reference, reference, "torch")
+        error = verification._error(reference, reference, "torch")
         return [certificate.Check("torch", "float64", "cpu", error, rounding, True)]
 
-    with mock.patch.object(certificate._Job, "checks", held):
-        found, now = certificate.verify(target)
+    with mock.patch.object(verification._Job, "checks", held):
+        found, now = verification.verify(target)
     data = {
         "target": str(target),
         "holds": True,

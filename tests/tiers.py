@@ -1,0 +1,102 @@
+"""How much each tier runs: the one place where its counts and its selections are written.
+
+`pytest --tier quick|test|all` chooses. `quick` has what no framework is needed for; `test` catches
+every injected fault on small samples; `all` has the full counts, from which published figures come.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from importlib.machinery import ModuleSpec, PathFinder
+from itertools import combinations
+from typing import Any, Literal, TypeVar
+
+from resnet_parity.engines.registry import ENGINES, Engine
+
+Tier = Literal["quick", "test", "all"]
+T = TypeVar("T")
+
+FRAMEWORKS = {"torch", "torchvision", "timm", "transformers", "tensorflow", "keras", "jax", "flax"}
+
+WITHOUT_FRAMEWORKS = (
+    "bench/test_bench.py",
+    "bench/test_bound.py",
+    "bench/test_cli.py",
+    "checkpoints/test_tensors.py",
+    "checkpoints/test_without_frameworks.py",
+    "cli/test_cli.py",
+    "cli/test_progress.py",
+    "cli/test_sweep.py",
+    "hardening/test_bombs.py",
+    "hardening/test_corpus.py",
+    "hardening/test_hdf5_process.py",
+    "parity/test_compare.py",
+    "report/test_page.py",
+    "spec/test_initialize.py",
+    "spec/test_labels.py",
+    "spec/test_plan.py",
+    "spec/test_recipe.py",
+    "spec/test_spec.py",
+    "test_tiers.py",
+)
+"""The files of `quick`. Single tests of theirs that need an engine after all ask for the fixture
+`pool` or are marked `frameworks`.
+"""
+
+AMOUNTS: dict[str, tuple[int, int]] = {
+    "damaged HDF5 files of a format": (150, 1000),
+    "damaged files of another format": (400, 1000),
+    "places where a header is cut": (60, 150),
+    "places where data is cut": (15, 50),
+    "kills of a conversion": (10, 45),
+    "drawn nets": (25, 110),
+}
+"""For `test` and for `all`."""
+
+
+class _Choice:
+    """What the command line asks for; `tests/conftest.py` fills it in before tests are collected."""
+
+    tier: Tier = "test"
+    engines: tuple[str, ...] = tuple(ENGINES)
+    seed: int = int(time.time()) // 86_400
+    """Of what rotates: another one each day."""
+
+
+choice = _Choice()
+
+
+def amount(what: str) -> int:
+    """How many of this the tier has."""
+    few, many = AMOUNTS[what]
+    return many if choice.tier == "all" else few
+
+
+def selected(few: Iterable[T], every: Iterable[T]) -> list[T]:
+    """All in tier `all`, and otherwise a few that stand for them."""
+    chosen, whole = list(few), list(every)
+    unknown = [item for item in chosen if item not in whole]
+    assert not unknown, unknown
+    return whole if choice.tier == "all" else chosen
+
+
+def engines() -> list[Engine]:
+    """Those that `--engines` names."""
+    return [ENGINES[name] for name in choice.engines]
+
+
+def pairs() -> list[tuple[str, str]]:
+    """Two and two of them."""
+    return list(combinations(choice.engines, 2))
+
+
+class NoFrameworks(PathFinder):
+    """Finds modules as ever, but for the frameworks: in `quick` they seem not to be installed."""
+
+    @classmethod
+    def find_spec(cls, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if fullname.partition(".")[0] in FRAMEWORKS:
+            return None
+        return PathFinder.find_spec(fullname, path, target)
