@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Iterator
-from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
@@ -68,7 +66,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(error)) from None
     choice.engines = tuple(engine.name for engine in chosen)
     if choice.tier == "quick":
-        sys.meta_path[:] = [tiers.NoFrameworks if f is PathFinder else f for f in sys.meta_path]
+        tiers.hide_frameworks()
     else:
         missing = [f"{e.name}: {e.missing()}" for e in chosen if e.missing()]
         if missing:

@@ -117,6 +117,7 @@ def test_schema() -> None:
     assert schema["properties"]["depths"]
 
 
+@pytest.mark.frameworks
 def test_check_holds() -> None:
     out, _ = run("check", "resnet20", "--engines", "torch,flax", "--image-size", "17x12")
     assert "✓ holds" in out
@@ -124,6 +125,7 @@ def test_check_holds() -> None:
     assert "2×17×12×3" in out
 
 
+@pytest.mark.frameworks
 def test_check_json_and_weights(weights: Path, tmp_path: Path) -> None:
     spec = tmp_path / "spec.json"
     spec.write_text(json.dumps(SPEC.to_dict()))
@@ -139,12 +141,14 @@ def test_check_json_and_weights(weights: Path, tmp_path: Path) -> None:
     assert set(data["against_float64"]) == {"torch", "flax"}
 
 
+@pytest.mark.frameworks
 def test_check_of_one_engine_compares_nothing() -> None:
     out, _ = run("check", "resnet20", "--engines", "torch", "--image-size", 8, code=1)
     assert "nothing was compared: torch ran alone" in out
     assert "✗ does not hold" in out
 
 
+@pytest.mark.frameworks
 def test_check_on_a_device_that_is_not_there() -> None:
     import torch
 
@@ -155,6 +159,7 @@ def test_check_on_a_device_that_is_not_there() -> None:
     assert "jax finds no gpu on this machine" in out
 
 
+@pytest.mark.frameworks
 def test_labels_from_a_file(weights: Path, image: Path, tmp_path: Path) -> None:
     names = tmp_path / "names.txt"
     names.write_text("".join(f"class {i}\n" for i in range(4)))
@@ -170,6 +175,7 @@ def test_labels_from_a_file(weights: Path, image: Path, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.frameworks
 def test_a_conversion_is_proved_and_the_proof_repeated(weights: Path, tmp_path: Path) -> None:
     target = tmp_path / "b.pth"
     out, _ = run("convert", weights, target, "--engines", "torch")
@@ -197,6 +203,7 @@ def test_a_conversion_is_proved_and_the_proof_repeated(weights: Path, tmp_path: 
     assert not beside.exists()
 
 
+@pytest.mark.frameworks
 def test_convert_and_predict(weights: Path, image: Path, tmp_path: Path) -> None:
     out, _ = run("convert", weights, tmp_path / "w.pth")
     assert "read back bit for bit" in out
@@ -268,6 +275,7 @@ def test_a_net_without_classes_classifies_nothing(
     assert "the model gives features and no classes" in message
 
 
+@pytest.mark.frameworks
 def test_sixteen_bits_are_seen_as_eight(weights: Path, image: Path, tmp_path: Path) -> None:
     grey = np.asarray(Image.open(image).convert("L"))
     Image.fromarray(grey).save(tmp_path / "8.png")
@@ -282,6 +290,7 @@ def test_sixteen_bits_are_seen_as_eight(weights: Path, image: Path, tmp_path: Pa
     )
 
 
+@pytest.mark.frameworks
 def test_an_ended_command_takes_its_workers_with_it() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "resnet_parity", "check", "resnet152", "--engines", "torch,flax"],
@@ -326,6 +335,7 @@ HYGIENE: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.frameworks
 @pytest.mark.parametrize("statement", HYGIENE)
 def test_imports_stay_apart(statement: str) -> None:
     script = f"{statement}\nimport sys, json; print(json.dumps(list(sys.modules)))"
@@ -351,6 +361,7 @@ def test_light_commands_load_no_framework(arguments: list[str]) -> None:
     assert loaded & {"torch", "keras", "tensorflow", "jax", "flax", "optax", "orbax"} == set()
 
 
+@pytest.mark.frameworks
 @pytest.mark.parametrize(
     ("package", "absent", "extra"),
     [

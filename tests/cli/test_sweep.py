@@ -16,6 +16,7 @@ from tests.cli.test_cli import refused, run
 ENGINES = ("--engines", "torch,flax")
 
 
+@pytest.mark.frameworks
 def test_check_all(tmp_path: Path) -> None:
     results, report = tmp_path / "r.jsonl", tmp_path / "r.md"
     arguments = ("check", "--all", "test_res*", *ENGINES, "--results", results)
@@ -32,6 +33,7 @@ def test_check_all(tmp_path: Path) -> None:
     assert data["records"][0]["references"]["timm"]["problems"] == []
 
 
+@pytest.mark.frameworks
 def test_check_all_that_does_not_hold(tmp_path: Path) -> None:
     results = tmp_path / "r.jsonl"
     out, _ = run(
@@ -63,6 +65,7 @@ def test_bad_input_gets_one_sentence(arguments: list[str], message: str) -> None
     assert message in refused(*arguments)
 
 
+@pytest.mark.frameworks
 def test_an_interrupted_sweep_takes_its_workers_with_it(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [

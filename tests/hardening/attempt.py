@@ -24,9 +24,10 @@ import numpy as np
 from resnet_parity.cli import app
 from resnet_parity.convert import certificate
 from resnet_parity.convert import verify as verification
+from resnet_parity.engines.registry import ENGINES
 from resnet_parity.render import tables
-from resnet_parity.render.console import out
-from shared_spec import ResNetError, ResNetSpec, compile_plan, load_spec
+from resnet_parity.render import console as printed
+from shared_spec import ResNetError, ResNetSpec, compile_plan, load_spec, read_safetensors
 from shared_spec.formats.containers import hdf5_child, hdf5_sandbox
 from shared_spec.formats.read import read_checkpoint
 from shared_spec.plan.summary import stage_rows
@@ -103,18 +104,17 @@ def use_certificate(path: Path, spec: ResNetSpec | None) -> None:
     """What `resnet-parity verify` does with a file before an engine starts, and after."""
     target = path.with_name(path.name.removesuffix(certificate.SUFFIX))
 
-    def held(job: verification._Job, engines: Any, *given: Any) -> list[certificate.Check]:
+    def checks(run: Any, engines: Any, file: Any, held: Any, _: Any) -> list[certificate.Check]:
         """In the place of the engines."""
-        _, net, reference, rounding, _, _ = given
-        array = job.inputs.array()
+        array, net = read_safetensors(run.images).state["images"], file[1]
         if array.ndim != 4 or array.dtype != np.float64 or not isinstance(net, ResNetSpec):
             raise AssertionError(f"inputs of {array.dtype} {array.shape}")
         compile_plan(net)
-        error = verification._error(reference, reference, "torch")
-        return [certificate.Check("torch", "float64", "cpu", error, rounding, True)]
+        error = verification._error(held.outputs, held.outputs, "torch")
+        return [certificate.Check("torch", "float64", "cpu", error, held.rounding, True)]
 
-    with mock.patch.object(verification._Job, "checks", held):
-        found, now = verification.verify(target)
+    with mock.patch.object(verification._CertificateRun, "checks", checks):
+        found, now = verification.verify(target, [ENGINES["torch"]])
     data = {
         "target": str(target),
         "holds": True,
@@ -122,7 +122,7 @@ def use_certificate(path: Path, spec: ResNetSpec | None) -> None:
         "reference": found.reference_engine,
         "checks": [asdict(check) for check in now],
     }
-    tables.verified(out, data)
+    tables.verified(printed.out, data)
 
 
 READERS: dict[str, Callable[[Path, ResNetSpec | None], None]] = {
@@ -161,7 +161,7 @@ def command(
         before = None if untouched is None else _listing(untouched.parent)
         out, err = io.StringIO(), io.StringIO()
         code: object = 0
-        console = mock.patch.object(err, "_file", err)
+        console = mock.patch.object(printed.err, "_file", err)
         with console, mock.patch.object(sys, "argv", ["resnet-parity", *arguments]):
             try:
                 with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

@@ -49,6 +49,7 @@ def test_the_paper_s_recipes() -> None:
     assert imagenet.augmentation[0].shorter_side == (256, 480)  # type: ignore[union-attr]
 
 
+@pytest.mark.frameworks
 def test_schedules_are_those_of_the_libraries() -> None:
     import optax
     import torch
