@@ -4,8 +4,10 @@ PYTHON ?= python3
 JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
+ENGINES := torch,keras:tensorflow,keras:jax,keras:torch,flax
+PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: install demo test lint types test-oldest test-newest wheel bench gpu family clean
+.PHONY: install demo quick test test-all lint types test-oldest test-newest wheel bench gpu family clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -25,8 +27,17 @@ install: $(VENV)/.peers
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py --output demo
 
+# What needs no framework: under a minute.
+quick: $(VENV)/.installed
+	$(PYTEST) --tier quick
+
+# Every fault that is injected, on small samples, in all five engines: 12 minutes on two cores.
 test: install lint types
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
+	$(PYTEST) --tier test --engines $(ENGINES) --durations 25
+
+# The full counts, from which the published figures come.
+test-all: install lint types
+	$(PYTEST) --tier all --engines $(ENGINES) --durations 100
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "docs" / "results" / "versions.md"
 EXTRAS = "torch,tensorflow,flax,hub,report,data,examples,tensorboard"
 TESTS = ("pytest", "hypothesis")
-QUICK = ("pytest", "-q", "tests/spec", "--ignore=tests/spec/test_preprocessing_timm.py")
+QUICK = ("pytest", "-q", "--tier", "quick")
 CHECKS = {"check": ("resnet18",), "training": ("resnet20", "--training")}
 SHOWN = ("torch", "keras", "tensorflow", "jax", "flax", "numpy", "pydantic", "typer")
 # An engine needs these extras.

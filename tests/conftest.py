@@ -48,7 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption(
         "--engines",
-        help=f"the engines that run, of {', '.join(ENGINES)}; one that is not installed is an error",
+        help=f"which run, of {', '.join(ENGINES)}; one that is not installed is an error",
     )
     parser.addoption("--seed", type=int, help="of what is drawn anew each day")
 

@@ -56,7 +56,7 @@ AMOUNTS: dict[str, tuple[int, int]] = {
 
 
 class _Choice:
-    """What the command line asks for; `tests/conftest.py` fills it in before tests are collected."""
+    """What the command line asks for; `tests/conftest.py` fills it in before collection."""
 
     tier: Tier = "test"
     engines: tuple[str, ...] = tuple(ENGINES)

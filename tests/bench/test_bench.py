@@ -19,7 +19,6 @@ from resnet_parity.bench.roofline import bound_seconds
 from resnet_parity.bench.scaling import Scale
 from resnet_parity.engines import reference_libraries
 from resnet_parity.engines.bench_job import Rates
-from resnet_parity.engines import reference_libraries
 from resnet_parity.engines.reference_libraries import peer_missing
 from resnet_parity.engines.registry import ENGINES, Device, Engine, parse_engines
 from shared_spec import ResNetError, compile_plan, resolve

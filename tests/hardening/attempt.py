@@ -25,8 +25,8 @@ from resnet_parity.cli import app
 from resnet_parity.convert import certificate
 from resnet_parity.convert import verify as verification
 from resnet_parity.engines.registry import ENGINES
-from resnet_parity.render import tables
 from resnet_parity.render import console as printed
+from resnet_parity.render import tables
 from shared_spec import ResNetError, ResNetSpec, compile_plan, load_spec, read_safetensors
 from shared_spec.formats.containers import hdf5_child, hdf5_sandbox
 from shared_spec.formats.read import read_checkpoint
