@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from resnet_torch.model import ResNet
 from resnet_torch.parallel import mean_over_processes, parallel, sum_over_processes, world
 from resnet_torch.weights import dtype_name, export_weights, from_numpy, native, to_numpy
+from shared_spec.plan.layers import TRAINING_ONLY
 from shared_spec.training.optimization import SGD, STATISTICS, Optimization, grouped
 from shared_spec.training.state import (
     MOMENTS,
@@ -63,7 +64,7 @@ class Trainer:
         self._average: dict[str, Tensor] = {}
         if how.ema_decay:
             self._average = {name: t.detach().clone() for name, t in self._tensors().items()}
-        self._drops = any("Drop" in type(layer).__name__ for layer in model.plan.layers())
+        self._drops = any(isinstance(layer, TRAINING_ONLY) for layer in model.plan.layers())
 
     def place(self, images: np.ndarray, labels: np.ndarray | None) -> Placed:
         """A batch, checked, on its way to the device: images [N, H, W, C], normalised, and labels

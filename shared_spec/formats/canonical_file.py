@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from shared_spec.atomic_write import durable
 from shared_spec.formats.containers.safetensors import open_safetensors, save_safetensors
-from shared_spec.formats.containers.source import parse_json, require_file
+from shared_spec.formats.containers.source import Source, parse_json, require_file
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.weights.checkpoint import METADATA_KEY, Checkpoint
 from shared_spec.weights.state import check_weights
@@ -24,10 +25,19 @@ def read_safetensors(path: str | os.PathLike[str]) -> Checkpoint:
     """
     require_file(path)
     source = open_safetensors(Path(path))
-    text = source.metadata.get(METADATA_KEY)
-    data = None if text is None else parse_json(text, f"{path}: its metadata")
     state = {k: v for k, v in source.tensors.items() if not k.endswith("num_batches_tracked")}
-    return Checkpoint.from_metadata(state, data, str(path))
+    return replace(recorded(source), state=state)
+
+
+def recorded(source: Source) -> Checkpoint:
+    """What our metadata in a file say, without its arrays.
+
+    Raises:
+        SpecError: if they are not of the form that is written here.
+    """
+    text = source.metadata.get(METADATA_KEY)
+    data = None if text is None else parse_json(text, f"{source.path}: its metadata")
+    return Checkpoint.from_metadata({}, data, str(source.path))
 
 
 def write_safetensors(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:

@@ -14,11 +14,9 @@ from itertools import pairwise, zip_longest
 
 from shared_spec.errors import ResNetError
 from shared_spec.plan.layers import (
+    TRAINING_ONLY,
     BatchNorm,
     Conv,
-    DropBlock,
-    Dropout,
-    DropPath,
     Identity,
     Layer,
     Layers,
@@ -104,7 +102,7 @@ def _pairs(
     """What remains of a chain, a convolution with the batch norm that goes into it. A layer whose
     output the model returns keeps it.
     """
-    kept = [layer for layer in layers if not isinstance(layer, Dropout | DropPath | DropBlock)]
+    kept = [layer for layer in layers if not isinstance(layer, TRAINING_ONLY)]
     goes = {
         after.name
         for before, after in pairwise(kept)

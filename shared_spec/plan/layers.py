@@ -306,6 +306,9 @@ class Dense:
     bias: bool = True
 
 
+TRAINING_ONLY = (Dropout, DropPath, DropBlock)
+"""Layers that drop at random in training and otherwise do nothing."""
+
 Layer = (
     Conv
     | BatchNorm

@@ -7,12 +7,12 @@ from __future__ import annotations
 from functools import cache
 
 from shared_spec.errors import WeightsError
-from shared_spec.formats.containers.source import Source, parse_json
+from shared_spec.formats.canonical_file import recorded
+from shared_spec.formats.containers.source import Source
 from shared_spec.formats.dialects.dialect import Dialect, Extras, Place
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.layers import Parameter
 from shared_spec.spec.resnet_spec import ResNetSpec
-from shared_spec.weights.checkpoint import METADATA_KEY, Checkpoint
 from shared_spec.weights.layouts import FLAX, KERAS, TORCH, keras_layer
 
 KERAS_CLASS = "resnet_keras>ResNet"
@@ -47,19 +47,8 @@ def _flax(q: Parameter, spec: ResNetSpec) -> Place:
     return Place("/".join([*q.module.split("."), slot.leaf]), slot)
 
 
-def _recorded(source: Source) -> Checkpoint:
-    """What our metadata say.
-
-    Raises:
-        SpecError: if they are not of the form that is written here.
-    """
-    text = source.metadata.get(METADATA_KEY)
-    data = None if text is None else parse_json(text, f"{source.path}: its metadata")
-    return Checkpoint.from_metadata({}, data, str(source.path))
-
-
 def _extras(source: Source, spec: ResNetSpec) -> Extras:
-    found = _recorded(source)
+    found = recorded(source)
     return found.preprocessing, found.labels
 
 
@@ -82,7 +71,7 @@ CANONICAL = Dialect(
     "torchvision and timm",
     lambda source: source.kind in ("safetensors", "pytorch"),
     _canonical,
-    lambda source: _recorded(source).spec,
+    lambda source: recorded(source).spec,
     _extras,
 )
 KERAS_MODEL = Dialect(
@@ -97,6 +86,6 @@ FLAX_MODEL = Dialect(
     "resnet_flax",
     lambda source: source.kind == "flax",
     _flax,
-    lambda source: _recorded(source).spec,
+    lambda source: recorded(source).spec,
     _extras,
 )

@@ -239,12 +239,14 @@ def transformers_name(name: str, kind: str) -> str:
     return rename(name, _CONFIGS[kind][1])
 
 
-def _bare(source: Source, kind: str) -> bool:
-    """Whether the names lack the prefix that a model with a classifier gives them."""
-    return not any(name.startswith(f"{kind}.") for name in source.tensors)
+def _dialect(kind: str, bare: bool) -> Dialect:
+    """Of ResNet or BiT; `bare` names lack the prefix that a model with a classifier gives them."""
 
+    def recognises(source: Source) -> bool:
+        prefixed = any(name.startswith(f"{kind}.") for name in source.tensors)
+        known = source.kind == "huggingface" and source.metadata.get("model_type") == kind
+        return known and prefixed != bare
 
-def _foreign_name(kind: str, bare: bool) -> Callable[[Parameter, ResNetSpec], Place]:
     def foreign_name(q: Parameter, spec: ResNetSpec) -> Place:
         name = transformers_name(q.name, kind)
         # transformers' classifiers are dense, a pre-activation net's is a 1x1 convolution here.
@@ -252,32 +254,19 @@ def _foreign_name(kind: str, bare: bool) -> Callable[[Parameter, ResNetSpec], Pl
             name.removeprefix(f"{kind}.") if bare else name, TORCH[q.role], q.module == "head.fc"
         )
 
-    return foreign_name
-
-
-def _kind(source: Source) -> str | None:
-    kind = source.metadata.get("model_type")
-    return kind if source.kind == "huggingface" and isinstance(kind, str) else None
-
-
-def _source_spec(source: Source) -> ResNetSpec:
-    return spec_of(source.metadata, str(source.path / CONFIG))
+    return Dialect(
+        "huggingface",
+        "transformers",
+        recognises,
+        foreign_name,
+        lambda source: spec_of(source.metadata, str(source.path / CONFIG)),
+        _extras,
+        _nearest_library_spec,
+    )
 
 
 def _extras(source: Source, spec: ResNetSpec) -> Extras:
     return _preprocessing(source.path / PROCESSOR), _labels(source.metadata.get("id2label"))
-
-
-def _dialect(kind: str, bare: bool) -> Dialect:
-    return Dialect(
-        "huggingface",
-        "transformers",
-        lambda source: _kind(source) == kind and _bare(source, kind) == bare,
-        _foreign_name(kind, bare),
-        _source_spec,
-        _extras,
-        _nearest_library_spec,
-    )
 
 
 def _labels(found: object) -> tuple[str, ...] | None:

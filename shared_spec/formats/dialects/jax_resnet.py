@@ -18,12 +18,14 @@ from typing import Any
 from shared_spec.errors import SpecError, WeightsError
 from shared_spec.formats.containers.source import Source
 from shared_spec.formats.dialects.dialect import Dialect, Place, Rules, rename
-from shared_spec.formats.dialects.linen import block_index, collection
+from shared_spec.formats.dialects.linen import TRAINING_STATE, block_index, collection
 from shared_spec.formats.dialects.spec_from_shapes import (
     BlockShapes,
     NetShapes,
     Shape,
-    from_hwio,
+    block_shapes,
+    consecutive_blocks,
+    flax_kernels,
     spec_from,
     split_into_stages,
 )
@@ -55,7 +57,6 @@ _INSIDE_D: Rules = [
 _LAYER = r"^(params|batch_stats)/{}/(\w+_0/)*ConvBlock_\d+/(Conv_0|BatchNorm_0)/"
 _SEQUENCE = re.compile(_LAYER.format(r"layers_\d+"))
 _CLASSES = re.compile(_LAYER.format(r"ResNe[St]\w*_\d+"))
-_TRAINING = re.compile(r"^(step|opt_state|dynamic_scale)(/|$)")
 _BASE: dict[str, Any] = {"norm_variance": "biased", "zero_init_last": True}
 _BASE_D = _BASE | {"stem": "deep", "shortcut_pool": "avg"}
 
@@ -103,16 +104,9 @@ def _spec_of(source: Source) -> ResNetSpec:
         raise SpecError(
             f"{source.path}: a net of {LIBRARY} without batch norm, which no spec can express"
         )
-    kernels = {
-        match[1]: from_hwio(source.tensors.entries[name].shape) or ()
-        for name in names
-        if (match := re.fullmatch(r"params/(.+)/kernel", name))
-    }
     # By position, the names before version 0.0.3 are those since then.
-    kernels = {_sequential(name): shape for name, shape in kernels.items()}
-    blocks: list[BlockShapes] = []
-    while (found := _block(kernels, f"block_{len(blocks)}")) is not None:
-        blocks.append(found)
+    kernels = {_sequential(name): shape for name, shape in flax_kernels(source).items()}
+    blocks = consecutive_blocks(lambda number: _block(kernels, f"block_{number}"))
     stem = kernels.get("stem/ConvBlock_0/Conv_0", ())
     deep = kernels.get("stem/ConvBlock_2/Conv_0")
     last = deep or stem
@@ -128,12 +122,9 @@ def _spec_of(source: Source) -> ResNetSpec:
 
 
 def _block(kernels: Mapping[str, Shape], at: str) -> BlockShapes | None:
-    convs = [kernels.get(f"{at}/ConvBlock_{i}/Conv_0") for i in (0, 1, 2)]
-    if convs[0] is None:
-        return None
-    skips = [kernels.get(f"{at}/ResNet{d}SkipConnection_0/ConvBlock_0/Conv_0") for d in ("", "D")]
-    kept = tuple(shape for shape in convs if shape is not None)
-    return BlockShapes(kept, skips[0] or skips[1])
+    convs = [f"{at}/ConvBlock_{number}/Conv_0" for number in (0, 1, 2)]
+    skips = [f"{at}/ResNet{d}SkipConnection_0/ConvBlock_0/Conv_0" for d in ("", "D")]
+    return block_shapes(kernels, convs, skips)
 
 
 def _sequential(name: str) -> str:
@@ -157,7 +148,7 @@ SEQUENCE = Dialect(
     lambda source: source.kind == "flax" and any(map(_SEQUENCE.match, source.tensors)),
     _foreign_name(sequence=True),
     _spec_of,
-    ignored=_TRAINING,
+    ignored=TRAINING_STATE,
 )
 CLASSES = replace(
     SEQUENCE,

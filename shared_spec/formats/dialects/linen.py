@@ -14,7 +14,9 @@ from shared_spec.formats.dialects.spec_from_shapes import (
     BlockShapes,
     NetShapes,
     Shape,
-    from_hwio,
+    block_shapes,
+    consecutive_blocks,
+    flax_kernels,
     spec_from,
     split_into_stages,
 )
@@ -37,7 +39,7 @@ _LAYERS = re.compile(
     r"^(params|batch_stats)/(conv_init|bn_init|"
     r"(Bottleneck)?ResNetBlock_\d+/(Conv_\d|BatchNorm_\d|conv_proj|norm_proj))/"
 )
-_TRAINING = re.compile(r"^(step|opt_state|dynamic_scale)(/|$)")
+TRAINING_STATE = re.compile(r"^(step|opt_state|dynamic_scale)(/|$)")
 """The rest of a training state, on which no result depends."""
 
 
@@ -73,15 +75,8 @@ def _spec_of(source: Source) -> ResNetSpec:
     Raises:
         WeightsError: if they are not those of such a net.
     """
-    entries = source.tensors.entries
-    kernels = {
-        match[1]: from_hwio(entry.shape) or ()
-        for name, entry in entries.items()
-        if (match := re.fullmatch(r"params/(.+)/kernel", name))
-    }
-    blocks: list[BlockShapes] = []
-    while (found := _block(kernels, len(blocks))) is not None:
-        blocks.append(found)
+    kernels = flax_kernels(source)
+    blocks = consecutive_blocks(lambda index: _block(kernels, index))
     stem = kernels.get("conv_init", ())
     net = NetShapes(stem, stem[0] if stem else 0, split_into_stages(blocks), kernels.get("Dense_0"))
     base = CATALOGUE["flax_resnet50"].fields
@@ -91,10 +86,9 @@ def _spec_of(source: Source) -> ResNetSpec:
 def _block(kernels: dict[str, Shape], index: int) -> BlockShapes | None:
     for name in BLOCKS.values():
         at = f"{name}_{index}"
-        convs = [kernels.get(f"{at}/Conv_{number}") for number in (0, 1, 2)]
-        if convs[0] is not None:
-            kept = tuple(shape for shape in convs if shape is not None)
-            return BlockShapes(kept, kernels.get(f"{at}/conv_proj"))
+        convs = [f"{at}/Conv_{number}" for number in (0, 1, 2)]
+        if (block := block_shapes(kernels, convs, [f"{at}/conv_proj"])) is not None:
+            return block
     return None
 
 
@@ -135,5 +129,5 @@ LINEN = Dialect(
     _spec_of,
     _extras,
     _nearest_library_spec,
-    _TRAINING,
+    TRAINING_STATE,
 )

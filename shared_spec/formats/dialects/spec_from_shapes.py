@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count, takewhile
 from typing import Any
 
 from shared_spec.errors import ResNetError, WeightsError
+from shared_spec.formats.containers.source import Source
 from shared_spec.spec.resnet_spec import ResNetSpec
 
 Shape = tuple[int, ...]
@@ -112,16 +115,35 @@ def numbered_stages(
         block: the prefix of a block's names, given its stage and its number there, from 0.
         projection: the rest of the name of its projection's kernel.
     """
-    stages: list[list[BlockShapes]] = []
-    while f"{block(len(stages), 0)}conv1.weight" in shapes:
-        blocks: list[BlockShapes] = []
-        while f"{block(len(stages), len(blocks))}conv1.weight" in shapes:
-            at = block(len(stages), len(blocks))
-            convs = [shapes.get(f"{at}conv{number}.weight") for number in (1, 2, 3)]
-            kernels = tuple(shape for shape in convs if shape is not None)
-            blocks.append(BlockShapes(kernels, shapes.get(f"{at}{projection}")))
-        stages.append(blocks)
-    return stages
+
+    def at(prefix: str) -> BlockShapes | None:
+        convs = [f"{prefix}conv{number}.weight" for number in (1, 2, 3)]
+        return block_shapes(shapes, convs, [f"{prefix}{projection}"])
+
+    def blocks_of(stage: int) -> list[BlockShapes]:
+        return consecutive_blocks(lambda number: at(block(stage, number)))
+
+    return list(takewhile(bool, map(blocks_of, count())))
+
+
+def block_shapes(
+    shapes: Mapping[str, Shape], convs: Sequence[str], projections: Sequence[str]
+) -> BlockShapes | None:
+    """A block, from the names of its convolutions and those that its projection may have; None
+    where the first convolution is missing.
+    """
+    if convs[0] not in shapes:
+        return None
+    projection = next((shapes[name] for name in projections if name in shapes), None)
+    return BlockShapes(tuple(shapes[name] for name in convs if name in shapes), projection)
+
+
+def consecutive_blocks(block: Callable[[int], BlockShapes | None]) -> list[BlockShapes]:
+    """Blocks 0, 1, ..., as far as there are any."""
+    blocks: list[BlockShapes] = []
+    while (shapes := block(len(blocks))) is not None:
+        blocks.append(shapes)
+    return blocks
 
 
 def split_into_stages(blocks: Sequence[BlockShapes]) -> list[list[BlockShapes]]:
@@ -136,8 +158,12 @@ def split_into_stages(blocks: Sequence[BlockShapes]) -> list[list[BlockShapes]]:
     return stages
 
 
-def from_hwio(shape: Shape | None) -> Shape | None:
-    """The shape of a Flax kernel in PyTorch's layout: HWIO to OIHW, IO to OI."""
-    if shape is None:
-        return None
-    return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
+def flax_kernels(source: Source) -> dict[str, Shape]:
+    """Shapes of Linen's kernels by module, in PyTorch's layout: HWIO to OIHW, IO to OI."""
+    kernels = {}
+    for name, array in source.tensors.entries.items():
+        if match := re.fullmatch(r"params/(.+)/kernel", name):
+            shape = array.shape
+            oihw = (*shape[:1:-1], *shape[:2]) if len(shape) == 4 else shape[::-1]
+            kernels[match[1]] = oihw
+    return kernels
