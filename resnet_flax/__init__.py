@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -20,151 +20,78 @@ except ImportError:
 
 from resnet_flax.model import ResNet, find, parent, replace
 from resnet_flax.training import Trainer
-from resnet_flax.weights import (
-    dtype_name,
-    export_weights,
-    load_weights,
-    read_checkpoint,
-    save_weights,
-)
-from shared_spec.backend import (
-    activation_names,
-    as_images,
-    batches,
-    concatenate_outputs,
-    entry_points,
-    resolve_both,
-)
+from resnet_flax.weights import WEIGHTS
+from shared_spec.backend import ModelVerbs
 from shared_spec.catalogue import list_models
-from shared_spec.catalogue.resolve import ModelLike
 from shared_spec.kernels import xla
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.folding import Inference, inference_form
-from shared_spec.weights.adapt import read_adapted
-from shared_spec.weights.initialize import initial_weights
-from shared_spec.weights.state import WeightsLike, cast_weights, numpy_dtype
+from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.state import numpy_dtype
 
 
-def create_model(
-    model: ModelLike,
-    *,
-    weights: WeightsLike | None = None,
-    seed: int = 0,
-    dtype: str = "float32",
-    inference: Inference | bool = False,
-    **overrides: Any,
-) -> ResNet:
-    """Build a model in training mode, as `nnx` modules start.
+class Verbs(ModelVerbs[ResNet]):
+    """What the verbs do in Flax."""
 
-    Args:
-        model: a catalogue name, a `ResNetSpec`, or the path of a YAML, TOML or JSON spec file.
-        weights: None for fresh weights; a dict of canonical arrays; the path of a checkpoint;
-            or `"hf-hub:owner/name"`. They have to fit, except where an override of `in_channels`,
-            `num_classes` or `features_only` changes the net: see `shared_spec.weights.adapt`.
-        seed: of the fresh weights, which are bit-identical in every framework.
-        dtype: of parameters and computation: float64 (with `jax_enable_x64`), float32, float16
-            or bfloat16.
-        inference: True for the form that is fastest in inference, in evaluation mode and with its
-            batch norms folded into the convolutions; an `Inference` chooses among such forms.
-            It computes the same logits except for rounding, and can neither be trained nor saved.
-        **overrides: any field of the spec, such as `num_classes=10, in_channels=1`.
+    weights = WEIGHTS
 
-    Raises:
-        ResNetError: with one sentence, if the name, spec, dtype or weights are not valid.
-    """
-    specs = resolve_both(model, overrides)
-    spec = specs[0]
-    trained = compile_plan(spec)
-    p = inference_form(trained, inference)
-    native = numpy_dtype(dtype)
-    if dtype == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
-        raise FrameworkError(
-            "dtype: float64 needs jax.config.update('jax_enable_x64', True) before JAX is used"
-        )
-    # Dropout alone draws from it.
-    net = ResNet(p, spec, native, nnx.Rngs(crc32(str(seed).encode())))
-    if inference:
-        net.set_attributes(use_running_average=True, deterministic=True, raise_if_not_found=False)
-    if weights is None:
-        return load_weights(net, cast_weights(initial_weights(trained, seed), dtype))
-    return load_weights(net, read_adapted(read_checkpoint, weights, specs, overrides, seed))
+    def _build(
+        self, spec: ResNetSpec, dtype: str, seed: int, inference: Inference | bool
+    ) -> ResNet:
+        p = inference_form(compile_plan(spec), inference)
+        # Dropout alone draws from the seed.
+        net = ResNet(p, spec, numpy_dtype(dtype), nnx.Rngs(crc32(str(seed).encode())))
+        if inference:
+            net.set_attributes(
+                use_running_average=True, deterministic=True, raise_if_not_found=False
+            )
+        return net
 
+    def _has_float64(self) -> bool:
+        return bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
 
-def compiled(model: ResNet) -> Callable[[jax.Array], Any]:
-    """The model in evaluation mode as a function, compiled as is fastest on the device at hand: for
-    many calls with weights that no longer change (what it gives after they do is not defined). The
-    first call of each size compiles.
+    def _compile(self, model: ResNet) -> Callable[[jax.Array], Any]:
+        graph, state = nnx.split(_evaluating(model))
+        run = xla.jit(lambda state, x: nnx.merge(graph, state)(x), dtype_name(model))
+        return partial(run, state)
 
-    Returns:
-        A function that takes and gives what `model` does: [N, H, W, C] to [N, num_classes].
-    """
-    graph, state = nnx.split(_evaluating(model))
-    run = xla.jit(lambda state, x: nnx.merge(graph, state)(x), dtype_name(model))
-    return partial(run, state)
+    def _outputs(self, model: ResNet, chunks: list[np.ndarray]) -> list[Any]:
+        dtype = dtype_name(model)
+        graph, state = nnx.split(_evaluating(model))
+        run = _forward(dtype)
+        return [run(graph, state, jnp.asarray(chunk, dtype)) for chunk in chunks]
 
+    def _recorded(
+        self, model: ResNet, images: np.ndarray, names: list[str]
+    ) -> dict[str, np.ndarray]:
+        outputs: dict[str, np.ndarray] = {}
 
-def predict(model: ResNet, images: np.ndarray, *, batch_size: int = 64) -> Any:
-    """Logits in evaluation mode, compiled.
+        def recording(name: str, module: Any) -> Any:
+            def call(x: jax.Array) -> jax.Array:
+                y: jax.Array = module(x)
+                outputs[name] = np.asarray(y)
+                return y
 
-    Args:
-        model: the model; the mode of its modules is left as it was.
-        images: [N, H, W, C], already normalised.
-        batch_size: images computed at a time.
+            return call
 
-    Returns:
-        [N, num_classes] of the model's dtype, or [N, features] if it has no classes; a list of
-        [N, H, W, C] for a features-only model.
-    """
-    parts = batches(images, model.plan, batch_size)
-    dtype = dtype_name(model)
-    graph, state = nnx.split(_evaluating(model))
-    run = _forward(dtype)
-    return concatenate_outputs([run(graph, state, jnp.asarray(part, dtype)) for part in parts])
+        evaluated = _evaluating(model)
+        # All are looked up before any is replaced: a block's layers cannot be reached through a
+        # function.
+        modules = [(name, parent(evaluated, name), find(evaluated, name)) for name in names]
+        for name, owner, module in modules:
+            replace(owner, name.rpartition(".")[2], recording(name, module))
+        evaluated(jnp.asarray(images, dtype_name(model)))
+        return outputs
 
+    def _parts(self, model: ResNet, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        evaluated, dtype = _evaluating(model), dtype_name(model)
+        return {
+            name: np.asarray(find(evaluated, name)(jnp.asarray(array, dtype)))
+            for name, array in inputs.items()
+        }
 
-def activations(
-    model: ResNet, images: np.ndarray, names: Iterable[str] | None = None
-) -> dict[str, np.ndarray]:
-    """Outputs of the named layers and blocks (all blocks if None), in evaluation mode.
-
-    Returns:
-        Canonical name to array, channels last: [N, H, W, C], or [N, C] after the global pool.
-    """
-    images = as_images(images, model.plan)
-    wanted = activation_names(model.plan, names)
-    found: dict[str, np.ndarray] = {}
-
-    def recording(name: str, module: Any) -> Any:
-        def call(x: jax.Array) -> jax.Array:
-            y: jax.Array = module(x)
-            found[name] = np.asarray(y)
-            return y
-
-        return call
-
-    evaluated = _evaluating(model)
-    # All looked up before any is replaced: a block's layers cannot be reached through a function.
-    modules = [(name, parent(evaluated, name), find(evaluated, name)) for name in wanted]
-    for name, owner, module in modules:
-        replace(owner, name.rpartition(".")[2], recording(name, module))
-    evaluated(jnp.asarray(images, dtype_name(model)))
-    return found
-
-
-def run_parts(model: ResNet, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Outputs of layers and blocks, each on its own input and apart from the rest, in evaluation
-    mode: the name to the input, and in the answer to the output, all channels last.
-    """
-    evaluated, dtype = _evaluating(model), dtype_name(model)
-    return {
-        name: np.asarray(find(evaluated, name)(jnp.asarray(inputs[name], dtype)))
-        for name in activation_names(model.plan, inputs)
-    }
-
-
-def parameter_count(model: ResNet) -> int:
-    """Number of trainable scalars in the native model."""
-    return sum(v.size for v in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    def _sizes(self, model: ResNet) -> Iterator[int]:
+        return (v.size for v in jax.tree.leaves(nnx.state(model, nnx.Param)))
 
 
 @cache
@@ -181,12 +108,26 @@ def _evaluating(model: ResNet) -> ResNet:
     return view
 
 
-globals().update(entry_points(create_model))
+_VERBS = Verbs()
 
-if TYPE_CHECKING:
+create_model = _VERBS.create_model
+compiled = _VERBS.compiled
+predict = _VERBS.predict
+activations = _VERBS.activations
+run_parts = _VERBS.run_parts
+parameter_count = _VERBS.parameter_count
+export_weights = WEIGHTS.export_weights
+load_weights = WEIGHTS.load_weights
+save_weights = WEIGHTS.save_weights
+read_checkpoint = WEIGHTS.read_checkpoint
+dtype_name = WEIGHTS.dtype_name
 
-    def __getattr__(name: str) -> Callable[..., ResNet]:
-        """Every catalogue name is a function, such as `resnet50(num_classes=10)`."""
+# Every catalogue name is a function, such as `resnet50(num_classes=10)`.
+__getattr__: Callable[[str], Callable[..., ResNet]] = _VERBS.named_model
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *list_models()]
 
 
 __all__ = [

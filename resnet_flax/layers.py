@@ -106,6 +106,13 @@ def padding(amount: plan.Padding) -> Any:
     return "SAME" if amount == "same" else ((amount, amount), (amount, amount))
 
 
+class Statistic(nnx.BatchStat):
+    """Takes new values in its own dtype: Flax computes them in float32 at least."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(key, jnp.asarray(value, self.get_value().dtype))
+
+
 class BatchNorm(nnx.BatchNorm):
     """`nnx.BatchNorm` with the plan's rule for the running variance, and statistics of the
     parameters' dtype (Flax's own are always float32).
@@ -121,8 +128,8 @@ class BatchNorm(nnx.BatchNorm):
             use_fast_variance=False,
             rngs=rngs,
         )
-        self.mean = nnx.BatchStat(jnp.zeros(layer.channels, dtype))
-        self.var = nnx.BatchStat(jnp.ones(layer.channels, dtype))
+        self.mean = Statistic(jnp.zeros(layer.channels, dtype))
+        self.var = Statistic(jnp.ones(layer.channels, dtype))
         self.unbiased = layer.variance == "unbiased"
 
     def __call__(self, x: jax.Array, use_running_average: bool | None = None, **kwargs: Any) -> Any:

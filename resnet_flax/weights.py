@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,97 +14,47 @@ import numpy as np
 from flax import nnx
 
 from resnet_flax.model import ResNet, find
-from shared_spec.backend import read_weights
+from shared_spec.backend import WeightVerbs
 from shared_spec.errors import FrameworkError, WeightsError
 from shared_spec.formats.containers.source import Source
 from shared_spec.formats.detect import ORBAX
 from shared_spec.formats.dialects.canonical import FLAX_MODEL
 from shared_spec.formats.dialects.dialect import Dialect, foreign_arrays
 from shared_spec.formats.dialects.linen import LINEN
-from shared_spec.formats.write import described, write_checkpoint
-from shared_spec.plan.folding import require_trained
-from shared_spec.plan.layers import Parameter
-from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.formats.write import Save
 from shared_spec.weights.checkpoint import METADATA_KEY, Checkpoint
-from shared_spec.weights.folding import weights_for
-from shared_spec.weights.layouts import FLAX as LAYOUTS
+from shared_spec.weights.layouts import FLAX
 from shared_spec.weights.lazy_array import LazyArray, LazyArrays
-from shared_spec.weights.state import State, WeightsLike, check_native, replaced
 
 
-def export_weights(model: ResNet) -> State:
-    """The model's weights as numpy arrays under canonical names: a copy."""
-    require_trained(model.plan, "to export")
-    return {
-        q.name: LAYOUTS[q.role].to_canonical(np.array(native(model, q)[...]))
-        for q in model.plan.parameters()
-    }
+class Weights(WeightVerbs[ResNet]):
+    """Variables of NNX modules."""
 
+    model_class = ResNet
+    layouts = FLAX
 
-def load_weights(model: ResNet, weights: WeightsLike) -> ResNet:
-    """Load canonical weights, or a checkpoint of any kind, strictly and in place.
+    def __init__(self) -> None:
+        self.openers = {ORBAX: open_orbax}
 
-    Raises:
-        WeightsError: listing every mismatch; the model is then unchanged.
-    """
-    found = read_checkpoint(weights, model.spec).state
-    # Read whole before anything is assigned.
-    state = weights_for(model.plan, found, dtype_name(model), weights)
-    natives = {q.name: native(model, q) for q in model.plan.parameters()}
-    check_native({name: v.get_value().shape for name, v in natives.items()}, model.plan, LAYOUTS)
-    for q in model.plan.parameters():
-        variable = natives[q.name]
-        array = LAYOUTS[q.role].to_native(state[q.name], own=True)
-        variable.set_value(jnp.asarray(array, variable.get_value().dtype))
-    return model
+    def dtype_name(self, model: ResNet) -> str:
+        """The dtype of the model's parameters, such as `"float32"`."""
+        return str(self.native(self.modules(model), next(model.plan.parameters())).dtype)
 
+    def modules(self, model: ResNet) -> Callable[[str], Any]:
+        """What finds the model's own module at a dotted path of the plan."""
+        return partial(find, model)
 
-def save_weights(
-    model: ResNet | Mapping[str, np.ndarray],
-    path: str | os.PathLike[str],
-    checkpoint: Checkpoint | None = None,
-    *,
-    format: str | None = None,
-) -> None:
-    """Write a model's weights durably, in the format that the suffix or `format` asks for.
+    def copied(self, native: nnx.Variable[Any]) -> np.ndarray:
+        """A copy of what a variable holds."""
+        return np.array(native[...])
 
-    Args:
-        model: the model, or its canonical weights.
-        path: `.safetensors` is the canonical file; `.pth`, `.keras`, `.weights.h5`, `.h5` and
-            `.msgpack` are those of the frameworks and libraries, no suffix a directory.
-        checkpoint: may carry preprocessing and labels, and the spec for weights without a model;
-            without one, their net is looked for in the catalogue.
-        format: whose names, as in `resnet-parity convert --to`: `"huggingface"` for a directory of
-            transformers, for example.
+    def assign(self, native: nnx.Variable[Any], array: np.ndarray) -> None:
+        """Give a variable a value."""
+        native.set_value(jnp.asarray(array, native.dtype))
 
-    Raises:
-        ResNetError: if the format is unknown, has no such net, or needs another framework.
-    """
-    if isinstance(model, ResNet):
-        whole = described(export_weights(model), checkpoint, model.spec)
-    else:
-        whole = described(model, checkpoint)
-    write_checkpoint(path, whole, format, {"flax": _write_orbax, "linen": _write_linen})
-
-
-def read_checkpoint(weights: WeightsLike, spec: ResNetSpec | None = None) -> Checkpoint:
-    """Canonical weights from a dict or a checkpoint of any kind."""
-    return read_weights(weights, {ORBAX: open_orbax}, spec)
-
-
-def dtype_name(model: ResNet) -> str:
-    """The dtype of the model's parameters, such as `"float32"`."""
-    return str(native(model, next(model.plan.parameters())).get_value().dtype)
-
-
-def native(model: ResNet, q: Parameter) -> nnx.Variable[Any]:
-    """The model's own variable of a parameter; a `WeightsError` if its layer was replaced."""
-    try:
-        variable: nnx.Variable[Any] = getattr(find(model, q.module), LAYOUTS[q.role].leaf)
-        variable.get_value()
-    except AttributeError:
-        raise replaced(q.module) from None
-    return variable
+    def writers(self, model: ResNet | Mapping[str, np.ndarray]) -> Mapping[str, Save]:
+        """Directories of orbax: our own, and those of Flax's imagenet example."""
+        return {"flax": _write_orbax, "linen": _write_linen}
 
 
 def _orbax() -> Any:
@@ -177,3 +127,6 @@ def _leaves(node: object, names: tuple[str, ...], where: str) -> Iterator[Any]:
             yield from _leaves(child, (*names, str(key)), where)
     elif isinstance(node, np.ndarray | jax.Array):
         yield names, np.asarray(node)
+
+
+WEIGHTS = Weights()

@@ -13,22 +13,13 @@ from keras import ops
 
 from resnet_keras.layers import PACKAGE, arrange_like
 from resnet_keras.model import ResNet
-from resnet_keras.weights import dtype_name, layers_by_name, native
+from resnet_keras.weights import WEIGHTS
 from shared_spec.errors import ImageError
 from shared_spec.kernels import xla
-from shared_spec.training.optimization import SGD, STATISTICS, Optimization, Update, optimization
-from shared_spec.training.state import (
-    MOMENTS,
-    Gradients,
-    Placed,
-    Progress,
-    TrainingState,
-    batch,
-    check_trainable,
-    restored,
-)
-from shared_spec.weights.layouts import KERAS as LAYOUTS
-from shared_spec.weights.layouts import keras_layer
+from shared_spec.training.optimization import SGD, STATISTICS, Optimization, Update
+from shared_spec.training.optimization import optimization as checked
+from shared_spec.training.state import MOMENTS, Placed, Progress, TrainingState
+from shared_spec.training.trainer import BaseTrainer, TrainerArrays
 from shared_spec.weights.state import State
 
 
@@ -38,7 +29,7 @@ class RecipeOptimizer(keras.optimizers.Optimizer):
     and the average of weights are the trainer's.
 
     Args:
-        how: the recipe's part, or its fields.
+        optimization: the recipe's part, or its fields.
         updates: rate and decay of each variable, by its path; 1 and the recipe's if left out.
         learning_rate: at first; the recipe's if left out.
         name: of the optimizer.
@@ -46,37 +37,39 @@ class RecipeOptimizer(keras.optimizers.Optimizer):
 
     def __init__(
         self,
-        how: Optimization | dict[str, Any],
+        optimization: Optimization | dict[str, Any],
         updates: Mapping[str, Any] | None = None,
         learning_rate: Any = None,
         name: str = "recipe",
     ) -> None:
-        if not isinstance(how, Optimization):
-            how = optimization(**how)
-        with float_default(how.dtype):
+        if not isinstance(optimization, Optimization):
+            optimization = checked(**optimization)
+        with float_default(optimization.dtype):
             super().__init__(
-                how.learning_rate if learning_rate is None else learning_rate, name=name
+                optimization.learning_rate if learning_rate is None else learning_rate, name=name
             )
-        self.how = how
+        self.optimization = optimization
         self.updates = {
             path: u if isinstance(u, Update) else Update(*u) for path, u in (updates or {}).items()
         }
 
     @classmethod
-    def of(cls, model: ResNet, how: Optimization, learning_rate: Any = None) -> RecipeOptimizer:
+    def of(
+        cls, model: ResNet, optimization: Optimization, learning_rate: Any = None
+    ) -> RecipeOptimizer:
         """For a model, with the decay and the rate that the recipe has for each of its parameters.
         `learning_rate` may be one of Keras's schedules.
         """
-        layers, updates = layers_by_name(model), how.updates(model.plan)
-        paths = {q.name: native(layers, q).path for q in model.plan.parameters()}
-        return cls(how, {paths[name]: update for name, update in updates.items()}, learning_rate)
+        natives = WEIGHTS.natives(model)
+        updates = {natives[name].path: u for name, u in optimization.updates(model.plan).items()}
+        return cls(optimization, updates, learning_rate)
 
     def build(self, variables: Any) -> None:
         """Make what the optimizer keeps of each variable."""
         if self.built:
             return
         super().build(variables)
-        keys = MOMENTS[self.how.optimizer.name]
+        keys = MOMENTS[self.optimization.optimizer.name]
         self.moments = {key: self.add_optimizer_variables(variables, key) for key in keys}
         for kept in self.moments.values():
             for moment, variable in zip(kept, variables, strict=True):
@@ -84,21 +77,21 @@ class RecipeOptimizer(keras.optimizers.Optimizer):
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Update one variable."""
-        how, index = self.how, self._get_variable_index(variable)
+        optimization, index = self.optimization, self._get_variable_index(variable)
         # TensorFlow's engine gives its own variable here, which has no path.
         path = self._trainable_variables[index].path
-        update = self.updates.get(path, Update(1.0, how.weight_decay))
+        update = self.updates.get(path, Update(1.0, optimization.weight_decay))
         w = ops.convert_to_tensor(variable)
-        g = gradient + update.decay * w if how.coupled and update.decay else gradient
+        g = gradient + update.decay * w if optimization.coupled and update.decay else gradient
         rate = ops.cast(learning_rate, w.dtype) * update.rate
         change = self._change(g, [moments[index] for moments in self.moments.values()])
-        if update.decay and not how.coupled:
+        if update.decay and not optimization.coupled:
             change = change + update.decay * w
         self.assign(variable, w - rate * change)
 
     def _change(self, g: Any, moments: list[Any]) -> Any:
         """What is taken off the weights, before the learning rate."""
-        optimizer = self.how.optimizer
+        optimizer = self.optimization.optimizer
         if isinstance(optimizer, SGD):
             velocity = optimizer.momentum * ops.convert_to_tensor(moments[0]) + g
             self.assign(moments[0], velocity)
@@ -112,11 +105,20 @@ class RecipeOptimizer(keras.optimizers.Optimizer):
         root = ops.sqrt(second / _missing(optimizer.beta2, step)) + optimizer.eps
         return first / _missing(optimizer.beta1, step) / root
 
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> RecipeOptimizer:
+        """From what `get_config` gave; earlier files call the recipe's part `how`."""
+        renamed = {"optimization" if key == "how" else key: v for key, v in config.items()}
+        optimizer: RecipeOptimizer = super().from_config(renamed, custom_objects)
+        return optimizer
+
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
         base = super().get_config()
         return {
-            "how": self.how.model_dump(mode="json"),
+            "optimization": self.optimization.model_dump(mode="json"),
             "updates": {path: [u.rate, u.decay] for path, u in self.updates.items()},
             "learning_rate": base["learning_rate"],
             "name": base["name"],
@@ -139,11 +141,6 @@ def _missing(beta: float, step: Any) -> Any:
     return 1 - ops.exp(step * math.log(beta)) if beta else ops.ones_like(step)
 
 
-def _array(variable: Any) -> np.ndarray:
-    """A copy of what a variable holds."""
-    return np.array(ops.convert_to_numpy(variable.value))
-
-
 def cross_entropy(labels: Any, logits: Any, smoothing: float = 0.0) -> Any:
     """Mean over a batch, in the logits' own precision, with the recipe's label smoothing."""
     classes = logits.shape[-1]
@@ -153,39 +150,29 @@ def cross_entropy(labels: Any, logits: Any, smoothing: float = 0.0) -> Any:
     return -ops.sum(targets * ops.log_softmax(logits)) / count
 
 
-class Trainer:
+class Trainer(BaseTrainer[ResNet]):
     """Trains a model, a batch at a time.
 
     On several devices, each gets an equal part of every batch, and the step is that of the whole
     batch, norms included: with `keras.distribution.DataParallel` on the JAX engine, set before the
     model is built, and with a strategy of `tf.distribute` on TensorFlow's, where model and trainer
     are made in its scope.
-
-    Args:
-        model: of the recipe's dtype.
-        how: the optimizer, its schedule, and all that changes an update.
-        steps: of the whole training, which the schedule needs.
-
-    Raises:
-        ResNetError: if the model has no classes, another dtype, or none of the parts named.
     """
 
-    def __init__(self, model: ResNet, how: Optimization, steps: int) -> None:
-        check_trainable(model.plan, model.spec, dtype_name(model), how)
-        self._model, self.how, self.steps, self.step_number = model, how, steps, 0
-        layers = layers_by_name(model)
-        self._names = {q.name: q for q in model.plan.parameters()}
-        self._natives = {name: native(layers, q) for name, q in self._names.items()}
-        self._updates = how.updates(model.plan)
-        self._prepare(layers)
-        self.optimizer = RecipeOptimizer.of(model, how)
+    verbs = WEIGHTS
+
+    def __init__(self, model: ResNet, optimization: Optimization, steps: int) -> None:
+        super().__init__(model, optimization, steps)
+        self._natives = WEIGHTS.natives(model)
+        self._prepare()
+        self.optimizer = RecipeOptimizer.of(model, optimization)
         self.optimizer.build(self.trained)
         self._average: dict[str, Any] = {}
-        if how.ema_decay:
+        if optimization.ema_decay:
             self._average = {
                 name: keras.Variable(
-                    _array(v),
-                    dtype=how.dtype,
+                    WEIGHTS.copied(v),
+                    dtype=optimization.dtype,
                     trainable=False,
                     aggregation="only_first_replica",
                 )
@@ -195,91 +182,59 @@ class Trainer:
                 arrange_like(average, self._natives[name])
         self._engine = ENGINES[keras.backend.backend()](self)
 
-    @property
-    def model(self) -> ResNet:
-        """The model, brought up to date."""
+    def _settle(self) -> None:
         self._engine.settle()
-        return self._model
 
-    def place(self, images: np.ndarray, labels: np.ndarray | None) -> Placed:
-        """A batch, checked, on its way to the device: images [N, H, W, C], normalised, and labels
-        [N]. Placed before the last step's figures are read, it travels while that step computes.
-        The arrays must not change before the step is over: they may be used as they are.
+    def _place(self, images: np.ndarray, labels: np.ndarray) -> Placed:
+        return Placed(self._engine.place(images), self._engine.place(labels))
 
-        Raises:
-            ImageError: if it does not fit the net, or does not divide among the devices.
-        """
-        found = batch(images, labels, self._model.spec, self.how.dtype)
-        return Placed(*map(self._engine.place, found))
-
-    def step(self, images: np.ndarray | Placed, labels: np.ndarray | None = None) -> Progress:
-        """Update the model by one batch, given as to `place` or placed already."""
-        given = images if isinstance(images, Placed) else self.place(images, labels)
-        rate = np.asarray(self.how.rate(self.step_number, self.steps), self.how.dtype)
-        loss, correct = self._engine.update(given.images, given.labels, rate)
-        self.step_number += 1
+    def _update(self, images: Any, labels: Any, rate: float) -> Progress:
+        loss, correct = self._engine.update(
+            images, labels, np.asarray(rate, self.optimization.dtype)
+        )
         return Progress(loss, correct)
 
-    def gradients(self, images: np.ndarray, labels: np.ndarray) -> Gradients:
-        """What the next step would compute from a batch; nothing changes."""
-        self._engine.settle()
-        x, y = batch(images, labels, self._model.spec, self.how.dtype)
-        loss, found = self._engine.gradients(x, y)
-        arrays = [np.array(ops.convert_to_numpy(g)) for g in found]
-        parameters = dict(zip(self._updates, arrays[1:], strict=True))
-        return Gradients(float(loss), self._canonical(parameters), arrays[0])
+    def _differentiate(
+        self, images: np.ndarray, labels: np.ndarray
+    ) -> tuple[Any, dict[str, Any], np.ndarray]:
+        self._settle()
+        loss, gradients = self._engine.gradients(images, labels)
+        of_images, *parameters = gradients
+        named = dict(zip(self._updates, parameters, strict=True))
+        return loss, named, np.array(ops.convert_to_numpy(of_images))
 
-    def state(self) -> State:
-        """Where the training is, as arrays that every backend's trainer takes back."""
-        self._engine.settle()
-        moments = {
-            key: self._values(dict(zip(self._updates, variables, strict=True)))
+    def _arrays(self) -> TrainerArrays:
+        self._settle()
+        return TrainerArrays(self._natives, self._moments(), self._average or None)
+
+    def _moments(self) -> dict[str, dict[str, Any]]:
+        return {
+            key: dict(zip(self._updates, variables, strict=True))
             for key, variables in self.optimizer.moments.items()
         }
-        average = self._values(self._average) if self._average else None
-        return TrainingState(self.step_number, self._values(self._natives), moments, average).flat()
 
-    def load_state(self, state: Mapping[str, np.ndarray], where: str = "training state") -> None:
-        """Go on from a state.
-
-        Raises:
-            WeightsError: if it is not one of this model and recipe; nothing has changed then.
-        """
-        found = restored(state, self._model.plan, self.how, where)
-        self._assign(self._natives, found.weights)
-        for key, variables in self.optimizer.moments.items():
-            self._assign(dict(zip(self._updates, variables, strict=True)), found.moments[key])
-        if found.average is not None:
-            self._assign(self._average, found.average)
-        self.optimizer.iterations.assign(found.step)
+    def _restore(self, state: TrainingState) -> None:
+        self._assign(self._natives, state.weights)
+        for key, variables in self._moments().items():
+            self._assign(variables, state.moments[key])
+        self._assign(self._average, state.average or {})
+        self.optimizer.iterations.assign(state.step)
         for generator in self._generators():
             # Each layer draws once a step, and so has drawn as often.
-            seed = _array(generator.state)
-            generator.state.assign(np.array([seed[0], found.step], seed.dtype))
-        self.step_number = found.step
+            seed = WEIGHTS.copied(generator.state)
+            generator.state.assign(np.array([seed[0], state.step], seed.dtype))
         self._engine.changed()
 
-    def averaged(self) -> State:
-        """Canonical weights to evaluate: their average if the recipe keeps one."""
-        self._engine.settle()
-        return self._values(self._average or self._natives)
-
-    def statistics(self) -> State:
-        """The norms' running means and variances."""
-        self._engine.settle()
-        return self._values(
-            {n: self._natives[n] for n, q in self._names.items() if q.role in STATISTICS}
-        )
-
-    def _prepare(self, layers: dict[str, Any]) -> None:
+    def _prepare(self) -> None:
         """Say which variables train, and which norms keep their statistics."""
-        for name, q in self._names.items():
+        layer = WEIGHTS.modules(self._model)
+        for name, q in self._parameters.items():
             # What a layer calls trainable decides for all its variables, statistics too.
-            layers[keras_layer(q.module)].trainable = True
+            layer(q.module).trainable = True
             if q.role not in STATISTICS:
                 self._natives[name].trainable = name in self._updates
-        for path in self.how.frozen_norms(self._model.plan):
-            layers[keras_layer(path)].trainable = False
+        for path in self.optimization.frozen_norms(self._model.plan):
+            layer(path).trainable = False
         # In the order in which Keras passes them.
         names = {id(variable): name for name, variable in self._natives.items()}
         self.trained = self._model.trainable_variables
@@ -290,12 +245,12 @@ class Trainer:
         """Loss, logits and the new values of what does not train; no variable changes."""
         with self._mixed():
             logits, others = self._model.stateless_call(trained, others, x, training=True)
-        logits = ops.cast(logits, self.how.dtype)
-        return cross_entropy(y, logits, self.how.label_smoothing), logits, others
+        logits = ops.cast(logits, self.optimization.dtype)
+        return cross_entropy(y, logits, self.optimization.label_smoothing), logits, others
 
     def clipped(self, gradients: list[Any]) -> list[Any]:
         """Gradients, scaled to the recipe's largest norm if theirs is larger."""
-        limit = self.how.clip_norm
+        limit = self.optimization.clip_norm
         assert limit is not None
         squares = [ops.sum(g * g) for g in gradients]
         norm = ops.sqrt(sum(squares[1:], squares[0]))
@@ -305,15 +260,15 @@ class Trainer:
 
     def apply(self, gradients: list[Any], others: list[Any]) -> None:
         """Give all variables the values that they have after a step."""
-        how = self.how
+        optimization = self.optimization
         self.optimizer.apply(gradients, self.trained)
         for variable, value in zip(self.others, others, strict=True):
             variable.assign(value)
         for name, average in self._average.items():
-            assert how.ema_decay is not None
+            assert optimization.ema_decay is not None
             now = ops.convert_to_tensor(self._natives[name])
-            kept = how.ema_decay * ops.convert_to_tensor(average)
-            average.assign(kept + (1 - how.ema_decay) * now)
+            kept = optimization.ema_decay * ops.convert_to_tensor(average)
+            average.assign(kept + (1 - optimization.ema_decay) * now)
 
     def variables(self) -> list[Any]:
         """All that a step changes."""
@@ -327,7 +282,7 @@ class Trainer:
     @contextmanager
     def _mixed(self) -> Iterator[None]:
         """Layers compute in bfloat16, if the recipe says so, while their calls are traced."""
-        if self.how.precision != "bfloat16":
+        if self.optimization.precision != "bfloat16":
             yield
             return
         kept = [(layer, layer.dtype_policy) for layer in self._model.layers]
@@ -345,15 +300,9 @@ class Trainer:
             if generator is not None:
                 yield generator
 
-    def _values(self, variables: Mapping[str, Any]) -> State:
-        return self._canonical({name: _array(variable) for name, variable in variables.items()})
-
-    def _canonical(self, arrays: Mapping[str, np.ndarray]) -> State:
-        return {n: LAYOUTS[self._names[n].role].to_canonical(a) for n, a in arrays.items()}
-
     def _assign(self, variables: Mapping[str, Any], state: State) -> None:
         for name, variable in variables.items():
-            variable.assign(LAYOUTS[self._names[name].role].to_native(state[name], own=True))
+            variable.assign(self._native(name, state[name]))
 
 
 class _Engine:
@@ -376,7 +325,7 @@ class _Engine:
         trained = [v.value for v in trainer.trained]
         others = [v.value for v in trainer.others]
         (loss, logits, others), gradients = self.differentiate(trained, others, x, y)
-        if trainer.how.clip_norm is not None:
+        if trainer.optimization.clip_norm is not None:
             gradients = self.shares(trainer.clipped(self.whole(gradients)))
         trainer.optimizer.learning_rate = rate
         trainer.apply(gradients, others)
@@ -507,7 +456,7 @@ class _Jax(_Engine):
         super().__init__(trainer)
         self._variables = trainer.variables()
         self._values: list[Any] | None = None
-        self._compiled = xla.jit(self._pure, trainer.how.precision, donate_argnums=0)
+        self._compiled = xla.jit(self._pure, trainer.optimization.precision, donate_argnums=0)
 
     def update(self, x: Any, y: Any, rate: np.ndarray) -> tuple[Any, Any]:
         import jax.numpy as jnp

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,91 +11,55 @@ import keras
 import numpy as np
 
 from resnet_keras.model import ResNet
-from shared_spec.backend import read_weights
+from shared_spec.backend import WeightVerbs
 from shared_spec.errors import SpecError
 from shared_spec.formats.detect import name_suffix
 from shared_spec.formats.dialects.dialect import foreign_arrays
 from shared_spec.formats.dialects.keras_applications import APPLICATIONS
-from shared_spec.formats.write import described, write_checkpoint
-from shared_spec.plan.folding import require_trained
-from shared_spec.plan.layers import Parameter
-from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.formats.write import Save
 from shared_spec.weights.checkpoint import Checkpoint
-from shared_spec.weights.folding import weights_for
-from shared_spec.weights.layouts import KERAS as LAYOUTS
-from shared_spec.weights.layouts import keras_layer
+from shared_spec.weights.layouts import KERAS, keras_layer
 from shared_spec.weights.lazy_array import entries_of
-from shared_spec.weights.state import State, WeightsLike, check_native, replaced
 
 
-def export_weights(model: ResNet) -> State:
-    """The model's weights as numpy arrays under canonical names: a copy."""
-    require_trained(model.plan, "to export")
-    layers = layers_by_name(model)
-    return {
-        q.name: LAYOUTS[q.role].to_canonical(
-            np.array(keras.ops.convert_to_numpy(native(layers, q).value))
-        )
-        for q in model.plan.parameters()
-    }
+class Weights(WeightVerbs[ResNet]):
+    """Variables of Keras layers."""
 
+    model_class = ResNet
+    layouts = KERAS
 
-def load_weights(model: ResNet, weights: WeightsLike) -> ResNet:
-    """Load canonical weights, or a checkpoint of any kind but orbax, strictly and in place.
+    def dtype_name(self, model: ResNet) -> str:
+        """The dtype of the model's parameters, such as `"float32"`."""
+        return str(model.kind)
 
-    Raises:
-        WeightsError: listing every mismatch; the model is then unchanged.
-    """
-    found = read_checkpoint(weights, model.spec).state
-    # Read whole before anything is assigned.
-    state = weights_for(model.plan, found, dtype_name(model), weights)
-    layers = layers_by_name(model)
-    natives = {q.name: native(layers, q) for q in model.plan.parameters()}
-    check_native({name: tuple(v.shape) for name, v in natives.items()}, model.plan, LAYOUTS)
-    for q in model.plan.parameters():
-        natives[q.name].assign(LAYOUTS[q.role].to_native(state[q.name], own=True))
-    return model
+    def modules(self, model: ResNet) -> Callable[[str], Any]:
+        """What finds the model's own layer at a dotted path of the plan."""
+        layers = {layer.name: layer for layer in model.layers}
+        return lambda path: layers[keras_layer(path)]
 
+    def copied(self, native: Any) -> np.ndarray:
+        """A copy of what a variable or a tensor holds."""
+        return np.array(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(native)))
 
-def save_weights(
-    model: ResNet | Mapping[str, np.ndarray],
-    path: str | os.PathLike[str],
-    checkpoint: Checkpoint | None = None,
-    *,
-    format: str | None = None,
-) -> None:
-    """Write a model's weights durably, in the format that the suffix or `format` asks for.
+    def assign(self, native: Any, array: np.ndarray) -> None:
+        """Give a variable a value."""
+        native.assign(array)
 
-    Args:
-        model: the model, or its canonical weights.
-        path: `.safetensors` is the canonical file; `.pth`, `.keras`, `.weights.h5`, `.h5` and
-            `.msgpack` are those of the frameworks and libraries, no suffix a directory.
-        checkpoint: may carry preprocessing and labels, and the spec for weights without a model;
-            without one, their net is looked for in the catalogue.
-        format: whose names, as in `resnet-parity convert --to`: `"huggingface"` for a directory of
-            transformers, for example.
+    def writers(self, model: ResNet | Mapping[str, np.ndarray]) -> Mapping[str, Save]:
+        """Keras's own files, and those of keras.applications."""
 
-    Raises:
-        ResNetError: if the format is unknown, has no such net, or needs another framework.
-    """
+        def save(draft: Path, whole: Checkpoint) -> None:
+            native = model
+            if not isinstance(native, ResNet):
+                assert whole.spec is not None
+                kind = next(iter(entries_of(whole.state).values())).dtype.name
+                native = self.load_weights(ResNet(whole.spec, kind), whole.state)
+            if name_suffix(draft) == ".keras":
+                native.save(draft)
+            else:
+                native.save_weights(draft)
 
-    def save(draft: Path, whole: Checkpoint) -> None:
-        native = model
-        if not isinstance(native, ResNet):
-            assert whole.spec is not None
-            kind = next(iter(entries_of(whole.state).values())).dtype.name
-            native = load_weights(ResNet(whole.spec, kind), whole.state)
-        if name_suffix(draft) == ".keras":
-            native.save(draft)
-        else:
-            native.save_weights(draft)
-
-    if isinstance(model, ResNet):
-        whole = described(export_weights(model), checkpoint, model.spec)
-    else:
-        whole = described(model, checkpoint)
-    native = {"keras": save, "keras-applications": _save_applications}
-    write_checkpoint(path, whole, format, native)
+        return {"keras": save, "keras-applications": _save_applications}
 
 
 _APPLICATIONS = {(3, 4, 6, 3): "ResNet50", (3, 4, 23, 3): "ResNet101", (3, 8, 36, 3): "ResNet152"}
@@ -147,24 +110,4 @@ def _defaults(dtype: str) -> Iterator[None]:
         keras.config.set_image_data_format(kept[1])
 
 
-def read_checkpoint(weights: WeightsLike, spec: ResNetSpec | None = None) -> Checkpoint:
-    """Canonical weights from a dict or a checkpoint of any kind but orbax."""
-    return read_weights(weights, {}, spec)
-
-
-def dtype_name(model: ResNet) -> str:
-    """The dtype of the model's parameters, such as `"float32"`."""
-    return str(model.kind)
-
-
-def layers_by_name(model: ResNet) -> dict[str, Any]:
-    """The model's layers."""
-    return {layer.name: layer for layer in model.layers}
-
-
-def native(layers: dict[str, Any], q: Parameter) -> Any:
-    """The model's own variable of a parameter; a `WeightsError` if its layer was replaced."""
-    try:
-        return getattr(layers[keras_layer(q.module)], LAYOUTS[q.role].leaf)
-    except (KeyError, AttributeError):
-        raise replaced(q.module) from None
+WEIGHTS = Weights()

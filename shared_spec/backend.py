@@ -3,52 +3,380 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from shared_spec.catalogue import CATALOGUE, Entry
 from shared_spec.catalogue.resolve import ModelLike, resolve
 from shared_spec.download import download, is_reference
-from shared_spec.errors import ImageError, SpecError, WeightsError
+from shared_spec.errors import FrameworkError, ImageError, SpecError, WeightsError
 from shared_spec.formats.detect import Opener
 from shared_spec.formats.read import read_checkpoint
+from shared_spec.formats.write import Save, described, write_checkpoint
+from shared_spec.plan.folding import Inference, require_trained
+from shared_spec.plan.layers import Parameter
 from shared_spec.plan.network import Plan
 from shared_spec.plan.summary import layer_rows
 from shared_spec.spec.resnet_spec import ResNetSpec
-from shared_spec.weights.adapt import ASKED
+from shared_spec.weights.adapt import ASKED, read_adapted
 from shared_spec.weights.checkpoint import Checkpoint
-from shared_spec.weights.state import WeightsLike
+from shared_spec.weights.folding import weights_for
+from shared_spec.weights.initialize import initial_weights
+from shared_spec.weights.layouts import ParameterLayout
+from shared_spec.weights.state import (
+    State,
+    WeightsLike,
+    cast_weights,
+    check_native,
+    numpy_dtype,
+    replaced,
+)
 
-Model = TypeVar("Model")
+
+class PlannedModel(Protocol):
+    """A model of any backend."""
+
+    plan: Plan
+    spec: ResNetSpec
 
 
-def resolve_both(model: ModelLike, overrides: Mapping[str, Any]) -> tuple[ResNetSpec, ResNetSpec]:
-    """The spec that `model` stands for, with all `overrides`, and with those alone that do not ask
-    for weights to be adapted.
-    """
-    rest = {name: value for name, value in overrides.items() if name not in ASKED}
-    return resolve(model, overrides), resolve(model, rest)
+Model = TypeVar("Model", bound=PlannedModel)
 
 
-def read_weights(
-    weights: WeightsLike, openers: Mapping[str, Opener], spec: ResNetSpec | None
-) -> Checkpoint:
-    """Canonical weights from a dict or a checkpoint of any kind that needs no framework, or of
-    those that `openers` open with one.
+class WeightVerbs(ABC, Generic[Model]):
+    """The verbs on weights: what is the framework's is in the methods that a backend adds."""
 
-    Raises:
-        WeightsError: if the file is missing, damaged, or of a kind that needs another framework.
-    """
-    if isinstance(weights, Mapping):
-        return Checkpoint(dict(weights))
-    if not isinstance(weights, str | os.PathLike):
-        raise WeightsError(
-            f"weights: expected a path or a dict of arrays, got {type(weights).__name__}"
+    model_class: type[Model]
+    layouts: Mapping[str, ParameterLayout]
+    openers: Mapping[str, Opener] = {}
+    """Kinds of checkpoints that only this framework can open."""
+    keeps_arrays = True
+    """Whether `assign` may keep the array that it is given."""
+
+    def export_weights(self, model: Model) -> State:
+        """The model's weights as numpy arrays under canonical names: a copy.
+
+        Example:
+            >>> other = resnet_flax.create_model("resnet50")
+            >>> resnet_flax.load_weights(other, resnet_torch.export_weights(model))
+
+        Raises:
+            WeightsError: if a layer was replaced by one that its plan lacks.
+        """
+        require_trained(model.plan, "to export")
+        natives = self.natives(model)
+        return {
+            q.name: self.layouts[q.role].to_canonical(self.copied(natives[q.name]))
+            for q in model.plan.parameters()
+        }
+
+    def load_weights(self, model: Model, weights: WeightsLike) -> Model:
+        """Load canonical weights, or a checkpoint of any kind (orbax needs Flax), strictly and in
+        place.
+
+        Example:
+            >>> model = load_weights(create_model("resnet50"), "resnet50.pth")
+
+        Raises:
+            WeightsError: listing every mismatch; the model is then unchanged.
+        """
+        checkpoint = self.read_checkpoint(weights, model.spec)
+        # Read whole before anything is assigned.
+        state = weights_for(model.plan, checkpoint.state, self.dtype_name(model), weights)
+        natives = self.natives(model)
+        shapes = {name: tuple(native.shape) for name, native in natives.items()}
+        check_native(shapes, model.plan, self.layouts)
+        for q in model.plan.parameters():
+            self.assign(
+                natives[q.name],
+                self.layouts[q.role].to_native(state[q.name], own=self.keeps_arrays),
+            )
+        return model
+
+    def save_weights(
+        self,
+        model: Model | Mapping[str, np.ndarray],
+        path: str | os.PathLike[str],
+        checkpoint: Checkpoint | None = None,
+        *,
+        format: str | None = None,
+    ) -> None:
+        """Write a model's weights durably, in the format that the suffix or `format` asks for.
+
+        Example:
+            >>> save_weights(model, "resnet50.safetensors")
+            >>> save_weights(model, "resnet50", format="huggingface")
+
+        Args:
+            model: the model, or its canonical weights.
+            path: `.safetensors` is the canonical file; `.pth`, `.keras`, `.weights.h5`, `.h5` and
+                `.msgpack` are those of the frameworks and libraries, no suffix a directory.
+            checkpoint: may carry preprocessing and labels, and the spec for weights without a
+                model; without one, their net is looked for in the catalogue.
+            format: whose names, as in `resnet-parity convert --to`: `"huggingface"` for a directory
+                of transformers, for example.
+
+        Raises:
+            ResNetError: if the format is unknown, has no such net, or needs another framework.
+        """
+        if isinstance(model, Mapping):
+            whole = described(model, checkpoint)
+        else:
+            whole = described(self.export_weights(model), checkpoint, model.spec)
+        write_checkpoint(path, whole, format, self.writers(model))
+
+    def read_checkpoint(self, weights: WeightsLike, spec: ResNetSpec | None = None) -> Checkpoint:
+        """Canonical weights from a dict or a checkpoint of any kind (orbax needs Flax).
+
+        Example:
+            >>> read_checkpoint("resnet50.pth").state["conv1.weight"].shape
+            (64, 3, 7, 7)
+
+        Raises:
+            WeightsError: if the file is missing, damaged, or needs another framework.
+        """
+        if isinstance(weights, Mapping):
+            return Checkpoint(dict(weights))
+        if not isinstance(weights, str | os.PathLike):
+            raise WeightsError(
+                f"weights: expected a path or a dict of arrays, got {type(weights).__name__}"
+            )
+        return read_checkpoint(fetched(weights), spec, self.openers)
+
+    @abstractmethod
+    def dtype_name(self, model: Model) -> str:
+        """The dtype of the model's parameters, such as `"float32"`."""
+
+    @abstractmethod
+    def modules(self, model: Model) -> Callable[[str], Any]:
+        """What finds the model's own module at a dotted path of the plan."""
+
+    @abstractmethod
+    def copied(self, native: Any) -> np.ndarray:
+        """A copy of what a variable holds, in its own layout."""
+
+    @abstractmethod
+    def assign(self, native: Any, array: np.ndarray) -> None:
+        """Give a variable a value, in its own layout."""
+
+    def native(self, modules: Callable[[str], Any], q: Parameter) -> Any:
+        """The model's own variable of a parameter.
+
+        Raises:
+            WeightsError: if its layer was replaced.
+        """
+        try:
+            native = getattr(modules(q.module), self.layouts[q.role].leaf)
+            native.shape  # noqa: B018 - a layer without a bias has None for it
+        except (AttributeError, KeyError):
+            raise replaced(q.module) from None
+        return native
+
+    def natives(self, model: Model) -> dict[str, Any]:
+        """The model's own variables, by canonical name."""
+        modules = self.modules(model)
+        return {q.name: self.native(modules, q) for q in model.plan.parameters()}
+
+    def writers(self, model: Model | Mapping[str, np.ndarray]) -> Mapping[str, Save]:
+        """Formats that only this framework can write, with what writes `model` so."""
+        return {}
+
+
+class ModelVerbs(ABC, Generic[Model]):
+    """The verbs on models: what is the framework's is in the methods that a backend adds."""
+
+    weights: WeightVerbs[Model]
+
+    def __init__(self) -> None:
+        self._named: dict[str, Callable[..., Model]] = {}
+
+    def create_model(
+        self,
+        model: ModelLike,
+        *,
+        weights: WeightsLike | None = None,
+        seed: int = 0,
+        dtype: str = "float32",
+        inference: Inference | bool = False,
+        **overrides: Any,
+    ) -> Model:
+        """Build a model, in training mode where its framework's models have one.
+
+        Example:
+            >>> model = create_model("resnet50", weights="resnet50.pth", num_classes=10)
+
+        Args:
+            model: a catalogue name, a `ResNetSpec`, or the path of a YAML, TOML or JSON spec file.
+            weights: None for fresh weights; a dict of canonical arrays; the path of a checkpoint;
+                or `"hf-hub:owner/name"`. They have to fit, except where an override of
+                `in_channels`, `num_classes` or `features_only` changes the net: see
+                `shared_spec.weights.adapt`.
+            seed: of the fresh weights, which are bit-identical in every framework.
+            dtype: of parameters and computation: float64 (in JAX with `jax_enable_x64`), float32,
+                float16 or bfloat16.
+            inference: True for the form that is fastest in inference, in evaluation mode and with
+                its batch norms folded into the convolutions; an `Inference` chooses among such
+                forms. It computes the same logits except for rounding, and can neither be trained nor
+                saved.
+            **overrides: any field of the spec, such as `num_classes=10, in_channels=1`.
+
+        Raises:
+            ResNetError: with one sentence, if the name, spec, dtype or weights are not valid.
+        """
+        spec = resolve(model, overrides)
+        numpy_dtype(dtype)
+        if dtype == "float64" and not self._has_float64():
+            raise FrameworkError(
+                "dtype: float64 needs jax.config.update('jax_enable_x64', True) before JAX is used"
+            )
+        net = self._build(spec, dtype, seed, inference)
+        if weights is None:
+            trained = net.plan.trained or net.plan
+            return self._fill(net, cast_weights(initial_weights(trained, seed), dtype))
+        # Without the overrides that ask for weights to be adapted.
+        before = resolve(model, {k: v for k, v in overrides.items() if k not in ASKED})
+        read = self.weights.read_checkpoint
+        adapted = read_adapted(read, weights, (spec, before), overrides, seed)
+        return self.weights.load_weights(net, adapted)
+
+    def compiled(self, model: Model) -> Callable[[Any], Any]:
+        """The model in evaluation mode as a function, compiled as is fastest on the device at hand:
+        for many calls with weights that no longer change (what it gives after they do is not
+        defined). The first call of each size compiles, which in PyTorch takes up to a minute on
+        CPUs.
+
+        Example:
+            >>> forward = compiled(model)
+            >>> logits = forward(images)
+
+        Returns:
+            A function that takes and gives what `model` does, as its framework's tensors: images
+            [N, H, W, C], or [N, C, H, W] in PyTorch, to [N, num_classes].
+        """
+        return self._compile(model)
+
+    def predict(self, model: Model, images: np.ndarray, *, batch_size: int = 64) -> Any:
+        """Logits in evaluation mode; in Keras and Flax, compiled.
+
+        Example:
+            >>> predict(model, np.zeros((1, 224, 224, 3), np.float32)).shape
+            (1, 1000)
+
+        Args:
+            model: the model; it keeps its mode.
+            images: [N, H, W, C], already normalised.
+            batch_size: images computed at a time.
+
+        Returns:
+            [N, num_classes] of the model's dtype, or [N, features] if it has no classes; a list of
+            [N, H, W, C] for a features-only model.
+
+        Raises:
+            ImageError: saying what was given and what the model takes.
+        """
+        return concatenate_outputs(self._outputs(model, batches(images, model.plan, batch_size)))
+
+    def activations(
+        self, model: Model, images: np.ndarray, names: Iterable[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Outputs of the named layers and blocks (all blocks if None), in evaluation mode.
+
+        Example:
+            >>> activations(model, images, ["conv1", "layer1.0"])["layer1.0"].shape
+            (1, 56, 56, 256)
+
+        Returns:
+            Canonical name to array, channels last: [N, H, W, C], or [N, C] after the global pool.
+
+        Raises:
+            ResNetError: if the images do not fit the model, or it has no layer of such a name.
+        """
+        images = as_images(images, model.plan)
+        return self._recorded(model, images, activation_names(model.plan, names))
+
+    def run_parts(self, model: Model, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs of layers and blocks, each on its own input and apart from the rest, in
+        evaluation mode: the name to the input, and in the answer to the output, all channels last.
+
+        Example:
+            >>> run_parts(model, {"maxpool": np.zeros((1, 112, 112, 64), np.float32)})
+
+        Raises:
+            SpecError: if the model has no layer or block of such a name.
+        """
+        return self._parts(
+            model, {name: inputs[name] for name in activation_names(model.plan, inputs)}
         )
-    return read_checkpoint(fetched(weights), spec, openers)
+
+    def parameter_count(self, model: Model) -> int:
+        """Number of trainable scalars in the native model.
+
+        Example:
+            >>> parameter_count(create_model("resnet50"))
+            25557032
+        """
+        return sum(self._sizes(model))
+
+    @abstractmethod
+    def _build(self, spec: ResNetSpec, dtype: str, seed: int, inference: Inference | bool) -> Model:
+        """A native model whose weights are still to be filled in."""
+
+    def _fill(self, model: Model, state: State) -> Model:
+        """`model` with fresh weights that are nobody else's."""
+        return self.weights.load_weights(model, state)
+
+    def _has_float64(self) -> bool:
+        """Whether the framework computes in float64 as it is set up."""
+        return True
+
+    @abstractmethod
+    def _compile(self, model: Model) -> Callable[[Any], Any]:
+        """The model as a function, compiled for evaluation."""
+
+    @abstractmethod
+    def _sizes(self, model: Model) -> Iterator[int]:
+        """The number of scalars in each array that trains."""
+
+    @abstractmethod
+    def _outputs(self, model: Model, chunks: list[np.ndarray]) -> list[Any]:
+        """For each chunk of a batch what the model gives: an array, or a list of feature maps."""
+
+    @abstractmethod
+    def _recorded(
+        self, model: Model, images: np.ndarray, names: list[str]
+    ) -> dict[str, np.ndarray]:
+        """What the layers and blocks of these names gave for checked images."""
+
+    @abstractmethod
+    def _parts(self, model: Model, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What layers and blocks give, each for its own input."""
+
+    def named_model(self, name: str) -> Callable[..., Model]:
+        """The function called as a model of the catalogue: `resnet50(**fields)` is
+        `create_model("resnet50", **fields)`. It is a package's `__getattr__`.
+        """
+        if name not in CATALOGUE:
+            raise AttributeError(f"module {self._package()!r} has no attribute {name!r}")
+        if name not in self._named:
+            self._named[name] = self._function(CATALOGUE[name])
+        return self._named[name]
+
+    def _function(self, entry: Entry) -> Callable[..., Model]:
+        def build(**options: Any) -> Model:
+            return self.create_model(entry.name, **options)
+
+        build.__name__ = build.__qualname__ = entry.name
+        build.__module__ = self._package()
+        note = f" ({entry.note})" if entry.note else ""
+        build.__doc__ = f"`create_model({entry.name!r}, ...)`{note}. Source: {entry.source}."
+        return build
+
+    def _package(self) -> str:
+        return self.weights.model_class.__module__.partition(".")[0]
 
 
 def fetched(
@@ -90,15 +418,13 @@ def as_images(images: object, p: Plan) -> np.ndarray:
     return array
 
 
-def concatenate_outputs(
-    outputs: Sequence[Any], to_array: Callable[[Any], np.ndarray] = np.asarray
-) -> Any:
+def concatenate_outputs(outputs: Sequence[Any]) -> Any:
     """A model's outputs for the parts of a batch, joined: an array, or a list of arrays for a
     features-only model.
     """
     if isinstance(outputs[0], list):
-        return [concatenate_outputs(level, to_array) for level in zip(*outputs, strict=True)]
-    return np.concatenate([to_array(part) for part in outputs])
+        return [concatenate_outputs(level) for level in zip(*outputs, strict=True)]
+    return np.concatenate([np.asarray(chunk) for chunk in outputs])
 
 
 def batches(images: object, p: Plan, size: int) -> list[np.ndarray]:
@@ -131,21 +457,3 @@ def activation_names(p: Plan, names: object) -> list[str]:
     if unknown:
         raise SpecError(f"activations: the model has no layer or block named {unknown[0]!r}")
     return wanted
-
-
-def entry_points(create_model: Callable[..., Model]) -> dict[str, Callable[..., Model]]:
-    """One function for every catalogue name: `resnet50(**fields)` is
-    `create_model("resnet50", **fields)`.
-    """
-
-    def make(entry: Entry) -> Callable[..., Model]:
-        def build(**options: Any) -> Model:
-            return create_model(entry.name, **options)
-
-        build.__name__ = build.__qualname__ = entry.name
-        build.__module__ = create_model.__module__
-        note = f" ({entry.note})" if entry.note else ""
-        build.__doc__ = f"`create_model({entry.name!r}, ...)`{note}. Source: {entry.source}."
-        return build
-
-    return {name: make(entry) for name, entry in CATALOGUE.items()}

@@ -48,6 +48,14 @@ def test_the_verbs_are_the_same(worker: Worker) -> None:
     probe(worker, "verbs")
 
 
+def test_every_catalogue_name_is_a_function(worker: Worker) -> None:
+    probe(worker, "named_models")
+
+
+def test_statistics_keep_their_dtype_in_training_mode(worker: Worker) -> None:
+    assert probe(worker, "narrow_training_mode") == {"before": ["bfloat16"], "after": ["bfloat16"]}
+
+
 def test_shapes_are_those_of_the_plan(worker: Worker) -> None:
     p = compile_plan(SMALL)
     found = probe(worker, "activation_shapes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,45 @@ def verbs(resnet: Any) -> None:
     resnet.load_weights(twin, resnet.export_weights(model))
     np.testing.assert_array_equal(resnet.predict(twin, images), logits)
     assert resnet.resnet20.__name__ == "resnet20"
+
+
+def named_models(resnet: Any) -> None:
+    """Every catalogue name is a function of the package, and no other name is."""
+    names = resnet.list_models()
+    assert set(names) <= set(dir(resnet))
+    for name in names:
+        function = getattr(resnet, name)
+        assert function is getattr(resnet, name)
+        assert (function.__name__, function.__module__) == (name, resnet.__name__)
+    try:
+        resnet.resnet51  # noqa: B018
+    except AttributeError as error:
+        assert str(error) == f"module '{resnet.__name__}' has no attribute 'resnet51'"
+    else:
+        raise AssertionError("resnet51 exists")
+
+
+def narrow_training_mode(resnet: Any) -> dict[str, list[str]]:
+    """Dtypes that a bfloat16 model has before and after a call in training mode. Warnings are
+    errors here: JAX warns where a wider array is put into a narrower one.
+    """
+    model = resnet.create_model("resnet20", dtype="bfloat16")
+    before = {name: array.dtype.name for name, array in resnet.export_weights(model).items()}
+    images = random_images((2, 16, 16, 3)).astype(before["conv1.weight"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        if resnet.__name__ == "resnet_torch":
+            from resnet_torch.weights import from_numpy
+
+            model(from_numpy(images).permute(0, 3, 1, 2))
+        elif resnet.__name__ == "resnet_flax":
+            model(images)
+        else:
+            model(images, training=True)
+    weights = resnet.export_weights(model)
+    assert weights["bn1.running_mean"].any()
+    after = {array.dtype.name for array in weights.values()}
+    return {"before": sorted(set(before.values())), "after": sorted(after)}
 
 
 def activation_shapes(resnet: Any) -> dict[str, list[int]]:
