@@ -94,12 +94,9 @@ def named_models(resnet: Any) -> None:
         function = getattr(resnet, name)
         assert function is getattr(resnet, name)
         assert (function.__name__, function.__module__) == (name, resnet.__name__)
-    try:
+    message = f"module '{resnet.__name__}' has no attribute 'resnet51'"
+    with pytest.raises(AttributeError, match=message):
         resnet.resnet51  # noqa: B018
-    except AttributeError as error:
-        assert str(error) == f"module '{resnet.__name__}' has no attribute 'resnet51'"
-    else:
-        raise AssertionError("resnet51 exists")
 
 
 def narrow_training_mode(resnet: Any) -> dict[str, list[str]]:
