@@ -220,8 +220,8 @@ class ModelVerbs(ABC, Generic[Model]):
                 float16 or bfloat16.
             inference: True for the form that is fastest in inference, in evaluation mode and with
                 its batch norms folded into the convolutions; an `Inference` chooses among such
-                forms. It computes the same logits except for rounding, and can neither be trained nor
-                saved.
+                forms. It computes the same logits except for rounding, and can neither be trained
+                nor saved.
             **overrides: any field of the spec, such as `num_classes=10, in_channels=1`.
 
         Raises:
