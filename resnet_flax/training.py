@@ -88,9 +88,6 @@ class Trainer(BaseTrainer[ResNet]):
         )
         return loss, gradients[0], local(gradients[1])
 
-    def _array(self, native: jax.Array) -> np.ndarray:
-        return np.array(native)
-
     def _arrays(self) -> TrainerArrays:
         moments = {
             key: getattr(self._carry["moments"], MOMENT_NAMES[key])

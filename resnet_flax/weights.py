@@ -44,9 +44,9 @@ class Weights(WeightVerbs[ResNet]):
         """What finds the model's own module at a dotted path of the plan."""
         return partial(find, model)
 
-    def copied(self, native: nnx.Variable[Any]) -> np.ndarray:
-        """A copy of what a variable holds."""
-        return np.array(native[...])
+    def copied(self, native: nnx.Variable[Any] | jax.Array) -> np.ndarray:
+        """A copy of what a variable or an array holds."""
+        return np.array(native)
 
     def assign(self, native: nnx.Variable[Any], array: np.ndarray) -> None:
         """Give a variable a value."""

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from shared_spec.errors import FrameworkError, ImageError, RecipeError, WeightsError
-from shared_spec.plan.folding import require_trained
+from shared_spec.errors import ImageError, RecipeError, WeightsError
 from shared_spec.plan.network import Plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.training.optimization import Optimization
@@ -109,18 +108,6 @@ def require_classes(spec: ResNetSpec) -> None:
     """Raise a `RecipeError` for a net that gives no logits to learn from."""
     if spec.features_only or not spec.num_classes:
         raise RecipeError("the net has no classes to learn; give it num_classes and a head")
-
-
-def check_trainable(p: Plan, spec: ResNetSpec, dtype: str, how: Optimization) -> None:
-    """Raise a `ResNetError` unless a model of plan `p`, of `spec` and `dtype`, can be trained as
-    `how` says.
-    """
-    require_trained(p, "to train")
-    require_classes(spec)
-    if dtype != how.dtype:
-        raise FrameworkError(
-            f"precision: {how.precision} trains a model of {how.dtype}, and this one is {dtype}"
-        )
 
 
 def batch(

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
+from shared_spec.errors import FrameworkError
+from shared_spec.plan.folding import require_trained
 from shared_spec.training.optimization import STATISTICS, Optimization
 from shared_spec.training.state import (
     Gradients,
@@ -15,9 +17,10 @@ from shared_spec.training.state import (
     Progress,
     TrainingState,
     batch,
-    check_trainable,
+    require_classes,
     restored,
 )
+from shared_spec.weights.layouts import ParameterLayout
 from shared_spec.weights.state import State
 
 if TYPE_CHECKING:
@@ -54,8 +57,14 @@ class BaseTrainer(ABC, Generic[Model]):
         Raises:
             ResNetError: if the model has no classes, another dtype, or none of the parts named.
         """
-        dtype = self.verbs.dtype_name(model)
-        check_trainable(model.plan, model.spec, dtype, optimization)
+        require_trained(model.plan, "to train")
+        require_classes(model.spec)
+        dtype, needed = self.verbs.dtype_name(model), optimization.dtype
+        if dtype != needed:
+            raise FrameworkError(
+                f"precision: {optimization.precision} trains a model of {needed}, and this one is "
+                f"{dtype}"
+            )
         self._model, self.optimization = model, optimization
         self.steps, self.step_number = steps, 0
         self._parameters = {q.name: q for q in model.plan.parameters()}
@@ -145,21 +154,19 @@ class BaseTrainer(ABC, Generic[Model]):
     def _restore(self, state: TrainingState) -> None:
         """Take all arrays from a state that fits."""
 
-    def _array(self, native: Any) -> np.ndarray:
-        """A copy of an array of the framework."""
-        return self.verbs.copied(native)
-
     def _checked(
         self, images: np.ndarray, labels: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         return batch(images, labels, self._model.spec, self.optimization.dtype)
 
+    def _layout(self, name: str) -> ParameterLayout:
+        return self.verbs.layouts[self._parameters[name].role]
+
     def _canonical(self, natives: Natives) -> State:
         return {
-            name: self.verbs.layouts[self._parameters[name].role].to_canonical(self._array(native))
+            name: self._layout(name).to_canonical(self.verbs.copied(native))
             for name, native in natives.items()
         }
 
     def _native(self, name: str, array: np.ndarray) -> np.ndarray:
-        layout = self.verbs.layouts[self._parameters[name].role]
-        return layout.to_native(array, own=self.verbs.keeps_arrays)
+        return self._layout(name).to_native(array, own=self.verbs.keeps_arrays)
