@@ -250,7 +250,7 @@ def test_which_net_a_file_is(
     }
     source = Source(tmp_path / "a.pth", "pytorch", LazyArrays(entries_of(zeros)))
     assert (dialect_of(source) is CANONICAL) == (prefix == "")
-    monkeypatch.setattr("shared_spec.formats.write.open_source", lambda path, openers: source)
+    monkeypatch.setattr("shared_spec.formats.read.open_source", lambda path, openers: source)
     if len(fits) == 1:
         found = read_checkpoint(source.path).spec
         assert found is not None
