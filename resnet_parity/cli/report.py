@@ -51,8 +51,9 @@ def report(
     each engine against the first, and with --speed a benchmark. The page needs no network and no
     other file.
     """
-    if importlib.util.find_spec("jinja2") is None:
-        raise framework_missing("report", "jinja2", "report")
+    for needed in ("jinja2", "matplotlib"):
+        if importlib.util.find_spec(needed) is None:
+            raise framework_missing("report", needed, "report")
     if not output.resolve().parent.is_dir() or output.is_dir():
         raise ResNetError(f"{output}: is a directory, or is in one that does not exist")
     if speed and not models:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from markupsafe import Markup
 
 from resnet_parity.engines.registry import ENGINES
-from resnet_parity.report import charts
+from resnet_parity.render import svg
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Heading:
-    """Below that of a part."""
+    """Below that of a section."""
 
     text: str
     tag: str = "heading"
@@ -116,7 +116,7 @@ Block = Text | Heading | Notice | Missing | Table | Pictures | Facts | Commands
 
 
 @dataclass(frozen=True)
-class Part:
+class Section:
     """Blocks under a heading."""
 
     title: str
@@ -145,4 +145,4 @@ def problems(found: Sequence[str]) -> list[Block]:
 
 def legend(styles: Styles, sides: Sequence[str]) -> list[tuple[Markup, str]]:
     """A swatch for each side."""
-    return [(charts.swatch(styles[side]), side) for side in sides]
+    return [(svg.swatch(styles[side]), side) for side in sides]

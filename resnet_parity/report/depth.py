@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
+
+from markupsafe import Markup
 
 from resnet_parity.numerics.record import Figure
-from resnet_parity.report import charts, commands, number_format
+from resnet_parity.render import charts
+from resnet_parity.render.charts import Group, Series
+from resnet_parity.render.svg import Chart, picture
+from resnet_parity.report import commands, number_format
 from resnet_parity.report.blocks import (
     Block,
     Cell,
@@ -21,7 +27,6 @@ from resnet_parity.report.blocks import (
     legend,
     problems,
 )
-from resnet_parity.report.charts import Chart, Group, Series
 from resnet_parity.trace.result import TraceReport, TraceRow
 
 Pick = Callable[[TraceRow], Figure]
@@ -104,14 +109,10 @@ def _picture(
     title = f"{first.model}: error of each block {what}, against {first.reference}"
     lines, told = [], []
     for trace in traces:
-        known = [(i, row, pick(row)) for i, row in enumerate(outline(trace.rows))]
-        points = [(float(i), y, row.name) for i, row, y in known if y is not None]
-        number = styles[trace.other]
-        lines.append(
-            Series(trace.other, number, [(x, y) for x, y, _ in points], [n for *_, n in points])
-        )
-        if points:
-            _, y, name = max(points, key=lambda p: math.inf if math.isnan(p[1]) else p[1])
+        line = _series(trace.other, styles, outline(trace.rows), pick)
+        lines.append(line)
+        if line.points:
+            _, y, name = max(line.points, key=lambda p: math.inf if math.isnan(p[1]) else p[1])
             told.append(f"{trace.other}: at most {number_format.error(y)}, at {name}.")
     # Bounds of float32 are measured anew in each trace, on the same net: the widest stands for all.
     several = zip(*(outline(trace.rows) for trace in traces), strict=True)
@@ -120,7 +121,23 @@ def _picture(
         f"Logarithmic; {len(rows)} places from {rows[0].name} to {rows[-1].name}. " if rows else ""
     )
     chart = Chart(ident, title, text + " ".join(told))
-    return Picture(f"Error {what}", charts.depth(chart, lines, bounds, _stages(rows)))
+    return Picture(f"Error {what}", _drawn(chart, lines, bounds, _stages(rows)))
+
+
+def _series(label: str, styles: Styles, rows: Sequence[TraceRow], pick: Pick) -> Series:
+    known = [(i, pick(row), row.name) for i, row in enumerate(rows)]
+    return Series(label, styles[label], [(i, y, name) for i, y, name in known if y is not None])
+
+
+def _drawn(
+    chart: Chart, lines: Sequence[Series], bounds: Sequence[float], groups: Sequence[Group]
+) -> Markup:
+    titles = charts.titles(lines, number_format.error)
+
+    def draw(axis: Any) -> None:
+        charts.depth(axis, lines, bounds, groups)
+
+    return picture(chart, draw, titles, 260, (56, 14, 14, 36))
 
 
 def _stages(rows: Sequence[TraceRow]) -> list[Group]:
@@ -204,20 +221,10 @@ def _gradients(trace: TraceReport, styles: Styles, ident: str) -> list[Block]:
     if not trace.gradients:
         return []
     rows = trace.gradients
-    points = [
-        (float(i), row.propagated, row.name)
-        for i, row in enumerate(rows)
-        if row.propagated is not None
-    ]
-    line = Series(
-        trace.other,
-        styles[trace.other],
-        [(x, y) for x, y, _ in points],
-        [name for *_, name in points],
-    )
+    line = _series(trace.other, styles, rows, lambda row: row.propagated)
     title = f"{trace.model}: error of each parameter's gradient, {trace.other}"
     text = f"From {rows[0].name}, where the backward pass begins, to {rows[-1].name}."
-    svg = charts.depth(
+    svg = _drawn(
         Chart(ident, title, text),
         [line],
         [row.bound for row in rows],

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from resnet_parity.report import depth, overview, parity, scaling, speed
-from resnet_parity.report.blocks import Block, Facts, Notice, Part, Styles
+from resnet_parity.report.blocks import Block, Facts, Notice, Section, Styles
 from resnet_parity.report.collect import Net, harmless
 from shared_spec.atomic_write import durable
 
@@ -23,7 +23,7 @@ _NAMED = 3
 
 
 @dataclass(frozen=True)
-class Section:
+class NetSections:
     """One net."""
 
     name: str
@@ -31,7 +31,7 @@ class Section:
     holds: bool | None
     sentence: str
     facts: Facts
-    parts: Sequence[Part]
+    sections: Sequence[Section]
 
 
 def render(nets: Sequence[Net], date: str | None = None) -> str:
@@ -88,10 +88,10 @@ def _environment() -> Environment:
     )
 
 
-def _section(net: Net, ident: str) -> Section:
+def _section(net: Net, ident: str) -> NetSections:
     styles = Styles()
     refused: list[Block] = [Notice(f"Not measured: {text}", "warn", "!") for text in net.refused]
-    parts: list[tuple[str, Sequence[Block]]] = [
+    sections: list[tuple[str, Sequence[Block]]] = [
         ("Parity", parity.blocks(net.name, net.checks)),
         (
             "Error along depth",
@@ -103,15 +103,15 @@ def _section(net: Net, ident: str) -> Section:
         ("Start-up", speed.starting(net.benches)),
         ("Scaling", scaling.blocks(net.name, net.benches, styles, f"{ident}-scaling")),
     ]
-    return Section(
+    return NetSections(
         net.name,
         ident,
         overview.verdict(net),
         overview.sentence(net),
         overview.facts(net),
         [
-            Part(title, blocks, f"{ident}-part-{i}")
-            for i, (title, blocks) in enumerate(parts)
+            Section(title, blocks, f"{ident}-section-{i}")
+            for i, (title, blocks) in enumerate(sections)
             if blocks
         ],
     )

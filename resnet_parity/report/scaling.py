@@ -8,6 +8,8 @@ from markupsafe import Markup
 
 from resnet_parity.bench.result import BenchReport, Scaled
 from resnet_parity.numerics.record import Figure
+from resnet_parity.render.charts import Series, curve, titles
+from resnet_parity.render.svg import Chart, picture
 from resnet_parity.report import commands, number_format
 from resnet_parity.report.blocks import (
     Block,
@@ -19,7 +21,6 @@ from resnet_parity.report.blocks import (
     Table,
     legend,
 )
-from resnet_parity.report.charts import Chart, Series, curve
 from resnet_parity.report.speed import MODES
 
 _OVER = {
@@ -90,20 +91,15 @@ def _curve(
             if (y := pick(point)) is not None and 1e-30 < y < 1e30
         )
         if known:
-            lines.append(
-                Series(
-                    side,
-                    styles[side],
-                    [(x, y) for x, y, _ in known],
-                    [label or f"{x:,.6g}" for x, _, label in known],
-                )
-            )
+            named = [(x, y, label or f"{x:,.6g}") for x, y, label in known]
+            lines.append(Series(side, styles[side], named))
             (a, first, _), (b, last, _) = known[0], known[-1]
             told.append(f"{side}: {figure(first)} at {a:,.6g}, {figure(last)} at {b:,.6g}.")
     if not any(len(line.points) > 1 for line in lines):
         return None
     chart = Chart(chart.ident, chart.title, " ".join(told))
-    return curve(chart, lines, _OVER.get(over, over), figure)
+    unit = _OVER.get(over, over)
+    return picture(chart, lambda axis: curve(axis, lines, unit), titles(lines, figure))
 
 
 def _table(caption: str, over: str, points: Sequence[Scaled]) -> Table:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from markupsafe import Markup
+
 from resnet_parity.bench.result import BenchReport, Parity, Timed
+from resnet_parity.render.charts import Bar, bars
+from resnet_parity.render.svg import Chart, picture
 from resnet_parity.report import commands, number_format
-from resnet_parity.report.bars import Bar, bars
 from resnet_parity.report.blocks import (
     Block,
     Cell,
@@ -18,7 +21,6 @@ from resnet_parity.report.blocks import (
     Text,
     problems,
 )
-from resnet_parity.report.charts import Chart
 
 MODES = {"infer": "Inference", "train": "Training"}
 Key = tuple[str, int, tuple[int, ...], str]
@@ -185,8 +187,13 @@ def _speed(bench: BenchReport, key: Key, rows: Sequence[Timed], ident: str) -> P
         told.append(f"{name}: {note if value is not None else 'refused'}.")
     title = f"{bench.name}: images a second. {titled(key)}"
     text = "Whiskers span the passes, a tick marks the bound. " + " ".join(told)
-    svg = bars(Chart(ident, title, text), found, "images a second")
+    svg = _bars(Chart(ident, title, text), found, "images a second")
     return Picture(titled(key), svg, _table(bench, key, rows))
+
+
+def _bars(chart: Chart, rows: Sequence[Bar], unit: str, one: float = 1.0) -> Markup:
+    height = 40.0 + 44 * len(rows)
+    return picture(chart, lambda axis: bars(axis, rows, unit, one), None, height, (5, 14, 2, 38))
 
 
 def _notes(row: Timed) -> list[str]:
@@ -248,7 +255,7 @@ def _memory(bench: BenchReport, key: Key, rows: Sequence[Timed], ident: str) -> 
             title = f"{bench.name}: peak memory of the {where}. {titled(key)}"
             text = " ".join(f"{bar.label}: {bar.note}." for bar in found)
             chart = Chart(f"{ident}-{where}", title, text)
-            svg = bars(chart, found, f"peak memory of the {where}, {unit}", one)
+            svg = _bars(chart, found, f"peak memory of the {where}, {unit}", one)
             yield Picture(f"{titled(key)}: {where}", svg)
 
 

@@ -232,10 +232,13 @@ def test_an_engine_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     assert "Not measured: errors along depth of flax: the worker fell over" in text
 
 
-def test_without_jinja2(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("needed", ["jinja2", "matplotlib"])
+def test_without_what_it_needs(
+    needed: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import importlib.util as u\nfind = u.find_spec\n"
-        "u.find_spec = lambda name, *a: None if name == 'jinja2' else find(name, *a)\n"
+        f"u.find_spec = lambda name, *a: None if name == '{needed}' else find(name, *a)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     _, err = run("resnet18", "-o", tmp_path / "x.html", code=2)

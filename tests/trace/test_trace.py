@@ -314,7 +314,7 @@ def test_a_nan_is_named_and_never_passes(
     json.loads(json.dumps(report.to_dict(), allow_nan=False))
     # NaN has no height, and is drawn all the same.
     plots.trace(report, tmp_path / "depth.svg")
-    assert b"not finite" in (tmp_path / "depth.svg").read_bytes()
+    assert b"NaN" in (tmp_path / "depth.svg").read_bytes()
 
 
 def test_a_nan_in_the_reference_is_told(pool: Pool) -> None:
