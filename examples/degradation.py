@@ -35,7 +35,8 @@ from rich.table import Table
 from resnet_parity.datasets import Loader, open_dataset
 from resnet_parity.engines.registry import ENGINES, Engine
 from resnet_parity.numerics.top_k import score
-from resnet_parity.render.plots import COLOURS, DASHES, pyplot, save
+from resnet_parity.render.charts import COLOURS, DASHES
+from resnet_parity.render.plots import pyplot, save
 from resnet_parity.train.run import PreparedTraining, prepare
 from shared_spec import ResNetError, compile_plan
 from shared_spec.atomic_write import durable
