@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import signal
 import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
 
 import typer
 
@@ -19,13 +21,12 @@ from resnet_parity.cli import (
     trace,
     train,
 )
-from resnet_parity.render.console import err
+from resnet_parity.render.console import err, out
 from resnet_parity.render.text import plain
 from shared_spec.errors import ParityError, ResNetError
 
 app = typer.Typer(
     name="resnet-parity",
-    help="One ResNet definition, three native frameworks, and the proof that they agree.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -50,6 +51,32 @@ def main() -> None:
     except KeyboardInterrupt:
         err.print("interrupted")
         sys.exit(130)
+
+
+def _print_versions(wanted: bool) -> None:
+    if not wanted:
+        return
+    for name in ("resnet-parity", "torch", "keras", "tensorflow", "jax", "flax"):
+        try:
+            out.print(f"{name} {version(name)}", highlight=False)
+        except PackageNotFoundError:
+            out.print(f"{name} is not installed", highlight=False)
+    raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            is_eager=True,
+            callback=_print_versions,
+            help="Print the versions of this package and of the frameworks.",
+        ),
+    ] = False,
+) -> None:
+    """One ResNet definition, three native frameworks, and the proof that they agree."""
 
 
 app.command("list")(catalogue.list_command)

@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
 import typer
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from resnet_parity.cli.options import DeviceOption, JsonOption, LabelsOption, print_result
 from resnet_parity.engines.registry import ENGINES, Engine, parse_device, parse_engines
 from resnet_parity.render import tables
 from resnet_parity.render.console import err
-from resnet_parity.render.progress import lines
-from resnet_parity.render.text import plain
+from resnet_parity.render.progress import ImageProgress
 from shared_spec.errors import FrameworkError, ResNetError
 from shared_spec.weights.labels import read_labels
 
@@ -82,8 +70,8 @@ def evaluate(
     chosen = _installed(engines)
     where = parse_device(device)
     numpy_dtype(dtype)
-    with _progress() as (step, advance, expect):
-        step("opening")
+    with ImageProgress(err) as display:
+        display.on_progress("opening")
         request = EvaluationRequest(
             weights,
             None if model is None else resolve(model),
@@ -98,15 +86,20 @@ def evaluate(
             resize=model in CATALOGUE,
         )
         prepared = prepare(request)
-        expect(len(prepared.dataset))
+        display.expect(len(prepared.dataset))
         if where == "gpu":
             # The engines share the device, of which TensorFlow would take all there is.
             os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-        found = evaluating.evaluate(
-            prepared, chosen, dtype=dtype, device=where, on_progress=step, advance=advance
+        report = evaluating.evaluate(
+            prepared,
+            chosen,
+            dtype=dtype,
+            device=where,
+            on_progress=display.on_progress,
+            advance=display.advance,
         )
-    print_result(found.to_dict(), as_json, tables.evaluated)
-    if not found.holds:
+    print_result(report.to_dict(), as_json, tables.evaluated)
+    if not report.holds:
         raise typer.Exit(1)
 
 
@@ -114,11 +107,11 @@ def _installed(text: str | None) -> list[Engine]:
     """The engines that were named, each of which must be installed; or all that are."""
     named = parse_engines(text)
     absent = {engine.name: engine.missing() for engine in named}
-    found = [engine for engine in named if absent[engine.name] is None]
-    if len(found) < len(named) if text is not None else not found:
+    installed = [engine for engine in named if absent[engine.name] is None]
+    if len(installed) < len(named) if text is not None else not installed:
         name, reason = next((n, r) for n, r in absent.items() if r is not None)
         raise FrameworkError(f"{name}: {reason}")
-    return found
+    return installed
 
 
 def _sides(text: str) -> list[int]:
@@ -126,51 +119,3 @@ def _sides(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise ResNetError(f"scales: {text!r} is not a list of pixels such as 224,256") from None
-
-
-Told = tuple[Callable[[str], None], Callable[[float], None], Callable[[int], None]]
-
-
-@contextmanager
-def _progress() -> Iterator[Told]:
-    """What is at work, and a bar of images; in a log, lines."""
-    if not err.is_terminal:
-        with lines(err) as line:
-            yield _log(line)
-        return
-    with Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=err,
-        transient=True,
-    ) as bar:
-        task = bar.add_task("starting", total=None)
-        yield (
-            lambda text: bar.update(task, description=plain(text)),
-            lambda images: bar.advance(task, images),
-            lambda images: bar.update(task, total=images),
-        )
-
-
-def _log(line: Callable[[str], None]) -> Told:
-    what, done, total = "starting", 0.0, 0
-
-    def step(text: str) -> None:
-        nonlocal what
-        what = text
-        line(what)
-
-    def advance(images: float) -> None:
-        nonlocal done
-        done += images
-        line(f"{what}, {done:,.0f} of {total:,} images")
-
-    def expect(images: int) -> None:
-        nonlocal total
-        total = images
-
-    return step, advance, expect

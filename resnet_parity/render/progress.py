@@ -32,7 +32,6 @@ class TrainingProgress:
     """A bar of the steps, and TensorBoard's files if requested."""
 
     def __init__(self, steps: int, events: Path | None) -> None:
-        self._steps = steps
         self._progress = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -149,6 +148,53 @@ def lines(console: Console) -> Iterator[Callable[[str], None]]:
     finally:
         over.set()
         thread.join()
+
+
+class ImageProgress:
+    """What is at work and how many images are done: a bar on a terminal, else lines in a log."""
+
+    def __init__(self, console: Console) -> None:
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("starting", total=None)
+        self._what, self._done, self._total = "starting", 0.0, 0
+        self._display = self._bar if console.is_terminal else lines(console)
+        self._line: Callable[[str], None] = lambda text: None
+
+    def __enter__(self) -> ImageProgress:
+        line = self._display.__enter__()
+        if callable(line):
+            self._line = line
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._display.__exit__(*error)
+
+    def on_progress(self, text: str) -> None:
+        """Show what runs now."""
+        self._what = text
+        self._bar.update(self._task, description=plain(text))
+        self._line(text)
+
+    def expect(self, images: int) -> None:
+        """Set the number of images."""
+        self._total = images
+        self._bar.update(self._task, total=images)
+
+    def advance(self, images: float) -> None:
+        """Count images, or a fraction of one, as done."""
+        self._done += images
+        self._bar.advance(self._task, images)
+        self._line(f"{self._what}, {self._done:,.0f} of {self._total:,} images")
 
 
 class SweepProgress:

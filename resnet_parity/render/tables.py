@@ -12,7 +12,7 @@ from rich.table import Table
 from resnet_parity.check.record_file import Record
 from resnet_parity.check.result import CheckReport, TrainingReport
 from resnet_parity.engines.reference_libraries import REFERENCES
-from resnet_parity.render.text import figure, join_words, largest, plain, plain_figure
+from resnet_parity.render.text import figure, grid, join_words, largest, plain, plain_figure, say
 
 
 def sweep(console: Console, data: dict[str, Any]) -> None:
@@ -31,15 +31,12 @@ def sweep(console: Console, data: dict[str, Any]) -> None:
             print(f"{line}  {'✓' if good else '✗'}", file=console.file)
     for record in records:
         for problem in record.all_problems():
-            console.print(
-                f"[red]✗[/] {record.name}: {plain(problem)}", highlight=False, soft_wrap=True
-            )
+            say(console, f"[red]✗[/] {record.name}: {plain(problem)}")
     held, rows = data["held"], data["rows"]
-    console.print(
+    say(
+        console,
         f"{held['judged']} of {rows['judged']} comparisons with a library hold, and "
         f"{held['alone']} of {rows['alone']} names that no library has",
-        highlight=False,
-        soft_wrap=True,
     )
     verdict = "[bold green]✓ holds[/]" if data["holds"] else "[bold red]✗ does not hold[/]"
     console.print(verdict)
@@ -69,11 +66,7 @@ def catalogue(console: Console, rows: Sequence[dict[str, Any]]) -> None:
 def network(console: Console, data: dict[str, Any]) -> None:
     """One network, stage by stage."""
     size = " × ".join(map(str, data["input"]))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("stage", no_wrap=True)
-    table.add_column("layers")
-    for name in ("output", "parameters", "MACs"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = grid(("stage", "layers"), ("output", "parameters", "MACs"))
     for stage in data["stages"]:
         table.add_row(
             stage["name"],
@@ -95,33 +88,29 @@ def parity(console: Console, report: CheckReport) -> None:
     console.print(f"[bold]{plain(report.model)}[/] in {report.dtype}{own} on inputs {sizes}\n")
     _engines_table(console, report)
     if report.pairs:
-        console.print("\nlogits, between every two engines:", highlight=False)
-        found = {pair.engines: pair.logits.maximum for pair in report.pairs}
-        _matrix(console, [ran.engine for ran in report.ran], found)
+        say(console, "\nlogits, between every two engines:")
+        logits = {pair.engines: pair.logits.maximum for pair in report.pairs}
+        _matrix(console, [ran.engine for ran in report.ran], logits)
         worst = max(report.pairs, key=lambda pair: _or_infinity(pair.blocks.maximum))
-        console.print(
+        say(
+            console,
             f"\nworst block: {worst.worst_block}, "
             f"{figure(worst.blocks.maximum)} between {' and '.join(worst.engines)}",
-            highlight=False,
         )
     bound = "" if report.dtype != "float64" else f" ≤ {report.tolerance:.0e}"
-    console.print(f"rule: {report.rule}{bound}", highlight=False)
+    say(console, f"rule: {report.rule}{bound}")
     _verdict(console, report.problems)
 
 
 def training(console: Console, report: TrainingReport) -> None:
     """The result of a check of training."""
     batch = "×".join(map(str, report.batch))
-    console.print(
+    say(
+        console,
         f"[bold]{plain(report.model)}[/] trained in {report.dtype} for {report.steps} steps on "
         f"batches {batch}\n",
-        highlight=False,
     )
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("engine", "versions", "device"):
-        table.add_column(name)
-    for name in ("seconds", "first loss", "last loss"):
-        table.add_column(name, justify="right")
+    table = grid(("engine", "versions", "device"), ("seconds", "first loss", "last loss"))
     for row in report.engines:
         versions = ", ".join(f"{k} {v}" for k, v in row["versions"].items())
         losses = [f"{x:.6g}" if math.isfinite(x) else "NaN" for x in row["losses"]]
@@ -130,24 +119,22 @@ def training(console: Console, report: TrainingReport) -> None:
     _absent(table, report)
     console.print(table)
     if report.pairs and report.dtype == "float64":
-        rows = [(" and ".join(pair), found) for pair, found in report.pairs.items()]
-        console.print("\nlargest differences between every two engines:", highlight=False)
-        _parts(console, rows)
+        rows = [(" and ".join(pair), row) for pair, row in report.pairs.items()]
+        say(console, "\nlargest differences between every two engines:")
+        _differences(console, rows)
     if report.against_float64:
-        console.print("\nlargest differences from float64:", highlight=False)
-        _parts(console, list(report.against_float64.items()))
-    bounds = ", ".join(f"{part} ≤ {bound:.0e}" for part, bound in report.tolerances.items())
-    console.print(f"\nrule: {report.rule}; {bounds}", highlight=False)
+        say(console, "\nlargest differences from float64:")
+        _differences(console, list(report.against_float64.items()))
+    bounds = ", ".join(f"{quantity} ≤ {bound:.0e}" for quantity, bound in report.tolerances.items())
+    say(console, f"\nrule: {report.rule}; {bounds}")
     for note in report.notes:
-        console.print(f"note: {plain(note)}", highlight=False)
+        say(console, f"note: {plain(note)}")
     _verdict(console, report.problems)
 
 
 def recipes(console: Console, data: dict[str, str]) -> None:
     """The recipes that are shipped."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("recipe", no_wrap=True)
-    table.add_column("")
+    table = grid(("recipe", ""))
     for name, text in data.items():
         table.add_row(name, plain(text))
     console.print(table)
@@ -158,17 +145,17 @@ def trained(console: Console, data: dict[str, Any]) -> None:
     scores = data["held_out"]
     # Null where there was no step left to take.
     loss, held_out_loss = (math.nan if x is None else x for x in (data["loss"], scores["loss"]))
-    console.print(
+    say(
+        console,
         f"{data['steps']:,} steps in {data['seconds']:.1f} s, {data['images_per_second']:.0f} "
         f"images/s; last loss {loss:.4f}",
-        highlight=False,
     )
-    console.print(
+    say(
+        console,
         f"held out, {scores['images']:,} images: top 1 [bold]{scores['top1']:.2%}[/], top 5 "
         f"{scores['top5']:.2%}, loss {held_out_loss:.4f}",
-        highlight=False,
     )
-    console.print(f"wrote {plain(data['folder'])}", highlight=False, soft_wrap=True)
+    say(console, f"wrote {plain(data['folder'])}")
 
 
 def evaluated(console: Console, data: dict[str, Any]) -> None:
@@ -179,16 +166,13 @@ def evaluated(console: Console, data: dict[str, Any]) -> None:
         "10": f"ten crops of {data['image_size']} pixels",
         "multi_scale": f"whole images at the scales {sides}",
     }[data["crops"]]
-    console.print(
+    say(
+        console,
         f"[bold]{plain(data['weights'])}[/] in {data['dtype']} on {data['images']:,} images of "
         f"{plain(data['data'])}, {data['classes']:,} classes; {how}\n",
-        highlight=False,
-        soft_wrap=True,
     )
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("engine", no_wrap=True)
-    for name in ("top 1", "top 5", "top-1 error", "top-5 error", "loss", "images/s"):
-        table.add_column(name, justify="right", no_wrap=True)
+    scores = ("top 1", "top 5", "top-1 error", "top-5 error", "loss", "images/s")
+    table = grid(("engine",), scores)
     for row in data["engines"]:
         shares = [row[key] for key in ("top1", "top5", "top1_error", "top5_error")]
         speed = row["images_per_second"]
@@ -200,45 +184,38 @@ def evaluated(console: Console, data: dict[str, Any]) -> None:
         )
     console.print(table)
     if data["pairs"]:
-        console.print("\nlogits, between every two engines:", highlight=False)
+        say(console, "\nlogits, between every two engines:")
         logits = {tuple(pair["engines"]): pair["logits"] for pair in data["pairs"]}
         _matrix(console, [row["engine"] for row in data["engines"]], logits)
         least = min(data["pairs"], key=lambda pair: pair["same_top1"])
-        console.print(
+        say(
+            console,
             f"\nsame top 1: {least['same_top1']:.2%} of the images"
             + (" for every two engines" if least["same_top1"] == 1 else " at least"),
-            highlight=False,
         )
     for pair in data["pairs"]:
-        for found in pair["disagreements"]:
-            said = ", ".join(f"{name} {plain(found[name])}" for name in pair["engines"])
-            console.print(
-                f"  {plain(found['image'])} ({plain(found['label'])}): {said}",
-                highlight=False,
-                soft_wrap=True,
-            )
+        for image in pair["disagreements"]:
+            classes = ", ".join(f"{name} {plain(image[name])}" for name in pair["engines"])
+            say(console, f"  {plain(image['image'])} ({plain(image['label'])}): {classes}")
     for note in data["notes"]:
-        console.print(f"note: {plain(note)}", highlight=False, soft_wrap=True)
+        say(console, f"note: {plain(note)}")
     if data["tolerance"] is not None:
-        console.print(f"rule: {data['rule']}", highlight=False, soft_wrap=True)
+        say(console, f"rule: {data['rule']}")
     if data["pairs"] or data["problems"]:
         _verdict(console, data["problems"])
 
 
-def _parts(console: Console, rows: Sequence[tuple[str, Any]]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("")
-    parts = ("loss", "gradients", "update", "statistics", "weights")
-    for part in parts:
-        table.add_column(part, justify="right")
+def _differences(console: Console, rows: Sequence[tuple[str, Any]]) -> None:
+    quantities = ("loss", "gradients", "update", "statistics", "weights")
+    table = grid(("",), quantities)
     for name, row in rows:
-        table.add_row(name, *(figure(row[part][1]) for part in parts))
+        table.add_row(name, *(figure(row[quantity][1]) for quantity in quantities))
     console.print(table)
 
 
 def _verdict(console: Console, problems: Sequence[str]) -> None:
     for problem in problems:
-        console.print(f"[red]✗[/] {plain(problem)}", highlight=False)
+        say(console, f"[red]✗[/] {plain(problem)}")
     console.print("[bold red]✗ does not hold[/]" if problems else "[bold green]✓ holds[/]")
 
 
@@ -249,13 +226,8 @@ def _absent(table: Table, report: CheckReport | TrainingReport) -> None:
 
 
 def _engines_table(console: Console, report: CheckReport) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("engine", "versions", "device"):
-        table.add_column(name)
-    for name in ("parameters", "seconds"):
-        table.add_column(name, justify="right")
-    if report.against_float64:
-        table.add_column("logits to float64", justify="right")
+    judged = ["logits to float64"] if report.against_float64 else []
+    table = grid(("engine", "versions", "device"), ("parameters", "seconds", *judged))
     for ran in report.ran:
         versions = ", ".join(f"{k} {v}" for k, v in ran.versions.items())
         cells = [ran.engine, versions, plain(ran.device)]
@@ -267,57 +239,49 @@ def _engines_table(console: Console, report: CheckReport) -> None:
     console.print(table)
 
 
-def _matrix(console: Console, names: Sequence[str], found: Mapping[Any, float | None]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("")
-    for name in names[1:]:
-        table.add_column(name, justify="right", no_wrap=True)
+def _matrix(
+    console: Console, names: Sequence[str], differences: Mapping[Any, float | None]
+) -> None:
+    table = grid(("",), names[1:])
     for a in names[:-1]:
-        cells = [figure(found[a, b]) if (a, b) in found else "" for b in names[1:]]
+        cells = [figure(differences[a, b]) if (a, b) in differences else "" for b in names[1:]]
         table.add_row(a, *cells)
     console.print(table)
 
 
 def converted(console: Console, data: dict[str, Any]) -> None:
     """The result of a conversion."""
-    console.print(
+    say(
+        console,
         f"{plain(data['source'])} ({data['source_format']}) → "
         f"{plain(data['target'])} ({data['target_format']})",
-        highlight=False,
-        soft_wrap=True,
     )
-    console.print(
+    say(
+        console,
         f"[green]✓[/] {data['tensors']} arrays of {data['dtype']}, {data['bytes']:,} bytes; read "
         f"back bit for bit, SHA-256 {data['sha256']}",
-        highlight=False,
-        soft_wrap=True,
     )
     if not data["unchanged"]:
-        console.print(
+        say(
+            console,
             "The weights are others than the source's: the target's library needs these for the "
             "same function.",
-            highlight=False,
         )
     _checks(console, data["checks"])
     if data["certificate"]:
-        console.print(f"Certificate: {plain(data['certificate'])}", highlight=False, soft_wrap=True)
+        say(console, f"Certificate: {plain(data['certificate'])}")
     if data["removed"]:
-        console.print(
-            f"Removed {plain(data['removed'])}: it certified what was there before.",
-            highlight=False,
-            soft_wrap=True,
-        )
+        say(console, f"Removed {plain(data['removed'])}: it certified what was there before.")
     if data["lost"]:
-        console.print(f"This format has no place for {join_words(data['lost'])}.", highlight=False)
+        say(console, f"This format has no place for {join_words(data['lost'])}.")
 
 
 def verified(console: Console, data: dict[str, Any]) -> None:
     """A converted file compared with its certificate."""
-    console.print(
+    say(
+        console,
         f"{plain(data['target'])}, converted from {plain(data['source'].get('name', '?'))}; "
         f"reference: {plain(data['reference'])} in float64",
-        highlight=False,
-        soft_wrap=True,
     )
     _checks(console, data["checks"])
 
@@ -327,22 +291,18 @@ def _checks(console: Console, checks: Sequence[dict[str, Any]]) -> None:
     for check in checks:
         mark = "[green]✓[/]" if check["holds"] else "[red]✗[/]"
         error = "not a number" if check["error"] is None else f"{check['error']:.1e}"
-        console.print(
+        say(
+            console,
             f"{mark} {plain(check['engine'])} in {check['dtype']}: logits {error} from the "
             f"source's (bound {check['bound']:.1e})",
-            highlight=False,
-            soft_wrap=True,
         )
 
 
 def predictions(console: Console, data: Sequence[dict[str, Any]]) -> None:
     """The most probable classes of each image."""
     for record in data:
-        console.print(f"[bold]{plain(record['image'])}[/]", highlight=False, soft_wrap=True)
-        table = Table(box=None, show_header=False, pad_edge=False)
-        table.add_column(justify="right")
-        table.add_column()
-        table.add_column()
+        say(console, f"[bold]{plain(record['image'])}[/]")
+        table = grid(("", "", ""), show_header=False)
         for entry in record["classes"]:
             bar = "█" * round(20 * entry["probability"])
             table.add_row(f"{entry['probability']:7.2%}", bar, plain(entry["label"]))

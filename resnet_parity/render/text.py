@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from resnet_parity.check.record_file import LibraryVerdict
 
@@ -14,6 +16,33 @@ def plain(text: object) -> str:
     """Any text with rich's markup and control characters made harmless."""
     clean = "".join(c if c.isprintable() else " " for c in str(text))
     return escape(clean)
+
+
+def say(console: Console, markup: str) -> None:
+    """Print a line of rich's markup: no guessed colours, and wrapped by the terminal alone."""
+    console.print(markup, highlight=False, soft_wrap=True)
+
+
+def say_plain(console: Console, text: str) -> None:
+    """Print a line of any text."""
+    say(console, plain(text))
+
+
+def grid(
+    left: Sequence[str], right: Sequence[str] = (), *, fold: int = 0, show_header: bool = True
+) -> Table:
+    """A table without lines: columns of text, then columns of figures. The first column stays on
+    one line, or folds into lines of `fold` characters at least.
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=show_header)
+    for i, name in enumerate(left):
+        if i == 0 and fold:
+            table.add_column(name, overflow="fold", min_width=fold)
+        else:
+            table.add_column(name, no_wrap=i == 0)
+    for name in right:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
 
 
 def largest(judged: LibraryVerdict) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 
 from rich.console import Console
-from rich.table import Table
 
 from resnet_parity.numerics.record import Figure
-from resnet_parity.render.text import figure, plain
+from resnet_parity.render.text import figure, grid, plain, say
 from resnet_parity.trace.result import TraceReport, TraceRow
 
 _FEW = 8
@@ -24,10 +23,10 @@ _VERDICTS = {
 def table(console: Console, report: TraceReport) -> None:
     """The first rows in which something is off and the worst of all, then the verdict."""
     shape = "×".join(map(str, report.input))
-    console.print(
+    say(
+        console,
         f"[bold]{plain(report.model)}[/] in {report.dtype} on {shape}: "
         f"{plain(report.other)} against {report.reference}\n",
-        highlight=False,
     )
     rows = report.rows
     off = [row for row in rows if row.errs or row.diverges][:_FEW]
@@ -37,37 +36,33 @@ def table(console: Console, report: TraceReport) -> None:
     wanted = {row.name for row in [*off, *worst]}
     erring = set(report.errs)
     _rows(console, [row for row in rows if row.name in wanted], True, erring)
-    console.print(
+    say(
+        console,
         f"\nforced: on the reference's input; {len(wanted)} of {len(rows)} rows, --json has all",
-        highlight=False,
     )
     if report.gradients:
-        found = report.gradients
-        off = [row for row in found if row.diverges][:_FEW]
-        worst = sorted(found, key=lambda row: -_size(row.propagated))[:_FEW]
+        gradients = report.gradients
+        off = [row for row in gradients if row.diverges][:_FEW]
+        worst = sorted(gradients, key=lambda row: -_size(row.propagated))[:_FEW]
         wanted = {row.name for row in [*off, *worst]}
-        console.print("\ngradients, in the order of the backward pass:\n", highlight=False)
-        _rows(console, [row for row in found if row.name in wanted], False, set())
-    console.print(f"\nrule: {report.rule}", highlight=False)
+        say(console, "\ngradients, in the order of the backward pass:\n")
+        _rows(console, [row for row in gradients if row.name in wanted], False, set())
+    say(console, f"\nrule: {report.rule}")
     if report.gradient_rule not in (None, report.rule):
-        console.print(f"rule for gradients: {report.gradient_rule}", highlight=False)
+        say(console, f"rule for gradients: {report.gradient_rule}")
     for note in report.notes:
-        console.print(f"note: {plain(note)}", highlight=False)
+        say(console, f"note: {plain(note)}")
     for problem in report.problems:
-        console.print(f"[red]✗[/] {plain(problem)}", highlight=False)
+        say(console, f"[red]✗[/] {plain(problem)}")
     for what in report.undecided:
-        console.print(f"[yellow]?[/] {plain(what)}", highlight=False)
+        say(console, f"[yellow]?[/] {plain(what)}")
     console.print(_VERDICTS[report.verdict])
 
 
 def _rows(console: Console, rows: list[TraceRow], layers: bool, erring: set[str]) -> None:
-    found = Table(box=None, pad_edge=False, header_style="bold")
-    found.add_column("layer" if layers else "parameter", overflow="fold")
-    for name in ["kind"] * layers:
-        found.add_column(name, no_wrap=True)
-    for name in ["as computed", *["forced"] * layers, "bound"]:
-        found.add_column(name, justify="right", no_wrap=True)
-    found.add_column("", no_wrap=True)
+    titles = ("layer", "kind") if layers else ("parameter",)
+    listing = grid(titles, ["as computed", *["forced"] * layers, "bound"], fold=1)
+    listing.add_column("", no_wrap=True)
     for row in rows:
         errors = [row.propagated, *[row.teacher_forced] * layers]
         cells = [plain(row.name), *[row.kind] * layers, *map(_figure, errors)]
@@ -76,8 +71,8 @@ def _rows(console: Console, rows: list[TraceRow], layers: bool, erring: set[str]
             mark = "[red]at fault[/]"
         if mark and not layers:
             mark = "[red]differs[/]"
-        found.add_row(*cells, f"{row.bound:.1e}", mark)
-    console.print(found)
+        listing.add_row(*cells, f"{row.bound:.1e}", mark)
+    console.print(listing)
 
 
 def _size(value: Figure) -> float:

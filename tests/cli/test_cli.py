@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,13 @@ def test_list() -> None:
     out, _ = run("list", "--family", "d2l")
     assert "d2l_resnet18_same" in out
     assert "resnet50" not in out
+
+
+def test_version() -> None:
+    printed, _ = run("--version")
+    lines = [line.split()[0] for line in printed.splitlines()]
+    assert lines == ["resnet-parity", "torch", "keras", "tensorflow", "jax", "flax"]
+    assert f"resnet-parity {version('resnet-parity')}" in printed
 
 
 def test_show() -> None:
@@ -344,7 +352,9 @@ def test_imports_stay_apart(statement: str) -> None:
     assert loaded & HYGIENE[statement] == set()
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["show", "resnet50"], ["schema"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["list"], ["show", "resnet50"], ["schema"]]
+)
 def test_light_commands_load_no_framework(arguments: list[str]) -> None:
     script = (
         "import sys; sys.argv[1:] = sys.argv[1:]\n"
