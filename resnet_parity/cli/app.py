@@ -53,14 +53,21 @@ def main() -> None:
         sys.exit(130)
 
 
+def _installed_version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
 def _print_versions(wanted: bool) -> None:
     if not wanted:
         return
     for name in ("resnet-parity", "torch", "keras", "tensorflow", "jax", "flax"):
-        try:
-            out.print(f"{name} {version(name)}", highlight=False)
-        except PackageNotFoundError:
-            out.print(f"{name} is not installed", highlight=False)
+        # TensorFlow's build without GPUs is a package of its own.
+        releases = [_installed_version(package) for package in (name, f"{name}-cpu")]
+        release = next(filter(None, releases), "is not installed")
+        out.print(f"{name} {release}", highlight=False)
     raise typer.Exit
 
 

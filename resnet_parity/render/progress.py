@@ -167,17 +167,19 @@ class ImageProgress:
         )
         self._task = self._bar.add_task("starting", total=None)
         self._what, self._done, self._total = "starting", 0.0, 0
-        self._display = self._bar if console.is_terminal else lines(console)
+        self._log = None if console.is_terminal else lines(console)
         self._line: Callable[[str], None] = lambda text: None
 
     def __enter__(self) -> ImageProgress:
-        line = self._display.__enter__()
-        if callable(line):
-            self._line = line
+        self._bar.start()
+        if self._log is not None:
+            self._line = self._log.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._display.__exit__(*error)
+        self._bar.stop()
+        if self._log is not None:
+            self._log.__exit__(*error)
 
     def on_progress(self, text: str) -> None:
         """Show what runs now."""
