@@ -15,6 +15,7 @@ from itertools import combinations
 from typing import Any, Literal, TypeVar
 
 from resnet_parity.engines.registry import ENGINES, Engine
+from shared_spec import ResNetSpec
 
 Tier = Literal["quick", "test", "all"]
 T = TypeVar("T")
@@ -45,10 +46,10 @@ WITHOUT_FRAMEWORKS = (
 """
 
 AMOUNTS: dict[str, tuple[int, int]] = {
-    "damaged HDF5 files of a format": (150, 1000),
+    "damaged HDF5 files": (150, 1000),
     "damaged files of another format": (400, 1000),
-    "places where a header is cut": (60, 150),
-    "places where data is cut": (15, 50),
+    "cuts of a header": (60, 150),
+    "cuts of data": (15, 50),
     "kills of a conversion": (10, 45),
     "drawn nets": (25, 110),
 }
@@ -74,6 +75,16 @@ def amount(what: str) -> int:
     return many if choice.tier == "all" else few
 
 
+def without_jax() -> list[Engine]:
+    """In tier `test`, those that do not compile with XLA for half a minute a training."""
+    return [e for e in engines() if choice.tier == "all" or e.name not in ("keras:jax", "flax")]
+
+
+def without_keras_jax() -> list[Engine]:
+    """In tier `test`, leave out the slowest engine: `keras:torch` runs the same code of ours."""
+    return [e for e in engines() if choice.tier == "all" or e.name != "keras:jax"]
+
+
 def selected(few: Iterable[T], every: Iterable[T]) -> list[T]:
     """All in tier `all`, and otherwise a few that stand for them."""
     chosen, whole = list(few), list(every)
@@ -85,6 +96,24 @@ def selected(few: Iterable[T], every: Iterable[T]) -> list[T]:
 def engines() -> list[Engine]:
     """Those that `--engines` names."""
     return [ENGINES[name] for name in choice.engines]
+
+
+def covering(specs: Iterable[ResNetSpec], size: int) -> list[ResNetSpec]:
+    """A few specs that have every combination of `size` options that any of `specs` has; each one
+    chosen has the most of those that are still missing.
+    """
+    missing = {
+        spec: set(combinations(sorted((k, str(v)) for k, v in spec.to_dict().items()), size))
+        for spec in specs
+    }
+    chosen: list[ResNetSpec] = []
+    while any(missing.values()):
+        best = max(missing, key=lambda spec: len(missing[spec]))
+        had = set(missing[best])
+        chosen.append(best)
+        for combination in missing.values():
+            combination -= had
+    return chosen
 
 
 def pairs() -> list[tuple[str, str]]:

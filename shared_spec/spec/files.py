@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from shared_spec.spec.resnet_spec import ResNetSpec
 SUFFIXES = (".yaml", ".yml", ".toml", ".json")
 _LARGEST = 100_000
 _DOTS = 16
+_DEPTH = 64
+_FIELDS = 200
+"""In one line of YAML, where each may open a level or stand beside the others."""
 _ITEMS = 25_000
 """Of YAML, which takes 50 microseconds for each; as many numbers of two digits fit into a file."""
 
@@ -95,6 +99,8 @@ def _parse_yaml(text: str) -> object:
 
     if text.count(",") + text.count("\n") > _ITEMS:
         raise ValueError("it has more items than any spec")
+    if _yaml_depth(text) > _DEPTH:
+        raise ValueError("it is nested deeper than any spec")
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
         """SafeLoader without aliases (they can blow up a small file) or repeated keys."""
@@ -117,6 +123,18 @@ def _parse_yaml(text: str) -> object:
     # PyYAML's own constructors raise errors of many kinds for odd scalars.
     except Exception as error:
         raise ValueError(str(error) or type(error).__name__) from None
+
+
+def _yaml_depth(text: str) -> int:
+    """At most how deep YAML is nested, in one pass: brackets that are open at once, or marks of
+    lists and mappings in one line. Indentation alone cannot go deep in a file of this size.
+    """
+    deepest = depth = 0
+    for mark in re.findall(r"[\[\]{}]", text):
+        depth = depth + 1 if mark in "[{" else max(0, depth - 1)
+        deepest = max(deepest, depth)
+    marks = (len(re.findall(r"[-?:][ \t]", line)) for line in text.split("\n"))
+    return max(deepest, max(marks) - _FIELDS)
 
 
 def _no_duplicates(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from shared_spec import (
 )
 from tests.conftest import Pool
 from tests.parity.test_options import DISTINCT
+from tests.tiers import choice
 
 ORDERS = list(itertools.permutations([".pth", ".keras", ".msgpack"]))
 
@@ -39,8 +39,8 @@ def reuse_workers(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("number", range(len(DISTINCT)), ids=list(DISTINCT.values()))
 def test_the_weights_come_back_bit_for_bit(tmp_path: Path, number: int) -> None:
-    """An order each, or with ALL_ORDERS=1 all six."""
-    every = os.environ.get("ALL_ORDERS") == "1"
+    """An order each, or in tier `all` all six."""
+    every = choice.tier == "all"
     for order in ORDERS if every else [ORDERS[number % len(ORDERS)]]:
         around(list(DISTINCT)[number], order, tmp_path)
 

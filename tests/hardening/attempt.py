@@ -20,13 +20,14 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import yaml
 
 from resnet_parity.cli import app
 from resnet_parity.convert import certificate
 from resnet_parity.convert import verify as verification
 from resnet_parity.engines.registry import ENGINES
 from resnet_parity.render import console as printed
-from resnet_parity.render import tables
+from resnet_parity.render import progress, tables
 from shared_spec import ResNetError, ResNetSpec, compile_plan, load_spec, read_safetensors
 from shared_spec.formats.containers import hdf5_child, hdf5_sandbox
 from shared_spec.formats.read import read_checkpoint
@@ -34,7 +35,10 @@ from shared_spec.plan.summary import stage_rows
 from shared_spec.weights.lazy_array import entries_of
 from shared_spec.weights.state import DTYPES, check_weights
 
-SECONDS = 2.0
+HARMLESS = "[" + "1, " * 24_000 + "1]"
+"""About the longest YAML that is read at all."""
+RATIO = 4
+"""What a hostile file may take, to the time for `HARMLESS` on the same machine at the same time."""
 MEGABYTES = 64.0
 LONGEST = 16_000
 """Characters of an error's message."""
@@ -49,6 +53,8 @@ class Outcome:
     detail: str
     seconds: float = 0.0
     """Of processor time: others may work on the machine."""
+    ratio: float = 0.0
+    """To the time for `HARMLESS`, which is measured where an attempt takes a second or more."""
     megabytes: float = 0.0
     """The most memory above what was in use before."""
     events: list[str] = field(default_factory=list)
@@ -63,8 +69,9 @@ class Outcome:
         """What is not as it should be; empty if all is."""
         if self.kind == "broken":
             return self.detail
-        if self.seconds > SECONDS:
-            return f"took {self.seconds:.1f} s ({self.detail[:200]})"
+        if self.ratio > RATIO:
+            times = f"{self.ratio:.1f} times a harmless file's"
+            return f"took {self.seconds:.1f} s, {times} ({self.detail[:200]})"
         if self.megabytes > MEGABYTES:
             return f"took {self.megabytes:.0f} MB ({self.detail[:200]})"
         return f"touched {self.events[:3]}" if self.events else ""
@@ -162,7 +169,8 @@ def command(
         out, err = io.StringIO(), io.StringIO()
         code: object = 0
         console = mock.patch.object(printed.err, "_file", err)
-        with console, mock.patch.object(sys, "argv", ["resnet-parity", *arguments]):
+        quiet = mock.patch.object(progress, "QUIET", 1e6)  # a slow machine prints no more
+        with console, quiet, mock.patch.object(sys, "argv", ["resnet-parity", *arguments]):
             try:
                 with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                     app.main()
@@ -214,7 +222,14 @@ def _watched(run: Callable[[], tuple[str, str]], *allowed: str) -> Outcome:
                 raise
             kind, detail = "broken", _described(error)
     seconds = _processor_seconds() - start
-    return Outcome(kind, detail, seconds, used[0], events)
+    ratio = seconds / _harmless_seconds() if seconds > 1 else 0.0
+    return Outcome(kind, detail, seconds, ratio, used[0], events)
+
+
+def _harmless_seconds() -> float:
+    start = time.process_time()
+    yaml.safe_load(HARMLESS)
+    return time.process_time() - start
 
 
 def _processor_seconds() -> float:
@@ -352,7 +367,7 @@ def watch() -> None:
 __all__ = [
     "LONGEST",
     "MEGABYTES",
-    "SECONDS",
+    "RATIO",
     "Outcome",
     "attempt",
     "command",

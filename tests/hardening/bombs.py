@@ -350,7 +350,7 @@ CASES = [
     Case(
         "pth: a tuple of 2^40 parts as a module",
         torch_zip("a.pth", b"\x80\x04" + doubled() + unicode("x") + b"\x93."),
-        "no text",
+        "not text",
     ),
     Case(
         "pth: a tuple of 2^40 parts as a type",
@@ -550,7 +550,10 @@ CASES = [
     Case(
         "yaml: 24,000 items", text("a.yaml", "depths: [" + "1," * 24_000 + "1]"), "depths", "show"
     ),
-    Case("yaml: nested 99,000 deep", text("a.yaml", "[" * 99_000), "not valid YAML", "show"),
+    Case("yaml: nested 99,000 deep", text("a.yaml", "[" * 99_000), "nested deeper", "show"),
+    Case("yaml: mappings 24,000 deep", text("a.yaml", "{a: " * 24_000), "nested deeper", "show"),
+    Case("yaml: lists 49,000 deep", text("a.yaml", "- " * 49_000), "nested deeper", "show"),
+    Case("yaml: keys 49,000 deep", text("a.yaml", "? " * 49_000), "nested deeper", "show"),
     Case("yaml: 1 GB", sparse("a.yaml", b"depths: [1]\n", 2**30), "larger than", "show"),
     Case(
         "json: 8,000 fields that a spec lacks",

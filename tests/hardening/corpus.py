@@ -81,7 +81,7 @@ PICKLES: dict[str, tuple[bytes, str]] = {
         b"\x80\x04" + unicode("os") + unicode("system") + b"\x93" + RUN + b"\x85R.",
         REFUSED,
     ),
-    "STACK_GLOBAL of a function": (b"\x80\x04" + SYSTEM + unicode("x") + b"\x93.", "no text"),
+    "STACK_GLOBAL of a function": (b"\x80\x04" + SYSTEM + unicode("x") + b"\x93.", "not text"),
     "a dotted name": (b"\x80\x04" + unicode("torch") + unicode("os.system") + b"\x93)R.", REFUSED),
     "BUILD on a function": (b"\x80\x02" + SYSTEM + b"}b.", "sets attributes"),
     "BUILD with __setstate__": (

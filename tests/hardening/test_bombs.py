@@ -1,5 +1,5 @@
-"""Small files that ask for a lot, in 1 GiB of address space: refused within 2 seconds of processor
-time and 64 MB of memory.
+"""Small files that ask for a lot, in 1 GiB of address space: refused within a few times what a
+harmless file takes on the same machine, and within 64 MB of memory.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from shared_spec import atomic_write as module
 from shared_spec.atomic_write import durable, workspace
 from shared_spec.weights.initialize import generator
 from tests.specs import SMALL
+from tests.tiers import amount
 
 V1 = resolve("keras_resnet50", {"depths": [1, 1, 1, 1], "num_classes": 3})
 TARGETS = {
@@ -37,7 +38,7 @@ TARGETS = {
     "keras": ("a.h5", V1, None),
     "transformers": ("a", SMALL, "huggingface"),
 }
-KILLS = 45
+KILLS = amount("kills of a conversion")
 
 
 def checkpoints(folder: Path, kind: str, count: int) -> list[Path]:

@@ -9,8 +9,7 @@ import pytest
 
 from tests.hardening.child import Child
 from tests.hardening.samples import FORMATS, Sample, load_sample
-
-HEADER, DATA = 150, 50
+from tests.tiers import amount
 
 
 def cuts(sample: Sample, header: int | None, data: int) -> list[tuple[str, int]]:
@@ -36,7 +35,7 @@ def may_be_whole(name: str) -> bool:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_file_that_ends_early_is_refused(child: Child, samples: Path, name: str) -> None:
-    cases = cuts(load_sample(samples, name), HEADER, DATA)
+    cases = cuts(load_sample(samples, name), amount("cuts of a header"), amount("cuts of data"))
     found = list(child.run("cut", format=name, cases=cases))
     assert len(found) == len(cases)
     problems = [(answer["case"], answer["problem"]) for answer in found if answer["problem"]]

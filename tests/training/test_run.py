@@ -18,6 +18,7 @@ import yaml
 from resnet_parity.engines.registry import ENGINES
 from shared_spec import digest, read_checkpoint, read_safetensors
 from shared_spec.training.recipe import load_recipe
+from tests.tiers import selected
 
 RECIPE: dict[str, Any] = {
     "model": "resnet20",
@@ -67,7 +68,9 @@ def losses(folder: Path) -> np.ndarray:
     return np.array([line["loss"] for line in metrics(folder) if "loss" in line])
 
 
-@pytest.mark.parametrize("engine", ["torch", "keras:tensorflow", "keras:jax", "flax"])
+@pytest.mark.parametrize(
+    "engine", selected(["torch", "flax"], ["torch", "keras:tensorflow", "keras:jax", "flax"])
+)
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, engine: str) -> None:
     recipe = write(tmp_path)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
