@@ -99,12 +99,14 @@ def run(layer: nn.Module, x: Tensor) -> Tensor:
 
 def _watched(layer: nn.Module) -> bool:
     """Whether something acts between `layer(x)` and its class's `forward`."""
+    every = nn.modules.module
     hooks = (
         *(layer._forward_hooks, layer._forward_pre_hooks),
         *(layer._backward_hooks, layer._backward_pre_hooks),
+        *(every._global_forward_hooks, every._global_forward_pre_hooks),
+        *(every._global_backward_hooks, every._global_backward_pre_hooks),
     )
-    everywhere: Any = nn.modules.module._has_any_global_hook
-    return any(hooks) or "forward" in vars(layer) or bool(everywhere())
+    return any(hooks) or "forward" in vars(layer)
 
 
 def pad_same(x: Tensor, kernel_size: int, stride: int, value: float) -> Tensor:
