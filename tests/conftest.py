@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from resnet_parity.engines.process import Worker
 from resnet_parity.engines.registry import DEVICES, ENGINES, Device, Engine, parse_engines
 from shared_spec import ResNetError
 from tests import tiers
+from tests.in_process import InProcessWorker
 
 ROOT = Path(__file__).parent.parent
 
@@ -49,6 +51,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--engines",
         help=f"which run, of {', '.join(ENGINES)}; one that is not installed is an error",
+    )
+    parser.addoption(
+        "--in-process",
+        action="store_true",
+        help="run torch, flax and one Keras engine in this process, for breakpoint(); with -n 0",
     )
     parser.addoption("--seed", type=int, help="of what is drawn anew each day")
 
@@ -111,21 +118,24 @@ UNOPTIMISED = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 class Pool:
     """Workers that stay alive between tests: starting TensorFlow takes longer than most tests."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, in_process: bool = False) -> None:
         self.device: Device = device
-        self._workers: dict[str, Worker] = {}
+        self._in_process = in_process
+        self._workers: dict[str, Any] = {}
 
-    def __getitem__(self, name: str) -> Worker:
+    def __getitem__(self, name: str) -> Any:
         if name not in tiers.choice.engines:
             pytest.skip(f"--engines leaves out {name}")
-        if name not in self._workers:
+        if name not in self._workers and self._in_process:
+            self._workers[name] = InProcessWorker(ENGINES[name], self.device)
+        elif name not in self._workers:
             # A test's own folder is gone when the next one uses the worker.
             with contextlib.chdir(ROOT):
                 self._workers[name] = Worker(ENGINES[name], self.device, module="tests.worker")
         return self._workers[name]
 
     @contextlib.contextmanager
-    def start(self, engine: Engine, device: Device = "cpu") -> Iterator[Worker]:
+    def start(self, engine: Engine, device: Device = "cpu") -> Iterator[Any]:
         """In the place of `Worker` where a function starts its own."""
         yield self[engine.name]
 
@@ -156,7 +166,8 @@ class Pool:
 def pool(request: pytest.FixtureRequest) -> Iterator[Pool]:
     # Workers run with -P, so that the tests' own operations have to be on the path.
     os.environ["PYTHONPATH"] = str(ROOT)
-    pool = Pool(request.config.getoption("--device"))
+    option = request.config.getoption
+    pool = Pool(option("--device"), option("--in-process"))
     yield pool
     pool.close()
 

@@ -40,6 +40,7 @@ WITHOUT_FRAMEWORKS = (
     "spec/test_plan.py",
     "spec/test_recipe.py",
     "spec/test_spec.py",
+    "test_pytest_options.py",
 )
 """The files of `quick`. Single tests of theirs that need an engine after all ask for the fixture
 `pool` or are marked `frameworks`.

@@ -40,6 +40,10 @@ def unwaited_bench_time(session: Session, key: str, passes: int) -> Any:
         session.sides[key] = side, tf32
 
 
+ALL_OPERATIONS = OPERATIONS | {
+    function.__name__: function
+    for function in (probe, faulty_train, faulty_trace, faulty_gradient, unwaited_bench_time)
+}
+
 if __name__ == "__main__":
-    own = (probe, faulty_train, faulty_trace, faulty_gradient, unwaited_bench_time)
-    serve({**OPERATIONS, **{function.__name__: function for function in own}})
+    serve(ALL_OPERATIONS)
