@@ -42,7 +42,11 @@ Written by `benchmarks/versions.py`, a row a run: `make test-oldest` installs ev
 dependency at its floor in `pyproject.toml`, `make test-newest` the newest releases. Each run has an
 environment of its own and runs the tests that need no framework, `resnet-parity check resnet18`
 (float64: the largest relative difference of logits and blocks between any two engines) and
-`resnet-parity check resnet20 --training` (of gradients, and of weights after 20 steps).
+`resnet-parity check resnet20 --training` (of gradients, and of weights after 20 steps). `+debian`
+marks Debian's own build of PyTorch.
+
+Not tried: PyTorch 2.6 to 2.12 on Python 3.11 (2.6 was tried on 3.13), PyTorch on Python 3.12,
+TensorFlow on Python 3.14 (it has no release for it yet), accelerators, macOS and Windows.
 
 """
 COLUMNS = ("set", "Python", "date", *SHOWN, "quick tests", "check", "training", "engines")

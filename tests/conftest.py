@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,10 @@ for _name in (
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 
 # Most tests of JAX wait for XLA, which is given the same nets again and again: all processes of the
-# tests share one cache. JAX locks it only where its size is limited.
+# tests share one cache. JAX locks it only where its size is limited. Python 3.14 compresses entries
+# in another way, so each version has its own.
 os.environ |= {
-    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "jax"),
+    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / f"jax-{sys.version_info.minor}"),
     "JAX_COMPILATION_CACHE_MAX_SIZE": str(2**32),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",

@@ -37,6 +37,7 @@ WITHOUT_FRAMEWORKS = (
     "report/test_page.py",
     "spec/test_initialize.py",
     "spec/test_labels.py",
+    "spec/test_package.py",
     "spec/test_plan.py",
     "spec/test_recipe.py",
     "spec/test_spec.py",
