@@ -10,6 +10,8 @@ from shared_spec import resolve
 from shared_spec.kernels.xla import LIBRARY, _without_convolutions
 from tests.conftest import Pool
 
+pytestmark = pytest.mark.optimised
+
 
 @pytest.mark.parametrize("engine", ["flax", "keras:jax"])
 def test_each_sum_is_computed_once(pool: Pool, engine: str) -> None:

@@ -16,6 +16,8 @@ from resnet_parity.engines.registry import ENGINES
 from shared_spec import ResNetError
 from tests.conftest import ROOT, Pool
 
+pytestmark = pytest.mark.optimised
+
 
 @pytest.fixture
 def script() -> ModuleType:

@@ -21,6 +21,9 @@ from shared_spec.formats.canonical_file import write_safetensors
 from tests.bench.fakes import RATES
 from tests.conftest import Pool
 
+pytestmark = pytest.mark.optimised
+
+
 TINY = resolve("resnet18", {"depths": [1, 1], "widths": [8, 16], "stem_width": 8, "num_classes": 7})
 WIDE = resolve("resnet18", {"depths": [1, 1], "widths": [64, 128], "num_classes": 7})
 """As narrow as KerasHub has them."""

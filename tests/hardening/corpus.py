@@ -362,7 +362,7 @@ CASES = [
             "a.h5",
             legacy(lambda g: g.__setitem__("kernel:0", h5py.ExternalLink("../canary.h5", "/x"))),
         ),
-        "none is followed",
+        "not followed",
     ),
     Case(
         "h5: an external link to a layer",
@@ -373,12 +373,12 @@ CASES = [
                 f.__setitem__("a", h5py.ExternalLink("../canary.h5", "/")),
             ),
         ),
-        "none is followed",
+        "not followed",
     ),
     Case(
         "h5: a soft link",
         hdf5("a.h5", legacy(lambda g: g.__setitem__("kernel:0", h5py.SoftLink("/conv1_conv")))),
-        "none is followed",
+        "not followed",
     ),
     Case(
         "h5: external storage",
@@ -423,7 +423,7 @@ CASES = [
             "a.weights.h5",
             lambda f: f.__setitem__("layers", h5py.ExternalLink("../canary.h5", "/")),
         ),
-        "none is followed",
+        "not followed",
     ),
     Case(
         "weights.h5: a soft link",
@@ -434,7 +434,7 @@ CASES = [
                 f.__setitem__("layers/conv2d/vars", h5py.SoftLink("/")),
             ),
         ),
-        "none is followed",
+        "not followed",
     ),
     Case(
         "weights.h5: a group that holds itself", hdf5("a.weights.h5", _keras3_itself), "more groups"

@@ -78,6 +78,7 @@ def test_lower_precision_is_held_against_float64(pool: Pool, dtype: str) -> None
     assert report.tolerance < {"float32": 1e-4, "bfloat16": 1.0}[dtype]
 
 
+@pytest.mark.optimised
 def test_a_deep_net_agrees_too(pool: Pool) -> None:
     spec: ResNetSpec = SPECS["resnet20 (A)"].override(depths=[18, 18, 18])
     report = check(spec, engines(), sizes=[(33, 32)], start=pool.start)
