@@ -15,7 +15,7 @@ def test_every_data_file_is_packaged() -> None:
     packaged = {
         file
         for folder in FOLDERS
-        for pattern in globs["*"] + globs.get(folder.name, [])
+        for pattern in [f"**/{p}" for p in globs["*"]] + globs.get(folder.name, [])
         for file in folder.glob(pattern)
     }
     data = {
