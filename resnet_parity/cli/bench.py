@@ -11,12 +11,16 @@ import typer
 
 from resnet_parity.cli.options import (
     DeviceOption,
+    EnginesOption,
     JsonOption,
     ModelArgument,
+    SeedOption,
     command_line,
-    print_result,
+    conclude,
+    parse_size,
+    require_file,
 )
-from resnet_parity.engines.registry import ENGINES, parse_device, parse_engines
+from resnet_parity.engines.registry import parse_device, parse_engines
 from resnet_parity.render import plots
 from resnet_parity.render.bench import table
 from resnet_parity.render.console import err
@@ -36,9 +40,7 @@ LARGEST = 100_000
 
 def bench(
     model: ModelArgument,
-    engines: Annotated[
-        str | None, typer.Option(help=f"Comma-separated; default: {', '.join(ENGINES)}.")
-    ] = None,
+    engines: EnginesOption = None,
     modes: Annotated[str, typer.Option(help="infer, train or both.")] = "infer",
     batch: Annotated[str, typer.Option(help="Batch sizes, such as 1,8,32.")] = "8",
     size: Annotated[
@@ -87,7 +89,7 @@ def bench(
     tf32: Annotated[
         bool, typer.Option("--tf32/--no-tf32", help="Let GPUs round float32 products to TF32.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the random weights and images.")] = 0,
+    seed: SeedOption = 0,
     output: Annotated[Path | None, typer.Option(help="Write the result to this JSON file.")] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Write a chart of speeds and bounds to this file.")
@@ -105,7 +107,7 @@ def bench(
     from resnet_parity.engines.bench_job import BYTES
 
     plots.require_picture(plot)
-    _require_file(output)
+    require_file(output)
     given = {"depth": depths, "batch": batches, "size": sizes}
     scale = _scale(scaling, given)
     request = BenchRequest(
@@ -114,7 +116,7 @@ def bench(
         tuple(parse_engines(engines)),
         modes=_chosen("modes", modes, MODES),
         batches=_numbers("batch", batch),
-        size=_size(size),
+        size=None if size is None else parse_size("size", size),
         dtypes=_chosen("dtype", dtype, tuple(BYTES)),
         device=parse_device(device),
         layouts=_chosen("layout", layout, LAYOUTS),
@@ -136,9 +138,7 @@ def bench(
             draft.write_text(json.dumps(found.to_dict(), indent=2) + "\n")
     if plot is not None:
         picture(found, plot)
-    print_result(found, as_json, table)
-    if not found.holds:
-        raise typer.Exit(1)
+    conclude(found, as_json, table)
 
 
 def _chosen(option: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
@@ -163,15 +163,6 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(numbers))
 
 
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    parts = _numbers("size", text.lower().replace("x", ","))
-    if "," in text or len(text.lower().split("x")) > 2:
-        raise ResNetError(f"size: {text!r} is not a size such as 224 or 97x64")
-    return parts[0], parts[-1]
-
-
 def _scale(over: str | None, given: dict[str, str | None]) -> Scale:
     from resnet_parity.bench.scaling import OVER, Scale
 
@@ -186,13 +177,3 @@ def _scale(over: str | None, given: dict[str, str | None]) -> Scale:
     scale = Scale(**fields)
     scale.check()
     return scale
-
-
-def _require_file(path: Path | None) -> None:
-    """Refuse an output that could not be written, before minutes of work."""
-    if path is None:
-        return
-    if not path.resolve().parent.is_dir():
-        raise ResNetError(f"{path}: its directory does not exist; create it first")
-    if path.is_dir():
-        raise ResNetError(f"{path}: is a directory; name a file")

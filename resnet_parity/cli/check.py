@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from resnet_parity.cli.catalogue import catalogue_entries
 from resnet_parity.cli.options import (
     DeviceOption,
+    EnginesOption,
     JsonOption,
+    SeedOption,
     WeightsOption,
-    command_line,
+    conclude,
+    parse_size,
     print_result,
+    require_file,
 )
 from resnet_parity.engines.registry import (
-    ENGINES,
     Engine,
     parse_device,
     parse_engines,
@@ -33,18 +36,13 @@ from shared_spec.errors import ResNetError
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 
-if TYPE_CHECKING:
-    from resnet_parity.check.catalogue import Settings
-
 
 def check(
     model: Annotated[
         str | None,
         typer.Argument(help="A catalogue name or a spec file; with --all a pattern of names."),
     ] = None,
-    engines: Annotated[
-        str | None, typer.Option(help=f"Comma-separated; default: {', '.join(ENGINES)}.")
-    ] = None,
+    engines: EnginesOption = None,
     dtype: Annotated[str, typer.Option(help="float64, float32, float16 or bfloat16.")] = "float64",
     weights: WeightsOption = None,
     device: DeviceOption = "cpu",
@@ -55,7 +53,7 @@ def check(
         ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Number of images of each size.")] = 2,
-    seed: Annotated[int, typer.Option(help="Seed of the random weights and images.")] = 0,
+    seed: SeedOption = 0,
     precision: Annotated[
         str,
         typer.Option(
@@ -96,74 +94,91 @@ def check(
     with torchvision, timm and keras.applications where they have it. A second run continues where
     the first one ended.
     """
-    chosen = parse_engines(engines)
-    sizes = [_size(text) for text in image_size] if image_size else None
+    run: dict[str, Any] = {"dtype": dtype, "batch": batch, "seed": seed}
+    run |= {"device": parse_device(device), "requested": engines is not None}
+    sizes = [parse_size("image-size", text) for text in image_size] if image_size else None
     if everything:
         if weights is not None:
             raise ResNetError("--weights: the weights of --all are random")
-        from resnet_parity.check.catalogue import Settings
-
-        settings = Settings(
-            tuple(chosen),
-            dtype=dtype,
-            device=parse_device(device),
-            sizes=None if sizes is None else tuple(sizes),
-            batch=batch,
-            seed=seed,
-            requested=engines is not None,
-        )
-        _sweep(settings, catalogue_entries(model or "*", family or []), results, report, as_json)
+        entries = catalogue_entries(model or "*", family or [])
+        _catalogue(entries, parse_engines(engines), sizes, run, (results, report), as_json)
         return
     if model is None or family or report is not None:
         option = "MODEL: name one, or" if model is None else "--family and --report: only with"
         raise ResNetError(f"{option} --all")
-    from resnet_parity.check.forward import check as run_check
-    from resnet_parity.convert.read import read_for
-
     if not training and (plot is not None or recipe is not None):
         raise ResNetError("--plot and --recipe: only with --training")
+    from resnet_parity.convert.read import read_for
+
     spec = resolve(model)
     given = None if weights is None else read_for(spec, fetched(weights))
+    run |= {"name": model, "weights": None if given is None else dict(given.state)}
     if training:
-        how = {"dtype": dtype, "batch": max(batch, 2), "steps": steps, "seed": seed}
-        how |= {"device": parse_device(device), "requested": engines is not None}
-        how |= {"name": model, "weights": None if given is None else dict(given.state)}
-        check_training(spec, chosen, sizes, recipe, plot, as_json, how)
-        return
-    with progress(err) as advance:
-        found = run_check(
-            spec,
-            chosen,
-            name=model,
-            dtype=dtype,
-            weights=None if given is None else dict(given.state),
-            device=parse_device(device),
-            sizes=sizes,
-            batch=batch,
-            seed=seed,
-            requested=engines is not None,
-            precision=parse_precision(precision),
-            on_progress=advance,
-        )
-    found.command = command_line()
-    print_result(found, as_json, tables.parity)
-    if not found.holds:
-        raise typer.Exit(1)
+        run |= {"batch": max(batch, 2), "steps": steps}
+        _training(spec, parse_engines(engines), sizes, run, (recipe, plot), as_json)
+    else:
+        run |= {"precision": parse_precision(precision)}
+        _forward(spec, parse_engines(engines), sizes, run, as_json)
 
 
-def _sweep(
-    settings: Settings, entries: list[Entry], results: Path, report: Path | None, as_json: bool
+Sizes = list[tuple[int, int]] | None
+
+
+def _forward(
+    spec: ResNetSpec, engines: Sequence[Engine], sizes: Sizes, run: dict[str, Any], as_json: bool
 ) -> None:
-    from resnet_parity.check.catalogue import Observer, sweep
+    from resnet_parity.check.forward import check as run_check
+
+    with progress(err) as advance:
+        found = run_check(spec, engines, sizes=sizes, on_progress=advance, **run)
+    conclude(found, as_json, tables.parity)
+
+
+def _training(
+    spec: ResNetSpec,
+    engines: Sequence[Engine],
+    sizes: Sizes,
+    run: dict[str, Any],
+    files: tuple[Path | None, Path | None],
+    as_json: bool,
+) -> None:
+    """`check --training`, with the files of recipe and plot."""
+    from resnet_parity.check.training import check_training
+    from resnet_parity.train.recipes import find_recipe
+
+    recipe, plot = files
+    if sizes is not None and len(sizes) > 1:
+        raise ResNetError("--image-size: --training takes one")
+    plots.require_picture(plot)
+    run |= {"optimization": None if recipe is None else find_recipe(str(recipe)).optimization}
+    with progress(err) as advance:
+        size = sizes[0] if sizes else None
+        found = check_training(spec, engines, size=size, on_progress=advance, **run)
+    if plot is not None:
+        plots.training_parity(found, plot)
+    conclude(found, as_json, tables.training)
+
+
+def _catalogue(
+    entries: list[Entry],
+    engines: Sequence[Engine],
+    sizes: Sizes,
+    run: dict[str, Any],
+    files: tuple[Path, Path | None],
+    as_json: bool,
+) -> None:
+    """`check --all`, with the files of results and report."""
+    from resnet_parity.check.catalogue import Observer, Settings, sweep
     from resnet_parity.render.markdown import markdown, summary
     from shared_spec.atomic_write import durable
 
-    if report is not None and not report.resolve().parent.is_dir():
-        raise ResNetError(f"{report}: its directory does not exist; create it first")
+    results, report = files
     if report is not None and (report.is_dir() or report.resolve() == results.resolve()):
         raise ResNetError(f"{report}: is a directory or the file of results; name another path")
-    sizes = {entry.name: compile_plan(entry.spec).parameter_count() for entry in entries}
-    with SweepProgress(err, sizes) as bar:
+    require_file(report)
+    settings = Settings(tuple(engines), sizes=None if sizes is None else tuple(sizes), **run)
+    counts = {entry.name: compile_plan(entry.spec).parameter_count() for entry in entries}
+    with SweepProgress(err, counts) as bar:
         records = sweep(entries, settings, results, Observer(bar.step, bar.done))
     if report is not None:
         with durable(report) as draft:
@@ -171,52 +186,4 @@ def _sweep(
     data = summary(records)
     print_result(data, as_json, tables.sweep)
     if not data["holds"]:
-        raise typer.Exit(1)
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.lower().partition("x")
-    try:
-        size = int(height), int(width or height)
-    except ValueError:
-        size = (0, 0)
-    if not all(1 <= n <= 65_536 for n in size):
-        raise ResNetError(f"image-size: {text!r} is not a size such as 224 or 97x64")
-    return size
-
-
-Sizes = list[tuple[int, int]] | None
-
-
-def check_training(
-    spec: ResNetSpec,
-    engines: Sequence[Engine],
-    sizes: Sizes,
-    recipe: Path | None,
-    plot: Path | None,
-    as_json: bool,
-    options: dict[str, Any],
-) -> None:
-    """`check --training`."""
-    from resnet_parity.check import training as checking
-    from resnet_parity.train.recipes import find_recipe
-
-    if sizes is not None and len(sizes) > 1:
-        raise ResNetError("--image-size: --training takes one")
-    plots.require_picture(plot)
-    how = None if recipe is None else find_recipe(str(recipe)).optimization
-    with progress(err) as advance:
-        found = checking.check_training(
-            spec,
-            engines,
-            optimization=how,
-            size=sizes[0] if sizes else None,
-            on_progress=advance,
-            **options,
-        )
-    if plot is not None:
-        plots.training_parity(found, plot)
-    found.command = command_line()
-    print_result(found, as_json, tables.training)
-    if not found.holds:
         raise typer.Exit(1)

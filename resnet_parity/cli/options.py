@@ -10,8 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
+from resnet_parity.engines.registry import ENGINES, Engine, parse_engines
 from resnet_parity.numerics.record import JsonRecord
 from resnet_parity.render.console import out
+from shared_spec.errors import ResNetError
 
 ModelArgument = Annotated[str, typer.Argument(help="A catalogue name or a spec file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -22,6 +24,11 @@ LabelsOption = Annotated[
     Path | None, typer.Option(help="A file of class names: one per line, or JSON.")
 ]
 DeviceOption = Annotated[str, typer.Option(help="cpu, gpu or tpu.")]
+EnginesOption = Annotated[
+    str | None, typer.Option(help=f"Comma-separated; default: {', '.join(ENGINES)}.")
+]
+EngineOption = Annotated[str, typer.Option(help=f"One of {', '.join(ENGINES)}.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of the random weights and images.")]
 
 
 def command_line() -> str:
@@ -35,3 +42,53 @@ def print_result(data: Any, as_json: bool, table: Any) -> None:
         print(json.dumps(data.to_dict() if isinstance(data, JsonRecord) else data, indent=2))
     else:
         table(out, data)
+
+
+def conclude(result: Any, as_json: bool, table: Any, code: int = 1) -> None:
+    """Print what was measured, with the command; exit with `code` if it does not hold."""
+    result.command = command_line()
+    print_result(result, as_json, table)
+    if not result.holds:
+        raise typer.Exit(code)
+
+
+def one_engine(text: str) -> Engine:
+    """The engine of a command that takes one.
+
+    Raises:
+        ResNetError: if there are several, or it is unknown.
+    """
+    engines = parse_engines(text)
+    if len(engines) != 1:
+        raise ResNetError(f"engine: {text!r}; name one of {', '.join(ENGINES)}")
+    return engines[0]
+
+
+def parse_size(option: str, text: str) -> tuple[int, int]:
+    """Height and width out of `224` or `97x64`.
+
+    Raises:
+        ResNetError: if it is neither.
+    """
+    height, _, width = text.lower().partition("x")
+    try:
+        size = int(height), int(width or height)
+    except ValueError:
+        size = (0, 0)
+    if not all(1 <= n <= 65_536 for n in size):
+        raise ResNetError(f"{option}: {text!r} is not a size such as 224 or 97x64")
+    return size
+
+
+def require_file(path: Path | None) -> None:
+    """Refuse an output that could not be written, before minutes of work.
+
+    Raises:
+        ResNetError: saying what is in the way.
+    """
+    if path is None:
+        return
+    if not path.resolve().parent.is_dir():
+        raise ResNetError(f"{path}: its directory does not exist; create it first")
+    if path.is_dir():
+        raise ResNetError(f"{path}: is a directory; name a file")

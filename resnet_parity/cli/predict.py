@@ -9,12 +9,14 @@ import typer
 
 from resnet_parity.cli.options import (
     DeviceOption,
+    EngineOption,
     JsonOption,
     LabelsOption,
     WeightsOption,
+    one_engine,
     print_result,
 )
-from resnet_parity.engines.registry import ENGINES, parse_device, parse_engines
+from resnet_parity.engines.registry import parse_device
 from resnet_parity.render import tables
 from resnet_parity.render.console import err
 from resnet_parity.render.progress import progress
@@ -31,7 +33,7 @@ def predict(
         typer.Option(help="Name or spec file, if the weights do not identify their net."),
     ] = None,
     weights: WeightsOption = None,
-    engine: Annotated[str, typer.Option(help=f"One of {', '.join(ENGINES)}.")] = "torch",
+    engine: EngineOption = "torch",
     device: DeviceOption = "cpu",
     top: Annotated[int, typer.Option(min=1, help="Number of classes to show.")] = 5,
     labels: LabelsOption = None,
@@ -42,14 +44,10 @@ def predict(
 
     if weights is None:
         raise ResNetError("--weights: name a weights file; an untrained model predicts nothing")
-    chosen = parse_engines(engine)
-    if len(chosen) != 1:
-        raise ResNetError(f"engine: name one of {', '.join(ENGINES)}")
+    chosen = one_engine(engine)
     spec = None if model is None else resolve(model)
     names = None if labels is None else read_labels(labels)
     with progress(err) as advance:
-        advance(f"{len(images)} image{'s' if len(images) > 1 else ''} on {chosen[0].name}")
-        found = classify(
-            images, fetched(weights), spec, chosen[0], parse_device(device), top, names
-        )
+        advance(f"{len(images)} image{'s' if len(images) > 1 else ''} on {chosen.name}")
+        found = classify(images, fetched(weights), spec, chosen, parse_device(device), top, names)
     print_result(found, as_json, tables.predictions)

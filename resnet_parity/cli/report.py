@@ -9,11 +9,17 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from resnet_parity.cli.options import DeviceOption, JsonOption, print_result
-from resnet_parity.engines.registry import ENGINES, parse_device, parse_engines
+from resnet_parity.cli.options import (
+    DeviceOption,
+    EnginesOption,
+    JsonOption,
+    print_result,
+    require_file,
+)
+from resnet_parity.engines.registry import parse_device, parse_engines
 from resnet_parity.render.console import err
 from resnet_parity.render.progress import progress
-from resnet_parity.render.text import plain
+from resnet_parity.render.text import plain, say
 from shared_spec.errors import ResNetError, framework_missing
 from shared_spec.weights.state import numpy_dtype
 
@@ -35,9 +41,7 @@ def report(
     speed: Annotated[
         bool, typer.Option("--speed", help="Measure speed too, unless a file has it.")
     ] = False,
-    engines: Annotated[
-        str | None, typer.Option(help=f"Comma-separated; default: {', '.join(ENGINES)}.")
-    ] = None,
+    engines: EnginesOption = None,
     dtype: Annotated[str, typer.Option(help="The dtype of what is run here.")] = "float64",
     device: DeviceOption = "cpu",
     date: Annotated[
@@ -54,8 +58,7 @@ def report(
     for needed in ("jinja2", "matplotlib"):
         if importlib.util.find_spec(needed) is None:
             raise framework_missing("report", needed, "report")
-    if not output.resolve().parent.is_dir() or output.is_dir():
-        raise ResNetError(f"{output}: is a directory, or is in one that does not exist")
+    require_file(output)
     if speed and not models:
         raise ResNetError("--speed: name the models to measure")
     numpy_dtype(dtype)
@@ -86,9 +89,5 @@ def table(console: Console, data: dict[str, Any]) -> None:
     """A sentence for each net, and where the page is."""
     marks = {True: "[green]✓[/]", False: "[red]✗[/]", None: "–"}
     for net in data["nets"]:
-        console.print(
-            f"{marks[net['holds']]} {plain(net['name'])}: {plain(net['summary'])}",
-            highlight=False,
-            soft_wrap=True,
-        )
-    console.print(f"wrote {plain(data['report'])}", highlight=False, soft_wrap=True)
+        say(console, f"{marks[net['holds']]} {plain(net['name'])}: {plain(net['summary'])}")
+    say(console, f"wrote {plain(data['report'])}")

@@ -11,9 +11,9 @@ from resnet_parity.cli.options import (
     DeviceOption,
     JsonOption,
     ModelArgument,
+    SeedOption,
     WeightsOption,
-    command_line,
-    print_result,
+    conclude,
 )
 from resnet_parity.engines.registry import ENGINES, parse_device, parse_engines
 from resnet_parity.render import plots
@@ -54,7 +54,7 @@ def trace(
         typer.Option(min=1, help="Number of random images; default: 2, with --gradients 4."),
     ] = None,
     device: DeviceOption = "cpu",
-    seed: Annotated[int, typer.Option(help="Seed of the random weights and images.")] = 0,
+    seed: SeedOption = 0,
     gradients: Annotated[
         bool, typer.Option("--gradients", help="Compare every parameter's gradient too.")
     ] = False,
@@ -108,10 +108,7 @@ def trace(
         )
     if plot is not None:
         plots.trace(found, plot)
-    found.command = command_line()
-    print_result(found, as_json, table)
-    if not found.holds:
-        raise typer.Exit(UNDECIDED if found.verdict == "undecided" else 1)
+    conclude(found, as_json, table, UNDECIDED if found.verdict == "undecided" else 1)
 
 
 def _against(factory: str | None, names: Path | None) -> UserModel | None:

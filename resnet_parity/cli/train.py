@@ -8,8 +8,14 @@ from typing import Annotated
 
 import typer
 
-from resnet_parity.cli.options import DeviceOption, JsonOption, print_result
-from resnet_parity.engines.registry import ENGINES, parse_device, parse_engines
+from resnet_parity.cli.options import (
+    DeviceOption,
+    EngineOption,
+    JsonOption,
+    one_engine,
+    print_result,
+)
+from resnet_parity.engines.registry import parse_device
 from resnet_parity.render import plots, tables
 from resnet_parity.render.console import err
 from resnet_parity.render.progress import TrainingProgress
@@ -22,7 +28,7 @@ def train(
         str | None,
         typer.Argument(help="A YAML, TOML or JSON file, or a name from --list."),
     ] = None,
-    engine: Annotated[str, typer.Option(help=f"One of {', '.join(ENGINES)}.")] = "torch",
+    engine: EngineOption = "torch",
     output: Annotated[
         Path | None, typer.Option(help="Folder of the run; default: runs/RECIPE-ENGINE.")
     ] = None,
@@ -65,9 +71,7 @@ def train(
     if recipe is None:
         raise RecipeError("RECIPE: name one; --list shows those that come with the package")
     found = changed(find_recipe(recipe), data, change or [])
-    (chosen,) = parse_engines(engine)[:1]
-    if "," in engine:
-        raise FrameworkError(f"engine: {engine!r}; a training run has one")
+    chosen = one_engine(engine)
     missing = chosen.missing()
     if missing is not None:
         raise FrameworkError(f"{chosen.name}: {missing}")
