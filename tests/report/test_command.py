@@ -83,7 +83,7 @@ def test_what_does_not_hold_is_written_and_told(tmp_path: Path) -> None:
         (["resnet19"], "resnet18"),
         (["--speed"], "--speed: name the models to measure"),
         (["--check", "missing.json"], "missing.json: cannot be read (No such file or directory)"),
-        (["resnet18", "-o", "no/such/report.html"], "is in one that does not exist"),
+        (["resnet18", "-o", "no/such/report.html"], "its directory does not exist"),
         (["resnet18", "--dtype", "float31"], "float31"),
         (["resnet18", "--engines", "tpu"], "there is no engine 'tpu'"),
     ],
