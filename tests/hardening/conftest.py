@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.hardening.child import Child
-from tests.hardening.samples import make_samples
+from tests.hardening.attack.child import Child
+from tests.hardening.attack.samples import make_samples
 
 
 @pytest.fixture(scope="session")

@@ -17,10 +17,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.hardening import bombs, corpus
-from tests.hardening.cases import Case, run_case
-from tests.hardening.child import ADDRESS_SPACE, Child
-from tests.hardening.samples import FORMATS, load_sample, make_samples
+from tests.hardening.attack import bombs, corpus
+from tests.hardening.attack.cases import Case, run_case
+from tests.hardening.attack.child import ADDRESS_SPACE, Child
+from tests.hardening.attack.samples import FORMATS, load_sample, make_samples
 from tests.hardening.test_truncation import cuts
 
 OUTPUT = Path("docs/results/hardening.md")

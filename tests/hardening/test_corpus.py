@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.hardening.cases import Case, run_case
-from tests.hardening.child import Child
-from tests.hardening.corpus import CASES
+from tests.hardening.attack.cases import Case, run_case
+from tests.hardening.attack.child import Child
+from tests.hardening.attack.corpus import CASES
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -20,7 +20,7 @@ import pytest
 from shared_spec import FrameworkError, WeightsError, digest
 from shared_spec.formats.containers import hdf5_child, hdf5_sandbox
 from shared_spec.formats.detect import open_source
-from tests.hardening.samples import FORMATS
+from tests.hardening.attack.samples import FORMATS
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.hardening.child import Child
-from tests.hardening.mutate import mutate
-from tests.hardening.samples import FORMATS, load_sample
+from tests.hardening.attack.child import Child
+from tests.hardening.attack.mutate import mutate
+from tests.hardening.attack.samples import FORMATS, load_sample
 from tests.tiers import amount
 
 

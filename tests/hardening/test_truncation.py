@@ -7,8 +7,8 @@ from random import Random
 
 import pytest
 
-from tests.hardening.child import Child
-from tests.hardening.samples import FORMATS, Sample, load_sample
+from tests.hardening.attack.child import Child
+from tests.hardening.attack.samples import FORMATS, Sample, load_sample
 from tests.tiers import amount
 
 

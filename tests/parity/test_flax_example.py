@@ -34,7 +34,7 @@ def test_five_engines_agree_with_the_example(
         "num_filters": spec.stem_width,
     }
     references = logits_in(
-        pool["flax"], "flax_example:logits", tmp_path, spec, state, options=options
+        pool["flax"], "libraries.flax_example:logits", tmp_path, spec, state, options=options
     )
     assert_engines_give(pool, tmp_path, spec, state, references)
 
@@ -42,13 +42,13 @@ def test_five_engines_agree_with_the_example(
 @pytest.mark.parametrize("name", NAMES)
 def test_parameter_counts_are_the_examples(pool: Pool, name: str) -> None:
     theirs = f"ResNet{name.removeprefix('flax_resnet')}"
-    count = pool["flax"].call("probe", function="flax_example:parameters", name=theirs)
+    count = pool["flax"].call("probe", function="libraries.flax_example:parameters", name=theirs)
     assert compile_plan(resolve(name)).parameter_count() == count
     assert CATALOGUE[name].family == "flax"
 
 
 def test_every_net_of_the_example_has_a_name_here(pool: Pool) -> None:
-    defined = pool["flax"].call("probe", function="flax_example:names")
+    defined = pool["flax"].call("probe", function="libraries.flax_example:names")
     # ResNet is the class; ResNet18Local shares no weights between places and is no convolution.
     nets = [name for name in defined if name[6:].isdigit()]
     assert sorted(n.replace("ResNet", "flax_resnet") for n in nets) == sorted(NAMES)

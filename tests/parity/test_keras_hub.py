@@ -48,7 +48,7 @@ def judged(
     state = weights_of(spec)
     arguments = {"config": config_of(name, depths), "num_classes": 10}
     worker = pool["keras:tensorflow"]
-    references = logits_in(worker, "keras_hub:logits", folder, spec, state, **arguments)
+    references = logits_in(worker, "libraries.keras_hub:logits", folder, spec, state, **arguments)
     return spec, state, references
 
 
@@ -70,13 +70,15 @@ def test_names_of_others_agree_with_keras_hub(pool: Pool, tmp_path: Path, name: 
 @pytest.mark.parametrize("name", [*VD, *OTHERS.values()])
 def test_parameter_counts_are_keras_hubs(pool: Pool, name: str) -> None:
     worker, p = pool["keras:tensorflow"], compile_plan(resolve(name))
-    trainable, total = worker.call("probe", function="keras_hub:parameters", config=config_of(name))
+    trainable, total = worker.call(
+        "probe", function="libraries.keras_hub:parameters", config=config_of(name)
+    )
     assert p.parameter_count() == trainable
     assert sum(q.size for q in p.parameters()) == total
 
 
 def test_every_preset_has_a_name_here(pool: Pool) -> None:
-    presets = pool["keras:tensorflow"].call("probe", function="keras_hub:published")
+    presets = pool["keras:tensorflow"].call("probe", function="libraries.keras_hub:published")
     nets = {preset.removesuffix("_imagenet").partition("_ssld")[0] for preset in presets}
     assert nets == {*VD, *OTHERS}
     for name in VD:

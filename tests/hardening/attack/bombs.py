@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 from shared_spec.plan.compiler import compile_plan
-from tests.hardening.cases import (
+from tests.hardening.attack.cases import (
     Case,
     certificate,
     entry,
@@ -32,7 +32,7 @@ from tests.hardening.cases import (
     torch_zip,
     unicode,
 )
-from tests.hardening.samples import TINY
+from tests.hardening.attack.samples import TINY
 
 _SAFE = "not a readable safetensors file"
 _TORCH = "not a readable PyTorch file"

@@ -16,9 +16,9 @@ import numpy as np
 from shared_spec import ResNetSpec, save_spec
 from shared_spec.formats.dialects.canonical import KERAS_CLASS
 from shared_spec.formats.write import write_checkpoint
-from tests.hardening.child import Child
-from tests.hardening.mutate import Member, zip_of
-from tests.hardening.samples import TINY, checkpoint
+from tests.hardening.attack.child import Child
+from tests.hardening.attack.mutate import Member, zip_of
+from tests.hardening.attack.samples import TINY, checkpoint
 
 SECRET = "canary-that-sings"  # noqa: S105
 """What a file beside the hostile one holds; no message may tell it."""
@@ -197,7 +197,7 @@ def keras(name: str, config: str | bytes | None, *more: Member) -> Callable[[Pat
     """A maker of a `.keras` file with the weights of the small net."""
 
     def make(folder: Path) -> str:
-        from tests.hardening.samples import FORMATS
+        from tests.hardening.attack.samples import FORMATS
 
         inner = folder / "inner.weights.h5"
         FORMATS[".weights.h5"].write(inner)
@@ -232,7 +232,7 @@ def certificate(**fields: Any) -> Callable[[Path], str]:
     """A maker of a file with a certificate that has these fields."""
 
     def make(folder: Path) -> str:
-        from tests.hardening.samples import FORMATS
+        from tests.hardening.attack.samples import FORMATS
 
         path = folder / "a.safetensors.parity.json"
         FORMATS["certificate"].write(path)

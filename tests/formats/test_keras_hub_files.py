@@ -25,8 +25,8 @@ from shared_spec import (
 )
 from shared_spec.formats.dialects.keras_hub import spec_of
 from shared_spec.formats.read import read_checkpoint
-from tests.checkpoints.test_keras3_files import assert_near, call, ours, pooled, without_names
 from tests.conftest import Pool
+from tests.formats.test_keras3_files import assert_near, call, ours, pooled, without_names
 
 __all__ = ["pooled"]
 

@@ -37,7 +37,7 @@ from shared_spec.plan.equivalence import parting
 from shared_spec.weights.lazy_array import LazyArrays, entries_of
 from tests.judges import assert_near
 from tests.peers import torchvision_models
-from tests.probes.ports import DetectronNet, randomize
+from tests.probes.libraries.ports import DetectronNet, randomize
 
 SMALL: dict[str, Any] = {"depths": [1, 2, 1], "widths": [8, 16, 32], "stem_width": 8}
 NET = (SMALL["depths"], SMALL["widths"])

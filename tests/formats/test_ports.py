@@ -30,7 +30,7 @@ from shared_spec.formats.read import dialect_of, read_checkpoint
 from shared_spec.plan.equivalence import parting
 from shared_spec.weights.lazy_array import LazyArrays, entries_of
 from tests.judges import assert_near
-from tests.probes.ports import PortNet, PreActivated, randomize
+from tests.probes.libraries.ports import PortNet, PreActivated, randomize
 
 UNDERSTANDING = ("rl", "subsample", "fc")
 AKAMASTER = ("layer", "shortcut", "linear")

@@ -18,7 +18,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from tests.hardening.samples import Files, Sample
+from tests.hardening.attack.samples import Files, Sample
 
 Change = Callable[[Random, bytes], bytes]
 INTEGERS = [

@@ -99,7 +99,7 @@ def test_what_the_package_writes(
     write_safetensors(paths["images"], Checkpoint({str(i): x for i, x in enumerate(images)}))
     pool["flax"].call(
         "probe",
-        function="jax_resnet:save",
+        function="libraries.jax_resnet:save",
         name=theirs,
         options={
             "stage_sizes": DEPTHS,
@@ -150,7 +150,7 @@ def older_names(source: Source, theirs: str) -> LazyArrays:
 
 def source_of(pool: Pool, name: str) -> Source:
     """The package's net of its full size, with arrays of zeros that take no memory."""
-    shapes = pool["flax"].call("probe", function="jax_resnet:shapes", name=name)
+    shapes = pool["flax"].call("probe", function="libraries.jax_resnet:shapes", name=name)
     zeros = {path: np.broadcast_to(np.float32(0), shape) for path, shape in shapes.items()}
     return Source(Path(name), "flax", LazyArrays(entries_of(zeros)))
 
@@ -163,7 +163,7 @@ def test_its_nets_are_ours(pool: Pool, theirs: str, ours: str) -> None:
 
 
 def test_every_other_net_of_the_package_is_refused(pool: Pool) -> None:
-    others = {*pool["flax"].call("probe", function="jax_resnet:names")} - {*PUBLISHED}
+    others = {*pool["flax"].call("probe", function="libraries.jax_resnet:names")} - {*PUBLISHED}
     assert others == {"ResNeSt50Fast", *(f"ResNeSt{depth}" for depth in (50, 101, 152, 200, 269))}
     source = source_of(pool, "ResNeSt50")
     assert dialect_of(source) is SEQUENCE

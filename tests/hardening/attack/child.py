@@ -1,5 +1,5 @@
 """A process that reads damaged files, so that a crash, a hang or a lack of memory is a finding and
-not the end of the tests. Run as `python -m tests.hardening.child SAMPLES FOLDER MEGABYTES`.
+not the end of the tests. Run as `python -m tests.hardening.attack.child SAMPLES FOLDER MEGABYTES`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HANG = 300.0
 """Seconds without an answer that no slow machine needs."""
 ADDRESS_SPACE = 1024
 """Megabytes."""
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 class Child:
@@ -83,7 +83,7 @@ class Child:
     def _start(self) -> None:
         threads = {f"{name}_NUM_THREADS": "1" for name in ("OPENBLAS", "OMP", "MKL")}
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "tests.hardening.child", *self.arguments],
+            [sys.executable, "-P", "-m", "tests.hardening.attack.child", *self.arguments],
             cwd=self.arguments[1],
             env={**os.environ, **threads, "PYTHONPATH": str(ROOT), "COLUMNS": "100"},
             stdin=subprocess.PIPE,
@@ -132,9 +132,9 @@ def _broken(why: str) -> dict[str, Any]:
 
 def serve(samples: Path, folder: Path, megabytes: int) -> None:
     from shared_spec import ResNetSpec
-    from tests.hardening import attempt
-    from tests.hardening.mutate import mutate
-    from tests.hardening.samples import FORMATS, Files, Sample, load_sample, write_files
+    from tests.hardening.attack import attempt
+    from tests.hardening.attack.mutate import mutate
+    from tests.hardening.attack.samples import FORMATS, Files, Sample, load_sample, write_files
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -195,7 +195,7 @@ def serve(samples: Path, folder: Path, megabytes: int) -> None:
 def _warm(samples: Path, folder: Path) -> None:
     """Run a command that succeeds and one that is refused, for what they import."""
     import resnet_parity.check.catalogue  # noqa: F401 the command line imports both when it is asked for them
-    from tests.hardening import attempt
+    from tests.hardening.attack import attempt
 
     source = samples / "0" / "a.safetensors"
     for wrong in ([], ["--to", "nothing"]):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tests.peers import fetched
-from tests.probes.linen import initialized, logits_of
+from tests.probes.libraries.linen import initialized, logits_of
 
 
 def model_of(name: str, options: dict[str, Any], block: dict[str, Any]) -> Any:

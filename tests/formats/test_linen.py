@@ -66,7 +66,7 @@ def in_example(pool: Pool, function: str, spec: ResNetSpec, **more: Any) -> list
     write_safetensors(paths["images"], Checkpoint(images))
     pool["flax"].call(
         "probe",
-        function=f"linen:{function}",
+        function=f"libraries.linen:{function}",
         options=options_of(spec),
         channels=spec.in_channels,
         **paths,

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from shared_spec.formats.write import write_checkpoint
-from tests.hardening.cases import (
+from tests.hardening.attack.cases import (
     OUR_CONFIG,
     RUN,
     Case,
@@ -33,8 +33,8 @@ from tests.hardening.cases import (
     unicode,
     valid,
 )
-from tests.hardening.mutate import zip_of
-from tests.hardening.samples import TINY, checkpoint
+from tests.hardening.attack.mutate import zip_of
+from tests.hardening.attack.samples import TINY, checkpoint
 
 REFUSED = "nothing is executed"
 OPCODE = "which no state dict needs"
@@ -213,7 +213,7 @@ def _lambda_config() -> str:
 
 
 def _user_block(folder: Path) -> str:
-    from tests.hardening.samples import FORMATS
+    from tests.hardening.attack.samples import FORMATS
 
     FORMATS[".weights.h5"].write(folder / "b.h5")
     target = h5py.File(folder / "a.weights.h5", "w", userblock_size=512)
