@@ -72,7 +72,7 @@ def assert_timed(report: BenchReport, sides: list[str]) -> None:
             assert row[key] >= 0
         assert row["peak_host_bytes"] > 10**7
         assert row["peak_device_bytes"] is None
-    for parity in data["parity"]:
+    for parity in report.parity:
         assert parity.holds
         assert parity.error <= parity.bound
         # A bound so wide that anything passes would prove nothing.
@@ -191,6 +191,6 @@ def test_a_missing_wait_is_noticed(pool: Pool) -> None:
 
     # Enough to do that nothing could do it while a call returns.
     report = run(pool, "torch", WIDE, wrap=hasty, batches=(16,), size=(192, 192))
-    assert report.parity[0]["holds"]
+    assert report.parity[0].holds
     assert "above the bound" in str(report.rows[0].refused)
     assert report.rows[0].images_per_second is None

@@ -185,6 +185,6 @@ def test_what_does_not_tell_its_net_is_refused(pool: Pool) -> None:
     message = refused(LazyArrays(short))
     assert "with 3 projections instead of 4, so it is unknown where its stages begin" in message
     stemless = {k: v for k, v in whole.entries.items() if "/layers_0/ConvBlock_0/Conv_0" not in k}
-    assert "a.msgpack: not a ResNet of jax-resnet (a kernel has not" in refused(
+    assert "a.msgpack: not a ResNet of jax-resnet (a kernel does not have" in refused(
         LazyArrays(stemless)
     )

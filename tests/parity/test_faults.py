@@ -157,7 +157,7 @@ def test_a_fault_in_the_network_is_caught(pool: Pool, fault: str) -> None:
 @pytest.mark.parametrize("where", ["layer2.1.bn2", "layer3.0.bn1"])
 def test_the_first_block_that_parts_is_named(pool: Pool, where: str) -> None:
     report = run(pool, SPEC, "flax", swap("running_mean", "running_var", where))
-    assert f"part at {where.rpartition('.')[0]} by" in report.problems[0]
+    assert f"differ at {where.rpartition('.')[0]} by" in report.problems[0]
 
 
 def test_a_nan_never_passes(pool: Pool) -> None:

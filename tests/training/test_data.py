@@ -723,7 +723,7 @@ def test_digits_are_those_of_the_examples() -> None:
         ({"format": "idx", "path": "x", "labels": "coarse"}, "labels: the format 'idx' has none"),
         ({"format": "folder", "path": "x", "image_size": 3}, "image_size: the format 'folder'"),
         ({"format": "folder", "path": "x", "per_pixel_mean": True}, "per_pixel_mean: the format"),
-        ({"format": "folder", "path": "x", "train_split": "val"}, "held_out_split: 'val' is what"),
+        ({"format": "folder", "path": "x", "train_split": "val"}, "held_out_split: 'val' is used"),
         ({"format": "digits", "channels": 2}, "channels: input should be 1 or 3"),
         ({"format": "digits", "pathh": "x"}, "pathh: there is no such field; did you mean 'path'"),
         ({"format": "digits", "class_names": ["a", "a"]}, "class_names: two classes"),

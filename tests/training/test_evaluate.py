@@ -496,7 +496,7 @@ def test_a_recipe_for_weights_without_a_record(pool: Pool, tmp_path: Path) -> No
         | {"learning_rate": 0.1, "batch_size": 8}
     )
     prepared = opened(file, recipe=recipe)
-    assert "that of the recipe is taken" in prepared.notes[0]
+    assert "the recipe's is used" in prepared.notes[0]
     assert prepared.views.preprocessing.crop == 1
     assert 0.2 < prepared.views.preprocessing.mean[0] < 0.4
 
