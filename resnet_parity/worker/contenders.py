@@ -16,8 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +31,7 @@ from resnet_parity.worker.reference_libraries import (
     torch_net,
     torchvision_models,
 )
+from resnet_parity.worker.session import Session, Side
 from shared_spec.formats.canonical_file import read_safetensors
 from shared_spec.formats.dialects.dialect import foreign_arrays
 from shared_spec.formats.dialects.linen import BLOCKS, LINEN
@@ -41,22 +41,7 @@ from shared_spec.plan.network import Plan
 from shared_spec.training.optimization import Optimization, optimization
 from shared_spec.weights.state import State
 
-if TYPE_CHECKING:
-    from resnet_parity.worker.session import Session
-
 RATE, MOMENTUM = 1e-3, 0.9
-
-
-@dataclass
-class Side:
-    """A net that is ready. `run` does so many passes and waits: it gives the logits of the last, or
-    the loss. `parameters` reads arrays by canonical name, in training alone.
-    """
-
-    run: Callable[[int], Any]
-    build: float
-    load: float
-    parameters: Callable[[Sequence[str]], State] = lambda names: {}
 
 
 def watched(p: Plan) -> list[str]:

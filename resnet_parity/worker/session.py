@@ -6,19 +6,31 @@ import importlib
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from resnet_parity.worker.contenders import Side
 from shared_spec.errors import FrameworkError
 from shared_spec.formats.canonical_file import read_safetensors
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.state import State, cast_weights, numpy_dtype
 
 Operation = Callable[..., Any]
+
+
+@dataclass
+class Side:
+    """A net that is ready. `run` does so many passes and waits: it gives the logits of the last, or
+    the loss. `parameters` reads arrays by canonical name, in training alone.
+    """
+
+    run: Callable[[int], Any]
+    build: float
+    load: float
+    parameters: Callable[[Sequence[str]], State] = lambda names: {}
 
 
 class Session:
