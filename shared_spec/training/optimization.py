@@ -62,8 +62,9 @@ class Declared(Document):
     refusal: ClassVar[type[ResNetError]] = RecipeError
 
     @model_serializer(mode="wrap")
-    def _tagged(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _tagged(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
         """With the name that tells records apart, even where defaults are left out."""
+        # No name of this module in the signature: pydantic 2.10 looks for it in a subclass's.
         data: dict[str, Any] = handler(self)
         name = getattr(self, "name", None)
         return data if name is None else {"name": name, **data}
