@@ -32,6 +32,8 @@ class Series:
     number: int
     points: Sequence[tuple[float, float, str]]
     """x, y, and the name that is shown where the pointer rests."""
+    joined: bool = True
+    """Whether a point follows from those before it; otherwise it is drawn by its mark alone."""
 
 
 @dataclass(frozen=True)
@@ -184,12 +186,14 @@ def line(axis: Any, xs: Sequence[float], ys: Sequence[float], label: str, number
     axis.plot(xs, ys, gid=kind, label=label, **dash)
 
 
-def marks(axis: Any, xs: Sequence[float], ys: Sequence[float], number: int) -> None:
-    """Those of a curve."""
+def marks(
+    axis: Any, xs: Sequence[float], ys: Sequence[float], number: int, label: str | None = None
+) -> None:
+    """The marks of a curve, or, with a label, of points that no curve joins."""
     style = number % len(MARKS)
     dot = {"marker": MARKS[style], "linestyle": "", "color": COLOURS[style], "markersize": 9}
     dot |= {"markeredgecolor": "white"}
-    axis.plot(xs, ys, gid=f"mark s{style}", clip_on=False, **dot)
+    axis.plot(xs, ys, gid=f"mark s{style}", clip_on=False, label=label, **dot)
 
 
 def fitted(text: str, width: float) -> str:
@@ -202,6 +206,9 @@ def _line(
     axis: Any, each: Series, across: Callable[[float], float], up: Callable[[float], float]
 ) -> None:
     xs, ys = [across(x) for x, _, _ in each.points], [up(y) for _, y, _ in each.points]
+    if not each.joined:
+        marks(axis, xs, ys, each.number, each.label)
+        return
     line(axis, xs, ys, each.label, each.number)
     if len(xs) <= _MANY:
         marks(axis, xs, ys, each.number)

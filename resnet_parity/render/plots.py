@@ -134,18 +134,19 @@ def picture(report: BenchReport, path: Path) -> None:
 def trace(report: TraceReport, path: Path) -> None:
     """Errors along depth, as each side computes and on the reference's input, with the bound."""
     rows = report.rows
-    curves = (("propagated", "as computed"), ("teacher_forced", "on the reference's input"))
+
+    def points(key: str, *blocks: bool) -> list[tuple[float, float, str]]:
+        found = [(i, getattr(row, key), row) for i, row in enumerate(rows)]
+        return [
+            (i, y, r.name) for i, y, r in found if y is not None and (r.kind == "block") in blocks
+        ]
+
+    # What a layer does on the reference's input follows from no other layer: no line joins them.
+    forced, where = "teacher_forced", "on the reference's input"
     series = [
-        Series(
-            label,
-            number,
-            [
-                (i, y, row.name)
-                for i, row in enumerate(rows)
-                if (y := getattr(row, key)) is not None
-            ],
-        )
-        for number, (key, label) in enumerate(curves)
+        Series("as computed", 0, points("propagated", False, True)),
+        Series(f"layers {where}", 1, points(forced, False), joined=False),
+        Series(f"blocks {where}", 2, points(forced, True), joined=False),
     ]
     plt = pyplot()
     figure, axis = plt.subplots(figsize=(max(8, min(len(rows) / 12, 20)), 4.5))

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from resnet_parity.bench.result import BenchReport
 from resnet_parity.check.result import CheckReport
+from resnet_parity.render import plots
 from resnet_parity.report import page
 from resnet_parity.report.collect import Net, harmless, record
 from resnet_parity.report.speed import labelled
@@ -568,3 +569,20 @@ def test_a_library_in_several_engines_is_told_apart_by_them() -> None:
         "KerasHub, keras:torch, plain, nhwc",
         "KerasHub, keras:torch, plain, nhwc, default",
     ]
+
+
+def test_a_trace_is_drawn_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every layer and block has its mark, and no line joins what follows from no other layer."""
+    report = record(real("trace_tiny"), TraceReport, "it")
+    drawn: list[Any] = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure))
+    plots.trace(report, Path("depth.png"))
+    (axis,) = drawn[0].axes
+    marks = {mark.get_label(): mark for mark in axis.get_lines() if mark.get_linestyle() == "None"}
+    blocks = [i for i, row in enumerate(report.rows) if row.kind == "block"]
+    layers = [i for i, row in enumerate(report.rows) if row.kind != "block"]
+    assert len(blocks) == 2
+    assert list(marks["blocks on the reference's input"].get_xdata()) == blocks
+    assert list(marks["layers on the reference's input"].get_xdata()) == layers
+    (joined,) = (curve for curve in axis.get_lines() if curve.get_label() == "as computed")
+    assert list(joined.get_xdata()) == list(range(len(report.rows)))
