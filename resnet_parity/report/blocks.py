@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from markupsafe import Markup
 
@@ -11,39 +11,44 @@ from resnet_parity.engines.registry import ENGINES
 from resnet_parity.render import svg
 
 
+class Block:
+    """What stands by itself in a section."""
+
+    @property
+    def tag(self) -> str:
+        """What the template knows it by."""
+        return type(self).__name__.lower()
+
+
 @dataclass(frozen=True)
-class Text:
+class Text(Block):
     """A paragraph."""
 
     text: str
-    tag: str = "text"
 
 
 @dataclass(frozen=True)
-class Heading:
+class Heading(Block):
     """Below that of a section."""
 
     text: str
-    tag: str = "heading"
 
 
 @dataclass(frozen=True)
-class Notice:
+class Notice(Block):
     """A sentence that must not be missed; `kind` is bad, warn or note, and `mark` says it too."""
 
     text: str
-    kind: str
-    mark: str
-    tag: str = "notice"
+    kind: str = "bad"
+    mark: str = "✗"
 
 
 @dataclass(frozen=True)
-class Missing:
+class Missing(Block):
     """What was not measured, and the command that would measure it."""
 
     text: str
-    command: str = ""
-    tag: str = "missing"
+    command: str
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(Block):
     """The first column heads the rows; the others hold figures, except for those in `words`."""
 
     caption: str
@@ -65,7 +70,6 @@ class Table:
     words: Sequence[int] = ()
     legend: Sequence[Cell] = ()
     kind: str = ""
-    tag: str = "table"
 
 
 @dataclass(frozen=True)
@@ -78,71 +82,46 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Pictures(Block):
     """Charts beside one another that share a legend."""
 
     pictures: Sequence[Picture]
     legend: Sequence[tuple[Markup, str]] = ()
     table: Table | None = None
     keys: Sequence[Cell] = ()
-    tag: str = "pictures"
 
 
 @dataclass(frozen=True)
-class Fact:
-    """A figure that stands out, with what it is."""
+class Facts(Block):
+    """Figures that stand out, each with what it is."""
 
-    value: str
-    what: str
-
-
-@dataclass(frozen=True)
-class Facts:
-    """Some of them in a row."""
-
-    facts: Sequence[Fact]
-    tag: str = "facts"
+    facts: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Commands:
+class Commands(Block):
     """Commands, one below the other, each with what it measures."""
 
     lines: Sequence[tuple[str, str]]
-    tag: str = "commands"
 
 
-Block = Text | Heading | Notice | Missing | Table | Pictures | Facts | Commands
-
-
-@dataclass(frozen=True)
-class Section:
-    """Blocks under a heading."""
-
-    title: str
-    blocks: Sequence[Block]
-    ident: str
-
-
-@dataclass
-class Styles:
+class Styles(dict[str, int]):
     """Which colour, dash and mark a side has: an engine the same in every report, and others the
     ones that are left, in the order in which they come.
     """
 
-    _others: dict[str, int] = field(default_factory=dict)
+    def __init__(self) -> None:
+        super().__init__({engine: i for i, engine in enumerate(ENGINES)})
 
-    def __getitem__(self, side: str) -> int:
-        if side in ENGINES:
-            return list(ENGINES).index(side)
-        return self._others.setdefault(side, len(ENGINES) + len(self._others))
-
-
-def problems(found: Sequence[str]) -> list[Block]:
-    """What does not hold, a notice each."""
-    return [Notice(text, "bad", "✗") for text in found]
+    def __missing__(self, side: str) -> int:
+        return self.setdefault(side, len(self))
 
 
 def legend(styles: Styles, sides: Sequence[str]) -> list[tuple[Markup, str]]:
     """A swatch for each side."""
     return [(svg.swatch(styles[side]), side) for side in sides]
+
+
+def over(text: str) -> Cell:
+    """A cell with what is over its bound."""
+    return Cell(f"✗ {text}", "over")

@@ -76,23 +76,13 @@ def collect(
     Raises:
         ResNetError: if a name or a file is not what it should be, or there is neither.
     """
-    nets = {name: Net(harmless(name), resolve(name)) for name in dict.fromkeys(names)}
-    _read(nets, files)
-    if not nets:
-        raise ResNetError("report: name a net, or give files with --check, --trace or --bench")
-    for name in dict.fromkeys(names):
-        _run(nets[name], name, settings, on_progress)
-    return list(nets.values())
-
-
-def _read(nets: dict[str, Net], files: Files) -> None:
-    known = {net.name: key for key, net in nets.items()}
+    named = [Net(harmless(name), resolve(name)) for name in dict.fromkeys(names)]
+    nets = {net.name: net for net in named}
 
     def of(name: str) -> Net:
-        key = known.setdefault(name, name)
         # A name from a file is looked up and never opened.
         entry = CATALOGUE.get(name)
-        return nets.setdefault(key, Net(name, None if entry is None else entry.spec))
+        return nets.setdefault(name, Net(name, None if entry is None else entry.spec))
 
     for path in files.checks:
         for check in read(path, CheckReport):
@@ -103,101 +93,96 @@ def _read(nets: dict[str, Net], files: Files) -> None:
     for path in files.benches:
         for bench in read(path, BenchReport):
             of(bench.name).benches.append(bench)
+    if not nets:
+        raise ResNetError("report: name a net, or give files with --check, --trace or --bench")
+    for net in named:
+        _run(net, settings, on_progress)
+    return list(nets.values())
 
 
-def _run(net: Net, name: str, settings: Settings, on_progress: Callable[[str], None]) -> None:
+def _run(net: Net, settings: Settings, on_progress: Callable[[str], None]) -> None:
     """What no file has about a net that was named."""
     assert net.spec is not None
     if not net.checks:
-        net.checks.append(_check(name, net.spec, settings, on_progress))
+        from resnet_parity.check.forward import check
+
+        checked = check(
+            net.spec,
+            settings.engines,
+            batch=_BATCH,
+            requested=settings.requested,
+            **_alike(net, settings, "check", on_progress),
+        )
+        net.checks.append(_told(checked, net, settings))
     if not net.traces:
-        _trace(net, name, settings, on_progress)
+        _trace(net, net.spec, settings, on_progress)
     if settings.speed and not net.benches:
-        net.benches.append(_bench(name, net.spec, settings, on_progress))
+        from resnet_parity.bench.measure import bench
+        from resnet_parity.bench.result import BenchRequest
+
+        request = BenchRequest(
+            net.name,
+            net.spec,
+            tuple(settings.engines),
+            modes=("infer", "train"),
+            device=settings.device,
+            requested=settings.requested,
+            command=commands.own_bench(net.name, settings.engines, settings.device),
+        )
+        timed = bench(
+            request, lambda text: on_progress(f"{net.name}: bench, {text}"), start=settings.start
+        )
+        net.benches.append(record(timed.to_dict(), BenchReport, net.name))
 
 
-def _check(
-    name: str, spec: ResNetSpec, settings: Settings, on_progress: Callable[[str], None]
-) -> CheckReport:
-    from resnet_parity.check.forward import check
-
-    found = check(
-        spec,
-        settings.engines,
-        name=name,
-        dtype=settings.dtype,
-        device=settings.device,
-        batch=_BATCH,
-        seed=_SEED,
-        requested=settings.requested,
-        start=settings.start,
-        on_progress=lambda text: on_progress(f"{name}: check, {text}"),
-    )
-    return _told(record(found.to_dict(), CheckReport, name), settings)
-
-
-def _trace(net: Net, name: str, settings: Settings, on_progress: Callable[[str], None]) -> None:
+def _trace(
+    net: Net, spec: ResNetSpec, settings: Settings, on_progress: Callable[[str], None]
+) -> None:
+    """Each engine against the first that is installed."""
     from resnet_parity.check.forward import default_sizes
     from resnet_parity.trace.compare import DTYPES, trace
     from shared_spec.weights.initialize import random_images
 
     if settings.dtype not in DTYPES:
         return
-    assert net.spec is not None
     here = [engine for engine in settings.engines if engine.missing() is None]
-    images = random_images((_BATCH, *default_sizes(net.spec)[0], net.spec.in_channels), _SEED)
+    images = random_images((_BATCH, *default_sizes(spec)[0], spec.in_channels), _SEED)
     for other in here[1:]:
+        alike = _alike(net, settings, "trace", on_progress)
         try:
-            found = trace(
-                net.spec,
-                here[0],
-                other,
-                images,
-                name=name,
-                dtype=settings.dtype,
-                device=settings.device,
-                seed=_SEED,
-                start=settings.start,
-                on_progress=lambda text: on_progress(f"{name}: trace, {text}"),
-            )
+            found = trace(spec, here[0], other, images, **alike)
         except ResNetError as error:
             net.refused.append(f"errors along depth of {other.name}: {error}")
-            continue
-        net.traces.append(_told(record(found.to_dict(), TraceReport, name), settings))
+        else:
+            net.traces.append(_told(found, net, settings))
+
+
+def _alike(
+    net: Net, settings: Settings, what: str, on_progress: Callable[[str], None]
+) -> dict[str, Any]:
+    """What a check and a trace are told alike."""
+    return {
+        "name": net.name,
+        "dtype": settings.dtype,
+        "device": settings.device,
+        "seed": _SEED,
+        "start": settings.start,
+        "on_progress": lambda text: on_progress(f"{net.name}: {what}, {text}"),
+    }
 
 
 Repeated = TypeVar("Repeated", CheckReport, TraceReport)
 
 
-def _told(found: Repeated, settings: Settings) -> Repeated:
-    """With the command that measures it again, where the record alone does not say everything."""
+def _told(found: Repeated, net: Net, settings: Settings) -> Repeated:
+    """As it would be read, with the command that measures it again, where the record alone does
+    not say everything.
+    """
+    found = record(found.to_dict(), type(found), net.name)
     if settings.device == "cpu":
         return found
     command = commands.check(found) if isinstance(found, CheckReport) else commands.trace(found)
     return replace(found, command=f"{command} --device {settings.device}")
-
-
-def _bench(
-    name: str, spec: ResNetSpec, settings: Settings, on_progress: Callable[[str], None]
-) -> BenchReport:
-    from resnet_parity.bench.measure import bench
-    from resnet_parity.bench.result import BenchRequest
-
-    request = BenchRequest(
-        name,
-        spec,
-        tuple(settings.engines),
-        modes=("infer", "train"),
-        device=settings.device,
-        requested=settings.requested,
-        command=commands.own_bench(name, settings.engines, settings.device),
-    )
-    found = bench(
-        request,
-        on_progress=lambda text: on_progress(f"{name}: bench, {text}"),
-        start=settings.start,
-    )
-    return record(found.to_dict(), BenchReport, name)
 
 
 def read(path: Path, kind: type[Kind]) -> list[Kind]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 from resnet_parity.bench.result import BenchReport
 from resnet_parity.check.result import CheckReport
@@ -20,10 +21,9 @@ def check(found: CheckReport) -> str:
     names = [ran.engine for ran in found.ran] + [*found.missing, *found.failed]
     sizes = [f"--image-size {h}x{w}" for _, h, w, *_ in _shaped(found.inputs)]
     batch = [f"--batch {shape[0]}" for shape in found.inputs[:1]]
-    options = [f"--dtype {shlex.quote(found.dtype)}", *sizes, *batch]
-    return " ".join(
-        [_PROGRAM, "check", named(found.model), "--engines", shlex.quote(",".join(names)), *options]
-    )
+    engines = f"--engines {shlex.quote(','.join(names))}"
+    dtype = f"--dtype {shlex.quote(found.dtype)}"
+    return " ".join([_PROGRAM, "check", named(found.model), engines, dtype, *sizes, *batch])
 
 
 def trace(found: TraceReport) -> str:
@@ -46,24 +46,15 @@ def bench(found: BenchReport) -> str:
     return found.command or missing_bench(found.name)
 
 
-def missing_check(name: str) -> str:
-    """What would measure parity."""
-    return f"{_PROGRAM} check {named(name)} --json > check.json"
+def _missing(command: str, options: str, name: str) -> str:
+    """What would measure what is missing of a net."""
+    return f"{_PROGRAM} {command} {named(name)}{options} --json > {command}.json"
 
 
-def missing_trace(name: str) -> str:
-    """What would measure errors along depth."""
-    return f"{_PROGRAM} trace {named(name)} --engines torch,flax --json > trace.json"
-
-
-def missing_bench(name: str) -> str:
-    """What would measure speed and memory."""
-    return f"{_PROGRAM} bench {named(name)} --json > bench.json"
-
-
-def missing_scaling(name: str) -> str:
-    """What would measure scaling besides."""
-    return f"{_PROGRAM} bench {named(name)} --scaling batch,depth,size --json > bench.json"
+missing_check = partial(_missing, "check", "")
+missing_trace = partial(_missing, "trace", " --engines torch,flax")
+missing_bench = partial(_missing, "bench", "")
+missing_scaling = partial(_missing, "bench", " --scaling batch,depth,size")
 
 
 def own_bench(name: str, engines: Sequence[Engine], device: str) -> str:

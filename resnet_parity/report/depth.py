@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
 
 from markupsafe import Markup
 
@@ -25,7 +26,7 @@ from resnet_parity.report.blocks import (
     Table,
     Text,
     legend,
-    problems,
+    over,
 )
 from resnet_parity.trace.result import TraceReport, TraceRow
 
@@ -35,9 +36,7 @@ Pick = Callable[[TraceRow], Figure]
 def blocks(name: str, traces: Sequence[TraceReport], styles: Styles, ident: str) -> list[Block]:
     """All traces of a net; those on one reference and in one dtype share their charts."""
     if not traces:
-        return [
-            Missing("Errors along depth were not measured.", commands.missing_trace(name)),
-        ]
+        return [Missing("Errors along depth were not measured.", commands.missing_trace(name))]
     groups: dict[tuple[object, ...], list[TraceReport]] = {}
     for trace in traces:
         places = tuple(row.name for row in outline(trace.rows))
@@ -63,7 +62,6 @@ def outline(rows: Sequence[TraceRow]) -> list[TraceRow]:
 
 def _group(traces: Sequence[TraceReport], styles: Styles, ident: str) -> list[Block]:
     first = traces[0]
-    others = [trace.other for trace in traces]
     given = number_format.shape(first.input)
     found: list[Block] = [
         Text(
@@ -73,54 +71,42 @@ def _group(traces: Sequence[TraceReport], styles: Styles, ident: str) -> list[Bl
         )
     ]
     for trace in traces:
-        found += problems(trace.problems)
+        found += map(Notice, trace.problems)
         found += [Notice(f"{trace.other}: {what}", "warn", "?") for what in trace.undecided]
         found += [Notice(f"{trace.other}: {note}", "note", "i") for note in trace.notes]
-    rows = outline(first.rows)
     kinds: list[tuple[str, str, Pick, Pick]] = [
         ("as computed", "a", lambda row: row.propagated, lambda row: row.propagated_bound),
         ("on the reference's input", "b", lambda row: row.teacher_forced, lambda row: row.bound),
     ]
     pictures = [
-        _picture(f"{ident}{letter}", traces, styles, what, (pick, bound))
+        _picture(f"{ident}{letter}", traces, styles, what, pick, bound)
         for what, letter, pick, bound in kinds
         if any(pick(row) is not None for trace in traces for row in outline(trace.rows))
     ]
     if pictures:
-        found.append(
-            Pictures(pictures, legend(styles, others), _table(traces, rows, "Errors along depth"))
-        )
-    for trace in traces:
-        found += _gradients(trace, styles, f"{ident}-g{traces.index(trace)}")
-        found += _inside(trace)
+        swatches = legend(styles, [trace.other for trace in traces])
+        found.append(Pictures(pictures, swatches, _table(traces)))
+    for i, trace in enumerate(traces):
+        found += _gradients(trace, styles, f"{ident}-g{i}") + _inside(trace)
     return found
 
 
 def _picture(
-    ident: str,
-    traces: Sequence[TraceReport],
-    styles: Styles,
-    what: str,
-    picks: tuple[Pick, Pick],
+    ident: str, traces: Sequence[TraceReport], styles: Styles, what: str, pick: Pick, limit: Pick
 ) -> Picture:
-    pick, limit = picks
     first = traces[0]
     rows = outline(first.rows)
     title = f"{first.model}: error of each block {what}, against {first.reference}"
-    lines, told = [], []
-    for trace in traces:
-        line = _series(trace.other, styles, outline(trace.rows), pick)
-        lines.append(line)
+    lines = [_series(trace.other, styles, outline(trace.rows), pick) for trace in traces]
+    told = [f"Logarithmic; {len(rows)} places from {rows[0].name} to {rows[-1].name}."]
+    for line in lines:
         if line.points:
             _, y, name = max(line.points, key=lambda p: math.inf if math.isnan(p[1]) else p[1])
-            told.append(f"{trace.other}: at most {number_format.error(y)}, at {name}.")
+            told.append(f"{line.label}: at most {number_format.error(y)}, at {name}.")
     # Bounds of float32 are measured anew in each trace, on the same net: the widest stands for all.
-    several = zip(*(outline(trace.rows) for trace in traces), strict=True)
-    bounds = [max(limit(row) or 0.0 for row in rows_) for rows_ in several]
-    text = (
-        f"Logarithmic; {len(rows)} places from {rows[0].name} to {rows[-1].name}. " if rows else ""
-    )
-    chart = Chart(ident, title, text + " ".join(told))
+    places = zip(*(outline(trace.rows) for trace in traces), strict=True)
+    bounds = [max(limit(row) or 0.0 for row in place) for place in places]
+    chart = Chart(ident, title, " ".join(told))
     return Picture(f"Error {what}", _drawn(chart, lines, bounds, _stages(rows)))
 
 
@@ -132,89 +118,72 @@ def _series(label: str, styles: Styles, rows: Sequence[TraceRow], pick: Pick) ->
 def _drawn(
     chart: Chart, lines: Sequence[Series], bounds: Sequence[float], groups: Sequence[Group]
 ) -> Markup:
-    titles = charts.titles(lines, number_format.error)
-
-    def draw(axis: Any) -> None:
-        charts.depth(axis, lines, bounds, groups)
-
-    return picture(chart, draw, titles, 260, (56, 14, 14, 36))
+    draw = partial(charts.depth, series=lines, bounds=bounds, groups=groups)
+    return picture(chart, draw, charts.titles(lines, number_format.error), 260, (56, 14, 14, 36))
 
 
 def _stages(rows: Sequence[TraceRow]) -> list[Group]:
     """Consecutive blocks of one stage; before the first one the stem, after the last the head."""
-    seen, labels = False, []
-    for row in rows:
-        block = row.kind == "block"
-        seen = seen or block
-        stage = row.name.rpartition(".")[0] or row.name
-        labels.append(stage if block else "head" if seen else "stem")
-    found: list[Group] = []
-    for i, label in enumerate(labels):
-        if found and found[-1].label == label:
-            found[-1] = Group(label, found[-1].first, i)
-        else:
-            found.append(Group(label, i, i))
+    first = next((i for i, row in enumerate(rows) if row.kind == "block"), len(rows))
+    labels = [
+        row.name.rpartition(".")[0] or row.name
+        if row.kind == "block"
+        else ("stem" if i < first else "head")
+        for i, row in enumerate(rows)
+    ]
+    found = []
+    for label, members in itertools.groupby(range(len(rows)), labels.__getitem__):
+        places = list(members)
+        found.append(Group(label, places[0], places[-1]))
     return found
 
 
-def _table(traces: Sequence[TraceReport], rows: Sequence[TraceRow], caption: str) -> Table:
-    columns = ["layer or block"]
-    several = [outline(trace.rows) for trace in traces]
-    for trace in traces:
-        columns += [trace.other, "forced"]
-    cells: list[list[str | Cell]] = []
-    for i, row in enumerate(rows):
-        line: list[str | Cell] = [row.name]
-        for members in several:
-            line += [
-                _marked(members[i].propagated, members[i].diverges),
-                _marked(members[i].teacher_forced, members[i].errs),
-            ]
-        cells.append(
-            [*line, number_format.bound(row.propagated_bound), number_format.bound(row.bound)]
-        )
-    columns += ["bound", "bound, forced"]
+def _table(traces: Sequence[TraceReport]) -> Table:
     first = traces[0]
+    cells: list[list[str | Cell]] = []
+    for rows in zip(*(outline(trace.rows) for trace in traces), strict=True):
+        errors = [cell for row in rows for cell in _errors(row)]
+        bounds = map(number_format.bound, (rows[0].propagated_bound, rows[0].bound))
+        cells.append([rows[0].name, *errors, *bounds])
+    others = [column for trace in traces for column in (trace.other, "forced")]
     return Table(
-        f"{first.model} in {first.dtype}: {caption.lower()} against {first.reference}; forced: on "
+        f"{first.model} in {first.dtype}: errors along depth against {first.reference}; forced: on "
         f"the reference's input",
-        columns,
+        ["layer or block", *others, "bound", "bound, forced"],
         cells,
     )
 
 
+def _errors(row: TraceRow) -> tuple[str | Cell, str | Cell]:
+    return _marked(row.propagated, row.diverges), _marked(row.teacher_forced, row.errs)
+
+
 def _marked(value: Figure, off: bool) -> str | Cell:
     text = number_format.ABSENT if value is None else number_format.error(value)
-    return Cell(f"✗ {text}", "over") if off else text
+    return over(text) if off else text
 
 
 def _inside(trace: TraceReport) -> list[Block]:
     """The layers that are off: the chart shows blocks alone."""
+
+    def why(row: TraceRow) -> str:
+        if not row.errs:
+            return "inherits"
+        own = row.name in trace.errs or row.kind != "block"
+        return "at fault" if own else "contains one at fault"
+
     off = [row for row in trace.rows if row.errs or row.diverges]
     shown = off[:40]
     if not off:
         return []
     rows = [
-        [
-            row.name,
-            row.kind,
-            _marked(row.propagated, row.diverges),
-            _marked(row.teacher_forced, row.errs),
-            number_format.bound(row.bound),
-            row.note or _why(row, trace.errs),
-        ]
+        [row.name, row.kind, *_errors(row), number_format.bound(row.bound), row.note or why(row)]
         for row in shown
     ]
     rest = f" (the first {len(shown)} of {len(off)})" if len(off) > len(shown) else ""
     caption = f"{trace.model}: layers and blocks of {trace.other} that are off{rest}"
     columns = ["name", "kind", "as computed", "forced", "bound", ""]
     return [Table(caption, columns, rows, words=(1, 5))]
-
-
-def _why(row: TraceRow, errs: Sequence[str]) -> str:
-    if not row.errs:
-        return "inherits"
-    return "at fault" if row.name in errs or row.kind != "block" else "contains one at fault"
 
 
 def _gradients(trace: TraceReport, styles: Styles, ident: str) -> list[Block]:
@@ -224,24 +193,13 @@ def _gradients(trace: TraceReport, styles: Styles, ident: str) -> list[Block]:
     line = _series(trace.other, styles, rows, lambda row: row.propagated)
     title = f"{trace.model}: error of each parameter's gradient, {trace.other}"
     text = f"From {rows[0].name}, where the backward pass begins, to {rows[-1].name}."
-    svg = _drawn(
-        Chart(ident, title, text),
-        [line],
-        [row.bound for row in rows],
-        [Group("in the order of the backward pass", 0, len(rows) - 1)],
-    )
+    group = Group("in the order of the backward pass", 0, len(rows) - 1)
+    svg = _drawn(Chart(ident, title, text), [line], [row.bound for row in rows], [group])
+    sides = f"{trace.other} against {trace.reference}"
     table = Table(
-        f"{trace.model} in {trace.dtype}: gradients of {trace.other} against {trace.reference}",
+        f"{trace.model} in {trace.dtype}: gradients of {sides}",
         ["parameter", "error", "bound", ""],
-        [
-            [
-                row.name,
-                _marked(row.propagated, row.diverges),
-                number_format.bound(row.bound),
-                row.note,
-            ]
-            for row in rows
-        ],
+        [[row.name, *_errors(row)[:1], number_format.bound(row.bound), row.note] for row in rows],
         words=(3,),
     )
     caption = f"Error of each parameter's gradient against {trace.reference}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 ABSENT = "–"
 
@@ -32,11 +32,7 @@ def count(value: float | None) -> str:
 
 def rate(value: float | None) -> str:
     """Images a second: three digits at least, none after the point from 100 on."""
-    if value is None or not math.isfinite(value):
-        return ABSENT
-    if value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    return ABSENT if value is None or not math.isfinite(value) else _digits(value)
 
 
 def percent(value: float | None) -> str:
@@ -73,11 +69,6 @@ def scaled(value: float | None, unit: str) -> str:
     return f"{value:g} {unit}".rstrip()
 
 
-def memory(value: float | None) -> str:
-    """Bytes, in powers of 1000."""
-    return scaled(value, "B")
-
-
 def memory_unit(values: Sequence[float]) -> tuple[float, str]:
     """One unit for several amounts of memory, in bytes, and its name."""
     return (1e9, "GB") if max(values, default=0) >= 1e9 else (1e6, "MB")
@@ -88,12 +79,16 @@ def shape(values: Sequence[object]) -> str:
     return " × ".join(map(str, values))
 
 
+def versions(found: Mapping[str, str]) -> str:
+    """`torch 2.13.0, jax 0.10.2`."""
+    return ", ".join(f"{module} {version}" for module, version in found.items())
+
+
 def plural(number: int, one: str, many: str = "") -> str:
     """`1 engine`, `5 engines`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def _digits(value: float) -> str:
-    if abs(value) >= 100:
-        return f"{value:.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    places = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
+    return f"{value:,.{places}f}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from resnet_parity.bench.result import BenchReport
 from resnet_parity.check.result import Ran
 from resnet_parity.report import commands, number_format, parity, speed
-from resnet_parity.report.blocks import Block, Commands, Fact, Facts, Notice, Table, Text
+from resnet_parity.report.blocks import Block, Commands, Facts, Notice, Table, Text
 from resnet_parity.report.collect import Net
 from resnet_parity.trace.result import EngineFacts
 from shared_spec.plan.compiler import compile_plan
@@ -34,49 +35,37 @@ def sentence(net: Net) -> str:
 
 def facts(net: Net) -> Facts:
     """The figures that stand out."""
-    found: list[Fact] = []
+    found: list[tuple[str, str]] = []
     for check in net.checks:
-        worst = parity.worst(check)
-        if worst is not None:
+        if (worst := parity.worst(check)) is not None:
             bound = number_format.bound(parity.pair_bound(check))
             what = f"largest difference of logits in {check.dtype}; the bound is {bound}"
-            found.append(Fact(number_format.error(worst.maximum), what))
+            found.append((number_format.error(worst.maximum), what))
     if net.checks:
         check = net.checks[0]
         named = {ran.engine for ran in check.ran} | {*check.missing, *check.failed}
-        found.append(Fact(f"{len(check.ran)} of {len(named)}", "engines ran"))
+        found.append((f"{len(check.ran)} of {len(named)}", "engines ran"))
     if net.spec is not None:
         plan = compile_plan(net.spec)
         side = (net.spec.image_size, net.spec.image_size)
         macs = sum(row.macs for row in stage_rows(plan, side))
-        found.append(Fact(number_format.count(plan.parameter_count()), "parameters"))
+        found.append((number_format.count(plan.parameter_count()), "parameters"))
         size = number_format.shape(side)
-        found.append(Fact(number_format.scaled(macs, "MAC"), f"for an image of {size} pixels"))
+        found.append((number_format.scaled(macs, "MAC"), f"for an image of {size} pixels"))
     elif net.checks:
-        found.append(Fact(number_format.count(net.checks[0].parameters), "parameters"))
-    for bench in net.benches:
-        best = speed.best(bench)
-        if best is not None:
-            key, label, row = best
-            share = (
-                f", {number_format.percent(row.share)} of the bound"
-                if row.share is not None
-                else ""
-            )
-            what = f"images a second: {label}. {speed.titled(key)}{share}"
-            found.append(Fact(number_format.rate(row.images_per_second), what))
+        found.append((number_format.count(net.checks[0].parameters), "parameters"))
+    for key, label, row in filter(None, map(speed.best, net.benches)):
+        share = "" if row.share is None else f", {number_format.percent(row.share)} of the bound"
+        what = f"images a second: {label}. {speed.titled(key)}{share}"
+        found.append((number_format.rate(row.images_per_second), what))
     return Facts(found)
 
 
 def network(net: Net) -> list[Block]:
     """Stages with their shapes, parameters and work."""
     if net.spec is None:
-        return [
-            Text(
-                f"{net.name} is not in the catalogue here, so its stages are unknown; name "
-                f"its spec file to see them."
-            )
-        ]
+        unknown = "is not in the catalogue here, so its stages are unknown"
+        return [Text(f"{net.name} {unknown}; name its spec file to see them.")]
     plan = compile_plan(net.spec)
     side = (net.spec.image_size, net.spec.image_size)
     rows = stage_rows(plan, side)
@@ -104,12 +93,12 @@ def precision(benches: Sequence[BenchReport]) -> list[Block]:
     """A warning where float32 products have reduced precision: how far engines differ, and why."""
     found: list[Block] = []
     for bench in benches:
-        settings = list(lowered(bench.environment))
+        settings = ", ".join(lowered(bench.environment))
         if not settings:
             continue
         told = [p for p in bench.parity if p.dtype in (None, "float32") and p.error is not None]
         text = (
-            f"{bench.name} was measured with {', '.join(settings)}: products of float32 are then "
+            f"{bench.name} was measured with {settings}: products of float32 are then "
             f"computed from factors rounded to 10 bits after the point (TF32) or 7 (bfloat16) "
             f"where float32 has 23, and each framework decides for itself where. Engines differ by "
             f"that rounding and not by what they compute."
@@ -148,39 +137,30 @@ def environment(nets: Sequence[Net]) -> list[Block]:
     rows: dict[tuple[str, ...], None] = {}
     for net in nets:
         for ran in _ran(net):
-            versions = ", ".join(f"{k} {v}" for k, v in ran.versions.items())
+            versions = number_format.versions(ran.versions)
             rows[ran.engine, versions, ran.device or number_format.ABSENT] = None
     found: list[Block] = []
     if rows:
-        found.append(
-            Table(
-                "Engines of checks and traces. In them TF32 is off and products have the highest "
-                "precision",
-                ["engine", "versions", "on"],
-                [list(row) for row in rows],
-                words=(1, 2),
-            )
+        caption = (
+            "Engines of checks and traces. In them TF32 is off and products have the highest "
+            "precision"
         )
-    for net in nets:
-        for bench in net.benches:
-            settings = [
-                [key.removesuffix("_bytes").replace("_", " "), _said(key, value)]
-                for key, value in _flat(bench.environment)
-            ]
-            if settings:
-                caption = f"Benchmark of {bench.name}"
-                found.append(Table(caption, ["setting", "value"], settings, words=(1,)))
+        found.append(Table(caption, ["engine", "versions", "on"], list(rows), words=(1, 2)))
+    for bench in itertools.chain.from_iterable(net.benches for net in nets):
+        settings = [
+            [key.removesuffix("_bytes").replace("_", " "), _said(key, value)]
+            for key, value in _flat(bench.environment)
+        ]
+        if settings:
+            caption = f"Benchmark of {bench.name}"
+            found.append(Table(caption, ["setting", "value"], settings, words=(1,)))
     return found or [Text("Nothing ran, so that there is nothing to say of where.")]
 
 
 def repeat(nets: Sequence[Net]) -> list[Block]:
     """The commands that measured what is shown, and the one that makes such a report."""
-    lines = [
-        (
-            "Everything, and this page",
-            commands.whole([n.name for n in nets], any(n.benches for n in nets)),
-        )
-    ]
+    page = commands.whole([net.name for net in nets], any(net.benches for net in nets))
+    lines = [("Everything, and this page", page)]
     for net in nets:
         lines += [(f"Parity of {net.name} in {c.dtype}", commands.check(c)) for c in net.checks]
         lines += [
@@ -214,11 +194,9 @@ def _parity(net: Net) -> str:
             )
         else:
             far = [d.maximum for d in check.against_float64.values()]
-            told.append(
-                f"in {check.dtype} logits are within "
-                f"{number_format.error(max(far, default=None))} of float64 "
-                f"(bound {number_format.bound(check.tolerance)})"
-            )
+            largest = number_format.error(max(far, default=None))
+            bound = number_format.bound(check.tolerance)
+            told.append(f"in {check.dtype} logits are within {largest} of float64 (bound {bound})")
     return "; ".join(told) or "parity was not measured"
 
 
@@ -229,8 +207,7 @@ def _traced(net: Net) -> str:
         return said[0].rstrip(".")
     errors = [
         (row.propagated, row.name)
-        for trace in net.traces
-        for row in trace.rows
+        for row in itertools.chain.from_iterable(trace.rows for trace in net.traces)
         if row.propagated is not None
     ]
     if not errors:
@@ -242,8 +219,7 @@ def _traced(net: Net) -> str:
 def _fastest(net: Net) -> str:
     told = []
     for bench in net.benches:
-        best = speed.best(bench)
-        if best is not None:
+        if (best := speed.best(bench)) is not None:
             key, label, row = best
             place = speed.titled(key)
             rate = number_format.rate(row.images_per_second)
@@ -273,7 +249,7 @@ def _said(key: str, value: Any) -> str:
     if value is None:
         return number_format.ABSENT
     if key.endswith("bytes") and isinstance(value, int | float):
-        return number_format.memory(value)
+        return number_format.scaled(value, "B")
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return str(value)

@@ -5,33 +5,21 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from resnet_parity.report import depth, overview, parity, scaling, speed
-from resnet_parity.report.blocks import Block, Facts, Notice, Section, Styles
+from resnet_parity.report.blocks import Block, Notice, Styles
 from resnet_parity.report.collect import Net, harmless
 from shared_spec.atomic_write import durable
 
 TEMPLATES = Path(__file__).parent / "templates"
 _NAMED = 3
 """Nets that a title names."""
-
-
-@dataclass(frozen=True)
-class NetSections:
-    """One net."""
-
-    name: str
-    ident: str
-    holds: bool | None
-    sentence: str
-    facts: Facts
-    sections: Sequence[Section]
 
 
 def render(nets: Sequence[Net], date: str | None = None) -> str:
@@ -88,30 +76,29 @@ def _environment() -> Environment:
     )
 
 
-def _section(net: Net, ident: str) -> NetSections:
-    styles = Styles()
-    refused: list[Block] = [Notice(f"Not measured: {text}", "warn", "!") for text in net.refused]
+def _section(net: Net, ident: str) -> dict[str, Any]:
+    """What the template shows of one net."""
+    styles, benches = Styles(), net.benches
+    refused = [Notice(f"Not measured: {text}", "warn", "!") for text in net.refused]
+    traced = depth.blocks(net.name, net.traces, styles, f"{ident}-depth")
     sections: list[tuple[str, Sequence[Block]]] = [
         ("Parity", parity.blocks(net.name, net.checks)),
-        (
-            "Error along depth",
-            [*refused, *depth.blocks(net.name, net.traces, styles, f"{ident}-depth")],
-        ),
+        ("Error along depth", [*refused, *traced]),
         ("Shapes and parameters", overview.network(net)),
-        ("Speed", speed.blocks(net.name, net.benches, f"{ident}-speed")),
-        ("Memory", speed.memory(net.name, net.benches, f"{ident}-memory")),
-        ("Start-up", speed.starting(net.benches)),
-        ("Scaling", scaling.blocks(net.name, net.benches, styles, f"{ident}-scaling")),
+        ("Speed", speed.blocks(net.name, benches, f"{ident}-speed")),
+        ("Memory", speed.memory(net.name, benches, f"{ident}-memory")),
+        ("Start-up", speed.starting(benches)),
+        ("Scaling", scaling.blocks(net.name, benches, styles, f"{ident}-scaling")),
     ]
-    return NetSections(
-        net.name,
-        ident,
-        overview.verdict(net),
-        overview.sentence(net),
-        overview.facts(net),
-        [
-            Section(title, blocks, f"{ident}-section-{i}")
+    return {
+        "name": net.name,
+        "ident": ident,
+        "holds": overview.verdict(net),
+        "sentence": overview.sentence(net),
+        "facts": overview.facts(net),
+        "sections": [
+            {"title": title, "blocks": blocks, "ident": f"{ident}-section-{i}"}
             for i, (title, blocks) in enumerate(sections)
             if blocks
         ],
-    )
+    }

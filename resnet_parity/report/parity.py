@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from resnet_parity.check.result import CheckReport
 from resnet_parity.numerics.difference import Difference
 from resnet_parity.report import commands, number_format
-from resnet_parity.report.blocks import Block, Cell, Heading, Missing, Notice, Table, Text, problems
+from resnet_parity.report.blocks import Block, Cell, Heading, Missing, Notice, Table, Text, over
 
 _LEVELS = (
     (0.0, "equal", "0: equal bit for bit"),
@@ -16,7 +16,6 @@ _LEVELS = (
     (0.1, "below", "under a tenth of the bound"),
     (1.0, "near", "under the bound"),
 )
-_OVER = Cell("✗ over the bound", "over")
 
 
 def blocks(name: str, checks: Sequence[CheckReport]) -> list[Block]:
@@ -32,7 +31,7 @@ def blocks(name: str, checks: Sequence[CheckReport]) -> list[Block]:
 
 def pair_bound(check: CheckReport) -> float:
     """Two engines that are each within the bound of float64 may differ by twice as much."""
-    return check.tolerance * (1 if check.dtype == "float64" else 2)
+    return check.tolerance * (1 if _float64(check) else 2)
 
 
 def worst(check: CheckReport) -> Difference | None:
@@ -43,17 +42,13 @@ def worst(check: CheckReport) -> Difference | None:
 
 def _check(check: CheckReport) -> list[Block]:
     sizes = ", ".join(number_format.shape(shape) for shape in check.inputs)
+    bound = f"; the bound is {number_format.bound(pair_bound(check))}" if _float64(check) else ""
     found: list[Block] = [
         Text(
             f"In {check.dtype}, on random images of {sizes} (images × height × width × channels). "
-            f"Figures are {check.rule}"
-            + (
-                f"; the bound is {number_format.bound(pair_bound(check))}."
-                if _float64(check)
-                else "."
-            )
+            f"Figures are {check.rule}{bound}."
         ),
-        *problems(check.problems),
+        *map(Notice, check.problems),
     ]
     if check.pairs:
         found += [_matrix(check), _pairs(check)]
@@ -87,26 +82,21 @@ def _matrix(check: CheckReport) -> Table:
         f"below it the block in which the two differ most",
         ["", *names],
         rows,
-        legend=[*legend, _OVER],
+        legend=[*legend, over("over the bound")],
         kind="matrix",
     )
 
 
 def _cell(value: float, bound: float) -> Cell:
     if not value <= bound:
-        return Cell(f"✗ {number_format.error(value)}", "over")
+        return over(number_format.error(value))
     kind = next(kind for share, kind, _ in _LEVELS if value <= share * bound)
     return Cell(number_format.error(value), kind)
 
 
 def _pairs(check: CheckReport) -> Table:
     rows = [
-        [
-            f"{pair.engines[0]} and {pair.engines[1]}",
-            *_told(pair.logits),
-            *_told(pair.blocks),
-            pair.worst_block,
-        ]
+        [" and ".join(pair.engines), *_told(pair.logits), *_told(pair.blocks), pair.worst_block]
         for pair in check.pairs
     ]
     told = ["largest", "mean", "99th percentile", "at index"]
@@ -122,13 +112,9 @@ def _told(d: Difference) -> list[str]:
 
 
 def _float64_table(check: CheckReport) -> Table:
+    bound = number_format.error(check.tolerance)
     rows: list[list[str | Cell]] = [
-        [
-            name,
-            _cell(d.maximum, check.tolerance),
-            *_told(d)[1:],
-            number_format.error(check.tolerance),
-        ]
+        [name, _cell(d.maximum, check.tolerance), *_told(d)[1:], bound]
         for name, d in check.against_float64.items()
     ]
     caption = f"{check.model} in {check.dtype}: distance of logits from the float64 result"
@@ -137,22 +123,14 @@ def _float64_table(check: CheckReport) -> Table:
 
 
 def _engines(check: CheckReport) -> Table:
-    rows: list[list[str | Cell]] = [
-        [
-            ran.engine,
-            Cell(
-                number_format.count(ran.parameters)
-                + ("" if ran.parameters == check.parameters else " ✗ not the plan's"),
-                "" if ran.parameters == check.parameters else "over",
-            ),
-            number_format.seconds(ran.seconds),
-            ", ".join(f"{k} {v}" for k, v in ran.versions.items()),
-            ran.device or number_format.ABSENT,
-        ]
-        for ran in check.ran
-    ]
-    caption = f"{check.model} in {check.dtype}: what ran; the plan has " + number_format.plural(
-        check.parameters, "parameter"
-    )
+    rows: list[list[str | Cell]] = []
+    for ran in check.ran:
+        count: str | Cell = number_format.count(ran.parameters)
+        if ran.parameters != check.parameters:
+            count = Cell(f"{count} ✗ not the plan's", "over")
+        ran_on = [number_format.versions(ran.versions), ran.device or number_format.ABSENT]
+        rows.append([ran.engine, count, number_format.seconds(ran.seconds), *ran_on])
+    planned = number_format.plural(check.parameters, "parameter")
+    caption = f"{check.model} in {check.dtype}: what ran; the plan has {planned}"
     columns = ["engine", "parameters", "time", "versions", "on"]
     return Table(caption, columns, rows, words=(3, 4))

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-
-from markupsafe import Markup
+from functools import partial
 
 from resnet_parity.bench.result import BenchReport, Scaled
-from resnet_parity.numerics.record import Figure
 from resnet_parity.render.charts import Series, curve, titles
 from resnet_parity.render.svg import Chart, picture
 from resnet_parity.report import commands, number_format
@@ -23,11 +21,7 @@ from resnet_parity.report.blocks import (
 )
 from resnet_parity.report.speed import MODES
 
-_OVER = {
-    "batch": "images in a batch",
-    "depth": "layers",
-    "size": "height and width in pixels",
-}
+_OVER = {"batch": "images in a batch", "depth": "layers", "size": "height and width in pixels"}
 
 
 def blocks(name: str, benches: Sequence[BenchReport], styles: Styles, ident: str) -> list[Block]:
@@ -44,19 +38,16 @@ def blocks(name: str, benches: Sequence[BenchReport], styles: Styles, ident: str
     for i, ((over, mode, dtype), members) in enumerate(groups.items(), 1):
         told = [text for text in (MODES.get(mode, mode).lower(), dtype) if text]
         table: Table | None = _table(", ".join([f"{name} over {over}", *told]), over, members)
-        kinds: list[tuple[str, str, Callable[[Scaled], Figure], Callable[[float], str]]] = [
-            ("images a second", "a", lambda point: point.images_per_second, number_format.rate),
-            (
-                "seconds of the first call",
-                "b",
-                lambda point: point.first_call,
-                number_format.seconds,
-            ),
+        kinds = [
+            ("images a second", "a", "images_per_second", number_format.rate),
+            ("seconds of the first call", "b", "first_call", number_format.seconds),
         ]
-        for unit, letter, pick, figure in kinds:
-            chart = Chart(f"{ident}-{i}{letter}", f"{name}: {unit} over {over}", "")
-            svg = _curve(chart, members, pick, figure, styles, over)
-            if svg is not None:
+        for unit, letter, key, figure in kinds:
+            lines, text = _lines(members, key, figure, styles)
+            if any(len(line.points) > 1 for line in lines):
+                chart = Chart(f"{ident}-{i}{letter}", f"{name}: {unit} over {over}", text)
+                draw = partial(curve, series=lines, over=_OVER.get(over, over))
+                svg = picture(chart, draw, titles(lines, figure))
                 caption = ", ".join([f"{unit[0].upper()}{unit[1:]} over {over}", *told])
                 pictures.append(Picture(caption, svg, table))
                 table = None
@@ -64,9 +55,7 @@ def blocks(name: str, benches: Sequence[BenchReport], styles: Styles, ident: str
         tables += [table] if table is not None else []
     sides = list(dict.fromkeys(point.side for point in points))
     found: list[Block] = [
-        Notice(
-            f"{point.side} over {point.over}, {point.label}: refused. {point.refused}", "bad", "✗"
-        )
+        Notice(f"{point.side} over {point.over}, {point.label}: refused. {point.refused}")
         for point in points
         if point.refused
     ]
@@ -74,32 +63,24 @@ def blocks(name: str, benches: Sequence[BenchReport], styles: Styles, ident: str
     return [*found, *tables]
 
 
-def _curve(
-    chart: Chart,
-    points: Sequence[Scaled],
-    pick: Callable[[Scaled], Figure],
-    figure: Callable[[float], str],
-    styles: Styles,
-    over: str,
-) -> Markup | None:
+def _lines(
+    points: Sequence[Scaled], key: str, figure: Callable[[float], str], styles: Styles
+) -> tuple[list[Series], str]:
+    """A line for each side that has such figures, and in words where they begin and end."""
     lines, told = [], []
     for side in dict.fromkeys(point.side for point in points):
         known = sorted(
             (point.x, y, point.label)
             for point in points
             if point.side == side and not point.refused
-            if (y := pick(point)) is not None and 1e-30 < y < 1e30
+            if (y := getattr(point, key)) is not None and 1e-30 < y < 1e30
         )
         if known:
             named = [(x, y, label or f"{x:,.6g}") for x, y, label in known]
             lines.append(Series(side, styles[side], named))
             (a, first, _), (b, last, _) = known[0], known[-1]
             told.append(f"{side}: {figure(first)} at {a:,.6g}, {figure(last)} at {b:,.6g}.")
-    if not any(len(line.points) > 1 for line in lines):
-        return None
-    chart = Chart(chart.ident, chart.title, " ".join(told))
-    unit = _OVER.get(over, over)
-    return picture(chart, lambda axis: curve(axis, lines, unit), titles(lines, figure))
+    return lines, " ".join(told)
 
 
 def _table(caption: str, over: str, points: Sequence[Scaled]) -> Table:

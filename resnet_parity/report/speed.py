@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
-from resnet_parity.bench.result import BenchReport, Parity, Timed
+from resnet_parity.bench.result import BenchReport, Timed
 from resnet_parity.render.charts import Bar, bars
 from resnet_parity.render.svg import Chart, picture
 from resnet_parity.report import commands, number_format
@@ -19,7 +19,7 @@ from resnet_parity.report.blocks import (
     Pictures,
     Table,
     Text,
-    problems,
+    over,
 )
 
 MODES = {"infer": "Inference", "train": "Training"}
@@ -59,14 +59,13 @@ def starting(benches: Sequence[BenchReport]) -> list[Block]:
     for bench in benches:
         rows: list[list[str]] = []
         first: dict[tuple[str, str], list[str]] = {}
-        for members in groups(bench).values():
-            for label, row in labelled(members):
-                times = (row.imported, row.build, row.load, row.first_call)
-                if any(time is not None for time in times):
-                    mode = MODES.get(row.mode, row.mode)
-                    cells = [label, mode, number_format.count(row.batch), row.dtype]
-                    rows.append([*cells, *map(number_format.seconds, times)])
-                    first.setdefault((label, mode), rows[-1])
+        for _, label, row in _all(bench):
+            times = (row.imported, row.build, row.load, row.first_call)
+            if any(time is not None for time in times):
+                mode = MODES.get(row.mode, row.mode)
+                cells = [label, mode, number_format.count(row.batch), row.dtype]
+                rows.append([*cells, *map(number_format.seconds, times)])
+                first.setdefault((label, mode), rows[-1])
         caption = f"{bench.name}: what comes before the steady state, compiling included"
         if rows:
             found.append(Table(caption, columns, list(first.values()), words=(1, 3)))
@@ -107,29 +106,27 @@ def titled(key: Key) -> str:
 
 def best(bench: BenchReport) -> tuple[Key, str, Timed] | None:
     """The fastest row of ours in inference, or in what else there is."""
-    rows = [
-        (key, label, row)
-        for key, members in groups(bench).items()
-        for label, row in labelled(members)
-        if row.images_per_second is not None and row.refused is None and not row.peer
-    ]
-    inference = [found for found in rows if found[2].mode == "infer"]
-    return max(inference or rows, key=lambda found: found[2].images_per_second or 0, default=None)
+    ours = [each for each in _all(bench) if each[2].refused is None and not each[2].peer]
+    rows = [each for each in ours if each[2].images_per_second is not None]
+    inference = [each for each in rows if each[2].mode == "infer"]
+    return max(inference or rows, key=lambda each: each[2].images_per_second or 0, default=None)
+
+
+def _all(bench: BenchReport) -> list[tuple[Key, str, Timed]]:
+    """Every row with its group and its label there."""
+    found = groups(bench).items()
+    return [(key, label, row) for key, rows in found for label, row in labelled(rows)]
 
 
 def _bench(bench: BenchReport, ident: str) -> list[Block]:
     found: list[Block] = []
     if bench.bounds:
-        told = [
-            f"{number_format.scaled(bound.flops_per_second, 'FLOP/s')} in {bound.dtype}"
-            + (f" (the best of several kernels: {bound.kernel})" if bound.kernel else "")
-            + (
-                f" and {number_format.scaled(bound.bytes_per_second, 'B/s')}"
-                if bound.bytes_per_second
-                else ""
-            )
-            for bound in bench.bounds
-        ]
+        told = []
+        for bound in bench.bounds:
+            text = f"{number_format.scaled(bound.flops_per_second, 'FLOP/s')} in {bound.dtype}"
+            text += f" (the best of several kernels: {bound.kernel})" if bound.kernel else ""
+            memory = number_format.scaled(bound.bytes_per_second, "B/s")
+            told.append(f"{text} and {memory}" if bound.bytes_per_second else text)
         found.append(
             Text(
                 f"The bound is what this device can do at most for this net, layer by layer, at "
@@ -139,18 +136,19 @@ def _bench(bench: BenchReport, ident: str) -> list[Block]:
         )
     refused = {row.refused for row in bench.rows if row.refused}
     # A problem that is a row's refusal is reported with the row.
-    found += problems([text for text in bench.problems if not any(r in text for r in refused)])
+    found += [Notice(text) for text in bench.problems if not any(r in text for r in refused)]
     found += [
-        Notice(f"{label}, {titled(key)}: refused. {row.refused}", "bad", "✗")
-        for key, members in groups(bench).items()
-        for label, row in labelled(members)
+        Notice(f"{label}, {titled(key)}: refused. {row.refused}")
+        for key, label, row in _all(bench)
         if row.refused
     ]
     pictures = [
         _speed(bench, key, rows, f"{ident}-{i}")
         for i, (key, rows) in enumerate(groups(bench).items(), 1)
     ]
-    found.append(Pictures(pictures, keys=_keys(bench)))
+    whiskers = Cell(bench.spread or "from the low to the high figure", "whiskers")
+    limit = Cell("the bound; an arrow if it lies beyond the axis", "bound-key")
+    found.append(Pictures(pictures, keys=[*_sides(bench), whiskers, limit]))
     found += _ratios(bench)
     notes = {f"{row.side}: {row.note}": None for row in bench.rows if row.note}
     found += [Notice(text, "note", "i") for text in (*bench.notes, *notes)]
@@ -159,24 +157,19 @@ def _bench(bench: BenchReport, ident: str) -> list[Block]:
     return found
 
 
-def _keys(bench: BenchReport) -> list[Cell]:
-    whiskers = Cell(bench.spread or "from the low to the high figure", "whiskers")
-    return [
-        *_sides(bench),
-        whiskers,
-        Cell("the bound; an arrow if it lies beyond the axis", "bound-key"),
-    ]
-
-
 def _sides(bench: BenchReport) -> list[Cell]:
     peers = [Cell("a peer's", "bar-peer")] * any(row.peer for row in bench.rows)
     return [Cell("this package's", "bar-ours"), *peers]
 
 
+def _named(label: str, row: Timed) -> str:
+    return f"{label} (peer)" if row.peer else label
+
+
 def _speed(bench: BenchReport, key: Key, rows: Sequence[Timed], ident: str) -> Picture:
     found, told = [], []
     for label, row in labelled(rows):
-        name = f"{label} (peer)" if row.peer else label
+        name = _named(label, row)
         note = " · ".join(_notes(row))
         bound = _finite(row.bound_images_per_second)
         value = None if row.refused else _finite(row.images_per_second)
@@ -211,29 +204,24 @@ def _finite(value: float | None) -> float | None:
 
 
 def _table(bench: BenchReport, key: Key, rows: Sequence[Timed]) -> Table:
-    cells: list[list[str | Cell]] = []
+    cells = []
     for label, row in labelled(rows):
-        speed = "refused" if row.refused else number_format.rate(row.images_per_second)
-        spread = (
-            number_format.ABSENT
-            if row.refused or row.spread is None
-            else " to ".join(map(number_format.rate, row.spread))
-        )
+        spread = "" if row.refused else " to ".join(map(number_format.rate, row.spread or ()))
+        peaks = (row.peak_host_bytes, row.peak_device_bytes)
+        settings = (spread, row.form, row.layout, row.compile)
+        spread, *told = (text or number_format.ABSENT for text in settings)
+        ratio = number_format.ratio(row.ratio)
         cells.append(
             [
-                f"{label} (peer)" if row.peer else label,
-                speed,
+                _named(label, row),
+                "refused" if row.refused else number_format.rate(row.images_per_second),
                 spread,
                 number_format.rate(row.bound_images_per_second),
                 number_format.percent(row.share),
-                number_format.ratio(row.ratio)
-                + (f" of {row.against}" if row.ratio is not None else ""),
+                ratio if row.ratio is None else f"{ratio} of {row.against}",
                 number_format.milliseconds(None if row.seconds is None else row.seconds.median),
-                number_format.memory(row.peak_host_bytes),
-                number_format.memory(row.peak_device_bytes),
-                row.form or number_format.ABSENT,
-                row.layout or number_format.ABSENT,
-                row.compile or number_format.ABSENT,
+                *(number_format.scaled(peak, "B") for peak in peaks),
+                *told,
             ]
         )
     columns = ["side", "images/s", "low to high", "bound", "share", "ratio", "a batch"]
@@ -242,15 +230,14 @@ def _table(bench: BenchReport, key: Key, rows: Sequence[Timed]) -> Table:
 
 
 def _memory(bench: BenchReport, key: Key, rows: Sequence[Timed], ident: str) -> Iterable[Picture]:
-    known = [("host", "peak_host_bytes"), ("device", "peak_device_bytes")]
-    for where, field in known:
-        values = [(label, row, _finite(getattr(row, field))) for label, row in labelled(rows)]
-        one, unit = number_format.memory_unit([v for *_, v in values if v is not None])
-        found = []
-        for label, row, value in values:
-            if value is not None:
-                name = f"{label} (peer)" if row.peer else label
-                found.append(Bar(name, value, f"{value / one:,.3g} {unit}", peer=row.peer))
+    for where in ("host", "device"):
+        peaks = [(_finite(getattr(row, f"peak_{where}_bytes")), row) for row in rows]
+        one, unit = number_format.memory_unit([peak for peak, _ in peaks if peak is not None])
+        found = [
+            Bar(_named(label, row), peak, f"{peak / one:,.3g} {unit}", peer=row.peer)
+            for (peak, row), (label, _) in zip(peaks, labelled(rows), strict=True)
+            if peak is not None
+        ]
         if found:
             title = f"{bench.name}: peak memory of the {where}. {titled(key)}"
             text = " ".join(f"{bar.label}: {bar.note}." for bar in found)
@@ -262,53 +249,35 @@ def _memory(bench: BenchReport, key: Key, rows: Sequence[Timed], ident: str) -> 
 def _ratios(bench: BenchReport) -> list[Block]:
     """Speed over the peer's, a row for each group, a column for each side."""
     cells: dict[Key, dict[str, Cell]] = {}
-    order = [label for members in groups(bench).values() for label, _ in labelled(members)]
-    for key, members in groups(bench).items():
-        for label, row in labelled(members):
-            if row.ratio is None or row.refused:
-                continue
+    for key, label, row in _all(bench):
+        if row.ratio is not None and not row.refused:
+            mark, kind = ("▲", "up") if row.ratio >= 1 else ("▼", "down")
             against = f" {row.against}" if row.against else ""
-            faster = row.ratio >= 1
-            mark = "▲" if faster else "▼"
-            cell = Cell(
-                f"{mark} {number_format.ratio(row.ratio)}", "up" if faster else "down", against
-            )
+            cell = Cell(f"{mark} {number_format.ratio(row.ratio)}", kind, against)
             cells.setdefault(key, {})[label] = cell
     if not cells:
         return []
-    sides = [s for s in dict.fromkeys(order) if any(s in found for found in cells.values())]
+    order = dict.fromkeys(label for _, label, _ in _all(bench))
+    sides = [side for side in order if any(side in found for found in cells.values())]
     rows = [
         [titled(key), *[found.get(side, number_format.ABSENT) for side in sides]]
         for key, found in cells.items()
     ]
-    caption = (
-        f"{bench.name}: how many times as fast as the peer in the same mode (▲ faster, ▼ slower)"
-    )
-    return [Table(caption, ["", *sides], rows)]
-
-
-def _setting(each: Parity) -> Iterable[str]:
-    yield MODES.get(each.mode or "", each.mode or number_format.ABSENT)
-    if each.dtype:
-        yield f"in {each.dtype}"
+    what = "how many times as fast as the peer in the same mode (▲ faster, ▼ slower)"
+    return [Table(f"{bench.name}: {what}", ["", *sides], rows)]
 
 
 def _parity(bench: BenchReport) -> list[Block]:
     if not bench.parity:
         return []
-    rows: list[list[str | Cell]] = [
-        [
-            each.side,
-            " ".join(_setting(each)),
-            each.reference,
-            number_format.error(each.error)
-            if each.holds
-            else Cell(f"✗ {number_format.error(each.error)}", "over"),
-            number_format.bound(each.bound),
-            "✓ holds" if each.holds else "✗ computes something else",
-        ]
-        for each in bench.parity
-    ]
+    rows: list[list[str | Cell]] = []
+    for each in bench.parity:
+        mode = MODES.get(each.mode or "", each.mode or number_format.ABSENT)
+        where = f"{mode} in {each.dtype}" if each.dtype else mode
+        error = number_format.error(each.error)
+        verdict = "✓ holds" if each.holds else "✗ computes something else"
+        figures = [error if each.holds else over(error), number_format.bound(each.bound)]
+        rows.append([each.side, where, each.reference, *figures, verdict])
     caption = f"{bench.name}: each contender was compared with a reference before it was timed"
     return [
         Table(caption, ["side", "in", "reference", "error", "bound", ""], rows, words=(1, 2, 5))
