@@ -289,7 +289,6 @@ def draw(runs: Sequence[Run], settings: Settings, path: Path) -> None:
         fontsize=11,
     )
     figure.align_ylabels()
-    figure.tight_layout()
     save(figure, path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import signal
 import sys
@@ -53,20 +54,15 @@ def main() -> None:
         sys.exit(130)
 
 
-def _installed_version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def _print_versions(wanted: bool) -> None:
     if not wanted:
         return
     for name in ("resnet-parity", "torch", "keras", "tensorflow", "jax", "flax"):
+        release = "is not installed"
         # TensorFlow's build without GPUs is a package of its own.
-        releases = [_installed_version(package) for package in (name, f"{name}-cpu")]
-        release = next(filter(None, releases), "is not installed")
+        for package in (f"{name}-cpu", name):
+            with contextlib.suppress(PackageNotFoundError):
+                release = version(package)
         out.print(f"{name} {release}", highlight=False)
     raise typer.Exit
 

@@ -17,15 +17,9 @@ from resnet_parity.cli.options import (
     WeightsOption,
     conclude,
     parse_size,
-    print_result,
     require_file,
 )
-from resnet_parity.engines.registry import (
-    Engine,
-    parse_device,
-    parse_engines,
-    parse_precision,
-)
+from resnet_parity.engines.registry import Engine, parse_device, parse_engines, parse_precision
 from resnet_parity.render import plots, tables
 from resnet_parity.render.console import err
 from resnet_parity.render.progress import SweepProgress, progress
@@ -97,17 +91,19 @@ def check(
     run: dict[str, Any] = {"dtype": dtype, "batch": batch, "seed": seed}
     run |= {"device": parse_device(device), "requested": engines is not None}
     sizes = [parse_size("image-size", text) for text in image_size] if image_size else None
+    chosen = parse_engines(engines)
     if everything:
         if weights is not None:
             raise ResNetError("--weights: the weights of --all are random")
         entries = catalogue_entries(model or "*", family or [])
-        _catalogue(entries, parse_engines(engines), sizes, run, (results, report), as_json)
+        _catalogue(entries, chosen, sizes, run, (results, report), as_json)
         return
     if model is None or family or report is not None:
         option = "MODEL: name one, or" if model is None else "--family and --report: only with"
         raise ResNetError(f"{option} --all")
     if not training and (plot is not None or recipe is not None):
         raise ResNetError("--plot and --recipe: only with --training")
+    from resnet_parity.check.forward import check as run_check
     from resnet_parity.convert.read import read_for
 
     spec = resolve(model)
@@ -115,23 +111,15 @@ def check(
     run |= {"name": model, "weights": None if given is None else dict(given.state)}
     if training:
         run |= {"batch": max(batch, 2), "steps": steps}
-        _training(spec, parse_engines(engines), sizes, run, (recipe, plot), as_json)
-    else:
-        run |= {"precision": parse_precision(precision)}
-        _forward(spec, parse_engines(engines), sizes, run, as_json)
+        _training(spec, chosen, sizes, run, (recipe, plot), as_json)
+        return
+    run |= {"precision": parse_precision(precision)}
+    with progress(err) as advance:
+        found = run_check(spec, chosen, sizes=sizes, on_progress=advance, **run)
+    conclude(found, as_json, tables.parity)
 
 
 Sizes = list[tuple[int, int]] | None
-
-
-def _forward(
-    spec: ResNetSpec, engines: Sequence[Engine], sizes: Sizes, run: dict[str, Any], as_json: bool
-) -> None:
-    from resnet_parity.check.forward import check as run_check
-
-    with progress(err) as advance:
-        found = run_check(spec, engines, sizes=sizes, on_progress=advance, **run)
-    conclude(found, as_json, tables.parity)
 
 
 def _training(
@@ -183,7 +171,4 @@ def _catalogue(
     if report is not None:
         with durable(report) as draft:
             draft.write_text(markdown(records))
-    data = summary(records)
-    print_result(data, as_json, tables.sweep)
-    if not data["holds"]:
-        raise typer.Exit(1)
+    conclude(summary(records), as_json, tables.sweep)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from resnet_parity.cli.options import DeviceOption, JsonOption, LabelsOption, print_result
+from resnet_parity.cli.options import DeviceOption, JsonOption, LabelsOption, conclude, print_result
 from resnet_parity.engines.registry import parse_device, parse_engines
 from resnet_parity.render import tables
 from resnet_parity.render.console import err
@@ -101,14 +101,11 @@ def verify(
     chosen = None if engines is None else parse_engines(engines)
     with progress(err) as advance:
         certificate, checks = run_verify(target, chosen, parse_device(device), dtypes, advance)
-    holds = all(found.holds for found in checks)
     data = {
         "target": str(target),
-        "holds": holds,
+        "holds": all(found.holds for found in checks),
         "source": certificate.source,
         "reference": certificate.reference_engine,
         "checks": [asdict(found) for found in checks],
     }
-    print_result(data, as_json, tables.verified)
-    if not holds:
-        raise typer.Exit(1)
+    conclude(data, as_json, tables.verified)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from resnet_parity.cli.options import DeviceOption, JsonOption, LabelsOption, print_result
+from resnet_parity.cli.options import DeviceOption, JsonOption, LabelsOption, conclude
 from resnet_parity.engines.registry import ENGINES, Engine, parse_device, parse_engines
 from resnet_parity.render import tables
 from resnet_parity.render.console import err
@@ -98,9 +98,7 @@ def evaluate(
             on_progress=display.on_progress,
             advance=display.advance,
         )
-    print_result(report.to_dict(), as_json, tables.evaluated)
-    if not report.holds:
-        raise typer.Exit(1)
+    conclude(report.to_dict(), as_json, tables.evaluated)
 
 
 def _installed(text: str | None) -> list[Engine]:

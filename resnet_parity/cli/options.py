@@ -45,10 +45,11 @@ def print_result(data: Any, as_json: bool, table: Any) -> None:
 
 
 def conclude(result: Any, as_json: bool, table: Any, code: int = 1) -> None:
-    """Print what was measured, with the command; exit with `code` if it does not hold."""
-    result.command = command_line()
+    """Print what was found, a record with the command; exit with `code` if it does not hold."""
+    if isinstance(result, JsonRecord):
+        result.command = command_line()  # type: ignore[attr-defined]
     print_result(result, as_json, table)
-    if not result.holds:
+    if not (result["holds"] if isinstance(result, dict) else result.holds):
         raise typer.Exit(code)
 
 

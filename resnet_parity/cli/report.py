@@ -13,7 +13,7 @@ from resnet_parity.cli.options import (
     DeviceOption,
     EnginesOption,
     JsonOption,
-    print_result,
+    conclude,
     require_file,
 )
 from resnet_parity.engines.registry import parse_device, parse_engines
@@ -80,9 +80,7 @@ def report(
         for net in nets
     ]
     holds = not any(net["holds"] is False for net in told)
-    print_result({"report": str(output), "holds": holds, "nets": told}, as_json, table)
-    if not holds:
-        raise typer.Exit(1)
+    conclude({"report": str(output), "holds": holds, "nets": told}, as_json, table)
 
 
 def table(console: Console, data: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from resnet_parity.bench.result import BenchReport, Parity, Scaled, Timed
-from resnet_parity.render.text import grid, plain, say, say_plain
+from resnet_parity.render.text import grid, pairs, plain, say, say_plain
 
 
 def table(console: Console, report: BenchReport) -> None:
@@ -22,13 +22,13 @@ def table(console: Console, report: BenchReport) -> None:
             f"{rates.dtype}: at best {(rates.flops_per_second or 0) / 1e9:,.0f} GFLOP/s "
             f"({rates.kernel}), memory {(rates.bytes_per_second or 0) / 1e9:,.0f} GB/s",
         )
-    keys = ("mode", "dtype", "batch", "size")
-    settings = list(dict.fromkeys(tuple(str(getattr(row, k)) for k in keys) for row in report.rows))
-    for setting in settings:
-        rows = [row for row in report.rows if tuple(str(getattr(row, k)) for k in keys) == setting]
-        height, width = rows[0].size
-        title = f"{rows[0].mode}, {rows[0].dtype}, {rows[0].batch} images of "
-        say(console, f"\n[bold]{title}{height}×{width}[/]\n")
+    settings: dict[str, list[Timed]] = {}
+    for row in report.rows:
+        size = "×".join(map(str, row.size))
+        title = f"{row.mode}, {row.dtype}, {row.batch} images of {size}"
+        settings.setdefault(title, []).append(row)
+    for title, rows in settings.items():
+        say(console, f"\n[bold]{title}[/]\n")
         console.print(_speeds(rows))
         console.print()
         console.print(_costs(rows))
@@ -42,15 +42,10 @@ def table(console: Console, report: BenchReport) -> None:
             f"functions agree with {worst.reference}; nearest to its bound is "
             f"{worst.engine}, {worst.side}: {worst.error:.1e} of {worst.bound:.1e}",
         )
-    for note in dict.fromkeys(f"{row.side}: {row.note}" for row in report.rows):
-        if not note.endswith(": "):
-            say_plain(console, note)
-    for note in report.notes:
-        say_plain(console, note)
-    for name, reason in report.missing.items():
-        say_plain(console, f"missing: {name}: {reason}")
-    for problem in report.problems:
-        say(console, f"[red]✗[/] {plain(problem)}")
+    say_plain(console, *dict.fromkeys(f"{row.side}: {row.note}" for row in report.rows if row.note))
+    say_plain(console, *report.notes)
+    say_plain(console, *(f"missing: {name}: {reason}" for name, reason in report.missing.items()))
+    say_plain(console, *report.problems, before="[red]✗[/] ")
 
 
 def _used(parity: Parity) -> float:
@@ -58,9 +53,10 @@ def _used(parity: Parity) -> float:
 
 
 def _conditions(environment: dict[str, Any]) -> str:
-    versions = ", ".join(f"{k} {v}" for k, v in sorted(environment["versions"].items()))
-    threads = ", ".join(f"{k} {v}" for k, v in sorted(environment["threads"].items()))
-    precision = ", ".join(f"{k} {v}" for k, v in sorted(environment["matmul_precision"].items()))
+    versions, threads, precision = (
+        pairs(dict(sorted(environment[key].items())))
+        for key in ("versions", "threads", "matmul_precision")
+    )
     variables = "".join(f", {k}={v}" for k, v in sorted(environment["variables"].items()))
     processes = (
         f" in {environment['processes']} processes each" if environment["processes"] > 1 else ""

@@ -9,6 +9,7 @@ from typing import Any
 
 from resnet_parity.check.record_file import Record
 from resnet_parity.numerics.difference import FLOAT64_TOLERANCE, ROUNDING_FACTOR, RULE
+from resnet_parity.render.text import pairs
 
 Row = Sequence[str]
 
@@ -60,9 +61,7 @@ def _conditions(records: Sequence[Record]) -> str:
     devices = ", ".join(sorted({r.device for r in records}))
     return (
         f"Written by `resnet-parity check --all --report`, {when}, on {devices} "
-        f"({platform.machine()}, {os.cpu_count()} cores): "
-        + ", ".join(f"{name} {version}" for name, version in versions.items())
-        + "."
+        f"({platform.machine()}, {os.cpu_count()} cores): {pairs(versions)}."
     )
 
 

@@ -11,7 +11,7 @@ from resnet_parity.check.result import TrainingReport
 from resnet_parity.render.charts import Bar, Series, bars, depth, line
 from resnet_parity.trace.result import TraceReport
 from shared_spec.atomic_write import durable
-from shared_spec.errors import FrameworkError, ResNetError
+from shared_spec.errors import ResNetError, framework_missing
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -36,10 +36,7 @@ def pyplot() -> Any:
     try:
         import matplotlib
     except ImportError:
-        raise FrameworkError(
-            "pictures need matplotlib, which is not installed; "
-            "run: pip install 'resnet-parity[plots]'"
-        ) from None
+        raise framework_missing("a picture", "matplotlib", "plots") from None
     matplotlib.use("agg")
     from matplotlib import pyplot
 
@@ -47,7 +44,8 @@ def pyplot() -> Any:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write a figure durably and close it."""
+    """Lay a figure out, write it durably and close it."""
+    figure.tight_layout()
     with durable(path) as draft:
         # Without a date, equal figures are equal files.
         metadata = {} if path.suffix.lower() == ".png" else {"CreationDate": None}
@@ -62,8 +60,8 @@ def training_parity(report: TrainingReport, path: Path) -> None:
     """
     plt = pyplot()
     curves = report.curves
-    figure, axes = plt.subplots(1, 3 if curves else 1, figsize=(13 if curves else 6, 4), dpi=150)
-    axes = list(axes) if curves else [axes]
+    count, width = (3, 13) if curves else (1, 6)
+    figure, (axes,) = plt.subplots(1, count, figsize=(width, 4), dpi=150, squeeze=False)
     for number, row in enumerate(report.engines):
         line(axes[0], range(1, report.steps + 1), row["losses"], row["engine"], number)
     axes[0].set(title="loss", xlabel="step")
@@ -77,7 +75,6 @@ def training_parity(report: TrainingReport, path: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
     figure.suptitle(f"{report.model}, {report.dtype}, batches of {report.batch[0]}")
-    figure.tight_layout()
     save(figure, path)
 
 
@@ -105,7 +102,6 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
         axis.set_ylim(bottom=0)
     if len(runs) > 1:
         left.legend(fontsize=8)
-    figure.tight_layout()
     save(figure, path)
 
 
@@ -127,7 +123,6 @@ def picture(report: BenchReport, path: Path) -> None:
     figure, axis = plt.subplots(figsize=(9, max(2.5, 0.45 * len(rows) + 1.2)))
     bars(axis, rows, "images a second; whiskers are the quartiles of the rounds, ticks the bounds")
     axis.set_title(f"{report.name} on {report.environment['hardware']}", parse_math=False)
-    figure.tight_layout()
     save(figure, path)
 
 
@@ -161,5 +156,4 @@ def trace(report: TraceReport, path: Path) -> None:
     axis.legend(fontsize=8, loc="best", framealpha=0.9)
     title = f"{report.model}: {report.other} against {report.reference}, {report.dtype}"
     axis.set_title(title, fontsize=10, parse_math=False)
-    figure.tight_layout()
     save(figure, path)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -23,16 +24,29 @@ from rich.progress import (
 from resnet_parity.check.record_file import Record
 from resnet_parity.render.console import err
 from resnet_parity.render.text import largest, plain, plain_figure
-from shared_spec.errors import FrameworkError
+from shared_spec.errors import framework_missing
 
 EVENTS = "events"
 
 
-class TrainingProgress:
+class _Shown:
+    """What is shown with a bar while it is entered."""
+
+    _bar: Progress
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._bar.stop()
+
+
+class TrainingProgress(_Shown):
     """A bar of the steps, and TensorBoard's files if requested."""
 
     def __init__(self, steps: int, events: Path | None) -> None:
-        self._progress = Progress(
+        self._bar = Progress(
             TextColumn("training"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -41,9 +55,8 @@ class TrainingProgress:
             TimeRemainingColumn(),
             console=err,
         )
-        self._bar = self._progress.add_task("", total=steps, told="")
-        self._folder = events or Path()
-        self._writer = None if events is None else _event_writer()
+        self._task = self._bar.add_task("", total=steps, told="")
+        self._writer = None if events is None else _event_writer(events / EVENTS)
         self._events: Any = None
         self._told: dict[str, str] = {}
 
@@ -67,35 +80,27 @@ class TrainingProgress:
     def _record(self, step: int, values: dict[str, float]) -> None:
         if self._writer is None:
             return
-        if self._events is None:
-            # Not before there is something to report: the run's folder has to be its own first.
-            self._events = self._writer(logdir=str(self._folder / EVENTS), purge_step=step)
+        # Not before there is something to report: the run's folder has to be its own first.
+        self._events = self._events or self._writer(purge_step=step)
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
 
     def _show(self, step: int) -> None:
         told = ", ".join(f"{name} {value}" for name, value in self._told.items())
-        self._progress.update(self._bar, completed=step, told=told)
+        self._bar.update(self._task, completed=step, told=told)
 
-    def __enter__(self) -> TrainingProgress:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
         if self._events is not None:
             self._events.close()
 
 
-def _event_writer() -> Any:
+def _event_writer(folder: Path) -> Callable[..., Any]:
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
-        raise FrameworkError(
-            "--tensorboard needs tensorboardX, which is not installed; "
-            "run: pip install 'resnet-parity[tensorboard]'"
-        ) from None
-    return SummaryWriter
+        raise framework_missing("--tensorboard", "tensorboardX", "tensorboard") from None
+    return partial(SummaryWriter, logdir=str(folder))
 
 
 QUIET = 5.0
@@ -150,7 +155,7 @@ def lines(console: Console) -> Iterator[Callable[[str], None]]:
         thread.join()
 
 
-class ImageProgress:
+class ImageProgress(_Shown):
     """What is at work and how many images are done: a bar on a terminal, else lines in a log."""
 
     def __init__(self, console: Console) -> None:
@@ -167,19 +172,17 @@ class ImageProgress:
         )
         self._task = self._bar.add_task("starting", total=None)
         self._what, self._done, self._total = "starting", 0.0, 0
-        self._log = None if console.is_terminal else lines(console)
-        self._line: Callable[[str], None] = lambda text: None
+        self._log: AbstractContextManager[Callable[[str], None]] = (
+            nullcontext(lambda text: None) if console.is_terminal else lines(console)
+        )
 
-    def __enter__(self) -> ImageProgress:
-        self._bar.start()
-        if self._log is not None:
-            self._line = self._log.__enter__()
-        return self
+    def __enter__(self) -> Self:
+        self._line = self._log.__enter__()
+        return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
-        self._bar.stop()
-        if self._log is not None:
-            self._log.__exit__(*error)
+        super().__exit__(*error)
+        self._log.__exit__(*error)
 
     def on_progress(self, text: str) -> None:
         """Show what runs now."""
@@ -199,7 +202,7 @@ class ImageProgress:
         self._line(f"{self._what}, {self._done:,.0f} of {self._total:,} images")
 
 
-class SweepProgress:
+class SweepProgress(_Shown):
     """How far a sweep is: a bar with an estimate of the rest on a terminal, else a line a name.
 
     The estimate goes by parameters, of which one name has two thousand times as many as another.
@@ -210,7 +213,7 @@ class SweepProgress:
 
     def __init__(self, console: Console, sizes: Mapping[str, int]) -> None:
         self._console, self._sizes, self._done = console, sizes, 0
-        total = sum(sizes.values()) + self.OVERHEAD * len(sizes)
+        self._total = sum(sizes.values()) + self.OVERHEAD * len(sizes)
         self._bar = Progress(
             SpinnerColumn(),
             BarColumn(bar_width=20),
@@ -224,14 +227,7 @@ class SweepProgress:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("starting", total=total, count=self._count())
-
-    def __enter__(self) -> SweepProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
+        self._task = self._bar.add_task("starting", total=self._total, count=self._count())
 
     def step(self, name: str, what: str) -> None:
         """Tell what runs now."""
@@ -241,11 +237,9 @@ class SweepProgress:
         """Tell a result; on a terminal only one that does not hold."""
         self._done += 1
         cost = self._sizes[record.name] + self.OVERHEAD
-        if fresh:
-            self._bar.update(self._task, advance=cost, count=self._count())
-        else:
-            rest = self._bar.tasks[self._task].total or cost
-            self._bar.update(self._task, total=rest - cost, count=self._count())
+        self._total -= 0 if fresh else cost
+        ran = cost if fresh else 0
+        self._bar.update(self._task, advance=ran, total=self._total, count=self._count())
         if not self._console.is_terminal or not record.holds:
             line = f"{self._count()} {plain(_sweep_line(record, fresh))}"
             self._console.print(line, highlight=False, soft_wrap=True)

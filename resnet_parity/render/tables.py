@@ -12,7 +12,17 @@ from rich.table import Table
 from resnet_parity.check.record_file import Record
 from resnet_parity.check.result import CheckReport, TrainingReport
 from resnet_parity.engines.reference_libraries import REFERENCES
-from resnet_parity.render.text import figure, grid, join_words, largest, plain, plain_figure, say
+from resnet_parity.render.text import (
+    figure,
+    grid,
+    join_words,
+    largest,
+    pairs,
+    plain,
+    plain_figure,
+    say,
+    say_plain,
+)
 
 
 def sweep(console: Console, data: dict[str, Any]) -> None:
@@ -29,17 +39,13 @@ def sweep(console: Console, data: dict[str, Any]) -> None:
             between = plain_figure(record.between) if record.pair else "–"
             line = f"{record.name:{names}}  {name:18}  {record.dtype}  {worst:>12}  {between:>15}"
             print(f"{line}  {'✓' if good else '✗'}", file=console.file)
-    for record in records:
-        for problem in record.all_problems():
-            say(console, f"[red]✗[/] {record.name}: {plain(problem)}")
     held, rows = data["held"], data["rows"]
     say(
         console,
         f"{held['judged']} of {rows['judged']} comparisons with a library hold, and "
         f"{held['alone']} of {rows['alone']} names that no library has",
     )
-    verdict = "[bold green]✓ holds[/]" if data["holds"] else "[bold red]✗ does not hold[/]"
-    console.print(verdict)
+    _verdict(console, [f"{r.name}: {problem}" for r in records for problem in r.all_problems()])
 
 
 def catalogue(console: Console, rows: Sequence[dict[str, Any]]) -> None:
@@ -112,10 +118,9 @@ def training(console: Console, report: TrainingReport) -> None:
     )
     table = grid(("engine", "versions", "device"), ("seconds", "first loss", "last loss"))
     for row in report.engines:
-        versions = ", ".join(f"{k} {v}" for k, v in row["versions"].items())
         losses = [f"{x:.6g}" if math.isfinite(x) else "NaN" for x in row["losses"]]
-        cells = [row["engine"], versions, plain(row["device"]), f"{row['seconds']:.1f}"]
-        table.add_row(*cells, losses[0], losses[-1])
+        cells = [row["engine"], pairs(row["versions"]), plain(row["device"])]
+        table.add_row(*cells, f"{row['seconds']:.1f}", losses[0], losses[-1])
     _absent(table, report)
     console.print(table)
     if report.pairs and report.dtype == "float64":
@@ -127,8 +132,7 @@ def training(console: Console, report: TrainingReport) -> None:
         _differences(console, list(report.against_float64.items()))
     bounds = ", ".join(f"{quantity} ≤ {bound:.0e}" for quantity, bound in report.tolerances.items())
     say(console, f"\nrule: {report.rule}; {bounds}")
-    for note in report.notes:
-        say(console, f"note: {plain(note)}")
+    say_plain(console, *report.notes, before="note: ")
     _verdict(console, report.problems)
 
 
@@ -197,8 +201,7 @@ def evaluated(console: Console, data: dict[str, Any]) -> None:
         for image in pair["disagreements"]:
             classes = ", ".join(f"{name} {plain(image[name])}" for name in pair["engines"])
             say(console, f"  {plain(image['image'])} ({plain(image['label'])}): {classes}")
-    for note in data["notes"]:
-        say(console, f"note: {plain(note)}")
+    say_plain(console, *data["notes"], before="note: ")
     if data["tolerance"] is not None:
         say(console, f"rule: {data['rule']}")
     if data["pairs"] or data["problems"]:
@@ -214,8 +217,7 @@ def _differences(console: Console, rows: Sequence[tuple[str, Any]]) -> None:
 
 
 def _verdict(console: Console, problems: Sequence[str]) -> None:
-    for problem in problems:
-        say(console, f"[red]✗[/] {plain(problem)}")
+    say_plain(console, *problems, before="[red]✗[/] ")
     console.print("[bold red]✗ does not hold[/]" if problems else "[bold green]✓ holds[/]")
 
 
@@ -229,8 +231,7 @@ def _engines_table(console: Console, report: CheckReport) -> None:
     judged = ["logits to float64"] if report.against_float64 else []
     table = grid(("engine", "versions", "device"), ("parameters", "seconds", *judged))
     for ran in report.ran:
-        versions = ", ".join(f"{k} {v}" for k, v in ran.versions.items())
-        cells = [ran.engine, versions, plain(ran.device)]
+        cells = [ran.engine, pairs(ran.versions), plain(ran.device)]
         cells += [f"{ran.parameters:,}", f"{ran.seconds:.1f}"]
         if ran.engine in report.against_float64:
             cells.append(figure(report.against_float64[ran.engine].maximum))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -23,9 +23,10 @@ def say(console: Console, markup: str) -> None:
     console.print(markup, highlight=False, soft_wrap=True)
 
 
-def say_plain(console: Console, text: str) -> None:
-    """Print a line of any text."""
-    say(console, plain(text))
+def say_plain(console: Console, *texts: str, before: str = "") -> None:
+    """Print lines of any text, each after `before`, which is markup."""
+    for text in texts:
+        say(console, before + plain(text))
 
 
 def grid(
@@ -53,7 +54,7 @@ def largest(judged: LibraryVerdict) -> str:
 
 def plain_figure(value: float | None) -> str:
     """A relative error; None is what JSON has for NaN."""
-    return "NaN" if value is None or math.isinf(value) else f"{value:.1e}"
+    return "NaN" if value is None or not math.isfinite(value) else f"{value:.1e}"
 
 
 def join_words(words: Sequence[str]) -> str:
@@ -63,6 +64,10 @@ def join_words(words: Sequence[str]) -> str:
 
 def figure(value: float | None) -> str:
     """As `plain_figure`, in rich's markup."""
-    if value is not None and math.isfinite(value):
-        return f"{value:.1e}"
-    return "[red]NaN[/]"
+    text = plain_figure(value)
+    return "[red]NaN[/]" if text == "NaN" else text
+
+
+def pairs(found: Mapping[str, object]) -> str:
+    """`torch 2.13.0, jax 0.10.2`."""
+    return ", ".join(f"{name} {value}" for name, value in found.items())

@@ -7,7 +7,7 @@ import math
 from rich.console import Console
 
 from resnet_parity.numerics.record import Figure
-from resnet_parity.render.text import figure, grid, plain, say
+from resnet_parity.render.text import figure, grid, plain, say, say_plain
 from resnet_parity.trace.result import TraceReport, TraceRow
 
 _FEW = 8
@@ -50,12 +50,9 @@ def table(console: Console, report: TraceReport) -> None:
     say(console, f"\nrule: {report.rule}")
     if report.gradient_rule not in (None, report.rule):
         say(console, f"rule for gradients: {report.gradient_rule}")
-    for note in report.notes:
-        say(console, f"note: {plain(note)}")
-    for problem in report.problems:
-        say(console, f"[red]✗[/] {plain(problem)}")
-    for what in report.undecided:
-        say(console, f"[yellow]?[/] {plain(what)}")
+    say_plain(console, *report.notes, before="note: ")
+    say_plain(console, *report.problems, before="[red]✗[/] ")
+    say_plain(console, *report.undecided, before="[yellow]?[/] ")
     console.print(_VERDICTS[report.verdict])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 ABSENT = "–"
 
@@ -77,11 +77,6 @@ def memory_unit(values: Sequence[float]) -> tuple[float, str]:
 def shape(values: Sequence[object]) -> str:
     """`224 × 224 × 3`."""
     return " × ".join(map(str, values))
-
-
-def versions(found: Mapping[str, str]) -> str:
-    """`torch 2.13.0, jax 0.10.2`."""
-    return ", ".join(f"{module} {version}" for module, version in found.items())
 
 
 def plural(number: int, one: str, many: str = "") -> str:

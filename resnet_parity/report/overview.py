@@ -8,6 +8,7 @@ from typing import Any
 
 from resnet_parity.bench.result import BenchReport
 from resnet_parity.check.result import Ran
+from resnet_parity.render.text import pairs
 from resnet_parity.report import commands, number_format, parity, speed
 from resnet_parity.report.blocks import Block, Commands, Facts, Notice, Table, Text
 from resnet_parity.report.collect import Net
@@ -137,7 +138,7 @@ def environment(nets: Sequence[Net]) -> list[Block]:
     rows: dict[tuple[str, ...], None] = {}
     for net in nets:
         for ran in _ran(net):
-            versions = number_format.versions(ran.versions)
+            versions = pairs(ran.versions)
             rows[ran.engine, versions, ran.device or number_format.ABSENT] = None
     found: list[Block] = []
     if rows:

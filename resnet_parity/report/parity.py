@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from resnet_parity.check.result import CheckReport
 from resnet_parity.numerics.difference import Difference
+from resnet_parity.render.text import pairs
 from resnet_parity.report import commands, number_format
 from resnet_parity.report.blocks import Block, Cell, Heading, Missing, Notice, Table, Text, over
 
@@ -128,7 +129,7 @@ def _engines(check: CheckReport) -> Table:
         count: str | Cell = number_format.count(ran.parameters)
         if ran.parameters != check.parameters:
             count = Cell(f"{count} ✗ not the plan's", "over")
-        ran_on = [number_format.versions(ran.versions), ran.device or number_format.ABSENT]
+        ran_on = [pairs(ran.versions), ran.device or number_format.ABSENT]
         rows.append([ran.engine, count, number_format.seconds(ran.seconds), *ran_on])
     planned = number_format.plural(check.parameters, "parameter")
     caption = f"{check.model} in {check.dtype}: what ran; the plan has {planned}"
