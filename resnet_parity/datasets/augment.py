@@ -8,9 +8,9 @@ image owns a fixed stretch that can be reached without drawing those before it.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
-from functools import singledispatch
+from collections.abc import Iterator, Sequence
 from statistics import NormalDist
 from typing import Any, cast
 
@@ -80,11 +80,8 @@ def augmented(
     Raises:
         DataError: if the image is too small or narrow, or not in colour where that is needed.
     """
-    start = 0
-    for step in augmentation:
-        stop = start + _needs(step)
-        image = _apply(step, image, numbers[start:stop])
-        start = stop
+    for step, own in _shared(augmentation, numbers):
+        image = _applied(step, image, own)
     return image
 
 
@@ -100,10 +97,7 @@ def augmented_batch(
 
     Only for what `is_vectorised`.
     """
-    start = 0
-    for step in augmentation:
-        stop = start + _needs(step)
-        own = numbers[:, start:stop]
+    for step, own in _shared(augmentation, numbers):
         if isinstance(step, Flip):
             chosen = own[:, 0] < step.probability
             images = images.copy()
@@ -111,7 +105,6 @@ def augmented_batch(
         else:
             assert isinstance(step, PadCrop | Shift)
             images = _cropped_batch(step, images, own)
-        start = stop
     return images
 
 
@@ -179,60 +172,50 @@ def _needs(step: Augmentation) -> int:
             return 0
 
 
+def _shared(
+    augmentation: Sequence[Augmentation], numbers: np.ndarray
+) -> Iterator[tuple[Augmentation, np.ndarray]]:
+    """Each augmentation with its own of the numbers [..., n] of an image or many."""
+    stops = itertools.accumulate(map(_needs, augmentation))
+    return zip(augmentation, np.split(numbers, list(stops), axis=-1), strict=False)
+
+
 def _choice(number: Any, count: Any) -> Any:
     """A whole number of 0 to `count` - 1 from a uniform one, or an array of them."""
     return np.floor(number * count).astype(np.int64)
 
 
-@singledispatch
-def _apply(step: Augmentation, image: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    raise TypeError(f"no augmentation: {step!r}")
+def _applied(step: Augmentation, image: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    match step:
+        case PadCrop() | Shift():
+            (image,) = _cropped_batch(step, image[None], numbers[None])
+            return image
+        case Flip():
+            return image[:, ::-1] if numbers[0] < step.probability else image
+        case Resize():
+            return shorter_side_to(image, step.size, step.interpolation)
+        case CenterCrop(size=size):
+            height, width = image.shape[:2]
+            if min(height, width) < size:
+                raise DataError(_too_small(width, height, size, size))
+            top, left = round((height - size) / 2), round((width - size) / 2)
+            return image[top : top + size, left : left + size]
+        case ScaleCrop(size=size):
+            low, high = step.shorter_side
+            side = low + int(_choice(numbers[0], high - low + 1))
+            image = shorter_side_to(image, side, step.interpolation)
+            top = int(_choice(numbers[1], image.shape[0] - size + 1))
+            left = int(_choice(numbers[2], image.shape[1] - size + 1))
+            return image[top : top + size, left : left + size]
+        case RandomResizedCrop():
+            top, left, height, width = _rectangle(step, image.shape[0], image.shape[1], numbers)
+            part = np.ascontiguousarray(image[top : top + height, left : left + width])
+            return resized(part, (step.size, step.size), step.interpolation)
+        case ColorPCA():
+            return _lit(step, image, numbers)
 
 
-@_apply.register(PadCrop)
-@_apply.register(Shift)
-def _crop_or_shift(step: PadCrop | Shift, image: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    margin, height, width = _window(step, image.shape[0], image.shape[1])
-    padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)))
-    return _cropped(padded, (height, width), numbers)
-
-
-@_apply.register
-def _flip(step: Flip, image: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    return image[:, ::-1] if numbers[0] < step.probability else image
-
-
-@_apply.register
-def _resize(step: Resize, image: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    return shorter_side_to(image, step.size, step.interpolation)
-
-
-@_apply.register
-def _center_crop(step: CenterCrop, image: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    height, width = image.shape[:2]
-    if min(height, width) < step.size:
-        raise DataError(_too_small(width, height, step.size, step.size))
-    top, left = round((height - step.size) / 2), round((width - step.size) / 2)
-    return image[top : top + step.size, left : left + step.size]
-
-
-@_apply.register
-def _scale_crop(step: ScaleCrop, image: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    low, high = step.shorter_side
-    side = low + int(_choice(numbers[0], high - low + 1))
-    image = shorter_side_to(image, side, step.interpolation)
-    return _cropped(image, (step.size, step.size), numbers[1:])
-
-
-@_apply.register
-def _random_resized(step: RandomResizedCrop, image: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    top, left, height, width = _rectangle(step, image.shape[0], image.shape[1], numbers)
-    part = np.ascontiguousarray(image[top : top + height, left : left + width])
-    return resized(part, (step.size, step.size), step.interpolation)
-
-
-@_apply.register
-def _color_pca(step: ColorPCA, image: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+def _lit(step: ColorPCA, image: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     if image.shape[2] != 3:
         raise DataError("color_pca: a grey image has no colours to vary; channels: 3 repeats grey")
     # 0 has no quantile; the smallest number above it that can be drawn is 2^-53.
@@ -253,13 +236,6 @@ def _window(step: PadCrop | Shift, height: int, width: int) -> tuple[int, int, i
     if height + 2 * margin < size[0] or width + 2 * margin < size[1]:
         raise DataError(_too_small(width + 2 * margin, height + 2 * margin, size[1], size[0]))
     return margin, *size
-
-
-def _cropped(image: np.ndarray, size: tuple[int, int], numbers: np.ndarray) -> np.ndarray:
-    """The part of `size` (height, width) at a place that two numbers choose."""
-    top = int(_choice(numbers[0], image.shape[0] - size[0] + 1))
-    left = int(_choice(numbers[1], image.shape[1] - size[1] + 1))
-    return image[top : top + size[0], left : left + size[1]]
 
 
 def _cropped_batch(step: PadCrop | Shift, images: np.ndarray, numbers: np.ndarray) -> np.ndarray:

@@ -30,15 +30,6 @@ def read_up_to(file: Readable, size: int) -> bytearray:
     return out
 
 
-def first_existing(folders: list[Path], names: list[str]) -> Path | None:
-    """The first file called one of `names` in one of `folders`."""
-    for folder in folders:
-        for name in names:
-            if (folder / name).is_file():
-                return folder / name
-    return None
-
-
 def directory(path: str) -> Path:
     """A directory that is there.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import tarfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, cast
 import numpy as np
 
 from resnet_parity.datasets.bounded_read import Readable, read_up_to, why
-from resnet_parity.datasets.dataset import InMemory, class_names, padded, with_channels
+from resnet_parity.datasets.dataset import InMemory, in_memory
 from resnet_parity.datasets.unpickle import PickledArray, unpickled
 from shared_spec.errors import DataError
 from shared_spec.training.data_spec import DataSpec, Split
@@ -90,10 +90,9 @@ def read_cifar(spec: DataSpec, split: Split) -> InMemory:
                 f"{len(labels[0])}; batches have one size"
             )
     source = str(path)
-    names = class_names(spec.class_names, _names(spec, version, read, source), source)
+    names = _names(spec, version, read, source)
     stacked = np.concatenate(pixels).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    stacked = with_channels(padded(stacked, spec.image_size, source), spec.channels, source)
-    return InMemory(np.ascontiguousarray(stacked), np.concatenate(labels), names, source)
+    return in_memory(spec, stacked, np.concatenate(labels), names, source)
 
 
 def _opened(spec: DataSpec, path: Path, split: Split) -> tuple[_Version, Read]:
@@ -104,7 +103,8 @@ def _opened(spec: DataSpec, path: Path, split: Split) -> tuple[_Version, Read]:
                 if (folder / version.files(split)[0]).is_file():
                     return version, partial(_from_folder, folder)
     elif path.is_file():
-        found = _from_archive(path, {_names_file(spec, v) for v in versions}, versions, split)
+        wanted = {name for v in versions for name in (_names_file(spec, v), *v.files(split))}
+        found = _from_archive(path, wanted, {version.folder for version in versions})
         for version in versions:
             if version.files(split)[0] in found:
                 return version, partial(_member, found, path)
@@ -129,12 +129,8 @@ def _from_folder(folder: Path, name: str) -> bytes:
     return bytes(data)
 
 
-def _from_archive(
-    path: Path, names: set[str], versions: Sequence[_Version], split: Split
-) -> dict[str, bytes]:
-    """The files of a split by name, from one pass over the archive. Nothing is written to disk."""
-    folders = {version.folder for version in versions}
-    wanted = names | {name for version in versions for name in version.files(split)}
+def _from_archive(path: Path, wanted: set[str], folders: set[str]) -> dict[str, bytes]:
+    """The wanted files by name, from one pass over the archive. Nothing is written to disk."""
     found: dict[str, bytes] = {}
     try:
         with path.open("rb") as raw:

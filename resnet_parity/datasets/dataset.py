@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from shared_spec.errors import DataError
+from shared_spec.training.data_spec import DataSpec
 
 
 class Dataset(Protocol):
@@ -118,34 +119,31 @@ def class_names(given: Sequence[str], found: Sequence[str], source: str) -> tupl
     return tuple(given or found)
 
 
-def padded(pixels: np.ndarray, size: int | None, source: str) -> np.ndarray:
-    """[N, H, W, C] with zeros around it, to height and width `size`; an odd pixel goes to the right
-    and to the bottom.
+def in_memory(
+    spec: DataSpec, pixels: np.ndarray, labels: np.ndarray, found: Sequence[str], source: str
+) -> InMemory:
+    """Pixels [N, H, W, C] and labels as `spec` wants them: with zeros around, to height and width
+    `image_size`, an odd pixel going to the right and to the bottom; with so many `channels`, grey
+    being repeated; and with the user's names of classes, or else those `found`.
 
     Raises:
-        DataError: if the images are larger.
+        DataError: if the images are larger, colour would have to become grey, or there are not as
+            many names as classes.
     """
+    size = spec.image_size
     height, width = pixels.shape[1:3]
-    if size is None or (height, width) == (size, size):
-        return pixels
-    if max(height, width) > size:
-        raise DataError(
-            f"{source}: image_size: images of {width} x {height} pixels cannot be padded to "
-            f"{size} x {size}; give at least {max(height, width)}"
-        )
-    top, left = (size - height) // 2, (size - width) // 2
-    margins = ((0, 0), (top, size - height - top), (left, size - width - left), (0, 0))
-    return np.pad(pixels, margins)
-
-
-def with_channels(pixels: np.ndarray, channels: int | None, source: str) -> np.ndarray:
-    """Pixels [..., C] with so many channels: grey is repeated.
-
-    Raises:
-        DataError: if colour would have to become grey.
-    """
-    if channels is None or pixels.shape[-1] == channels:
-        return pixels
-    if channels == 1:
-        raise DataError(f"{source}: channels: the images are in colour; 1 is for grey ones")
-    return np.repeat(pixels, channels, axis=-1)
+    if size is not None and (height, width) != (size, size):
+        if max(height, width) > size:
+            raise DataError(
+                f"{source}: image_size: images of {width} x {height} pixels cannot be padded to "
+                f"{size} x {size}; give at least {max(height, width)}"
+            )
+        top, left = (size - height) // 2, (size - width) // 2
+        margins = ((0, 0), (top, size - height - top), (left, size - width - left), (0, 0))
+        pixels = np.pad(pixels, margins)
+    if spec.channels not in (None, pixels.shape[3]):
+        if spec.channels == 1:
+            raise DataError(f"{source}: channels: the images are in colour; 1 is for grey ones")
+        pixels = np.repeat(pixels, 3, axis=3)
+    names = class_names(spec.class_names, found, source)
+    return InMemory(np.ascontiguousarray(pixels), labels.astype(np.int64), names, source)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from resnet_parity.datasets.dataset import InMemory, class_names, padded, with_channels
+from resnet_parity.datasets.dataset import InMemory, in_memory
 from shared_spec.errors import framework_missing
 from shared_spec.training.data_spec import DataSpec, Split
 
@@ -27,8 +27,4 @@ def read_digits(spec: DataSpec, split: Split) -> InMemory:
     order = np.random.default_rng(_SPLIT_SEED).permutation(len(pixels))
     held_out, training = np.split(order, [len(order) // 3])
     chosen = training if split == "train" else held_out
-    names = class_names(spec.class_names, "0123456789", "digits")
-    shaped = with_channels(
-        padded(pixels[chosen], spec.image_size, "digits"), spec.channels, "digits"
-    )
-    return InMemory(shaped, source.target[chosen].astype(np.int64), names, "digits")
+    return in_memory(spec, pixels[chosen], source.target[chosen], "0123456789", "digits")

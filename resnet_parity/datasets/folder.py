@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,19 +20,17 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".
 """Files that are taken for images; others are passed over."""
 
 
+@dataclass(frozen=True, eq=False)
 class Folder:
     """Images that are decoded on demand, turned upright as their EXIF data say."""
 
-    def __init__(
-        self, files: list[str], labels: np.ndarray, names: tuple[str, ...], channels: int
-    ) -> None:
-        self._files = files
-        self.labels = labels
-        self.names = names
-        self.channels = channels
+    files: Sequence[str]
+    labels: np.ndarray
+    names: tuple[str, ...]
+    channels: int
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self.files)
 
     def image(self, index: int) -> np.ndarray:
         """uint8 [H, W, C].
@@ -39,11 +38,11 @@ class Folder:
         Raises:
             ImageError: naming the file, if it cannot be decoded.
         """
-        return decoded(open_images([self._files[index]])[0], self.channels)
+        return decoded(open_images([self.files[index]])[0], self.channels)
 
     def where(self, index: int) -> str:
         """The file."""
-        return self._files[index]
+        return self.files[index]
 
 
 def decoded(image: Image, channels: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,15 @@ _HELD_OUT = ("validation", "val", "valid", "test")
 """Names of splits, the first of which is held out. The Hub's ImageNet has no labels in `test`."""
 
 
+@dataclass(frozen=True, eq=False)
 class HuggingFace:
     """Images that are decoded on demand."""
 
-    def __init__(
-        self, rows: Any, column: str, labels: np.ndarray, names: tuple[str, ...], channels: int
-    ) -> None:
-        self._rows = rows
-        self._column = column
-        self.labels = labels
-        self.names = names
-        self.channels = channels
+    rows: Any
+    column: str
+    labels: np.ndarray
+    names: tuple[str, ...]
+    channels: int
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -40,7 +39,7 @@ class HuggingFace:
             DataError: naming the row, if it cannot be decoded.
         """
         try:
-            return decoded(self._rows[index][self._column], self.channels)
+            return decoded(self.rows[index][self.column], self.channels)
         except ResNetError as error:
             raise DataError(f"{self.where(index)}: {error}") from None
         # Pillow, Arrow and the library raise errors of many kinds.
@@ -51,7 +50,7 @@ class HuggingFace:
 
     def where(self, index: int) -> str:
         """The column and the row."""
-        return f"{self._column!r} of row {index}"
+        return f"{self.column!r} of row {index}"
 
 
 def read_huggingface(spec: DataSpec, split: Split) -> HuggingFace:

@@ -12,6 +12,7 @@ import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -149,12 +150,12 @@ class Loader:
         Raises:
             ResNetError: as `image_shape` and `steps_per_epoch`.
         """
-        self._probe_training()
         numbers: Iterable[int] = itertools.count(start_step)
         if steps is not None:
             numbers = range(start_step, start_step + steps)
-        work = (self._training_step(number) for number in numbers)
-        return self._made(work, self._augmentation, self.image_shape)
+        length = self.steps_per_epoch
+        work = (self._training_step(*divmod(number, length)) for number in numbers)
+        return self._made(work, self.image_shape)
 
     def held_out_batches(self) -> Batches:
         """All images once, in their order, resized and cropped in the middle; the last batch may be
@@ -165,11 +166,8 @@ class Loader:
         """
         size, total = self._batch_size, len(self._dataset)
         batches = (np.arange(i, min(i + size, total)) for i in range(0, total, size))
-        work = (_Work(self._part(batch), None) for batch in batches)
-        return self._made(work, self._view, self.held_out_shape)
-
-    def _probe_training(self) -> None:
-        _ = self.steps_per_epoch, self.image_shape
+        work = (_Work(self._part(batch), self._view, None) for batch in batches)
+        return self._made(work, self.held_out_shape)
 
     def _probed(self, augmentation: Sequence[Augmentation], epoch: int | None) -> Shape:
         shape = self._image(0, augmentation, epoch).shape
@@ -180,34 +178,29 @@ class Loader:
             )
         return shape
 
-    def _training_step(self, number: int) -> _Work:
-        number, within = divmod(number, self.steps_per_epoch)
-        epoch = self._epoch(number)
-        start = within * self._batch_size
-        return _Work(self._part(epoch.order[start : start + self._batch_size]), epoch)
-
-    def _epoch(self, number: int) -> _Epoch:
+    def _training_step(self, number: int, step: int) -> _Work:
+        """The batch of a step of an epoch, both counted from 0."""
         epoch = self._last_epoch
         if epoch is None or epoch.number != number:
             order = generator(self._seed, f"data/order/{number}").permutation(len(self._dataset))
             epoch = self._last_epoch = _Epoch(number, order)
-        return epoch
+        start = step * self._batch_size
+        batch = epoch.order[start : start + self._batch_size]
+        return _Work(self._part(batch), self._augmentation, epoch)
 
     def _part(self, batch: np.ndarray) -> np.ndarray:
         """The indices of a batch that are for this process."""
         rank, count = self._shard
         return batch[len(batch) * rank // count : len(batch) * (rank + 1) // count]
 
-    def _made(
-        self, work: Iterator[_Work], augmentation: Sequence[Augmentation], shape: Shape
-    ) -> Batches:
+    def _made(self, work: Iterator[_Work], shape: Shape) -> Batches:
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="resnet-parity-data")
         pending: deque[tuple[np.ndarray, np.ndarray, list[Future[None]]]] = deque()
         try:
             while True:
                 for item in itertools.islice(work, PREFETCH + 1 - len(pending)):
                     images = np.empty((len(item.indices), *shape), np.float32)
-                    futures = self._submitted(pool, item, augmentation, images)
+                    futures = self._submitted(pool, item, images)
                     pending.append((images, self._dataset.labels[item.indices], futures))
                 if not pending:
                     return
@@ -219,40 +212,28 @@ class Loader:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _submitted(
-        self,
-        pool: ThreadPoolExecutor,
-        item: _Work,
-        augmentation: Sequence[Augmentation],
-        out: np.ndarray,
+        self, pool: ThreadPoolExecutor, item: _Work, out: np.ndarray
     ) -> list[Future[None]]:
-        if isinstance(self._dataset, InMemory) and is_vectorised(augmentation):
-            return [pool.submit(self._fill_at_once, self._dataset.pixels, item, augmentation, out)]
+        if isinstance(self._dataset, InMemory) and is_vectorised(item.augmentation):
+            return [pool.submit(self._fill_at_once, self._dataset.pixels, item, out)]
         size = -(-len(out) // (self._threads * _CHUNKS)) or 1
+        chunks = [slice(i, i + size) for i in range(0, len(out), size)]
         return [
-            pool.submit(
-                self._fill, item.indices[i : i + size], item.epoch, augmentation, out[i : i + size]
-            )
-            for i in range(0, len(out), size)
+            pool.submit(self._fill, item._replace(indices=item.indices[chunk]), out[chunk])
+            for chunk in chunks
         ]
 
-    def _fill_at_once(
-        self, pixels: np.ndarray, item: _Work, augmentation: Sequence[Augmentation], out: np.ndarray
-    ) -> None:
+    def _fill_at_once(self, pixels: np.ndarray, item: _Work, out: np.ndarray) -> None:
         images = pixels[item.indices]
-        if item.epoch is not None and augmentation:
-            numbers = item.epoch.numbers(augmentation, self._seed)
-            images = augmented_batch(images, augmentation, numbers[item.indices])
+        if item.epoch is not None and item.augmentation:
+            numbers = item.epoch.numbers(item.augmentation, self._seed)
+            images = augmented_batch(images, item.augmentation, numbers[item.indices])
         self._normalise(images, out)
 
-    def _fill(
-        self,
-        indices: np.ndarray,
-        epoch: _Epoch | None,
-        augmentation: Sequence[Augmentation],
-        out: np.ndarray,
-    ) -> None:
-        for i, index in enumerate(indices.tolist()):
-            image = self._image(index, augmentation, None if epoch is None else epoch.number)
+    def _fill(self, item: _Work, out: np.ndarray) -> None:
+        epoch = None if item.epoch is None else item.epoch.number
+        for i, index in enumerate(item.indices.tolist()):
+            image = self._image(index, item.augmentation, epoch)
             if image.shape != out.shape[1:]:
                 raise DataError(
                     f"{self._dataset.where(index)}: comes out as {list(image.shape)}, and the "
@@ -269,24 +250,22 @@ class Loader:
                 f"{self._dataset.where(index)}: is {image.dtype} {list(image.shape)}; uint8 or "
                 f"float32 [H, W, C] are accepted"
             )
-        numbers = np.empty(0)
-        if epoch is not None:
-            numbers = draws(augmentation, self._seed, epoch, index)
+        numbers = np.empty(0) if epoch is None else draws(augmentation, self._seed, epoch, index)
         try:
             return augmented(image, augmentation, numbers)
         except DataError as error:
             raise DataError(f"{self._dataset.where(index)}: {error}") from None
 
 
+@dataclass(eq=False)
 class _Epoch:
     """One pass over the data: its number and the order of the images, and, once they are asked for,
     the random numbers of all of them.
     """
 
-    def __init__(self, number: int, order: np.ndarray) -> None:
-        self.number = number
-        self.order = order
-        self._numbers: np.ndarray | None = None
+    number: int
+    order: np.ndarray
+    _numbers: np.ndarray | None = None
 
     def numbers(self, augmentation: Sequence[Augmentation], seed: int) -> np.ndarray:
         """A row for each image. Two threads may both draw them, and draw the same."""
@@ -296,9 +275,10 @@ class _Epoch:
 
 
 class _Work(NamedTuple):
-    """Which images to make a batch of; in training, of which epoch."""
+    """Which images to make a batch of, and how; in training, of which epoch."""
 
     indices: np.ndarray
+    augmentation: Sequence[Augmentation]
     epoch: _Epoch | None
 
 
@@ -335,7 +315,4 @@ def _held_out_view(dataset: Dataset, preprocessing: Preprocessing) -> tuple[Augm
     size = preprocessing.image_size
     if isinstance(dataset, InMemory) and dataset.pixels.shape[1:3] == (side, side) == (size, size):
         return ()
-    return (
-        Resize(size=side, interpolation=preprocessing.interpolation),
-        CenterCrop(size=size),
-    )
+    return Resize(size=side, interpolation=preprocessing.interpolation), CenterCrop(size=size)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from resnet_parity.datasets.bounded_read import LARGEST, directory, first_existing, read_up_to, why
-from resnet_parity.datasets.dataset import InMemory, class_names, padded, with_channels
+from resnet_parity.datasets.bounded_read import LARGEST, directory, read_up_to, why
+from resnet_parity.datasets.dataset import InMemory, in_memory
 from shared_spec.errors import DataError
 from shared_spec.training.data_spec import DataSpec, Split
 
@@ -46,11 +46,7 @@ def read_idx(spec: DataSpec, split: Split) -> InMemory:
     found = [str(i) for i in range(int(training.max()) + 1)]
     if spec.class_names and len(spec.class_names) > len(found):
         found = list(spec.class_names)  # one of the classes may have no example
-    names = class_names(spec.class_names, found, source)
-    shaped = with_channels(
-        padded(pixels[..., None], spec.image_size, source), spec.channels, source
-    )
-    return InMemory(shaped, labels.astype(np.int64), names, source)
+    return in_memory(spec, pixels[..., None], labels, found, source)
 
 
 def read_idx_file(path: Path, axes: int) -> np.ndarray:
@@ -82,7 +78,7 @@ def read_idx_file(path: Path, axes: int) -> np.ndarray:
 
 def _file(folder: Path, stem: str, axes: int) -> Path:
     names = [f"{stem}{mark}idx{axes}-ubyte{end}" for end in ("", ".gz") for mark in ("-", ".")]
-    found = first_existing([folder / name for name in _FOLDERS], names)
-    if found is None:
-        raise DataError(f"{folder}: no {names[0]} or {names[2]} in it or its raw folder")
-    return found
+    for path in (folder / place / name for place in _FOLDERS for name in names):
+        if path.is_file():
+            return path
+    raise DataError(f"{folder}: no {names[0]} or {names[2]} in it or its raw folder")
