@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -34,17 +34,20 @@ ZEROS = nnx.initializers.zeros_init()
 
 def build(layer: plan.Layer, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
     """The native module of a layer record, with parameters of `dtype`."""
+    if type(layer) in FUNCTIONS:
+        return Stateless(layer)
     if type(layer) not in BUILDERS:
         raise FrameworkError(f"resnet_flax has no layer for {type(layer).__name__}")
     return BUILDERS[type(layer)](layer, dtype, rngs)
 
 
 def _conv(layer: plan.Conv, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
-    kind: Any = nnx.Conv
+    route: Any = lax.conv_general_dilated
     if layer.standardize_eps is not None:
-        kind = partial(StandardizedConv, layer.standardize_eps)
-    pointwise = layer.kernel_size == layer.groups == 1 and layer.padding in (0, "same")
-    conv: nnx.Module = kind(
+        route = standardized(layer.standardize_eps)
+    elif layer.kernel_size == layer.groups == 1 and layer.padding in (0, "same"):
+        route = product
+    conv: nnx.Module = nnx.Conv(
         layer.in_channels,
         layer.out_channels,
         (layer.kernel_size, layer.kernel_size),
@@ -55,7 +58,7 @@ def _conv(layer: plan.Conv, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
         use_bias=layer.bias,
         param_dtype=dtype,
         kernel_init=ZEROS,
-        conv_general_dilated=product if pointwise else lax.conv_general_dilated,
+        conv_general_dilated=route,
         rngs=rngs,
     )
     return conv
@@ -70,14 +73,6 @@ def _group_norm(layer: plan.GroupNorm, dtype: Any, rngs: nnx.Rngs) -> nnx.Module
         use_fast_variance=False,
         rngs=rngs,
     )
-
-
-def _channel_attention(layer: plan.ChannelAttention, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
-    return ChannelAttention(layer.kernel_size, dtype, rngs)
-
-
-def _drop_path(layer: plan.DropPath, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
-    return nnx.Dropout(layer.rate, broadcast_dims=(1, 2, 3), rngs=rngs)
 
 
 def _dense(layer: plan.Dense, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
@@ -99,6 +94,20 @@ def product(
         return lax.conv_general_dilated(x, kernel, strides, *args, **options)
     rows, columns = strides
     return jnp.matmul(x[:, ::rows, ::columns], kernel[0, 0], precision=options.get("precision"))
+
+
+@cache
+def standardized(eps: float) -> Callable[..., jax.Array]:
+    """`lax.conv_general_dilated` of filters that are standardised, over their own weights; one
+    function for each `eps`, so that models of one kind are compiled once.
+    """
+
+    def convolved(x: jax.Array, kernel: jax.Array, *args: Any, **options: Any) -> jax.Array:
+        variance = kernel.var((0, 1, 2), keepdims=True)
+        standard = (kernel - kernel.mean((0, 1, 2), keepdims=True)) * lax.rsqrt(variance + eps)
+        return lax.conv_general_dilated(x, standard, *args, **options)
+
+    return convolved
 
 
 def padding(amount: plan.Padding) -> Any:
@@ -145,49 +154,6 @@ class BatchNorm(nnx.BatchNorm):
         return y
 
 
-class StandardizedConv(nnx.Conv):
-    """`nnx.Conv` whose filters are standardised, over their own weights, at each call."""
-
-    def __init__(self, eps: float, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.eps = eps
-
-    def __call__(self, x: jax.Array) -> Any:
-        """[N, H, W, C] to [N, H', W', out]."""
-        kernel = self.kernel[...]
-        variance = kernel.var((0, 1, 2), keepdims=True)
-        standard = (kernel - kernel.mean((0, 1, 2), keepdims=True)) * lax.rsqrt(variance + self.eps)
-        amounts = self.padding if isinstance(self.padding, str) else list(self.padding)
-        y = lax.conv_general_dilated(
-            x,
-            standard,
-            (self.strides,) * 2 if isinstance(self.strides, int) else self.strides,
-            amounts,
-            rhs_dilation=(self.kernel_dilation,) * 2
-            if isinstance(self.kernel_dilation, int)
-            else self.kernel_dilation,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=self.feature_group_count,
-        )
-        return y if self.bias is None else y + self.bias[...]
-
-
-class SpaceToDepth(nnx.Module):
-    """Blocks of 2 x 2 pixels as pixels of four times the channels."""
-
-    def __init__(self, layer: plan.SpaceToDepth) -> None:
-        self.layer = layer
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[N, H, W, C] to [N, H', W', 4 C]."""
-        around = [(*self.layer.around(n), 0) for n in x.shape[1:3]]
-        # lax's pad crops where an amount is negative.
-        x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *around, (0, 0, 0)])
-        n, h, w, c = x.shape
-        blocks = x.reshape(n, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5)
-        return blocks.reshape(n, h // 2, w // 2, 4 * c)
-
-
 class EvoNorm(nnx.Module):
     """EvoNorm-S0: a gated activation over the deviation of its group."""
 
@@ -221,84 +187,6 @@ class FilterResponseNorm(nnx.Module):
         return jnp.maximum(x * self.scale[...] + self.bias[...], self.tau[...])
 
 
-class ZeroPad(nnx.Module):
-    """Rows and columns of zeros on every side."""
-
-    def __init__(self, amount: int) -> None:
-        self.amount = amount
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[N, H, W, C] to [N, H + 2 amount, W + 2 amount, C]."""
-        a = self.amount
-        return jnp.pad(x, ((0, 0), (a, a), (a, a), (0, 0)))
-
-
-class Flatten(nnx.Module):
-    """[N, 1, 1, C] to [N, C]."""
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[N, 1, 1, C] to [N, C]."""
-        return x.reshape(x.shape[0], -1)
-
-
-class Activation(nnx.Module):
-    """An elementwise function, held by name: static attributes have to be hashable."""
-
-    def __init__(self, function: str) -> None:
-        self.function = function
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Any shape to the same."""
-        y: jax.Array = ACTIVATIONS[self.function](x)
-        return y
-
-
-class MaxPool(nnx.Module):
-    """Maximum, padded with minus infinity."""
-
-    def __init__(self, layer: plan.MaxPool) -> None:
-        self.window = (layer.kernel_size, layer.kernel_size)
-        self.strides = (layer.stride, layer.stride)
-        self.padding = padding(layer.padding)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[N, H, W, C] to [N, H', W', C]."""
-        y: jax.Array = nnx.max_pool(x, self.window, self.strides, self.padding)
-        return y
-
-
-class AvgPool(nnx.Module):
-    """Mean, of padding too only if the plan says so."""
-
-    def __init__(self, layer: plan.AvgPool) -> None:
-        self.window = (layer.kernel_size, layer.kernel_size)
-        self.strides = (layer.stride, layer.stride)
-        self.padding = padding(layer.padding)
-        self.count_padding = layer.count_padding
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[N, H, W, C] to [N, H', W', C]."""
-        y: jax.Array = nnx.avg_pool(
-            x, self.window, self.strides, self.padding, count_include_pad=self.count_padding
-        )
-        # Flax divides by counts of JAX's default float, which is not always the input's.
-        return y.astype(x.dtype)
-
-
-class BlurPool(nnx.Module):
-    """Binomial blur and subsampling for each channel, reflecting one pixel at the border."""
-
-    def __init__(self, stride: int) -> None:
-        self.stride = stride
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), C]."""
-        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect")
-        s = self.stride
-        x = 0.25 * x[:, :-2:s] + 0.5 * x[:, 1:-1:s] + 0.25 * x[:, 2::s]
-        return 0.25 * x[:, :, :-2:s] + 0.5 * x[:, :, 1:-1:s] + 0.25 * x[:, :, 2::s]
-
-
 class SqueezeExcite(nnx.Module):
     """Scale channels by a gate computed from their means."""
 
@@ -314,12 +202,12 @@ class SqueezeExcite(nnx.Module):
 class ChannelAttention(nnx.Module):
     """Scale channels by a gate computed from the means of their neighbours."""
 
-    def __init__(self, kernel_size: int, dtype: Any, rngs: nnx.Rngs) -> None:
-        p = kernel_size // 2
+    def __init__(self, layer: plan.ChannelAttention, dtype: Any, rngs: nnx.Rngs) -> None:
+        p = layer.kernel_size // 2
         self.conv = nnx.Conv(
             1,
             1,
-            (kernel_size,),
+            (layer.kernel_size,),
             padding=((p, p),),
             use_bias=False,
             param_dtype=dtype,
@@ -343,45 +231,6 @@ class LayerScale(nnx.Module):
         """[N, H, W, C] to the same."""
         y: jax.Array = x * self.gamma[...]
         return y
-
-
-class Identity(nnx.Module):
-    """Nothing."""
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Any shape to the same."""
-        return x
-
-
-class ZeroPadShortcut(nnx.Module):
-    """Subsample rows and columns, add channels of zeros (option A)."""
-
-    def __init__(self, layer: plan.ZeroPadShortcut) -> None:
-        self.stride, self.before, self.after = layer.stride, layer.before, layer.after
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), before + C + after]."""
-        x = x[:, :: self.stride, :: self.stride, :]
-        return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (self.before, self.after)))
-
-
-class GlobalPool(nnx.Module):
-    """Mean and maximum over H and W, one of them or both."""
-
-    def __init__(self, layer: plan.GlobalPool) -> None:
-        self.keep_axes, self.kind = layer.keep_axes, layer.kind
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[N, H, W, C] to [N, C], or to [N, 1, 1, C]; 2 C channels for catavgmax."""
-        if self.kind == "avg":
-            return x.mean((1, 2), keepdims=self.keep_axes)
-        maximum = x.max((1, 2), keepdims=self.keep_axes)
-        if self.kind == "max":
-            return maximum
-        mean = x.mean((1, 2), keepdims=self.keep_axes)
-        if self.kind == "avgmax":
-            return (mean + maximum) / 2
-        return jnp.concatenate((mean, maximum), -1)
 
 
 class DropBlock(nnx.Dropout):
@@ -409,28 +258,105 @@ class DropBlock(nnx.Dropout):
         return y
 
 
+class Stateless(nnx.Module):
+    """A layer without variables. It holds its record: static attributes have to be hashable."""
+
+    def __init__(self, layer: plan.Layer) -> None:
+        self.layer = layer
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """What its function gives."""
+        return FUNCTIONS[type(self.layer)](self.layer, x)
+
+
+def _zero_pad(layer: plan.ZeroPad, x: jax.Array) -> jax.Array:
+    """[N, H, W, C] to [N, H + 2 amount, W + 2 amount, C]."""
+    around = (layer.amount, layer.amount)
+    return jnp.pad(x, ((0, 0), around, around, (0, 0)))
+
+
+def _space_to_depth(layer: plan.SpaceToDepth, x: jax.Array) -> jax.Array:
+    """[N, H, W, C] to [N, H', W', 4 C]."""
+    around = [(*layer.around(n), 0) for n in x.shape[1:3]]
+    # lax's pad crops where an amount is negative.
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *around, (0, 0, 0)])
+    n, h, w, c = x.shape
+    blocks = x.reshape(n, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5)
+    return blocks.reshape(n, h // 2, w // 2, 4 * c)
+
+
+def _max_pool(layer: plan.MaxPool, x: jax.Array) -> jax.Array:
+    """[N, H, W, C] to [N, H', W', C]; padded with minus infinity."""
+    window, strides = (layer.kernel_size,) * 2, (layer.stride,) * 2
+    y: jax.Array = nnx.max_pool(x, window, strides, padding(layer.padding))
+    return y
+
+
+def _avg_pool(layer: plan.AvgPool, x: jax.Array) -> jax.Array:
+    """[N, H, W, C] to [N, H', W', C]: the mean, of padding too only if the plan says so."""
+    window, strides = (layer.kernel_size,) * 2, (layer.stride,) * 2
+    y: jax.Array = nnx.avg_pool(
+        x, window, strides, padding(layer.padding), count_include_pad=layer.count_padding
+    )
+    # Flax divides by counts of JAX's default float, which is not always the input's.
+    return y.astype(x.dtype)
+
+
+def _blur_pool(layer: plan.BlurPool, x: jax.Array) -> jax.Array:
+    """[N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), C]."""
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect")
+    s = layer.stride
+    x = 0.25 * x[:, :-2:s] + 0.5 * x[:, 1:-1:s] + 0.25 * x[:, 2::s]
+    return 0.25 * x[:, :, :-2:s] + 0.5 * x[:, :, 1:-1:s] + 0.25 * x[:, :, 2::s]
+
+
+def _zero_pad_shortcut(layer: plan.ZeroPadShortcut, x: jax.Array) -> jax.Array:
+    """[N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), before + C + after]."""
+    x = x[:, :: layer.stride, :: layer.stride, :]
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (layer.before, layer.after)))
+
+
+def _global_pool(layer: plan.GlobalPool, x: jax.Array) -> jax.Array:
+    """[N, H, W, C] to [N, C], or to [N, 1, 1, C]; 2 C channels for catavgmax."""
+    if layer.kind == "avg":
+        return x.mean((1, 2), keepdims=layer.keep_axes)
+    maximum = x.max((1, 2), keepdims=layer.keep_axes)
+    if layer.kind == "max":
+        return maximum
+    mean = x.mean((1, 2), keepdims=layer.keep_axes)
+    if layer.kind == "avgmax":
+        return (mean + maximum) / 2
+    return jnp.concatenate((mean, maximum), -1)
+
+
+FUNCTIONS: dict[type, Callable[[Any, jax.Array], jax.Array]] = {
+    plan.ZeroPad: _zero_pad,
+    plan.SpaceToDepth: _space_to_depth,
+    plan.Flatten: lambda layer, x: x.reshape(x.shape[0], -1),
+    plan.Identity: lambda layer, x: x,
+    plan.AvgPool: _avg_pool,
+    plan.BlurPool: _blur_pool,
+    plan.Activation: lambda layer, x: ACTIVATIONS[layer.function](x),
+    plan.MaxPool: _max_pool,
+    plan.ZeroPadShortcut: _zero_pad_shortcut,
+    plan.GlobalPool: _global_pool,
+}
+"""What each layer record without variables computes, as functions are Flax's own pools."""
+
 BUILDERS: dict[type, Callable[[Any, Any, nnx.Rngs], nnx.Module]] = {
     plan.Conv: _conv,
     plan.BatchNorm: BatchNorm,
     plan.GroupNorm: _group_norm,
     plan.EvoNorm: lambda layer, dtype, rngs: EvoNorm(layer, dtype),
     plan.FilterResponseNorm: lambda layer, dtype, rngs: FilterResponseNorm(layer, dtype),
-    plan.ZeroPad: lambda layer, dtype, rngs: ZeroPad(layer.amount),
-    plan.SpaceToDepth: lambda layer, dtype, rngs: SpaceToDepth(layer),
-    plan.Flatten: lambda layer, dtype, rngs: Flatten(),
-    plan.Identity: lambda layer, dtype, rngs: Identity(),
-    plan.AvgPool: lambda layer, dtype, rngs: AvgPool(layer),
-    plan.BlurPool: lambda layer, dtype, rngs: BlurPool(layer.stride),
     plan.SqueezeExcite: SqueezeExcite,
-    plan.ChannelAttention: _channel_attention,
+    plan.ChannelAttention: ChannelAttention,
     plan.LayerScale: lambda layer, dtype, rngs: LayerScale(layer, dtype),
-    plan.Activation: lambda layer, dtype, rngs: Activation(layer.function),
-    plan.MaxPool: lambda layer, dtype, rngs: MaxPool(layer),
-    plan.ZeroPadShortcut: lambda layer, dtype, rngs: ZeroPadShortcut(layer),
-    plan.GlobalPool: lambda layer, dtype, rngs: GlobalPool(layer),
     plan.Dropout: lambda layer, dtype, rngs: nnx.Dropout(layer.rate, rngs=rngs),
-    plan.DropPath: _drop_path,
+    plan.DropPath: lambda layer, dtype, rngs: nnx.Dropout(
+        layer.rate, broadcast_dims=(1, 2, 3), rngs=rngs
+    ),
     plan.DropBlock: lambda layer, dtype, rngs: DropBlock(layer, rngs),
     plan.Dense: _dense,
 }
-"""The native module of each layer record, with parameters of a dtype."""
+"""The native module of each other record, with parameters of a dtype."""

@@ -12,8 +12,6 @@ from shared_spec.spec.files import SUFFIXES, load_spec
 from shared_spec.spec.resnet_spec import ResNetSpec
 
 ModelLike = str | os.PathLike[str] | ResNetSpec
-
-
 """A catalogue name, the path of a spec file, or a spec."""
 
 

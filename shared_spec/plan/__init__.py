@@ -1,71 +1,33 @@
 """What a backend reads: layers with every number resolved, and the small tree that they make."""
 
-from shared_spec.plan.layers import (
-    LEAKY_SLOPE,
-    Activation,
-    AvgPool,
-    BatchNorm,
-    BlurPool,
-    ChannelAttention,
-    Conv,
-    Dense,
-    DropBlock,
-    Dropout,
-    DropPath,
-    EvoNorm,
-    FilterResponseNorm,
-    Flatten,
-    GlobalPool,
-    GroupNorm,
-    Identity,
-    Layer,
-    Layers,
-    LayerScale,
-    MaxPool,
-    Padding,
-    Parameter,
-    Role,
-    SpaceToDepth,
-    SqueezeExcite,
-    ZeroPad,
-    ZeroPadShortcut,
-)
-from shared_spec.plan.network import (
-    Block,
-    Plan,
-    Stage,
-)
-
-__all__ = [
-    "LEAKY_SLOPE",
-    "Activation",
-    "AvgPool",
-    "BatchNorm",
-    "Block",
-    "BlurPool",
-    "ChannelAttention",
-    "Conv",
-    "Dense",
-    "DropBlock",
-    "DropPath",
-    "Dropout",
-    "EvoNorm",
-    "FilterResponseNorm",
-    "Flatten",
-    "GlobalPool",
-    "GroupNorm",
-    "Identity",
-    "Layer",
-    "LayerScale",
-    "Layers",
-    "MaxPool",
-    "Padding",
-    "Parameter",
-    "Plan",
-    "Role",
-    "SpaceToDepth",
-    "SqueezeExcite",
-    "Stage",
-    "ZeroPad",
-    "ZeroPadShortcut",
-]
+from shared_spec.plan.layers import LEAKY_SLOPE as LEAKY_SLOPE
+from shared_spec.plan.layers import Activation as Activation
+from shared_spec.plan.layers import AvgPool as AvgPool
+from shared_spec.plan.layers import BatchNorm as BatchNorm
+from shared_spec.plan.layers import BlurPool as BlurPool
+from shared_spec.plan.layers import ChannelAttention as ChannelAttention
+from shared_spec.plan.layers import Conv as Conv
+from shared_spec.plan.layers import Dense as Dense
+from shared_spec.plan.layers import DropBlock as DropBlock
+from shared_spec.plan.layers import Dropout as Dropout
+from shared_spec.plan.layers import DropPath as DropPath
+from shared_spec.plan.layers import EvoNorm as EvoNorm
+from shared_spec.plan.layers import FilterResponseNorm as FilterResponseNorm
+from shared_spec.plan.layers import Flatten as Flatten
+from shared_spec.plan.layers import GlobalPool as GlobalPool
+from shared_spec.plan.layers import GroupNorm as GroupNorm
+from shared_spec.plan.layers import Identity as Identity
+from shared_spec.plan.layers import Layer as Layer
+from shared_spec.plan.layers import Layers as Layers
+from shared_spec.plan.layers import LayerScale as LayerScale
+from shared_spec.plan.layers import MaxPool as MaxPool
+from shared_spec.plan.layers import Padding as Padding
+from shared_spec.plan.layers import Parameter as Parameter
+from shared_spec.plan.layers import Role as Role
+from shared_spec.plan.layers import SpaceToDepth as SpaceToDepth
+from shared_spec.plan.layers import SqueezeExcite as SqueezeExcite
+from shared_spec.plan.layers import ZeroPad as ZeroPad
+from shared_spec.plan.layers import ZeroPadShortcut as ZeroPadShortcut
+from shared_spec.plan.network import Block as Block
+from shared_spec.plan.network import Plan as Plan
+from shared_spec.plan.network import Stage as Stage

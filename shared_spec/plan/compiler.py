@@ -70,18 +70,16 @@ def compile_plan(spec: ResNetSpec) -> Plan:
         SpecError: if some layer's channels do not divide as the spec asks.
     """
     build = _pre_activation_block if spec.pre_activation else _block
+    sites = [*_sites(spec)]
     stages: list[Stage] = []
-    channels = spec.stem_width
-    for index, sites in groupby(_sites(spec), key=lambda site: site.stage):
+    for index, members in groupby(sites, key=lambda site: site.stage):
         name = f"stages.{index}.blocks" if spec.pre_activation else f"layer{index + 1}"
-        blocks = []
-        for site in sites:
-            blocks.append(build(spec, f"{name}.{site.number}", site))
-            channels = site.out_channels
-        stages.append(Stage(name, tuple(blocks)))
+        blocks = tuple(build(spec, f"{name}.{site.number}", site) for site in members)
+        stages.append(Stage(name, blocks))
     stem, pool = _stem(spec), _stem_pool(spec, "stem.pool" if spec.pre_activation else "maxpool")
     if not spec.features_only:
-        return Plan(spec.in_channels, stem + pool, tuple(stages), _head(spec, channels))
+        head = _head(spec, sites[-1].out_channels)
+        return Plan(spec.in_channels, stem + pool, tuple(stages), head)
     levels = (stem[-1].name, *(stage.name for stage in stages))
     wanted = spec.out_indices or range(len(levels))
     last = wanted[-1]
@@ -147,12 +145,9 @@ def _stem(spec: ResNetSpec) -> Layers:
     """
     width = spec.stem_width
     deep = spec.stem.startswith("deep")
-    widths: tuple[int, ...]
-    if deep:
-        first = 3 * width // 8 if spec.stem == "deep_tiered" else width // 2
-        widths, kernel_size = (first, width // 2, width), 3
-    else:
-        widths, kernel_size = (width,), {"conv7x7": 7, "conv3x3": 3}[spec.stem]
+    first = 3 * width // 8 if spec.stem == "deep_tiered" else width // 2
+    widths = (first, width // 2, width) if deep else (width,)
+    kernel_size = 7 if spec.stem == "conv7x7" else 3
     names = _STEM_NAMES[spec.pre_activation, deep]
     rule = spec.stem_padding or spec.padding
     layers: list[Layer] = []
@@ -315,9 +310,8 @@ def _shortcut(spec: ResNetSpec, name: str, site: _Site) -> Layers:
     layers: list[Layer] = []
     stride = site.stride
     if spec.shortcut_pool == "avg":
-        pool = f"{name}.downsample.0"
+        pool, stride = f"{name}.downsample.0", 1
         layers += _shortcut_pool(pool, site) or (plan.Identity(pool),)
-        stride = 1
     dilates = site.dilation > 1 or stride > 1
     kernel_size = spec.shortcut_kernel if dilates else 1
     at, normed = f"{name}.downsample.{len(layers)}", spec.shortcut_norm

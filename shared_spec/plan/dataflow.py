@@ -9,10 +9,7 @@ from shared_spec.plan.layers import Layers
 from shared_spec.plan.network import Plan
 
 IMAGES = ""
-
-
 """The source of a layer that takes the images."""
-
 
 _AVERAGING = (
     plan.GlobalPool,

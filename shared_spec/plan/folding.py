@@ -22,7 +22,7 @@ from shared_spec.plan.layers import (
     Layers,
     SpaceToDepth,
 )
-from shared_spec.plan.network import Block, Plan
+from shared_spec.plan.network import CHAINS, Block, Plan
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,8 @@ def inference_plan(p: Plan, how: Inference = Inference()) -> Plan:
     """`p` without what only training needs. `weights_for` makes its weights from those of `p`."""
 
     def block(b: Block) -> Block:
-        return replace(
-            b,
-            pre=_folded(b.pre),
-            branch=_folded(b.branch),
-            shortcut=_folded(b.shortcut),
-            output=_folded(b.output),
-        )
+        chains = {name: _folded(getattr(b, name)) for name in CHAINS}
+        return replace(b, **chains)
 
     stem = _folded(p.stem, p.outputs)
     if how.space_to_depth:
@@ -91,8 +86,8 @@ def convolutions_and_norms(p: Plan) -> Iterator[tuple[Layer, BatchNorm | None]]:
     """The layers that remain of a plan, each convolution with the batch norm that goes into it."""
     yield from _pairs(p.stem, p.outputs)
     for block in p.blocks():
-        for chain in (block.pre, block.branch, block.shortcut, block.output):
-            yield from _pairs(chain)
+        for name in CHAINS:
+            yield from _pairs(getattr(block, name))
     yield from _pairs(p.head)
 
 
@@ -138,15 +133,11 @@ def _on_blocks(stem: Layers) -> Layers:
     """The stem's first convolution, if it is a dense one of stride 2, as one of stride 1 on blocks
     of 2 x 2 pixels.
     """
-    place = next((i for i, layer in enumerate(stem) if isinstance(layer, Conv)), None)
-    if place is None:
+    conv = next((layer for layer in stem if isinstance(layer, Conv)), None)
+    dense = conv and (conv.stride, conv.groups, conv.dilation) == (2, 1, 1)
+    if conv is None or not dense or conv.padding == "same":
         return stem
-    conv = stem[place]
-    assert isinstance(conv, Conv)
-    dense = (conv.stride, conv.groups, conv.dilation) == (2, 1, 1)
-    if not dense or conv.padding == "same":
-        return stem
-    blocks = space_to_depth_of(conv)
+    blocks, place = space_to_depth_of(conv), stem.index(conv)
     channels = 4 * conv.in_channels
     form = replace(conv, stride=1, padding=0, in_channels=channels, kernel_size=blocks.window)
     return (*stem[:place], blocks, form, *stem[place + 1 :])

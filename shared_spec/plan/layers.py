@@ -7,17 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 Padding = int | Literal["same"]
-
-
 """Rows and columns of padding on every side, or TensorFlow's input-dependent rule `"same"`:
 `max((ceil(n / stride) - 1) * stride + kernel - n, 0)` in all, the larger half at the end."""
 
-
 LEAKY_SLOPE = 0.01
-
-
 """Of leaky_relu where x is negative. Keras's own default is another one."""
-
 
 Role = Literal[
     "conv_kernel",
@@ -35,7 +29,17 @@ Role = Literal[
 
 
 @dataclass(frozen=True, slots=True)
-class Conv:
+class Layer:
+    """What all records have: the layer's dotted path in the model."""
+
+    name: str
+
+
+Layers = tuple[Layer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Conv(Layer):
     """2-D convolution (cross-correlation) with a square kernel, its pixels `dilation` apart; zeros
     are padded.
 
@@ -43,7 +47,6 @@ class Conv:
     biased variance being over its own weights (Qiao et al. 2019, arXiv:1903.10520).
     """
 
-    name: str
     in_channels: int
     out_channels: int
     kernel_size: int
@@ -61,7 +64,7 @@ class Conv:
 
 
 @dataclass(frozen=True, slots=True)
-class BatchNorm:
+class BatchNorm(Layer):
     """Batch normalisation over N, H, W (Ioffe and Szegedy 2015, arXiv:1502.03167).
 
     `momentum` is the share of the new batch in the running statistics (PyTorch's sense; Keras and
@@ -69,7 +72,6 @@ class BatchNorm:
     variance: `"unbiased"` divides by n - 1, `"biased"` by n.
     """
 
-    name: str
     channels: int
     eps: float
     momentum: float
@@ -78,12 +80,11 @@ class BatchNorm:
 
 
 @dataclass(frozen=True, slots=True)
-class GroupNorm:
+class GroupNorm(Layer):
     """Group normalisation: over H, W and the channels of a group of one image (Wu and He 2018,
     arXiv:1803.08494), then a scale and a bias for each channel.
     """
 
-    name: str
     channels: int
     groups: int
     eps: float
@@ -91,44 +92,40 @@ class GroupNorm:
 
 
 @dataclass(frozen=True, slots=True)
-class EvoNorm:
+class EvoNorm(Layer):
     """x * sigmoid(v * x) / sqrt(group variance + eps) * scale + bias: normalisation and activation
     in one (EvoNorm-S0, Liu et al. 2020, arXiv:2004.02967).
     """
 
-    name: str
     channels: int
     groups: int
     eps: float
 
 
 @dataclass(frozen=True, slots=True)
-class FilterResponseNorm:
+class FilterResponseNorm(Layer):
     """max(x / sqrt(mean of x^2 over H, W + eps) * scale + bias, tau): normalisation and activation
     in one (Singh and Krishnan 2019, arXiv:1911.09737).
     """
 
-    name: str
     channels: int
     eps: float
 
 
 @dataclass(frozen=True, slots=True)
-class ZeroPad:
+class ZeroPad(Layer):
     """Rows and columns of zeros on every side."""
 
-    name: str
     amount: int
 
 
 @dataclass(frozen=True, slots=True)
-class SpaceToDepth:
+class SpaceToDepth(Layer):
     """[N, H, W, C] to [N, H', W', 4 C], each pixel of which has 2 x 2 pixels of the input, by row,
     column, channel; zeros around it as the convolution of stride 2, `kernel_size` and `padding`
     needs that now becomes one of stride 1 (Ridnik et al. 2020, arXiv:2003.13630).
     """
 
-    name: str
     kernel_size: int
     padding: int
 
@@ -144,37 +141,32 @@ class SpaceToDepth:
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Layer):
     """Nothing: it keeps a place in a numbered chain, so that checkpoints' indices stay."""
-
-    name: str
 
 
 @dataclass(frozen=True, slots=True)
-class Activation:
+class Activation(Layer):
     """An elementwise function, by name: gelu is x times the normal distribution function, gelu_tanh
     its approximation, leaky_relu has the slope `LEAKY_SLOPE`, hardswish is x relu6(x + 3) / 6.
     """
 
-    name: str
     function: str
 
 
 @dataclass(frozen=True, slots=True)
-class MaxPool:
+class MaxPool(Layer):
     """2-D maximum; padded with minus infinity, so padding never wins."""
 
-    name: str
     kernel_size: int
     stride: int
     padding: Padding = 0
 
 
 @dataclass(frozen=True, slots=True)
-class AvgPool:
+class AvgPool(Layer):
     """2-D mean over the pixels that there are: padding is counted only with `count_padding`."""
 
-    name: str
     kernel_size: int
     stride: int
     padding: Padding = 0
@@ -182,93 +174,85 @@ class AvgPool:
 
 
 @dataclass(frozen=True, slots=True)
-class BlurPool:
+class BlurPool(Layer):
     """Binomial filter (1 2 1) x (1 2 1) / 16 for each channel, then every `stride`-th pixel; one
     pixel is padded by reflection (Zhang 2019, arXiv:1904.11486). It has no parameters.
     """
 
-    name: str
     channels: int
     stride: int
 
 
 @dataclass(frozen=True, slots=True)
-class SqueezeExcite:
+class SqueezeExcite(Layer):
     """x * sigmoid(fc2(relu(fc1(mean of x over H, W)))) (Hu et al. 2017, arXiv:1709.01507). `fc1`
     and `fc2` are 1x1 convolutions with biases, to `reduced` channels and back.
     """
 
-    name: str
     channels: int
     reduced: int
 
 
 @dataclass(frozen=True, slots=True)
-class ChannelAttention:
+class ChannelAttention(Layer):
     """x * sigmoid(convolution along the channels of the mean of x over H, W), zeros padded, no bias
     (ECA, Wang et al. 2019, arXiv:1910.03151).
     """
 
-    name: str
     channels: int
     kernel_size: int
 
 
 @dataclass(frozen=True, slots=True)
-class LayerScale:
+class LayerScale(Layer):
     """A learnt scale for each channel, `init` at first (Touvron et al. 2021, arXiv:2103.17239)."""
 
-    name: str
     channels: int
     init: float
 
 
 @dataclass(frozen=True, slots=True)
-class ZeroPadShortcut:
+class ZeroPadShortcut(Layer):
     """Option A of He et al. 2015 (arXiv:1512.03385): take every `stride`-th row and column, then
     add channels of zeros, `before` in front and `after` behind. It has no parameters.
     """
 
-    name: str
     stride: int
     before: int
     after: int
 
 
 @dataclass(frozen=True, slots=True)
-class GlobalPool:
+class GlobalPool(Layer):
     """Over H and W: [N, H, W, C] to [N, C], or to [N, 1, 1, C] with `keep_axes`. `kind` is the
     mean (avg), the maximum (max), the mean of both (avgmax), or both, the mean first (catavgmax:
     2 C channels).
     """
 
-    name: str
     keep_axes: bool = False
     kind: Literal["avg", "max", "avgmax", "catavgmax"] = "avg"
 
 
 @dataclass(frozen=True, slots=True)
-class Dropout:
+class Dropout(Layer):
     """In training, each number is 0 with probability `rate`, else divided by 1 - rate (Srivastava
     et al. 2014).
     """
 
-    name: str
     rate: float
 
 
 @dataclass(frozen=True, slots=True)
-class DropPath:
+class DropPath(Layer):
     """In training, a whole image is 0 with probability `rate`, else divided by 1 - rate: stochastic
     depth (Huang et al. 2016, arXiv:1603.09382).
     """
 
-    name: str
     rate: float
 
 
 @dataclass(frozen=True, slots=True)
-class DropBlock:
+class DropBlock(Layer):
     """In training, squares of `block_size` pixels are 0 in all channels of an image, and the rest
     of the batch is scaled by the inverse of the share that is kept (Ghiasi et al. 2018,
     arXiv:1810.12890, as timm does it).
@@ -277,7 +261,6 @@ class DropBlock:
     k^2 / ((H - k + 1) (W - k + 1)), k being `block_size` or the map's side if that is smaller.
     """
 
-    name: str
     rate: float
     block_size: int
     gamma_scale: float
@@ -290,17 +273,14 @@ class DropBlock:
 
 
 @dataclass(frozen=True, slots=True)
-class Flatten:
+class Flatten(Layer):
     """[N, 1, 1, C] to [N, C]."""
-
-    name: str
 
 
 @dataclass(frozen=True, slots=True)
-class Dense:
+class Dense(Layer):
     """Fully connected layer on [N, in_features]."""
 
-    name: str
     in_features: int
     out_features: int
     bias: bool = True
@@ -308,34 +288,6 @@ class Dense:
 
 TRAINING_ONLY = (Dropout, DropPath, DropBlock)
 """Layers that drop at random in training and otherwise do nothing."""
-
-Layer = (
-    Conv
-    | BatchNorm
-    | GroupNorm
-    | EvoNorm
-    | FilterResponseNorm
-    | ZeroPad
-    | SpaceToDepth
-    | Flatten
-    | Identity
-    | Activation
-    | MaxPool
-    | AvgPool
-    | BlurPool
-    | SqueezeExcite
-    | ChannelAttention
-    | LayerScale
-    | ZeroPadShortcut
-    | GlobalPool
-    | Dropout
-    | DropPath
-    | DropBlock
-    | Dense
-)
-
-
-Layers = tuple[Layer, ...]
 
 
 @dataclass(frozen=True, slots=True)

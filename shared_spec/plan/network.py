@@ -22,6 +22,9 @@ from typing import Literal
 from shared_spec.plan.layers import Layer, Layers, Parameter
 from shared_spec.plan.parameters import parameters_of
 
+CHAINS = ("pre", "branch", "shortcut", "output")
+"""Of a block, in the order in which PyTorch would register them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -38,8 +41,8 @@ class Block:
 
     def layers(self) -> Iterator[Layer]:
         """All layers, in the order in which PyTorch would register them."""
-        for chain in (self.pre, self.branch, self.shortcut, self.output):
-            yield from chain
+        for name in CHAINS:
+            yield from getattr(self, name)
 
 
 @dataclass(frozen=True, slots=True)

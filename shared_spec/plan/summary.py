@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from functools import cache, lru_cache
+from itertools import groupby
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -91,8 +92,7 @@ def macs(p: Plan, size: tuple[int, int]) -> int:
     return sum(row.macs for row in layer_rows(p, size))
 
 
-def _sum(name: str, shape: Shape, rows: Iterable[Row]) -> Row:
-    rows = list(rows)
+def _sum(name: str, shape: Shape, rows: list[Row]) -> Row:
     return Row(name, shape, sum(r.parameters for r in rows), sum(r.macs for r in rows))
 
 
@@ -192,22 +192,17 @@ def _layer_macs(layer: Layer, shape: Shape) -> int:
 
 def describe_stage(stage: Stage) -> str:
     """`[1×1, 64; 3×3, 64; 1×1, 256] × 3`, as in the papers."""
-    kinds: list[str] = []
-    counts: list[int] = []
-    for block in stage.blocks:
-        convs = [x for x in (*block.pre, *block.branch) if isinstance(x, plan.Conv)]
-        text = "; ".join(_describe(conv) for conv in convs)
-        if kinds and kinds[-1] == text:
-            counts[-1] += 1
-        else:
-            kinds.append(text)
-            counts.append(1)
-    return ", ".join(f"[{k}] × {n}" for k, n in zip(kinds, counts, strict=True))
+
+    def text(block: Block) -> str:
+        convs = (x for x in (*block.pre, *block.branch) if isinstance(x, plan.Conv))
+        return "; ".join(map(_describe, convs))
+
+    return ", ".join(f"[{kind}] × {len([*alike])}" for kind, alike in groupby(stage.blocks, text))
 
 
 def describe_chain(layers: Layers) -> str:
     """`7×7, 64; 3×3 max pool`."""
-    return "; ".join(text for text in map(_describe, layers) if text)
+    return "; ".join(filter(None, map(_describe, layers)))
 
 
 def _describe(layer: Layer) -> str:
