@@ -14,10 +14,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from resnet_flax.model import ResNet, find
 from resnet_flax.weights import WEIGHTS
-from shared_spec.errors import ImageError
 from shared_spec.kernels import xla
 from shared_spec.training.optimization import SGD, Optimization
-from shared_spec.training.state import MOMENTS, Placed, Progress, TrainingState
+from shared_spec.training.state import MOMENTS, Placed, Progress, TrainingState, require_equal_parts
 from shared_spec.training.trainer import BaseTrainer, TrainerArrays
 
 Arrays = dict[str, jax.Array]
@@ -63,11 +62,7 @@ class Trainer(BaseTrainer[ResNet]):
     def _place(self, images: np.ndarray, labels: np.ndarray) -> Placed:
         if self._mesh.size == 1:
             return Placed(*jax.device_put((images, labels)))
-        if len(labels) % jax.local_device_count():
-            raise ImageError(
-                f"a batch of {len(labels)} images does not divide into "
-                f"{jax.local_device_count()} equal parts, one for each device"
-            )
+        require_equal_parts(labels, jax.local_device_count(), "device")
         whole: Any = jax.make_array_from_process_local_data
         return Placed(*(whole(self._spread("batch"), array) for array in (images, labels)))
 

@@ -60,8 +60,8 @@ def _conv(layer: plan.Conv, x: Any, own: Own) -> Any:
     if layer.standardize_eps is not None:
         kind = partial(StandardizedConv2D, eps=layer.standardize_eps)
     return kind(
-        layer.out_channels,
-        layer.kernel_size,
+        filters=layer.out_channels,
+        kernel_size=layer.kernel_size,
         strides=layer.stride,
         padding=padding,
         dilation_rate=layer.dilation,
@@ -75,15 +75,11 @@ def _conv(layer: plan.Conv, x: Any, own: Own) -> Any:
 
 def _batch_norm(layer: plan.BatchNorm, x: Any, own: Own) -> Any:
     unbiased, momentum = layer.variance == "unbiased", 1 - layer.momentum
-    return BatchNormalization(unbiased, momentum=momentum, epsilon=layer.eps, **own)(x)
+    return BatchNormalization(unbiased=unbiased, momentum=momentum, epsilon=layer.eps, **own)(x)
 
 
 def _group_norm(layer: plan.GroupNorm, x: Any, own: Own) -> Any:
     return GroupNormalization(layer.groups, epsilon=layer.eps, **own)(x)
-
-
-def _space_to_depth(layer: plan.SpaceToDepth, x: Any, own: Own) -> Any:
-    return SpaceToDepth(layer.kernel_size, layer.padding, **own)(x)
 
 
 def _avg_pool(layer: plan.AvgPool, x: Any, own: Own) -> Any:
@@ -131,12 +127,8 @@ def _activation(layer: plan.Activation, x: Any, own: Own) -> Any:
 def _max_pool(layer: plan.MaxPool, x: Any, own: Own) -> Any:
     padding = "same" if layer.padding == "same" else "valid"
     if layer.padding != "same" and layer.padding > 0:
-        x = LowestPadding2D(layer.padding, **_inner(own, "pad"))(x)
+        x = LowestPadding2D(padding=layer.padding, **_inner(own, "pad"))(x)
     return MaxPooling2D(layer.kernel_size, layer.stride, padding, **own)(x)
-
-
-def _zero_pad_shortcut(layer: plan.ZeroPadShortcut, x: Any, own: Own) -> Any:
-    return ZeroPadShortcut(layer.stride, layer.before, layer.after, **own)(x)
 
 
 def _global_pool(layer: plan.GlobalPool, x: Any, own: Own) -> Any:
@@ -163,8 +155,8 @@ def _drop_path(layer: plan.DropPath, x: Any, own: Own) -> Any:
 
 
 def _drop_block(layer: plan.DropBlock, x: Any, own: Own) -> Any:
-    seed = layer_seed(own["name"])
-    return DropBlock(layer.rate, layer.block_size, layer.gamma_scale, seed, **own)(x)
+    drop = partial(DropBlock, seed=layer_seed(own["name"]), **own)
+    return drop(rate=layer.rate, block_size=layer.block_size, gamma_scale=layer.gamma_scale)(x)
 
 
 def _dense(layer: plan.Dense, x: Any, own: Own) -> Any:
@@ -173,14 +165,42 @@ def _dense(layer: plan.Dense, x: Any, own: Own) -> Any:
 
 
 class _Configured:
-    """Keeps the constructor's arguments that `arguments` names, which are attributes too."""
+    """Takes the arguments that `arguments` names, keeps them as attributes, and saves them."""
 
     arguments: tuple[str, ...]
+
+    def __init__(self, **options: Any) -> None:
+        given = {name: options.pop(name) for name in self.arguments}
+        super().__init__(**options)
+        for name, value in given.items():
+            setattr(self, name, value)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
         config: dict[str, Any] = super().get_config()  # type: ignore[misc]
         return config | {name: getattr(self, name) for name in self.arguments}
+
+
+def _of(kind: Any) -> Callable[[Any, Any, Own], Any]:
+    """The builder of a layer whose arguments are fields of its record."""
+
+    def build(layer: plan.Layer, x: Any, own: Own) -> Any:
+        return kind(**{name: getattr(layer, name) for name in kind.arguments}, **own)(x)
+
+    return build
+
+
+class _PerChannel(_Configured, keras.layers.Layer):
+    """Has weights of one number a channel: `initializers` says how they start."""
+
+    arguments = ()
+    initializers: tuple[tuple[str, str], ...]
+
+    def build(self, input_shape: Any) -> None:
+        """Make the weights."""
+        for name, initializer in self.initializers:
+            options = {"shape": (input_shape[-1],), "initializer": initializer, "name": name}
+            setattr(self, name, self.add_weight(**options))
 
 
 # Keras's own take their constants by way of float32 on TensorFlow.
@@ -275,10 +295,6 @@ class BatchNormalization(_Configured, keras.layers.BatchNormalization):
     """
 
     arguments = ("unbiased",)
-
-    def __init__(self, unbiased: bool = True, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.unbiased = unbiased
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """[N, H, W, C] to the same."""
@@ -451,10 +467,9 @@ class SpaceToDepth(_Configured, keras.layers.Layer):
 
     arguments = ("kernel_size", "padding")
 
-    def __init__(self, kernel_size: int, padding: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.kernel_size, self.padding = kernel_size, padding
-        self.record = plan.SpaceToDepth(self.name, kernel_size, padding)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.record = plan.SpaceToDepth(self.name, self.kernel_size, self.padding)
 
     def call(self, inputs: Any) -> Any:
         """[N, H, W, C] to [N, H', W', 4 C]."""
@@ -480,10 +495,6 @@ class StandardizedConv2D(_Configured, Conv2D):
 
     arguments = ("eps",)
 
-    def __init__(self, *args: Any, eps: float, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.eps = eps
-
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
         """[N, H, W, C] to [N, H', W', filters], without the bias."""
         return super().convolution_op(inputs, self.effective_kernel())
@@ -496,21 +507,11 @@ class StandardizedConv2D(_Configured, Conv2D):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class EvoNorm(_Configured, keras.layers.Layer):
+class EvoNorm(_PerChannel):
     """EvoNorm-S0: a gated activation over the deviation of its group."""
 
     arguments = ("groups", "eps")
-
-    def __init__(self, groups: int, eps: float, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.groups, self.eps = groups, eps
-
-    def build(self, input_shape: Any) -> None:
-        """Make the scale, the bias and the gate, one number a channel each."""
-        shape = (input_shape[-1],)
-        self.gamma = self.add_weight(shape=shape, initializer="ones", name="gamma")
-        self.beta = self.add_weight(shape=shape, initializer="zeros", name="beta")
-        self.v = self.add_weight(shape=shape, initializer="ones", name="v")
+    initializers = (("gamma", "ones"), ("beta", "zeros"), ("v", "ones"))
 
     def call(self, inputs: Any) -> Any:
         """[N, H, W, C] to the same."""
@@ -523,21 +524,11 @@ class EvoNorm(_Configured, keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class FilterResponseNorm(_Configured, keras.layers.Layer):
+class FilterResponseNorm(_PerChannel):
     """Each map over its root mean square, then a learnt threshold."""
 
     arguments = ("eps",)
-
-    def __init__(self, eps: float, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.eps = eps
-
-    def build(self, input_shape: Any) -> None:
-        """Make the scale, the bias and the threshold, one number a channel each."""
-        shape = (input_shape[-1],)
-        self.gamma = self.add_weight(shape=shape, initializer="ones", name="gamma")
-        self.beta = self.add_weight(shape=shape, initializer="zeros", name="beta")
-        self.tau = self.add_weight(shape=shape, initializer="zeros", name="tau")
+    initializers = (("gamma", "ones"), ("beta", "zeros"), ("tau", "zeros"))
 
     def call(self, inputs: Any) -> Any:
         """[N, H, W, C] to the same."""
@@ -550,12 +541,10 @@ class FilterResponseNorm(_Configured, keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class LayerScale(keras.layers.Layer):
+class LayerScale(_PerChannel):
     """Scale each channel by a learnt number."""
 
-    def build(self, input_shape: Any) -> None:
-        """Make the scale, one number a channel."""
-        self.gamma = self.add_weight(shape=(input_shape[-1],), initializer="ones", name="gamma")
+    initializers = (("gamma", "ones"),)
 
     def call(self, inputs: Any) -> Any:
         """[N, H, W, C] to the same."""
@@ -567,10 +556,6 @@ class BlurPool(_Configured, keras.layers.Layer):
     """Binomial blur and subsampling for each channel, reflecting one pixel at the border."""
 
     arguments = ("stride",)
-
-    def __init__(self, stride: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.stride = stride
 
     def call(self, inputs: Any) -> Any:
         """[N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), C]."""
@@ -586,10 +571,6 @@ class LowestPadding2D(_Configured, keras.layers.Layer):
 
     arguments = ("padding",)
 
-    def __init__(self, padding: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.padding = padding
-
     def call(self, inputs: Any) -> Any:
         """[N, H, W, C] to [N, H + 2 padding, W + 2 padding, C]."""
         p = self.padding
@@ -602,13 +583,9 @@ class DropBlock(_Configured, keras.layers.Layer):
 
     arguments = ("rate", "block_size", "gamma_scale", "seed")
 
-    def __init__(
-        self, rate: float, block_size: int, gamma_scale: float, seed: int, **kwargs: Any
-    ) -> None:
-        super().__init__(**kwargs)
-        self.rate, self.block_size, self.gamma_scale = rate, block_size, gamma_scale
-        self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """[N, H, W, C] to the same."""
@@ -638,10 +615,6 @@ class ZeroPadShortcut(_Configured, keras.layers.Layer):
     """Subsample rows and columns, add channels of zeros (option A)."""
 
     arguments = ("stride", "before", "after")
-
-    def __init__(self, stride: int, before: int, after: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.stride, self.before, self.after = stride, before, after
 
     def call(self, inputs: Any) -> Any:
         """[N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), before + C + after]."""
@@ -677,20 +650,20 @@ BUILDERS: dict[type, Callable[[Any, Any, Own], Any]] = {
     plan.Conv: _conv,
     plan.BatchNorm: _batch_norm,
     plan.GroupNorm: _group_norm,
-    plan.EvoNorm: lambda layer, x, own: EvoNorm(layer.groups, layer.eps, **own)(x),
-    plan.FilterResponseNorm: lambda layer, x, own: FilterResponseNorm(layer.eps, **own)(x),
+    plan.EvoNorm: _of(EvoNorm),
+    plan.FilterResponseNorm: _of(FilterResponseNorm),
     plan.ZeroPad: lambda layer, x, own: keras.layers.ZeroPadding2D(layer.amount, **own)(x),
-    plan.SpaceToDepth: _space_to_depth,
+    plan.SpaceToDepth: _of(SpaceToDepth),
     plan.Flatten: lambda layer, x, own: keras.layers.Flatten(**own)(x),
     plan.Identity: lambda layer, x, own: keras.layers.Identity(**own)(x),
     plan.AvgPool: _avg_pool,
-    plan.BlurPool: lambda layer, x, own: BlurPool(layer.stride, **own)(x),
+    plan.BlurPool: _of(BlurPool),
     plan.SqueezeExcite: _squeeze_excite,
     plan.ChannelAttention: _channel_attention,
-    plan.LayerScale: lambda layer, x, own: LayerScale(**own)(x),
+    plan.LayerScale: _of(LayerScale),
     plan.Activation: _activation,
     plan.MaxPool: _max_pool,
-    plan.ZeroPadShortcut: _zero_pad_shortcut,
+    plan.ZeroPadShortcut: _of(ZeroPadShortcut),
     plan.GlobalPool: _global_pool,
     plan.Dropout: _dropout,
     plan.DropPath: _drop_path,

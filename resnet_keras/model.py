@@ -93,11 +93,14 @@ class ResNet(keras.Model):
 
     def _seed_dropouts(self) -> None:
         """Make what dropout draws follow from the model's seed too."""
-        for layer in self.layers:
-            generator = getattr(layer, "seed_generator", None)
-            if generator is not None:
-                key = layer_seed(layer.name, self.seed)
-                generator.state.assign(np.array([key, 0], generator.state.dtype))
+        for layer in drawing_layers(self):
+            key, state = layer_seed(layer.name, self.seed), layer.seed_generator.state
+            state.assign(np.array([key, 0], state.dtype))
+
+
+def drawing_layers(model: keras.Model) -> list[Any]:
+    """The layers that draw at random in training."""
+    return [layer for layer in model.layers if getattr(layer, "seed_generator", None) is not None]
 
 
 @contextmanager

@@ -11,14 +11,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from resnet_keras.layers import PACKAGE, arrange_like
-from resnet_keras.model import ResNet
-from resnet_keras.weights import WEIGHTS
-from shared_spec.errors import ImageError
+from resnet_keras.layers import PACKAGE, arrange_like, replicas
+from resnet_keras.model import ResNet, drawing_layers
+from resnet_keras.weights import WEIGHTS, configured
 from shared_spec.kernels import xla
 from shared_spec.training.optimization import SGD, STATISTICS, Optimization, Update
 from shared_spec.training.optimization import optimization as checked
-from shared_spec.training.state import MOMENTS, Placed, Progress, TrainingState
+from shared_spec.training.state import MOMENTS, Placed, Progress, TrainingState, require_equal_parts
 from shared_spec.training.trainer import BaseTrainer, TrainerArrays
 from shared_spec.weights.state import State
 
@@ -44,7 +43,8 @@ class RecipeOptimizer(keras.optimizers.Optimizer):
     ) -> None:
         if not isinstance(optimization, Optimization):
             optimization = checked(**optimization)
-        with float_default(optimization.dtype):
+        # Of the variables that Keras makes without asking.
+        with configured(floatx=optimization.dtype):
             super().__init__(
                 optimization.learning_rate if learning_rate is None else learning_rate, name=name
             )
@@ -123,17 +123,6 @@ class RecipeOptimizer(keras.optimizers.Optimizer):
             "learning_rate": base["learning_rate"],
             "name": base["name"],
         }
-
-
-@contextmanager
-def float_default(dtype: str) -> Iterator[None]:
-    """Let Keras make variables of `dtype` where it asks nobody."""
-    kept = keras.config.floatx()
-    keras.config.set_floatx(dtype)
-    try:
-        yield
-    finally:
-        keras.config.set_floatx(kept)
 
 
 def _missing(beta: float, step: Any) -> Any:
@@ -219,8 +208,9 @@ class Trainer(BaseTrainer[ResNet]):
             self._assign(variables, state.moments[key])
         self._assign(self._average, state.average or {})
         self.optimizer.iterations.assign(state.step)
-        for generator in self._generators():
+        for layer in drawing_layers(self._model):
             # Each layer draws once a step, and so has drawn as often.
+            generator = layer.seed_generator
             seed = WEIGHTS.copied(generator.state)
             generator.state.assign(np.array([seed[0], state.step], seed.dtype))
         self._engine.changed()
@@ -270,14 +260,13 @@ class Trainer(BaseTrainer[ResNet]):
             kept = optimization.ema_decay * ops.convert_to_tensor(average)
             average.assign(kept + (1 - optimization.ema_decay) * now)
 
+    def values(self) -> tuple[list[Any], list[Any]]:
+        """What the variables hold: those that train, and the others."""
+        return [v.value for v in self.trained], [v.value for v in self.others]
+
     def variables(self) -> list[Any]:
         """All that a step changes."""
-        return [
-            *self.trained,
-            *self.others,
-            *self.optimizer.variables,
-            *self._average.values(),
-        ]
+        return [*self.trained, *self.others, *self.optimizer.variables, *self._average.values()]
 
     @contextmanager
     def _mixed(self) -> Iterator[None]:
@@ -293,12 +282,6 @@ class Trainer(BaseTrainer[ResNet]):
         finally:
             for layer, policy in kept:
                 layer.dtype_policy = policy
-
-    def _generators(self) -> Iterator[Any]:
-        for layer in self._model.layers:
-            generator = getattr(layer, "seed_generator", None)
-            if generator is not None:
-                yield generator
 
     def _assign(self, variables: Mapping[str, Any], state: State) -> None:
         for name, variable in variables.items():
@@ -322,9 +305,7 @@ class _Engine:
     def step(self, x: Any, y: Any, rate: Any) -> tuple[Any, Any]:
         """The part of a step that is compiled; it changes variables."""
         trainer = self.trainer
-        trained = [v.value for v in trainer.trained]
-        others = [v.value for v in trainer.others]
-        (loss, logits, others), gradients = self.differentiate(trained, others, x, y)
+        (loss, logits, others), gradients = self.differentiate(x, y)
         if trainer.optimization.clip_norm is not None:
             gradients = self.shares(trainer.clipped(self.whole(gradients)))
         trainer.optimizer.learning_rate = rate
@@ -334,14 +315,10 @@ class _Engine:
 
     def gradients(self, x: Any, y: Any) -> tuple[Any, list[Any]]:
         """The loss, and its gradients of the images and of what trains."""
-        trained = [v.value for v in self.trainer.trained]
-        others = [v.value for v in self.trainer.others]
-        (loss, *_), found = self.differentiate(trained, others, x, y, images=True)
+        (loss, *_), found = self.differentiate(x, y, images=True)
         return loss, found
 
-    def differentiate(
-        self, trained: list[Any], others: list[Any], x: Any, y: Any, images: bool = False
-    ) -> tuple[Any, list[Any]]:
+    def differentiate(self, x: Any, y: Any, images: bool = False) -> tuple[Any, list[Any]]:
         """What `Trainer.forward` gives, and the loss's gradients: of the images first, if asked."""
         raise NotImplementedError
 
@@ -369,11 +346,10 @@ class _Torch(_Engine):
         with torch.no_grad():
             return super().step(x, y, rate)
 
-    def differentiate(
-        self, trained: list[Any], others: list[Any], x: Any, y: Any, images: bool = False
-    ) -> tuple[Any, list[Any]]:
+    def differentiate(self, x: Any, y: Any, images: bool = False) -> tuple[Any, list[Any]]:
         import torch
 
+        trained, others = self.trainer.values()
         with torch.enable_grad():
             x = ops.convert_to_tensor(x).requires_grad_(images)
             found = self.trainer.forward(trained, others, x, ops.convert_to_tensor(y))
@@ -411,11 +387,7 @@ class _TensorFlow(_Engine):
 
         if self._replicas == 1:
             return tf.convert_to_tensor(array)
-        if len(array) % self._replicas:
-            raise ImageError(
-                f"a batch of {len(array)} images does not divide into {self._replicas} equal "
-                f"parts, one for each replica"
-            )
+        require_equal_parts(array, self._replicas, "replica")
         parts = [tf.convert_to_tensor(part) for part in np.split(array, self._replicas)]
         return self._strategy.experimental_distribute_values_from_function(
             lambda context: parts[context.replica_id_in_sync_group]
@@ -432,20 +404,17 @@ class _TensorFlow(_Engine):
     def shares(self, gradients: list[Any]) -> list[Any]:
         return [g / self._replicas for g in gradients]
 
-    def differentiate(
-        self, trained: list[Any], others: list[Any], x: Any, y: Any, images: bool = False
-    ) -> tuple[Any, list[Any]]:
+    def differentiate(self, x: Any, y: Any, images: bool = False) -> tuple[Any, list[Any]]:
         import tensorflow as tf
 
-        context = tf.distribute.get_replica_context()
-        replicas = context.num_replicas_in_sync if context else 1
+        trained, others = self.trainer.values()
         x, *trained = (tf.convert_to_tensor(value) for value in (x, *trained))
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             watched = [x, *trained] if images else trained
             tape.watch(watched)
             found = self.trainer.forward(trained, others, x, y)
             # The loss of a batch is the mean over its replicas; the optimizer takes their sum.
-            share = found[0] / replicas
+            share = found[0] / replicas()
         return found, tape.gradient(share, watched)
 
 
@@ -474,11 +443,7 @@ class _Jax(_Engine):
         if distribution is None:
             return jax.device_put(array)
         layout = distribution.get_data_layout(array.shape).backend_layout
-        if len(array) % jax.local_device_count():
-            raise ImageError(
-                f"a batch of {len(array)} images does not divide into "
-                f"{jax.local_device_count()} equal parts, one for each device"
-            )
+        require_equal_parts(array, jax.local_device_count(), "device")
         whole: Any = jax.make_array_from_process_local_data
         return whole(layout, array)
 
@@ -488,15 +453,14 @@ class _Jax(_Engine):
             loss, correct = self.step(x, y, rate)
         return [scope.get_current_value(v) for v in self._variables], loss, correct
 
-    def differentiate(
-        self, trained: list[Any], others: list[Any], x: Any, y: Any, images: bool = False
-    ) -> tuple[Any, list[Any]]:
+    def differentiate(self, x: Any, y: Any, images: bool = False) -> tuple[Any, list[Any]]:
         import jax
 
         def loss(trained: list[Any], x: Any) -> Any:
             found = self.trainer.forward(trained, others, x, y)
             return found[0], found
 
+        trained, others = self.trainer.values()
         run = jax.grad(loss, (0, 1) if images else 0, has_aux=True)
         gradients, found = run(trained, x)
         return found, [gradients[1], *gradients[0]] if images else gradients

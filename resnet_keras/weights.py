@@ -81,7 +81,8 @@ def _save_applications(path: Path, whole: Checkpoint) -> None:
         )
     name = _APPLICATIONS[spec.depths] + ("V2" if spec.pre_activation else "")
     arrays = foreign_arrays(APPLICATIONS, whole.state, spec)
-    with _defaults(next(iter(arrays.values())).dtype.name):
+    dtype = next(iter(arrays.values())).dtype.name
+    with configured(dtype_policy=dtype, image_data_format="channels_last"):
         model = getattr(keras.applications, name)(
             include_top=False,
             weights=None,
@@ -98,16 +99,16 @@ def _save_applications(path: Path, whole: Checkpoint) -> None:
 
 
 @contextmanager
-def _defaults(dtype: str) -> Iterator[None]:
-    """Let Keras build layers of `dtype` for channels last, whatever its configuration says."""
-    kept = keras.config.dtype_policy(), keras.config.image_data_format()
-    keras.config.set_dtype_policy(dtype)
-    keras.config.set_image_data_format("channels_last")
+def configured(**settings: str) -> Iterator[None]:
+    """Keras's configuration with these `settings`, for the length of a block."""
+    kept = {name: getattr(keras.config, name)() for name in settings}
     try:
+        for name, value in settings.items():
+            getattr(keras.config, f"set_{name}")(value)
         yield
     finally:
-        keras.config.set_dtype_policy(kept[0])
-        keras.config.set_image_data_format(kept[1])
+        for name, value in kept.items():
+            getattr(keras.config, f"set_{name}")(value)
 
 
 WEIGHTS = Weights()

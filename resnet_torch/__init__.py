@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -113,12 +113,10 @@ def _input(model: ResNet, images: np.ndarray) -> torch.Tensor:
 @contextmanager
 def _hooked(model: ResNet, hooks: Mapping[str, Callable[..., None]]) -> Iterator[None]:
     """Forward hooks on the modules at dotted paths, for the length of a block."""
-    handles = [model.get_submodule(n).register_forward_hook(hook) for n, hook in hooks.items()]
-    try:
+    with ExitStack() as handles:
+        for name, hook in hooks.items():
+            handles.enter_context(model.get_submodule(name).register_forward_hook(hook))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

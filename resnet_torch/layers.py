@@ -66,11 +66,6 @@ def _avg_pool(layer: plan.AvgPool) -> nn.Module:
     )
 
 
-def _activation(layer: plan.Activation) -> nn.Module:
-    activation: nn.Module = ACTIVATIONS[layer.function]()
-    return activation
-
-
 def _max_pool(layer: plan.MaxPool) -> nn.Module:
     if layer.padding == "same":
         return MaxPool2dSame(layer.kernel_size, layer.stride)
@@ -395,7 +390,7 @@ BUILDERS: dict[type, Callable[[Any], nn.Module]] = {
     plan.SqueezeExcite: SqueezeExcite,
     plan.ChannelAttention: lambda layer: ChannelAttention(layer.kernel_size),
     plan.LayerScale: lambda layer: LayerScale(layer.channels),
-    plan.Activation: _activation,
+    plan.Activation: lambda layer: ACTIVATIONS[layer.function](),
     plan.MaxPool: _max_pool,
     plan.ZeroPadShortcut: lambda layer: ZeroPadShortcut(layer.stride, layer.before, layer.after),
     plan.GlobalPool: GlobalPool,

@@ -110,6 +110,15 @@ def require_classes(spec: ResNetSpec) -> None:
         raise RecipeError("the net has no classes to learn; give it num_classes and a head")
 
 
+def require_equal_parts(array: np.ndarray, parts: int, owner: str) -> None:
+    """Raise an `ImageError` for a batch that does not divide into a part for each `owner`."""
+    if len(array) % parts:
+        raise ImageError(
+            f"a batch of {len(array)} images does not divide into {parts} equal parts, one for "
+            f"each {owner}"
+        )
+
+
 def batch(
     images: np.ndarray, labels: np.ndarray | None, spec: ResNetSpec, dtype: str
 ) -> tuple[np.ndarray, np.ndarray]:
