@@ -21,7 +21,7 @@ except ImportError:
 from resnet_flax.model import ResNet, find, parent, replace
 from resnet_flax.training import Trainer
 from resnet_flax.weights import WEIGHTS
-from shared_spec.backend import ModelVerbs
+from shared_spec.backend import ModelVerbs, Outputs
 from shared_spec.catalogue import list_models
 from shared_spec.kernels import xla
 from shared_spec.plan.compiler import compile_plan
@@ -61,10 +61,8 @@ class Verbs(ModelVerbs[ResNet]):
         run = _forward(dtype)
         return [run(graph, state, jnp.asarray(chunk, dtype)) for chunk in chunks]
 
-    def _recorded(
-        self, model: ResNet, images: np.ndarray, names: list[str]
-    ) -> dict[str, np.ndarray]:
-        outputs: dict[str, np.ndarray] = {}
+    def _recorded(self, model: ResNet, images: np.ndarray, names: list[str]) -> Outputs:
+        outputs: Outputs = {}
 
         def recording(name: str, module: Any) -> Any:
             def call(x: jax.Array) -> jax.Array:
@@ -83,7 +81,7 @@ class Verbs(ModelVerbs[ResNet]):
         evaluated(jnp.asarray(images, dtype_name(model)))
         return outputs
 
-    def _parts(self, model: ResNet, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _parts(self, model: ResNet, inputs: Mapping[str, np.ndarray]) -> Outputs:
         evaluated, dtype = _evaluating(model), dtype_name(model)
         return {
             name: np.asarray(find(evaluated, name)(jnp.asarray(array, dtype)))

@@ -26,7 +26,7 @@ except ImportError:
 from resnet_keras.model import ResNet, deep_graph, output_layer, part_ends
 from resnet_keras.training import Trainer
 from resnet_keras.weights import WEIGHTS
-from shared_spec.backend import ModelVerbs
+from shared_spec.backend import ModelVerbs, Outputs
 from shared_spec.catalogue import list_models
 from shared_spec.kernels import xla
 from shared_spec.plan.folding import Inference
@@ -57,23 +57,21 @@ class Verbs(ModelVerbs[ResNet]):
     def _outputs(self, model: ResNet, chunks: list[np.ndarray]) -> list[Any]:
         return [model.predict_on_batch(_input(model, chunk)) for chunk in chunks]
 
-    def _recorded(
-        self, model: ResNet, images: np.ndarray, names: list[str]
-    ) -> dict[str, np.ndarray]:
+    def _recorded(self, model: ResNet, images: np.ndarray, names: list[str]) -> Outputs:
         ends = {name: model.get_layer(output_layer(model.plan, name)).output for name in names}
         with deep_graph(model.plan):
             inner = keras.Model(model.input, ends)
         with _without_gradients():
             outputs = inner(_input(model, images), training=False)
-        return {name: np.array(keras.ops.convert_to_numpy(outputs[name])) for name in names}
+        return {name: WEIGHTS.copied(outputs[name]) for name in names}
 
-    def _parts(self, model: ResNet, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _parts(self, model: ResNet, inputs: Mapping[str, np.ndarray]) -> Outputs:
         outputs = {}
         with _without_gradients():
             for name, array in inputs.items():
                 part = keras.Function(*part_ends(model, name))
                 x = keras.ops.convert_to_tensor(_input(model, array))
-                outputs[name] = np.array(keras.ops.convert_to_numpy(part(x)))
+                outputs[name] = WEIGHTS.copied(part(x))
         return outputs
 
     def _sizes(self, model: ResNet) -> Iterator[int]:

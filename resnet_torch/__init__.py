@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from resnet_torch.model import ResNet
 from resnet_torch.training import Trainer
 from resnet_torch.weights import WEIGHTS, from_numpy, to_numpy
-from shared_spec.backend import ModelVerbs
+from shared_spec.backend import ModelVerbs, Outputs
 from shared_spec.catalogue import list_models
 from shared_spec.kernels.torch_compile import frozen
 from shared_spec.plan.compiler import compile_plan
@@ -64,12 +64,10 @@ class Verbs(ModelVerbs[ResNet]):
         with _evaluating(model):
             return [_last(model(_input(model, chunk))) for chunk in chunks]
 
-    def _recorded(
-        self, model: ResNet, images: np.ndarray, names: list[str]
-    ) -> dict[str, np.ndarray]:
+    def _recorded(self, model: ResNet, images: np.ndarray, names: list[str]) -> Outputs:
         # torch.compile leaves hooks out of what it has compiled.
         model = getattr(model, "_orig_mod", model)
-        outputs: dict[str, np.ndarray] = {}
+        outputs: Outputs = {}
 
         def record(name: str) -> Any:
             def hook(module: torch.nn.Module, args: object, output: torch.Tensor) -> None:
@@ -82,7 +80,7 @@ class Verbs(ModelVerbs[ResNet]):
             model(_input(model, images))
         return outputs
 
-    def _parts(self, model: ResNet, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _parts(self, model: ResNet, inputs: Mapping[str, np.ndarray]) -> Outputs:
         outputs = {}
         # A requested layer runs as itself, in blocks too, as it does in `activations`.
         with _evaluating(model), _hooked(model, dict.fromkeys(inputs, lambda *_: None)):

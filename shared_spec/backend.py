@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from shared_spec.catalogue import CATALOGUE, Entry
+from shared_spec.catalogue import CATALOGUE
 from shared_spec.catalogue.resolve import ModelLike, resolve
 from shared_spec.download import download, is_reference
 from shared_spec.errors import FrameworkError, ImageError, SpecError, WeightsError
@@ -45,6 +45,8 @@ class PlannedModel(Protocol):
 
 
 Model = TypeVar("Model", bound=PlannedModel)
+Outputs = dict[str, np.ndarray]
+"""What layers and blocks gave, by their canonical names."""
 
 
 class WeightVerbs(ABC, Generic[Model]):
@@ -91,10 +93,8 @@ class WeightVerbs(ABC, Generic[Model]):
         shapes = {name: tuple(native.shape) for name, native in natives.items()}
         check_native(shapes, model.plan, self.layouts)
         for q in model.plan.parameters():
-            self.assign(
-                natives[q.name],
-                self.layouts[q.role].to_native(state[q.name], own=self.keeps_arrays),
-            )
+            array = self.layouts[q.role].to_native(state[q.name], own=self.keeps_arrays)
+            self.assign(natives[q.name], array)
         return model
 
     def save_weights(
@@ -308,9 +308,8 @@ class ModelVerbs(ABC, Generic[Model]):
         Raises:
             SpecError: if the model has no layer or block of such a name.
         """
-        return self._parts(
-            model, {name: inputs[name] for name in activation_names(model.plan, inputs)}
-        )
+        names = activation_names(model.plan, inputs)
+        return self._parts(model, {name: inputs[name] for name in names})
 
     def parameter_count(self, model: Model) -> int:
         """Number of trainable scalars in the native model.
@@ -346,37 +345,29 @@ class ModelVerbs(ABC, Generic[Model]):
         """For each chunk of a batch what the model gives: an array, or a list of feature maps."""
 
     @abstractmethod
-    def _recorded(
-        self, model: Model, images: np.ndarray, names: list[str]
-    ) -> dict[str, np.ndarray]:
+    def _recorded(self, model: Model, images: np.ndarray, names: list[str]) -> Outputs:
         """What the layers and blocks of these names gave for checked images."""
 
     @abstractmethod
-    def _parts(self, model: Model, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _parts(self, model: Model, inputs: Mapping[str, np.ndarray]) -> Outputs:
         """What layers and blocks give, each for its own input."""
 
     def named_model(self, name: str) -> Callable[..., Model]:
         """The function called as a model of the catalogue: `resnet50(**fields)` is
         `create_model("resnet50", **fields)`. It is a package's `__getattr__`.
         """
-        if name not in CATALOGUE:
-            raise AttributeError(f"module {self._package()!r} has no attribute {name!r}")
-        if name not in self._named:
-            self._named[name] = self._function(CATALOGUE[name])
-        return self._named[name]
+        package, entry = self.weights.model_class.__module__.partition(".")[0], CATALOGUE.get(name)
+        if entry is None:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
-    def _function(self, entry: Entry) -> Callable[..., Model]:
         def build(**options: Any) -> Model:
-            return self.create_model(entry.name, **options)
+            return self.create_model(name, **options)
 
-        build.__name__ = build.__qualname__ = entry.name
-        build.__module__ = self._package()
+        build.__name__ = build.__qualname__ = name
+        build.__module__ = package
         note = f" ({entry.note})" if entry.note else ""
-        build.__doc__ = f"`create_model({entry.name!r}, ...)`{note}. Source: {entry.source}."
-        return build
-
-    def _package(self) -> str:
-        return self.weights.model_class.__module__.partition(".")[0]
+        build.__doc__ = f"`create_model({name!r}, ...)`{note}. Source: {entry.source}."
+        return self._named.setdefault(name, build)
 
 
 def fetched(
@@ -445,15 +436,16 @@ def activation_names(p: Plan, names: object) -> list[str]:
     Raises:
         SpecError: naming one that the plan lacks, or if there are none.
     """
-    known = {block.name for block in p.blocks()} | {layer.name for layer in p.layers()}
+    blocks = [block.name for block in p.blocks()]
     if names is None:
-        return [block.name for block in p.blocks()]
+        return blocks
     if not isinstance(names, Iterable) or isinstance(names, str):
         raise SpecError("activations: expected the names of layers and blocks in a list")
     wanted = [str(name) for name in names]
     if not wanted:
         raise SpecError("activations: name at least one layer or block")
-    unknown = [name for name in wanted if name not in known]
-    if unknown:
-        raise SpecError(f"activations: the model has no layer or block named {unknown[0]!r}")
+    known = {*blocks, *(layer.name for layer in p.layers())}
+    for name in wanted:
+        if name not in known:
+            raise SpecError(f"activations: the model has no layer or block named {name!r}")
     return wanted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -279,144 +280,136 @@ class ResNetSpec(Document):
                     f"{field.replace('blocks', 'block')}: {given} entries for {len(self.depths)} "
                     f"stages; give one per stage"
                 )
-        for problem in (
-            self._block_problem(),
-            self._order_problem(),
-            self._shortcut_problem(),
-            self._width_problem(),
-            self._output_problem(),
-        ):
-            if problem:
-                raise ValueError(problem)
+        problems = itertools.chain(
+            self._block_problems(),
+            self._order_problems(),
+            self._shortcut_problems(),
+            self._width_problems(),
+            self._output_problems(),
+        )
+        if problem := next(problems, None):  # what comes after the first may take it for solved
+            raise ValueError(problem)
         return self
 
-    def _block_problem(self) -> str | None:
-        if self.attention != "se" and self.se_ratio != 1 / 16:
-            return "se_ratio: needs attention 'se'"
-        if self.norm not in ("group", "evonorm_s0") and self.norm_groups != 32:
-            return f"norm_groups: the norm {self.norm!r} has no groups"
-        if "basic" in self.blocks:
-            for field, plain in (("groups", 1), ("base_width", 64), ("stride_on", "3x3")):
-                if getattr(self, field) != plain:
-                    return (
-                        f"{field}: {getattr(self, field)!r} needs block 'bottleneck'; a basic "
-                        f"block takes {plain!r} alone"
-                    )
-        if self.anti_alias != "none" and self.stride_on == "1x1":
-            return "anti_alias: takes the stride of a 3x3 convolution, so stride_on has to be '3x3'"
-        return None
+    def _changed(self, *fields: str) -> Iterator[tuple[str, Any, Any]]:
+        """Which of the fields differ from their defaults, with what was given and the default."""
+        for field in fields:
+            given, plain = getattr(self, field), type(self).model_fields[field].default
+            if given != plain:
+                yield field, given, plain
 
-    def _order_problem(self) -> str | None:
+    def _block_problems(self) -> Iterator[str]:
+        if self.attention != "se" and any(self._changed("se_ratio")):
+            yield "se_ratio: needs attention 'se'"
+        if self.norm not in ("group", "evonorm_s0") and any(self._changed("norm_groups")):
+            yield f"norm_groups: the norm {self.norm!r} has no groups"
+        if "basic" in self.blocks:
+            for field, given, plain in self._changed("groups", "base_width", "stride_on"):
+                yield (
+                    f"{field}: {given!r} needs block 'bottleneck'; a basic block takes {plain!r} "
+                    f"alone"
+                )
+        if self.anti_alias != "none" and self.stride_on == "1x1":
+            yield "anti_alias: takes the stride of a 3x3 convolution, so stride_on has to be '3x3'"
+
+    def _order_problems(self) -> Iterator[str]:
         if self.pre_activation:
             if self.stem_pool == "conv":
-                return (
+                yield (
                     "stem_pool: 'conv' ends in an activation, which pre_activation leaves to blocks"
                 )
-            if self.stride_on == "1x1" or self.shortcut_kernel != 1:
-                field = "stride_on" if self.stride_on == "1x1" else "shortcut_kernel"
-                return f"{field}: {getattr(self, field)!r} cannot be combined with pre_activation"
+            for field, given, _ in self._changed("stride_on", "shortcut_kernel"):
+                yield f"{field}: {given!r} cannot be combined with pre_activation"
             if self.zero_init_last:
-                return "zero_init_last: a pre_activation branch does not end in a norm"
+                yield "zero_init_last: a pre_activation branch does not end in a norm"
             if self.activation != "relu" and self.norm in ("evonorm_s0", "frn"):
-                return f"activation: the norm {self.norm!r} holds its own; leave it at 'relu'"
+                yield f"activation: the norm {self.norm!r} holds its own; leave it at 'relu'"
         elif self.norm in ("evonorm_s0", "frn"):
-            return (
+            yield (
                 f"norm: {self.norm!r} holds the activation, so that no sum can follow it; it needs "
                 f"pre_activation"
             )
         elif self.stride_block == "last":
-            return "stride_block: 'last' needs pre_activation"
+            yield "stride_block: 'last' needs pre_activation"
         if self.anti_alias != "none" and self.stem_pool == "max_zero":
-            return "stem_pool: 'max_zero' cannot be combined with anti_alias"
-        return None
+            yield "stem_pool: 'max_zero' cannot be combined with anti_alias"
 
-    def _shortcut_problem(self) -> str | None:
+    def _shortcut_problems(self) -> Iterator[str]:
         if self.shortcut == "zero_pad":
             if self.block_widths:
-                return "shortcut: 'zero_pad' cannot follow block_widths; use 'projection'"
+                yield "shortcut: 'zero_pad' cannot follow block_widths; use 'projection'"
             channels = (self.stem_width, *self.out_channels)
             for stage, (before, after) in enumerate(itertools.pairwise(channels), start=1):
                 if after < before:
-                    return (
+                    yield (
                         f"shortcut: 'zero_pad' can only add channels, and stage {stage} goes from "
                         f"{before} to {after}"
                     )
         if self.shortcut == "none":
             if self.zero_init_last:
-                return "zero_init_last: a net without shortcuts would start at zero everywhere"
+                yield "zero_init_last: a net without shortcuts would start at zero everywhere"
             if self.drop_path_rate:
-                return "drop_path_rate: a net without shortcuts has no other path"
+                yield "drop_path_rate: a net without shortcuts has no other path"
         projected = self.shortcut not in ("zero_pad", "none")
         if not self.shortcut_norm and (not projected or self.pre_activation):
             reason = "pre_activation" if projected else f"shortcut {self.shortcut!r}"
-            return f"shortcut_norm: there is none to leave out with {reason}"
+            yield f"shortcut_norm: there is none to leave out with {reason}"
         if not projected:
-            for field, plain in (("shortcut_pool", "none"), ("shortcut_kernel", 1)):
-                if getattr(self, field) != plain:
-                    return (
-                        f"{field}: {getattr(self, field)!r} needs a projection, and shortcut is "
-                        f"{self.shortcut!r}"
-                    )
+            for field, given, _ in self._changed("shortcut_pool", "shortcut_kernel"):
+                yield f"{field}: {given!r} needs a projection, and shortcut is {self.shortcut!r}"
         if self.shortcut_pool == "avg" and self.shortcut_kernel != 1:
-            return "shortcut_kernel: 3 and shortcut_pool 'avg' exclude one another"
-        return None
+            yield "shortcut_kernel: 3 and shortcut_pool 'avg' exclude one another"
 
-    def _output_problem(self) -> str | None:
+    def _output_problems(self) -> Iterator[str]:
         if self.output_stride is not None:
-            reached = list(
-                itertools.accumulate((self.stem_stride_total, *self.strides), int.__mul__)
-            )
+            reached = [*itertools.accumulate((self.stem_stride_total, *self.strides), int.__mul__)]
             if self.output_stride not in reached:
                 strides = ", ".join(map(str, dict.fromkeys(reached)))
-                return f"output_stride: {self.output_stride} is not one that the net has: {strides}"
+                yield f"output_stride: {self.output_stride} is not one that the net has: {strides}"
             if self.stride_block == "last":
-                return "output_stride: cannot be combined with stride_block 'last'"
+                yield "output_stride: cannot be combined with stride_block 'last'"
         if self.features_only:
-            for field, plain in (("head_pool", "avg"), ("drop_rate", 0)):
-                if getattr(self, field) != plain:
-                    return f"{field}: a features_only net has no head"
+            for field, _, _ in self._changed("head_pool", "drop_rate"):
+                yield f"{field}: a features_only net has no head"
         if self.out_indices:
             if not self.features_only:
-                return "out_indices: needs features_only"
+                yield "out_indices: needs features_only"
             if list(self.out_indices) != sorted(set(self.out_indices)):
-                return f"out_indices: {list(self.out_indices)} has to ascend"
+                yield f"out_indices: {list(self.out_indices)} has to ascend"
             if self.out_indices[-1] > len(self.depths):
-                return (
+                yield (
                     f"out_indices: there is no feature map {self.out_indices[-1]}; the last is "
                     f"{len(self.depths)}"
                 )
-        return None
 
-    def _width_problem(self) -> str | None:
+    def _width_problems(self) -> Iterator[str]:
         if self.stem.startswith("deep") and self.stem_width < 8:
-            return f"stem_width: {self.stem_width} is too narrow for a deep stem; at least 8"
+            yield f"stem_width: {self.stem_width} is too narrow for a deep stem; at least 8"
         for block, planes in zip(self.blocks, self.widths, strict=True):
             width = planes if block == "basic" else planes * self.base_width // 64 * self.groups
             if width // self.reduce_first < 1:
-                return (
+                yield (
                     f"base_width: {self.base_width} at {planes} planes leaves a convolution of "
                     f"width 0; widths * base_width / 64 / reduce_first must be at least 1"
                 )
             if width // self.reduce_first % self.groups:
-                return (
+                yield (
                     f"reduce_first: {width // self.reduce_first} channels do not divide into "
                     f"{self.groups} groups"
                 )
         if self.block_widths:
-            return self._pruned_problem()
-        return None
+            yield from self._pruned_problems()
 
-    def _pruned_problem(self) -> str | None:
+    def _pruned_problems(self) -> Iterator[str]:
         kinds = [b for b, depth in zip(self.blocks, self.depths, strict=True) for _ in range(depth)]
         if len(self.block_widths) != len(kinds):
-            return f"block_widths: {len(self.block_widths)} entries for {len(kinds)} blocks"
+            yield f"block_widths: {len(self.block_widths)} entries for {len(kinds)} blocks"
         for index, (kind, row) in enumerate(zip(kinds, self.block_widths, strict=True)):
             convs = {"basic": 2, "bottleneck": 3}[kind]
             if len(row) != convs:
-                return f"block_widths.{index}: {len(row)} entries for {convs} convolutions"
+                yield f"block_widths.{index}: {len(row)} entries for {convs} convolutions"
         if self.groups != 1:
-            return "block_widths: cannot be combined with groups"
-        return None
+            yield "block_widths: cannot be combined with groups"
 
     def override(self, **fields: Any) -> ResNetSpec:
         """The same spec with `fields` replaced. Widths and strides that merely followed from the

@@ -6,7 +6,7 @@ deviation travel with the weights, as `Preprocessing`.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -17,6 +17,8 @@ from shared_spec.training.optimization import ByName, Declared
 Split = Literal["train", "held_out"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 Pixels = Annotated[int, Field(strict=True, ge=1, le=65_536)]
+Area = Annotated[float, Field(gt=0, le=1)]
+Ratio = Annotated[float, Field(ge=0.01, le=100)]
 Margin = Annotated[int, Field(strict=True, ge=1, le=1_024)]
 Text = Annotated[str, Field(min_length=1, max_length=4_096)]
 
@@ -187,14 +189,8 @@ class RandomResizedCrop(Declared):
 
     name: Literal["random_resized_crop"] = "random_resized_crop"
     size: Pixels = 224
-    scale: tuple[
-        Annotated[float, Field(gt=0, le=1)],
-        Annotated[float, Field(gt=0, le=1)],
-    ] = (0.08, 1.0)
-    ratio: tuple[
-        Annotated[float, Field(ge=0.01, le=100)],
-        Annotated[float, Field(ge=0.01, le=100)],
-    ] = (3 / 4, 4 / 3)
+    scale: tuple[Area, Area] = (0.08, 1.0)
+    ratio: tuple[Ratio, Ratio] = (3 / 4, 4 / 3)
     interpolation: Interpolation = "bilinear"
 
     @model_validator(mode="after")
@@ -216,16 +212,10 @@ class ColorPCA(Declared):
     std: Annotated[float, Field(gt=0, le=10)] = 0.1
 
 
-_NAMES = (
-    "pad_crop",
-    "shift",
-    "flip",
-    "resize",
-    "center_crop",
-    "scale_crop",
-    "random_resized_crop",
-    "color_pca",
+_Augmentation = (
+    PadCrop | Shift | Flip | Resize | CenterCrop | ScaleCrop | RandomResizedCrop | ColorPCA
 )
+_NAMES = tuple(kind.model_fields["name"].default for kind in get_args(_Augmentation))
 
 
 def _known(value: object) -> object:
@@ -236,10 +226,7 @@ def _known(value: object) -> object:
 
 
 Augmentation = Annotated[
-    Annotated[
-        PadCrop | Shift | Flip | Resize | CenterCrop | ScaleCrop | RandomResizedCrop | ColorPCA,
-        Field(discriminator="name"),
-    ],
+    Annotated[_Augmentation, Field(discriminator="name")],
     BeforeValidator(_known),
     ByName,
 ]

@@ -76,11 +76,8 @@ class SGD(Declared):
     name: Literal["sgd"] = "sgd"
     momentum: Share = 0.9
     nesterov: Flag = False
-
-    @property
-    def coupled(self) -> bool:
-        """What its weight decay is unless the recipe says otherwise."""
-        return True
+    coupled: ClassVar[bool] = True
+    """What its weight decay is unless the recipe says otherwise."""
 
     @model_validator(mode="after")
     def _check(self) -> SGD:
@@ -96,11 +93,8 @@ class AdamW(Declared):
     beta1: Share = 0.9
     beta2: Share = 0.999
     eps: Positive = 1e-8
-
-    @property
-    def coupled(self) -> bool:
-        """What its weight decay is unless the recipe says otherwise."""
-        return False
+    coupled: ClassVar[bool] = False
+    """What its weight decay is unless the recipe says otherwise."""
 
 
 class Constant(Declared):
