@@ -193,7 +193,7 @@ def _of(kind: Any) -> Callable[[Any, Any, Own], Any]:
 class _PerChannel(_Configured, keras.layers.Layer):
     """Has weights of one number a channel: `initializers` says how they start."""
 
-    arguments = ()
+    arguments: tuple[str, ...] = ()
     initializers: tuple[tuple[str, str], ...]
 
     def build(self, input_shape: Any) -> None:

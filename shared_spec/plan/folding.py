@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
+from typing import Any
 
 from shared_spec.errors import ResNetError
 from shared_spec.plan.layers import (
@@ -59,7 +60,7 @@ def inference_plan(p: Plan, how: Inference = Inference()) -> Plan:
     """`p` without what only training needs. `weights_for` makes its weights from those of `p`."""
 
     def block(b: Block) -> Block:
-        chains = {name: _folded(getattr(b, name)) for name in CHAINS}
+        chains: dict[str, Any] = {name: _folded(getattr(b, name)) for name in CHAINS}
         return replace(b, **chains)
 
     stem = _folded(p.stem, p.outputs)
