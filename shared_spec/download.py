@@ -22,9 +22,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from shared_spec.atomic_write import durable
 from shared_spec.errors import FrameworkError, WeightsError
-from shared_spec.formats.dialects.torchvision_releases import (
-    torchvision_weights,
-)
+from shared_spec.formats.dialects.torchvision_releases import torchvision_weights
 
 ProgressLike = Callable[[int, int | None], None]
 """Told how many bytes have come, and of how many, if the server says so."""

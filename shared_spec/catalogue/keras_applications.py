@@ -8,11 +8,10 @@ stride in the last block of a stage. Both have biases and an eps of their own.
 from __future__ import annotations
 
 from shared_spec.catalogue.entry import Entry
-from shared_spec.catalogue.timm_resnet import DEPTHS, Fields
+from shared_spec.catalogue.timm_resnet import Fields, net
 
 SOURCE = "keras.applications"
 COMMON: Fields = {
-    "block": "bottleneck",
     "norm_eps": 1.001e-5,
     "norm_momentum": 0.01,
     "norm_variance": "biased",
@@ -27,7 +26,7 @@ V2: Fields = COMMON | {
 }
 
 ENTRIES = tuple(
-    Entry(f"keras_resnet{depth}{suffix}", "keras", fields | {"depths": DEPTHS[depth]}, SOURCE)
+    Entry(f"keras_resnet{depth}{suffix}", "keras", net(depth, fields), SOURCE)
     for suffix, fields in (("", V1), ("v2", V2))
     for depth in (50, 101, 152)
 )

@@ -9,15 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from shared_spec.catalogue.entry import Entry
-from shared_spec.catalogue.timm_resnet import DEPTHS, D, Fields, T
+from shared_spec.catalogue.timm_resnet import D, Fields, T, net
 
 SOURCE = "timm.models.resnetv2"
 
 
-def _entry(name: str, depth: int, part: Fields | None = None, **fields: Any) -> Entry:
-    block = "basic" if depth in (18, 34) else "bottleneck"
-    net: Fields = {"block": block, "depths": DEPTHS[depth], "pre_activation": True}
-    return Entry(name, "timm_v2", net | (part or {}) | fields, SOURCE)
+def _entry(name: str, depth: int, *parts: Fields, **fields: Any) -> Entry:
+    return Entry(name, "timm_v2", net(depth, *parts, pre_activation=True, **fields), SOURCE)
 
 
 def _bit(name: str, depth: int, factor: int, size: int) -> Entry:
@@ -29,7 +27,7 @@ def _bit(name: str, depth: int, factor: int, size: int) -> Entry:
         stem_pool="max_zero",
         standardize=1e-8,
         norm="group",
-        image_size=size,
+        size=size,
     )
 
 

@@ -9,15 +9,11 @@ from shared_spec.plan.layers import BatchNorm, Conv
 from shared_spec.plan.network import Plan
 
 
-def function_of(p: Plan) -> list[Any]:
+def function_of(p: Plan, exact: bool = True) -> list[Any]:
     """What decides a plan's results: neither how statistics move in training, nor what starts at
-    zero. Two plans whose lists are equal compute the same function.
+    zero. Two plans whose lists are equal compute the same function; unless `exact`, with weights
+    for their batch norms that take up the rest.
     """
-    return described_layers(p, exact=True)
-
-
-def described_layers(p: Plan, exact: bool) -> list[Any]:
-    """As `function_of`; unless `exact`, without what the weights of a batch norm can take up."""
 
     def kept(layer: Any) -> Any:
         if isinstance(layer, BatchNorm):
@@ -30,13 +26,9 @@ def described_layers(p: Plan, exact: bool) -> list[Any]:
     return [[kept(x) for x in p.stem], blocks, [kept(x) for x in p.head], p.outputs]
 
 
-def parting(a: Plan, b: Plan) -> str | None:
+def parting(a: Plan, b: Plan, exact: bool = True) -> str | None:
     """The first layer in which two plans differ, in words; None if they are equivalent."""
-    return first_difference(function_of(a), function_of(b))
-
-
-def first_difference(first: list[Any], second: list[Any]) -> str | None:
-    """As `parting`, of what `described_layers` gives."""
+    first, second = function_of(a, exact), function_of(b, exact)
     if first == second:
         return None
     flat = [

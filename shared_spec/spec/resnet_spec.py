@@ -51,192 +51,121 @@ class ResNetSpec(Document):
     origin, refusal = "spec", SpecError
     title = ("ResNet spec", "A residual network for resnet-parity")
 
-    depths: Annotated[tuple[Depth, ...], Field(min_length=1, max_length=8)] = Field(
-        description="Blocks in each stage, for example [3, 4, 6, 3]."
-    )
-    block: BlockName | tuple[BlockName, ...] = Field(
-        description="basic: two 3x3 convolutions. bottleneck: 1x1, 3x3, 1x1 with expansion 4. One "
-        "for all stages, or one a stage."
-    )
+    depths: Annotated[tuple[Depth, ...], Field(min_length=1, max_length=8)]
+    """Blocks in each stage, for example [3, 4, 6, 3]."""
+    block: BlockName | tuple[BlockName, ...]
+    """basic: two 3x3 convolutions. bottleneck: 1x1, 3x3, 1x1 with expansion 4. One for all stages,
+    or one a stage."""
     widths: Annotated[tuple[Channels, ...], Field(max_length=8)] = Field(
-        default=(),
-        description="Planes of each stage before expansion; left out: 64, doubled every stage.",
-        validate_default=True,
+        default=(), validate_default=True
     )
-    strides: Annotated[tuple[Stride, ...], Field(max_length=8)] = Field(
-        default=(),
-        description="Stride of each stage's first block; left out: 1, then 2 for every other.",
-    )
-    groups: Channels = Field(default=1, description="Groups of the bottleneck's 3x3 convolution.")
-    base_width: Channels = Field(
-        default=64,
-        description="Bottleneck width at 64 planes, for each group: int(planes * base_width / 64) "
-        "* groups.",
-    )
-    pre_activation: Flag = Field(
-        default=False,
-        description="Norm and activation before each convolution (He et al. 2016); names as in "
-        "timm's resnetv2.",
-    )
-    reduce_first: Channels = Field(
-        default=1, description="Divides the width of each block's first convolution (SENet-154)."
-    )
+    """Planes of each stage before expansion; left out: 64, doubled every stage."""
+    strides: Annotated[tuple[Stride, ...], Field(max_length=8)] = ()
+    """Stride of each stage's first block; left out: 1, then 2 for every other."""
+    groups: Channels = 1
+    """Groups of the bottleneck's 3x3 convolution."""
+    base_width: Channels = 64
+    """Bottleneck width at 64 planes, for each group: int(planes * base_width / 64) * groups."""
+    pre_activation: Flag = False
+    """Norm and activation before each convolution (He et al. 2016); names as in timm's resnetv2."""
+    reduce_first: Channels = 1
+    """Divides the width of each block's first convolution (SENet-154)."""
     block_widths: Annotated[
         tuple[Annotated[tuple[Channels, ...], Field(max_length=8)], ...],
         Field(max_length=_BLOCKS),
-    ] = Field(
-        default=(),
-        description="Output channels of every convolution of every block, block by block, for "
-        "pruned nets; left out: they follow from widths.",
-    )
-    stride_on: Literal["3x3", "1x1"] = Field(
-        default="3x3",
-        description="Which convolution of a bottleneck has the stride: the 3x3 (v1.5) or the "
-        "first 1x1 (the paper's v1).",
-    )
-    stride_block: Literal["first", "last"] = Field(
-        default="first",
-        description="Which block of a stage has its stride. last (keras.applications' V2) needs "
-        "pre_activation; the identity beside it takes every stride-th pixel.",
-    )
+    ] = ()
+    """Output channels of every convolution of every block, block by block, for pruned nets; left
+    out: they follow from widths."""
+    stride_on: Literal["3x3", "1x1"] = "3x3"
+    """Which convolution of a bottleneck has the stride: the 3x3 (v1.5) or the first 1x1 (the
+    paper's v1)."""
+    stride_block: Literal["first", "last"] = "first"
+    """Which block of a stage has its stride. last (keras.applications' V2) needs pre_activation;
+    the identity beside it takes every stride-th pixel."""
     shortcut: Literal["projection", "projection_stage", "projection_all", "zero_pad", "none"] = (
-        Field(
-            default="projection",
-            description="Where shapes differ, project with a 1x1 convolution (the paper's option "
-            "B) or subsample and pad channels with zeros (zero_pad, A); projection_stage projects "
-            "in the first block of every stage too, projection_all in every block (C); none is the "
-            "plain net.",
-        )
+        "projection"
     )
-    shortcut_norm: Flag = Field(
-        default=True, description="Normalise after the projection of a shortcut."
-    )
-    shortcut_pool: Literal["none", "avg"] = Field(
-        default="none",
-        description="avg: a shortcut with a stride averages 2x2 pixels before its projection "
-        "(ResNet-D, He et al. 2018).",
-    )
-    shortcut_kernel: Literal[1, 3] = Field(
-        default=1, description="Kernel of a projection that has a stride (3 in SENet-154)."
-    )
-    attention: Literal["none", "se", "eca"] = Field(
-        default="none",
-        description="On each branch's last norm: squeeze-and-excitation, or efficient channel "
-        "attention.",
-    )
-    se_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=1 / 16,
-        description="Share of channels inside squeeze-and-excitation, rounded to a multiple of 8.",
-    )
-    layer_scale: Annotated[float, Field(gt=0, le=10)] | None = Field(
-        default=None,
-        description="End each branch in a learnt scale for each channel that starts here, for "
-        "example 1e-6 (LayerScale, Touvron et al. 2021).",
-    )
-    anti_alias: Literal["none", "blur", "avg"] = Field(
-        default="none",
-        description="A 3x3 convolution with a stride loses it to a blur or an average after its "
-        "activation; the stem's pool too (Zhang 2019).",
-    )
-    stem: Literal["conv7x7", "conv3x3", "deep", "deep_tiered"] = Field(
-        default="conv7x7",
-        description="conv7x7 (ImageNet), conv3x3 (CIFAR), or three 3x3 convolutions of widths w/2, "
-        "w/2, w (deep) or 3w/8, w/2, w (deep_tiered), w being stem_width.",
-    )
-    stem_width: Channels = Field(default=64, description="Channels after the stem.")
-    stem_stride: Stride = Field(default=2, description="Stride of the stem's convolution.")
-    stem_pool: Literal["max", "max_zero", "conv", "none"] = Field(
-        default="max",
-        description="After the stem: a 3x3 max pool of stride 2; the same padded with zeros "
-        "(max_zero, BiT); a 3x3 convolution of stride 2 with norm and activation (conv, "
-        "ResNet-RS); or nothing.",
-    )
-    stem_padding: Literal["symmetric", "same"] | None = Field(
-        default=None,
-        description="Padding of the stem's convolutions; left out: as padding. (The stem's pool "
-        "follows padding.)",
-    )
-    conv_bias: Literal[True, False, "without_norm"] = Field(
-        default=False,
-        description="Give every convolution a bias, or (without_norm) those alone that no norm "
-        "follows.",
-    )
-    padding: Literal["symmetric", "same"] = Field(
-        default="symmetric",
-        description="symmetric: the same number on all sides. same: TensorFlow's rule, which at "
-        "stride 2 depends on the input size.",
-    )
-    standardize: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        default=None,
-        description="Standardise each filter of each convolution, with this eps (BiT: 1e-8).",
-    )
-    norm: Literal["batch", "group", "evonorm_s0", "frn"] = Field(
-        default="batch",
-        description="Batch or group normalisation; evonorm_s0 and frn (filter response) hold the "
-        "activation too, and need pre_activation.",
-    )
-    norm_groups: Channels = Field(default=32, description="Groups of group norm and EvoNorm.")
-    norm_eps: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=1e-5, description="Added to the variance."
-    )
-    norm_momentum: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=0.1,
-        description="Share of the new batch in the running statistics (PyTorch's sense; Keras and "
-        "Flax call one minus this momentum).",
-    )
-    norm_variance: Literal["unbiased", "biased"] = Field(
-        default="unbiased",
-        description="Estimate that enters the running variance: unbiased (n - 1, PyTorch's) or "
-        "biased (n, Keras's and Flax's). It holds in every framework.",
-    )
-    activation: ActivationName = Field(
-        default="relu",
-        description="The nonlinearity. gelu is exact, gelu_tanh its approximation; leaky_relu has "
-        "the slope 0.01.",
-    )
-    zero_init_last: Flag = Field(
-        default=False,
-        description="Start the last norm's scale of each branch at 0 (Goyal et al. 2017).",
-    )
-    output_stride: Annotated[int, Field(strict=True, ge=1)] | None = Field(
-        default=None,
-        description="Stride of the last stage's output in pixels of the image: stages beyond it "
-        "dilate their 3x3 convolutions in place of a stride (8 or 16 for segmentation).",
-    )
-    head_pool: Literal["avg", "max", "avgmax", "catavgmax"] = Field(
-        default="avg",
-        description="Pool over all pixels: mean, maximum, the mean of both, or both side by side.",
-    )
-    drop_rate: Rate = Field(
-        default=0.0, description="Dropout before the classifier, while training."
-    )
-    drop_path_rate: Rate = Field(
-        default=0.0,
-        description="Stochastic depth: the last block's branch is dropped for this share of "
-        "images, earlier ones for linearly less, while training (Huang et al. 2016).",
-    )
-    drop_block_rate: Rate = Field(
-        default=0.0,
-        description="DropBlock after a norm in each block of the last two stages, while training "
-        "(Ghiasi et al. 2018).",
-    )
-    features_only: Flag = Field(
-        default=False,
-        description="Give the feature maps before the stem's pool and after each stage, and no "
-        "logits.",
-    )
-    out_indices: Annotated[tuple[Level, ...], Field(max_length=9)] = Field(
-        default=(),
-        description="Which of the feature maps, 0 being the stem's; left out: all. Needs "
-        "features_only.",
-    )
-    in_channels: Channels = Field(default=3, description="Channels of the input image.")
-    num_classes: Annotated[int, Field(strict=True, ge=0, le=10_000_000)] = Field(
-        default=1000, description="Number of logits; 0 gives the pooled features instead."
-    )
-    image_size: Annotated[int, Field(strict=True, ge=1, le=65_536)] = Field(
-        default=224, description="Nominal height and width in pixels; any other size works too."
-    )
+    """Where shapes differ, project with a 1x1 convolution (the paper's option B) or subsample and
+    pad channels with zeros (zero_pad, A); projection_stage projects in the first block of every
+    stage too, projection_all in every block (C); none is the plain net."""
+    shortcut_norm: Flag = True
+    """Normalise after the projection of a shortcut."""
+    shortcut_pool: Literal["none", "avg"] = "none"
+    """avg: a shortcut with a stride averages 2x2 pixels before its projection (ResNet-D, He et al.
+    2018)."""
+    shortcut_kernel: Literal[1, 3] = 1
+    """Kernel of a projection that has a stride (3 in SENet-154)."""
+    attention: Literal["none", "se", "eca"] = "none"
+    """On each branch's last norm: squeeze-and-excitation, or efficient channel attention."""
+    se_ratio: Annotated[float, Field(gt=0, le=1)] = 1 / 16
+    """Share of channels inside squeeze-and-excitation, rounded to a multiple of 8."""
+    layer_scale: Annotated[float, Field(gt=0, le=10)] | None = None
+    """End each branch in a learnt scale for each channel that starts here, for example 1e-6
+    (LayerScale, Touvron et al. 2021)."""
+    anti_alias: Literal["none", "blur", "avg"] = "none"
+    """A 3x3 convolution with a stride loses it to a blur or an average after its activation; the
+    stem's pool too (Zhang 2019)."""
+    stem: Literal["conv7x7", "conv3x3", "deep", "deep_tiered"] = "conv7x7"
+    """conv7x7 (ImageNet), conv3x3 (CIFAR), or three 3x3 convolutions of widths w/2, w/2, w (deep)
+    or 3w/8, w/2, w (deep_tiered), w being stem_width."""
+    stem_width: Channels = 64
+    """Channels after the stem."""
+    stem_stride: Stride = 2
+    """Stride of the stem's convolution."""
+    stem_pool: Literal["max", "max_zero", "conv", "none"] = "max"
+    """After the stem: a 3x3 max pool of stride 2; the same padded with zeros (max_zero, BiT); a 3x3
+    convolution of stride 2 with norm and activation (conv, ResNet-RS); or nothing."""
+    stem_padding: Literal["symmetric", "same"] | None = None
+    """Padding of the stem's convolutions; left out: as padding. (The stem's pool follows
+    padding.)"""
+    conv_bias: Literal[True, False, "without_norm"] = False
+    """Give every convolution a bias, or (without_norm) those alone that no norm follows."""
+    padding: Literal["symmetric", "same"] = "symmetric"
+    """symmetric: the same number on all sides. same: TensorFlow's rule, which at stride 2 depends
+    on the input size."""
+    standardize: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Standardise each filter of each convolution, with this eps (BiT: 1e-8)."""
+    norm: Literal["batch", "group", "evonorm_s0", "frn"] = "batch"
+    """Batch or group normalisation; evonorm_s0 and frn (filter response) hold the activation too,
+    and need pre_activation."""
+    norm_groups: Channels = 32
+    """Groups of group norm and EvoNorm."""
+    norm_eps: Annotated[float, Field(gt=0, le=1)] = 1e-5
+    """Added to the variance."""
+    norm_momentum: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of the new batch in the running statistics (PyTorch's sense; Keras and Flax call one
+    minus this momentum)."""
+    norm_variance: Literal["unbiased", "biased"] = "unbiased"
+    """Estimate that enters the running variance: unbiased (n - 1, PyTorch's) or biased (n, Keras's
+    and Flax's). It holds in every framework."""
+    activation: ActivationName = "relu"
+    """The nonlinearity. gelu is exact, gelu_tanh its approximation; leaky_relu has the slope
+    0.01."""
+    zero_init_last: Flag = False
+    """Start the last norm's scale of each branch at 0 (Goyal et al. 2017)."""
+    output_stride: Annotated[int, Field(strict=True, ge=1)] | None = None
+    """Stride of the last stage's output in pixels of the image: stages beyond it dilate their 3x3
+    convolutions in place of a stride (8 or 16 for segmentation)."""
+    head_pool: Literal["avg", "max", "avgmax", "catavgmax"] = "avg"
+    """Pool over all pixels: mean, maximum, the mean of both, or both side by side."""
+    drop_rate: Rate = 0.0
+    """Dropout before the classifier, while training."""
+    drop_path_rate: Rate = 0.0
+    """Stochastic depth: the last block's branch is dropped for this share of images, earlier ones
+    for linearly less, while training (Huang et al. 2016)."""
+    drop_block_rate: Rate = 0.0
+    """DropBlock after a norm in each block of the last two stages, while training (Ghiasi et al.
+    2018)."""
+    features_only: Flag = False
+    """Give the feature maps before the stem's pool and after each stage, and no logits."""
+    out_indices: Annotated[tuple[Level, ...], Field(max_length=9)] = ()
+    """Which of the feature maps, 0 being the stem's; left out: all. Needs features_only."""
+    in_channels: Channels = 3
+    """Channels of the input image."""
+    num_classes: Annotated[int, Field(strict=True, ge=0, le=10_000_000)] = 1000
+    """Number of logits; 0 gives the pooled features instead."""
+    image_size: Annotated[int, Field(strict=True, ge=1, le=65_536)] = 224
+    """Nominal height and width in pixels; any other size works too."""
 
     @model_validator(mode="before")
     @classmethod

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, ClassVar, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError
+from pydantic_core import CoreSchema
 
 from shared_spec.errors import ResNetError, SpecError, did_you_mean
 
@@ -51,6 +55,31 @@ class Document(BaseModel):
         words = {"title": title, "description": f"{what}: a YAML, TOML or JSON file."}
         version = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
         return cls.model_json_schema() | version | words
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """With the fields' docstrings. pydantic's `use_attribute_docstrings` reads them too, but at
+        every import, which takes as long as a seventh of it.
+        """
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        for record in cls.__mro__:
+            if issubclass(record, Document):
+                for name, text in _docstrings(record):
+                    if name in cls.model_fields:
+                        schema["properties"][name]["description"] = text
+        return schema
+
+
+def _docstrings(record: type) -> Iterator[tuple[str, str]]:
+    """What a class itself declares, with the strings below."""
+    (body,) = ast.parse(inspect.getsource(record)).body
+    assert isinstance(body, ast.ClassDef)
+    for field_and_below in pairwise(body.body):
+        match field_and_below:
+            case ast.AnnAssign(ast.Name(name)), ast.Expr(ast.Constant(str(text))):
+                yield name, " ".join(text.split())
 
 
 @contextmanager

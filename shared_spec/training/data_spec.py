@@ -33,53 +33,34 @@ class DataSpec(Declared):
 
     origin, refusal = "data", DataError
 
-    format: Literal["cifar10", "cifar100", "idx", "folder", "huggingface", "digits"] = Field(
-        description="cifar10, cifar100: the binary or the Python version. idx: MNIST's files, "
-        "plain or gzipped. folder: a folder of images for each class. huggingface: a data set of "
-        "the Hub or one saved by it. digits: scikit-learn's 1,797 digits of 8x8 pixels."
-    )
-    path: Text | None = Field(
-        default=None,
-        description="The directory; for CIFAR the .tar.gz as published too; for huggingface "
-        "owner/name or a directory. digits has none.",
-    )
-    train_split: Text | None = Field(
-        default=None,
-        description="Which part is trained on: how the names of idx files begin (train), the "
-        "subfolder (train), or the split of huggingface (train).",
-    )
-    held_out_split: Text | None = Field(
-        default=None,
-        description="Which part is held out: t10k, val, or validation or test, as train_split.",
-    )
-    labels: Literal["fine", "coarse"] = Field(
-        default="fine", description="cifar100: its 100 classes, or their 20 groups."
-    )
-    image_column: Text | None = Field(
-        default=None, description="huggingface: left out where only one column has images."
-    )
-    label_column: Text | None = Field(
-        default=None, description="huggingface: left out where only one column has classes."
-    )
-    class_names: Annotated[tuple[Text, ...], Field(max_length=1_000_000)] = Field(
-        default=(),
-        description="Of the classes, in the order of the labels; left out: those of the files, or "
-        "numbers.",
-    )
-    channels: Literal[1, 3] | None = Field(
-        default=None,
-        description="Left out: as stored, and 3 for folder and huggingface. 3 repeats grey.",
-    )
-    image_size: Pixels | None = Field(
-        default=None,
-        description="Height and width up to which smaller images are padded evenly with zeros (28 "
-        "to 32 for LeNet's MNIST). Not for folder and huggingface, whose images vary in size.",
-    )
-    per_pixel_mean: Flag = Field(
-        default=False,
-        description="Subtract the mean image of the training data in place of one mean a "
-        "channel (the CIFAR recipe of He et al. 2015).",
-    )
+    format: Literal["cifar10", "cifar100", "idx", "folder", "huggingface", "digits"]
+    """cifar10, cifar100: the binary or the Python version. idx: MNIST's files, plain or gzipped.
+    folder: a folder of images for each class. huggingface: a data set of the Hub or one saved by
+    it. digits: scikit-learn's 1,797 digits of 8x8 pixels."""
+    path: Text | None = None
+    """The directory; for CIFAR the .tar.gz as published too; for huggingface owner/name or a
+    directory. digits has none."""
+    train_split: Text | None = None
+    """Which part is trained on: how the names of idx files begin (train), the subfolder (train), or
+    the split of huggingface (train)."""
+    held_out_split: Text | None = None
+    """Which part is held out: t10k, val, or validation or test, as train_split."""
+    labels: Literal["fine", "coarse"] = "fine"
+    """cifar100: its 100 classes, or their 20 groups."""
+    image_column: Text | None = None
+    """huggingface: left out where only one column has images."""
+    label_column: Text | None = None
+    """huggingface: left out where only one column has classes."""
+    class_names: Annotated[tuple[Text, ...], Field(max_length=1_000_000)] = ()
+    """Of the classes, in the order of the labels; left out: those of the files, or numbers."""
+    channels: Literal[1, 3] | None = None
+    """Left out: as stored, and 3 for folder and huggingface. 3 repeats grey."""
+    image_size: Pixels | None = None
+    """Height and width up to which smaller images are padded evenly with zeros (28 to 32 for
+    LeNet's MNIST). Not for folder and huggingface, whose images vary in size."""
+    per_pixel_mean: Flag = False
+    """Subtract the mean image of the training data in place of one mean a channel (the CIFAR recipe
+    of He et al. 2015)."""
 
     @model_validator(mode="after")
     def _check(self) -> DataSpec:
@@ -124,10 +105,10 @@ class PadCrop(Declared):
     """Zeros on all sides, then a crop at a uniformly drawn place (He et al. 2015, section 4.2)."""
 
     name: Literal["pad_crop"] = "pad_crop"
-    padding: Margin = Field(default=4, description="Pixels of zeros on each side.")
-    size: Pixels | None = Field(
-        default=None, description="Height and width of the crop; left out: those of the image."
-    )
+    padding: Margin = 4
+    """Pixels of zeros on each side."""
+    size: Pixels | None = None
+    """Height and width of the crop; left out: those of the image."""
 
 
 class Shift(Declared):

@@ -111,12 +111,10 @@ class Step(Declared):
     """The learning rate is multiplied by `by` at each of the steps `at`."""
 
     name: Literal["step"] = "step"
-    at: Annotated[tuple[Steps, ...], Field(min_length=1, max_length=100)] = Field(
-        description="Steps before which the learning rate falls, ascending."
-    )
-    by: Positive | tuple[Positive, ...] = Field(
-        default=0.1, description="What it is multiplied by: at each of them, or one for each."
-    )
+    at: Annotated[tuple[Steps, ...], Field(min_length=1, max_length=100)]
+    """Steps before which the learning rate falls, ascending."""
+    by: Positive | tuple[Positive, ...] = 0.1
+    """What it is multiplied by: at each of them, or one for each."""
 
     @model_validator(mode="after")
     def _check(self) -> Step:
@@ -171,42 +169,31 @@ class Optimization(Declared):
     """
 
     optimizer: Annotated[SGD | AdamW, Field(discriminator="name"), ByName] = SGD()
-    learning_rate: Positive = Field(description="Before the schedule's factor.")
+    learning_rate: Positive
+    """Before the schedule's factor."""
     schedule: Annotated[Constant | Step | Cosine, Field(discriminator="name"), ByName] = Constant()
     warmup: Warmup | None = None
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.0
-    decay: Literal["coupled", "decoupled"] | None = Field(
-        default=None,
-        description="Added to the gradient, or taken off the weights; left out: coupled for sgd, "
-        "decoupled for adamw.",
-    )
-    decay_norms: Flag = Field(
-        default=True, description="Whether scales and biases decay as kernels do."
-    )
+    decay: Literal["coupled", "decoupled"] | None = None
+    """Added to the gradient, or taken off the weights; left out: coupled for sgd, decoupled for
+    adamw."""
+    decay_norms: Flag = True
+    """Whether scales and biases decay as kernels do."""
     label_smoothing: Share = 0.0
-    clip_norm: Positive | None = Field(
-        default=None, description="Largest norm of all gradients together."
-    )
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        default=None, description="Keep an average of the weights, and evaluate that."
-    )
-    precision: Precision = Field(
-        default="float32",
-        description="bfloat16: weights stay float32, layers compute in bfloat16.",
-    )
-    freeze: tuple[str, ...] = Field(
-        default=(),
-        description="Parts that do not train, such as conv1 or layer1, or patterns of parameters' "
-        "names; the norms among them keep their statistics.",
-    )
-    rates: dict[str, Positive] = Field(
-        default_factory=dict,
-        description="Factors on the learning rate of parts of the net, such as {layer4: 0.1}; "
-        "the last that fits counts.",
-    )
-    seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = Field(
-        default=0, description="Of fresh weights, batches and dropout."
-    )
+    clip_norm: Positive | None = None
+    """Largest norm of all gradients together."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Keep an average of the weights, and evaluate that."""
+    precision: Precision = "float32"
+    """bfloat16: weights stay float32, layers compute in bfloat16."""
+    freeze: tuple[str, ...] = ()
+    """Parts that do not train, such as conv1 or layer1, or patterns of parameters' names; the norms
+    among them keep their statistics."""
+    rates: dict[str, Positive] = Field(default_factory=dict)
+    """Factors on the learning rate of parts of the net, such as {layer4: 0.1}; the last that fits
+    counts."""
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
+    """Of fresh weights, batches and dropout."""
 
     @property
     def coupled(self) -> bool:
@@ -257,10 +244,8 @@ class Optimization(Declared):
 
     def _update(self, q: Parameter) -> Update:
         decays = self.decay_norms or q.role in KERNELS
-        rate = 1.0
-        for pattern, factor in self.rates.items():
-            rate = factor if belongs(q, pattern) else rate
-        return Update(rate, self.weight_decay if decays else 0.0)
+        rates = [1.0, *(factor for part, factor in self.rates.items() if belongs(q, part))]
+        return Update(rates[-1], self.weight_decay if decays else 0.0)
 
 
 def belongs(q: Parameter, part: str) -> bool:

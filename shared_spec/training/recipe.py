@@ -26,33 +26,28 @@ class Recipe(Optimization):
     title = ("Recipe", "A training for resnet-parity")
 
     description: str = Field(default="", max_length=2000)
-    model: str | dict[str, Any] = Field(
-        description="A name of the catalogue, a spec file, or the fields of a spec."
-    )
-    options: dict[str, Any] = Field(
-        default_factory=dict, description="Fields of the spec that are replaced."
-    )
-    weights: str | None = Field(
-        default=None,
-        description="What to start from: a checkpoint of any kind. Another number of classes gets "
-        "a new head.",
-    )
-    data: DataSpec = Field(description="The data set.")
-    augmentation: Augmentations = Field(default=(), description="Of training images, in order.")
-    preprocessing: dict[str, Any] | None = Field(
-        default=None,
-        description="Size, crop, mean and std of the inputs; what is left out is the size of the "
-        "images, and mean and std are measured on the training data.",
-    )
+    model: str | dict[str, Any]
+    """A name of the catalogue, a spec file, or the fields of a spec."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the spec that are replaced."""
+    weights: str | None = None
+    """What to start from: a checkpoint of any kind. Another number of classes gets a new head."""
+    data: DataSpec
+    """The data set."""
+    augmentation: Augmentations = ()
+    """Of training images, in order."""
+    preprocessing: dict[str, Any] | None = None
+    """Size, crop, mean and std of the inputs; what is left out is the size of the images, and mean
+    and std are measured on the training data."""
     batch_size: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 128
-    steps: Count | None = Field(default=None, description="Updates; or give epochs.")
-    epochs: Count | None = Field(default=None, description="Passes over the training data.")
-    evaluate_every: Count | None = Field(
-        default=None, description="Steps between looks at the held-out data; an epoch if left out."
-    )
-    save_every: Count | None = Field(
-        default=None, description="Steps between checkpoints; as evaluate_every if left out."
-    )
+    steps: Count | None = None
+    """Updates; or give epochs."""
+    epochs: Count | None = None
+    """Passes over the training data."""
+    evaluate_every: Count | None = None
+    """Steps between looks at the held-out data; an epoch if left out."""
+    save_every: Count | None = None
+    """Steps between checkpoints; as evaluate_every if left out."""
 
     @model_validator(mode="after")
     def _length(self) -> Recipe:

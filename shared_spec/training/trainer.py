@@ -85,7 +85,7 @@ class BaseTrainer(ABC, Generic[Model]):
         Raises:
             ImageError: if it does not fit the net, or does not divide among the devices.
         """
-        return self._place(*self._checked(images, labels))
+        return self._place(*batch(images, labels, self._model.spec, self.optimization.dtype))
 
     def step(self, images: np.ndarray | Placed, labels: np.ndarray | None = None) -> Progress:
         """Update the model by one batch, given as to `place` or placed already."""
@@ -97,7 +97,8 @@ class BaseTrainer(ABC, Generic[Model]):
 
     def gradients(self, images: np.ndarray, labels: np.ndarray) -> Gradients:
         """What the next step would compute from a batch; nothing changes."""
-        loss, parameters, of_images = self._differentiate(*self._checked(images, labels))
+        checked = batch(images, labels, self._model.spec, self.optimization.dtype)
+        loss, parameters, of_images = self._differentiate(*checked)
         return Gradients(float(loss), self._canonical(parameters), of_images)
 
     def state(self) -> State:
@@ -153,11 +154,6 @@ class BaseTrainer(ABC, Generic[Model]):
     @abstractmethod
     def _restore(self, state: TrainingState) -> None:
         """Take all arrays from a state that fits."""
-
-    def _checked(
-        self, images: np.ndarray, labels: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        return batch(images, labels, self._model.spec, self.optimization.dtype)
 
     def _layout(self, name: str) -> ParameterLayout:
         return self.verbs.layouts[self._parameters[name].role]

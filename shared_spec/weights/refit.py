@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from shared_spec.errors import SpecError
-from shared_spec.plan.equivalence import described_layers, first_difference, function_of
+from shared_spec.plan.equivalence import function_of, parting
 from shared_spec.plan.layers import BatchNorm, Conv
 from shared_spec.plan.network import Plan
 from shared_spec.weights.lazy_array import LazyArray, LazyArrays, entries_of
@@ -28,9 +28,7 @@ def weights_for_library(
     """
     if function_of(ours) == function_of(theirs):
         return state
-    found = first_difference(
-        described_layers(ours, exact=False), described_layers(theirs, exact=False)
-    )
+    found = parting(ours, theirs, exact=False)
     if found is not None:
         raise SpecError(found)
     entries = entries_of(state)
