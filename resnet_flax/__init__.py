@@ -18,7 +18,7 @@ try:
 except ImportError:
     raise framework_missing("resnet_flax", "Flax (jax, flax, optax)", "flax") from None
 
-from resnet_flax.model import ResNet, find, parent, replace
+from resnet_flax.model import ResNet, find, replace
 from resnet_flax.training import Trainer
 from resnet_flax.weights import WEIGHTS
 from shared_spec.backend import ModelVerbs, Outputs
@@ -75,8 +75,8 @@ class Verbs(ModelVerbs[ResNet]):
         evaluated = _evaluating(model)
         # All are looked up before any is replaced: a block's layers cannot be reached through a
         # function.
-        modules = [(name, parent(evaluated, name), find(evaluated, name)) for name in names]
-        for name, owner, module in modules:
+        modules = [(find(evaluated, n.rpartition(".")[0]), n, find(evaluated, n)) for n in names]
+        for owner, name, module in modules:
             replace(owner, name.rpartition(".")[2], recording(name, module))
         evaluated(jnp.asarray(images, dtype_name(model)))
         return outputs

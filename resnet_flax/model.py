@@ -148,17 +148,11 @@ def _adopt(parent: nnx.Module, name: str, module: nnx.Module) -> None:
 
 
 def find(model: nnx.Module, path: str) -> Any:
-    """The module at a dotted path of the plan."""
+    """The module at a dotted path of the plan; `model` itself at an empty one."""
     module: Any = model
-    for part in path.split("."):
+    for part in filter(None, path.split(".")):
         module = module[int(part)] if isinstance(module, Chain) else getattr(module, part)
     return module
-
-
-def parent(model: nnx.Module, path: str) -> Any:
-    """The module that holds the one at a dotted path."""
-    owner, _, _ = path.rpartition(".")
-    return find(model, owner) if owner else model
 
 
 def replace(owner: nnx.Module, name: str, child: Any) -> None:

@@ -42,14 +42,9 @@ class Trainer(BaseTrainer[ResNet]):
         weights = self._everywhere(
             {name: jnp.array(v.get_value()) for name, v in WEIGHTS.natives(model).items()}
         )
-        trained = {name: weights.pop(name) for name in self._updates}
-        self._carry: dict[str, Any] = {
-            "trained": trained,
-            "others": weights,
-            "moments": self._everywhere(self._moments().init(trained)),
-        }
+        self._carry = self._fresh(weights)
         if optimization.ema_decay:
-            self._carry["average"] = jax.tree.map(jnp.copy, trained | weights)
+            self._carry["average"] = jax.tree.map(jnp.copy, weights)
         self._compiled = xla.jit(self._step, optimization.precision, donate_argnums=0)
         differentiate = jax.value_and_grad(self._loss, (0, 3), has_aux=True)
         self._gradients = xla.jit(differentiate, optimization.precision)
@@ -92,19 +87,14 @@ class Trainer(BaseTrainer[ResNet]):
         return TrainerArrays(weights, moments, self._carry.get("average"))
 
     def _restore(self, state: TrainingState) -> None:
-        weights = self._natives(state.weights)
-        trained = {name: weights.pop(name) for name in self._updates}
-        moments = self._moments().init(trained)
+        self._carry = self._fresh(self._natives(state.weights))
+        moments = self._carry["moments"]
         fields: dict[str, Any] = {
             MOMENT_NAMES[k]: self._natives(arrays) for k, arrays in state.moments.items()
         }
         if "count" in moments._fields:
             fields["count"] = jnp.asarray(state.step, moments.count.dtype)
-        self._carry = {
-            "trained": trained,
-            "others": weights,
-            "moments": self._everywhere(moments._replace(**fields)),
-        }
+        self._carry["moments"] = self._everywhere(moments._replace(**fields))
         if state.average is not None:
             self._carry["average"] = self._natives(state.average)
 
@@ -179,6 +169,13 @@ class Trainer(BaseTrainer[ResNet]):
             now, d = trained | others, optimization.ema_decay
             after["average"] = {n: d * a + (1 - d) * now[n] for n, a in carry["average"].items()}
         return after, loss, (logits.argmax(-1) == y).sum()
+
+    def _fresh(self, weights: Arrays) -> dict[str, Any]:
+        """What a step takes and gives, for weights with which nothing has been computed."""
+        trained = {name: weights[name] for name in self._updates}
+        others = {name: array for name, array in weights.items() if name not in trained}
+        moments = self._everywhere(self._moments().init(trained))
+        return {"trained": trained, "others": others, "moments": moments}
 
     def _moments(self) -> optax.GradientTransformation:
         optimizer = self.optimization.optimizer

@@ -15,7 +15,7 @@ from flax import nnx
 
 from resnet_flax.model import ResNet, find
 from shared_spec.backend import WeightVerbs
-from shared_spec.errors import FrameworkError, WeightsError
+from shared_spec.errors import FrameworkError, WeightsError, framework_missing
 from shared_spec.formats.containers.source import Source
 from shared_spec.formats.detect import ORBAX
 from shared_spec.formats.dialects.canonical import FLAX_MODEL
@@ -61,10 +61,7 @@ def _orbax() -> Any:
     try:
         import orbax.checkpoint
     except ImportError:
-        raise FrameworkError(
-            "Flax checkpoint directories need orbax-checkpoint, which is not installed; "
-            "run: pip install orbax-checkpoint"
-        ) from None
+        raise framework_missing("a directory of Flax's", "orbax-checkpoint", "flax") from None
     return orbax.checkpoint
 
 

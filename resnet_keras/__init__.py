@@ -52,7 +52,19 @@ class Verbs(ModelVerbs[ResNet]):
         return bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
 
     def _compile(self, model: ResNet) -> Callable[[Any], Any]:
-        return _COMPILED[keras.backend.backend()](model)
+        if keras.backend.backend() == "torch":
+            from shared_spec.kernels.torch_compile import frozen
+
+            return frozen(lambda x: model(x, training=False), model.kind)
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            forward: Callable[[Any], Any] = tf.function(lambda x: model(x, training=False))
+            return forward
+        trained, others = model.trainable_variables, model.non_trainable_variables
+        run = xla.jit(lambda t, o, x: model.stateless_call(t, o, x, training=False)[0], model.kind)
+        # Read at each call: Keras's own functions give the memory of variables away.
+        return lambda images: run([v.value for v in trained], [v.value for v in others], images)
 
     def _outputs(self, model: ResNet, chunks: list[np.ndarray]) -> list[Any]:
         return [model.predict_on_batch(_input(model, chunk)) for chunk in chunks]
@@ -89,35 +101,6 @@ def _without_gradients() -> AbstractContextManager[Any]:
     import torch
 
     return torch.no_grad()
-
-
-def _compiled_tensorflow(model: ResNet) -> Callable[[Any], Any]:
-    import tensorflow as tf
-
-    forward: Callable[[Any], Any] = tf.function(lambda x: model(x, training=False))
-    return forward
-
-
-def _compiled_jax(model: ResNet) -> Callable[[Any], Any]:
-    trained, others = model.trainable_variables, model.non_trainable_variables
-    run = xla.jit(
-        lambda t, o, x: model.stateless_call(t, o, x, training=False)[0], WEIGHTS.dtype_name(model)
-    )
-    # Read at each call: Keras's own functions give the memory of variables away.
-    return lambda images: run([v.value for v in trained], [v.value for v in others], images)
-
-
-def _compiled_torch(model: ResNet) -> Callable[[Any], Any]:
-    from shared_spec.kernels.torch_compile import frozen
-
-    return frozen(lambda x: model(x, training=False), WEIGHTS.dtype_name(model))
-
-
-_COMPILED: dict[str, Callable[[ResNet], Callable[[Any], Any]]] = {
-    "tensorflow": _compiled_tensorflow,
-    "jax": _compiled_jax,
-    "torch": _compiled_torch,
-}
 
 
 _VERBS = Verbs()

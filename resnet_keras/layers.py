@@ -369,7 +369,11 @@ class Conv2D(keras.layers.Conv2D):
             return super().call(inputs)
         bias = None if self.bias is None else ops.convert_to_tensor(self.bias)
         kernel = ops.convert_to_tensor(self.effective_kernel())
-        return self._in_torch(inputs, kernel, bias, padding)
+        from shared_spec.kernels.torch_conv import conv2d
+
+        native, kernel = inputs.permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1)
+        how = self.strides, padding, self.dilation_rate, self.groups
+        return conv2d(native, kernel, bias, *how).permute(0, 2, 3, 1)
 
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
         """As `call`, without the bias."""
@@ -393,20 +397,6 @@ class Conv2D(keras.layers.Conv2D):
         if self.strides != (1, 1) or rows % 2 or columns % 2:
             return None
         return rows // 2, columns // 2
-
-    def _in_torch(self, inputs: Any, kernel: Any, bias: Any, padding: tuple[int, int]) -> Any:
-        from shared_spec.kernels.torch_conv import conv2d
-
-        y = conv2d(
-            inputs.permute(0, 3, 1, 2),
-            kernel.permute(3, 2, 0, 1),
-            bias,
-            self.strides,
-            padding,
-            self.dilation_rate,
-            self.groups,
-        )
-        return y.permute(0, 2, 3, 1)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

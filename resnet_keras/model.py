@@ -80,15 +80,14 @@ class ResNet(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         """What `.keras` files keep: the spec, from which the model is built again."""
+        form = self.inference if isinstance(self.inference, bool) else asdict(self.inference)
         return {
             "spec": self.spec.to_dict(),
             "dtype": self.kind,
             "name": self.name,
             "trainable": self.trainable,
             "seed": self.seed,
-            "inference": self.inference
-            if isinstance(self.inference, bool)
-            else asdict(self.inference),
+            "inference": form,
         }
 
     def _seed_dropouts(self) -> None:

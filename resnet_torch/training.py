@@ -20,11 +20,7 @@ from shared_spec.training.optimization import SGD, Optimization, grouped
 from shared_spec.training.state import MOMENTS, Placed, Progress, TrainingState
 from shared_spec.training.trainer import BaseTrainer, TrainerArrays
 
-BUFFERS = {
-    "momentum": "momentum_buffer",
-    "first_moment": "exp_avg",
-    "second_moment": "exp_avg_sq",
-}
+BUFFERS = {"momentum": "momentum_buffer", "first_moment": "exp_avg", "second_moment": "exp_avg_sq"}
 """PyTorch's names of what an optimizer keeps."""
 
 
@@ -151,9 +147,8 @@ class Trainer(BaseTrainer[ResNet]):
         return F.cross_entropy(logits, labels, label_smoothing=self.optimization.label_smoothing)
 
     def _forward(self, model: Any, x: Tensor) -> Tensor:
-        with torch.autocast(
-            x.device.type, torch.bfloat16, self.optimization.precision == "bfloat16"
-        ):
+        mixed = self.optimization.precision == "bfloat16"
+        with torch.autocast(x.device.type, torch.bfloat16, mixed):
             logits: Tensor = model(x)
         return logits.to(x.dtype)
 

@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from shared_spec.atomic_write import durable
-from shared_spec.errors import FrameworkError, WeightsError
+from shared_spec.errors import WeightsError, framework_missing
 from shared_spec.formats.dialects.torchvision_releases import torchvision_weights
 
 ProgressLike = Callable[[int, int | None], None]
@@ -142,19 +142,12 @@ class _Repository:
     """One revision of a repository on the hub; `local` if its cache alone is looked at."""
 
     def __init__(
-        self,
-        reference: str,
-        name: str,
-        revision: str | None,
-        folder: str | os.PathLike[str] | None,
+        self, reference: str, name: str, revision: str | None, folder: str | os.PathLike[str] | None
     ) -> None:
         try:
             import huggingface_hub
         except ImportError:
-            raise FrameworkError(
-                "weights from the hub need huggingface_hub, which is not installed; "
-                "run: pip install 'resnet-parity[hub]'"
-            ) from None
+            raise framework_missing("the Hugging Face Hub", "huggingface_hub", "hub") from None
         self._hub: Any = huggingface_hub
         self._reference, self._name, self._revision = reference, name, revision
         self._options: dict[str, Any] = {} if folder is None else {"cache_dir": folder}

@@ -24,12 +24,10 @@ def resolve(model: ModelLike, overrides: Mapping[str, Any] | None = None) -> Res
     """
     if isinstance(model, ResNetSpec):
         spec = model
-    elif isinstance(model, str) and model in CATALOGUE:
-        spec = CATALOGUE[model].spec
-    elif isinstance(model, os.PathLike) or (isinstance(model, str) and _looks_like_path(model)):
-        spec = load_spec(model)
-    elif isinstance(model, str):
+    elif isinstance(model, str) and (model in CATALOGUE or not _looks_like_path(model)):
         spec = find(model).spec
+    elif isinstance(model, str | os.PathLike):
+        spec = load_spec(model)
     else:
         raise SpecError(
             f"model: expected a name, a ResNetSpec or the path of a spec file, got "

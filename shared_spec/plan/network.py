@@ -80,11 +80,7 @@ class Plan:
 
     def steps(self) -> tuple[str, ...]:
         """Layers of the stem, stages, and layers of the head, in the order of computation."""
-        return (
-            *(layer.name for layer in self.stem),
-            *(stage.name for stage in self.stages),
-            *(layer.name for layer in self.head),
-        )
+        return tuple(part.name for part in (*self.stem, *self.stages, *self.head))
 
     def layers(self) -> Iterator[Layer]:
         """Every layer once, in the order in which PyTorch would register them."""

@@ -59,13 +59,10 @@ def block_rows(p: Plan, size: tuple[int, int]) -> list[Row]:
 def stage_rows(p: Plan, size: tuple[int, int]) -> list[Row]:
     """The table a paper prints: one row each for the stem, every stage, and the head."""
     rows = {row.name: row for row in block_rows(p, size)}
-    groups = [("stem", [layer.name for layer in p.stem])]
-    groups += [(stage.name, [block.name for block in stage.blocks]) for stage in p.stages]
-    if p.head:
-        groups += [("head", [layer.name for layer in p.head])]
-    return [
-        _sum(name, rows[members[-1]].shape, [rows[m] for m in members]) for name, members in groups
-    ]
+    groups: list[tuple[str, Layers | tuple[Block, ...]]] = [("stem", p.stem)]
+    groups += [*((stage.name, stage.blocks) for stage in p.stages), ("head", p.head)]
+    named = [(name, [rows[part.name] for part in parts]) for name, parts in groups if parts]
+    return [_sum(name, members[-1].shape, members) for name, members in named]
 
 
 def totals(spec: ResNetSpec) -> tuple[int, int]:

@@ -126,9 +126,9 @@ class BaseTrainer(ABC, Generic[Model]):
 
     def statistics(self) -> State:
         """The norms' running means and variances."""
+        names = [name for name, q in self._parameters.items() if q.role in STATISTICS]
         weights = self._arrays().weights
-        roles = {name: q.role for name, q in self._parameters.items()}
-        return self._canonical({n: w for n, w in weights.items() if roles[n] in STATISTICS})
+        return self._canonical({name: weights[name] for name in names})
 
     def _settle(self) -> None:
         """Bring the model's own variables up to date."""
