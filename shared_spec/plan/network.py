@@ -80,7 +80,8 @@ class Plan:
 
     def steps(self) -> tuple[str, ...]:
         """Layers of the stem, stages, and layers of the head, in the order of computation."""
-        return tuple(part.name for part in (*self.stem, *self.stages, *self.head))
+        parts: tuple[Layer | Stage, ...] = (*self.stem, *self.stages, *self.head)
+        return tuple(part.name for part in parts)
 
     def layers(self) -> Iterator[Layer]:
         """Every layer once, in the order in which PyTorch would register them."""

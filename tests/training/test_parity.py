@@ -208,6 +208,12 @@ def test_bfloat16_is_held_against_float64(pool: Pool) -> None:
         assert 1e-5 < found["statistics"][1] < 0.1
 
 
+def test_standardised_kernels_train_in_bfloat16(pool: Pool) -> None:
+    report = run(pool, SPECS["BiT"], dtype="bfloat16", steps=2, named="torch,flax")
+    assert report.holds, report.problems
+    assert len(report.ran) == 2
+
+
 def test_dropout_is_left_out_and_told(pool: Pool) -> None:
     spec = SPECS["resnet20 (B)"].override(drop_path_rate=0.2, drop_rate=0.1)
     report = run(pool, spec, named="torch,flax", steps=1)
