@@ -64,20 +64,17 @@ class Verbs(ModelVerbs[ResNet]):
     def _recorded(self, model: ResNet, images: np.ndarray, names: list[str]) -> Outputs:
         outputs: Outputs = {}
 
-        def recording(name: str, module: Any) -> Any:
-            def call(x: jax.Array) -> jax.Array:
-                y: jax.Array = module(x)
-                outputs[name] = np.asarray(y)
-                return y
-
-            return call
+        def record(name: str, module: Any, x: jax.Array) -> jax.Array:
+            y: jax.Array = module(x)
+            outputs[name] = np.asarray(y)
+            return y
 
         evaluated = _evaluating(model)
         # All are looked up before any is replaced: a block's layers cannot be reached through a
         # function.
         modules = [(find(evaluated, n.rpartition(".")[0]), n, find(evaluated, n)) for n in names]
         for owner, name, module in modules:
-            replace(owner, name.rpartition(".")[2], recording(name, module))
+            replace(owner, name.rpartition(".")[2], partial(record, name, module))
         evaluated(jnp.asarray(images, dtype_name(model)))
         return outputs
 

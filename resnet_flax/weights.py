@@ -30,7 +30,6 @@ from shared_spec.weights.lazy_array import LazyArray, LazyArrays
 class Weights(WeightVerbs[ResNet]):
     """Variables of NNX modules."""
 
-    model_class = ResNet
     layouts = FLAX
 
     def __init__(self) -> None:

@@ -25,7 +25,6 @@ from shared_spec.weights.lazy_array import entries_of
 class Weights(WeightVerbs[ResNet]):
     """Variables of Keras layers."""
 
-    model_class = ResNet
     layouts = KERAS
 
     def dtype_name(self, model: ResNet) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -69,14 +70,11 @@ class Verbs(ModelVerbs[ResNet]):
         model = getattr(model, "_orig_mod", model)
         outputs: Outputs = {}
 
-        def record(name: str) -> Any:
-            def hook(module: torch.nn.Module, args: object, output: torch.Tensor) -> None:
-                # Copied at once: the activation after it may work in place.
-                outputs[name] = _last(output).copy()
+        def record(name: str, module: torch.nn.Module, args: object, output: torch.Tensor) -> None:
+            # Copied at once: the activation after it may work in place.
+            outputs[name] = _last(output).copy()
 
-            return hook
-
-        with _evaluating(model), _hooked(model, {name: record(name) for name in names}):
+        with _evaluating(model), _hooked(model, {name: partial(record, name) for name in names}):
             model(_input(model, images))
         return outputs
 

@@ -17,7 +17,6 @@ from shared_spec.weights.state import DTYPES
 class Weights(WeightVerbs[ResNet]):
     """Parameters and buffers of `torch.nn` modules."""
 
-    model_class = ResNet
     layouts = TORCH
     keeps_arrays = False
 

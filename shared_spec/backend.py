@@ -52,7 +52,6 @@ Outputs = dict[str, np.ndarray]
 class WeightVerbs(ABC, Generic[Model]):
     """The verbs on weights: what is the framework's is in the methods that a backend adds."""
 
-    model_class: type[Model]
     layouts: Mapping[str, ParameterLayout]
     openers: Mapping[str, Opener] = {}
     """Kinds of checkpoints that only this framework can open."""
@@ -356,7 +355,7 @@ class ModelVerbs(ABC, Generic[Model]):
         """The function called as a model of the catalogue: `resnet50(**fields)` is
         `create_model("resnet50", **fields)`. It is a package's `__getattr__`.
         """
-        package, entry = self.weights.model_class.__module__.partition(".")[0], CATALOGUE.get(name)
+        package, entry = type(self).__module__, CATALOGUE.get(name)
         if entry is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
