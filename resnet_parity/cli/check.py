@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from resnet_parity.check.result import TrainingReport
 from resnet_parity.cli.catalogue import catalogue_entries
 from resnet_parity.cli.options import (
     DeviceOption,
@@ -19,7 +19,7 @@ from resnet_parity.cli.options import (
     parse_size,
     require_file,
 )
-from resnet_parity.engines.registry import Engine, parse_device, parse_engines, parse_precision
+from resnet_parity.engines.registry import parse_device, parse_engines, parse_precision
 from resnet_parity.render import plots, tables
 from resnet_parity.render.console import err
 from resnet_parity.render.progress import SweepProgress, progress
@@ -28,7 +28,6 @@ from shared_spec.catalogue import Entry
 from shared_spec.catalogue.resolve import resolve
 from shared_spec.errors import ResNetError
 from shared_spec.plan.compiler import compile_plan
-from shared_spec.spec.resnet_spec import ResNetSpec
 
 
 def check(
@@ -88,15 +87,15 @@ def check(
     with torchvision, timm and keras.applications where they have it. A second run continues where
     the first one ended.
     """
-    run: dict[str, Any] = {"dtype": dtype, "batch": batch, "seed": seed}
-    run |= {"device": parse_device(device), "requested": engines is not None}
+    run: dict[str, Any] = {"engines": tuple(parse_engines(engines)), "dtype": dtype}
+    run |= {"batch": batch, "seed": seed, "requested": engines is not None}
+    run |= {"device": parse_device(device)}
     sizes = [parse_size("image-size", text) for text in image_size] if image_size else None
-    chosen = parse_engines(engines)
     if everything:
         if weights is not None:
             raise ResNetError("--weights: the weights of --all are random")
         entries = catalogue_entries(model or "*", family or [])
-        _catalogue(entries, chosen, sizes, run, (results, report), as_json)
+        conclude(_catalogue(entries, sizes, run, results, report), as_json, tables.sweep)
         return
     if model is None or family or report is not None:
         option = "MODEL: name one, or" if model is None else "--family and --report: only with"
@@ -108,14 +107,14 @@ def check(
 
     spec = resolve(model)
     given = None if weights is None else read_for(spec, fetched(weights))
-    run |= {"name": model, "weights": None if given is None else dict(given.state)}
+    run |= {"spec": spec, "name": model, "weights": None if given is None else dict(given.state)}
     if training:
         run |= {"batch": max(batch, 2), "steps": steps}
-        _training(spec, chosen, sizes, run, (recipe, plot), as_json)
+        conclude(_training(sizes, run, recipe, plot), as_json, tables.training)
         return
     run |= {"precision": parse_precision(precision)}
     with progress(err) as advance:
-        found = run_check(spec, chosen, sizes=sizes, on_progress=advance, **run)
+        found = run_check(sizes=sizes, on_progress=advance, **run)
     conclude(found, as_json, tables.parity)
 
 
@@ -123,52 +122,38 @@ Sizes = list[tuple[int, int]] | None
 
 
 def _training(
-    spec: ResNetSpec,
-    engines: Sequence[Engine],
-    sizes: Sizes,
-    run: dict[str, Any],
-    files: tuple[Path | None, Path | None],
-    as_json: bool,
-) -> None:
-    """`check --training`, with the files of recipe and plot."""
+    sizes: Sizes, run: dict[str, Any], recipe: Path | None, plot: Path | None
+) -> TrainingReport:
     from resnet_parity.check.training import check_training
     from resnet_parity.train.recipes import find_recipe
 
-    recipe, plot = files
     if sizes is not None and len(sizes) > 1:
         raise ResNetError("--image-size: --training takes one")
     plots.require_picture(plot)
     run |= {"optimization": None if recipe is None else find_recipe(str(recipe)).optimization}
     with progress(err) as advance:
         size = sizes[0] if sizes else None
-        found = check_training(spec, engines, size=size, on_progress=advance, **run)
+        found = check_training(size=size, on_progress=advance, **run)
     if plot is not None:
         plots.training_parity(found, plot)
-    conclude(found, as_json, tables.training)
+    return found
 
 
 def _catalogue(
-    entries: list[Entry],
-    engines: Sequence[Engine],
-    sizes: Sizes,
-    run: dict[str, Any],
-    files: tuple[Path, Path | None],
-    as_json: bool,
-) -> None:
-    """`check --all`, with the files of results and report."""
+    entries: list[Entry], sizes: Sizes, run: dict[str, Any], results: Path, report: Path | None
+) -> dict[str, Any]:
     from resnet_parity.check.catalogue import Observer, Settings, sweep
     from resnet_parity.render.markdown import markdown, summary
     from shared_spec.atomic_write import durable
 
-    results, report = files
     if report is not None and (report.is_dir() or report.resolve() == results.resolve()):
         raise ResNetError(f"{report}: is a directory or the file of results; name another path")
     require_file(report)
-    settings = Settings(tuple(engines), sizes=None if sizes is None else tuple(sizes), **run)
+    settings = Settings(sizes=None if sizes is None else tuple(sizes), **run)
     counts = {entry.name: compile_plan(entry.spec).parameter_count() for entry in entries}
     with SweepProgress(err, counts) as bar:
         records = sweep(entries, settings, results, Observer(bar.step, bar.done))
     if report is not None:
         with durable(report) as draft:
             draft.write_text(markdown(records))
-    conclude(summary(records), as_json, tables.sweep)
+    return summary(records)

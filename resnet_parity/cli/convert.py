@@ -8,7 +8,14 @@ from typing import Annotated
 
 import typer
 
-from resnet_parity.cli.options import DeviceOption, JsonOption, LabelsOption, conclude, print_result
+from resnet_parity.cli.options import (
+    DeviceOption,
+    JsonOption,
+    LabelsOption,
+    NetOption,
+    conclude,
+    print_result,
+)
 from resnet_parity.engines.registry import parse_device, parse_engines
 from resnet_parity.render import tables
 from resnet_parity.render.console import err
@@ -29,9 +36,7 @@ def convert(
     target: Annotated[
         Path, typer.Argument(help="The file to write; without a suffix, an orbax directory.")
     ],
-    model: Annotated[
-        str | None, typer.Option(help="Name or spec file, if SOURCE does not identify its net.")
-    ] = None,
+    model: NetOption = None,
     to: Annotated[
         str | None,
         typer.Option(help=f"If the suffix leaves it open: {', '.join(format_names())}."),

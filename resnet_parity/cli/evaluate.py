@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from resnet_parity.cli.options import DeviceOption, JsonOption, LabelsOption, conclude
+from resnet_parity.cli.options import DeviceOption, JsonOption, LabelsOption, NetOption, conclude
 from resnet_parity.engines.registry import ENGINES, Engine, parse_device, parse_engines
 from resnet_parity.render import tables
 from resnet_parity.render.console import err
@@ -23,9 +23,7 @@ def evaluate(
         str,
         typer.Argument(help="Weights in any format that convert can read, or a run's folder."),
     ],
-    model: Annotated[
-        str | None, typer.Option(help="Name or spec file, if WEIGHTS do not identify their net.")
-    ] = None,
+    model: NetOption = None,
     data: Annotated[str | None, typer.Option(help="Path of the images.")] = None,
     data_format: Annotated[
         str | None, typer.Option("--format", help=f"Format of the data: {', '.join(FORMATS)}.")

@@ -23,6 +23,9 @@ WeightsOption = Annotated[
 LabelsOption = Annotated[
     Path | None, typer.Option(help="A file of class names: one per line, or JSON.")
 ]
+NetOption = Annotated[
+    str | None, typer.Option(help="Name or spec file, if the weights do not identify their net.")
+]
 DeviceOption = Annotated[str, typer.Option(help="cpu, gpu or tpu.")]
 EnginesOption = Annotated[
     str | None, typer.Option(help=f"Comma-separated; default: {', '.join(ENGINES)}.")

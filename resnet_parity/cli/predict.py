@@ -12,6 +12,7 @@ from resnet_parity.cli.options import (
     EngineOption,
     JsonOption,
     LabelsOption,
+    NetOption,
     WeightsOption,
     one_engine,
     print_result,
@@ -28,10 +29,7 @@ from shared_spec.weights.labels import read_labels
 
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
-    model: Annotated[
-        str | None,
-        typer.Option(help="Name or spec file, if the weights do not identify their net."),
-    ] = None,
+    model: NetOption = None,
     weights: WeightsOption = None,
     engine: EngineOption = "torch",
     device: DeviceOption = "cpu",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -84,14 +85,13 @@ def train(
 
     shard = world.join(chosen, where, distributed)
     prepared = training.prepare(found, shard=shard)
+    run = partial(training.train, prepared, chosen, folder, device=where, resume=resume)
     if shard[0]:  # the first process tells
-        training.train(prepared, chosen, folder, device=where, resume=resume)
+        run()
         world.leave(chosen, shard[1])
         return
     with TrainingProgress(prepared.steps, folder if tensorboard else None) as display:
-        done = training.train(
-            prepared, chosen, folder, device=where, resume=resume, observer=display.observer()
-        )
+        done = run(observer=display.observer())
     world.leave(chosen, shard[1])
     try:
         plots.curves({chosen.name: training.read_metrics(folder)}, folder / training.CURVES)

@@ -159,17 +159,8 @@ def _width(augmentation: Sequence[Augmentation]) -> int:
 
 def _needs(step: Augmentation) -> int:
     """How many numbers an augmentation takes of each image."""
-    match step:
-        case PadCrop() | Shift():
-            return 2
-        case Flip():
-            return 1
-        case ScaleCrop() | ColorPCA():
-            return 3
-        case RandomResizedCrop():
-            return 2 * _TRIES + 2
-        case _:
-            return 0
+    counts = {PadCrop: 2, Shift: 2, Flip: 1, ScaleCrop: 3, ColorPCA: 3}
+    return 2 * _TRIES + 2 if isinstance(step, RandomResizedCrop) else counts.get(type(step), 0)
 
 
 def _shared(

@@ -85,22 +85,21 @@ class _StandIn:
 
 
 _KNOWN = {
-    ("numpy.core.multiarray", "_reconstruct"): "_reconstruct",
-    ("numpy._core.multiarray", "_reconstruct"): "_reconstruct",
-    ("numpy", "ndarray"): "ndarray",
-    ("numpy", "dtype"): "dtype",
-    ("_codecs", "encode"): "encode",
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),
 }
 
 
 class _Unpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        known = _KNOWN.get((module, name))
-        if known is None:
+        if (module, name) not in _KNOWN:
             raise pickle.UnpicklingError(
                 f"it asks for {module[:100]}.{name[:100]}, and nothing is executed"
             )
-        return _StandIn(known)
+        return _StandIn(name)
 
 
 def unpickled(data: bytes, where: str) -> dict[str, Any]:

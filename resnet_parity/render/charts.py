@@ -160,11 +160,10 @@ def bars(axis: Any, rows: Sequence[Bar], unit: str, one: float = 1.0) -> None:
             xs = [a, a, math.nan, a, b, math.nan, b, b]
             ys = [up, down, math.nan, middle, middle, math.nan, up, down]
             axis.plot(xs, ys, gid="whisker", color="black", linewidth=1, clip_on=False)
-        if row.bound is not None and row.bound <= end * one:
+        if row.bound is not None:
             xs, ys = [row.bound / one] * 2, [middle - 0.23, middle + 0.23]
-            axis.plot(xs, ys, gid="limit", color=COLOURS[3], clip_on=False)
-        elif row.bound is not None:  # beyond the axis: an arrow
-            xs, ys = [0.985 * end, end, 0.985 * end], [middle - 0.12, middle, middle + 0.12]
+            if not row.bound <= end * one:  # beyond the axis: an arrow
+                xs, ys = [0.985 * end, end, 0.985 * end], [middle - 0.12, middle, middle + 0.12]
             axis.plot(xs, ys, gid="limit", color=COLOURS[3], clip_on=False)
 
 

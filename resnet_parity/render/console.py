@@ -5,6 +5,4 @@ from __future__ import annotations
 from rich.console import Console
 
 out = Console(emoji=False)
-
-
 err = Console(stderr=True, emoji=False)

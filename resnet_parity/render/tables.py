@@ -74,13 +74,9 @@ def network(console: Console, data: dict[str, Any]) -> None:
     size = " × ".join(map(str, data["input"]))
     table = grid(("stage", "layers"), ("output", "parameters", "MACs"))
     for stage in data["stages"]:
-        table.add_row(
-            stage["name"],
-            plain(stage["layers"]),
-            " × ".join(map(str, stage["shape"])),
-            f"{stage['parameters']:,}",
-            f"{stage['macs']:,}",
-        )
+        counts = (f"{stage['parameters']:,}", f"{stage['macs']:,}")
+        shape = " × ".join(map(str, stage["shape"]))
+        table.add_row(stage["name"], plain(stage["layers"]), shape, *counts)
     table.add_section()
     table.add_row("total", "", "", f"{data['parameters']:,}", f"{data['macs']:,}", style="bold")
     console.print(f"[bold]{plain(data['model'])}[/] on {size} (height, width, channels)\n")

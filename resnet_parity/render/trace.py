@@ -11,8 +11,6 @@ from resnet_parity.render.text import figure, grid, plain, say, say_plain
 from resnet_parity.trace.result import TraceReport, TraceRow
 
 _FEW = 8
-
-
 _VERDICTS = {
     "holds": "[bold green]✓ nothing differs[/]",
     "parts": "[bold red]✗ they differ[/]",

@@ -72,16 +72,10 @@ def network(net: Net) -> list[Block]:
     rows = stage_rows(plan, side)
     made = {stage.name: describe_stage(stage) for stage in plan.stages}
     made |= {"stem": describe_chain(plan.stem), "head": describe_chain(plan.head)}
-    cells = [
-        [
-            row.name,
-            made.get(row.name, ""),
-            number_format.shape(row.shape),
-            number_format.count(row.parameters),
-            number_format.count(row.macs),
-        ]
-        for row in rows
-    ]
+    cells = []
+    for row in rows:
+        counts = map(number_format.count, (row.parameters, row.macs))
+        cells.append([row.name, made.get(row.name, ""), number_format.shape(row.shape), *counts])
     total = [sum(row.parameters for row in rows), sum(row.macs for row in rows)]
     last = ["total", "", "", *map(number_format.count, total)]
     size = number_format.shape((*side, plan.in_channels))
