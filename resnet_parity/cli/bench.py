@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +16,7 @@ from resnet_parity.cli.options import (
     SeedOption,
     command_line,
     conclude,
+    parse_names,
     parse_size,
     require_file,
 )
@@ -108,20 +108,19 @@ def bench(
 
     plots.require_picture(plot)
     require_file(output)
-    given = {"depth": depths, "batch": batches, "size": sizes}
-    scale = _scale(scaling, given)
+    scale = _scale(scaling, {"depths": depths, "batches": batches, "sizes": sizes})
     request = BenchRequest(
         model,
         resolve(model),
         tuple(parse_engines(engines)),
-        modes=_chosen("modes", modes, MODES),
+        modes=parse_names("modes", modes, MODES),
         batches=_numbers("batch", batch),
         size=None if size is None else parse_size("size", size),
-        dtypes=_chosen("dtype", dtype, tuple(BYTES)),
+        dtypes=parse_names("dtype", dtype, tuple(BYTES)),
         device=parse_device(device),
-        layouts=_chosen("layout", layout, LAYOUTS),
-        compiles=_chosen("compile", compile_, COMPILES),
-        forms=_chosen("form", form, FORMS),
+        layouts=parse_names("layout", layout, LAYOUTS),
+        compiles=parse_names("compile", compile_, COMPILES),
+        forms=parse_names("form", form, FORMS),
         peers=peers,
         rounds=max(rounds, processes),
         processes=processes,
@@ -141,15 +140,6 @@ def bench(
     conclude(found, as_json, table)
 
 
-def _chosen(option: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
-    """Names out of a comma-separated list, each once."""
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    for name in names or ("",):
-        if name not in known:
-            raise ResNetError(f"{option}: {name!r} is not one of {', '.join(known)}")
-    return names
-
-
 def _numbers(option: str, text: str) -> tuple[int, ...]:
     numbers = []
     for part in text.split(","):
@@ -166,14 +156,13 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
 def _scale(over: str | None, given: dict[str, str | None]) -> Scale:
     from resnet_parity.bench.scaling import OVER, Scale
 
-    chosen = () if over is None else _chosen("scaling", over, OVER)
-    names = {"depth": "depths", "batch": "batches", "size": "sizes"}
+    chosen = () if over is None else parse_names("scaling", over, OVER)
     fields: dict[str, Any] = {"over": chosen}
-    for key, text in given.items():
+    for key, (name, text) in zip(("depth", "batch", "size"), given.items(), strict=True):
         if text is not None and key not in chosen:
-            raise ResNetError(f"--{names[key]}: only with --scaling {key}")
+            raise ResNetError(f"--{name}: only with --scaling {key}")
         if text is not None:
-            fields[names[key]] = _numbers(names[key], text)
+            fields[name] = _numbers(name, text)
     scale = Scale(**fields)
     scale.check()
     return scale

@@ -14,6 +14,7 @@ from resnet_parity.cli.options import (
     LabelsOption,
     NetOption,
     conclude,
+    parse_names,
     print_result,
 )
 from resnet_parity.engines.registry import parse_device, parse_engines
@@ -100,9 +101,7 @@ def verify(
     from resnet_parity.convert.certificate import DTYPES
     from resnet_parity.convert.verify import verify as run_verify
 
-    dtypes = tuple(dict.fromkeys(dtype.split(",")))
-    if not set(dtypes) <= set(DTYPES):
-        raise ResNetError(f"dtype: {dtype!r} is not of {', '.join(DTYPES)}")
+    dtypes = parse_names("dtype", dtype, DTYPES)
     chosen = None if engines is None else parse_engines(engines)
     with progress(err) as advance:
         certificate, checks = run_verify(target, chosen, parse_device(device), dtypes, advance)

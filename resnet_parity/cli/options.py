@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,6 +83,19 @@ def parse_size(option: str, text: str) -> tuple[int, int]:
     if not all(1 <= n <= 65_536 for n in size):
         raise ResNetError(f"{option}: {text!r} is not a size such as 224 or 97x64")
     return size
+
+
+def parse_names(option: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
+    """Names out of a comma-separated list, each once.
+
+    Raises:
+        ResNetError: if there is none, or one is not among those `known`.
+    """
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    for name in names or ("",):
+        if name not in known:
+            raise ResNetError(f"{option}: {name!r} is not one of {', '.join(known)}")
+    return names
 
 
 def require_file(path: Path | None) -> None:

@@ -230,16 +230,13 @@ def _window(step: PadCrop | Shift, height: int, width: int) -> tuple[int, int, i
 
 
 def _cropped_batch(step: PadCrop | Shift, images: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    count, height, width, channels = images.shape
-    margin, *size = _window(step, height, width)
-    shape = (count, height + 2 * margin, width + 2 * margin, channels)
-    padded = np.zeros(shape, images.dtype)
-    padded[:, margin : margin + height, margin : margin + width] = images
-    top = _choice(numbers[:, 0], shape[1] - size[0] + 1).tolist()
-    left = _choice(numbers[:, 1], shape[2] - size[1] + 1).tolist()
-    out = np.empty((count, *size, channels), images.dtype)
+    margin, *size = _window(step, images.shape[1], images.shape[2])
+    padded = np.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+    top = _choice(numbers[:, 0], padded.shape[1] - size[0] + 1).tolist()
+    left = _choice(numbers[:, 1], padded.shape[2] - size[1] + 1).tolist()
+    out = np.empty((len(images), *size, images.shape[3]), images.dtype)
     # Slices are copied row by row; indices of pixels would be followed one by one.
-    for i in range(count):
+    for i in range(len(images)):
         out[i] = padded[i, top[i] : top[i] + size[0], left[i] : left[i] + size[1]]
     return out
 

@@ -40,13 +40,11 @@ class HuggingFace:
         """
         try:
             return decoded(self.rows[index][self.column], self.channels)
-        except ResNetError as error:
-            raise DataError(f"{self.where(index)}: {error}") from None
         # Pillow, Arrow and the library raise errors of many kinds.
         except Exception as error:
-            raise DataError(
-                f"{self.where(index)}: the image cannot be decoded ({why(error)})"
-            ) from None
+            ours = isinstance(error, ResNetError)
+            what = error if ours else f"the image cannot be decoded ({why(error)})"
+            raise DataError(f"{self.where(index)}: {what}") from None
 
     def where(self, index: int) -> str:
         """The column and the row."""

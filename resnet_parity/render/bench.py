@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from resnet_parity.bench.result import BenchReport, Parity, Scaled, Timed
+from resnet_parity.bench.result import BenchReport, Scaled, Timed
 from resnet_parity.render.text import grid, pairs, plain, say, say_plain
 
 
@@ -33,7 +34,11 @@ def table(console: Console, report: BenchReport) -> None:
         console.print()
         console.print(_costs(rows))
     _scaled(console, report.scaling)
-    worst = max((p for p in report.parity if p.holds), key=_used, default=None)
+    worst = max(
+        (p for p in report.parity if p.holds),
+        key=lambda p: (p.error or 0.0) / (p.bound or math.inf),
+        default=None,
+    )
     if worst is not None:
         console.print()
         say_plain(
@@ -46,10 +51,6 @@ def table(console: Console, report: BenchReport) -> None:
     say_plain(console, *report.notes)
     say_plain(console, *(f"missing: {name}: {reason}" for name, reason in report.missing.items()))
     say_plain(console, *report.problems, before="[red]✗[/] ")
-
-
-def _used(parity: Parity) -> float:
-    return (parity.error or 0.0) / parity.bound if parity.bound else 0.0
 
 
 def _conditions(environment: dict[str, Any]) -> str:

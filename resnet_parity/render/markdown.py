@@ -12,6 +12,10 @@ from resnet_parity.numerics.difference import FLOAT64_TOLERANCE, ROUNDING_FACTOR
 from resnet_parity.render.text import pairs
 
 Row = Sequence[str]
+_RECAST = (
+    "¹ timm takes the statistics of EvoNorm and FRN in float32 whatever the input; its cast was "
+    "turned into float64 for this comparison."
+)
 
 
 def summary(records: Sequence[Record]) -> dict[str, Any]:
@@ -43,7 +47,9 @@ def markdown(records: Sequence[Record]) -> str:
         ),
     ]
     if rows["judged"]:
-        parts += ["## Against the libraries", _judged_table(records), _footnotes(records)]
+        parts += ["## Against the libraries", _judged_table(records)]
+        recast = any(judged.recast for r in records for judged in r.references.values())
+        parts += [_RECAST] if recast else []
     if rows["alone"]:
         parts += ["## Engine against engine", _alone_table(records)]
     missing = dict(item for r in records for item in r.missing.items())
@@ -51,7 +57,7 @@ def markdown(records: Sequence[Record]) -> str:
     problems = [f"- `{r.name}`: {_cell(p)}" for r in records for p in r.all_problems()]
     if problems:
         parts += ["## What does not hold", "\n".join(problems)]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(parts) + "\n"
 
 
 def _conditions(records: Sequence[Record]) -> str:
@@ -113,15 +119,6 @@ def _alone_table(records: Sequence[Record]) -> str:
         if not r.references
     ]
     return _table(head, rows, "lrllrll")
-
-
-def _footnotes(records: Sequence[Record]) -> str:
-    if not any(j.recast for r in records for j in r.references.values()):
-        return ""
-    return (
-        "¹ timm takes the statistics of EvoNorm and FRN in float32 whatever the input; its cast "
-        "was turned into float64 for this comparison."
-    )
 
 
 def _between(record: Record) -> str:

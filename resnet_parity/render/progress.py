@@ -110,19 +110,8 @@ QUIET = 5.0
 @contextmanager
 def progress(console: Console) -> Iterator[Callable[[str], None]]:
     """A spinner with the step at work and the time it has taken; in a log, lines (see `lines`)."""
-    if not console.is_terminal:
-        with lines(console) as step:
-            yield step
-        return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("starting", total=None)
-        yield lambda text: bar.update(task, description=plain(text))
+    with ImageProgress(console, counted=False) as display:
+        yield display.on_progress
 
 
 @contextmanager
@@ -158,14 +147,13 @@ def lines(console: Console) -> Iterator[Callable[[str], None]]:
 class ImageProgress(_Shown):
     """What is at work and how many images are done: a bar on a terminal, else lines in a log."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, counted: bool = True) -> None:
+        counts = (MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            *(counts if counted else [TimeElapsedColumn()]),
             console=console,
             transient=True,
             disable=not console.is_terminal,

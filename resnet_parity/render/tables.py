@@ -22,6 +22,7 @@ from resnet_parity.render.text import (
     plain_figure,
     say,
     say_plain,
+    severity,
 )
 
 
@@ -88,12 +89,21 @@ def parity(console: Console, report: CheckReport) -> None:
     sizes = ", ".join("×".join(map(str, shape)) for shape in report.inputs)
     own = ", products in each framework's own precision," if report.precision == "default" else ""
     console.print(f"[bold]{plain(report.model)}[/] in {report.dtype}{own} on inputs {sizes}\n")
-    _engines_table(console, report)
+    judged = ["logits to float64"] if report.against_float64 else []
+    table = grid(("engine", "versions", "device"), ("parameters", "seconds", *judged))
+    for ran in report.ran:
+        cells = [ran.engine, pairs(ran.versions), plain(ran.device)]
+        cells += [f"{ran.parameters:,}", f"{ran.seconds:.1f}"]
+        if ran.engine in report.against_float64:
+            cells.append(figure(report.against_float64[ran.engine].maximum))
+        table.add_row(*cells)
+    _absent(table, report)
+    console.print(table)
     if report.pairs:
         say(console, "\nlogits, between every two engines:")
         logits = {pair.engines: pair.logits.maximum for pair in report.pairs}
         _matrix(console, [ran.engine for ran in report.ran], logits)
-        worst = max(report.pairs, key=lambda pair: _or_infinity(pair.blocks.maximum))
+        worst = max(report.pairs, key=lambda pair: severity(pair.blocks.maximum))
         say(
             console,
             f"\nworst block: {worst.worst_block}, "
@@ -223,19 +233,6 @@ def _absent(table: Table, report: CheckReport | TrainingReport) -> None:
             table.add_row(engine, f"[red]{state}:[/] {plain(reason)}")
 
 
-def _engines_table(console: Console, report: CheckReport) -> None:
-    judged = ["logits to float64"] if report.against_float64 else []
-    table = grid(("engine", "versions", "device"), ("parameters", "seconds", *judged))
-    for ran in report.ran:
-        cells = [ran.engine, pairs(ran.versions), plain(ran.device)]
-        cells += [f"{ran.parameters:,}", f"{ran.seconds:.1f}"]
-        if ran.engine in report.against_float64:
-            cells.append(figure(report.against_float64[ran.engine].maximum))
-        table.add_row(*cells)
-    _absent(table, report)
-    console.print(table)
-
-
 def _matrix(
     console: Console, names: Sequence[str], differences: Mapping[Any, float | None]
 ) -> None:
@@ -304,7 +301,3 @@ def predictions(console: Console, data: Sequence[dict[str, Any]]) -> None:
             bar = "█" * round(20 * entry["probability"])
             table.add_row(f"{entry['probability']:7.2%}", bar, plain(entry["label"]))
         console.print(table)
-
-
-def _or_infinity(value: float) -> float:
-    return math.inf if math.isnan(value) else value

@@ -57,6 +57,11 @@ def plain_figure(value: float | None) -> str:
     return "NaN" if value is None or not math.isfinite(value) else f"{value:.1e}"
 
 
+def severity(value: float | None) -> float:
+    """What an error is sorted by: NaN is the worst, and what was not compared the least."""
+    return -1.0 if value is None else math.inf if math.isnan(value) else value
+
+
 def join_words(words: Sequence[str]) -> str:
     """a, b and c."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

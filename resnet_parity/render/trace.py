@@ -7,7 +7,7 @@ import math
 from rich.console import Console
 
 from resnet_parity.numerics.record import Figure
-from resnet_parity.render.text import figure, grid, plain, say, say_plain
+from resnet_parity.render.text import figure, grid, plain, say, say_plain, severity
 from resnet_parity.trace.result import TraceReport, TraceRow
 
 _FEW = 8
@@ -29,8 +29,8 @@ def table(console: Console, report: TraceReport) -> None:
     rows = report.rows
     off = [row for row in rows if row.errs or row.diverges][:_FEW]
     off += [row for row in rows if row.name in report.errs][:_FEW]
-    worst = sorted(rows, key=lambda row: -_size(row.teacher_forced))[:_FEW]
-    worst += sorted(rows, key=lambda row: -_size(row.propagated))[: _FEW // 2]
+    worst = sorted(rows, key=lambda row: -severity(row.teacher_forced))[:_FEW]
+    worst += sorted(rows, key=lambda row: -severity(row.propagated))[: _FEW // 2]
     wanted = {row.name for row in [*off, *worst]}
     erring = set(report.errs)
     _rows(console, [row for row in rows if row.name in wanted], True, erring)
@@ -41,7 +41,7 @@ def table(console: Console, report: TraceReport) -> None:
     if report.gradients:
         gradients = report.gradients
         off = [row for row in gradients if row.diverges][:_FEW]
-        worst = sorted(gradients, key=lambda row: -_size(row.propagated))[:_FEW]
+        worst = sorted(gradients, key=lambda row: -severity(row.propagated))[:_FEW]
         wanted = {row.name for row in [*off, *worst]}
         say(console, "\ngradients, in the order of the backward pass:\n")
         _rows(console, [row for row in gradients if row.name in wanted], False, set())
@@ -68,10 +68,6 @@ def _rows(console: Console, rows: list[TraceRow], layers: bool, erring: set[str]
             mark = "[red]differs[/]"
         listing.add_row(*cells, f"{row.bound:.1e}", mark)
     console.print(listing)
-
-
-def _size(value: Figure) -> float:
-    return -1.0 if value is None else math.inf if math.isnan(value) else value
 
 
 def _figure(value: Figure) -> str:

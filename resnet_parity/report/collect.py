@@ -211,7 +211,7 @@ def record(data: Any, kind: type[Kind], where: str) -> Kind:
     """
     command = f"resnet-parity {kind.__name__.removesuffix('Report').lower()} NAME --json"
     try:
-        found = kind.from_dict(_harmless(data))
+        found = kind.from_dict(harmless(data))
     except RecursionError:
         raise ResNetError(f"{where}: is nested too deeply for what `{command}` prints") from None
     except ValidationError as error:
@@ -225,22 +225,15 @@ def record(data: Any, kind: type[Kind], where: str) -> Kind:
     return found
 
 
-def _harmless(data: Any) -> Any:
+def harmless(data: Any) -> Any:
     """All texts as they may be shown: what does not print, or turns the direction of writing, is
-    escaped, and what is too long is cut.
+    escaped, and what is too long is cut. What it means in HTML is escaped where the page is made.
     """
     if isinstance(data, str):
-        return harmless(data)
+        text = data if len(data) <= _LONGEST else f"{data[:_LONGEST]}…"
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
     if isinstance(data, Mapping):
-        return {harmless(str(key)): _harmless(value) for key, value in data.items()}
+        return {harmless(str(key)): harmless(value) for key, value in data.items()}
     if isinstance(data, list):
-        return [_harmless(value) for value in data]
+        return [harmless(value) for value in data]
     return data
-
-
-def harmless(text: str) -> str:
-    """One text, as `_harmless`. What it means in HTML is escaped where the page is made."""
-    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

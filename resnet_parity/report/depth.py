@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from markupsafe import Markup
@@ -13,6 +12,7 @@ from resnet_parity.numerics.record import Figure
 from resnet_parity.render import charts
 from resnet_parity.render.charts import Group, Series
 from resnet_parity.render.svg import Chart, picture
+from resnet_parity.render.text import severity
 from resnet_parity.report import commands, number_format
 from resnet_parity.report.blocks import (
     Block,
@@ -29,8 +29,6 @@ from resnet_parity.report.blocks import (
     over,
 )
 from resnet_parity.trace.result import TraceReport, TraceRow
-
-Pick = Callable[[TraceRow], Figure]
 
 
 def blocks(name: str, traces: Sequence[TraceReport], styles: Styles, ident: str) -> list[Block]:
@@ -74,14 +72,15 @@ def _group(traces: Sequence[TraceReport], styles: Styles, ident: str) -> list[Bl
         found += map(Notice, trace.problems)
         found += [Notice(f"{trace.other}: {what}", "warn", "?") for what in trace.undecided]
         found += [Notice(f"{trace.other}: {note}", "note", "i") for note in trace.notes]
-    kinds: list[tuple[str, str, Pick, Pick]] = [
-        ("as computed", "a", lambda row: row.propagated, lambda row: row.propagated_bound),
-        ("on the reference's input", "b", lambda row: row.teacher_forced, lambda row: row.bound),
+    kinds = [
+        ("as computed", "a", "propagated", "propagated_bound"),
+        ("on the reference's input", "b", "teacher_forced", "bound"),
     ]
+    rows = [row for trace in traces for row in outline(trace.rows)]
     pictures = [
-        _picture(f"{ident}{letter}", traces, styles, what, pick, bound)
-        for what, letter, pick, bound in kinds
-        if any(pick(row) is not None for trace in traces for row in outline(trace.rows))
+        _picture(f"{ident}{letter}", traces, styles, what, error, bound)
+        for what, letter, error, bound in kinds
+        if any(getattr(row, error) is not None for row in rows)
     ]
     if pictures:
         swatches = legend(styles, [trace.other for trace in traces])
@@ -92,26 +91,26 @@ def _group(traces: Sequence[TraceReport], styles: Styles, ident: str) -> list[Bl
 
 
 def _picture(
-    ident: str, traces: Sequence[TraceReport], styles: Styles, what: str, pick: Pick, limit: Pick
+    ident: str, traces: Sequence[TraceReport], styles: Styles, what: str, error: str, limit: str
 ) -> Picture:
     first = traces[0]
     rows = outline(first.rows)
     title = f"{first.model}: error of each block {what}, against {first.reference}"
-    lines = [_series(trace.other, styles, outline(trace.rows), pick) for trace in traces]
+    lines = [_series(trace.other, styles, outline(trace.rows), error) for trace in traces]
     told = [f"Logarithmic; {len(rows)} places from {rows[0].name} to {rows[-1].name}."]
     for line in lines:
         if line.points:
-            _, y, name = max(line.points, key=lambda p: math.inf if math.isnan(p[1]) else p[1])
+            _, y, name = max(line.points, key=lambda point: severity(point[1]))
             told.append(f"{line.label}: at most {number_format.error(y)}, at {name}.")
     # Bounds of float32 are measured anew in each trace, on the same net: the widest stands for all.
     places = zip(*(outline(trace.rows) for trace in traces), strict=True)
-    bounds = [max(limit(row) or 0.0 for row in place) for place in places]
+    bounds = [max(getattr(row, limit) or 0.0 for row in place) for place in places]
     chart = Chart(ident, title, " ".join(told))
     return Picture(f"Error {what}", _drawn(chart, lines, bounds, _stages(rows)))
 
 
-def _series(label: str, styles: Styles, rows: Sequence[TraceRow], pick: Pick) -> Series:
-    known = [(i, pick(row), row.name) for i, row in enumerate(rows)]
+def _series(label: str, styles: Styles, rows: Sequence[TraceRow], error: str) -> Series:
+    known = [(i, getattr(row, error), row.name) for i, row in enumerate(rows)]
     return Series(label, styles[label], [(i, y, name) for i, y, name in known if y is not None])
 
 
@@ -190,7 +189,7 @@ def _gradients(trace: TraceReport, styles: Styles, ident: str) -> list[Block]:
     if not trace.gradients:
         return []
     rows = trace.gradients
-    line = _series(trace.other, styles, rows, lambda row: row.propagated)
+    line = _series(trace.other, styles, rows, "propagated")
     title = f"{trace.model}: error of each parameter's gradient, {trace.other}"
     text = f"From {rows[0].name}, where the backward pass begins, to {rows[-1].name}."
     group = Group("in the order of the backward pass", 0, len(rows) - 1)

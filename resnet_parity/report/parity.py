@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from resnet_parity.check.result import CheckReport
 from resnet_parity.numerics.difference import Difference
-from resnet_parity.render.text import pairs
+from resnet_parity.render.text import pairs, severity
 from resnet_parity.report import commands, number_format
 from resnet_parity.report.blocks import Block, Cell, Heading, Missing, Notice, Table, Text, over
 
@@ -38,7 +37,7 @@ def pair_bound(check: CheckReport) -> float:
 def worst(check: CheckReport) -> Difference | None:
     """The largest difference of logits between any two engines."""
     found = [pair.logits for pair in check.pairs]
-    return max(found, key=lambda d: math.inf if math.isnan(d.maximum) else d.maximum, default=None)
+    return max(found, key=lambda difference: severity(difference.maximum), default=None)
 
 
 def _check(check: CheckReport) -> list[Block]:
