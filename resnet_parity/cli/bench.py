@@ -141,15 +141,11 @@ def bench(
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:
-    numbers = []
-    for part in text.split(","):
-        number = int(part) if part.strip().isdecimal() else 0
-        if not 1 <= number <= LARGEST:
-            raise ResNetError(
-                f"{option}: {text!r} is not a list of whole numbers from 1 to {LARGEST}, "
-                f"such as 1,8,32"
-            )
-        numbers.append(number)
+    numbers = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
+    if not all(1 <= number <= LARGEST for number in numbers):
+        raise ResNetError(
+            f"{option}: {text!r} is not a list of whole numbers from 1 to {LARGEST}, such as 1,8,32"
+        )
     return tuple(dict.fromkeys(numbers))
 
 

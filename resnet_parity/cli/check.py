@@ -90,12 +90,12 @@ def check(
     run: dict[str, Any] = {"engines": tuple(parse_engines(engines)), "dtype": dtype}
     run |= {"batch": batch, "seed": seed, "requested": engines is not None}
     run |= {"device": parse_device(device)}
-    sizes = [parse_size("image-size", text) for text in image_size] if image_size else None
+    run["sizes"] = tuple(parse_size("image-size", text) for text in image_size or ()) or None
     if everything:
         if weights is not None:
             raise ResNetError("--weights: the weights of --all are random")
         entries = catalogue_entries(model or "*", family or [])
-        conclude(_catalogue(entries, sizes, run, results, report), as_json, tables.sweep)
+        conclude(_catalogue(entries, run, results, report), as_json, tables.sweep)
         return
     if model is None or family or report is not None:
         option = "MODEL: name one, or" if model is None else "--family and --report: only with"
@@ -110,37 +110,32 @@ def check(
     run |= {"spec": spec, "name": model, "weights": None if given is None else dict(given.state)}
     if training:
         run |= {"batch": max(batch, 2), "steps": steps}
-        conclude(_training(sizes, run, recipe, plot), as_json, tables.training)
+        conclude(_training(run, recipe, plot), as_json, tables.training)
         return
     run |= {"precision": parse_precision(precision)}
     with progress(err) as advance:
-        found = run_check(sizes=sizes, on_progress=advance, **run)
+        found = run_check(on_progress=advance, **run)
     conclude(found, as_json, tables.parity)
 
 
-Sizes = list[tuple[int, int]] | None
-
-
-def _training(
-    sizes: Sizes, run: dict[str, Any], recipe: Path | None, plot: Path | None
-) -> TrainingReport:
+def _training(run: dict[str, Any], recipe: Path | None, plot: Path | None) -> TrainingReport:
     from resnet_parity.check.training import check_training
     from resnet_parity.train.recipes import find_recipe
 
-    if sizes is not None and len(sizes) > 1:
+    sizes = run.pop("sizes") or (None,)
+    if len(sizes) > 1:
         raise ResNetError("--image-size: --training takes one")
     plots.require_picture(plot)
     run |= {"optimization": None if recipe is None else find_recipe(str(recipe)).optimization}
     with progress(err) as advance:
-        size = sizes[0] if sizes else None
-        found = check_training(size=size, on_progress=advance, **run)
+        found = check_training(size=sizes[0], on_progress=advance, **run)
     if plot is not None:
         plots.training_parity(found, plot)
     return found
 
 
 def _catalogue(
-    entries: list[Entry], sizes: Sizes, run: dict[str, Any], results: Path, report: Path | None
+    entries: list[Entry], run: dict[str, Any], results: Path, report: Path | None
 ) -> dict[str, Any]:
     from resnet_parity.check.catalogue import Observer, Settings, sweep
     from resnet_parity.render.markdown import markdown, summary
@@ -149,7 +144,7 @@ def _catalogue(
     if report is not None and (report.is_dir() or report.resolve() == results.resolve()):
         raise ResNetError(f"{report}: is a directory or the file of results; name another path")
     require_file(report)
-    settings = Settings(sizes=None if sizes is None else tuple(sizes), **run)
+    settings = Settings(**run)
     counts = {entry.name: compile_plan(entry.spec).parameter_count() for entry in entries}
     with SweepProgress(err, counts) as bar:
         records = sweep(entries, settings, results, Observer(bar.step, bar.done))

@@ -71,14 +71,12 @@ def read_folder(spec: DataSpec, split: Split) -> Folder:
         )
     files: list[str] = []
     labels: list[int] = []
-    for label, name in enumerate(found):
-        if name not in present:
-            continue
+    for name in present:
         images = list(_images(root, folder / name))
         if not images:
             raise DataError(f"{folder / name}: no image in it; {', '.join(SUFFIXES)} are accepted")
         files += images
-        labels += [label] * len(images)
+        labels += [found.index(name)] * len(images)
     names = class_names(spec.class_names, found, str(root))
     return Folder(files, np.array(labels, np.int64), names, spec.channels or 3)
 

@@ -104,16 +104,11 @@ def _costs(rows: Sequence[Timed]) -> Table:
     table.add_column("layout", overflow="fold")
     for row in rows:
         if row.refused is None:
+            times = (row.first_call, row.build, row.load, row.imported)
             peaks = [row.peak_host_bytes, *[row.peak_device_bytes] * on_device]
-            table.add_row(
-                _name(row),
-                *(
-                    f"{getattr(row, key):.2f} s"
-                    for key in ("first_call", "build", "load", "imported")
-                ),
-                *("–" if peak is None else f"{peak / 1e6:,.0f}" for peak in peaks),
-                row.layout,
-            )
+            cells = [f"{time:.2f} s" for time in times]
+            cells += ["–" if peak is None else f"{peak / 1e6:,.0f}" for peak in peaks]
+            table.add_row(_name(row), *cells, row.layout)
     return table
 
 

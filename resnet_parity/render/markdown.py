@@ -97,24 +97,15 @@ def _judged_table(records: Sequence[Record]) -> str:
             figures = [
                 _figure(judged.differences[e]) if e in judged.differences else "–" for e in engines
             ]
-            verdict = "holds" if record.holds_for(name) else "**fails**"
-            middle = [f"{name}{mark}", f"{record.parameters:,}", record.dtype, _input(record)]
-            rows.append([f"`{record.name}`", *middle, *figures, _between(record), verdict])
+            end = [*figures, _between(record), _verdict(record.holds_for(name))]
+            rows.append([f"`{record.name}`", f"{name}{mark}", *_net(record), *end])
     return _table(head, rows, "llrll" + "r" * (len(engines) + 1) + "l")
 
 
 def _alone_table(records: Sequence[Record]) -> str:
     head = ["name", "parameters", "dtype", "input", "engines", "worst pair", ""]
     rows = [
-        [
-            f"`{r.name}`",
-            f"{r.parameters:,}",
-            r.dtype,
-            _input(r),
-            _between(r),
-            ", ".join(r.pair),
-            "holds" if r.holds else "**fails**",
-        ]
+        [f"`{r.name}`", *_net(r), _between(r), ", ".join(r.pair), _verdict(r.holds)]
         for r in records
         if not r.references
     ]
@@ -125,8 +116,14 @@ def _between(record: Record) -> str:
     return _figure(record.between) if record.pair else "–"
 
 
-def _input(record: Record) -> str:
-    return ", ".join(f"{record.batch}×{h}×{w}" for h, w in record.sizes)
+def _net(record: Record) -> list[str]:
+    """Its parameters, and on what it ran."""
+    sizes = ", ".join(f"{record.batch}×{h}×{w}" for h, w in record.sizes)
+    return [f"{record.parameters:,}", record.dtype, sizes]
+
+
+def _verdict(holds: bool) -> str:
+    return "holds" if holds else "**fails**"
 
 
 def _figure(value: float | None) -> str:

@@ -27,27 +27,22 @@ class Text(Block):
     text: str
 
 
-@dataclass(frozen=True)
-class Heading(Block):
+class Heading(Text):
     """Below that of a section."""
 
-    text: str
-
 
 @dataclass(frozen=True)
-class Notice(Block):
+class Notice(Text):
     """A sentence that must not be missed; `kind` is bad, warn or note, and `mark` says it too."""
 
-    text: str
     kind: str = "bad"
     mark: str = "✗"
 
 
 @dataclass(frozen=True)
-class Missing(Block):
+class Missing(Text):
     """What was not measured, and the command that would measure it."""
 
-    text: str
     command: str
 
 

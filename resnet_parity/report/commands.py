@@ -21,24 +21,26 @@ def check(found: CheckReport) -> str:
     names = [ran.engine for ran in found.ran] + [*found.missing, *found.failed]
     sizes = [f"--image-size {h}x{w}" for _, h, w, *_ in _shaped(found.inputs)]
     batch = [f"--batch {shape[0]}" for shape in found.inputs[:1]]
-    engines = f"--engines {shlex.quote(','.join(names))}"
-    dtype = f"--dtype {shlex.quote(found.dtype)}"
-    return " ".join([_PROGRAM, "check", named(found.model), engines, dtype, *sizes, *batch])
+    return _again("check", found, names, [*sizes, *batch])
 
 
 def trace(found: TraceReport) -> str:
     """What measures a trace again."""
     if found.command:
         return found.command
+    options = ["--gradients"] if found.gradients else []
+    options += [f"--image-size {h} --batch {n}" for n, h, *_ in _shaped([found.input])]
     if len(found.engines) == 1:
-        engines = [found.reference]
-        own = [f"--against {shlex.quote(found.other)}"]
-    else:
-        engines, own = [found.reference, found.other], []
-    options = [f"--dtype {shlex.quote(found.dtype)}", *["--gradients"] * bool(found.gradients)]
-    sizes = [f"--image-size {h} --batch {n}" for n, h, *_ in _shaped([found.input])]
-    pair = f"--engines {shlex.quote(','.join(engines))}"
-    return " ".join([_PROGRAM, "trace", named(found.model), pair, *own, *options, *sizes])
+        against = f"--against {shlex.quote(found.other)}"
+        return _again("trace", found, [found.reference], [against, *options])
+    return _again("trace", found, [found.reference, found.other], options)
+
+
+def _again(
+    command: str, found: CheckReport | TraceReport, engines: Sequence[str], options: Sequence[str]
+) -> str:
+    settings = shlex.join(["--engines", ",".join(engines), "--dtype", found.dtype])
+    return " ".join([_PROGRAM, command, named(found.model), settings, *options])
 
 
 def bench(found: BenchReport) -> str:

@@ -79,9 +79,9 @@ def shape(values: Sequence[object]) -> str:
     return " × ".join(map(str, values))
 
 
-def plural(number: int, one: str, many: str = "") -> str:
+def plural(number: int, one: str) -> str:
     """`1 engine`, `5 engines`."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
+    return f"{number:,} {one if number == 1 else one + 's'}"
 
 
 def _digits(value: float) -> str:

@@ -92,6 +92,7 @@ def precision(benches: Sequence[BenchReport]) -> list[Block]:
         if not settings:
             continue
         told = [p for p in bench.parity if p.dtype in (None, "float32") and p.error is not None]
+        differ = " By how much was not measured; this benchmark holds no comparison."
         text = (
             f"{bench.name} was measured with {settings}: products of float32 are then "
             f"computed from factors rounded to 10 bits after the point (TF32) or 7 (bfloat16) "
@@ -101,19 +102,15 @@ def precision(benches: Sequence[BenchReport]) -> list[Block]:
         if told:
             worst = max(told, key=lambda p: p.error or 0.0)
             least = min(told, key=lambda p: p.error or 0.0)
-            text += (
+            differ = (
                 f" Here they are between {number_format.error(least.error)} ({least.side}) and "
                 f"{number_format.error(worst.error)} ({worst.side}) from {worst.reference}"
             )
             if worst.bound and worst.error is not None:
-                text += (
-                    f", the latter {worst.error / worst.bound:,.2g} times the bound of "
-                    f"{number_format.bound(worst.bound)}"
-                )
-            text += "."
-        else:
-            text += " By how much was not measured; this benchmark holds no comparison."
-        found.append(Notice(text, "warn", "!"))
+                times = f"{worst.error / worst.bound:,.2g} times"
+                differ += f", the latter {times} the bound of {number_format.bound(worst.bound)}"
+            differ += "."
+        found.append(Notice(text + differ, "warn", "!"))
     return found
 
 
@@ -131,7 +128,9 @@ def environment(nets: Sequence[Net]) -> list[Block]:
     """What ran where: a row for each engine and device, then the settings of benchmarks."""
     rows: dict[tuple[str, ...], None] = {}
     for net in nets:
-        for ran in _ran(net):
+        everything: list[Ran | EngineFacts] = [ran for check in net.checks for ran in check.ran]
+        everything += [facts for trace in net.traces for facts in trace.engines]
+        for ran in everything:
             versions = pairs(ran.versions)
             rows[ran.engine, versions, ran.device or number_format.ABSENT] = None
     found: list[Block] = []
@@ -164,13 +163,6 @@ def repeat(nets: Sequence[Net]) -> list[Block]:
         ]
         lines += [(f"Speed of {net.name}", commands.bench(b)) for b in net.benches]
     return [Commands(list(dict.fromkeys(lines)))]
-
-
-def _ran(net: Net) -> Iterator[Ran | EngineFacts]:
-    for check in net.checks:
-        yield from check.ran
-    for trace in net.traces:
-        yield from trace.engines
 
 
 def _parity(net: Net) -> str:

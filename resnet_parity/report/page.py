@@ -27,6 +27,7 @@ def render(nets: Sequence[Net], date: str | None = None) -> str:
     names = [net.name for net in nets]
     rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     style = stylesheet()
+    benches = [bench for net in nets for bench in net.benches]
     template = _environment().get_template("report.html.jinja")
     return template.render(
         title=f"ResNet parity: {', '.join(names[:_NAMED])}{rest}",
@@ -34,10 +35,7 @@ def render(nets: Sequence[Net], date: str | None = None) -> str:
         style=Markup(style),  # noqa: S704 it is our own file
         policy=policy(style),
         nets=[_section(net, f"net-{i}") for i, net in enumerate(nets, 1)],
-        environment=[
-            *overview.precision([bench for net in nets for bench in net.benches]),
-            *overview.environment(nets),
-        ],
+        environment=[*overview.precision(benches), *overview.environment(nets)],
         repeat=overview.repeat(nets),
     )
 

@@ -23,7 +23,7 @@ def blocks(name: str, checks: Sequence[CheckReport]) -> list[Block]:
     if not checks:
         return [Missing("Parity was not measured.", commands.missing_check(name))]
     found: list[Block] = []
-    for check in sorted(checks, key=lambda check: not _float64(check)):
+    for check in sorted(checks, key=lambda check: check.dtype != "float64"):
         found += [Heading(f"In {check.dtype}")] * (len(checks) > 1)
         found += _check(check)
     return found
@@ -31,7 +31,7 @@ def blocks(name: str, checks: Sequence[CheckReport]) -> list[Block]:
 
 def pair_bound(check: CheckReport) -> float:
     """Two engines that are each within the bound of float64 may differ by twice as much."""
-    return check.tolerance * (1 if _float64(check) else 2)
+    return check.tolerance * (1 if check.dtype == "float64" else 2)
 
 
 def worst(check: CheckReport) -> Difference | None:
@@ -42,7 +42,8 @@ def worst(check: CheckReport) -> Difference | None:
 
 def _check(check: CheckReport) -> list[Block]:
     sizes = ", ".join(number_format.shape(shape) for shape in check.inputs)
-    bound = f"; the bound is {number_format.bound(pair_bound(check))}" if _float64(check) else ""
+    limit = number_format.bound(pair_bound(check))
+    bound = f"; the bound is {limit}" if check.dtype == "float64" else ""
     found: list[Block] = [
         Text(
             f"In {check.dtype}, on random images of {sizes} (images × height × width × channels). "
@@ -58,10 +59,6 @@ def _check(check: CheckReport) -> list[Block]:
     for state, reasons in (("is missing", check.missing), ("failed", check.failed)):
         found += [Notice(f"{k} {state}: {v}", "warn", "!") for k, v in reasons.items()]
     return found
-
-
-def _float64(check: CheckReport) -> bool:
-    return check.dtype == "float64"
 
 
 def _matrix(check: CheckReport) -> Table:

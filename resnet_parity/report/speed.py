@@ -170,7 +170,10 @@ def _speed(bench: BenchReport, key: Key, rows: Sequence[Timed], ident: str) -> P
     found, told = [], []
     for label, row in labelled(rows):
         name = _named(label, row)
-        note = " · ".join(_notes(row))
+        notes = [f"{number_format.rate(row.images_per_second)} img/s"]
+        notes += [] if row.share is None else [f"{number_format.percent(row.share)} of bound"]
+        notes += [] if row.ratio is None else [f"{number_format.ratio(row.ratio)} peer"]
+        note = " · ".join(notes)
         bound = _finite(row.bound_images_per_second)
         value = None if row.refused else _finite(row.images_per_second)
         if value is None:
@@ -187,15 +190,6 @@ def _speed(bench: BenchReport, key: Key, rows: Sequence[Timed], ident: str) -> P
 def _bars(chart: Chart, rows: Sequence[Bar], unit: str, one: float = 1.0) -> Markup:
     height = 40.0 + 44 * len(rows)
     return picture(chart, lambda axis: bars(axis, rows, unit, one), None, height, (5, 14, 2, 38))
-
-
-def _notes(row: Timed) -> list[str]:
-    found = [f"{number_format.rate(row.images_per_second)} img/s"]
-    if row.share is not None:
-        found.append(f"{number_format.percent(row.share)} of bound")
-    if row.ratio is not None:
-        found.append(f"{number_format.ratio(row.ratio)} peer")
-    return found
 
 
 def _finite(value: float | None) -> float | None:
