@@ -13,8 +13,7 @@ import os
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from pathlib import Path
@@ -24,7 +23,7 @@ import ml_dtypes
 import numpy as np
 
 from shared_spec.atomic_write import early
-from shared_spec.errors import FrameworkError, WeightsError
+from shared_spec.errors import WeightsError
 from shared_spec.formats.containers.hdf5_sandbox import ask, h5py_module
 from shared_spec.formats.containers.safetensors import read_at, write_array
 from shared_spec.formats.containers.source import (
@@ -32,27 +31,17 @@ from shared_spec.formats.containers.source import (
     open_zip,
     parse_json,
     read_member,
-    reason,
+    reading,
     shown,
 )
 from shared_spec.weights.lazy_array import LazyArray, LazyArrays, read_ahead
 
+_KIND = "Keras weights file"
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 _CONFIG_LIMIT = 2**20
 """Bytes of a configuration, besides a quarter of what the weights take."""
 _CONFIG_VALUES = 1_000_000
 _NUMBERS = re.compile(r"[<>|][fiu](1|2|4|8|16)|bfloat16")
-
-
-@contextmanager
-def _reporting(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (WeightsError, FrameworkError):
-        raise
-    # zipfile raises errors of many kinds for files that are damaged.
-    except Exception as error:
-        raise WeightsError(f"{path}: not a readable Keras weights file ({reason(error)})") from None
 
 
 def open_hdf5(path: Path, names: Mapping[str, str] | None = None) -> Source:
@@ -65,7 +54,7 @@ def open_hdf5(path: Path, names: Mapping[str, str] | None = None) -> Source:
     Raises:
         WeightsError: if the file is damaged, or holds something else.
     """
-    with _reporting(path):
+    with reading(path, _KIND):
         return _opened(_Place(path, 0, path.stat().st_size), {}, names or {})
 
 
@@ -75,7 +64,7 @@ def open_keras(path: Path) -> Source:
     Raises:
         WeightsError: as `open_hdf5`.
     """
-    with _reporting(path), open_zip(path) as archive:
+    with reading(path, _KIND), open_zip(path) as archive:
         members = archive.namelist()
         if len(set(members)) < len(members) or not {CONFIG, WEIGHTS} <= set(members):
             raise ValueError(f"it has no {CONFIG} and {WEIGHTS}, or one of them twice")

@@ -21,6 +21,11 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+if __name__ == "__main__":  # once for all forks; who imports this module has no need of them
+    sys.path += sys.argv[1:]
+    import h5py
+    import numpy as np
+
 NAMES = 500
 """Characters of a name."""
 OBJECTS = 25_000
@@ -65,8 +70,6 @@ def index(path: str, begin: int, size: int | None, layers: dict[str, str]) -> di
         RefusedError: for what a file of Keras does not hold.
         Exception: of h5py, for damaged files.
     """
-    import h5py
-
     part = None if size is None else io.BufferedReader(_Slice(path, begin, size))
     # Of h5py the lower level, which is several times as fast for files of a thousand small parts.
     with h5py.File(path if part is None else part, "r") as file:
@@ -118,8 +121,6 @@ def _keras3(root: Any, layers: dict[str, str]) -> Iterator[list[Any]]:
     """`<layer>/<number of the variable>` to array. A group is named for its layer's class and
     number; the layer's own name is an attribute of it, or else `layers` tells it.
     """
-    import h5py
-
     seen: set[str] = set()
     group, layer = root, None
     for where, found in _objects(root):
@@ -155,8 +156,6 @@ def _legacy(root: Any) -> Iterator[list[Any]]:
     Keras also lists layers and arrays in attributes. What is in the file says the same, and texts
     of attributes may be made to fill any memory.
     """
-    import h5py
-
     if not any(h5py.h5a.exists(root, name) for name in (b"layer_names", b"layer_names0")):
         raise RefusedError("has no list of layers, so Keras did not write it")
     seen: set[str] = set()
@@ -173,8 +172,6 @@ def _legacy(root: Any) -> Iterator[list[Any]]:
 
 def _objects(root: Any) -> Iterator[tuple[str, Any]]:
     """All groups and arrays really in the file, with their paths."""
-    import h5py
-
     pending, count = [("", root)], 0
     while pending:
         here, node = pending.pop()
@@ -196,8 +193,6 @@ def _objects(root: Any) -> Iterator[tuple[str, Any]]:
 
 def _text(found: Any, attribute: bytes) -> str | None:
     """A short text in an attribute, if it is there."""
-    import h5py
-
     if not h5py.h5a.exists(found, attribute):
         return None
     stored = h5py.h5a.open(found, attribute)
@@ -216,8 +211,6 @@ def _text(found: Any, attribute: bytes) -> str | None:
 
 def _array(found: Any, name: str) -> list[Any]:
     """Shape, dtype and place of an array of the file."""
-    import h5py
-
     if not isinstance(found, h5py.h5d.DatasetID):
         raise RefusedError("", name, " is no array in the file itself")
     offset = found.get_offset()
@@ -246,14 +239,12 @@ def _array(found: Any, name: str) -> list[Any]:
     if layout == h5py.h5d.CHUNKED:
         return [shape, kind, _chunks(found, name, shape, dtype.itemsize)]
     data = bytearray(size)  # among what describes the array, where it has at most 64 kB
-    found.read(h5py.h5s.ALL, h5py.h5s.ALL, _numbers(data, dtype, shape))
+    found.read(h5py.h5s.ALL, h5py.h5s.ALL, np.frombuffer(data, dtype).reshape(shape))
     return [shape, kind, base64.b64encode(data).decode()]
 
 
 def _layout(found: Any, name: str) -> int:
     """How an array is kept that is not in one piece."""
-    import h5py
-
     kept = found.get_create_plist()
     layout: int = kept.get_layout()
     if kept.get_external_count() or layout == h5py.h5d.VIRTUAL:
@@ -262,12 +253,6 @@ def _layout(found: Any, name: str) -> int:
         # Unpacking knows no limit in HDF5, and Keras does not pack.
         raise RefusedError("", name, " is compressed, which Keras does not do")
     return layout
-
-
-def _numbers(data: bytearray, dtype: Any, shape: list[int]) -> Any:
-    import numpy as np
-
-    return np.frombuffer(data, dtype).reshape(shape)
 
 
 def _lacking(name: str, shape: list[int]) -> RefusedError:
@@ -365,8 +350,6 @@ def serve() -> None:
     """Answer the questions on standard input, one a line: a line that tells how it went and how
     many bytes were said, and those. An empty line asks for nothing but an answer.
     """
-    import h5py  # noqa: F401 once for all forks
-
     gc.disable()  # a fork is over before there is anything to collect
     while True:
         signal.setitimer(signal.ITIMER_REAL, IDLE)  # its signal ends the process
@@ -380,5 +363,4 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    sys.path += sys.argv[1:]
     serve()

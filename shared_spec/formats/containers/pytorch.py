@@ -17,6 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,7 +27,14 @@ import numpy as np
 from shared_spec.atomic_write import early
 from shared_spec.errors import WeightsError
 from shared_spec.formats.containers.safetensors import little_endian, read_at
-from shared_spec.formats.containers.source import Source, open_zip, read_member, reason, shown
+from shared_spec.formats.containers.source import (
+    Source,
+    open_zip,
+    read_member,
+    reading,
+    reason,
+    shown,
+)
 from shared_spec.weights.lazy_array import LazyArray, LazyArrays, entries_of, read_ahead
 
 _STORAGES: dict[str, np.dtype[Any]] = {
@@ -42,6 +50,7 @@ _STORAGES: dict[str, np.dtype[Any]] = {
     "BoolStorage": np.dtype("?"),
 }
 _STORAGE_NAMES = {dtype: name for name, dtype in _STORAGES.items()}
+_KIND = "PyTorch file"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _PICKLE_LIMIT = 8 * 2**20
@@ -84,21 +93,13 @@ def open_pytorch(path: Path) -> Source:
     Raises:
         WeightsError: if the file is damaged, or asks for anything but tensors and containers.
     """
-    try:
-        with path.open("rb") as file:
-            if zipfile.is_zipfile(file):
-                loaded, locate = _from_zip(path, file)
-            else:
-                file.seek(0)
-                loaded, locate = _from_legacy(path, file)
-    except WeightsError:
-        raise
-    # zipfile, pickletools and the stack below raise errors of many kinds on bytes that are damaged.
-    except Exception as error:
-        raise WeightsError(f"{path}: not a readable PyTorch file ({reason(error)})") from None
-    entries = {}
-    for name, item in _state_dict(loaded, path):
-        entries[name] = _entry(path, name, item, locate)
+    with reading(path, _KIND), path.open("rb") as file:
+        if zipfile.is_zipfile(file):
+            loaded, locate = _from_zip(path, file)
+        else:
+            file.seek(0)
+            loaded, locate = _from_legacy(path, file)
+    entries = {name: _entry(path, name, item, locate) for name, item in _state_dict(loaded, path)}
     return Source(path, "pytorch", LazyArrays(entries))
 
 
@@ -129,34 +130,24 @@ def _from_zip(path: Path, file: IO[bytes]) -> tuple[object, Locate]:
         if info.header_offset + size > length:
             raise ValueError(f"the data of storage {storage.key[:50]!r} are cut off")
 
-        def read(start: int, stop: int) -> np.ndarray:
-            try:
-                return _from_member(path, info, start, stop)
-            except (OSError, ValueError, struct.error) as error:
-                if isinstance(error, WeightsError):
-                    raise
-                raise WeightsError(
-                    f"{path}: {shown(info.filename)} cannot be read ({reason(error)})"
-                ) from None
-
-        return read
+        return partial(_from_member, path, info)
 
     return loaded, locate
 
 
 def _from_member(path: Path, info: zipfile.ZipInfo, start: int, stop: int) -> np.ndarray:
-    with path.open("rb", buffering=0) as file:
+    with reading(path, _KIND), path.open("rb", buffering=0) as file:
         file.seek(info.header_offset)
         fields = struct.unpack("<4s22xHH", file.read(30))
         if fields[0] != b"PK\x03\x04":
-            raise WeightsError(f"{path}: {shown(info.filename)} does not begin where the file says")
+            raise ValueError(f"{shown(info.filename)} does not begin where the file says")
         file.seek(fields[1] + fields[2] + start, io.SEEK_CUR)
         found = np.fromfile(file, np.uint8, stop - start)
-    if found.size != stop - start:
-        raise WeightsError(f"{path}: {shown(info.filename)} is cut off")
-    # torch can be told to leave the sum out, and then writes 0.
-    if stop - start == info.file_size and info.CRC and zlib.crc32(found.data) != info.CRC:
-        raise WeightsError(f"{path}: {shown(info.filename)} is damaged (its CRC-32 differs)")
+        if found.size != stop - start:
+            raise ValueError(f"{shown(info.filename)} is cut off")
+        # torch can be told to leave the sum out, and then writes 0.
+        if stop - start == info.file_size and info.CRC and zlib.crc32(found.data) != info.CRC:
+            raise ValueError(f"{shown(info.filename)} is damaged (its CRC-32 differs)")
     return found
 
 

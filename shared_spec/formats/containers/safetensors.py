@@ -16,7 +16,7 @@ import numpy as np
 
 from shared_spec.atomic_write import early
 from shared_spec.errors import WeightsError
-from shared_spec.formats.containers.source import Source, parse_json, reason
+from shared_spec.formats.containers.source import Source, parse_json, reading
 from shared_spec.weights.lazy_array import LazyArray, LazyArrays, entries_of, read_ahead
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -47,22 +47,19 @@ def open_safetensors(path: Path) -> Source:
     Raises:
         WeightsError: if the file is truncated, damaged or something else.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
+    with reading(path, "safetensors file"):
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
             if size > _HEADER_LIMIT:
-                raise WeightsError(
-                    f"{path}: not a readable safetensors file (its header would have {size:,} "
-                    f"bytes, expected at most {_HEADER_LIMIT:,})"
+                raise ValueError(
+                    f"its header would have {size:,} bytes, expected at most {_HEADER_LIMIT:,}"
                 )
             text = file.read(size)
         # The library checks lengths, offsets, overlaps and holes.
         with safe_open(path, framework="numpy") as checked:
             metadata = checked.metadata() or {}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({reason(error)})") from None
     header = parse_json(text, path)
     header.pop("__metadata__", None)
     entries = {name: _entry(path, name, item, 8 + size) for name, item in header.items()}

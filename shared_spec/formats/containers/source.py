@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from shared_spec.errors import WeightsError
+from shared_spec.errors import ResNetError, WeightsError
 from shared_spec.weights.lazy_array import LazyArrays
 
 JSON_LIMIT = 32 * 2**20
@@ -65,6 +65,19 @@ def reason(error: BaseException) -> str:
     """What an error says, in one short line of printable text."""
     text = "".join(c if c.isprintable() else " " for c in str(error)[:2000])
     return " ".join(text.split())[:200] or type(error).__name__
+
+
+@contextmanager
+def reading(path: Path, kind: str) -> Iterator[None]:
+    """Say of what goes wrong with a file that it is not a readable `kind`. zipfile, pickletools and
+    h5py raise errors of many kinds for files that are damaged.
+    """
+    try:
+        yield
+    except ResNetError:
+        raise
+    except Exception as error:
+        raise WeightsError(f"{path}: not a readable {kind} ({reason(error)})") from None
 
 
 def parse_json(text: str | bytes, where: object, values: int = VALUES) -> Any:
