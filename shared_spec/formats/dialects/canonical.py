@@ -4,6 +4,7 @@ those that they have inside Keras and Flax NNX.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 from shared_spec.errors import WeightsError
@@ -19,21 +20,9 @@ KERAS_CLASS = "resnet_keras>ResNet"
 """How Keras registers our model."""
 
 
-def _canonical(q: Parameter, spec: ResNetSpec) -> Place:
-    return Place(q.name, TORCH[q.role])
-
-
-def _keras(q: Parameter, spec: ResNetSpec) -> Place:
-    return Place(f"{keras_layer(q.module)}/{_number(q, spec)}", KERAS[q.role])
-
-
-def _number(q: Parameter, spec: ResNetSpec) -> int:
-    """Where a layer's array stands among its variables: our order and Keras's are one."""
-    return _numbers(spec)[q.name]
-
-
 @cache
 def _numbers(spec: ResNetSpec) -> dict[str, int]:
+    """Where arrays stand among the variables of their layers: our order and Keras's are one."""
     found: dict[str, int] = {}
     count: dict[str, int] = {}
     for q in compile_plan(spec).parameters():
@@ -70,7 +59,7 @@ CANONICAL = Dialect(
     "canonical",
     "torchvision and timm",
     lambda source: source.kind in ("safetensors", "pytorch"),
-    _canonical,
+    lambda q, spec: Place(q.name, TORCH[q.role]),
     lambda source: recorded(source).spec,
     _extras,
 )
@@ -78,14 +67,13 @@ KERAS_MODEL = Dialect(
     "keras",
     "resnet_keras",
     lambda source: source.kind == "keras3",
-    _keras,
+    lambda q, spec: Place(f"{keras_layer(q.module)}/{_numbers(spec)[q.name]}", KERAS[q.role]),
     _keras_spec,
 )
-FLAX_MODEL = Dialect(
-    "flax",
-    "resnet_flax",
-    lambda source: source.kind == "flax",
-    _flax,
-    lambda source: recorded(source).spec,
-    _extras,
+FLAX_MODEL = replace(
+    CANONICAL,
+    name="flax",
+    library="resnet_flax",
+    recognises=lambda source: source.kind == "flax",
+    foreign_name=_flax,
 )

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from shared_spec.errors import SpecError, WeightsError
 from shared_spec.formats.containers.source import Source
 from shared_spec.formats.dialects.dialect import COUNTERS, Dialect, Place, Rules, rename
-from shared_spec.formats.dialects.spec_from_shapes import NetShapes, numbered_stages, spec_from
+from shared_spec.formats.dialects.spec_from_shapes import numbered_stages, spec_from
 from shared_spec.plan.layers import Parameter
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.layouts import TORCH
@@ -104,8 +104,7 @@ def _detectron(prefix: str) -> Dialect:
         stem = shapes.get(f"{prefix}stem.conv1.weight", ())
         stages = numbered_stages(shapes, lambda s, b: f"{prefix}res{s + 2}.{b}.", "shortcut.weight")
         head = shapes.get(f"{prefix}linear.weight")
-        net = NetShapes(stem, stem[0] if stem else 0, stages, head)
-        spec = spec_from(net, {}, source.path, "detectron2")
+        spec = spec_from([stem], stages, head, {}, source.path, "detectron2")
         if "bottleneck" in spec.blocks:
             raise WeightsError(
                 f"{source.path}: a net of detectron2 with bottlenecks, whose stride is on the 3x3 "

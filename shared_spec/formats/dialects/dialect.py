@@ -119,11 +119,8 @@ def with_counters(entries: Mapping[str, LazyArray]) -> dict[str, LazyArray]:
 
 
 def _relevant(dialect: Dialect, source: Source) -> dict[str, LazyArray]:
-    return {
-        name: array
-        for name, array in source.tensors.entries.items()
-        if not dialect.ignored.search(name)
-    }
+    entries = source.tensors.entries.items()
+    return {name: array for name, array in entries if not dialect.ignored.search(name)}
 
 
 def detected(dialect: Dialect, source: Source) -> ResNetSpec:
@@ -179,14 +176,14 @@ def _fitting(
             place = dialect.foreign_name(q, spec)
             if place.name not in shapes:
                 return None
-            expected[place.name] = place.to_foreign(_empty(q)).shape
+            expected[place.name] = place.to_foreign(_empty(q.shape)).shape
     except ResNetError:
         return None
     return spec if expected == shapes else None
 
 
-def _empty(q: Parameter) -> LazyArray:
-    return LazyArray(q.shape, np.dtype(np.float32), lambda: np.zeros(q.shape, np.float32))
+def _empty(shape: tuple[int, ...]) -> LazyArray:
+    return LazyArray(shape, np.dtype(np.float32), lambda: np.zeros(shape, np.float32))
 
 
 def _canonical_shape(
@@ -199,7 +196,4 @@ def _canonical_shape(
     q = next(q for q in p.parameters() if q.module == module)
     place = dialect.foreign_name(q, spec)
     shape = shapes.get(place.name)
-    if shape is None:
-        return None
-    empty = LazyArray(shape, np.dtype(np.float32), lambda: np.zeros(shape, np.float32))
-    return place.to_canonical(empty, q).shape
+    return None if shape is None else place.to_canonical(_empty(shape), q).shape

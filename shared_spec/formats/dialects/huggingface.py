@@ -7,6 +7,7 @@ reading the configuration gives its plan again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeGuard
@@ -338,9 +339,10 @@ def _config(spec: ResNetSpec, labels: tuple[str, ...] | None = None) -> dict[str
     names = labels or tuple(f"LABEL_{i}" for i in range(spec.num_classes))
     ends = [sum(spec.depths[: i + 1]) - 1 for i in range(len(spec.depths))]
     widths = [spec.block_widths[i][-1] for i in ends] if spec.block_widths else spec.out_channels
+    task = "ForImageClassification" if spec.num_classes else "Model"
     config: dict[str, Any] = {
         "model_type": "bit" if bit else "resnet",
-        "architectures": [_architecture(bit, spec.num_classes)],
+        "architectures": [("Bit" if bit else "ResNet") + task],
         "depths": list(spec.depths),
         "hidden_sizes": list(widths),
         "embedding_size": spec.stem_width,
@@ -356,7 +358,7 @@ def _config(spec: ResNetSpec, labels: tuple[str, ...] | None = None) -> dict[str
             "global_padding": "same" if spec.padding == "same" else None,
             "embedding_dynamic_padding": spec.padding == "same",
             "num_groups": spec.norm_groups,
-            "output_stride": _total_stride(spec),
+            "output_stride": spec.output_stride or spec.stem_stride_total * math.prod(spec.strides),
             "drop_path_rate": spec.drop_path_rate,
         }
     else:
@@ -367,17 +369,6 @@ def _config(spec: ResNetSpec, labels: tuple[str, ...] | None = None) -> dict[str
             "downsample_in_bottleneck": spec.stride_on == "1x1",
         }
     return config
-
-
-def _architecture(bit: bool, classes: int) -> str:
-    return ("Bit" if bit else "ResNet") + ("ForImageClassification" if classes else "Model")
-
-
-def _total_stride(spec: ResNetSpec) -> int:
-    total = spec.stem_stride_total
-    for stride in spec.strides:
-        total *= stride
-    return spec.output_stride or total
 
 
 def save_huggingface(folder: Path, checkpoint: Checkpoint) -> None:

@@ -21,7 +21,6 @@ from shared_spec.formats.dialects.dialect import Dialect, Place, Rules, rename
 from shared_spec.formats.dialects.linen import TRAINING_STATE, block_index, collection
 from shared_spec.formats.dialects.spec_from_shapes import (
     BlockShapes,
-    NetShapes,
     Shape,
     block_shapes,
     consecutive_blocks,
@@ -107,18 +106,18 @@ def _spec_of(source: Source) -> ResNetSpec:
     # By position, the names before version 0.0.3 are those since then.
     kernels = {_sequential(name): shape for name, shape in flax_kernels(source).items()}
     blocks = consecutive_blocks(lambda number: _block(kernels, f"block_{number}"))
-    stem = kernels.get("stem/ConvBlock_0/Conv_0", ())
-    deep = kernels.get("stem/ConvBlock_2/Conv_0")
-    last = deep or stem
+    stem = [kernels.get("stem/ConvBlock_0/Conv_0", ())]
+    if deep := kernels.get("stem/ConvBlock_2/Conv_0"):
+        stem.append(deep)
     head = kernels.get(f"block_{len(blocks) + 1}", kernels.get("head"))
-    net = NetShapes(stem, last[0] if last else 0, split_into_stages(blocks), head)
-    if len(net.stages) != _STAGES:
+    stages = split_into_stages(blocks)
+    if len(stages) != _STAGES:
         # Without a projection, it is unknown where a stage begins.
         raise WeightsError(
-            f"{source.path}: a net of {LIBRARY} with {len(net.stages)} projections instead of "
+            f"{source.path}: a net of {LIBRARY} with {len(stages)} projections instead of "
             f"{_STAGES}, so it is unknown where its stages begin; name the model (--model)"
         )
-    return spec_from(net, _BASE_D if deep else _BASE, source.path, LIBRARY)
+    return spec_from(stem, stages, head, _BASE_D if deep else _BASE, source.path, LIBRARY)
 
 
 def _block(kernels: Mapping[str, Shape], at: str) -> BlockShapes | None:

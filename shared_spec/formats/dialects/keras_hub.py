@@ -29,7 +29,7 @@ from shared_spec.formats.containers.source import (
     require_file,
     write_json,
 )
-from shared_spec.formats.dialects.dialect import Dialect, Extras, Rules, rename
+from shared_spec.formats.dialects.dialect import Dialect, Rules, rename
 from shared_spec.formats.dialects.keras_applications import HEAD, graph_position, keras_place
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
@@ -121,20 +121,12 @@ class _Backbone(BaseModel):
 
     def fields(self) -> dict[str, Any]:
         """Those of the spec."""
-        lengths = {
-            len(x)
-            for x in (
-                self.stackwise_num_filters,
-                self.stackwise_num_blocks,
-                self.stackwise_num_strides,
-            )
-        }
-        if len(lengths) > 1:
+        filters, strides = self.stackwise_num_filters, self.stackwise_num_strides
+        if not len(filters) == len(self.stackwise_num_blocks) == len(strides):
             raise SpecError("stackwise_num_filters, _blocks and _strides differ in length")
-        if self.stackwise_num_filters[0] != 64:
+        if filters[0] != 64:
             raise SpecError(
-                f"stackwise_num_filters begins with {self.stackwise_num_filters[0]}, and KerasHub "
-                f"only takes 64"
+                f"stackwise_num_filters begins with {filters[0]}, and KerasHub only takes 64"
             )
         vd = self.block_type.endswith("_vd")
         if vd and self.use_pre_activation:
@@ -142,8 +134,8 @@ class _Backbone(BaseModel):
         out: dict[str, Any] = {
             "block": "bottleneck" if self.block_type.startswith("bottleneck") else "basic",
             "depths": self.stackwise_num_blocks,
-            "widths": self.stackwise_num_filters,
-            "strides": self.stackwise_num_strides,
+            "widths": filters,
+            "strides": strides,
             "pre_activation": self.use_pre_activation,
             "norm_variance": "biased",
         }
@@ -298,10 +290,6 @@ def _source_spec(source: Source) -> ResNetSpec | None:
     if where.is_dir():
         where = where / (CONFIG if source.metadata.get("class_name") == _BACKBONE else TASK)
     return spec_of(source.metadata, str(where))
-
-
-def _extras(source: Source, spec: ResNetSpec) -> Extras:
-    return _preprocessing(source, spec.in_channels), None
 
 
 def _preprocessing(source: Source, channels: int) -> Preprocessing | None:
@@ -469,6 +457,6 @@ KERAS_HUB = Dialect(
     _recognises,
     lambda q, spec: keras_place(layer_name(q.module, spec), q),
     _source_spec,
-    _extras,
+    lambda source, spec: (_preprocessing(source, spec.in_channels), None),
     _nearest_library_spec,
 )
