@@ -40,9 +40,8 @@ def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
 
 def _text(path: Path) -> str:
     try:
-        if (
-            path.exists() and not path.is_file() and not path.is_dir()
-        ):  # reading a pipe or a device need not end
+        # Reading a pipe or a device need not end.
+        if path.exists() and not path.is_file() and not path.is_dir():
             raise SpecError(f"{path}: is not a file")
         with path.open("rb") as file:
             content = file.read(_SIZE_LIMIT + 1)

@@ -33,8 +33,7 @@ def weights_for_library(
         raise SpecError(found)
     entries = entries_of(state)
     changed = {q.name: entries[q.name] for q in theirs.parameters() if q.name in entries}
-    for mine, its in zip(_chained(ours), _chained(theirs), strict=True):
-        (layer, norm), (other, _) = mine, its
+    for (layer, norm), (other, _) in zip(_chained(ours), _chained(theirs), strict=True):
         if isinstance(layer, Conv) and isinstance(other, Conv) and layer.bias != other.bias:
             _move_bias(layer, norm, other.bias, entries, changed)
         if isinstance(layer, BatchNorm) and isinstance(other, BatchNorm) and layer.eps != other.eps:
@@ -67,13 +66,12 @@ def _move_bias(
     if not isinstance(norm, BatchNorm):
         raise SpecError(f"the bias of {layer.name} has no batch norm behind it to go into")
     mean, bias = entries[f"{norm.name}.running_mean"], entries[name]
-    changed[f"{norm.name}.running_mean"] = LazyArray(
-        mean.shape, mean.dtype, lambda: _difference(mean.read(), bias.read())
-    )
 
+    def moved() -> np.ndarray:
+        wide = mean.read().astype(np.float64) - bias.read().astype(np.float64)
+        return wide.astype(mean.dtype)
 
-def _difference(mean: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    return (mean.astype(np.float64) - bias.astype(np.float64)).astype(mean.dtype)
+    changed[f"{norm.name}.running_mean"] = LazyArray(mean.shape, mean.dtype, moved)
 
 
 def _shifted(variance: LazyArray, by: float, name: str) -> LazyArray:

@@ -13,7 +13,8 @@ import os
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise, product
 from pathlib import Path
@@ -229,73 +230,67 @@ def save_legacy(path: Path, layers: Sequence[KerasLayer]) -> None:
                     f"{path}: {layer.name}/{leaf} is bfloat16, which a .h5 cannot hold; write a "
                     f".weights.h5"
                 )
-    with _Writer(path, layers) as file:
-        file.root.attrs["layer_names"] = [layer.name.encode() for layer in layers]
-        file.root.attrs["backend"] = "tensorflow"
-        file.root.attrs["keras_version"] = "2.15.0"
+    with _writing(path, layers) as (root, add):
+        root.attrs["layer_names"] = [layer.name.encode() for layer in layers]
+        root.attrs["backend"] = "tensorflow"
+        root.attrs["keras_version"] = "2.15.0"
         for layer in layers:
-            group = file.root.create_group(layer.name)
+            group = root.create_group(layer.name)
             names = [f"{layer.name}/{leaf}:0" for leaf in layer.variables]
             group.attrs["weight_names"] = [name.encode() for name in names]
             for name, entry in zip(names, layer.variables.values(), strict=True):
-                file.add(group, name, entry)
+                add(group, name, entry)
 
 
 def save_keras3(path: Path, layers: Sequence[KerasLayer]) -> None:
     """Write a `.weights.h5` of Keras 3: groups are named by class and number in this order."""
     groups = group_names((layer.kind, layer.name) for layer in layers)
-    with _Writer(path, layers) as file:
+    with _writing(path, layers) as (root, add):
         for group_name, layer in zip(groups, layers, strict=True):
-            group = file.root.create_group(f"layers/{group_name}/vars")
+            group = root.create_group(f"layers/{group_name}/vars")
             group.attrs["name"] = layer.name
             for index, entry in enumerate(layer.variables.values()):
-                made = file.add(group, str(index), entry)
+                made = add(group, str(index), entry)
                 if entry.dtype.name == "bfloat16":
                     h5py_module().Dataset(made).attrs["dtype"] = "bfloat16"
-        file.root.create_group("vars")
+        root.create_group("vars")
 
 
-class _Writer:
-    """A new HDF5 file. The library writes what describes the arrays and sets places aside for them;
-    they are written there at the end, which takes half the time.
+@contextmanager
+def _writing(
+    path: Path, layers: Sequence[KerasLayer]
+) -> Iterator[tuple[Any, Callable[[Any, str, LazyArray], Any]]]:
+    """A new HDF5 file, and what adds an array to a group of it and returns the dataset of h5py's
+    lower level. The library writes what describes the arrays and sets places aside for them; they
+    are written there at the end, which takes half the time.
     """
+    _require_room(path, layers)
+    h5py = h5py_module()
+    kept, links = h5py.h5p.create(h5py.h5p.DATASET_CREATE), h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    kept.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    kept.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    kept.set_obj_track_times(False)  # equal weights make equal files
+    links.set_create_intermediate_group(True)
+    places: list[tuple[int, LazyArray]] = []
 
-    def __init__(self, path: Path, layers: Sequence[KerasLayer]) -> None:
-        _require_room(path, layers)
-        self._path, self._h5py = path, h5py_module()
-        self._arrays: list[tuple[int, LazyArray]] = []
-        h5d, h5p = self._h5py.h5d, self._h5py.h5p
-        self._kept, self._links = h5p.create(h5p.DATASET_CREATE), h5p.create(h5p.LINK_CREATE)
-        self._kept.set_alloc_time(h5d.ALLOC_TIME_EARLY)
-        self._kept.set_fill_time(h5d.FILL_TIME_NEVER)
-        self._kept.set_obj_track_times(False)  # equal weights make equal files
-        self._links.set_create_intermediate_group(True)
-        self.root = self._h5py.File(path, "w")
-
-    def __enter__(self) -> _Writer:
-        return self
-
-    def __exit__(self, kind: object, *error: object) -> None:
-        self.root.close()
-        if kind is None:
-            with self._path.open("r+b", buffering=0) as file, early(file.fileno()) as written:
-                arrays = read_ahead(array for _, array in self._arrays)
-                for start, array in self._arrays:
-                    file.seek(start)
-                    write_array(file, next(arrays))
-                    written(start + array.nbytes)
-
-    def add(self, group: Any, name: str, array: LazyArray) -> Any:
-        """A place for an array, as a dataset of h5py's lower level."""
-        h5py = self._h5py
+    def add(group: Any, name: str, array: LazyArray) -> Any:
         # Little-endian, as the data are written.
         kind = h5py.h5t.py_create(array.dtype.newbyteorder("<"), logical=True)
         space = h5py.h5s.create_simple(array.shape)
-        links = self._links if "/" in name else None
-        made = h5py.h5d.create(group.id, name.encode(), kind, space, self._kept, links)
+        inside = links if "/" in name else None
+        made = h5py.h5d.create(group.id, name.encode(), kind, space, kept, inside)
         if array.nbytes:
-            self._arrays.append((made.get_offset(), array))
+            places.append((made.get_offset(), array))
         return made
+
+    with h5py.File(path, "w") as root:
+        yield root, add
+    with path.open("r+b", buffering=0) as file, early(file.fileno()) as written:
+        arrays = read_ahead(array for _, array in places)
+        for start, array in places:
+            file.seek(start)
+            write_array(file, next(arrays))
+            written(start + array.nbytes)
 
 
 def _require_room(path: Path, layers: Sequence[KerasLayer]) -> None:

@@ -15,7 +15,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -99,7 +99,9 @@ def open_pytorch(path: Path) -> Source:
         else:
             file.seek(0)
             loaded, locate = _from_legacy(path, file)
-    entries = {name: _entry(path, name, item, locate) for name, item in _state_dict(loaded, path)}
+    entries = {
+        name: _entry(path, name, item, locate) for name, item in _state_dict(loaded, path).items()
+    }
     return Source(path, "pytorch", LazyArrays(entries))
 
 
@@ -182,25 +184,21 @@ def _from_legacy(path: Path, file: IO[bytes]) -> tuple[object, Locate]:
     return loaded, locate
 
 
-def _state_dict(loaded: object, path: Path) -> Iterator[tuple[str, _Strided]]:
+def _state_dict(loaded: object, path: Path) -> dict[str, _Strided]:
     for _ in range(_DEPTH):
-        if not isinstance(loaded, Mapping):
-            break
-        inner = next((x for k in _WRAPPERS if isinstance(x := loaded.get(k), Mapping)), None)
-        if inner is None:
-            break
-        loaded = inner
+        inside = loaded if isinstance(loaded, Mapping) else {}
+        loaded = next((x for k in _WRAPPERS if isinstance(x := inside.get(k), Mapping)), loaded)
     if not isinstance(loaded, Mapping) or not all(
         isinstance(k, str) and isinstance(v, _Strided) for k, v in loaded.items()
     ):
         raise WeightsError(f"{path}: holds no state dict (a mapping of names to tensors)")
-    seen: set[str] = set()
+    found: dict[str, _Strided] = {}
     for key, value in loaded.items():
         name = plain_name(key)
-        if name in seen:
+        if name in found:
             raise WeightsError(f"{path}: holds {shown(name)} twice, under different prefixes")
-        seen.add(name)
-        yield name, value
+        found[name] = value
+    return found
 
 
 def plain_name(name: str) -> str:
@@ -363,10 +361,6 @@ def _reduce(stack: list[Any], _: object) -> None:
     stack.append(known(arguments))
 
 
-def _global(stack: list[Any], argument: str) -> None:
-    stack.append(_Global(argument.replace(" ", ".")))
-
-
 def _stack_global(stack: list[Any], _: object) -> None:
     module, name = _top(stack, 2)
     if not isinstance(module, str) or not isinstance(name, str):
@@ -390,7 +384,7 @@ _STEPS: dict[str, Callable[[list[Any], Any], None]] = {
     "SETITEMS": lambda stack, _: _set_items(stack, _marked(stack)),
     "APPEND": lambda stack, _: _append(stack, list(_top(stack, 1))),
     "APPENDS": lambda stack, _: _append(stack, _marked(stack)),
-    "GLOBAL": _global,
+    "GLOBAL": lambda stack, argument: stack.append(_Global(argument.replace(" ", "."))),
     "STACK_GLOBAL": _stack_global,
     "REDUCE": _reduce,
     "BUILD": _build,
@@ -435,9 +429,8 @@ def _parameter(arguments: tuple[Any, ...]) -> _Strided:
 
 
 def _ordered(arguments: tuple[Any, ...]) -> dict[Any, Any]:
-    if arguments and not (len(arguments) == 1 and isinstance(arguments[0], list | tuple)):
-        raise ValueError("its pickle has an OrderedDict of no items")
-    if arguments and arguments[0]:
+    empty = len(arguments) == 1 and isinstance(arguments[0], list | tuple) and not arguments[0]
+    if arguments and not empty:
         raise ValueError("its pickle has an OrderedDict in a form that torch.save does not write")
     return {}
 

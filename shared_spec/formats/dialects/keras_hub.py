@@ -17,18 +17,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared_spec.errors import SpecError
-from shared_spec.formats.containers.hdf5 import (
-    KerasLayer,
-    group_names,
-    open_hdf5,
-    save_keras3,
-)
-from shared_spec.formats.containers.source import (
-    Source,
-    read_json,
-    require_file,
-    write_json,
-)
+from shared_spec.formats.containers.hdf5 import KerasLayer, group_names, open_hdf5, save_keras3
+from shared_spec.formats.containers.source import Source, read_json, require_file, write_json
 from shared_spec.formats.dialects.dialect import Dialect, Rules, rename
 from shared_spec.formats.dialects.keras_applications import HEAD, graph_position, keras_place
 from shared_spec.plan.compiler import compile_plan
