@@ -181,8 +181,7 @@ class Proof:
         """
         if self.engines is not None:
             for engine in self.engines:
-                absent = engine.missing()
-                if absent is not None:
+                if (absent := engine.missing()) is not None:
                     raise FrameworkError(f"{engine.name}: {absent}")
             return list(self.engines)
         names = wanted.engines or tuple(ENGINES)

@@ -12,7 +12,14 @@ from shared_spec.formats.containers.msgpack import open_msgpack
 from shared_spec.formats.containers.npz import open_npz
 from shared_spec.formats.containers.pytorch import open_pytorch
 from shared_spec.formats.containers.safetensors import open_safetensors
-from shared_spec.formats.containers.source import Source, open_zip, read_json, reason, require_file
+from shared_spec.formats.containers.source import (
+    Source,
+    open_zip,
+    read_json,
+    reason,
+    require_file,
+    system_errors,
+)
 from shared_spec.formats.dialects.keras_hub import is_preset, open_preset
 
 ORBAX = "orbax"
@@ -49,11 +56,8 @@ def open_source(path: Path, openers: Mapping[str, Opener] | None = None) -> Sour
         return _open_directory(path, openers or {})
     if not path.is_file():
         raise WeightsError(f"{path}: is neither a file nor a directory")
-    try:
-        with path.open("rb") as file:
-            head = file.read(16)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from None
+    with system_errors(path), path.open("rb") as file:
+        head = file.read(16)
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return open_hdf5(path)
     if head.startswith(b"PK"):

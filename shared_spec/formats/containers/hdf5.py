@@ -29,6 +29,7 @@ from shared_spec.formats.containers.hdf5_sandbox import ask, h5py_module
 from shared_spec.formats.containers.safetensors import read_at, write_array
 from shared_spec.formats.containers.source import (
     Source,
+    mapping,
     open_zip,
     parse_json,
     read_member,
@@ -56,7 +57,7 @@ def open_hdf5(path: Path, names: Mapping[str, str] | None = None) -> Source:
         WeightsError: if the file is damaged, or holds something else.
     """
     with reading(path, _KIND):
-        return _opened(_Place(path, 0, path.stat().st_size), {}, names or {})
+        return _opened(path, 0, path.stat().st_size, {}, names or {})
 
 
 def open_keras(path: Path) -> Source:
@@ -69,14 +70,19 @@ def open_keras(path: Path) -> Source:
         members = archive.namelist()
         if len(set(members)) < len(members) or not {CONFIG, WEIGHTS} <= set(members):
             raise ValueError(f"it has no {CONFIG} and {WEIGHTS}, or one of them twice")
-        begin, size = _member(archive)
+        info = archive.getinfo(WEIGHTS)
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"{WEIGHTS} is compressed, which Keras does not do")
+        # The archive knows where the data begin, and that they are in the file.
+        with archive.open(info) as found:
+            begin, size = found._orig_compress_start, info.file_size  # type: ignore[attr-defined]
         if begin + size > path.stat().st_size:
             raise ValueError(f"{WEIGHTS} is cut off")
         text = read_member(archive, CONFIG, _CONFIG_LIMIT + size // 4)
         metadata = parse_json(text, f"{path}: {CONFIG}", _CONFIG_VALUES)
         if not isinstance(metadata, dict):
             raise ValueError(f"{CONFIG} holds no mapping")
-        return _opened(_Place(path, begin, size), metadata, _listed(metadata))
+        return _opened(path, begin, size, metadata, _listed(metadata))
 
 
 _GROUPED = {"Conv2D": "conv2d", "BatchNormalization": "batch_normalization", "Dense": "dense"}
@@ -84,16 +90,12 @@ _GROUPED = {"Conv2D": "conv2d", "BatchNormalization": "batch_normalization", "De
 
 
 def _listed(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Layers by their groups, from the configuration of a functional model, which is in their
-    order.
-    """
-    inner = metadata.get("config")
-    layers = inner.get("layers") if isinstance(inner, dict) else None
+    """Layers by their groups, from a functional model's configuration, which is in their order."""
+    layers = mapping(metadata.get("config")).get("layers")
     named: list[tuple[str, str]] = []
     for layer in layers if isinstance(layers, list) else []:
-        described = layer if isinstance(layer, dict) else {}
-        kind, config = described.get("class_name"), described.get("config")
-        name = config.get("name") if isinstance(config, dict) else None
+        kind, config = mapping(layer).get("class_name"), mapping(layer).get("config")
+        name = mapping(config).get("name")
         if isinstance(kind, str) and kind in _GROUPED and isinstance(name, str):
             named.append((_GROUPED[kind], name))
     return group_names(named)
@@ -111,29 +113,11 @@ def group_names(layers: Iterable[tuple[str, str]]) -> dict[str, str]:
     return names
 
 
-@dataclass(frozen=True)
-class _Place:
-    """A HDF5 file, or the part of a file that is one."""
-
-    path: Path
-    begin: int
-    size: int
-
-
-def _member(archive: zipfile.ZipFile) -> tuple[int, int]:
-    """Where the weights lie inside a `.keras` file; Keras stores them uncompressed."""
-    info = archive.getinfo(WEIGHTS)
-    if info.compress_type != zipfile.ZIP_STORED:
-        raise ValueError(f"{WEIGHTS} is compressed, which Keras does not do")
-    # The archive knows where the data begin, and that they are in the file.
-    with archive.open(info) as found:
-        begin: int = found._orig_compress_start  # type: ignore[attr-defined]
-    return begin, info.file_size
-
-
-def _opened(place: _Place, metadata: Mapping[str, Any], layers: Mapping[str, str]) -> Source:
-    path = place.path
-    answer = ask(path, place.begin, place.size, layers)
+def _opened(
+    path: Path, begin: int, size: int, metadata: Mapping[str, Any], layers: Mapping[str, str]
+) -> Source:
+    """A HDF5 file that lies in another, or is the whole of it."""
+    answer = ask(path, begin, size, layers)
     try:
         if "refused" in answer:
             before, name, after = map(str, answer["refused"])
@@ -141,13 +125,13 @@ def _opened(place: _Place, metadata: Mapping[str, Any], layers: Mapping[str, str
         if "failed" in answer:
             raise ValueError(str(answer["failed"]))
         regions: list[tuple[int, int]] = []
-        arrays = [_tensor(item, place, regions) for item in answer["found"]["arrays"]]
+        arrays = [_tensor(item, path, begin, size, regions) for item in answer["found"]["arrays"]]
         kind = answer["found"]["kind"]
     except (KeyError, TypeError, AttributeError):  # a library gone astray may say anything
         raise ValueError("its description of itself makes no sense") from None
     # The library does not ask whether what describes the file and its arrays lie in each other.
     regions = sorted(set(regions))
-    if any(end > begin for (_, end), (begin, _) in pairwise(regions)):
+    if any(end > start for (_, end), (start, _) in pairwise(regions)):
         raise ValueError("two of its arrays overlap")
     if len(dict(arrays)) < len(arrays) or kind not in ("keras2", "keras3"):
         raise ValueError("two of its arrays have one name")
@@ -155,7 +139,7 @@ def _opened(place: _Place, metadata: Mapping[str, Any], layers: Mapping[str, str
 
 
 def _tensor(
-    item: Sequence[Any], place: _Place, regions: list[tuple[int, int]]
+    item: Sequence[Any], path: Path, begin: int, length: int, regions: list[tuple[int, int]]
 ) -> tuple[str, LazyArray]:
     """An array by its name; the parts of the file where it lies are added to `regions`."""
     name, numbers, kind, where = item
@@ -166,19 +150,18 @@ def _tensor(
 
     def region(at: Any, size: int) -> int:
         """Where a part begins in the whole file."""
-        if _count(at) + size > place.size:
+        if _count(at) + size > length:
             raise ValueError("it ends before the data of its arrays do")
         if size:
             regions.append((at, at + size))
-        return place.begin + int(at)
+        return begin + int(at)
 
     size = math.prod(shape) * dtype.itemsize
-    read: Callable[[], np.ndarray]
     if isinstance(where, str):
         data = base64.b64decode(where)
         if len(data) != size:
             raise TypeError
-        return name, LazyArray(shape, dtype, lambda: np.frombuffer(data, dtype).reshape(shape))
+        return name, LazyArray.of(np.frombuffer(data, dtype).reshape(shape))
     if isinstance(where, list):
         chunk = tuple(_count(n) for n in where[0])
         part = math.prod(chunk) * dtype.itemsize
@@ -191,13 +174,13 @@ def _tensor(
             array = np.empty(shape, dtype)
             for start, corner in zip(starts, product(*corners), strict=True):
                 target = array[tuple(slice(i, i + n) for i, n in zip(corner, chunk, strict=True))]
-                whole = read_at(place.path, start, chunk, dtype)
+                whole = read_at(path, start, chunk, dtype)
                 target[...] = whole[tuple(slice(n) for n in target.shape)]  # beyond it is padding
             return array
 
         return name, LazyArray(shape, dtype, read)
     start = region(where, size)
-    return name, LazyArray(shape, dtype, lambda: read_at(place.path, start, shape, dtype))
+    return name, LazyArray(shape, dtype, lambda: read_at(path, start, shape, dtype))
 
 
 def _count(value: Any) -> int:
@@ -264,7 +247,12 @@ def _writing(
     lower level. The library writes what describes the arrays and sets places aside for them; they
     are written there at the end, which takes half the time.
     """
-    _require_room(path, layers)
+    entries = [array for layer in layers for array in layer.variables.values()]
+    size = sum(array.nbytes for array in entries) + 2048 * (len(entries) + len(layers))
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):  # on a full disk the HDF5 library ends the process
+            os.posix_fallocate(file.fileno(), 0, size)
+    path.unlink()
     h5py = h5py_module()
     kept, links = h5py.h5p.create(h5py.h5p.DATASET_CREATE), h5py.h5p.create(h5py.h5p.LINK_CREATE)
     kept.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -291,17 +279,3 @@ def _writing(
             file.seek(start)
             write_array(file, next(arrays))
             written(start + array.nbytes)
-
-
-def _require_room(path: Path, layers: Sequence[KerasLayer]) -> None:
-    """Fail before the HDF5 library does: on a full disk it ends the process.
-
-    Raises:
-        OSError: if there is no room for the file.
-    """
-    arrays = [array for layer in layers for array in layer.variables.values()]
-    size = sum(array.nbytes for array in arrays) + 2048 * (len(arrays) + len(layers))
-    with path.open("wb") as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
-    path.unlink()

@@ -26,8 +26,8 @@ _MEMBERS = 50_000
 _NUMBERS = "float64 float32 float16 int64 int32 int16 int8 uint64 uint32 uint16 uint8 bool"
 _DTYPES = {name: np.dtype(name) for name in _NUMBERS.split()}
 _DTYPES["bfloat16"] = np.dtype(ml_dtypes.bfloat16)
-_FLOATS, _UNSIGNED = {0xCA: 4, 0xCB: 8}, {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
-_SIGNED = {0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8}
+_UNSIGNED = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
+_PLAIN = _UNSIGNED | {0xCA: 4, 0xCB: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8}
 """First byte of a number to the bytes after it."""
 
 
@@ -107,12 +107,9 @@ class _Walk:
             raise ValueError("an array has a shape that no model's has")
         for _ in range(count):
             first = self._take(1)[0]
-            if first < 0x80:
-                yield first
-            elif first in _UNSIGNED:
-                yield int.from_bytes(self._take(_UNSIGNED[first]), "big")
-            else:
+            if first >= 0x80 and first not in _UNSIGNED:
                 raise ValueError("an array has a shape that no model's has")
+            yield int.from_bytes(self._take(_UNSIGNED[first]), "big") if first >= 0x80 else first
 
     def _text(self) -> str:
         first = self._take(1)[0]
@@ -135,9 +132,7 @@ class _Walk:
         return self._length(first, 1, 0, {0xC7: 1, 0xC8: 2, 0xC9: 4})
 
     def _length(self, first: int, low: int, high: int, wide: Mapping[int, int]) -> int | None:
-        """A count in the low bits of the first byte, or in the bytes after it; None for another
-        kind of object.
-        """
+        """A count in the first byte's low bits or the bytes after it; None for another object."""
         if low <= first <= high:
             return first - low
         size = wide.get(first)
@@ -147,11 +142,8 @@ class _Walk:
         """Over an object that is neither map nor array of numbers."""
         if first < 0x80 or first >= 0xE0 or first in (0xC0, 0xC2, 0xC3):
             return
-        if size := (_FLOATS | _UNSIGNED | _SIGNED).get(first):
-            self._take(size)
-            return
         wide = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
-        size = self._length(first, 0xA0, 0xBF, wide)
+        size = _PLAIN.get(first, self._length(first, 0xA0, 0xBF, wide))
         if size is not None:
             self._skip_to(self.file.tell() + size)
             return

@@ -16,7 +16,7 @@ import numpy as np
 
 from shared_spec.atomic_write import early
 from shared_spec.errors import WeightsError
-from shared_spec.formats.containers.source import Source, parse_json, reading
+from shared_spec.formats.containers.source import Source, parse_json, reading, system_errors
 from shared_spec.weights.lazy_array import LazyArray, LazyArrays, entries_of, read_ahead
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -82,13 +82,10 @@ def read_at(path: Path, start: int, shape: tuple[int, ...], dtype: np.dtype[Any]
     """
     size = math.prod(shape) * dtype.itemsize
     array = np.empty(0, np.uint8)
-    try:
-        with path.open("rb", buffering=0) as file:
-            if start + size <= os.fstat(file.fileno()).st_size:  # before memory is set aside
-                file.seek(start)
-                array = np.fromfile(file, np.uint8, size)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from None
+    with system_errors(path), path.open("rb", buffering=0) as file:
+        if start + size <= os.fstat(file.fileno()).st_size:  # before memory is set aside
+            file.seek(start)
+            array = np.fromfile(file, np.uint8, size)
     if array.size != size:
         raise WeightsError(f"{path}: ends before the data of its arrays do")
     return array.view(dtype).reshape(shape)

@@ -68,6 +68,11 @@ def reason(error: BaseException) -> str:
     return " ".join(text.split())[:200] or type(error).__name__
 
 
+def mapping(found: object) -> dict[str, Any]:
+    """What should be a mapping, if it is one; else one without entries."""
+    return found if isinstance(found, dict) else {}
+
+
 @contextmanager
 def reading(path: Path, kind: str) -> Iterator[None]:
     """Say of what goes wrong with a file that it is not a readable `kind`. zipfile, pickletools and
@@ -79,6 +84,15 @@ def reading(path: Path, kind: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise WeightsError(f"{path}: not a readable {kind} ({reason(error)})") from None
+
+
+@contextmanager
+def system_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Say of an error of the system that `path` cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def parse_json(text: str | bytes, where: object, values: int = VALUES) -> Any:
@@ -110,13 +124,11 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         WeightsError: if the file is missing or holds something else.
     """
-    try:
+    with system_errors(path):
         if path.exists() and not path.is_file():  # reading a pipe or a device need not end
             raise WeightsError(f"{path}: is not a file")
         size = path.stat().st_size
         text = path.read_bytes() if size <= JSON_LIMIT else b" " * (JSON_LIMIT + 1)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from None
     data = parse_json(text, path)
     if not isinstance(data, dict):
         raise WeightsError(f"{path}: expected a mapping, got {type(data).__name__}")
@@ -172,9 +184,6 @@ def read_member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
 
 def require_file(path: str | os.PathLike[str], kind: str = "weights") -> None:
     """Raise a `WeightsError` unless `path` exists."""
-    try:
-        found = Path(path).exists()
-    except OSError as error:  # a name that is too long, a directory that may not be searched
-        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from None
-    if not found:
-        raise WeightsError(f"{path}: there is no such file of {kind}")
+    with system_errors(path):  # a name that is too long, a directory that may not be searched
+        if not Path(path).exists():
+            raise WeightsError(f"{path}: there is no such file of {kind}")

@@ -9,8 +9,8 @@ from functools import cache
 
 from shared_spec.errors import WeightsError
 from shared_spec.formats.canonical_file import recorded
-from shared_spec.formats.containers.source import Source
-from shared_spec.formats.dialects.dialect import Dialect, Extras, Place
+from shared_spec.formats.containers.source import Source, mapping
+from shared_spec.formats.dialects.dialect import Dialect, Extras, Place, in_torch
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.layers import Parameter
 from shared_spec.spec.resnet_spec import ResNetSpec
@@ -49,16 +49,13 @@ def _keras_spec(source: Source) -> ResNetSpec | None:
                 f"{source.path}: not a model of resnet_keras, so its layers are unknown here"
             )
         return None
-    inner = source.metadata.get("config")
-    return ResNetSpec.parse(
-        inner.get("spec") if isinstance(inner, dict) else None, str(source.path)
-    )
+    return ResNetSpec.parse(mapping(source.metadata.get("config")).get("spec"), str(source.path))
 
 
 CANONICAL = Dialect(
     "canonical",
     "torchvision and timm",
-    lambda source: source.kind in ("safetensors", "pytorch"),
+    in_torch,
     lambda q, spec: Place(q.name, TORCH[q.role]),
     lambda source: recorded(source).spec,
     _extras,

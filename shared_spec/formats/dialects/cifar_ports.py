@@ -18,7 +18,7 @@ from typing import Any
 
 from shared_spec.errors import SpecError
 from shared_spec.formats.containers.source import Source
-from shared_spec.formats.dialects.dialect import Dialect, Place
+from shared_spec.formats.dialects.dialect import Dialect, Place, in_torch
 from shared_spec.formats.dialects.spec_from_shapes import Shape, numbered_stages, spec_from
 from shared_spec.plan.layers import Parameter
 from shared_spec.spec.resnet_spec import ResNetSpec
@@ -85,7 +85,7 @@ def _dialect(words: Words) -> Dialect:
         return spec_from([stem], stages, classifier, base, source.path, library)
 
     def recognises(source: Source) -> bool:
-        return source.kind in ("pytorch", "safetensors") and _words(source) == words
+        return in_torch(source) and _words(source) == words
 
     return Dialect(f"port-{stage}-{shortcut}-{head}", library, recognises, foreign_name, spec_of)
 

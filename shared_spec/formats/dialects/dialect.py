@@ -38,6 +38,11 @@ def rename(name: str, rules: Rules) -> str:
     return name
 
 
+def in_torch(source: Source) -> bool:
+    """Whether a file is of a kind in which PyTorch's modules are kept."""
+    return source.kind in ("safetensors", "pytorch")
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a library keeps a parameter: its name there, and its layout."""
@@ -163,12 +168,18 @@ def _fitting(
 ) -> ResNetSpec | None:
     """`spec` with the file's channels and classes, if its names and shapes are then the file's."""
     p = compile_plan(spec)
-    first = next(layer for layer in p.stem if isinstance(layer, Conv))
-    stem = _canonical_shape(dialect, p, spec, first.name, shapes)
+
+    def canonical_shape(module: str) -> tuple[int, ...] | None:
+        q = next(q for q in p.parameters() if q.module == module)
+        place = dialect.foreign_name(q, spec)
+        shape = shapes.get(place.name)
+        return None if shape is None else place.to_canonical(_empty(shape), q).shape
+
+    stem = canonical_shape(next(layer.name for layer in p.stem if isinstance(layer, Conv)))
     if stem is None or len(stem) != 4:
         return None
-    last = [layer for layer in p.head if isinstance(layer, Conv | Dense)]
-    head = _canonical_shape(dialect, p, spec, last[-1].name, shapes) if last else None
+    last = [layer.name for layer in p.head if isinstance(layer, Conv | Dense)]
+    head = canonical_shape(last[-1]) if last else None
     try:
         spec = spec.override(in_channels=stem[1], num_classes=head[0] if head else 0)
         expected = {}
@@ -184,16 +195,3 @@ def _fitting(
 
 def _empty(shape: tuple[int, ...]) -> LazyArray:
     return LazyArray(shape, np.dtype(np.float32), lambda: np.zeros(shape, np.float32))
-
-
-def _canonical_shape(
-    dialect: Dialect,
-    p: Plan,
-    spec: ResNetSpec,
-    module: str,
-    shapes: Mapping[str, tuple[int, ...]],
-) -> tuple[int, ...] | None:
-    q = next(q for q in p.parameters() if q.module == module)
-    place = dialect.foreign_name(q, spec)
-    shape = shapes.get(place.name)
-    return None if shape is None else place.to_canonical(_empty(shape), q).shape

@@ -18,7 +18,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shared_spec.errors import SpecError
 from shared_spec.formats.containers.hdf5 import KerasLayer, group_names, open_hdf5, save_keras3
-from shared_spec.formats.containers.source import Source, read_json, require_file, write_json
+from shared_spec.formats.containers.source import (
+    Source,
+    mapping,
+    read_json,
+    require_file,
+    write_json,
+)
 from shared_spec.formats.dialects.dialect import Dialect, Rules, rename
 from shared_spec.formats.dialects.keras_applications import HEAD, graph_position, keras_place
 from shared_spec.plan.compiler import compile_plan
@@ -319,15 +325,14 @@ def _preprocessing(source: Source, channels: int) -> Preprocessing | None:
 def _converter(source: Source) -> dict[str, Any]:
     """The arguments of the image converter; none if there is none."""
     _, task = _parts(source.metadata) if source.metadata else (None, None)
-    found = (task or {}).get("preprocessor")
-    if not isinstance(found, dict) and (source.path / PREPROCESSOR).is_file():
+    found = mapping(mapping(task).get("preprocessor"))
+    if not found and (source.path / PREPROCESSOR).is_file():
         found = read_json(source.path / PREPROCESSOR)
-    if isinstance(found, dict) and isinstance(found.get("config"), dict):
-        found = found["config"].get("image_converter")
+    if isinstance(found.get("config"), dict):
+        found = mapping(found["config"].get("image_converter"))
     elif (source.path / CONVERTER).is_file():
         found = read_json(source.path / CONVERTER)
-    inner = found.get("config") if isinstance(found, dict) else None
-    return inner if isinstance(inner, dict) else {}
+    return mapping(found.get("config"))
 
 
 def _channels(value: Any, channels: int) -> list[float]:

@@ -123,9 +123,7 @@ def numbered_stages(
 def block_shapes(
     shapes: Mapping[str, Shape], convs: Sequence[str], projections: Sequence[str]
 ) -> BlockShapes | None:
-    """A block, from the names of its convolutions and those that its projection may have; None
-    where the first convolution is missing.
-    """
+    """A block, from names of its convolutions and its projection; None without the first one."""
     if convs[0] not in shapes:
         return None
     projection = next((shapes[name] for name in projections if name in shapes), None)
