@@ -87,18 +87,12 @@ def _save_msgpack(dialect: Dialect, path: Path, checkpoint: Checkpoint) -> None:
 def _keras_layers(dialect: Dialect, checkpoint: Checkpoint) -> list[KerasLayer]:
     """Layers of a library that is made with Keras, in the order of its graph."""
     assert checkpoint.spec is not None
-    foreign = _arrays(dialect, checkpoint)
-    arrays: dict[str, dict[str, LazyArray]] = {}
-    kinds: dict[str, str] = {}
-    for name, q in zip(foreign, compile_plan(checkpoint.spec).parameters(), strict=True):
+    layers: dict[str, dict[str, LazyArray]] = {}
+    for name, array in _arrays(dialect, checkpoint).items():
         layer, _, leaf = name.partition("/")
-        arrays.setdefault(layer, {})[leaf] = foreign[name]
-        if q.role == "conv_kernel":
-            kinds[layer] = "dense" if len(foreign[name].shape) == 2 else "conv2d"
-        elif q.role != "bias":
-            kinds[layer] = "dense" if q.role == "dense_kernel" else "batch_normalization"
+        layers.setdefault(layer, {})[leaf] = array
     order = graph_position("bottleneck" in checkpoint.spec.blocks)
-    return [KerasLayer(name, kinds[name], arrays[name]) for name in sorted(arrays, key=order)]
+    return [KerasLayer(name, layers[name]) for name in sorted(layers, key=order)]
 
 
 def _save_applications_h5(path: Path, checkpoint: Checkpoint) -> None:

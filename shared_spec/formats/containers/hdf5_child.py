@@ -9,6 +9,7 @@ does, or when nothing was requested for a while.
 from __future__ import annotations
 
 import base64
+import contextlib
 import gc
 import io
 import json
@@ -313,10 +314,8 @@ def _limit(question: dict[str, Any]) -> None:
     ):
         hard = resource.getrlimit(kind)[1]
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        try:
+        with contextlib.suppress(OSError, ValueError):  # not every system has every limit
             resource.setrlimit(kind, (most, hard))
-        except (OSError, ValueError):  # not every system has every limit
-            continue
 
 
 def _asked(question: dict[str, Any]) -> tuple[int, bytes]:

@@ -173,9 +173,7 @@ class _Walk:
 
 
 def save_msgpack(path: Path, state: Mapping[str, np.ndarray]) -> None:
-    """Write arrays whose names are paths with `/` between, as a tree that
-    `flax.serialization.msgpack_restore` reads.
-    """
+    """Write arrays named by paths with `/` between, for `flax.serialization.msgpack_restore`."""
     tree: dict[str, Any] = {}
     for name, entry in entries_of(state).items():
         *folders, leaf = name.split("/")

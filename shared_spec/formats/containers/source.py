@@ -106,16 +106,14 @@ def parse_json(text: str | bytes, where: object, values: int = VALUES) -> Any:
     try:
         known = text if isinstance(text, str) else text.decode("utf-8-sig")
         count = sum(known.count(mark) for mark in ",[{")
-        if count > values:
-            raise WeightsError(f"{where}: has {count:,} values in its JSON, more than any model's")
-        return json.loads(known, object_pairs_hook=_unique)
-    except WeightsError:
-        raise
+        if count <= values:
+            return json.loads(known, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         deep = isinstance(error, RecursionError)
         raise WeightsError(
             f"{where}: not readable as JSON ({'nested too deep' if deep else reason(error)})"
         ) from None
+    raise WeightsError(f"{where}: has {count:,} values in its JSON, more than any model's")
 
 
 def read_json(path: Path) -> dict[str, Any]:

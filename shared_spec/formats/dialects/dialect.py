@@ -115,12 +115,9 @@ def foreign_arrays(
 
 def with_counters(entries: Mapping[str, LazyArray]) -> dict[str, LazyArray]:
     """PyTorch's names with the counters that its strict loading asks for, at zero."""
-    found = dict(entries)
-    for name in entries:
-        if name.endswith(".running_var"):
-            counter = name.removesuffix("running_var") + "num_batches_tracked"
-            found[counter] = LazyArray.of(np.zeros((), np.int64))
-    return found
+    norms = [name.removesuffix("running_var") for name in entries if name.endswith(".running_var")]
+    zero = LazyArray.of(np.zeros((), np.int64))
+    return {**entries, **{f"{norm}num_batches_tracked": zero for norm in norms}}
 
 
 def _relevant(dialect: Dialect, source: Source) -> dict[str, LazyArray]:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shared_spec.errors import SpecError
 from shared_spec.formats.containers.safetensors import save_safetensors
-from shared_spec.formats.containers.source import Source, read_json, write_json
+from shared_spec.formats.containers.source import Source, mapping, read_json, write_json
 from shared_spec.formats.dialects.dialect import (
     Dialect,
     Extras,
@@ -272,12 +272,11 @@ def _extras(source: Source, spec: ResNetSpec) -> Extras:
 
 def _labels(found: object) -> tuple[str, ...] | None:
     """Labels that are complete and not transformers' placeholders."""
-    if not isinstance(found, dict):
-        return None
-    labels = [found.get(str(i)) for i in range(len(found))]
+    given = mapping(found)
+    labels = tuple(given.get(str(i)) for i in range(len(given)))
     named = tuple(label for label in labels if isinstance(label, str))
-    placeholders = tuple(f"LABEL_{i}" for i in range(len(found)))
-    return named if len(named) == len(found) and named != placeholders else None
+    placeholders = tuple(f"LABEL_{i}" for i in range(len(given)))
+    return named if named == labels != placeholders else None
 
 
 _RESAMPLE = {0: "nearest", 2: "bilinear", 3: "bicubic"}
@@ -289,12 +288,11 @@ def _preprocessing(path: Path) -> Preprocessing | None:
     if not path.is_file():
         return None
     data = read_json(path)
-    size, crop = data.get("size"), data.get("crop_size")
-    edge = size.get("shortest_edge") if isinstance(size, dict) else None
+    edge = mapping(data.get("size")).get("shortest_edge")
     if not _is_side(edge) or not data.get("do_normalize", True):
         return None
     share, resample = data.get("crop_pct"), data.get("resample", 3)
-    height = crop.get("height") if isinstance(crop, dict) else None
+    height = mapping(data.get("crop_size")).get("height")
     if _is_side(height):
         edge, share = height, height / edge
     fields = {

@@ -49,9 +49,7 @@ def layer_name(module: str, spec: ResNetSpec) -> str:
 
 
 def keras_place(layer: str, q: Parameter, legacy: bool = False) -> Place:
-    """Where Keras keeps a parameter of `layer`: under its own name in legacy files, else by its
-    number among the layer's variables.
-    """
+    """Where Keras keeps a parameter: by name in legacy files, else by number in its layer."""
     # The classifier of a pre-activation net is a 1x1 convolution here and dense there.
     dense = q.module == "head.fc"
     slot = KERAS["dense_kernel" if dense and q.role == "conv_kernel" else q.role]

@@ -143,7 +143,11 @@ class _Backbone(BaseModel):
             out["shortcut_pool"] = "avg"
         if vd or (same and self.block_type == "bottleneck_block"):
             out["shortcut"] = "projection_stage"
-        return out | self._image()
+        height, width, channels = self.image_shape
+        if channels is None:  # channels first
+            channels, height, width = self.image_shape
+        out["in_channels"] = channels
+        return out | ({"image_size": height} if height is not None and height == width else {})
 
     def _same_shape(self) -> list[int]:
         """The stacks that change neither channels nor size."""
@@ -177,13 +181,6 @@ class _Backbone(BaseModel):
             f"expected one convolution of 7 or 3, or three of 3 with widths w/2, w/2, w or 3w/8, "
             f"w/2, w"
         )
-
-    def _image(self) -> dict[str, Any]:
-        height, width, channels = self.image_shape
-        if channels is None:  # channels first
-            channels, height, width = self.image_shape
-        out = {"in_channels": channels}
-        return out | ({"image_size": height} if height is not None and height == width else {})
 
 
 class _Task(BaseModel):

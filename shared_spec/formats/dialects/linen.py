@@ -43,9 +43,7 @@ TRAINING_STATE = re.compile(r"^(step|opt_state|dynamic_scale)(/|$)")
 
 
 def block_index(module: str, spec: ResNetSpec) -> tuple[int, str] | None:
-    """The number of a layer's block through all stages, and the layer's name in it; None for a
-    layer outside of blocks.
-    """
+    """The number of a layer's block through all stages, and its name there; None outside blocks."""
     match = re.fullmatch(r"layer(\d+)\.(\d+)\.(.+)", module)
     if match is None:
         return None
