@@ -19,12 +19,7 @@ from shared_spec.formats.containers.pytorch import save_pytorch
 from shared_spec.formats.containers.source import Source
 from shared_spec.formats.detect import CHECKPOINT_MARK, name_suffix
 from shared_spec.formats.dialects.canonical import CANONICAL, FLAX_MODEL
-from shared_spec.formats.dialects.dialect import (
-    Dialect,
-    detected,
-    foreign_arrays,
-    with_counters,
-)
+from shared_spec.formats.dialects.dialect import Dialect, detected, foreign_arrays, with_counters
 from shared_spec.formats.dialects.huggingface import (
     HUGGINGFACE,
     HUGGINGFACE_FILES,

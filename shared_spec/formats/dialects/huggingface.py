@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeGuard
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from shared_spec.errors import SpecError
 from shared_spec.formats.containers.safetensors import save_safetensors
@@ -84,9 +84,7 @@ BIT_NAMES: Rules = [
 
 
 class _Config(BaseModel):
-    """What both configurations have, with transformers' defaults."""
-
-    model_config = ConfigDict(extra="ignore")
+    """What both configurations have, with transformers' defaults; the rest is left out."""
 
     depths: list[Annotated[int, Field(ge=1, le=5_000)]] = Field(default=[3, 4, 6, 3], max_length=8)
     hidden_sizes: list[Annotated[int, Field(ge=1, le=10**6)]] = Field(
@@ -262,7 +260,7 @@ def _dialect(kind: str, bare: bool) -> Dialect:
         foreign_name,
         lambda source: spec_of(source.metadata, str(source.path / CONFIG)),
         _extras,
-        _nearest_library_spec,
+        lambda spec: spec_of(_config(spec)),
     )
 
 
@@ -327,12 +325,8 @@ def config_of(spec: ResNetSpec, labels: tuple[str, ...] | None = None) -> dict[s
     return config
 
 
-def _nearest_library_spec(spec: ResNetSpec) -> ResNetSpec:
-    """The net that transformers builds from the configuration nearest to `spec`."""
-    return spec_of(_config(spec))
-
-
 def _config(spec: ResNetSpec, labels: tuple[str, ...] | None = None) -> dict[str, Any]:
+    """The configuration nearest to `spec`."""
     bit = spec.norm == "group"
     names = labels or tuple(f"LABEL_{i}" for i in range(spec.num_classes))
     ends = [sum(spec.depths[: i + 1]) - 1 for i in range(len(spec.depths))]

@@ -186,8 +186,6 @@ class _Backbone(BaseModel):
 class _Task(BaseModel):
     """What `ResNetImageClassifier` adds; its activation comes after our logits."""
 
-    model_config = ConfigDict(extra="ignore")
-
     num_classes: int = Field(ge=1)
     pooling: Literal["avg", "max"] = "avg"
     activation: Literal["linear", "softmax", "sigmoid"] | None = None
