@@ -253,9 +253,9 @@ def _writing(
     """
     entries = [array for layer in layers for array in layer.variables.values()]
     size = sum(array.nbytes for array in entries) + 2048 * (len(entries) + len(layers))
-    with path.open("wb") as file:
+    with path.open("wb") as new:
         if hasattr(os, "posix_fallocate"):  # on a full disk the HDF5 library ends the process
-            os.posix_fallocate(file.fileno(), 0, size)
+            os.posix_fallocate(new.fileno(), 0, size)
     path.unlink()
     h5py = h5py_module()
     kept, links = h5py.h5p.create(h5py.h5p.DATASET_CREATE), h5py.h5p.create(h5py.h5p.LINK_CREATE)

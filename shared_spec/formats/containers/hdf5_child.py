@@ -12,6 +12,7 @@ import base64
 import contextlib
 import gc
 import io
+import itertools
 import json
 import math
 import os
@@ -260,33 +261,27 @@ def _lacking(name: str, shape: list[int]) -> RefusedError:
 def _chunks(found: Any, name: str, shape: list[int], itemsize: int) -> list[Any]:
     """The shape of chunks, and the places of all of them in C order."""
     chunk = found.get_create_plist().get_chunk()
-    counts = [-(-n // c) for n, c in zip(shape, chunk, strict=True)]
-    total = math.prod(counts)
+    corners = [range(0, n, c) for n, c in zip(shape, chunk, strict=True)]
+    total = math.prod(map(len, corners))
     if total > ANSWER or found.get_num_chunks() != total:
         raise _lacking(name, shape)
     size = math.prod(chunk) * itemsize
-    places: list[int] = [-1] * total
+    places: dict[tuple[int, ...], int] = {}
 
     def add(info: Any) -> None:
-        inside = all(
-            0 <= at < n and at % c == 0
-            for at, n, c in zip(info.chunk_offset, shape, chunk, strict=True)
-        )
-        if info.size != size or not inside:
+        if info.size != size:
             raise _lacking(name, shape)
-        number = 0
-        for at, c, n in zip(info.chunk_offset, chunk, counts, strict=True):
-            number = number * n + at // c
-        places[number] = info.byte_offset
+        places[tuple(info.chunk_offset)] = info.byte_offset
 
     if hasattr(found, "chunk_iter"):
         found.chunk_iter(add)
     else:
         for i in range(total):
             add(found.get_chunk_info(i))
-    if -1 in places:
-        raise _lacking(name, shape)
-    return [list(chunk), places]
+    try:
+        return [list(chunk), [places[corner] for corner in itertools.product(*corners)]]
+    except KeyError:
+        raise _lacking(name, shape) from None
 
 
 def _told(question: dict[str, Any]) -> bytes:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from shared_spec.errors import ResNetError, WeightsError
+from shared_spec.spec.files import read_start
 from shared_spec.weights.lazy_array import LazyArrays
 
 JSON_LIMIT = 32 * 2**20
@@ -122,12 +123,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         WeightsError: if the file is missing or holds something else.
     """
-    with system_errors(path):
-        if path.exists() and not path.is_file():  # reading a pipe or a device need not end
-            raise WeightsError(f"{path}: is not a file")
-        size = path.stat().st_size
-        text = path.read_bytes() if size <= JSON_LIMIT else b" " * (JSON_LIMIT + 1)
-    data = parse_json(text, path)
+    data = parse_json(read_start(path, JSON_LIMIT, WeightsError), path)
     if not isinstance(data, dict):
         raise WeightsError(f"{path}: expected a mapping, got {type(data).__name__}")
     return data

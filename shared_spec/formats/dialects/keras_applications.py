@@ -90,13 +90,11 @@ def _extras(source: Source, spec: ResNetSpec) -> Extras:
     """What `preprocess_input` does; size and crop are those of most evaluations."""
     if spec.in_channels != 3:
         return None, None
+    size, half = spec.image_size, (0.5, 0.5, 0.5)
     if spec.pre_activation:
-        half = (0.5, 0.5, 0.5)
-        return Preprocessing(image_size=spec.image_size, mean=half, std=half), None
-    mean = tuple(x / 255 for x in (103.939, 116.779, 123.68))
-    std = (1 / 255, 1 / 255, 1 / 255)
-    prepare = Preprocessing(image_size=spec.image_size, mean=mean, std=std, channel_order="bgr")
-    return prepare, None
+        return Preprocessing(image_size=size, mean=half, std=half), None
+    mean, std = tuple(x / 255 for x in (103.939, 116.779, 123.68)), (1 / 255,) * 3
+    return Preprocessing(image_size=size, mean=mean, std=std, channel_order="bgr"), None
 
 
 def _nearest_library_spec(spec: ResNetSpec) -> ResNetSpec:

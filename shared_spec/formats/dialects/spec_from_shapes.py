@@ -93,10 +93,10 @@ def _shortcut(width: int, stages: Stages) -> str:
         "projection_all": [True] * len(first),
         "zero_pad": [False] * len(first),
     }
-    found = next((name for name, flags in known.items() if flags == projected), None)
-    if found is None:
-        raise ValueError("no kind of shortcut projects in the blocks in which it does")
-    return found
+    for name, flags in known.items():
+        if flags == projected:
+            return name
+    raise ValueError("no kind of shortcut projects in the blocks in which it does")
 
 
 def numbered_stages(
