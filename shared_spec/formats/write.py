@@ -86,8 +86,12 @@ def _keras_layers(dialect: Dialect, checkpoint: Checkpoint) -> list[KerasLayer]:
     for name, array in _arrays(dialect, checkpoint).items():
         layer, _, leaf = name.partition("/")
         layers.setdefault(layer, {})[leaf] = array
+    kinds = {4: "conv2d", 2: "dense", 1: "batch_normalization"}  # by the axes of the first array
     order = graph_position("bottleneck" in checkpoint.spec.blocks)
-    return [KerasLayer(name, layers[name]) for name in sorted(layers, key=order)]
+    return [
+        KerasLayer(name, kinds[len(next(iter(layers[name].values())).shape)], layers[name])
+        for name in sorted(layers, key=order)
+    ]
 
 
 def _save_applications_h5(path: Path, checkpoint: Checkpoint) -> None:

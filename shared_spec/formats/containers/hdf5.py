@@ -194,14 +194,10 @@ class KerasLayer:
     """A layer that has variables, as Keras saves it."""
 
     name: str
+    kind: str
+    """Its class in snake case, such as `conv2d`."""
     variables: Mapping[str, LazyArray]
     """Leaf (`kernel`) to array, in the order of Keras's own list."""
-
-    @property
-    def kind(self) -> str:
-        """Its class in snake case, by the axes of its first variable."""
-        axes = len(next(iter(self.variables.values())).shape)
-        return {4: "conv2d", 2: "dense", 1: "batch_normalization"}[axes]
 
 
 def save_legacy(path: Path, layers: Sequence[KerasLayer]) -> None:
