@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -20,16 +21,12 @@ PEER_LAYOUTS = ("channels_first", "channels_last")
 def cases(request: BenchRequest, report: BenchReport) -> list[Case]:
     """All sides in all settings; what does not exist is listed in the report."""
     engines = [engine for engine in request.engines if engine.name not in report.missing]
-    found = []
+    found: list[Case] = []
     sides = candidates(request.name, request.spec, engines, request.peers, report.missing)
-    for dtype in request.dtypes:
-        for mode in request.modes:
-            for batch in request.batches:
-                for side in sides:
-                    base = Case(
-                        side, mode, batch, request.pixels, dtype, "plain", "channels_last", "none"
-                    )
-                    found += list(_variants(base, request, report))
+    settings = itertools.product(request.dtypes, request.modes, request.batches, sides)
+    for dtype, mode, batch, side in settings:
+        base = Case(side, mode, batch, request.pixels, dtype, "plain", "channels_last", "none")
+        found += _variants(base, request, report)
     return list(dict.fromkeys(found))
 
 
@@ -50,10 +47,8 @@ def _variants(base: Case, request: BenchRequest, report: BenchReport) -> Iterato
         if "default" in request.compiles:
             note = f"{engine.name}: its Trainer has one way to compile, and was timed in that"
             report.notes += [] if note in report.notes else [note]
-    for form in forms or ["plain"]:
-        for compile_ in compiles:
-            for layout in layouts:
-                yield replace(base, form=form, layout=layout, compile=compile_)
+    for form, compile_, layout in itertools.product(forms or ["plain"], compiles, layouts):
+        yield replace(base, form=form, layout=layout, compile=compile_)
 
 
 def turns(found: Sequence[Case], device: Device = "cpu") -> Iterator[list[Case]]:

@@ -9,18 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from resnet_parity.bench.result import BenchRequest
+from resnet_parity.engines.memory import installed_memory
 
 
 def measured_on(request: BenchRequest) -> dict[str, Any]:
     """Device, processor, memory, threads and environment variables, as JSON data."""
-    memory = None
-    with suppress(AttributeError, ValueError, OSError):
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
         "device": request.device,
         "hardware": _processor(),
         "cores": os.cpu_count(),
-        "memory_bytes": memory,
+        "memory_bytes": installed_memory(),
         "system": platform.system(),
         "python": platform.python_version(),
         "versions": {},

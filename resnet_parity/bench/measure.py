@@ -142,7 +142,10 @@ class Bench:
             self.on_progress(f"what {framework} reaches at best on this device")
             try:
                 with self.job.begin(engine, self.request.device) as worker:
-                    self._facts(worker.call("info"))
+                    info = worker.call("info")
+                    self.report.environment["versions"] |= info["versions"]
+                    if self.request.device != "cpu":
+                        self.report.environment["hardware"] = info["device"]
                     for dtype in self.request.dtypes:
                         answer = worker.call("bench_rates", dtype=dtype, tf32=self.request.tf32)
                         found = Rates.parse(answer)
@@ -153,19 +156,13 @@ class Bench:
         if set(self.rates) != set(self.request.dtypes):
             raise ResNetError(f"bench: no bound without rates; {'; '.join(self.report.notes)}")
 
-    def _facts(self, info: dict[str, Any]) -> None:
-        self.report.environment["versions"] |= info["versions"]
-        if self.request.device != "cpu":
-            self.report.environment["hardware"] = info["device"]
-
     def _turn(self, found: Sequence[Case]) -> list[BenchRow]:
         """Cases in alternation, a round each; the processes of a side share its rounds."""
         rows: dict[str, BenchRow] = {}
         rounds, count = self.request.rounds, self.request.processes
-        for first in range(count):
-            self._processes(
-                found, rows, range(first * rounds // count, (first + 1) * rounds // count)
-            )
+        for i in range(count):
+            share = range(i * rounds // count, (i + 1) * rounds // count)
+            self._processes(found, rows, share)
         return list(rows.values())
 
     def _processes(self, found: Sequence[Case], rows: dict[str, BenchRow], rounds: range) -> None:

@@ -11,13 +11,13 @@ over their maps.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 from resnet_parity.engines.bench_job import BYTES, Rates
 from shared_spec import plan
 from shared_spec.plan.layers import Layer
-from shared_spec.plan.network import Block, Plan
+from shared_spec.plan.network import Plan
 from shared_spec.plan.summary import Row, layer_rows
 
 CONVOLUTIONS = (plan.Conv, plan.Dense)
@@ -104,29 +104,19 @@ def _walk(p: Plan, size: tuple[int, int], rule: Rule) -> Iterator[Work]:
     rows = {row.name: row for row in layer_rows(p, size)}
     sizes: dict[str, int] = {name: math.prod(row.shape) for name, row in rows.items()}
 
-    def chain(layers: plan.Layers, x: int) -> Iterator[Work]:
+    def chain(layers: plan.Layers, x: int) -> Generator[Work, None, int]:
         for layer in layers:
             y = sizes[layer.name]
             yield from rule(layer, layer.name, rows[layer.name], x, y)
             x = y
+        return x
 
-    def end(layers: plan.Layers, x: int) -> int:
-        return sizes[layers[-1].name] if layers else x
-
-    def block(b: Block, x: int) -> Iterator[Work]:
-        h = end(b.pre, x)
-        y = end(b.branch, h)
-        yield from chain(b.pre, x)
-        yield from chain(b.branch, h)
+    x = yield from chain(p.stem, size[0] * size[1] * p.in_channels)
+    for b in p.blocks():
+        h = yield from chain(b.pre, x)
+        y = yield from chain(b.branch, h)
         if b.shortcut_from is not None:
             yield from chain(b.shortcut, x if b.shortcut_from == "input" else h)
             yield from rule(None, f"{b.name}.add", None, y, y)
-        yield from chain(b.output, y)
-
-    x = size[0] * size[1] * p.in_channels
-    yield from chain(p.stem, x)
-    x = end(p.stem, x)
-    for b in p.blocks():
-        yield from block(b, x)
-        x = end(b.output, end(b.branch, end(b.pre, x)))
+        x = yield from chain(b.output, y)
     yield from chain(p.head, x)

@@ -37,24 +37,16 @@ class Scale:
 
 def points(request: BenchRequest, scale: Scale) -> Iterator[tuple[str, int, str, BenchRequest]]:
     """Over what, the value, what to call it, and what to measure there: ours alone."""
-    alone = replace(request, peers=False)
+    alone = replace(request, peers=False, batches=request.batches[:1])
     for over in scale.over:
-        for x, label, part in _along(over, alone, scale):
-            yield over, x, label, part
-
-
-def _along(
-    over: str, request: BenchRequest, scale: Scale
-) -> Iterator[tuple[int, str, BenchRequest]]:
-    if over == "batch":
-        for batch in scale.batches:
-            yield batch, f"batch {batch}", replace(request, batches=(batch,))
-        return
-    request = replace(request, batches=request.batches[:1])
-    if over == "size":
-        for side in scale.sizes:
-            yield side, f"{side} px", replace(request, size=(side, side))
-        return
-    for depth in scale.depths:
-        name = f"resnet{depth}"
-        yield depth, name, replace(request, name=name, spec=resolve(name), size=None)
+        if over == "batch":
+            for batch in scale.batches:
+                yield over, batch, f"batch {batch}", replace(alone, batches=(batch,))
+        elif over == "size":
+            for side in scale.sizes:
+                yield over, side, f"{side} px", replace(alone, size=(side, side))
+        else:
+            for depth in scale.depths:
+                name = f"resnet{depth}"
+                point = replace(alone, name=name, spec=resolve(name), size=None)
+                yield over, depth, name, point

@@ -18,7 +18,11 @@ def available_memory() -> int | None:
         facts = {key: int(rest.split()[0]) for key, rest in (x.split(":", 1) for x in lines)}
         return facts["MemAvailable"] * 1024
     except (OSError, KeyError, ValueError):
-        pass
+        return installed_memory()
+
+
+def installed_memory() -> int | None:
+    """Bytes of the machine's memory; None if the system does not say."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):

@@ -14,6 +14,7 @@ import numpy as np
 from resnet_parity.convert.read import read_classifier
 from resnet_parity.datasets import Dataset, Loader, open_dataset, pixel_mean
 from resnet_parity.evaluate.crops import CROPS, Views, paper_scales
+from resnet_parity.train.recipes import changed
 from resnet_parity.train.run import RECIPE, WEIGHTS
 from resnet_parity.train.run import prepare as prepare_training
 from shared_spec.atomic_write import workspace
@@ -129,12 +130,9 @@ def _check_options(request: EvaluationRequest) -> None:
     crops, scales, limit = request.crops, request.scales, request.limit
     if crops not in CROPS:
         raise ResNetError(f"crops: {crops!r} is not one of {', '.join(CROPS)}")
-    if limit is not None and limit < 1:
-        raise ResNetError(f"limit: {limit} is not a number of images; give at least 1")
-    if request.batch_size < 1:
-        raise ResNetError(
-            f"batch_size: {request.batch_size} is not a number of images; give at least 1"
-        )
+    for name, number in (("limit", limit), ("batch_size", request.batch_size)):
+        if number is not None and number < 1:
+            raise ResNetError(f"{name}: {number} is not a number of images; give at least 1")
     if scales is not None:
         _check_scales(crops, scales)
     if request.recipe is not None and request.format is not None:
@@ -175,22 +173,16 @@ def _placed(
     place that was named.
     """
     recipe, path = request.recipe, request.path
-    if request.format is not None:
-        return recipe, trained
-    if recipe is None and trained is None:
-        raise DataError("data: name what to evaluate on, by --data and --format, or by --recipe")
-    if path is None:
-        return recipe, trained
-    if recipe is not None:
-        return _moved(recipe, path), trained
-    assert trained is not None
-    return None, _moved(trained, path)
-
-
-def _moved(recipe: Recipe, path: str) -> Recipe:
-    """The recipe with its data at another place."""
-    fields = recipe.to_dict()
-    return Recipe.parse(fields | {"data": fields["data"] | {"path": path}})
+    if request.format is None:
+        if recipe is None and trained is None:
+            raise DataError(
+                "data: name what to evaluate on, by --data and --format, or by --recipe"
+            )
+        if recipe is not None:
+            recipe = changed(recipe, path, ())
+        elif trained is not None:
+            trained = changed(trained, path, ())
+    return recipe, trained
 
 
 def _read(file: Path, request: EvaluationRequest) -> tuple[Checkpoint, ResNetSpec]:

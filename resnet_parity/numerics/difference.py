@@ -81,9 +81,8 @@ def difference(reference: np.ndarray, other: np.ndarray) -> Difference:
     with np.errstate(invalid="ignore"):
         delta = np.abs(a - b)
     if not np.all(np.isfinite(delta)):
-        worst = int(np.argmin(np.isfinite(delta)))
-        nan = float("nan")
-        return Difference(nan, nan, nan, _index(worst, a), scale)
+        worst = _index(int(np.argmin(np.isfinite(delta))), a)
+        return Difference(math.nan, worst=worst, scale=scale)
     return Difference(
         maximum=float(delta.max()) / scale,
         mean=float(delta.mean()) / scale,

@@ -215,6 +215,8 @@ def _torch_loop(job: BenchJob, model: Any, build: float, load: float) -> Side:
 
 
 def _keras_side(session: Session, job: BenchJob) -> Side:
+    import keras
+
     if job.peer is None:
         model, build, load = _own(session, job)
         if job.mode == "train":
@@ -225,7 +227,8 @@ def _keras_side(session: Session, job: BenchJob) -> Side:
             return _keras_fit(job, model, layers, build, load)
     compiled = None if job.peer else session.resnet.compiled
     (framework,) = session.uses
-    forward, x, wait = _KERAS_FORWARD[framework](model, job, compiled)
+    forward, wait = _KERAS_FORWARD[framework](model, job, compiled)
+    x = keras.ops.convert_to_tensor(job.images, job.dtype)
 
     def run(passes: int) -> Any:
         for _ in range(passes):
@@ -235,17 +238,11 @@ def _keras_side(session: Session, job: BenchJob) -> Side:
     return Side(run, build, load)
 
 
-def _keras_input(job: BenchJob) -> Any:
-    import keras
-
-    return keras.ops.convert_to_tensor(job.images, job.dtype)
-
-
 Compiled = Callable[[Any], Callable[[Any], Any]] | None
 """Our verb of that name; None for a peer."""
 
 
-def _keras_tensorflow(model: Any, job: BenchJob, compiled: Compiled) -> tuple[Any, Any, Any]:
+def _keras_tensorflow(model: Any, job: BenchJob, compiled: Compiled) -> tuple[Any, Any]:
     import tensorflow as tf
 
     if compiled is not None and job.compile == "none":
@@ -253,21 +250,21 @@ def _keras_tensorflow(model: Any, job: BenchJob, compiled: Compiled) -> tuple[An
     else:
         jit = job.compile != "none"
         forward = tf.function(lambda x: model(x, training=False), jit_compile=jit)
-    return forward, _keras_input(job), lambda y: y.numpy()
+    return forward, lambda y: y.numpy()
 
 
-def _keras_jax(model: Any, job: BenchJob, compiled: Compiled) -> tuple[Any, Any, Any]:
+def _keras_jax(model: Any, job: BenchJob, compiled: Compiled) -> tuple[Any, Any]:
     import jax
 
     if compiled is not None:
-        return _one_by_one(compiled(model)), _keras_input(job), _ready
+        return _one_by_one(compiled(model)), _ready
     trained = [v.value for v in model.trainable_variables]
     others = [v.value for v in model.non_trainable_variables]
     run = jax.jit(lambda t, o, x: model.stateless_call(t, o, x, training=False)[0])
-    return _one_by_one(lambda x: run(trained, others, x)), _keras_input(job), _ready
+    return _one_by_one(lambda x: run(trained, others, x)), _ready
 
 
-def _keras_torch(model: Any, job: BenchJob, compiled: Compiled) -> tuple[Any, Any, Any]:
+def _keras_torch(model: Any, job: BenchJob, compiled: Compiled) -> tuple[Any, Any]:
     import torch
 
     def eager(x: Any) -> Any:
@@ -286,10 +283,10 @@ def _keras_torch(model: Any, job: BenchJob, compiled: Compiled) -> tuple[Any, An
             torch.cuda.synchronize()
         return y
 
-    return run, _keras_input(job), wait
+    return run, wait
 
 
-_KERAS_FORWARD: dict[str, Callable[[Any, BenchJob, Compiled], tuple[Any, Any, Any]]] = {
+_KERAS_FORWARD: dict[str, Callable[[Any, BenchJob, Compiled], tuple[Any, Any]]] = {
     "tensorflow": _keras_tensorflow,
     "jax": _keras_jax,
     "torch": _keras_torch,

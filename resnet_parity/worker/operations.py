@@ -20,7 +20,7 @@ from resnet_parity.numerics.rounding import perturbed
 from resnet_parity.numerics.teacher_forcing import inputs_of, rounded
 from resnet_parity.worker import bench
 from resnet_parity.worker.reference_libraries import reference_logits
-from resnet_parity.worker.session import Operation, Session, narrowed
+from resnet_parity.worker.session import Operation, Session, narrowed, one_line
 from shared_spec.catalogue import CATALOGUE
 from shared_spec.errors import ResNetError
 from shared_spec.formats.canonical_file import read_safetensors, save_canonical, write_safetensors
@@ -226,7 +226,7 @@ def trace(
             raise
         # Whatever a net that is not right may do in a framework.
         except Exception as error:
-            broken[""] = _one_line(error)
+            broken[""] = one_line(error)
         if reference is not None:
             known = read_safetensors(reference).state
             inputs = inputs_of(found, batch, {name: known[f"output/{name}"] for name in names})
@@ -250,12 +250,8 @@ def _each(session: Session, model: Any, inputs: State) -> tuple[State, dict[str,
             try:
                 found |= session.resnet.run_parts(model, {name: x})
             except Exception as error:
-                failed[name] = _one_line(error)
+                failed[name] = one_line(error)
         return found, failed
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def trace_model(

@@ -102,7 +102,12 @@ class Session:
         found = _DEVICE_NAMES[framework](self.device)
         if found is None:
             raise FrameworkError(f"{framework} finds no {self.device} on this machine")
-        return found
+        return (platform.processor() or platform.machine()) if self.device == "cpu" else found
+
+
+def one_line(error: Exception) -> str:
+    """What a library raised, in a sentence."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def narrowed(state: Mapping[str, np.ndarray], dtype: str) -> State:
@@ -117,10 +122,9 @@ def narrowed(state: Mapping[str, np.ndarray], dtype: str) -> State:
 def _torch_device(device: str) -> str | None:
     import torch
 
-    if device == "cpu":
-        return platform.processor() or platform.machine()
-    found = device == "gpu" and torch.cuda.is_available()
-    return torch.cuda.get_device_name() if found else None
+    if device == "gpu" and torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return device if device == "cpu" else None
 
 
 def _jax_device(device: str) -> str | None:
@@ -131,20 +135,15 @@ def _jax_device(device: str) -> str | None:
     # An unknown platform is a RuntimeError in some versions and a failed assertion in others.
     except (RuntimeError, AssertionError):
         return None
-    if found[0].platform != device:
-        return None
-    name = str(found[0].device_kind)
-    return (platform.processor() or platform.machine()) if device == "cpu" else name
+    return str(found[0].device_kind) if found[0].platform == device else None
 
 
 def _tensorflow_device(device: str) -> str | None:
     import tensorflow as tf
 
     found = tf.config.list_physical_devices(device.upper())
-    if not found:
-        return None
-    if device == "cpu":
-        return platform.processor() or platform.machine()
+    if device == "cpu" or not found:
+        return device if found else None
     return str(tf.config.experimental.get_device_details(found[0]).get("device_name", device))
 
 

@@ -38,6 +38,8 @@ DIALECTS: tuple[Dialect, ...] = (
     *DETECTION,
     CANONICAL,
 )
+
+
 """The first one that claims a file reads it."""
 
 

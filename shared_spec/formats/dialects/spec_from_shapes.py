@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count, takewhile
 from typing import Any
 
 from shared_spec.errors import ResNetError, WeightsError
@@ -23,64 +24,69 @@ class BlockShapes:
     projection: Shape | None
 
 
-Stages = Sequence[Sequence[BlockShapes]]
+@dataclass(frozen=True)
+class NetShapes:
+    """Kernels of a net in PyTorch's layout."""
+
+    stem: Shape
+    """Of its first convolution."""
+    stem_width: int
+    stages: Sequence[Sequence[BlockShapes]]
+    head: Shape | None
 
 
-def spec_from(
-    stem: Sequence[Shape],
-    stages: Stages,
-    head: Shape | None,
-    base: Mapping[str, Any],
-    where: object,
-    library: str,
-) -> ResNetSpec:
-    """The spec of these kernels in PyTorch's layout, of which the stem may have several; what they
-    leave open comes from `base`. It may not account for all of the file's arrays: reading checks
-    them against it in any case.
+def spec_from(net: NetShapes, base: Mapping[str, Any], where: object, library: str) -> ResNetSpec:
+    """The spec of these kernels; what they leave open comes from `base`. It may not account for
+    all of the file's arrays: reading checks them against it in any case.
 
     Raises:
         WeightsError: if no ResNet has such kernels.
     """
     try:
-        return ResNetSpec.parse({**base, **_fields(stem, stages, head)}, str(where))
+        return ResNetSpec.parse({**base, **_fields(net)}, str(where))
     except ResNetError as error:
         raise WeightsError(f"{error}; so it is no ResNet of {library}") from None
-    except ValueError as error:
+    except _NoResNetError as error:
         raise WeightsError(f"{where}: not a ResNet of {library} ({error})") from None
 
 
-def _fields(stem: Sequence[Shape], stages: Stages, head: Shape | None) -> dict[str, Any]:
-    blocks = [block for stage in stages for block in stage]
+class _NoResNetError(Exception):
+    """Says what no ResNet has."""
+
+
+def _fields(net: NetShapes) -> dict[str, Any]:
+    blocks = [block for stage in net.stages for block in stage]
     kernels = [kernel for block in blocks for kernel in (*block.convs, block.projection) if kernel]
-    if any(len(shape) != 4 or min(shape) < 1 for shape in (*stem, *kernels)):
-        raise ValueError("a kernel does not have four axes")
-    if not blocks or (head is not None and len(head) != 2):
-        raise ValueError("it has no blocks or another head")
+    if any(len(shape) != 4 or min(shape) < 1 for shape in (net.stem, *kernels)):
+        raise _NoResNetError("a kernel does not have four axes")
+    if not blocks or (net.head is not None and len(net.head) != 2):
+        raise _NoResNetError("it has no blocks or another head")
     kinds = {_BLOCKS.get(len(block.convs)) for block in blocks}
     kind = kinds.pop()
     if kind is None or kinds:
-        raise ValueError("its blocks have neither two nor three convolutions each")
-    widths = [stage[0].convs[-1][0] // (4 if kind == "bottleneck" else 1) for stage in stages]
+        raise _NoResNetError("its blocks have neither two nor three convolutions each")
+    widths = [stage[0].convs[-1][0] // (4 if kind == "bottleneck" else 1) for stage in net.stages]
     fields: dict[str, Any] = {
         "block": kind,
-        "depths": [len(stage) for stage in stages],
+        "depths": [len(stage) for stage in net.stages],
         "widths": widths,
-        "stem_width": stem[-1][0],
-        "in_channels": stem[0][1],
-        "num_classes": 0 if head is None else head[0],
-        "shortcut": _shortcut(stem[-1][0], stages),
+        "stem_width": net.stem_width,
+        "in_channels": net.stem[1],
+        "num_classes": 0 if net.head is None else net.head[0],
+        "shortcut": _shortcut(net),
     }
     if kind == "bottleneck":
-        middle = stages[0][0].convs[1]
+        middle = net.stages[0][0].convs[1]
         groups = max(middle[0] // middle[1], 1)
         fields |= {"groups": groups, "base_width": 64 * middle[0] // (groups * max(widths[0], 1))}
     return fields
 
 
-def _shortcut(width: int, stages: Stages) -> str:
+def _shortcut(net: NetShapes) -> str:
     """Which blocks project: those whose shape differs, a stage's first ones, all, or none."""
+    width = net.stem_width
     projected, needed, first = [], [], []
-    for stage, blocks in enumerate(stages):
+    for stage, blocks in enumerate(net.stages):
         for number, block in enumerate(blocks):
             projected.append(block.projection is not None)
             first.append(number == 0)
@@ -93,10 +99,10 @@ def _shortcut(width: int, stages: Stages) -> str:
         "projection_all": [True] * len(first),
         "zero_pad": [False] * len(first),
     }
-    for name, flags in known.items():
-        if flags == projected:
-            return name
-    raise ValueError("no kind of shortcut projects in the blocks in which it does")
+    found = next((name for name, flags in known.items() if flags == projected), None)
+    if found is None:
+        raise _NoResNetError("no kind of shortcut projects in the blocks in which it does")
+    return found
 
 
 def numbered_stages(
@@ -114,16 +120,18 @@ def numbered_stages(
         convs = [f"{prefix}conv{number}.weight" for number in (1, 2, 3)]
         return block_shapes(shapes, convs, [f"{prefix}{projection}"])
 
-    stages: list[list[BlockShapes]] = []
-    while blocks := consecutive_blocks(lambda number: at(block(len(stages), number))):
-        stages.append(blocks)
-    return stages
+    def blocks_of(stage: int) -> list[BlockShapes]:
+        return consecutive_blocks(lambda number: at(block(stage, number)))
+
+    return list(takewhile(bool, map(blocks_of, count())))
 
 
 def block_shapes(
     shapes: Mapping[str, Shape], convs: Sequence[str], projections: Sequence[str]
 ) -> BlockShapes | None:
-    """A block, from names of its convolutions and its projection; None without the first one."""
+    """A block, from the names of its convolutions and those that its projection may have; None
+    where the first convolution is missing.
+    """
     if convs[0] not in shapes:
         return None
     projection = next((shapes[name] for name in projections if name in shapes), None)
@@ -156,5 +164,6 @@ def flax_kernels(source: Source) -> dict[str, Shape]:
     for name, array in source.tensors.entries.items():
         if match := re.fullmatch(r"params/(.+)/kernel", name):
             shape = array.shape
-            kernels[match[1]] = (*shape[:1:-1], *shape[:2]) if len(shape) == 4 else shape[::-1]
+            oihw = (*shape[:1:-1], *shape[:2]) if len(shape) == 4 else shape[::-1]
+            kernels[match[1]] = oihw
     return kernels
