@@ -15,6 +15,7 @@ import platform
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib import metadata, resources
 from pathlib import Path
@@ -25,7 +26,7 @@ from PIL import Image
 
 from shared_spec.atomic_write import durable
 from shared_spec.errors import ResNetError, WeightsError
-from shared_spec.formats.containers.source import read_json, require_file
+from shared_spec.formats.containers.source import read_json, reason, require_file
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.initialize import generator
 from shared_spec.weights.preprocessing import Preprocessing
@@ -81,19 +82,16 @@ class Inputs:
         # Maps are large where logits are not.
         side = min(spec.image_size, _SIDE // 2 if spec.features_only else _SIDE)
         channels = spec.in_channels
-        noise = generator(_SEED, "certificate").integers(
-            0, 256, (2, side, side, channels), np.uint8
-        )
+        shape = (2, side, side, channels)
+        noise = generator(_SEED, "certificate").integers(0, 256, shape, np.uint8)
         pictures = _photographs(side, channels)
         if prepare is not None and prepare.channel_order == "bgr":
             pictures = [picture[..., ::-1] for picture in pictures]
-        known = prepare is not None and len(prepare.mean) == channels
-        mean, std = (
-            (prepare.mean, prepare.std)
-            if known and prepare
-            else ((0.5,) * channels, (0.25,) * channels)
-        )
-        return cls(np.stack([*noise, *pictures]), tuple(mean), tuple(std))
+        mean: tuple[float, ...] = (0.5,) * channels
+        std: tuple[float, ...] = (0.25,) * channels
+        if prepare is not None and len(prepare.mean) == channels:
+            mean, std = prepare.mean, prepare.std
+        return cls(np.stack([*noise, *pictures]), mean, std)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON data."""
@@ -204,9 +202,9 @@ def read_certificate(path: Path) -> Certificate:
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, zlib.error) as error:
         if isinstance(error, ResNetError):
             raise
-        reason = " ".join(str(error).split())[:200]
         raise WeightsError(
-            f"{path}: not a certificate of resnet-parity convert ({type(error).__name__}: {reason})"
+            f"{path}: not a certificate of resnet-parity convert "
+            f"({type(error).__name__}: {reason(error)})"
         ) from None
 
 
@@ -268,10 +266,8 @@ def installed_versions() -> dict[str, str]:
     """Of Python and the packages that compute."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 

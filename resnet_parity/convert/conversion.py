@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from resnet_parity.convert.certificate import (
     Check,
@@ -101,8 +100,8 @@ def convert(
     path, target = fetched(source), Path(target)
     require_file(path)
     wanted = target_format(target, to)
-    clock = _Clock()
-    with clock.apart("start_up"):
+    start, seconds = time.perf_counter(), {"convert": 0.0}
+    with _apart(seconds, "start_up"):
         if any(str(x).endswith((".h5", ".keras")) for x in (path, target)):
             hdf5_sandbox.start()
             if str(target).endswith(".h5"):
@@ -116,13 +115,15 @@ def convert(
         assert found is not None
         dtype = _dtype(checkpoint, path)
         check_weights(compile_plan(found), checkpoint.state, dtype, source)
-        _check_labels(checkpoint, path)
+        names, classes = checkpoint.labels, found.num_classes
+        if names is not None and len(names) != classes:
+            raise WeightsError(f"{path}: has {len(names)} labels for {classes} classes")
         whole = checkpoint_for_library(checkpoint, wanted)
         with durable(target, is_checkpoint_folder) as draft:
             _write(whole, draft, wanted, folder)
-            with clock.apart("read_back"):
+            with _apart(seconds, "read_back"):
                 before = digest(whole.state)
-                after = digest(_read_back(draft, whole, folder))
+                after = digest(read_any(draft, whole.spec, folder).state)
             if after != before:
                 raise WeightsError(
                     f"{target}: reading it back gave other weights (SHA-256 {after[:16]}, "
@@ -130,7 +131,7 @@ def convert(
                 )
             made = None
             if proof is not None:
-                with clock.apart("verify"):
+                with _apart(seconds, "verify"):
                     made = certify(
                         path,
                         draft,
@@ -144,6 +145,7 @@ def convert(
         if made is not None:
             write_certificate(made, target)
         removed = remove_stale(target) if made is None else None
+    seconds["convert"] += time.perf_counter() - start
     return Converted(
         str(source),
         checkpoint.origin,
@@ -155,7 +157,7 @@ def convert(
         whole.state is checkpoint.state,
         _size(target),
         tuple(key for key in checkpoint.metadata() if key not in wanted.keeps | {"version"}),
-        clock.seconds(),
+        {name: round(value, 3) for name, value in seconds.items()},
         None if made is None else str(certificate_path(target)),
         () if made is None else tuple(made.checks),
         removed,
@@ -179,8 +181,7 @@ class Proof:
         """
         if self.engines is not None:
             for engine in self.engines:
-                absent = engine.missing()
-                if absent is not None:
+                if (absent := engine.missing()) is not None:
                     raise FrameworkError(f"{engine.name}: {absent}")
             return list(self.engines)
         names = wanted.engines or tuple(ENGINES)
@@ -200,28 +201,13 @@ def keep_freed_memory() -> None:
         library.mallopt(arenas, 1)  # or each thread would keep its own
 
 
-class _Clock:
-    """Seconds of a whole, and of the parts of it that are reported apart."""
-
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-        self._apart: dict[str, float] = {}
-
-    @contextmanager
-    def apart(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self._apart[name] = time.perf_counter() - start
-
-    def seconds(self) -> dict[str, float]:
-        whole = time.perf_counter() - self._start
-        parts = {"convert": whole - sum(self._apart.values())} | self._apart
-        return {name: round(value, 3) for name, value in parts.items()}
-
-
-def _read_back(draft: Path, whole: Checkpoint, folder: Path) -> Any:
-    """A missing spec in the file must not hide behind the one that is known."""
-    return read_any(draft, whole.spec, folder).state
+@contextmanager
+def _apart(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Count what is done inside as `name` and not as `convert`."""
+    start = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - start
+    seconds["convert"] -= seconds[name]
 
 
 def _write(checkpoint: Checkpoint, draft: Path, wanted: Format, folder: Path) -> None:
@@ -246,13 +232,6 @@ def _dtype(checkpoint: Checkpoint, path: Path) -> str:
     if len(dtypes) != 1:
         raise WeightsError(f"{path}: expected arrays of one dtype, found {', '.join(dtypes)}")
     return dtypes[0]
-
-
-def _check_labels(checkpoint: Checkpoint, path: Path) -> None:
-    labels, spec = checkpoint.labels, checkpoint.spec
-    assert spec is not None
-    if labels is not None and len(labels) != spec.num_classes:
-        raise WeightsError(f"{path}: has {len(labels)} labels for {spec.num_classes} classes")
 
 
 def _size(path: Path) -> int:

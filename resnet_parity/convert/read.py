@@ -34,7 +34,10 @@ def read_any(path: Path, spec: ResNetSpec | None, folder: Path, resize: bool = F
         checkpoint = replace(read_checkpoint(output), origin="Flax orbax directory")
     else:
         checkpoint = read_checkpoint(path, spec, resize=resize)
-    if spec is None or (resize and _but_for_ends(spec) == _but_for_ends(checkpoint.spec)):
+    found, any_ends = checkpoint.spec, {"in_channels": 3, "num_classes": 1}
+    if spec is None:
+        return checkpoint
+    if resize and found is not None and spec.override(**any_ends) == found.override(**any_ends):
         return checkpoint
     return replace(checkpoint, spec=spec)
 
@@ -55,10 +58,6 @@ def read_classifier(
     if net.features_only or not net.num_classes:
         raise WeightsError(f"{path}: the model gives features and no classes")
     return checkpoint, net
-
-
-def _but_for_ends(spec: ResNetSpec | None) -> ResNetSpec | None:
-    return None if spec is None else spec.override(in_channels=3, num_classes=1)
 
 
 def read_for(spec: ResNetSpec, path: Path) -> Checkpoint:

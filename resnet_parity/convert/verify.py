@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +84,21 @@ def certify(
         rounding = max(rounding_errors(_numbered(reference), trials).values())
         permutation = whole.state is checkpoint.state
         dtypes = {entry.dtype.name for entry in entries_of(whole.state).values()}
-        exact = permutation or dtypes == {"float64"}
         written = target, whole.spec
-        held = _Reference(reference, rounding, exact)
+        certificate = Certificate(
+            {"name": source.name, "format": checkpoint.origin, "sha256": file_digest(source)},
+            {"name": named.name, "sha256": file_digest(target)},
+            whole.spec,
+            permutation,
+            permutation or dtypes == {"float64"},
+            inputs,
+            reference,
+            judge.name,
+            rounding,
+            [],
+            installed_versions(),
+        )
+        held = _Reference(reference, rounding, certificate.exact)
         checks = run.checks(engines, written, held, on_progress)
         wrong = next((check for check in checks if not check.holds), None)
         if wrong is not None:
@@ -97,19 +109,7 @@ def certify(
                 f"{named}: {wrong.engine} in {wrong.dtype} computes something else than the "
                 f"source: {error} apart, over {wrong.bound:.1e}{there}; nothing was written"
             )
-    return Certificate(
-        {"name": source.name, "format": checkpoint.origin, "sha256": file_digest(source)},
-        {"name": named.name, "sha256": file_digest(target)},
-        whole.spec,
-        permutation,
-        exact,
-        inputs,
-        reference,
-        judge.name,
-        rounding,
-        checks,
-        installed_versions(),
-    )
+    return replace(certificate, checks=checks)
 
 
 def verify(
@@ -266,7 +266,5 @@ def _reference_engine(checkpoint: Checkpoint, engines: Sequence[Engine]) -> Engi
     kind = checkpoint.origin.partition(",")[0]
     own = {"keras2": "keras", "keras3": "keras", "flax": "flax", "Flax orbax directory": "flax"}
     first = [e for e in ENGINES.values() if e.name.startswith(own.get(kind, "torch"))]
-    for engine in [*first, *engines, *ENGINES.values()]:
-        if engine.missing() is None:
-            return engine
-    return None
+    candidates = (*first, *engines, *ENGINES.values())
+    return next((engine for engine in candidates if engine.missing() is None), None)

@@ -12,13 +12,19 @@ from shared_spec.formats.containers.msgpack import open_msgpack
 from shared_spec.formats.containers.npz import open_npz
 from shared_spec.formats.containers.pytorch import open_pytorch
 from shared_spec.formats.containers.safetensors import open_safetensors
-from shared_spec.formats.containers.source import Source, open_zip, read_json, reason, require_file
+from shared_spec.formats.containers.source import (
+    Source,
+    open_zip,
+    read_json,
+    reason,
+    require_file,
+    system_errors,
+)
 from shared_spec.formats.dialects.keras_hub import is_preset, open_preset
 
 ORBAX = "orbax"
 CHECKPOINT_MARK = "_CHECKPOINT_METADATA"
 """A file that every orbax checkpoint directory holds."""
-
 
 Opener = Callable[[Path], Source]
 
@@ -50,11 +56,8 @@ def open_source(path: Path, openers: Mapping[str, Opener] | None = None) -> Sour
         return _open_directory(path, openers or {})
     if not path.is_file():
         raise WeightsError(f"{path}: is neither a file nor a directory")
-    try:
-        with path.open("rb") as file:
-            head = file.read(16)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from None
+    with system_errors(path), path.open("rb") as file:
+        head = file.read(16)
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return open_hdf5(path)
     if head.startswith(b"PK"):
@@ -65,13 +68,11 @@ def open_source(path: Path, openers: Mapping[str, Opener] | None = None) -> Sour
         return open_pytorch(path)
     if head[:1] and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)):
         return open_msgpack(path)
-    opener = _BY_SUFFIX.get(name_suffix(path))
-    if opener is not None:
-        return opener(path)  # it says what is wrong with it
-    raise WeightsError(
-        f"{path}: not a checkpoint of a known kind; known are safetensors, PyTorch's, HDF5 and "
-        f".keras of Keras, .npz of BiT, msgpack and orbax of Flax, and directories of Hugging "
-        f"Face and KerasHub"
+    return _open_by_suffix(
+        path,
+        "not a checkpoint of a known kind; known are safetensors, PyTorch's, HDF5 and .keras of "
+        "Keras, .npz of BiT, msgpack and orbax of Flax, and directories of Hugging Face and "
+        "KerasHub",
     )
 
 
@@ -86,6 +87,15 @@ _BY_SUFFIX: dict[str, Opener] = {
     ".npz": open_npz,
     ".msgpack": open_msgpack,
 }
+_WEIGHTS = {"model.safetensors": open_safetensors, "pytorch_model.bin": open_pytorch}
+"""In a directory of Hugging Face."""
+
+
+def _open_by_suffix(path: Path, problem: str) -> Source:
+    """Have the reader of its suffix say what is wrong with a file, or else say it."""
+    if opener := _BY_SUFFIX.get(name_suffix(path)):
+        return opener(path)
+    raise WeightsError(f"{path}: {problem}")
 
 
 def _open_zip(path: Path) -> Source:
@@ -94,10 +104,7 @@ def _open_zip(path: Path) -> Source:
             names = archive.namelist()
     # zipfile raises errors of many kinds for files that are damaged.
     except Exception as error:
-        opener = _BY_SUFFIX.get(name_suffix(path))
-        if opener is not None:
-            return opener(path)  # it says what is wrong with it
-        raise WeightsError(f"{path}: not a readable zip file ({reason(error)})") from None
+        return _open_by_suffix(path, f"not a readable zip file ({reason(error)})")
     if any(name.endswith("/data.pkl") for name in names):
         return open_pytorch(path)
     if "config.json" in names or "model.weights.h5" in names:
@@ -119,20 +126,14 @@ def _open_directory(path: Path, openers: Mapping[str, Opener]) -> Source:
         config = read_json(path / "config.json")
         if is_preset(config):
             return open_preset(path, config)
-        return replace(_open_weights_in(path), path=path, kind="huggingface", metadata=config)
+        for name, opener in _WEIGHTS.items():
+            if (path / name).is_file():
+                return replace(opener(path / name), path=path, kind="huggingface", metadata=config)
+        raise WeightsError(
+            f"{path / 'model.safetensors'}: there is no such file of weights, nor a "
+            f"pytorch_model.bin"
+        )
     raise WeightsError(
         f"{path}: a directory that holds neither an orbax checkpoint nor a config.json of Hugging "
         f"Face or KerasHub"
-    )
-
-
-def _open_weights_in(path: Path) -> Source:
-    for name, opener in (
-        ("model.safetensors", open_safetensors),
-        ("pytorch_model.bin", open_pytorch),
-    ):
-        if (path / name).is_file():
-            return opener(path / name)
-    raise WeightsError(
-        f"{path / 'model.safetensors'}: there is no such file of weights, nor a pytorch_model.bin"
     )

@@ -38,8 +38,6 @@ DIALECTS: tuple[Dialect, ...] = (
     *DETECTION,
     CANONICAL,
 )
-
-
 """The first one that claims a file reads it."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,22 +13,13 @@ import numpy as np
 from shared_spec.atomic_write import durable
 from shared_spec.errors import SpecError, WeightsError
 from shared_spec.formats.canonical_file import save_canonical
-from shared_spec.formats.containers.hdf5 import (
-    KerasLayer,
-    save_keras3,
-    save_legacy,
-)
+from shared_spec.formats.containers.hdf5 import KerasLayer, save_keras3, save_legacy
 from shared_spec.formats.containers.msgpack import save_msgpack
 from shared_spec.formats.containers.pytorch import save_pytorch
 from shared_spec.formats.containers.source import Source
 from shared_spec.formats.detect import CHECKPOINT_MARK, name_suffix
 from shared_spec.formats.dialects.canonical import CANONICAL, FLAX_MODEL
-from shared_spec.formats.dialects.dialect import (
-    Dialect,
-    detected,
-    foreign_arrays,
-    with_counters,
-)
+from shared_spec.formats.dialects.dialect import Dialect, detected, foreign_arrays, with_counters
 from shared_spec.formats.dialects.huggingface import (
     HUGGINGFACE,
     HUGGINGFACE_FILES,
@@ -83,29 +75,23 @@ def _save_pytorch(path: Path, checkpoint: Checkpoint) -> None:
     save_pytorch(path, LazyArrays(with_counters(_arrays(CANONICAL, checkpoint))))
 
 
-def _save_msgpack(path: Path, checkpoint: Checkpoint) -> None:
-    save_msgpack(path, LazyArrays(_arrays(FLAX_MODEL, checkpoint)))
-
-
-def _save_linen(path: Path, checkpoint: Checkpoint) -> None:
-    save_msgpack(path, LazyArrays(_arrays(LINEN, checkpoint)))
+def _save_msgpack(dialect: Dialect, path: Path, checkpoint: Checkpoint) -> None:
+    save_msgpack(path, LazyArrays(_arrays(dialect, checkpoint)))
 
 
 def _keras_layers(dialect: Dialect, checkpoint: Checkpoint) -> list[KerasLayer]:
     """Layers of a library that is made with Keras, in the order of its graph."""
     assert checkpoint.spec is not None
-    foreign = _arrays(dialect, checkpoint)
-    arrays: dict[str, dict[str, LazyArray]] = {}
-    kinds: dict[str, str] = {}
-    for name, q in zip(foreign, compile_plan(checkpoint.spec).parameters(), strict=True):
+    layers: dict[str, dict[str, LazyArray]] = {}
+    for name, array in _arrays(dialect, checkpoint).items():
         layer, _, leaf = name.partition("/")
-        arrays.setdefault(layer, {})[leaf] = foreign[name]
-        if q.role == "conv_kernel":
-            kinds[layer] = "dense" if len(foreign[name].shape) == 2 else "conv2d"
-        elif q.role != "bias":
-            kinds[layer] = "dense" if q.role == "dense_kernel" else "batch_normalization"
+        layers.setdefault(layer, {})[leaf] = array
+    kinds = {4: "conv2d", 2: "dense", 1: "batch_normalization"}  # by the axes of the first array
     order = graph_position("bottleneck" in checkpoint.spec.blocks)
-    return [KerasLayer(name, kinds[name], arrays[name]) for name in sorted(arrays, key=order)]
+    return [
+        KerasLayer(name, kinds[len(next(iter(layers[name].values())).shape)], layers[name])
+        for name in sorted(layers, key=order)
+    ]
 
 
 def _save_applications_h5(path: Path, checkpoint: Checkpoint) -> None:
@@ -121,52 +107,26 @@ def _save_keras_hub(path: Path, checkpoint: Checkpoint) -> None:
 
 
 _SPEC, _PREPARED = frozenset({"spec"}), frozenset({"spec", "preprocessing"})
+_HF = HUGGINGFACE[0]
+_applications = partial(
+    Format, "keras-applications", engines=_KERAS, dialect=APPLICATIONS, keeps=_PREPARED
+)
 FORMATS: tuple[Format, ...] = (
     Format("canonical", ".safetensors", "canonical safetensors", save_canonical, keeps=_ALL),
     Format("canonical", ".pth", "PyTorch state dict", _save_pytorch, ("torch",)),
     Format("canonical", ".pt", "PyTorch state dict", _save_pytorch, ("torch",)),
     Format("keras", ".keras", "Keras model", None, _KERAS, keeps=_SPEC),
     Format("keras", ".weights.h5", "Keras weights", None, _KERAS),
-    Format("flax", ".msgpack", "Flax msgpack", _save_msgpack, ("flax",)),
+    Format("flax", ".msgpack", "Flax msgpack", partial(_save_msgpack, FLAX_MODEL), ("flax",)),
     Format("flax", "", "Flax orbax directory", None, ("flax",), keeps=_ALL),
-    Format(
-        "keras-applications",
-        ".h5",
-        "keras.applications weights",
-        _save_applications_h5,
-        _KERAS,
-        APPLICATIONS,
-        _PREPARED,
-    ),
-    Format(
-        "keras-applications",
-        ".keras",
-        "keras.applications model",
-        None,
-        _KERAS,
-        APPLICATIONS,
-        _PREPARED,
-    ),
-    Format(
-        "keras-applications",
-        ".weights.h5",
-        "keras.applications weights of Keras 3",
-        _save_applications,
-        _KERAS,
-        APPLICATIONS,
-        _PREPARED,
-    ),
-    Format(
-        "huggingface",
-        "",
-        "Hugging Face directory",
-        save_huggingface,
-        ("torch",),
-        HUGGINGFACE[0],
-        _ALL,
-    ),
+    _applications(".h5", "keras.applications weights", _save_applications_h5),
+    _applications(".keras", "keras.applications model", None),
+    _applications(".weights.h5", "keras.applications weights of Keras 3", _save_applications),
+    Format("huggingface", "", "Hugging Face directory", save_huggingface, ("torch",), _HF, _ALL),
     Format("keras-hub", "", "KerasHub preset", _save_keras_hub, _KERAS, KERAS_HUB, _PREPARED),
-    Format("linen", ".msgpack", "Linen msgpack", _save_linen, ("flax",), LINEN, _SPEC),
+    Format(
+        "linen", ".msgpack", "Linen msgpack", partial(_save_msgpack, LINEN), ("flax",), LINEN, _SPEC
+    ),
     Format("linen", "", "Linen orbax directory", None, ("flax",), LINEN, _SPEC),
 )
 """What can be written; a suffix asks for the first that has it, unless one is named."""

@@ -38,15 +38,8 @@ def read_declaration(path: str | os.PathLike[str], what: str, kind: type[ResNetE
     Raises:
         kind: if the file is missing, over 100 kB, or not of its suffix's format.
     """
-    file = Path(path)
-    suffix = _suffix(file, what, kind)
-    try:
-        if file.exists() and not file.is_file():  # reading a pipe or a device need not end
-            raise kind(f"{path}: is not a file")
-        with file.open("rb") as stream:
-            raw = stream.read(_LARGEST + 1)
-    except OSError as error:
-        raise kind(f"{path}: cannot be read ({error.strerror})") from None
+    suffix = _suffix(Path(path), what, kind)
+    raw = read_start(path, _LARGEST, kind)
     if len(raw) > _LARGEST:
         raise kind(f"{path}: larger than {_LARGEST:,} bytes, which no {what} needs")
     try:
@@ -55,6 +48,23 @@ def read_declaration(path: str | os.PathLike[str], what: str, kind: type[ResNetE
         text = "".join(c if c.isprintable() else " " for c in str(error)[:2000])
         reason = " ".join(text.split())[:300]
         raise kind(f"{path}: not valid {suffix[1:].upper()} ({reason})") from None
+
+
+def read_start(path: str | os.PathLike[str], most: int, kind: type[ResNetError]) -> bytes:
+    """What a file holds, or one byte more than `most` of it.
+
+    Raises:
+        kind: if it cannot be read.
+    """
+    file = Path(path)
+    try:
+        # Reading a pipe or a device need not end.
+        if file.exists() and not file.is_file() and not file.is_dir():
+            raise kind(f"{path}: is not a file")
+        with file.open("rb") as stream:
+            return stream.read(most + 1)
+    except OSError as error:
+        raise kind(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def save_spec(path: str | os.PathLike[str], spec: ResNetSpec) -> None:

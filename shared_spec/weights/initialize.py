@@ -44,19 +44,14 @@ def initial_weights(p: Plan, seed: int = 0) -> State:
 
 def _initial(q: Parameter, rng: np.random.Generator) -> np.ndarray:
     if q.role in ("conv_kernel", "conv1d_kernel"):
-        return _he_normal(q, rng)
+        values = rng.standard_normal(q.shape, np.float32)
+        values *= np.float32(math.sqrt(2 / (q.shape[0] * math.prod(q.shape[2:]))))
+        return values
     if q.role == "dense_kernel":
         bound = 1 / math.sqrt(q.shape[1])
         return rng.uniform(-bound, bound, q.shape).astype(np.float32)
-    ones = ("norm_scale", "norm_var", "norm_gate")
-    constant = float(q.role in ones) if q.init is None else q.init
-    return np.full(q.shape, constant, np.float32)
-
-
-def _he_normal(q: Parameter, rng: np.random.Generator) -> np.ndarray:
-    values = rng.standard_normal(q.shape, np.float32)
-    values *= np.float32(math.sqrt(2 / (q.shape[0] * math.prod(q.shape[2:]))))
-    return values
+    usual = float(q.role in ("norm_scale", "norm_var", "norm_gate"))
+    return np.full(q.shape, usual if q.init is None else q.init, np.float32)
 
 
 def random_weights(p: Plan, seed: int = 0) -> State:
@@ -84,13 +79,12 @@ variance, a scale and a bias as `_random` draws them.
 def _randomise_block(block: Block, moment: float, seed: int, state: State) -> float:
     h = _randomise(block.pre, moment, seed, state)
     y = _randomise(block.branch, h, seed, state)
-    if block.shortcut_from is not None:
-        start = moment if block.shortcut_from == "input" else h
-        y += _randomise(block.shortcut, start, seed, state)
-        # An activation after the sum takes little from it: what comes by the shortcut is positive.
-        _randomise(block.output, y, seed, state)
-        return y
-    return _randomise(block.output, y, seed, state)
+    if block.shortcut_from is None:
+        return _randomise(block.output, y, seed, state)
+    y += _randomise(block.shortcut, moment if block.shortcut_from == "input" else h, seed, state)
+    # An activation after the sum takes little from it: what comes by the shortcut is positive.
+    _randomise(block.output, y, seed, state)
+    return y
 
 
 def _randomise(layers: Iterable[Layer], moment: float, seed: int, state: State) -> float:

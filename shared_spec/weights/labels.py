@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from shared_spec.errors import SpecError
+from shared_spec.spec.files import read_start
 
 _SIZE_LIMIT = 10 * 2**20
 _FORMS = (
@@ -39,17 +41,10 @@ def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
 
 
 def _text(path: Path) -> str:
-    try:
-        if (
-            path.exists() and not path.is_file() and not path.is_dir()
-        ):  # reading a pipe or a device need not end
-            raise SpecError(f"{path}: is not a file")
-        with path.open("rb") as file:
-            content = file.read(_SIZE_LIMIT + 1)
-    except FileNotFoundError:
-        raise SpecError(f"{path}: there is no such file of labels") from None
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read ({error.strerror})") from None
+    with suppress(OSError):  # reading says what it is
+        if not path.exists():
+            raise SpecError(f"{path}: there is no such file of labels")
+    content = read_start(path, _SIZE_LIMIT, SpecError)
     if len(content) > _SIZE_LIMIT:
         raise SpecError(f"{path}: is larger than 10 MB, as no file of labels is; {_FORMS}")
     try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -15,11 +16,11 @@ class ParameterLayout:
 
     leaf: str
     axes: tuple[int, ...] | None = None
-    inverse: tuple[int, ...] | None = field(init=False)
 
-    def __post_init__(self) -> None:
-        inverse = None if self.axes is None else tuple(int(i) for i in np.argsort(self.axes))
-        object.__setattr__(self, "inverse", inverse)
+    @cached_property
+    def inverse(self) -> tuple[int, ...] | None:
+        """The order of axes that turns a native array into PyTorch's."""
+        return None if self.axes is None else tuple(int(i) for i in np.argsort(self.axes))
 
     def to_native(self, array: np.ndarray, *, own: bool = False) -> np.ndarray:
         """A PyTorch array in the native layout: a view, or with `own` what a framework may keep.
@@ -32,9 +33,8 @@ class ParameterLayout:
 
     def to_canonical(self, array: np.ndarray) -> np.ndarray:
         """A native array in PyTorch's layout, contiguous."""
-        return np.ascontiguousarray(
-            array if self.inverse is None else array.transpose(self.inverse)
-        )
+        view = array if self.inverse is None else array.transpose(self.inverse)
+        return np.ascontiguousarray(view)
 
 
 _KERNEL_AXES = {"conv_kernel": (2, 3, 1, 0), "conv1d_kernel": (2, 1, 0), "dense_kernel": (1, 0)}
@@ -55,13 +55,11 @@ _LEAVES = {
 }
 """Names in PyTorch, Keras and Flax."""
 
-TORCH = {role: ParameterLayout(torch) for role, (torch, _, _) in _LEAVES.items()}
-KERAS = {
-    role: ParameterLayout(keras, _KERNEL_AXES.get(role)) for role, (_, keras, _) in _LEAVES.items()
-}
-FLAX = {
-    role: ParameterLayout(flax, _KERNEL_AXES.get(role)) for role, (_, _, flax) in _LEAVES.items()
-}
+TORCH = {role: ParameterLayout(names[0]) for role, names in _LEAVES.items()}
+KERAS, FLAX = (
+    {role: ParameterLayout(names[i], _KERNEL_AXES.get(role)) for role, names in _LEAVES.items()}
+    for i in (1, 2)
+)
 
 
 def keras_layer(module: str) -> str:

@@ -120,26 +120,20 @@ def converted(image: Image, mode: str) -> Image:
     Raises:
         ImageError: if the image's own mode does not allow it.
     """
-    image = _eight_bit(image)
+    if image.mode in ("I", "F"):
+        raise ImageError(
+            f"an image of mode {image.mode} does not say what white is; save it with 8 or 16 bits"
+        )
+    if image.mode.startswith("I;16"):  # Pillow's own conversion would clip all but the darkest
+        from PIL.Image import fromarray
+
+        image = fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
     try:
         return image.convert(mode)
     except ValueError:
         raise ImageError(
             f"an image of mode {image.mode} cannot be converted; save it as RGB or grey"
         ) from None
-
-
-def _eight_bit(image: Image) -> Image:
-    """16-bit grey as 8-bit: Pillow's own conversion would clip all but the darkest."""
-    if image.mode.startswith("I;16"):
-        from PIL.Image import fromarray
-
-        return fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ImageError(
-            f"an image of mode {image.mode} does not say what white is; save it with 8 or 16 bits"
-        )
-    return image
 
 
 def open_images(paths: Sequence[str | os.PathLike[str]]) -> list[Image]:

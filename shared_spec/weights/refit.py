@@ -13,6 +13,8 @@ from shared_spec.plan.layers import BatchNorm, Conv
 from shared_spec.plan.network import Plan
 from shared_spec.weights.lazy_array import LazyArray, LazyArrays, entries_of
 
+Entries = dict[str, LazyArray]
+
 
 def weights_for_library(
     state: Mapping[str, np.ndarray], ours: Plan, theirs: Plan
@@ -33,10 +35,9 @@ def weights_for_library(
         raise SpecError(found)
     entries = entries_of(state)
     changed = {q.name: entries[q.name] for q in theirs.parameters() if q.name in entries}
-    for mine, its in zip(_chained(ours), _chained(theirs), strict=True):
-        (layer, norm), (other, _) = mine, its
+    for (layer, norm), (other, _) in zip(_chained(ours), _chained(theirs), strict=True):
         if isinstance(layer, Conv) and isinstance(other, Conv) and layer.bias != other.bias:
-            _move_bias(layer, norm, other.bias, entries, changed)
+            changed |= _moved_bias(layer, norm, other.bias, entries)
         if isinstance(layer, BatchNorm) and isinstance(other, BatchNorm) and layer.eps != other.eps:
             name = f"{layer.name}.running_var"
             changed[name] = _shifted(entries[name], layer.eps - other.eps, layer.name)
@@ -52,28 +53,20 @@ def _chained(p: Plan) -> Iterator[tuple[Any, Any]]:
         yield from zip(chain, [*chain[1:], None], strict=False)  # an empty chain has none
 
 
-def _move_bias(
-    layer: Conv,
-    norm: Any,
-    wanted: bool,
-    entries: dict[str, LazyArray],
-    changed: dict[str, LazyArray],
-) -> None:
+def _moved_bias(layer: Conv, norm: Any, wanted: bool, entries: Entries) -> Entries:
     name = f"{layer.name}.bias"
     if wanted:
         dtype = entries[f"{layer.name}.weight"].dtype
-        changed[name] = LazyArray.of(np.zeros(layer.out_channels, dtype))
-        return
+        return {name: LazyArray.of(np.zeros(layer.out_channels, dtype))}
     if not isinstance(norm, BatchNorm):
         raise SpecError(f"the bias of {layer.name} has no batch norm behind it to go into")
     mean, bias = entries[f"{norm.name}.running_mean"], entries[name]
-    changed[f"{norm.name}.running_mean"] = LazyArray(
-        mean.shape, mean.dtype, lambda: _difference(mean.read(), bias.read())
-    )
 
+    def moved() -> np.ndarray:
+        wide = mean.read().astype(np.float64) - bias.read().astype(np.float64)
+        return wide.astype(mean.dtype)
 
-def _difference(mean: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    return (mean.astype(np.float64) - bias.astype(np.float64)).astype(mean.dtype)
+    return {f"{norm.name}.running_mean": LazyArray(mean.shape, mean.dtype, moved)}
 
 
 def _shifted(variance: LazyArray, by: float, name: str) -> LazyArray:

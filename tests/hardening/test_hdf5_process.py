@@ -43,7 +43,7 @@ def fresh() -> Iterator[None]:
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
     """In the place of looking through a file, run `body`."""
     text = Path(hdf5_child.__file__).read_text(encoding="utf-8")
-    head = "    import h5py\n\n    part ="
+    head = "    part ="
     assert head in text
     path = tmp_path / "index.py"
     path.write_text(text.replace(head, f"    {body}\n{head}"), encoding="utf-8")

@@ -24,35 +24,26 @@ import ml_dtypes
 import numpy as np
 
 from shared_spec.atomic_write import early
-from shared_spec.errors import FrameworkError, WeightsError
+from shared_spec.errors import WeightsError
 from shared_spec.formats.containers.hdf5_sandbox import ask, h5py_module
 from shared_spec.formats.containers.safetensors import read_at, write_array
 from shared_spec.formats.containers.source import (
     Source,
+    mapping,
     open_zip,
     parse_json,
     read_member,
-    reason,
+    reading,
     shown,
 )
 from shared_spec.weights.lazy_array import LazyArray, LazyArrays, read_ahead
 
+_KIND = "Keras weights file"
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 _CONFIG_LIMIT = 2**20
 """Bytes of a configuration, besides a quarter of what the weights take."""
 _CONFIG_VALUES = 1_000_000
 _NUMBERS = re.compile(r"[<>|][fiu](1|2|4|8|16)|bfloat16")
-
-
-@contextmanager
-def _reporting(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (WeightsError, FrameworkError):
-        raise
-    # zipfile raises errors of many kinds for files that are damaged.
-    except Exception as error:
-        raise WeightsError(f"{path}: not a readable Keras weights file ({reason(error)})") from None
 
 
 def open_hdf5(path: Path, names: Mapping[str, str] | None = None) -> Source:
@@ -65,8 +56,8 @@ def open_hdf5(path: Path, names: Mapping[str, str] | None = None) -> Source:
     Raises:
         WeightsError: if the file is damaged, or holds something else.
     """
-    with _reporting(path):
-        return _opened(_Place(path, 0, path.stat().st_size), {}, names or {})
+    with reading(path, _KIND):
+        return _opened(path, 0, path.stat().st_size, {}, names or {})
 
 
 def open_keras(path: Path) -> Source:
@@ -75,18 +66,23 @@ def open_keras(path: Path) -> Source:
     Raises:
         WeightsError: as `open_hdf5`.
     """
-    with _reporting(path), open_zip(path) as archive:
+    with reading(path, _KIND), open_zip(path) as archive:
         members = archive.namelist()
         if len(set(members)) < len(members) or not {CONFIG, WEIGHTS} <= set(members):
             raise ValueError(f"it has no {CONFIG} and {WEIGHTS}, or one of them twice")
-        begin, size = _member(archive)
+        info = archive.getinfo(WEIGHTS)
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"{WEIGHTS} is compressed, which Keras does not do")
+        # The archive knows where the data begin, and that they are in the file.
+        with archive.open(info) as found:
+            begin, size = found._orig_compress_start, info.file_size  # type: ignore[attr-defined]
         if begin + size > path.stat().st_size:
             raise ValueError(f"{WEIGHTS} is cut off")
         text = read_member(archive, CONFIG, _CONFIG_LIMIT + size // 4)
         metadata = parse_json(text, f"{path}: {CONFIG}", _CONFIG_VALUES)
         if not isinstance(metadata, dict):
             raise ValueError(f"{CONFIG} holds no mapping")
-        return _opened(_Place(path, begin, size), metadata, _listed(metadata))
+        return _opened(path, begin, size, metadata, _listed(metadata))
 
 
 _GROUPED = {"Conv2D": "conv2d", "BatchNormalization": "batch_normalization", "Dense": "dense"}
@@ -94,16 +90,12 @@ _GROUPED = {"Conv2D": "conv2d", "BatchNormalization": "batch_normalization", "De
 
 
 def _listed(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Layers by their groups, from the configuration of a functional model, which is in their
-    order.
-    """
-    inner = metadata.get("config")
-    layers = inner.get("layers") if isinstance(inner, dict) else None
+    """Layers by their groups, from a functional model's configuration, which is in their order."""
+    layers = mapping(metadata.get("config")).get("layers")
     named: list[tuple[str, str]] = []
     for layer in layers if isinstance(layers, list) else []:
-        described = layer if isinstance(layer, dict) else {}
-        kind, config = described.get("class_name"), described.get("config")
-        name = config.get("name") if isinstance(config, dict) else None
+        kind, config = mapping(layer).get("class_name"), mapping(layer).get("config")
+        name = mapping(config).get("name")
         if isinstance(kind, str) and kind in _GROUPED and isinstance(name, str):
             named.append((_GROUPED[kind], name))
     return group_names(named)
@@ -121,29 +113,11 @@ def group_names(layers: Iterable[tuple[str, str]]) -> dict[str, str]:
     return names
 
 
-@dataclass(frozen=True)
-class _Place:
-    """A HDF5 file, or the part of a file that is one."""
-
-    path: Path
-    begin: int
-    size: int
-
-
-def _member(archive: zipfile.ZipFile) -> tuple[int, int]:
-    """Where the weights lie inside a `.keras` file; Keras stores them uncompressed."""
-    info = archive.getinfo(WEIGHTS)
-    if info.compress_type != zipfile.ZIP_STORED:
-        raise ValueError(f"{WEIGHTS} is compressed, which Keras does not do")
-    # The archive knows where the data begin, and that they are in the file.
-    with archive.open(info) as found:
-        begin: int = found._orig_compress_start  # type: ignore[attr-defined]
-    return begin, info.file_size
-
-
-def _opened(place: _Place, metadata: Mapping[str, Any], layers: Mapping[str, str]) -> Source:
-    path = place.path
-    answer = ask(path, place.begin, place.size, layers)
+def _opened(
+    path: Path, begin: int, size: int, metadata: Mapping[str, Any], layers: Mapping[str, str]
+) -> Source:
+    """A HDF5 file that lies in another, or is the whole of it."""
+    answer = ask(path, begin, size, layers)
     try:
         if "refused" in answer:
             before, name, after = map(str, answer["refused"])
@@ -151,13 +125,13 @@ def _opened(place: _Place, metadata: Mapping[str, Any], layers: Mapping[str, str
         if "failed" in answer:
             raise ValueError(str(answer["failed"]))
         regions: list[tuple[int, int]] = []
-        arrays = [_tensor(item, place, regions) for item in answer["found"]["arrays"]]
+        arrays = [_tensor(item, path, begin, size, regions) for item in answer["found"]["arrays"]]
         kind = answer["found"]["kind"]
     except (KeyError, TypeError, AttributeError):  # a library gone astray may say anything
         raise ValueError("its description of itself makes no sense") from None
     # The library does not ask whether what describes the file and its arrays lie in each other.
     regions = sorted(set(regions))
-    if any(end > begin for (_, end), (begin, _) in pairwise(regions)):
+    if any(end > start for (_, end), (start, _) in pairwise(regions)):
         raise ValueError("two of its arrays overlap")
     if len(dict(arrays)) < len(arrays) or kind not in ("keras2", "keras3"):
         raise ValueError("two of its arrays have one name")
@@ -165,7 +139,7 @@ def _opened(place: _Place, metadata: Mapping[str, Any], layers: Mapping[str, str
 
 
 def _tensor(
-    item: Sequence[Any], place: _Place, regions: list[tuple[int, int]]
+    item: Sequence[Any], path: Path, begin: int, length: int, regions: list[tuple[int, int]]
 ) -> tuple[str, LazyArray]:
     """An array by its name; the parts of the file where it lies are added to `regions`."""
     name, numbers, kind, where = item
@@ -176,19 +150,18 @@ def _tensor(
 
     def region(at: Any, size: int) -> int:
         """Where a part begins in the whole file."""
-        if _count(at) + size > place.size:
+        if _count(at) + size > length:
             raise ValueError("it ends before the data of its arrays do")
         if size:
             regions.append((at, at + size))
-        return place.begin + int(at)
+        return begin + int(at)
 
     size = math.prod(shape) * dtype.itemsize
-    read: Callable[[], np.ndarray]
     if isinstance(where, str):
         data = base64.b64decode(where)
         if len(data) != size:
             raise TypeError
-        return name, LazyArray(shape, dtype, lambda: np.frombuffer(data, dtype).reshape(shape))
+        return name, LazyArray.of(np.frombuffer(data, dtype).reshape(shape))
     if isinstance(where, list):
         chunk = tuple(_count(n) for n in where[0])
         part = math.prod(chunk) * dtype.itemsize
@@ -201,13 +174,13 @@ def _tensor(
             array = np.empty(shape, dtype)
             for start, corner in zip(starts, product(*corners), strict=True):
                 target = array[tuple(slice(i, i + n) for i, n in zip(corner, chunk, strict=True))]
-                whole = read_at(place.path, start, chunk, dtype)
+                whole = read_at(path, start, chunk, dtype)
                 target[...] = whole[tuple(slice(n) for n in target.shape)]  # beyond it is padding
             return array
 
         return name, LazyArray(shape, dtype, read)
     start = region(where, size)
-    return name, LazyArray(shape, dtype, lambda: read_at(place.path, start, shape, dtype))
+    return name, LazyArray(shape, dtype, lambda: read_at(path, start, shape, dtype))
 
 
 def _count(value: Any) -> int:
@@ -240,84 +213,69 @@ def save_legacy(path: Path, layers: Sequence[KerasLayer]) -> None:
                     f"{path}: {layer.name}/{leaf} is bfloat16, which a .h5 cannot hold; write a "
                     f".weights.h5"
                 )
-    with _Writer(path, layers) as file:
-        file.root.attrs["layer_names"] = [layer.name.encode() for layer in layers]
-        file.root.attrs["backend"] = "tensorflow"
-        file.root.attrs["keras_version"] = "2.15.0"
+    with _writing(path, layers) as (root, add):
+        root.attrs["layer_names"] = [layer.name.encode() for layer in layers]
+        root.attrs["backend"] = "tensorflow"
+        root.attrs["keras_version"] = "2.15.0"
         for layer in layers:
-            group = file.root.create_group(layer.name)
+            group = root.create_group(layer.name)
             names = [f"{layer.name}/{leaf}:0" for leaf in layer.variables]
             group.attrs["weight_names"] = [name.encode() for name in names]
             for name, entry in zip(names, layer.variables.values(), strict=True):
-                file.add(group, name, entry)
+                add(group, name, entry)
 
 
 def save_keras3(path: Path, layers: Sequence[KerasLayer]) -> None:
     """Write a `.weights.h5` of Keras 3: groups are named by class and number in this order."""
     groups = group_names((layer.kind, layer.name) for layer in layers)
-    with _Writer(path, layers) as file:
+    with _writing(path, layers) as (root, add):
         for group_name, layer in zip(groups, layers, strict=True):
-            group = file.root.create_group(f"layers/{group_name}/vars")
+            group = root.create_group(f"layers/{group_name}/vars")
             group.attrs["name"] = layer.name
             for index, entry in enumerate(layer.variables.values()):
-                made = file.add(group, str(index), entry)
+                made = add(group, str(index), entry)
                 if entry.dtype.name == "bfloat16":
                     h5py_module().Dataset(made).attrs["dtype"] = "bfloat16"
-        file.root.create_group("vars")
+        root.create_group("vars")
 
 
-class _Writer:
-    """A new HDF5 file. The library writes what describes the arrays and sets places aside for them;
-    they are written there at the end, which takes half the time.
+@contextmanager
+def _writing(
+    path: Path, layers: Sequence[KerasLayer]
+) -> Iterator[tuple[Any, Callable[[Any, str, LazyArray], Any]]]:
+    """A new HDF5 file, and what adds an array to a group of it and returns the dataset of h5py's
+    lower level. The library writes what describes the arrays and sets places aside for them; they
+    are written there at the end, which takes half the time.
     """
+    entries = [array for layer in layers for array in layer.variables.values()]
+    size = sum(array.nbytes for array in entries) + 2048 * (len(entries) + len(layers))
+    with path.open("wb") as new:
+        if hasattr(os, "posix_fallocate"):  # on a full disk the HDF5 library ends the process
+            os.posix_fallocate(new.fileno(), 0, size)
+    path.unlink()
+    h5py = h5py_module()
+    kept, links = h5py.h5p.create(h5py.h5p.DATASET_CREATE), h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    kept.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    kept.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    kept.set_obj_track_times(False)  # equal weights make equal files
+    links.set_create_intermediate_group(True)
+    places: list[tuple[int, LazyArray]] = []
 
-    def __init__(self, path: Path, layers: Sequence[KerasLayer]) -> None:
-        _require_room(path, layers)
-        self._path, self._h5py = path, h5py_module()
-        self._arrays: list[tuple[int, LazyArray]] = []
-        h5d, h5p = self._h5py.h5d, self._h5py.h5p
-        self._kept, self._links = h5p.create(h5p.DATASET_CREATE), h5p.create(h5p.LINK_CREATE)
-        self._kept.set_alloc_time(h5d.ALLOC_TIME_EARLY)
-        self._kept.set_fill_time(h5d.FILL_TIME_NEVER)
-        self._kept.set_obj_track_times(False)  # equal weights make equal files
-        self._links.set_create_intermediate_group(True)
-        self.root = self._h5py.File(path, "w")
-
-    def __enter__(self) -> _Writer:
-        return self
-
-    def __exit__(self, kind: object, *error: object) -> None:
-        self.root.close()
-        if kind is None:
-            with self._path.open("r+b", buffering=0) as file, early(file.fileno()) as written:
-                arrays = read_ahead(array for _, array in self._arrays)
-                for start, array in self._arrays:
-                    file.seek(start)
-                    write_array(file, next(arrays))
-                    written(start + array.nbytes)
-
-    def add(self, group: Any, name: str, array: LazyArray) -> Any:
-        """A place for an array, as a dataset of h5py's lower level."""
-        h5py = self._h5py
+    def add(group: Any, name: str, array: LazyArray) -> Any:
         # Little-endian, as the data are written.
         kind = h5py.h5t.py_create(array.dtype.newbyteorder("<"), logical=True)
         space = h5py.h5s.create_simple(array.shape)
-        links = self._links if "/" in name else None
-        made = h5py.h5d.create(group.id, name.encode(), kind, space, self._kept, links)
+        inside = links if "/" in name else None
+        made = h5py.h5d.create(group.id, name.encode(), kind, space, kept, inside)
         if array.nbytes:
-            self._arrays.append((made.get_offset(), array))
+            places.append((made.get_offset(), array))
         return made
 
-
-def _require_room(path: Path, layers: Sequence[KerasLayer]) -> None:
-    """Fail before the HDF5 library does: on a full disk it ends the process.
-
-    Raises:
-        OSError: if there is no room for the file.
-    """
-    arrays = [array for layer in layers for array in layer.variables.values()]
-    size = sum(array.nbytes for array in arrays) + 2048 * (len(arrays) + len(layers))
-    with path.open("wb") as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
-    path.unlink()
+    with h5py.File(path, "w") as root:
+        yield root, add
+    with path.open("r+b", buffering=0) as file, early(file.fileno()) as written:
+        arrays = read_ahead(array for _, array in places)
+        for start, array in places:
+            file.seek(start)
+            write_array(file, next(arrays))
+            written(start + array.nbytes)

@@ -57,10 +57,9 @@ def ask(path: Path, begin: int, size: int, layers: Mapping[str, str]) -> dict[st
         raise ValueError("it is damaged: it describes more than any model has")
     if code:
         raise ValueError(f"it is damaged: the HDF5 library {_ending(code)}")
-    try:
+    answer = None
+    with contextlib.suppress(ValueError, RecursionError):
         answer = json.loads(said)
-    except (ValueError, RecursionError):
-        answer = None
     if not isinstance(answer, dict):
         raise ValueError("it is damaged: the HDF5 library gave no answer")
     return answer

@@ -15,9 +15,8 @@ import ml_dtypes
 import numpy as np
 
 from shared_spec.atomic_write import early
-from shared_spec.errors import WeightsError
 from shared_spec.formats.containers.safetensors import read_at, write_array
-from shared_spec.formats.containers.source import NAME_LIMIT, Source, reason, shown
+from shared_spec.formats.containers.source import NAME_LIMIT, Source, reading, shown
 from shared_spec.weights.lazy_array import LazyArray, LazyArrays, entries_of, read_ahead
 
 _ARRAY = 1
@@ -27,12 +26,8 @@ _MEMBERS = 50_000
 _NUMBERS = "float64 float32 float16 int64 int32 int16 int8 uint64 uint32 uint16 uint8 bool"
 _DTYPES = {name: np.dtype(name) for name in _NUMBERS.split()}
 _DTYPES["bfloat16"] = np.dtype(ml_dtypes.bfloat16)
-_PLAIN = {0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8} | {
-    0xD0: 1,
-    0xD1: 2,
-    0xD2: 4,
-    0xD3: 8,
-}
+_UNSIGNED = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
+_PLAIN = _UNSIGNED | {0xCA: 4, 0xCB: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8}
 """First byte of a number to the bytes after it."""
 
 
@@ -42,16 +37,11 @@ def open_msgpack(path: Path) -> Source:
     Raises:
         WeightsError: if the file is damaged, or holds something else.
     """
-    try:
+    with reading(path, "Flax msgpack file"), path.open("rb") as file:
         length = path.stat().st_size
-        with path.open("rb") as file:
-            entries = dict(_Walk(path, file, length).tree())
-            if file.tell() != length:
-                raise ValueError(f"{length - file.tell()} bytes follow its end")
-    except (OSError, ValueError, struct.error, UnicodeDecodeError) as error:
-        if isinstance(error, WeightsError):
-            raise
-        raise WeightsError(f"{path}: not a Flax msgpack file ({reason(error)})") from None
+        entries = dict(_Walk(path, file, length).tree())
+        if file.tell() != length:
+            raise ValueError(f"{length - file.tell()} bytes follow its end")
     return Source(path, "flax", LazyArrays(entries))
 
 
@@ -65,8 +55,7 @@ class _Walk:
     def tree(self, where: tuple[str, ...] = ()) -> Iterator[tuple[str, LazyArray]]:
         """The arrays of the next object."""
         first = self._take(1)[0]
-        count = self._length(first, 0x80, 0x8F, {0xDE: 2, 0xDF: 4})
-        if count is not None:
+        if (count := self._map(first)) is not None:
             if len(where) > _DEPTH:
                 raise ValueError("nested deeper than any model")
             yield from self._members(count, where)
@@ -82,9 +71,7 @@ class _Walk:
             self._skip(first, len(where))
 
     def _members(self, count: int, where: tuple[str, ...]) -> Iterator[tuple[str, LazyArray]]:
-        self.members += count
-        if self.members > _MEMBERS:
-            raise ValueError("it has more members than any model")
+        self._count(count)
         seen: set[str] = set()
         # Each name below this one begins with it.
         room = NAME_LIMIT - sum(len(part) + 1 for part in where)
@@ -120,12 +107,9 @@ class _Walk:
             raise ValueError("an array has a shape that no model's has")
         for _ in range(count):
             first = self._take(1)[0]
-            if first < 0x80:
-                yield first
-            elif 0xCC <= first <= 0xCF:
-                yield int.from_bytes(self._take(_PLAIN[first]), "big")
-            else:
+            if first >= 0x80 and first not in _UNSIGNED:
                 raise ValueError("an array has a shape that no model's has")
+            yield int.from_bytes(self._take(_UNSIGNED[first]), "big") if first >= 0x80 else first
 
     def _text(self) -> str:
         first = self._take(1)[0]
@@ -134,15 +118,21 @@ class _Walk:
             raise ValueError("a name is not text")
         return self._take(size).decode()
 
+    def _count(self, members: int) -> None:
+        self.members += members
+        if self.members > _MEMBERS:
+            raise ValueError("it has more members than any model")
+
+    def _map(self, first: int) -> int | None:
+        return self._length(first, 0x80, 0x8F, {0xDE: 2, 0xDF: 4})
+
     def _extension(self, first: int) -> int | None:
         if 0xD4 <= first <= 0xD8:
             return int(2 ** (first - 0xD4))
         return self._length(first, 1, 0, {0xC7: 1, 0xC8: 2, 0xC9: 4})
 
     def _length(self, first: int, low: int, high: int, wide: Mapping[int, int]) -> int | None:
-        """A count in the low bits of the first byte, or in the bytes after it; None for another
-        kind of object.
-        """
+        """A count in the first byte's low bits or the bytes after it; None for another object."""
         if low <= first <= high:
             return first - low
         size = wide.get(first)
@@ -152,30 +142,23 @@ class _Walk:
         """Over an object that is neither map nor array of numbers."""
         if first < 0x80 or first >= 0xE0 or first in (0xC0, 0xC2, 0xC3):
             return
-        if first in _PLAIN:
-            self._take(_PLAIN[first])
-            return
         wide = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
-        size = self._length(first, 0xA0, 0xBF, wide)
+        size = _PLAIN.get(first, self._length(first, 0xA0, 0xBF, wide))
         if size is not None:
             self._skip_to(self.file.tell() + size)
             return
         count = self._length(first, 0x90, 0x9F, {0xDC: 2, 0xDD: 4})
         if count is None or depth > _DEPTH:
             raise ValueError(f"the byte {first:#x} begins nothing that a model has")
-        self.members += count
-        if self.members > _MEMBERS:
-            raise ValueError("it has more members than any model")
+        self._count(count)
         for _ in range(count):
             inner = self._take(1)[0]
-            extension = self._extension(inner)
-            if extension is not None:
+            if (extension := self._extension(inner)) is not None:
                 self._skip_to(self.file.tell() + 1 + extension)
-            elif (pairs := self._length(inner, 0x80, 0x8F, {0xDE: 2, 0xDF: 4})) is not None:
-                if pairs:
-                    raise ValueError("a list holds a map, as no model's does")
-            else:
+            elif (pairs := self._map(inner)) is None:
                 self._skip(inner, depth + 1)
+            elif pairs:
+                raise ValueError("a list holds a map, as no model's does")
 
     def _skip_to(self, position: int) -> None:
         if position > self.length:
@@ -190,9 +173,7 @@ class _Walk:
 
 
 def save_msgpack(path: Path, state: Mapping[str, np.ndarray]) -> None:
-    """Write arrays whose names are paths with `/` between, as a tree that
-    `flax.serialization.msgpack_restore` reads.
-    """
+    """Write arrays named by paths with `/` between, for `flax.serialization.msgpack_restore`."""
     tree: dict[str, Any] = {}
     for name, entry in entries_of(state).items():
         *folders, leaf = name.split("/")

@@ -13,9 +13,10 @@ from typing import IO, Any
 import numpy as np
 
 from shared_spec.errors import WeightsError
-from shared_spec.formats.containers.source import Source, open_zip, reason, shown
+from shared_spec.formats.containers.source import Source, open_zip, reading, shown
 from shared_spec.weights.lazy_array import LazyArray, LazyArrays
 
+_KIND = ".npz file"
 _HEADER_LIMIT = 1000
 _HEADER = re.compile(
     r"\{'descr': '([<>=]?f[248])', 'fortran_order': (True|False), "
@@ -31,22 +32,12 @@ def open_npz(path: Path) -> Source:
     Raises:
         WeightsError: if the file is damaged, or holds anything but floats.
     """
-    try:
-        with open_zip(path) as archive:
-            names = archive.namelist()
-            if len({name.removesuffix(".npy") for name in names}) < len(names):
-                raise WeightsError(f"{path}: holds two arrays of one name")
-            entries = {name.removesuffix(".npy"): _entry(path, archive, name) for name in names}
-    except WeightsError:
-        raise
-    # zipfile raises errors of many kinds for files that are damaged.
-    except Exception as error:
-        raise _unreadable(path, error) from None
+    with reading(path, _KIND), open_zip(path) as archive:
+        names = archive.namelist()
+        if len({name.removesuffix(".npy") for name in names}) < len(names):
+            raise WeightsError(f"{path}: holds two arrays of one name")
+        entries = {name.removesuffix(".npy"): _entry(path, archive, name) for name in names}
     return Source(path, "npz", LazyArrays(entries))
-
-
-def _unreadable(path: Path, error: Exception) -> WeightsError:
-    return WeightsError(f"{path}: not a readable .npz file ({reason(error)})")
 
 
 def _entry(path: Path, archive: zipfile.ZipFile, member: str) -> LazyArray:
@@ -59,13 +50,10 @@ def _entry(path: Path, archive: zipfile.ZipFile, member: str) -> LazyArray:
         raise ValueError(f"{shown(member)} does not have the length of its shape")
 
     def read() -> np.ndarray:
-        try:
-            with open_zip(path) as archive, archive.open(member) as file:
-                file.read(begin)
-                data = file.read(size)
-            array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
-        except Exception as error:  # as above
-            raise _unreadable(path, error) from None
+        with reading(path, _KIND), open_zip(path) as archive, archive.open(member) as file:
+            file.read(begin)
+            array = np.frombuffer(file.read(size), dtype)
+            array = array.reshape(shape, order="F" if fortran else "C")
         return array.astype(dtype.newbyteorder("="))
 
     return LazyArray(shape, dtype.newbyteorder("="), read)

@@ -15,8 +15,9 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,7 +27,14 @@ import numpy as np
 from shared_spec.atomic_write import early
 from shared_spec.errors import WeightsError
 from shared_spec.formats.containers.safetensors import little_endian, read_at
-from shared_spec.formats.containers.source import Source, open_zip, read_member, reason, shown
+from shared_spec.formats.containers.source import (
+    Source,
+    open_zip,
+    read_member,
+    reading,
+    reason,
+    shown,
+)
 from shared_spec.weights.lazy_array import LazyArray, LazyArrays, entries_of, read_ahead
 
 _STORAGES: dict[str, np.dtype[Any]] = {
@@ -42,6 +50,7 @@ _STORAGES: dict[str, np.dtype[Any]] = {
     "BoolStorage": np.dtype("?"),
 }
 _STORAGE_NAMES = {dtype: name for name, dtype in _STORAGES.items()}
+_KIND = "PyTorch file"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _PICKLE_LIMIT = 8 * 2**20
@@ -84,21 +93,15 @@ def open_pytorch(path: Path) -> Source:
     Raises:
         WeightsError: if the file is damaged, or asks for anything but tensors and containers.
     """
-    try:
-        with path.open("rb") as file:
-            if zipfile.is_zipfile(file):
-                loaded, locate = _from_zip(path, file)
-            else:
-                file.seek(0)
-                loaded, locate = _from_legacy(path, file)
-    except WeightsError:
-        raise
-    # zipfile, pickletools and the stack below raise errors of many kinds on bytes that are damaged.
-    except Exception as error:
-        raise WeightsError(f"{path}: not a readable PyTorch file ({reason(error)})") from None
-    entries = {}
-    for name, item in _state_dict(loaded, path):
-        entries[name] = _entry(path, name, item, locate)
+    with reading(path, _KIND), path.open("rb") as file:
+        if zipfile.is_zipfile(file):
+            loaded, locate = _from_zip(path, file)
+        else:
+            file.seek(0)
+            loaded, locate = _from_legacy(path, file)
+    entries = {
+        name: _entry(path, name, item, locate) for name, item in _state_dict(loaded, path).items()
+    }
     return Source(path, "pytorch", LazyArrays(entries))
 
 
@@ -129,34 +132,24 @@ def _from_zip(path: Path, file: IO[bytes]) -> tuple[object, Locate]:
         if info.header_offset + size > length:
             raise ValueError(f"the data of storage {storage.key[:50]!r} are cut off")
 
-        def read(start: int, stop: int) -> np.ndarray:
-            try:
-                return _from_member(path, info, start, stop)
-            except (OSError, ValueError, struct.error) as error:
-                if isinstance(error, WeightsError):
-                    raise
-                raise WeightsError(
-                    f"{path}: {shown(info.filename)} cannot be read ({reason(error)})"
-                ) from None
-
-        return read
+        return partial(_from_member, path, info)
 
     return loaded, locate
 
 
 def _from_member(path: Path, info: zipfile.ZipInfo, start: int, stop: int) -> np.ndarray:
-    with path.open("rb", buffering=0) as file:
+    with reading(path, _KIND), path.open("rb", buffering=0) as file:
         file.seek(info.header_offset)
         fields = struct.unpack("<4s22xHH", file.read(30))
         if fields[0] != b"PK\x03\x04":
-            raise WeightsError(f"{path}: {shown(info.filename)} does not begin where the file says")
+            raise ValueError(f"{shown(info.filename)} does not begin where the file says")
         file.seek(fields[1] + fields[2] + start, io.SEEK_CUR)
         found = np.fromfile(file, np.uint8, stop - start)
-    if found.size != stop - start:
-        raise WeightsError(f"{path}: {shown(info.filename)} is cut off")
-    # torch can be told to leave the sum out, and then writes 0.
-    if stop - start == info.file_size and info.CRC and zlib.crc32(found.data) != info.CRC:
-        raise WeightsError(f"{path}: {shown(info.filename)} is damaged (its CRC-32 differs)")
+        if found.size != stop - start:
+            raise ValueError(f"{shown(info.filename)} is cut off")
+        # torch can be told to leave the sum out, and then writes 0.
+        if stop - start == info.file_size and info.CRC and zlib.crc32(found.data) != info.CRC:
+            raise ValueError(f"{shown(info.filename)} is damaged (its CRC-32 differs)")
     return found
 
 
@@ -191,25 +184,21 @@ def _from_legacy(path: Path, file: IO[bytes]) -> tuple[object, Locate]:
     return loaded, locate
 
 
-def _state_dict(loaded: object, path: Path) -> Iterator[tuple[str, _Strided]]:
+def _state_dict(loaded: object, path: Path) -> dict[str, _Strided]:
     for _ in range(_DEPTH):
-        if not isinstance(loaded, Mapping):
-            break
-        inner = next((x for k in _WRAPPERS if isinstance(x := loaded.get(k), Mapping)), None)
-        if inner is None:
-            break
-        loaded = inner
+        inside = loaded if isinstance(loaded, Mapping) else {}
+        loaded = next((x for k in _WRAPPERS if isinstance(x := inside.get(k), Mapping)), loaded)
     if not isinstance(loaded, Mapping) or not all(
         isinstance(k, str) and isinstance(v, _Strided) for k, v in loaded.items()
     ):
         raise WeightsError(f"{path}: holds no state dict (a mapping of names to tensors)")
-    seen: set[str] = set()
+    found: dict[str, _Strided] = {}
     for key, value in loaded.items():
         name = plain_name(key)
-        if name in seen:
+        if name in found:
             raise WeightsError(f"{path}: holds {shown(name)} twice, under different prefixes")
-        seen.add(name)
-        yield name, value
+        found[name] = value
+    return found
 
 
 def plain_name(name: str) -> str:
@@ -372,10 +361,6 @@ def _reduce(stack: list[Any], _: object) -> None:
     stack.append(known(arguments))
 
 
-def _global(stack: list[Any], argument: str) -> None:
-    stack.append(_Global(argument.replace(" ", ".")))
-
-
 def _stack_global(stack: list[Any], _: object) -> None:
     module, name = _top(stack, 2)
     if not isinstance(module, str) or not isinstance(name, str):
@@ -399,7 +384,7 @@ _STEPS: dict[str, Callable[[list[Any], Any], None]] = {
     "SETITEMS": lambda stack, _: _set_items(stack, _marked(stack)),
     "APPEND": lambda stack, _: _append(stack, list(_top(stack, 1))),
     "APPENDS": lambda stack, _: _append(stack, _marked(stack)),
-    "GLOBAL": _global,
+    "GLOBAL": lambda stack, argument: stack.append(_Global(argument.replace(" ", "."))),
     "STACK_GLOBAL": _stack_global,
     "REDUCE": _reduce,
     "BUILD": _build,
@@ -444,9 +429,8 @@ def _parameter(arguments: tuple[Any, ...]) -> _Strided:
 
 
 def _ordered(arguments: tuple[Any, ...]) -> dict[Any, Any]:
-    if arguments and not (len(arguments) == 1 and isinstance(arguments[0], list | tuple)):
-        raise ValueError("its pickle has an OrderedDict of no items")
-    if arguments and arguments[0]:
+    empty = len(arguments) == 1 and isinstance(arguments[0], list | tuple) and not arguments[0]
+    if arguments and not empty:
         raise ValueError("its pickle has an OrderedDict in a form that torch.save does not write")
     return {}
 

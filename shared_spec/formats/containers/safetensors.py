@@ -16,7 +16,7 @@ import numpy as np
 
 from shared_spec.atomic_write import early
 from shared_spec.errors import WeightsError
-from shared_spec.formats.containers.source import Source, parse_json, reason
+from shared_spec.formats.containers.source import Source, parse_json, reading, system_errors
 from shared_spec.weights.lazy_array import LazyArray, LazyArrays, entries_of, read_ahead
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -47,22 +47,19 @@ def open_safetensors(path: Path) -> Source:
     Raises:
         WeightsError: if the file is truncated, damaged or something else.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
+    with reading(path, "safetensors file"):
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
             if size > _HEADER_LIMIT:
-                raise WeightsError(
-                    f"{path}: not a readable safetensors file (its header would have {size:,} "
-                    f"bytes, expected at most {_HEADER_LIMIT:,})"
+                raise ValueError(
+                    f"its header would have {size:,} bytes, expected at most {_HEADER_LIMIT:,}"
                 )
             text = file.read(size)
         # The library checks lengths, offsets, overlaps and holes.
         with safe_open(path, framework="numpy") as checked:
             metadata = checked.metadata() or {}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({reason(error)})") from None
     header = parse_json(text, path)
     header.pop("__metadata__", None)
     entries = {name: _entry(path, name, item, 8 + size) for name, item in header.items()}
@@ -85,13 +82,10 @@ def read_at(path: Path, start: int, shape: tuple[int, ...], dtype: np.dtype[Any]
     """
     size = math.prod(shape) * dtype.itemsize
     array = np.empty(0, np.uint8)
-    try:
-        with path.open("rb", buffering=0) as file:
-            if start + size <= os.fstat(file.fileno()).st_size:  # before memory is set aside
-                file.seek(start)
-                array = np.fromfile(file, np.uint8, size)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from None
+    with system_errors(path), path.open("rb", buffering=0) as file:
+        if start + size <= os.fstat(file.fileno()).st_size:  # before memory is set aside
+            file.seek(start)
+            array = np.fromfile(file, np.uint8, size)
     if array.size != size:
         raise WeightsError(f"{path}: ends before the data of its arrays do")
     return array.view(dtype).reshape(shape)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from shared_spec.errors import WeightsError
+from shared_spec.errors import ResNetError, WeightsError
+from shared_spec.spec.files import read_start
 from shared_spec.weights.lazy_array import LazyArrays
 
 JSON_LIMIT = 32 * 2**20
@@ -67,6 +69,33 @@ def reason(error: BaseException) -> str:
     return " ".join(text.split())[:200] or type(error).__name__
 
 
+def mapping(found: object) -> dict[str, Any]:
+    """What should be a mapping, if it is one; else one without entries."""
+    return found if isinstance(found, dict) else {}
+
+
+@contextmanager
+def reading(path: Path, kind: str) -> Iterator[None]:
+    """Say of what goes wrong with a file that it is not a readable `kind`. zipfile, pickletools and
+    h5py raise errors of many kinds for files that are damaged.
+    """
+    try:
+        yield
+    except ResNetError:
+        raise
+    except Exception as error:
+        raise WeightsError(f"{path}: not a readable {kind} ({reason(error)})") from None
+
+
+@contextmanager
+def system_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Say of an error of the system that `path` cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from None
+
+
 def parse_json(text: str | bytes, where: object, values: int = VALUES) -> Any:
     """JSON of a limited size, from a file that need not be well meant.
 
@@ -78,16 +107,14 @@ def parse_json(text: str | bytes, where: object, values: int = VALUES) -> Any:
     try:
         known = text if isinstance(text, str) else text.decode("utf-8-sig")
         count = sum(known.count(mark) for mark in ",[{")
-        if count > values:
-            raise WeightsError(f"{where}: has {count:,} values in its JSON, more than any model's")
-        return json.loads(known, object_pairs_hook=_unique)
-    except WeightsError:
-        raise
+        if count <= values:
+            return json.loads(known, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         deep = isinstance(error, RecursionError)
         raise WeightsError(
             f"{where}: not readable as JSON ({'nested too deep' if deep else reason(error)})"
         ) from None
+    raise WeightsError(f"{where}: has {count:,} values in its JSON, more than any model's")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -96,14 +123,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         WeightsError: if the file is missing or holds something else.
     """
-    try:
-        if path.exists() and not path.is_file():  # reading a pipe or a device need not end
-            raise WeightsError(f"{path}: is not a file")
-        size = path.stat().st_size
-        text = path.read_bytes() if size <= JSON_LIMIT else b" " * (JSON_LIMIT + 1)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from None
-    data = parse_json(text, path)
+    data = parse_json(read_start(path, JSON_LIMIT, WeightsError), path)
     if not isinstance(data, dict):
         raise WeightsError(f"{path}: expected a mapping, got {type(data).__name__}")
     return data
@@ -118,11 +138,8 @@ def write_json(path: Path, data: Mapping[str, Any], indent: int) -> None:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        seen: set[str] = set()
-        for name, _ in pairs:
-            if name in seen:
-                raise ValueError(f"{shown(name)} appears twice")
-            seen.add(name)
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{shown(twice)} appears twice")
     return found
 
 
@@ -161,9 +178,6 @@ def read_member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
 
 def require_file(path: str | os.PathLike[str], kind: str = "weights") -> None:
     """Raise a `WeightsError` unless `path` exists."""
-    try:
-        found = Path(path).exists()
-    except OSError as error:  # a name that is too long, a directory that may not be searched
-        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from None
-    if not found:
-        raise WeightsError(f"{path}: there is no such file of {kind}")
+    with system_errors(path):  # a name that is too long, a directory that may not be searched
+        if not Path(path).exists():
+            raise WeightsError(f"{path}: there is no such file of {kind}")

@@ -67,10 +67,7 @@ def _extras(source: Source, spec: ResNetSpec) -> Extras:
     if spec.in_channels not in (1, 3):
         return None, None
     half = (0.5,) * spec.in_channels
-    prepare = Preprocessing(
-        image_size=spec.image_size, mean=half, std=half, interpolation="bilinear"
-    )
-    return prepare, None
+    return Preprocessing(image_size=spec.image_size, mean=half, std=half), None
 
 
 BIT = Dialect("bit", "BiT", lambda source: source.kind == "npz", _foreign_name, _spec_of, _extras)

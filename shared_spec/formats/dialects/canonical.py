@@ -4,12 +4,13 @@ those that they have inside Keras and Flax NNX.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 from shared_spec.errors import WeightsError
 from shared_spec.formats.canonical_file import recorded
-from shared_spec.formats.containers.source import Source
-from shared_spec.formats.dialects.dialect import Dialect, Extras, Place
+from shared_spec.formats.containers.source import Source, mapping
+from shared_spec.formats.dialects.dialect import Dialect, Extras, Place, in_torch
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.layers import Parameter
 from shared_spec.spec.resnet_spec import ResNetSpec
@@ -19,21 +20,9 @@ KERAS_CLASS = "resnet_keras>ResNet"
 """How Keras registers our model."""
 
 
-def _canonical(q: Parameter, spec: ResNetSpec) -> Place:
-    return Place(q.name, TORCH[q.role])
-
-
-def _keras(q: Parameter, spec: ResNetSpec) -> Place:
-    return Place(f"{keras_layer(q.module)}/{_number(q, spec)}", KERAS[q.role])
-
-
-def _number(q: Parameter, spec: ResNetSpec) -> int:
-    """Where a layer's array stands among its variables: our order and Keras's are one."""
-    return _numbers(spec)[q.name]
-
-
 @cache
 def _numbers(spec: ResNetSpec) -> dict[str, int]:
+    """Where arrays stand among the variables of their layers: our order and Keras's are one."""
     found: dict[str, int] = {}
     count: dict[str, int] = {}
     for q in compile_plan(spec).parameters():
@@ -60,17 +49,14 @@ def _keras_spec(source: Source) -> ResNetSpec | None:
                 f"{source.path}: not a model of resnet_keras, so its layers are unknown here"
             )
         return None
-    inner = source.metadata.get("config")
-    return ResNetSpec.parse(
-        inner.get("spec") if isinstance(inner, dict) else None, str(source.path)
-    )
+    return ResNetSpec.parse(mapping(source.metadata.get("config")).get("spec"), str(source.path))
 
 
 CANONICAL = Dialect(
     "canonical",
     "torchvision and timm",
-    lambda source: source.kind in ("safetensors", "pytorch"),
-    _canonical,
+    in_torch,
+    lambda q, spec: Place(q.name, TORCH[q.role]),
     lambda source: recorded(source).spec,
     _extras,
 )
@@ -78,14 +64,13 @@ KERAS_MODEL = Dialect(
     "keras",
     "resnet_keras",
     lambda source: source.kind == "keras3",
-    _keras,
+    lambda q, spec: Place(f"{keras_layer(q.module)}/{_numbers(spec)[q.name]}", KERAS[q.role]),
     _keras_spec,
 )
-FLAX_MODEL = Dialect(
-    "flax",
-    "resnet_flax",
-    lambda source: source.kind == "flax",
-    _flax,
-    lambda source: recorded(source).spec,
-    _extras,
+FLAX_MODEL = replace(
+    CANONICAL,
+    name="flax",
+    library="resnet_flax",
+    recognises=lambda source: source.kind == "flax",
+    foreign_name=_flax,
 )

@@ -18,13 +18,8 @@ from typing import Any
 
 from shared_spec.errors import SpecError
 from shared_spec.formats.containers.source import Source
-from shared_spec.formats.dialects.dialect import Dialect, Place
-from shared_spec.formats.dialects.spec_from_shapes import (
-    NetShapes,
-    Shape,
-    numbered_stages,
-    spec_from,
-)
+from shared_spec.formats.dialects.dialect import Dialect, Place, in_torch
+from shared_spec.formats.dialects.spec_from_shapes import Shape, numbered_stages, spec_from
 from shared_spec.plan.layers import Parameter
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.layouts import TORCH
@@ -85,12 +80,12 @@ def _dialect(words: Words) -> Dialect:
                 f"{source.path}: a pre-activation net of these ports, which has no norm before its "
                 f"pool, and which no spec can express"
             )
-        stem = shapes.get("conv1.weight", ())
-        net = NetShapes(stem, stem[0] if stem else 0, stages, shapes.get(f"{head}.weight"))
-        return spec_from(net, _CIFAR if stem[2:] == (3, 3) else {}, source.path, library)
+        stem, classifier = shapes.get("conv1.weight", ()), shapes.get(f"{head}.weight")
+        base = _CIFAR if stem[2:] == (3, 3) else {}
+        return spec_from([stem], stages, classifier, base, source.path, library)
 
     def recognises(source: Source) -> bool:
-        return source.kind in ("pytorch", "safetensors") and _words(source) == words
+        return in_torch(source) and _words(source) == words
 
     return Dialect(f"port-{stage}-{shortcut}-{head}", library, recognises, foreign_name, spec_of)
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from shared_spec.errors import SpecError, WeightsError
 from shared_spec.formats.containers.source import Source
-from shared_spec.formats.dialects.dialect import COUNTERS, Dialect, Place, Rules, rename
-from shared_spec.formats.dialects.spec_from_shapes import NetShapes, numbered_stages, spec_from
+from shared_spec.formats.dialects.dialect import COUNTERS, Dialect, Place, Rules, in_torch, rename
+from shared_spec.formats.dialects.spec_from_shapes import numbered_stages, spec_from
 from shared_spec.plan.layers import Parameter
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.layouts import TORCH
@@ -35,10 +35,6 @@ DETECTRON: Rules = [
     (r"\.downsample\.1\.", ".shortcut.norm."),
 ]
 """From canonical names to detectron2's, applied in this order."""
-
-
-def _in_torch(source: Source) -> bool:
-    return source.kind in ("pytorch", "safetensors")
 
 
 def _refuse_rest(source: Source, belongs: Callable[[str], bool]) -> None:
@@ -65,7 +61,7 @@ def _attribute(prefix: str, head: str) -> Dialect:
     def recognises(source: Source) -> bool:
         blocks = (f"{prefix}layer1.0.conv1.weight", f"{prefix}stages.0.blocks.0.conv1.weight")
         return (
-            _in_torch(source)
+            in_torch(source)
             and any(name in source.tensors for name in blocks)
             and head == _head(source, prefix)
         )
@@ -104,8 +100,7 @@ def _detectron(prefix: str) -> Dialect:
         stem = shapes.get(f"{prefix}stem.conv1.weight", ())
         stages = numbered_stages(shapes, lambda s, b: f"{prefix}res{s + 2}.{b}.", "shortcut.weight")
         head = shapes.get(f"{prefix}linear.weight")
-        net = NetShapes(stem, stem[0] if stem else 0, stages, head)
-        spec = spec_from(net, {}, source.path, "detectron2")
+        spec = spec_from([stem], stages, head, {}, source.path, "detectron2")
         if "bottleneck" in spec.blocks:
             raise WeightsError(
                 f"{source.path}: a net of detectron2 with bottlenecks, whose stride is on the 3x3 "
@@ -116,7 +111,7 @@ def _detectron(prefix: str) -> Dialect:
 
     def recognises(source: Source) -> bool:
         names = (f"{prefix}stem.conv1.weight", f"{prefix}res2.0.conv1.weight")
-        return _in_torch(source) and all(name in source.tensors for name in names)
+        return in_torch(source) and all(name in source.tensors for name in names)
 
     return Dialect("detectron2", "detectron2", recognises, foreign_name, spec_of)
 

@@ -38,6 +38,11 @@ def rename(name: str, rules: Rules) -> str:
     return name
 
 
+def in_torch(source: Source) -> bool:
+    """Whether a file is of a kind in which PyTorch's modules are kept."""
+    return source.kind in ("safetensors", "pytorch")
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a library keeps a parameter: its name there, and its layout."""
@@ -110,20 +115,14 @@ def foreign_arrays(
 
 def with_counters(entries: Mapping[str, LazyArray]) -> dict[str, LazyArray]:
     """PyTorch's names with the counters that its strict loading asks for, at zero."""
-    found = dict(entries)
-    for name in entries:
-        if name.endswith(".running_var"):
-            counter = name.removesuffix("running_var") + "num_batches_tracked"
-            found[counter] = LazyArray.of(np.zeros((), np.int64))
-    return found
+    norms = [name.removesuffix("running_var") for name in entries if name.endswith(".running_var")]
+    zero = LazyArray.of(np.zeros((), np.int64))
+    return {**entries, **{f"{norm}num_batches_tracked": zero for norm in norms}}
 
 
 def _relevant(dialect: Dialect, source: Source) -> dict[str, LazyArray]:
-    return {
-        name: array
-        for name, array in source.tensors.entries.items()
-        if not dialect.ignored.search(name)
-    }
+    entries = source.tensors.entries.items()
+    return {name: array for name, array in entries if not dialect.ignored.search(name)}
 
 
 def detected(dialect: Dialect, source: Source) -> ResNetSpec:
@@ -166,12 +165,18 @@ def _fitting(
 ) -> ResNetSpec | None:
     """`spec` with the file's channels and classes, if its names and shapes are then the file's."""
     p = compile_plan(spec)
-    first = next(layer for layer in p.stem if isinstance(layer, Conv))
-    stem = _canonical_shape(dialect, p, spec, first.name, shapes)
+
+    def canonical_shape(module: str) -> tuple[int, ...] | None:
+        q = next(q for q in p.parameters() if q.module == module)
+        place = dialect.foreign_name(q, spec)
+        shape = shapes.get(place.name)
+        return None if shape is None else place.to_canonical(_empty(shape), q).shape
+
+    stem = canonical_shape(next(layer.name for layer in p.stem if isinstance(layer, Conv)))
     if stem is None or len(stem) != 4:
         return None
-    last = [layer for layer in p.head if isinstance(layer, Conv | Dense)]
-    head = _canonical_shape(dialect, p, spec, last[-1].name, shapes) if last else None
+    last = [layer.name for layer in p.head if isinstance(layer, Conv | Dense)]
+    head = canonical_shape(last[-1]) if last else None
     try:
         spec = spec.override(in_channels=stem[1], num_classes=head[0] if head else 0)
         expected = {}
@@ -179,27 +184,11 @@ def _fitting(
             place = dialect.foreign_name(q, spec)
             if place.name not in shapes:
                 return None
-            expected[place.name] = place.to_foreign(_empty(q)).shape
+            expected[place.name] = place.to_foreign(_empty(q.shape)).shape
     except ResNetError:
         return None
     return spec if expected == shapes else None
 
 
-def _empty(q: Parameter) -> LazyArray:
-    return LazyArray(q.shape, np.dtype(np.float32), lambda: np.zeros(q.shape, np.float32))
-
-
-def _canonical_shape(
-    dialect: Dialect,
-    p: Plan,
-    spec: ResNetSpec,
-    module: str,
-    shapes: Mapping[str, tuple[int, ...]],
-) -> tuple[int, ...] | None:
-    q = next(q for q in p.parameters() if q.module == module)
-    place = dialect.foreign_name(q, spec)
-    shape = shapes.get(place.name)
-    if shape is None:
-        return None
-    empty = LazyArray(shape, np.dtype(np.float32), lambda: np.zeros(shape, np.float32))
-    return place.to_canonical(empty, q).shape
+def _empty(shape: tuple[int, ...]) -> LazyArray:
+    return LazyArray(shape, np.dtype(np.float32), lambda: np.zeros(shape, np.float32))

@@ -7,15 +7,16 @@ reading the configuration gives its plan again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeGuard
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from shared_spec.errors import SpecError
 from shared_spec.formats.containers.safetensors import save_safetensors
-from shared_spec.formats.containers.source import Source, read_json, write_json
+from shared_spec.formats.containers.source import Source, mapping, read_json, write_json
 from shared_spec.formats.dialects.dialect import (
     Dialect,
     Extras,
@@ -83,9 +84,7 @@ BIT_NAMES: Rules = [
 
 
 class _Config(BaseModel):
-    """What both configurations have, with transformers' defaults."""
-
-    model_config = ConfigDict(extra="ignore")
+    """What both configurations have, with transformers' defaults; the rest is left out."""
 
     depths: list[Annotated[int, Field(ge=1, le=5_000)]] = Field(default=[3, 4, 6, 3], max_length=8)
     hidden_sizes: list[Annotated[int, Field(ge=1, le=10**6)]] = Field(
@@ -261,7 +260,7 @@ def _dialect(kind: str, bare: bool) -> Dialect:
         foreign_name,
         lambda source: spec_of(source.metadata, str(source.path / CONFIG)),
         _extras,
-        _nearest_library_spec,
+        lambda spec: spec_of(_config(spec)),
     )
 
 
@@ -271,12 +270,11 @@ def _extras(source: Source, spec: ResNetSpec) -> Extras:
 
 def _labels(found: object) -> tuple[str, ...] | None:
     """Labels that are complete and not transformers' placeholders."""
-    if not isinstance(found, dict):
-        return None
-    labels = [found.get(str(i)) for i in range(len(found))]
+    given = mapping(found)
+    labels = tuple(given.get(str(i)) for i in range(len(given)))
     named = tuple(label for label in labels if isinstance(label, str))
-    placeholders = tuple(f"LABEL_{i}" for i in range(len(found)))
-    return named if len(named) == len(found) and named != placeholders else None
+    placeholders = tuple(f"LABEL_{i}" for i in range(len(given)))
+    return named if named == labels != placeholders else None
 
 
 _RESAMPLE = {0: "nearest", 2: "bilinear", 3: "bicubic"}
@@ -288,12 +286,11 @@ def _preprocessing(path: Path) -> Preprocessing | None:
     if not path.is_file():
         return None
     data = read_json(path)
-    size, crop = data.get("size"), data.get("crop_size")
-    edge = size.get("shortest_edge") if isinstance(size, dict) else None
+    edge = mapping(data.get("size")).get("shortest_edge")
     if not _is_side(edge) or not data.get("do_normalize", True):
         return None
     share, resample = data.get("crop_pct"), data.get("resample", 3)
-    height = crop.get("height") if isinstance(crop, dict) else None
+    height = mapping(data.get("crop_size")).get("height")
     if _is_side(height):
         edge, share = height, height / edge
     fields = {
@@ -328,19 +325,16 @@ def config_of(spec: ResNetSpec, labels: tuple[str, ...] | None = None) -> dict[s
     return config
 
 
-def _nearest_library_spec(spec: ResNetSpec) -> ResNetSpec:
-    """The net that transformers builds from the configuration nearest to `spec`."""
-    return spec_of(_config(spec))
-
-
 def _config(spec: ResNetSpec, labels: tuple[str, ...] | None = None) -> dict[str, Any]:
+    """The configuration nearest to `spec`."""
     bit = spec.norm == "group"
     names = labels or tuple(f"LABEL_{i}" for i in range(spec.num_classes))
     ends = [sum(spec.depths[: i + 1]) - 1 for i in range(len(spec.depths))]
     widths = [spec.block_widths[i][-1] for i in ends] if spec.block_widths else spec.out_channels
+    task = "ForImageClassification" if spec.num_classes else "Model"
     config: dict[str, Any] = {
         "model_type": "bit" if bit else "resnet",
-        "architectures": [_architecture(bit, spec.num_classes)],
+        "architectures": [("Bit" if bit else "ResNet") + task],
         "depths": list(spec.depths),
         "hidden_sizes": list(widths),
         "embedding_size": spec.stem_width,
@@ -356,7 +350,7 @@ def _config(spec: ResNetSpec, labels: tuple[str, ...] | None = None) -> dict[str
             "global_padding": "same" if spec.padding == "same" else None,
             "embedding_dynamic_padding": spec.padding == "same",
             "num_groups": spec.norm_groups,
-            "output_stride": _total_stride(spec),
+            "output_stride": spec.output_stride or spec.stem_stride_total * math.prod(spec.strides),
             "drop_path_rate": spec.drop_path_rate,
         }
     else:
@@ -367,17 +361,6 @@ def _config(spec: ResNetSpec, labels: tuple[str, ...] | None = None) -> dict[str
             "downsample_in_bottleneck": spec.stride_on == "1x1",
         }
     return config
-
-
-def _architecture(bit: bool, classes: int) -> str:
-    return ("Bit" if bit else "ResNet") + ("ForImageClassification" if classes else "Model")
-
-
-def _total_stride(spec: ResNetSpec) -> int:
-    total = spec.stem_stride_total
-    for stride in spec.strides:
-        total *= stride
-    return spec.output_stride or total
 
 
 def save_huggingface(folder: Path, checkpoint: Checkpoint) -> None:

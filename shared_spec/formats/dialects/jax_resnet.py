@@ -21,7 +21,6 @@ from shared_spec.formats.dialects.dialect import Dialect, Place, Rules, rename
 from shared_spec.formats.dialects.linen import TRAINING_STATE, block_index, collection
 from shared_spec.formats.dialects.spec_from_shapes import (
     BlockShapes,
-    NetShapes,
     Shape,
     block_shapes,
     consecutive_blocks,
@@ -54,6 +53,13 @@ _INSIDE_D: Rules = [
     (r"^downsample\.1$", "ResNetDSkipConnection_0/ConvBlock_0/Conv_0"),
     (r"^downsample\.2$", "ResNetDSkipConnection_0/ConvBlock_0/BatchNorm_0"),
 ]
+_BY_POSITION: Rules = [
+    (r"^(layers_0|ResNetD?Stem_0)\b", "stem"),
+    (r"^layers_(\d+)", lambda m: f"block_{int(m[1]) - 2}"),
+    (r"^ResNetD?(?:Bottleneck)?Block_(\d+)", r"block_\1"),
+    (r"^Dense_0\b", "head"),
+]
+"""What names of either kind begin with to `stem`, `block_0`, ... and `head`."""
 _LAYER = r"^(params|batch_stats)/{}/(\w+_0/)*ConvBlock_\d+/(Conv_0|BatchNorm_0)/"
 _SEQUENCE = re.compile(_LAYER.format(r"layers_\d+"))
 _CLASSES = re.compile(_LAYER.format(r"ResNe[St]\w*_\d+"))
@@ -105,41 +111,27 @@ def _spec_of(source: Source) -> ResNetSpec:
             f"{source.path}: a net of {LIBRARY} without batch norm, which no spec can express"
         )
     # By position, the names before version 0.0.3 are those since then.
-    kernels = {_sequential(name): shape for name, shape in flax_kernels(source).items()}
+    given = flax_kernels(source).items()
+    kernels = {rename(name, _BY_POSITION): shape for name, shape in given}
     blocks = consecutive_blocks(lambda number: _block(kernels, f"block_{number}"))
-    stem = kernels.get("stem/ConvBlock_0/Conv_0", ())
-    deep = kernels.get("stem/ConvBlock_2/Conv_0")
-    last = deep or stem
+    stem = [kernels.get("stem/ConvBlock_0/Conv_0", ())]
+    if deep := kernels.get("stem/ConvBlock_2/Conv_0"):
+        stem.append(deep)
     head = kernels.get(f"block_{len(blocks) + 1}", kernels.get("head"))
-    net = NetShapes(stem, last[0] if last else 0, split_into_stages(blocks), head)
-    if len(net.stages) != _STAGES:
+    stages = split_into_stages(blocks)
+    if len(stages) != _STAGES:
         # Without a projection, it is unknown where a stage begins.
         raise WeightsError(
-            f"{source.path}: a net of {LIBRARY} with {len(net.stages)} projections instead of "
+            f"{source.path}: a net of {LIBRARY} with {len(stages)} projections instead of "
             f"{_STAGES}, so it is unknown where its stages begin; name the model (--model)"
         )
-    return spec_from(net, _BASE_D if deep else _BASE, source.path, LIBRARY)
+    return spec_from(stem, stages, head, _BASE_D if deep else _BASE, source.path, LIBRARY)
 
 
 def _block(kernels: Mapping[str, Shape], at: str) -> BlockShapes | None:
     convs = [f"{at}/ConvBlock_{number}/Conv_0" for number in (0, 1, 2)]
     skips = [f"{at}/ResNet{d}SkipConnection_0/ConvBlock_0/Conv_0" for d in ("", "D")]
     return block_shapes(kernels, convs, skips)
-
-
-def _sequential(name: str) -> str:
-    """`stem/…`, `block_0/…`, ... or `head` for a name of either kind."""
-    outer, _, rest = name.partition("/")
-    number = int(match[1]) if (match := re.search(r"_(\d+)$", outer)) else 0
-    if outer.startswith("layers_"):
-        outer = "stem" if number == 0 else f"block_{number - 2}"
-    elif re.fullmatch(r"ResNetD?Stem_0", outer):
-        outer = "stem"
-    elif re.fullmatch(r"ResNetD?(Bottleneck)?Block_\d+", outer):
-        outer = f"block_{number}"
-    elif outer == "Dense_0":
-        outer = "head"
-    return f"{outer}/{rest}" if rest else outer
 
 
 SEQUENCE = Dialect(

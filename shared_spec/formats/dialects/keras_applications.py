@@ -49,9 +49,7 @@ def layer_name(module: str, spec: ResNetSpec) -> str:
 
 
 def keras_place(layer: str, q: Parameter, legacy: bool = False) -> Place:
-    """Where Keras keeps a parameter of `layer`: under its own name in legacy files, else by its
-    number among the layer's variables.
-    """
+    """Where Keras keeps a parameter: by name in legacy files, else by number in its layer."""
     # The classifier of a pre-activation net is a 1x1 convolution here and dense there.
     dense = q.module == "head.fc"
     slot = KERAS["dense_kernel" if dense and q.role == "conv_kernel" else q.role]
@@ -92,13 +90,11 @@ def _extras(source: Source, spec: ResNetSpec) -> Extras:
     """What `preprocess_input` does; size and crop are those of most evaluations."""
     if spec.in_channels != 3:
         return None, None
+    size, half = spec.image_size, (0.5, 0.5, 0.5)
     if spec.pre_activation:
-        half = (0.5, 0.5, 0.5)
-        return Preprocessing(image_size=spec.image_size, mean=half, std=half), None
-    mean = tuple(x / 255 for x in (103.939, 116.779, 123.68))
-    std = (1 / 255, 1 / 255, 1 / 255)
-    prepare = Preprocessing(image_size=spec.image_size, mean=mean, std=std, channel_order="bgr")
-    return prepare, None
+        return Preprocessing(image_size=size, mean=half, std=half), None
+    mean, std = tuple(x / 255 for x in (103.939, 116.779, 123.68)), (1 / 255,) * 3
+    return Preprocessing(image_size=size, mean=mean, std=std, channel_order="bgr"), None
 
 
 def _nearest_library_spec(spec: ResNetSpec) -> ResNetSpec:

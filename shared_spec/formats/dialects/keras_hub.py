@@ -17,19 +17,15 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared_spec.errors import SpecError
-from shared_spec.formats.containers.hdf5 import (
-    KerasLayer,
-    group_names,
-    open_hdf5,
-    save_keras3,
-)
+from shared_spec.formats.containers.hdf5 import KerasLayer, group_names, open_hdf5, save_keras3
 from shared_spec.formats.containers.source import (
     Source,
+    mapping,
     read_json,
     require_file,
     write_json,
 )
-from shared_spec.formats.dialects.dialect import Dialect, Extras, Rules, rename
+from shared_spec.formats.dialects.dialect import Dialect, Rules, rename
 from shared_spec.formats.dialects.keras_applications import HEAD, graph_position, keras_place
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
@@ -121,20 +117,12 @@ class _Backbone(BaseModel):
 
     def fields(self) -> dict[str, Any]:
         """Those of the spec."""
-        lengths = {
-            len(x)
-            for x in (
-                self.stackwise_num_filters,
-                self.stackwise_num_blocks,
-                self.stackwise_num_strides,
-            )
-        }
-        if len(lengths) > 1:
+        filters, strides = self.stackwise_num_filters, self.stackwise_num_strides
+        if not len(filters) == len(self.stackwise_num_blocks) == len(strides):
             raise SpecError("stackwise_num_filters, _blocks and _strides differ in length")
-        if self.stackwise_num_filters[0] != 64:
+        if filters[0] != 64:
             raise SpecError(
-                f"stackwise_num_filters begins with {self.stackwise_num_filters[0]}, and KerasHub "
-                f"only takes 64"
+                f"stackwise_num_filters begins with {filters[0]}, and KerasHub only takes 64"
             )
         vd = self.block_type.endswith("_vd")
         if vd and self.use_pre_activation:
@@ -142,8 +130,8 @@ class _Backbone(BaseModel):
         out: dict[str, Any] = {
             "block": "bottleneck" if self.block_type.startswith("bottleneck") else "basic",
             "depths": self.stackwise_num_blocks,
-            "widths": self.stackwise_num_filters,
-            "strides": self.stackwise_num_strides,
+            "widths": filters,
+            "strides": strides,
             "pre_activation": self.use_pre_activation,
             "norm_variance": "biased",
         }
@@ -155,7 +143,11 @@ class _Backbone(BaseModel):
             out["shortcut_pool"] = "avg"
         if vd or (same and self.block_type == "bottleneck_block"):
             out["shortcut"] = "projection_stage"
-        return out | self._image()
+        height, width, channels = self.image_shape
+        if channels is None:  # channels first
+            channels, height, width = self.image_shape
+        out["in_channels"] = channels
+        return out | ({"image_size": height} if height is not None and height == width else {})
 
     def _same_shape(self) -> list[int]:
         """The stacks that change neither channels nor size."""
@@ -190,18 +182,9 @@ class _Backbone(BaseModel):
             f"w/2, w"
         )
 
-    def _image(self) -> dict[str, Any]:
-        height, width, channels = self.image_shape
-        if channels is None:  # channels first
-            channels, height, width = self.image_shape
-        out = {"in_channels": channels}
-        return out | ({"image_size": height} if height is not None and height == width else {})
-
 
 class _Task(BaseModel):
     """What `ResNetImageClassifier` adds; its activation comes after our logits."""
-
-    model_config = ConfigDict(extra="ignore")
 
     num_classes: int = Field(ge=1)
     pooling: Literal["avg", "max"] = "avg"
@@ -300,10 +283,6 @@ def _source_spec(source: Source) -> ResNetSpec | None:
     return spec_of(source.metadata, str(where))
 
 
-def _extras(source: Source, spec: ResNetSpec) -> Extras:
-    return _preprocessing(source, spec.in_channels), None
-
-
 def _preprocessing(source: Source, channels: int) -> Preprocessing | None:
     """What an image converter does, as far as ours says the same: its resizing does not smooth
     unless `antialias` is true, and ours always does.
@@ -341,15 +320,14 @@ def _preprocessing(source: Source, channels: int) -> Preprocessing | None:
 def _converter(source: Source) -> dict[str, Any]:
     """The arguments of the image converter; none if there is none."""
     _, task = _parts(source.metadata) if source.metadata else (None, None)
-    found = (task or {}).get("preprocessor")
-    if not isinstance(found, dict) and (source.path / PREPROCESSOR).is_file():
+    found = mapping(mapping(task).get("preprocessor"))
+    if not found and (source.path / PREPROCESSOR).is_file():
         found = read_json(source.path / PREPROCESSOR)
-    if isinstance(found, dict) and isinstance(found.get("config"), dict):
-        found = found["config"].get("image_converter")
+    if isinstance(found.get("config"), dict):
+        found = mapping(found["config"].get("image_converter"))
     elif (source.path / CONVERTER).is_file():
         found = read_json(source.path / CONVERTER)
-    inner = found.get("config") if isinstance(found, dict) else None
-    return inner if isinstance(inner, dict) else {}
+    return mapping(found.get("config"))
 
 
 def _channels(value: Any, channels: int) -> list[float]:
@@ -469,6 +447,6 @@ KERAS_HUB = Dialect(
     _recognises,
     lambda q, spec: keras_place(layer_name(q.module, spec), q),
     _source_spec,
-    _extras,
+    lambda source, spec: (_preprocessing(source, spec.in_channels), None),
     _nearest_library_spec,
 )

@@ -12,7 +12,6 @@ from shared_spec.formats.containers.source import Source
 from shared_spec.formats.dialects.dialect import Dialect, Extras, Place, Rules, rename
 from shared_spec.formats.dialects.spec_from_shapes import (
     BlockShapes,
-    NetShapes,
     Shape,
     block_shapes,
     consecutive_blocks,
@@ -44,9 +43,7 @@ TRAINING_STATE = re.compile(r"^(step|opt_state|dynamic_scale)(/|$)")
 
 
 def block_index(module: str, spec: ResNetSpec) -> tuple[int, str] | None:
-    """The number of a layer's block through all stages, and the layer's name in it; None for a
-    layer outside of blocks.
-    """
+    """The number of a layer's block through all stages, and its name there; None outside blocks."""
     match = re.fullmatch(r"layer(\d+)\.(\d+)\.(.+)", module)
     if match is None:
         return None
@@ -78,9 +75,9 @@ def _spec_of(source: Source) -> ResNetSpec:
     kernels = flax_kernels(source)
     blocks = consecutive_blocks(lambda index: _block(kernels, index))
     stem = kernels.get("conv_init", ())
-    net = NetShapes(stem, stem[0] if stem else 0, split_into_stages(blocks), kernels.get("Dense_0"))
+    stages, head = split_into_stages(blocks), kernels.get("Dense_0")
     base = CATALOGUE["flax_resnet50"].fields
-    return spec_from(net, base, source.path, LINEN.library)
+    return spec_from([stem], stages, head, base, source.path, LINEN.library)
 
 
 def _block(kernels: dict[str, Shape], index: int) -> BlockShapes | None:
@@ -96,11 +93,8 @@ def _extras(source: Source, spec: ResNetSpec) -> Extras:
     """What the example's input pipeline does to evaluate."""
     if spec.in_channels != 3:
         return None, None
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    prepare = Preprocessing(
-        image_size=spec.image_size, mean=mean, std=std, interpolation="bicubic", crop=224 / 256
-    )
-    return prepare, None
+    usual = Preprocessing.default(spec)
+    return usual.model_copy(update={"interpolation": "bicubic", "crop": 224 / 256}), None
 
 
 def _nearest_library_spec(spec: ResNetSpec) -> ResNetSpec:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count, takewhile
 from typing import Any
 
 from shared_spec.errors import ResNetError, WeightsError
@@ -24,69 +23,64 @@ class BlockShapes:
     projection: Shape | None
 
 
-@dataclass(frozen=True)
-class NetShapes:
-    """Kernels of a net in PyTorch's layout."""
-
-    stem: Shape
-    """Of its first convolution."""
-    stem_width: int
-    stages: Sequence[Sequence[BlockShapes]]
-    head: Shape | None
+Stages = Sequence[Sequence[BlockShapes]]
 
 
-def spec_from(net: NetShapes, base: Mapping[str, Any], where: object, library: str) -> ResNetSpec:
-    """The spec of these kernels; what they leave open comes from `base`. It may not account for
-    all of the file's arrays: reading checks them against it in any case.
+def spec_from(
+    stem: Sequence[Shape],
+    stages: Stages,
+    head: Shape | None,
+    base: Mapping[str, Any],
+    where: object,
+    library: str,
+) -> ResNetSpec:
+    """The spec of these kernels in PyTorch's layout, of which the stem may have several; what they
+    leave open comes from `base`. It may not account for all of the file's arrays: reading checks
+    them against it in any case.
 
     Raises:
         WeightsError: if no ResNet has such kernels.
     """
     try:
-        return ResNetSpec.parse({**base, **_fields(net)}, str(where))
+        return ResNetSpec.parse({**base, **_fields(stem, stages, head)}, str(where))
     except ResNetError as error:
         raise WeightsError(f"{error}; so it is no ResNet of {library}") from None
-    except _NoResNetError as error:
+    except ValueError as error:
         raise WeightsError(f"{where}: not a ResNet of {library} ({error})") from None
 
 
-class _NoResNetError(Exception):
-    """Says what no ResNet has."""
-
-
-def _fields(net: NetShapes) -> dict[str, Any]:
-    blocks = [block for stage in net.stages for block in stage]
+def _fields(stem: Sequence[Shape], stages: Stages, head: Shape | None) -> dict[str, Any]:
+    blocks = [block for stage in stages for block in stage]
     kernels = [kernel for block in blocks for kernel in (*block.convs, block.projection) if kernel]
-    if any(len(shape) != 4 or min(shape) < 1 for shape in (net.stem, *kernels)):
-        raise _NoResNetError("a kernel does not have four axes")
-    if not blocks or (net.head is not None and len(net.head) != 2):
-        raise _NoResNetError("it has no blocks or another head")
+    if any(len(shape) != 4 or min(shape) < 1 for shape in (*stem, *kernels)):
+        raise ValueError("a kernel does not have four axes")
+    if not blocks or (head is not None and len(head) != 2):
+        raise ValueError("it has no blocks or another head")
     kinds = {_BLOCKS.get(len(block.convs)) for block in blocks}
     kind = kinds.pop()
     if kind is None or kinds:
-        raise _NoResNetError("its blocks have neither two nor three convolutions each")
-    widths = [stage[0].convs[-1][0] // (4 if kind == "bottleneck" else 1) for stage in net.stages]
+        raise ValueError("its blocks have neither two nor three convolutions each")
+    widths = [stage[0].convs[-1][0] // (4 if kind == "bottleneck" else 1) for stage in stages]
     fields: dict[str, Any] = {
         "block": kind,
-        "depths": [len(stage) for stage in net.stages],
+        "depths": [len(stage) for stage in stages],
         "widths": widths,
-        "stem_width": net.stem_width,
-        "in_channels": net.stem[1],
-        "num_classes": 0 if net.head is None else net.head[0],
-        "shortcut": _shortcut(net),
+        "stem_width": stem[-1][0],
+        "in_channels": stem[0][1],
+        "num_classes": 0 if head is None else head[0],
+        "shortcut": _shortcut(stem[-1][0], stages),
     }
     if kind == "bottleneck":
-        middle = net.stages[0][0].convs[1]
+        middle = stages[0][0].convs[1]
         groups = max(middle[0] // middle[1], 1)
         fields |= {"groups": groups, "base_width": 64 * middle[0] // (groups * max(widths[0], 1))}
     return fields
 
 
-def _shortcut(net: NetShapes) -> str:
+def _shortcut(width: int, stages: Stages) -> str:
     """Which blocks project: those whose shape differs, a stage's first ones, all, or none."""
-    width = net.stem_width
     projected, needed, first = [], [], []
-    for stage, blocks in enumerate(net.stages):
+    for stage, blocks in enumerate(stages):
         for number, block in enumerate(blocks):
             projected.append(block.projection is not None)
             first.append(number == 0)
@@ -99,10 +93,10 @@ def _shortcut(net: NetShapes) -> str:
         "projection_all": [True] * len(first),
         "zero_pad": [False] * len(first),
     }
-    found = next((name for name, flags in known.items() if flags == projected), None)
-    if found is None:
-        raise _NoResNetError("no kind of shortcut projects in the blocks in which it does")
-    return found
+    for name, flags in known.items():
+        if flags == projected:
+            return name
+    raise ValueError("no kind of shortcut projects in the blocks in which it does")
 
 
 def numbered_stages(
@@ -120,18 +114,16 @@ def numbered_stages(
         convs = [f"{prefix}conv{number}.weight" for number in (1, 2, 3)]
         return block_shapes(shapes, convs, [f"{prefix}{projection}"])
 
-    def blocks_of(stage: int) -> list[BlockShapes]:
-        return consecutive_blocks(lambda number: at(block(stage, number)))
-
-    return list(takewhile(bool, map(blocks_of, count())))
+    stages: list[list[BlockShapes]] = []
+    while blocks := consecutive_blocks(lambda number: at(block(len(stages), number))):
+        stages.append(blocks)
+    return stages
 
 
 def block_shapes(
     shapes: Mapping[str, Shape], convs: Sequence[str], projections: Sequence[str]
 ) -> BlockShapes | None:
-    """A block, from the names of its convolutions and those that its projection may have; None
-    where the first convolution is missing.
-    """
+    """A block, from names of its convolutions and its projection; None without the first one."""
     if convs[0] not in shapes:
         return None
     projection = next((shapes[name] for name in projections if name in shapes), None)
@@ -164,6 +156,5 @@ def flax_kernels(source: Source) -> dict[str, Shape]:
     for name, array in source.tensors.entries.items():
         if match := re.fullmatch(r"params/(.+)/kernel", name):
             shape = array.shape
-            oihw = (*shape[:1:-1], *shape[:2]) if len(shape) == 4 else shape[::-1]
-            kernels[match[1]] = oihw
+            kernels[match[1]] = (*shape[:1:-1], *shape[:2]) if len(shape) == 4 else shape[::-1]
     return kernels

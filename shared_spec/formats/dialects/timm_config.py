@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from shared_spec.catalogue import CATALOGUE
 from shared_spec.errors import SpecError, did_you_mean
@@ -38,9 +38,7 @@ ACTIVATIONS = {"swish": "silu", "hard_swish": "hardswish"}
 
 
 class _Pretrained(BaseModel):
-    """What `pretrained_cfg` says, with timm's defaults."""
-
-    model_config = ConfigDict(extra="ignore")
+    """What `pretrained_cfg` says, with timm's defaults; the rest of it is left out."""
 
     input_size: tuple[int, int, int] | None = None
     interpolation: str | None = "bicubic"
@@ -55,8 +53,6 @@ class _Pretrained(BaseModel):
 
 
 class _Config(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
     architecture: str
     num_classes: int | None = None
     label_names: list[str] | dict[str, str] | None = None

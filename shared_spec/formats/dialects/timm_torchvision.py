@@ -23,13 +23,8 @@ from shared_spec.spec.resnet_spec import ResNetSpec
 _FOLDER = "https://download.pytorch.org/models/"
 
 
-def _timm_spec(source: Source) -> ResNetSpec | None:
-    return timm_config(source.metadata, str(source.path / "config.json"))[0]
-
-
-def _timm_extras(source: Source, spec: ResNetSpec) -> Extras:
-    _, preprocessing, labels = timm_config(source.metadata, str(source.path / "config.json"))
-    return preprocessing, labels
+def _timm(source: Source) -> tuple[ResNetSpec, *Extras]:
+    return timm_config(source.metadata, str(source.path / "config.json"))
 
 
 def _published(source: Source) -> TorchvisionWeights | None:
@@ -63,8 +58,8 @@ TIMM = replace(
     CANONICAL,
     library="timm",
     recognises=lambda source: source.kind == "huggingface" and is_timm_config(source.metadata),
-    spec_of=_timm_spec,
-    extras=_timm_extras,
+    spec_of=lambda source: _timm(source)[0],
+    extras=lambda source, spec: _timm(source)[1:],
 )
 TORCHVISION = replace(
     CANONICAL,
