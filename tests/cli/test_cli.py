@@ -1,4 +1,4 @@
-"""The command line as users run it: in a process of its own."""
+"""The command line: what each command prints, and how it ends."""
 
 from __future__ import annotations
 
@@ -26,31 +26,17 @@ from shared_spec import (
     resolve,
     write_safetensors,
 )
+from tests.command import command, refused
 
 SPEC = resolve("resnet20", {"depths": [1, 1, 1], "num_classes": 4, "image_size": 16})
 
 
 def run(*arguments: object, code: int = 0) -> tuple[str, str]:
     """Run the command; returns what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "resnet_parity", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == code, (done.stdout, done.stderr)
-    assert "Traceback" not in done.stderr
-    return done.stdout, done.stderr
-
-
-def refused(*arguments: object) -> str:
-    """The one sentence that bad input gets."""
-    out, err = run(*arguments, code=2)
-    assert out == ""
-    assert err.startswith("error: ")
-    assert err.strip().count("\n") == 0
-    return err.removeprefix("error: ").strip()
+    done = command(*arguments)
+    assert done.code == code, done
+    assert "Traceback" not in done.err
+    return done.out, done.err
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from shared_spec import ResNetError, ResNetSpec, resolve
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.dataflow import parts
 from shared_spec.weights.initialize import random_images
+from tests.command import command
 from tests.conftest import Pool
 
 NARROW = {"depths": [1, 1], "widths": [8, 16], "stem_width": 8, "num_classes": 5}
@@ -541,22 +542,6 @@ def test_bad_input_is_one_sentence(
     assert "\n" not in str(error.value)
 
 
-def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Exit status, output and errors of the command line, in this process."""
-    from unittest.mock import patch
-
-    from resnet_parity.cli.app import main
-
-    status = 0
-    with patch("sys.argv", ["resnet-parity", "trace", *arguments]):
-        try:
-            main()
-        except SystemExit as end:
-            status = int(end.code or 0)
-    found = capsys.readouterr()
-    return status, found.out, found.err
-
-
 @pytest.fixture
 def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A spec file, and beside it a module of the user's, in the current directory."""
@@ -568,9 +553,9 @@ def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "net.yaml"
 
 
-def test_the_command_names_the_layer(net: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_names_the_layer(net: str) -> None:
     arguments = (net, "--against", "my_net:eps", "--image-size", "24", "--plot", "depth.png")
-    status, out, _ = command(capsys, *arguments)
+    status, out, _ = command("trace", *arguments)
     assert status == 1
     assert "✗ my_net:eps differs from torch at layer2.0.bn1" in " ".join(out.split())
     assert Path("depth.png").read_bytes().startswith(b"\x89PNG")
@@ -585,7 +570,7 @@ def test_the_command_names_the_layer(net: str, capsys: pytest.CaptureFixture[str
         "image",
         "--json",
     )
-    status, out, _ = command(capsys, *arguments)
+    status, out, _ = command("trace", *arguments)
     data = json.loads(out)
     assert (status, data["holds"], data["first"]) == (0, True, [])
     assert data["command"] == f"resnet-parity trace {shlex.join(arguments)}"
@@ -603,7 +588,6 @@ def test_the_command_names_the_layer(net: str, capsys: pytest.CaptureFixture[str
 )
 def test_three_verdicts(
     net: str,
-    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     problems: list[str],
     undecided: list[str],
@@ -615,7 +599,7 @@ def test_three_verdicts(
     report.problems, report.undecided = problems, undecided
     report.rows = [TraceRow("conv1", "Conv", 0.0, 0.0)]
     monkeypatch.setattr("resnet_parity.trace.compare.trace", lambda *_, **__: report)
-    found, out, _ = command(capsys, net)
+    found, out, _ = command("trace", net)
     assert found == status
     assert told in " ".join(out.split())
     assert "rule for gradients: another rule" in out
@@ -640,10 +624,8 @@ def test_three_verdicts(
         ([], "Missing argument"),
     ],
 )
-def test_bad_arguments_exit_with_2(
-    net: str, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
-) -> None:
-    status, out, err = command(capsys, *arguments)
+def test_bad_arguments_exit_with_2(net: str, arguments: list[str], told: str) -> None:
+    status, out, err = command("trace", *arguments)
     assert status == 2
     assert told in " ".join(err.split())
     assert "Traceback" not in out + err

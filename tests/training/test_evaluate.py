@@ -8,8 +8,6 @@ import contextlib
 import hashlib
 import io
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -44,6 +42,7 @@ from shared_spec import (
     write_safetensors,
 )
 from shared_spec.training.data_spec import DataSpec
+from tests.command import command
 from tests.conftest import Pool
 from tests.peers import torchvision_models
 
@@ -565,29 +564,19 @@ def test_an_engine_that_is_missing(
         app.app(["evaluate", str(weights), "--engines", "flax"], standalone_mode=False)
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "resnet_parity", "evaluate", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-
-
 def test_the_command(folder: Path, weights: Path) -> None:
     options = ["--data", folder, "--format", "folder", "--engines", "torch", "--limit", 6]
-    done = command(weights, *options, "--json")
-    assert done.returncode == 0, done.stderr
-    data = json.loads(done.stdout)
+    done = command("evaluate", weights, *options, "--json")
+    assert done.code == 0, done.err
+    data = json.loads(done.out)
     assert data["images"] == 6
     (row,) = data["engines"]
     assert row["top1"] + row["top1_error"] == 1
-    done = command(weights, "--data", folder, "--format", "idx")
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
+    done = command("evaluate", weights, "--data", folder, "--format", "idx")
+    assert done.code == 2
+    assert done.out == ""
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1
 
 
 def test_the_table_and_the_exit_code(

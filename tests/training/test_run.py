@@ -18,6 +18,7 @@ import yaml
 from resnet_parity.engines.registry import ENGINES
 from shared_spec import digest, read_checkpoint, read_safetensors
 from shared_spec.training.recipe import load_recipe
+from tests.command import command
 from tests.tiers import selected
 
 RECIPE: dict[str, Any] = {
@@ -194,8 +195,8 @@ def test_bad_input_is_one_sentence(
     given = {**RECIPE, **fields}
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump({k: v for k, v in given.items() if v is not None}))
-    out, err = train(path, "--output", tmp_path / "run", *arguments, code=2)
-    assert out == ""
+    code, out, err = command("train", path, "--output", tmp_path / "run", *arguments)
+    assert (code, out) == (2, "")
     assert err.strip().splitlines()[-1].startswith("error: ")
     assert message in " ".join(err.split())
     assert "Traceback" not in err
@@ -205,7 +206,8 @@ def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
     recipe, folder = write(tmp_path), tmp_path / "run"
     folder.mkdir()
     (folder / "thesis.tex").write_text("mine")
-    _, err = train(recipe, "--output", folder, code=2)
+    code, _, err = command("train", recipe, "--output", folder)
+    assert code == 2
     assert "is not empty; continue with --resume" in err
     assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
 
@@ -217,20 +219,18 @@ def test_another_recipe_does_not_go_on(tmp_path: Path) -> None:
     assert "was trained with another recipe; learning_rate differ" in " ".join(err.split())
 
 
-def test_curves_of_several_runs_are_drawn(tmp_path: Path) -> None:
+def test_curves_of_several_runs_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, loss in (("a", 1.0), ("b", 2.0)):
         (tmp_path / name).mkdir()
         lines = [{"step": i + 1, "loss": loss / (i + 1), "accuracy": 0.5} for i in range(20)]
         lines.append({"step": 20, "held_out": {"top1": 0.9}})
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (tmp_path / name / "metrics.jsonl").write_text(text)
-    command = [sys.executable, "-m", "resnet_parity", "curves", "a", "b"]
+    monkeypatch.chdir(tmp_path)
     for output, code in (("c.png", 0), ("c.svg", 0), ("c.txt", 2), ("no/c.png", 2)):
-        done = subprocess.run(
-            [*command, "--output", output], cwd=tmp_path, capture_output=True, check=False
-        )
-        assert done.returncode == code, done.stderr
-        assert (tmp_path / output).exists() == (code == 0)
-    missing = subprocess.run([*command, "d"], cwd=tmp_path, capture_output=True, check=False)
-    assert missing.returncode == 2
-    assert b"d/metrics.jsonl" in missing.stderr
+        done = command("curves", "a", "b", "--output", output)
+        assert done.code == code, done
+        assert Path(output).exists() == (code == 0)
+    missing = command("curves", "a", "b", "d")
+    assert missing.code == 2
+    assert "d/metrics.jsonl" in missing.err

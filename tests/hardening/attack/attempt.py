@@ -5,14 +5,14 @@ needed, and what else it touched.
 from __future__ import annotations
 
 import contextlib
-import inspect
+import ctypes
+import importlib.util
 import io
 import os
 import resource
 import sys
 import time
 import traceback
-import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -299,6 +299,15 @@ _NEVER = (
 _HARMLESS = {"os.listdir", "os.scandir", "os.putenv", "os.unsetenv", "shutil.rmtree"}
 _CALLS = ("mallopt", "sync_file_range")
 """What is asked of the C library: how to keep memory, and to write early."""
+_ADDRESSES = {
+    ctypes.cast(getattr(ctypes.CDLL(None), name), ctypes.c_void_p).value for name in _CALLS
+}
+_EVALUATE_ANNOTATIONS = tuple(
+    spec.origin
+    for name in ("annotationlib", "inspect", "typing")
+    if (spec := importlib.util.find_spec(name))
+)
+"""Files of the standard library; since Python 3.14 it is `annotationlib` that does."""
 _OWN = (".resnet-parity-", "resnet-parity-")
 """What our own temporary directories begin with."""
 
@@ -328,11 +337,12 @@ def _ordinary(event: str, arguments: tuple[Any, ...]) -> bool:
     """
     caller = sys._getframe(2).f_code.co_filename
     return (
-        (event == "exec" and caller in (inspect.__file__, typing.__file__))
+        (event == "exec" and caller in _EVALUATE_ANNOTATIONS)
         or (event == "import" and arguments[0] in sys.modules)
         or (event == "subprocess.Popen" and _opens_hdf5(arguments[1]))
         or (event == "ctypes.dlopen" and arguments == (None,))
         or (event.startswith("ctypes.dlsym") and arguments[1] in _CALLS)
+        or (event == "ctypes.call_function" and arguments[0] in _ADDRESSES)
     )
 
 
