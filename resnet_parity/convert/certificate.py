@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from resnet_parity.numerics.difference import FLOAT64_TOLERANCE, ROUNDING_FACTOR
 from shared_spec.atomic_write import durable
 from shared_spec.errors import ResNetError, WeightsError
 from shared_spec.formats.containers.source import read_json, reason, require_file
@@ -139,6 +140,11 @@ class Certificate:
     def holds(self) -> bool:
         """Whether something was checked, and all of it agrees."""
         return bool(self.checks) and all(check.holds for check in self.checks)
+
+    def bound(self, dtype: str) -> float:
+        """How far other outputs may be from the reference."""
+        rounded = dtype != "float64" or not self.exact
+        return ROUNDING_FACTOR * self.rounding if rounded else FLOAT64_TOLERANCE
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON data: arrays are compressed with zlib, then base64."""

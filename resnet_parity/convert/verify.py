@@ -23,7 +23,7 @@ from resnet_parity.convert.certificate import (
 )
 from resnet_parity.engines.job import EngineJob
 from resnet_parity.engines.registry import ENGINES, Device, Engine
-from resnet_parity.numerics.difference import FLOAT64_TOLERANCE, ROUNDING_FACTOR, difference
+from resnet_parity.numerics.difference import FLOAT64_TOLERANCE, difference
 from resnet_parity.numerics.rounding import TRIALS, rounding_errors
 from shared_spec.atomic_write import workspace
 from shared_spec.errors import ParityError, ResNetError
@@ -98,8 +98,7 @@ def certify(
             [],
             installed_versions(),
         )
-        held = _Reference(reference, rounding, certificate.exact)
-        checks = run.checks(engines, written, held, on_progress)
+        checks = run.checks(engines, written, certificate, on_progress)
         wrong = next((check for check in checks if not check.holds), None)
         if wrong is not None:
             on_progress("looking for the layer")
@@ -154,8 +153,7 @@ def verify(
         job = EngineJob(folder)
         images = job.save("images", {"images": certificate.inputs.array()})
         run = _CertificateRun(job, images, device, tuple(dtypes))
-        held = _Reference(certificate.reference, certificate.rounding, certificate.exact)
-        checks = run.checks(engines, (target, certificate.spec), held, on_progress)
+        checks = run.checks(engines, (target, certificate.spec), certificate, on_progress)
     return certificate, checks
 
 
@@ -164,21 +162,6 @@ Outputs = dict[str, list[np.ndarray]]
 
 File = tuple[Path, ResNetSpec]
 """A checkpoint and its net."""
-
-
-@dataclass(frozen=True)
-class _Reference:
-    """What outputs are compared with, and how far rounding to float32 moves them. `exact` says
-    whether float64 must agree to its last digits.
-    """
-
-    outputs: list[np.ndarray]
-    rounding: float
-    exact: bool
-
-    def bound(self, dtype: str) -> float:
-        rounded = dtype != "float64" or not self.exact
-        return ROUNDING_FACTOR * self.rounding if rounded else FLOAT64_TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -212,16 +195,16 @@ class _CertificateRun:
         return found, dict(facts["versions"])
 
     def checks(
-        self, engines: Sequence[Engine], file: File, held: _Reference, on_progress: OnProgress
+        self, engines: Sequence[Engine], file: File, held: Certificate, on_progress: OnProgress
     ) -> list[Check]:
-        """Every engine in every dtype against the reference."""
+        """Every engine in every dtype against the reference of a certificate."""
         checks = []
         for engine in engines:
             on_progress(f"{engine.name}: {', '.join(self.dtypes)}")
             found, versions = self.outputs(engine, file, self.dtypes, 0, self.device)
             for dtype in self.dtypes:
                 bound = held.bound(dtype)
-                error = _error(held.outputs, found[dtype], f"{engine.name} in {dtype}")
+                error = _error(held.reference, found[dtype], f"{engine.name} in {dtype}")
                 holds = error is not None and error <= bound
                 checks.append(Check(engine.name, dtype, self.device, error, bound, holds, versions))
         return checks
