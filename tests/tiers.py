@@ -53,7 +53,7 @@ AMOUNTS: dict[str, tuple[int, int]] = {
     "cuts of a header": (60, 150),
     "cuts of data": (15, 50),
     "kills of a conversion": (10, 45),
-    "drawn nets": (25, 110),
+    "drawn nets": (15, 110),
 }
 """For `test` and for `all`."""
 
@@ -78,8 +78,18 @@ def amount(what: str) -> int:
 
 
 def without_jax() -> list[Engine]:
-    """In tier `test`, those that do not compile with XLA for half a minute a training."""
+    """In tier `test`, those that do not compile with XLA."""
     return [e for e in engines() if choice.tier == "all" or e.name not in ("keras:jax", "flax")]
+
+
+def only(name: str, wanted: bool) -> list[Engine]:
+    """In tier `test`, one that the line above leaves out, where it is wanted after all."""
+    return [e for e in engines() if e.name == name and wanted and choice.tier != "all"]
+
+
+def without_compilers() -> list[Engine]:
+    """In tier `test`, those that start at once: of Keras, PyTorch's runs the same code of ours."""
+    return [e for e in engines() if choice.tier == "all" or e.name in ("torch", "keras:torch")]
 
 
 def without_keras_jax() -> list[Engine]:

@@ -82,16 +82,19 @@ def options(
     """One ResNet definition, three native frameworks, and the proof that they agree."""
 
 
-app.command("list")(catalogue.list_command)
-app.command()(catalogue.show)
-app.command()(catalogue.schema)
-app.command()(check.check)
-app.command()(convert.convert)
-app.command()(convert.verify)
-app.command()(predict.predict)
-app.command()(train.train)
-app.command()(train.curves)
-app.command()(evaluate.evaluate)
-app.command()(trace.trace)
-app.command()(bench.bench)
-app.command()(report.report)
+for command, example in (
+    (catalogue.list_command, "list 'resnet*50*' --family timm"),
+    (catalogue.show, "show resnet50d --image-size 288"),
+    (catalogue.schema, "schema > resnet.schema.json"),
+    (check.check, "check resnet50 --engines torch,flax"),
+    (convert.convert, "convert hf-hub:timm/resnet50.a1_in1k resnet50.weights.h5"),
+    (convert.verify, "verify resnet50.weights.h5"),
+    (predict.predict, "predict cat.jpg --weights resnet50.weights.h5"),
+    (train.train, "train digits --engine flax --set epochs=5"),
+    (train.curves, "curves runs/digits-torch runs/digits-flax --output curves.png"),
+    (evaluate.evaluate, "evaluate resnet50.pth --data imagenet/val --format folder"),
+    (trace.trace, "trace resnet18 --against my_net:make_model"),
+    (bench.bench, "bench resnet50 --engines torch,flax --batch 8"),
+    (report.report, "report resnet18 --speed --output report.html"),
+):
+    app.command(example.split()[0], epilog=f"Example: resnet-parity {example}")(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -13,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
+from resnet_parity.cli.app import app
 from shared_spec import (
     Checkpoint,
     Preprocessing,
@@ -74,6 +77,16 @@ def test_list() -> None:
     out, _ = run("list", "--family", "d2l")
     assert "d2l_resnet18_same" in out
     assert "resnet50" not in out
+
+
+def test_every_command_has_an_example_that_it_takes() -> None:
+    commands = typer.main.get_command(app)
+    assert isinstance(commands, typer.core.TyperGroup)
+    for name, one in commands.commands.items():
+        label, program, *arguments = shlex.split(str(one.epilog))
+        assert (label, program, arguments[0]) == ("Example:", "resnet-parity", name)
+        taken = [text for text in arguments[1:] if text not in (">", "resnet.schema.json")]
+        assert one.make_context(name, taken).params
 
 
 def test_version() -> None:

@@ -94,7 +94,7 @@ NETS: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.fixture(autouse=True)
 def quick(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "Worker", pool.start)
+    monkeypatch.setattr(job, "Worker", pool.remembered)
     monkeypatch.setattr(module, "_SIDE", 48)
 
 

@@ -128,8 +128,8 @@ def run(
 
     @contextlib.contextmanager
     def start(engine: Engine, device: Device) -> Iterator[Any]:
-        worker = pool[engine.name]
-        yield Faulty(worker, change, other) if engine.name == victim else worker
+        with pool.remembered(engine) as worker:
+            yield Faulty(worker, change, other) if engine.name == victim else worker
 
     return check(spec, parse_engines("torch,flax"), sizes=[(32, 32), (45, 32)], start=start)
 

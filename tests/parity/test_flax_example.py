@@ -10,18 +10,16 @@ import pytest
 from shared_spec import CATALOGUE, compile_plan, list_models, resolve
 from tests.conftest import Pool
 from tests.judges import assert_engines_give, logits_in, weights_of
+from tests.tiers import selected
 
 NAMES = list_models("flax_*")
 
 
-@pytest.mark.parametrize(
-    ("name", "cut"),
-    [
-        ("flax_resnet18", {}),
-        ("flax_resnet18", {"depths": [1, 2, 1], "widths": [16, 32, 64], "stem_width": 16}),
-        ("flax_resnet50", {"depths": [1, 2, 1], "widths": [16, 32, 64], "stem_width": 16}),
-    ],
-)
+SMALL: dict[str, Any] = {"depths": [1, 2, 1], "widths": [16, 32, 64], "stem_width": 16}
+CUT = [("flax_resnet18", SMALL), ("flax_resnet50", SMALL)]
+
+
+@pytest.mark.parametrize(("name", "cut"), selected(CUT, [("flax_resnet18", {}), *CUT]))
 def test_five_engines_agree_with_the_example(
     pool: Pool, tmp_path: Path, name: str, cut: dict[str, Any]
 ) -> None:

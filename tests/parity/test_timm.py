@@ -21,6 +21,7 @@ from shared_spec import (
     resolve,
 )
 from tests.peers import timm_model
+from tests.tiers import selected
 
 # At full depth: the small names, and those whose depth cannot be cut.
 WHOLE = [
@@ -43,7 +44,7 @@ CUT += [
 ]  # fmt: skip
 TIMM = ("timm", "timm_v2", "torchvision")
 FLOAT32 = ["resnetv2_50d_evos", "resnetv2_50d_frn"]
-SIZES = [(64, 64), (65, 65), (97, 64)]
+SIZES = selected([(64, 64), (97, 65)], [(64, 64), (65, 65), (97, 64), (97, 65)])
 
 
 def pair(name: str, **options: Any) -> tuple[Any, Any]:

@@ -70,7 +70,7 @@ def losses(folder: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "engine", selected(["torch", "flax"], ["torch", "keras:tensorflow", "keras:jax", "flax"])
+    "engine", selected(["torch"], ["torch", "keras:tensorflow", "keras:jax", "flax"])
 )
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, engine: str) -> None:
     recipe = write(tmp_path)
@@ -100,28 +100,25 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, engine: str) -> None:
 def test_engines_coincide_in_float64_and_go_on_with_one_another(tmp_path: Path) -> None:
     options = {"depths": [1, 1, 1]}
     recipe = write(tmp_path, precision="float64", options=options, steps=12, save_every=6)
-    for engine in ENGINES:
+    ran = selected(["torch", "keras:tensorflow", "flax"], ENGINES)
+    for engine in ran:
         train(recipe, "--engine", engine, "--output", tmp_path / engine)
     reference = losses(tmp_path / "torch")
     assert reference[-1] < reference[0]
     scores = [line["held_out"] for line in metrics(tmp_path / "torch") if "held_out" in line]
-    for engine in ENGINES:
+    for engine in ran:
         np.testing.assert_allclose(losses(tmp_path / engine), reference, rtol=1e-9)
         found = [line["held_out"] for line in metrics(tmp_path / engine) if "held_out" in line]
         assert [s["top1"] for s in found] == [s["top1"] for s in scores]
 
     # Half of it in one framework, half in the other.
-    half = tmp_path / "half"
-    train(recipe, "--engine", "flax", "--output", half, "--set", "steps=12")
-    state = half / "checkpoint.safetensors"
-    first = write(tmp_path, precision="float64", options=options, steps=12, save_every=6)
-    process = start(first, "--engine", "keras:tensorflow", "--output", tmp_path / "begun")
-    begun = tmp_path / "begun" / state.name
+    process = start(recipe, "--engine", "keras:tensorflow", "--output", tmp_path / "begun")
+    begun = tmp_path / "begun" / "checkpoint.safetensors"
     while not begun.exists() and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    train(first, "--engine", "torch", "--output", tmp_path / "begun", "--resume")
+    train(recipe, "--engine", "torch", "--output", tmp_path / "begun", "--resume")
     np.testing.assert_allclose(losses(tmp_path / "begun"), reference, rtol=1e-9)
 
 
@@ -214,7 +211,7 @@ def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
 
 def test_another_recipe_does_not_go_on(tmp_path: Path) -> None:
     recipe, folder = write(tmp_path, steps=2), tmp_path / "run"
-    train(recipe, "--output", folder, "--engine", "flax")
+    train(recipe, "--output", folder)
     _, err = train(recipe, "--output", folder, "--resume", "--set", "learning_rate=0.1", code=2)
     assert "was trained with another recipe; learning_rate differ" in " ".join(err.split())
 
