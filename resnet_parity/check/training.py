@@ -106,13 +106,8 @@ def check_training(  # noqa: PLR0913 a verb
             run_engine(job, engine, device, report, lambda w: job.run(w.call, "train", **asked))
         judge_presence(report, requested)
         if dtype == "float64":
-            report.tolerances = {
-                "loss": GRADIENT_TOLERANCE,
-                "gradients": GRADIENT_TOLERANCE,
-                "update": TRAINED_TOLERANCE,
-                "statistics": TRAINED_TOLERANCE,
-                "weights": TRAINED_TOLERANCE,
-            }
+            report.tolerances = dict.fromkeys(QUANTITIES, TRAINED_TOLERANCE)
+            report.tolerances |= dict.fromkeys(("loss", "gradients"), GRADIENT_TOLERANCE)
         elif report.ran:
             referee = next(e for e in engines if e.name == report.ran[0].engine)
             first = job.save("first", {k: batches[k] for k in ("0/images", "0/labels")})
@@ -260,8 +255,8 @@ def _hold_against_float64(
         found = _compared(p, reference, ran.outputs)
         report.against_float64[ran.engine] = {what: worst(rows) for what, rows in found.items()}
         report.curves[ran.engine] = {
-            "loss": _curve(reference, ran.outputs, "loss/{}", report.steps),
-            "statistics": _curve(reference, ran.outputs, "statistics/{}/", report.steps),
+            "loss": _curve(reference, ran.outputs, "loss", report.steps),
+            "statistics": _curve(reference, ran.outputs, "statistics", report.steps),
         }
         for quantity, bound in report.tolerances.items():
             where, by = report.against_float64[ran.engine][quantity]
@@ -282,12 +277,9 @@ def _bounds(reference: State, trials: Iterable[State]) -> dict[str, float]:
     return bounds
 
 
-def _curve(a: State, b: State, prefix: str, steps: int) -> list[float]:
+def _curve(a: State, b: State, what: str, steps: int) -> list[float]:
     """The largest difference at every step."""
-    curve = []
-    for i in range(steps):
-        start = prefix.format(i)
-        keys = [k for k in a if k == start or (start.endswith("/") and k.startswith(start))]
-        rows = [(k, farthest(a[k], b[k])) for k in keys]
-        curve.append(worst(rows)[1] if rows else 0.0)
-    return curve
+    return [
+        worst((k, farthest(a[k], b[k])) for k in a if f"{k}/".startswith(f"{what}/{i}/"))[1]
+        for i in range(steps)
+    ]

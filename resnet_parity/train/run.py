@@ -214,16 +214,12 @@ def _claim(folder: Path, recipe: Recipe, resume: bool, first: bool) -> Path | No
 
 def _model(session: Session, prepared: PreparedTraining) -> Any:
     recipe, spec = prepared.recipe, prepared.spec
-    dtype = recipe.dtype
-    if recipe.weights is None:
-        model = session.resnet.create_model(spec, seed=recipe.seed, dtype=dtype)
-    else:
+    asked: dict[str, Any] = {"seed": recipe.seed, "dtype": recipe.dtype}
+    if recipe.weights is not None:
+        asked["weights"] = recipe.weights
         # As overrides, so that another number of classes or channels is taken as asked for.
-        asked = {"num_classes": spec.num_classes, "in_channels": spec.in_channels}
-        model = session.resnet.create_model(
-            spec, weights=recipe.weights, seed=recipe.seed, dtype=dtype, **asked
-        )
-    return session.moved(model)
+        asked |= {"num_classes": spec.num_classes, "in_channels": spec.in_channels}
+    return session.moved(session.resnet.create_model(spec, **asked))
 
 
 def _records(folder: Path | None, step: int) -> IO[str]:
@@ -292,7 +288,8 @@ class _TrainingRun:
             self._look(records)
         scores = self.scores or Scores(math.nan, math.nan, math.nan, 0)
         if self._first:
-            write_safetensors(self.folder / WEIGHTS, self._checkpoint())
+            learnt = Checkpoint(trainer.averaged(), p.spec, p.preprocessing, p.names)
+            write_safetensors(self.folder / WEIGHTS, learnt)
         speed = (p.steps - first) * p.recipe.batch_size / max(seconds, 1e-9)
         return Trained(self.folder, p.steps, self.loss, scores, seconds, speed)
 
@@ -344,13 +341,8 @@ class _TrainingRun:
         return self.prepared.shard[0] == 0
 
     def _save(self) -> None:
-        if not self._first:
-            return
-        write_safetensors(self.folder / STATE, Checkpoint(self.trainer.state()))
-
-    def _checkpoint(self) -> Checkpoint:
-        p = self.prepared
-        return Checkpoint(self.trainer.averaged(), p.spec, p.preprocessing, p.names)
+        if self._first:
+            write_safetensors(self.folder / STATE, Checkpoint(self.trainer.state()))
 
 
 def _write(records: IO[str], line: dict[str, Any]) -> None:

@@ -7,12 +7,12 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from resnet_parity.numerics.teacher_forcing import inputs_of
-from resnet_parity.worker.session import Session
+from resnet_parity.worker.session import Session, one_line
 from shared_spec.errors import ResNetError, did_you_mean
 from shared_spec.plan.dataflow import Part, parts
 from shared_spec.plan.layers import Parameter
@@ -23,7 +23,7 @@ from shared_spec.weights.state import State
 _TOLD = 5
 
 
-class _Framework:
+class _Framework(Protocol):
     """A user's model in one framework. Names are its own; arrays have channels last."""
 
     expected: str
@@ -33,11 +33,9 @@ class _Framework:
     @staticmethod
     def takes(model: Any) -> bool:
         """Whether a model is of this framework."""
-        raise NotImplementedError
 
     def variables(self) -> dict[str, tuple[tuple[int, ...], Callable[[np.ndarray], object]]]:
         """Shape of each parameter and statistic, and what assigns it."""
-        raise NotImplementedError
 
     def path(self, module: str) -> str:
         """What the framework makes of a module's dotted name."""
@@ -45,15 +43,12 @@ class _Framework:
 
     def has(self, name: str) -> bool:
         """Whether it has a module or layer of that name."""
-        raise NotImplementedError
 
     def run(self, images: np.ndarray, names: list[str]) -> tuple[State, State, list[np.ndarray]]:
         """Inputs and outputs of the modules that run once, and what it returns."""
-        raise NotImplementedError
 
     def force(self, name: str, x: np.ndarray) -> np.ndarray:
         """The output of one module, called by itself."""
-        raise NotImplementedError
 
     def load(self, state: Mapping[str, tuple[Parameter, np.ndarray]]) -> None:
         """Take arrays in canonical layout under its own names."""
@@ -199,7 +194,7 @@ def _made(factory: str) -> Any:
         sys.modules.pop(module, None)
         loaded = importlib.import_module(module)
     except Exception as error:
-        raise ResNetError(f"--against: {module} cannot be imported ({_told(error)})") from None
+        raise ResNetError(f"--against: {module} cannot be imported ({one_line(error)})") from None
     if not callable(getattr(loaded, name, None)):
         near = did_you_mean(name, vars(loaded))
         raise ResNetError(f"--against: {module} has no function {name!r}{near}")
@@ -212,11 +207,7 @@ def _tried(factory: str, call: Callable[[], Any]) -> Any:
     except ResNetError:
         raise
     except Exception as error:
-        raise ResNetError(f"--against: {factory} failed ({_told(error)})") from None
-
-
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise ResNetError(f"--against: {factory} failed ({one_line(error)})") from None
 
 
 def _wrapped(session: Session, model: Any, dtype: str, factory: str) -> _Framework:
@@ -305,7 +296,7 @@ class _Torch(_Framework):
             return seen.once(self.model(self._in(images)))
         except Exception as error:
             place = f" after {next(reversed(seen.counts))}" if seen.counts else ""
-            raise ResNetError(f"--against: the model failed{place} ({_told(error)})") from None
+            raise ResNetError(f"--against: the model failed{place} ({one_line(error)})") from None
         finally:
             for hook in hooks:
                 hook.remove()
