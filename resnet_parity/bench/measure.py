@@ -12,7 +12,6 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -148,9 +147,8 @@ class Bench:
                         self.report.environment["hardware"] = info["device"]
                     for dtype in self.request.dtypes:
                         answer = worker.call("bench_rates", dtype=dtype, tf32=self.request.tf32)
-                        found = Rates.parse(answer)
-                        known = self.rates.get(dtype, found)
-                        self.rates[dtype] = known.or_better(found)
+                        found = Rates.from_dict(answer)
+                        self.rates[dtype] = self.rates.get(dtype, found).or_better(found)
             except (EngineError, ResNetError) as error:
                 self.report.notes.append(f"no rates from {engine.name}: {error}")
         if set(self.rates) != set(self.request.dtypes):
@@ -195,10 +193,10 @@ class Bench:
         if row.refused is not None:
             return row, None
         self.on_progress(f"{setting_of(case)}: building {case.engine.name}, {case.side}")
-        asked = self._job(case, self.job.path("outputs"))
+        asked = self._job(case).to_dict()
         try:
             worker = stack.enter_context(self.job.begin(case.engine, self.request.device))
-            answer = worker.call("bench_build", key=case.key, job=asdict(asked))
+            answer, found = self.job.run(worker.call, "bench_build", key=case.key, job=asked)
             if "missing" in answer:
                 self.report.missing[case.candidate.label] = answer["missing"]
                 return None, None
@@ -206,7 +204,7 @@ class Bench:
             rows[case.key] = row
             if not again:
                 row.facts = {k: answer[k] for k in ("import", "build", "load", "first_call")}
-            row.refused = self._judge(case, self.job.read("outputs"), not again)
+            row.refused = self._judge(case, found, not again)
         except (EngineError, ResNetError) as error:
             rows[case.key] = row
             row.refused = f"failed: {error}"
@@ -239,16 +237,15 @@ class Bench:
         if not answer["finite"]:
             row.refused = "it computes numbers that are not finite"
 
-    def _job(self, case: Case, outputs: str) -> BenchJob:
-        spec, seed = case.candidate.spec, self.request.seed
+    def _job(self, case: Case) -> BenchJob:
+        spec = case.candidate.spec
         return BenchJob(
             peer=case.candidate.peer,
             name=case.candidate.net,
             spec=spec.to_dict(),
             weights=self._weights_file(spec, self._stored(case)),
-            outputs=outputs,
             tf32=self.request.tf32,
-            seed=seed,
+            seed=self.request.seed,
             **{k: getattr(case, k) for k in ("mode", "batch", "size", "dtype", "form")},
             **{k: getattr(case, k) for k in ("layout", "compile")},
         )
@@ -319,10 +316,11 @@ class Bench:
         key = (weights, case.mode, distinct(case.batch), case.size, roundoff)
         if key not in self._references:
             self.on_progress(f"{case.candidate.net} in float64")
+            job = self._job(case).to_dict()
             with self.job.begin(self._referee()) as worker:
-                job = asdict(self._job(case, self.job.path("reference")))
-                worker.call("bench_reference", job=job, roundoff=roundoff, trials=TRIALS)
-            self._references[key] = self.job.read("reference")
+                _, self._references[key] = self.job.run(
+                    worker.call, "bench_reference", job=job, roundoff=roundoff, trials=TRIALS
+                )
         return self._references[key]
 
 

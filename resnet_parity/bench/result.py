@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, FiniteFloat, computed_field
+from pydantic import Field, FiniteFloat
 
 from resnet_parity.bench.peers import Candidate
 from resnet_parity.engines.registry import Device, Engine
-from resnet_parity.numerics.record import Count, Figure, JsonRecord
+from resnet_parity.numerics.record import Count, Figure, JudgedRecord
 from shared_spec.spec.resnet_spec import ResNetSpec
 
 
@@ -187,7 +187,7 @@ class Parity:
 
 
 @dataclass(kw_only=True)
-class BenchReport(JsonRecord):
+class BenchReport(JudgedRecord):
     """The result of `bench`."""
 
     kind: str = "bench"
@@ -202,12 +202,6 @@ class BenchReport(JsonRecord):
     scaling: list[Scaled] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def holds(self) -> bool:
-        """True if something was timed and nothing refused."""
-        return not self.problems
 
 
 @dataclass

@@ -11,7 +11,7 @@ from pydantic import Field, PlainSerializer, computed_field
 
 from resnet_parity.engines.registry import Precision
 from resnet_parity.numerics.difference import RULE, Difference
-from resnet_parity.numerics.record import Count, Figure, JsonRecord
+from resnet_parity.numerics.record import Count, Figure, JudgedRecord
 
 Outputs = dict[str, np.ndarray]
 """`<index of the input>/logits` (or `<index>/features<i>`) and `<index>/<block>` to array."""
@@ -41,7 +41,7 @@ class Pair:
 
 
 @dataclass
-class CheckReport(JsonRecord):
+class CheckReport(JudgedRecord):
     """The result of `check`; `problems` is empty exactly if everything agrees."""
 
     model: str
@@ -60,12 +60,6 @@ class CheckReport(JsonRecord):
     pairs: list[Pair] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     command: str | None = None
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def holds(self) -> bool:
-        """True if there was something to compare and all of it agrees."""
-        return not self.problems
 
 
 Located = dict[str, tuple[str, float]]
@@ -88,7 +82,7 @@ def _against(engines: dict[str, Located]) -> dict[str, Any]:
 
 
 @dataclass
-class TrainingReport(JsonRecord):
+class TrainingReport(JudgedRecord):
     """The result of `check_training`; `problems` is empty exactly if everything agrees.
 
     `curves` holds for each engine the distance of its losses and statistics from float64, step by
@@ -115,12 +109,6 @@ class TrainingReport(JsonRecord):
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     command: str | None = None
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def holds(self) -> bool:
-        """True if there was something to compare and all of it agrees."""
-        return not self.problems
 
     @computed_field  # type: ignore[prop-decorator]
     @property

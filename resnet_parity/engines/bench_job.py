@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from pydantic import computed_field
 
+from resnet_parity.numerics.record import JsonRecord
 from shared_spec.formats.canonical_file import read_safetensors
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.initialize import generator, random_images
@@ -19,7 +21,7 @@ alone has, and a float64 reference of these says what every row of the timed bat
 
 
 @dataclass(frozen=True)
-class BenchJob:
+class BenchJob(JsonRecord):
     """One side of a comparison, as the parent process asks for it."""
 
     peer: str | None
@@ -36,12 +38,6 @@ class BenchJob:
     compile: str
     tf32: bool
     seed: int
-    outputs: str
-
-    @classmethod
-    def parse(cls, data: dict[str, Any]) -> BenchJob:
-        """From JSON data."""
-        return cls(**data | {"size": tuple(data["size"])})
 
     @property
     def net(self) -> ResNetSpec:
@@ -85,7 +81,7 @@ BYTES = {"float32": 4, "bfloat16": 2}
 
 
 @dataclass(frozen=True)
-class Rates:
+class Rates(JsonRecord):
     """What a device was measured to do in a dtype: `copies` are bytes of an array and bytes a
     second, read and written; small arrays stay in caches.
     """
@@ -95,6 +91,7 @@ class Rates:
     kernel: str
     copies: tuple[tuple[int, float], ...]
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def bytes_per_second(self) -> float:
         """To and from memory: with the largest arrays."""
@@ -120,17 +117,3 @@ class Rates:
         sizes = sorted(mine.keys() | theirs.keys())
         copies = tuple((n, max(mine.get(n, 0.0), theirs.get(n, 0.0))) for n in sizes)
         return Rates(self.dtype, first.flops_per_second, first.kernel, copies)
-
-    @classmethod
-    def parse(cls, data: dict[str, Any]) -> Rates:
-        """From the JSON data of a worker."""
-        copies = tuple((int(size), float(rate)) for size, rate in data["copies"])
-        return cls(data["dtype"], data["flops_per_second"], data["kernel"], copies)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON data."""
-        data = asdict(self)
-        return data | {
-            "bytes_per_second": self.bytes_per_second,
-            "copies": [list(copy) for copy in self.copies],
-        }

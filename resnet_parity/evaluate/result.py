@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field, computed_field
 
 from resnet_parity.numerics.difference import RULE
-from resnet_parity.numerics.record import Figure, JsonRecord
+from resnet_parity.numerics.record import Figure, JudgedRecord
 from resnet_parity.numerics.top_k import Scores
 
 
@@ -56,7 +56,7 @@ class Agreement:
 
 
 @dataclass
-class EvaluationReport(JsonRecord):
+class EvaluationReport(JudgedRecord):
     """The result of `evaluate`; `problems` is empty exactly if every engine ran and all agree."""
 
     weights: str
@@ -75,9 +75,3 @@ class EvaluationReport(JsonRecord):
     pairs: list[Agreement] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def holds(self) -> bool:
-        """True if every engine ran and all agree."""
-        return not self.problems

@@ -7,7 +7,7 @@ import math
 from functools import cache
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, TypeAdapter
+from pydantic import BeforeValidator, Field, TypeAdapter, computed_field
 
 Count = Annotated[int, Field(ge=0, le=10**15)]
 
@@ -42,3 +42,15 @@ class JsonRecord:
     @cache
     def _codec(cls) -> TypeAdapter[Any]:
         return TypeAdapter(cls)
+
+
+class JudgedRecord(JsonRecord):
+    """A record of a comparison, whose `problems` say what is wrong."""
+
+    problems: list[str]
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def holds(self) -> bool:
+        """True if there was something to compare, or to time, and nothing is wrong."""
+        return not self.problems

@@ -9,7 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,47 +18,44 @@ import numpy as np
 from resnet_parity.engines.bench_job import BenchJob, distinct_images, distinct_labels
 from resnet_parity.numerics.rounding import perturbed
 from resnet_parity.worker import device_rates
-from resnet_parity.worker.contenders import bench_optimization, import_peer, make_side, watched
-from resnet_parity.worker.session import Session
-from shared_spec.formats.canonical_file import read_safetensors, save_canonical
+from resnet_parity.worker.contenders import (
+    bench_optimization,
+    counted,
+    import_peer,
+    make_side,
+    watched,
+)
+from resnet_parity.worker.session import Session, Written, writing
+from shared_spec.formats.canonical_file import read_safetensors
 from shared_spec.plan.compiler import compile_plan
-from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.state import State, cast_weights
 
 
-def bench_build(session: Session, key: str, job: dict[str, Any]) -> dict[str, Any]:
-    """Build a side and run its first pass, which compiles; logits, or the updates of the parameters
-    that are watched, go into the job's file. A library that is not there is listed in `missing`.
+@writing
+def bench_build(session: Session, key: str, job: dict[str, Any]) -> Written:
+    """Build a side and run its first pass, which compiles: `logits`, or `update/<parameter>` of
+    those that are watched. A library that is not there is told in `missing`.
     """
-    asked = BenchJob.parse(job)
+    asked, times = BenchJob.from_dict(job), {"import": session.import_seconds}
     with as_users_run(session, asked.tf32):
         try:
-            start = time.perf_counter()
-            extra = import_peer(asked.peer)
-            imported = session.import_seconds + time.perf_counter() - start
+            with counted(times, "import"):
+                extra = import_peer(asked.peer)
         except ImportError as error:
-            return {"missing": f"{asked.peer} cannot be imported here: {error}"}
-        side = make_side(session, asked)
+            return {"missing": f"{asked.peer} cannot be imported here: {error}"}, {}
+        side = make_side(session, asked, times)
         names = watched(compile_plan(asked.net)) if asked.mode == "train" else []
         before = side.parameters(names)
-        start = time.perf_counter()
-        result = side.run(1)
-        first = time.perf_counter() - start
+        with counted(times, "first_call"):
+            result = side.run(1)
         after = side.parameters(names)
         found: State = {f"update/{n}": after[n].astype(np.float64) - before[n] for n in names}
         if asked.mode == "infer":
             found = {"logits": _numpy(result)}
-        save_canonical(Path(asked.outputs), Checkpoint(found))
         session.sides[key] = side, asked.tf32
         _reset_peaks(session)
-    return {
-        "import": imported,
-        "build": side.build,
-        "load": side.load,
-        "first_call": first,
-        "versions": {name: _version(name) for name in extra},
-        "settings": settings(session, asked.tf32),
-    }
+    versions = {name: str(importlib.import_module(name).__version__) for name in extra}
+    return times | {"versions": versions, "settings": settings(session, asked.tf32)}, found
 
 
 def bench_time(session: Session, key: str, passes: int) -> dict[str, Any]:
@@ -90,12 +87,13 @@ def bench_rates(
         return device_rates.measure(framework, session.device, dtype, seconds).to_dict()
 
 
-def bench_reference(session: Session, job: dict[str, Any], roundoff: str, trials: int) -> None:
+@writing
+def bench_reference(session: Session, job: dict[str, Any], roundoff: str, trials: int) -> Written:
     """In float64: `exact/...` for the logits of the images that a batch repeats, or the first
     update of what is watched; `trial<i>/...` with weights changed as rounding does; and in
     `storage/...` what rounding the updated weights themselves to float32 does to an update.
     """
-    asked = BenchJob.parse(job)
+    asked = BenchJob.from_dict(job)
     net = asked.net
     p = compile_plan(net)
     state = cast_weights(read_safetensors(asked.weights).state, "float64")
@@ -119,7 +117,7 @@ def bench_reference(session: Session, job: dict[str, Any], roundoff: str, trials
                 found[f"storage/update/{parameter}"] = np.array([spacing])
         del model, trainer
         gc.collect()
-    save_canonical(Path(asked.outputs), Checkpoint(found))
+    return {}, found
 
 
 OPERATIONS = (bench_build, bench_time, bench_close, bench_rates, bench_reference)
@@ -133,40 +131,23 @@ def as_users_run(session: Session, tf32: bool) -> Iterator[None]:
     """Without JAX's 64 bits, which a worker has for its references; with TF32 if requested, and
     with device memory taken as it is needed, since several processes share it.
     """
-    if "jax" in session.uses:
-        import jax
+    with ExitStack() as stack:
+        stack.enter_context(session.at_precision("tf32" if tf32 else "highest"))
+        if "jax" in session.uses:
+            import jax
 
-        kept = jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-        update: Any = jax.config.update
-        update("jax_enable_x64", False)
-        update("jax_default_matmul_precision", "tensorfloat32" if tf32 else kept[1])
-        try:
-            yield
-        finally:
-            update("jax_enable_x64", kept[0])
-            update("jax_default_matmul_precision", kept[1])
-        return
-    _set_tf32(session, tf32)
-    try:
+            stack.enter_context(jax.enable_x64(False))
+        if "torch" in session.uses:
+            import torch
+
+            torch.backends.cudnn.benchmark = True  # shapes stay: the fastest kernel is looked for
+        if "tensorflow" in session.uses:
+            import tensorflow as tf
+
+            with suppress(RuntimeError):  # it has begun; then it is set already
+                for gpu in tf.config.list_physical_devices("GPU"):
+                    tf.config.experimental.set_memory_growth(gpu, True)
         yield
-    finally:
-        _set_tf32(session, False)
-
-
-def _set_tf32(session: Session, on: bool) -> None:
-    if "torch" in session.uses:
-        import torch
-
-        torch.backends.cudnn.benchmark = True  # shapes stay, so the fastest kernel is looked for
-        torch.backends.cudnn.allow_tf32 = on
-        torch.backends.cuda.matmul.allow_tf32 = on
-    if "tensorflow" in session.uses:
-        import tensorflow as tf
-
-        tf.config.experimental.enable_tensor_float_32_execution(on)
-        with suppress(RuntimeError):  # it has begun; then it is set already
-            for gpu in tf.config.list_physical_devices("GPU"):
-                tf.config.experimental.set_memory_growth(gpu, True)
 
 
 def settings(session: Session, tf32: bool) -> dict[str, Any]:
@@ -262,7 +243,3 @@ def _numpy(value: Any) -> np.ndarray:
     if hasattr(value, "detach"):
         return value.detach().float().cpu().numpy()  # type: ignore[no-any-return]
     return np.asarray(value)
-
-
-def _version(module: str) -> str:
-    return str(importlib.import_module(module).__version__)

@@ -14,8 +14,8 @@ import importlib.util
 import itertools
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -82,36 +82,46 @@ def import_peer(peer: str | None) -> list[str]:
     return []
 
 
-def make_side(session: Session, job: BenchJob) -> Side:
-    """A side, ready to run, in the process of an engine that has its framework."""
-    if session.package == "resnet_torch":
-        return _torch_side(session, job)
-    if session.package == "resnet_keras":
-        return _keras_side(session, job)
-    return _linen_side(job) if job.peer else _flax_side(session, job)
+Times = dict[str, float]
+"""Seconds, of what is called `import`, `build`, `load` and `first_call`."""
 
 
-def _own(session: Session, job: BenchJob) -> tuple[Any, float, float]:
-    """Our model, and the seconds that building it and loading the weights took. For the inference
-    form the file is read first: folding is part of building.
-    """
-    dtype = "float32" if job.mode == "train" else job.dtype
-    net = job.net
+@contextmanager
+def counted(times: Times, name: str) -> Iterator[None]:
+    """Add the seconds of what is done inside."""
     start = time.perf_counter()
+    yield
+    times[name] = times.get(name, 0.0) + time.perf_counter() - start
+
+
+def make_side(session: Session, job: BenchJob, times: Times) -> Side:
+    """A side, ready to run, in the process of an engine that has its framework; with the seconds
+    that building it and loading the weights took.
+    """
+    if session.package == "resnet_torch":
+        return _torch_side(session, job, times)
+    if session.package == "resnet_keras":
+        return _keras_side(session, job, times)
+    return _linen_side(job, times) if job.peer else _flax_side(session, job, times)
+
+
+def _own(session: Session, job: BenchJob, times: Times) -> Any:
+    """Our model. For the inference form the file is read first: folding is part of building."""
+    net, dtype = job.net, "float32" if job.mode == "train" else job.dtype
     if job.form == "inference":
-        state = dict(read_safetensors(job.weights).state)
-        read = time.perf_counter()
-        model = session.resnet.create_model(net, weights=state, dtype=dtype, inference=True)
-        load, build = read - start, time.perf_counter() - read
+        with counted(times, "load"):
+            state = dict(read_safetensors(job.weights).state)
+        with counted(times, "build"):
+            model = session.resnet.create_model(net, weights=state, dtype=dtype, inference=True)
     else:
-        model = session.resnet.create_model(net, dtype=dtype)
-        built = time.perf_counter()
-        session.resnet.load_weights(model, job.weights)
-        build, load = built - start, time.perf_counter() - built
-    return session.moved(model), build, load
+        with counted(times, "build"):
+            model = session.resnet.create_model(net, dtype=dtype)
+        with counted(times, "load"):
+            session.resnet.load_weights(model, job.weights)
+    return session.moved(model)
 
 
-def _own_trainer(session: Session, job: BenchJob, model: Any, build: float, load: float) -> Side:
+def _own_trainer(session: Session, job: BenchJob, model: Any) -> Side:
     trainer = session.resnet.Trainer(model, bench_optimization(job.dtype), 10**6)
     arrays = job.images, job.labels
     # Its peers under Keras place each batch in `fit`.
@@ -127,34 +137,28 @@ def _own_trainer(session: Session, job: BenchJob, model: Any, build: float, load
         state = session.resnet.export_weights(trainer.model)
         return {name: state[name] for name in names}
 
-    return Side(run, build, load, parameters)
+    return Side(run, parameters)
 
 
 # PyTorch.
 
 
-def _torch_side(session: Session, job: BenchJob) -> Side:
+def _torch_side(session: Session, job: BenchJob, times: Times) -> Side:
     import torch
 
-    if job.peer is None:
-        model, build, load = _own(session, job)
-    else:
-        model, build, load = _torch_peer(session, job)
+    model = (_torch_peer if job.peer else _own)(session, job, times)
     if job.layout == "channels_last":
         model = model.to(memory_format=torch.channels_last)
     compiled = job.compile != "none"
     if job.mode == "train":
         if compiled:
             model.compile()
-        if job.peer is None:
-            return _own_trainer(session, job, model, build, load)
-        return _torch_loop(job, model.train(), build, load)
+        return _torch_loop(job, model) if job.peer else _own_trainer(session, job, model)
     model.eval()
     x = _torch_images(job, next(model.parameters()))
     if compiled:
         net = model
-        theirs = job.peer is not None
-        model = frozen(lambda x: net(x), job.dtype) if theirs else session.resnet.compiled(net)
+        model = frozen(lambda x: net(x), job.dtype) if job.peer else session.resnet.compiled(net)
 
     def run(passes: int) -> Any:
         with torch.inference_mode():
@@ -164,16 +168,15 @@ def _torch_side(session: Session, job: BenchJob) -> Side:
                 torch.cuda.synchronize()
         return y
 
-    return Side(run, build, load)
+    return Side(run)
 
 
-def _torch_peer(session: Session, job: BenchJob) -> tuple[Any, float, float]:
-    start = time.perf_counter()
-    model = torch_net(job.peer or "", job.name)
-    built = time.perf_counter()
-    dtype = "float32" if job.mode == "train" else job.dtype
-    model = session.moved(load_torch(model, job.state, dtype))
-    return model, built - start, time.perf_counter() - built
+def _torch_peer(session: Session, job: BenchJob, times: Times) -> Any:
+    with counted(times, "build"):
+        model = torch_net(job.peer or "", job.name)
+    with counted(times, "load"):
+        dtype = "float32" if job.mode == "train" else job.dtype
+        return session.moved(load_torch(model, job.state, dtype))
 
 
 def _torch_images(job: BenchJob, like: Any) -> Any:
@@ -185,13 +188,12 @@ def _torch_images(job: BenchJob, like: Any) -> Any:
     return x.contiguous(memory_format=layout)
 
 
-def _torch_loop(job: BenchJob, model: Any, build: float, load: float) -> Side:
+def _torch_loop(job: BenchJob, model: Any) -> Side:
     """The usual loop, over a batch on the device in the model's layout."""
     import torch
 
-    like = next(model.parameters())
-    images, labels = _torch_images(job, torch.empty(0, device=like.device)), job.labels
-    x, y = images.to(like.device), torch.from_numpy(labels).to(like.device)
+    like = next(model.train().parameters())
+    x, y = _torch_images(job, like), torch.from_numpy(job.labels).to(like.device)
     optimizer = torch.optim.SGD(model.parameters(), RATE, MOMENTUM, nesterov=True)
 
     def run(steps: int) -> np.ndarray:
@@ -208,23 +210,23 @@ def _torch_loop(job: BenchJob, model: Any, build: float, load: float) -> Side:
         found = dict(model.named_parameters())
         return {name: found[name].detach().cpu().numpy().copy() for name in names}
 
-    return Side(run, build, load, parameters)
+    return Side(run, parameters)
 
 
 # Keras.
 
 
-def _keras_side(session: Session, job: BenchJob) -> Side:
+def _keras_side(session: Session, job: BenchJob, times: Times) -> Side:
     import keras
 
     if job.peer is None:
-        model, build, load = _own(session, job)
+        model = _own(session, job, times)
         if job.mode == "train":
-            return _own_trainer(session, job, model, build, load)
+            return _own_trainer(session, job, model)
     else:
-        model, layers, build, load = _keras_peer(job)
+        model, layers = _keras_peer(job, times)
         if job.mode == "train":
-            return _keras_fit(job, model, layers, build, load)
+            return _keras_fit(job, model, layers)
     compiled = None if job.peer else session.resnet.compiled
     (framework,) = session.uses
     forward, wait = _KERAS_FORWARD[framework](model, job, compiled)
@@ -235,7 +237,7 @@ def _keras_side(session: Session, job: BenchJob) -> Side:
             y = forward(x)
         return wait(y)
 
-    return Side(run, build, load)
+    return Side(run)
 
 
 Compiled = Callable[[Any], Callable[[Any], Any]] | None
@@ -293,28 +295,20 @@ _KERAS_FORWARD: dict[str, Callable[[Any, BenchJob, Compiled], tuple[Any, Any]]] 
 }
 
 
-def _keras_peer(job: BenchJob) -> tuple[Any, dict[str, Any], float, float]:
-    """A library's model, its layers with parameters by canonical name, and two times."""
-    import keras
-
-    mixed = job.mode == "train" and job.dtype == "bfloat16"
-    kept = keras.config.dtype_policy()
-    start = time.perf_counter()
-    # `keras_dtype` sets the kind of variables too, which stay float32 in training.
-    with nullcontext() if job.mode == "train" else keras_dtype(job.dtype):
-        keras.config.set_dtype_policy("mixed_bfloat16" if mixed else keras.config.dtype_policy())
-        try:
-            model, layers = keras_net(job.peer or "", job.net, job.size, job.dtype)
-        finally:
-            keras.config.set_dtype_policy(kept)
-    built = time.perf_counter()
-    load_keras(job.peer or "", layers, job.state)
-    return model, layers, built - start, time.perf_counter() - built
+def _keras_peer(job: BenchJob, times: Times) -> tuple[Any, dict[str, Any]]:
+    """A library's model, and its layers with parameters by canonical name."""
+    # The kind of variables stays float32 in training.
+    floatx, policy = job.dtype, job.dtype
+    if job.mode == "train":
+        floatx, policy = "float32", "mixed_bfloat16" if job.dtype == "bfloat16" else "float32"
+    with counted(times, "build"), keras_dtype(floatx, policy):
+        model, layers = keras_net(job.peer or "", job.net, job.size, job.dtype)
+    with counted(times, "load"):
+        load_keras(job.peer or "", layers, job.state)
+    return model, layers
 
 
-def _keras_fit(
-    job: BenchJob, model: Any, layers: Mapping[str, Any], build: float, load: float
-) -> Side:
+def _keras_fit(job: BenchJob, model: Any, layers: Mapping[str, Any]) -> Side:
     import keras
 
     model.compile(
@@ -343,7 +337,7 @@ def _keras_fit(
             found[name] = array.transpose({4: (3, 2, 0, 1), 2: (1, 0)}.get(array.ndim, (0,)))
         return found
 
-    return Side(run, build, load, parameters)
+    return Side(run, parameters)
 
 
 # Flax.
@@ -360,28 +354,27 @@ def _ready(y: Any) -> Any:
     return y.block_until_ready()
 
 
-def _flax_side(session: Session, job: BenchJob) -> Side:
+def _flax_side(session: Session, job: BenchJob, times: Times) -> Side:
+    model = _own(session, job, times)
+    if job.mode == "train":
+        return _own_trainer(session, job, model)
+    return _jax_passes(session.resnet.compiled(model), job)
+
+
+def _jax_passes(forward: Callable[[Any], Any], job: BenchJob) -> Side:
     import jax.numpy as jnp
 
-    model, build, load = _own(session, job)
-    if job.mode == "train":
-        return _own_trainer(session, job, model, build, load)
-    forward = session.resnet.compiled(model)
-    return _jax_passes(forward, jnp.asarray(job.images, job.dtype), build, load)
-
-
-def _jax_passes(forward: Callable[[Any], Any], x: Any, build: float, load: float) -> Side:
-    once = _one_by_one(forward)
+    once, x = _one_by_one(forward), jnp.asarray(job.images, job.dtype)
 
     def run(passes: int) -> Any:
         for _ in range(passes):
             y = once(x)
         return _ready(y)
 
-    return Side(run, build, load)
+    return Side(run)
 
 
-def _linen_side(job: BenchJob) -> Side:
+def _linen_side(job: BenchJob, times: Times) -> Side:
     """The model of Flax's imagenet example, as the example runs and trains it."""
     import jax
     import jax.numpy as jnp
@@ -389,30 +382,27 @@ def _linen_side(job: BenchJob) -> Side:
 
     net = job.net
     models = importlib.import_module("flax_imagenet.models")
-    start = time.perf_counter()
-    model = models.ResNet(
-        stage_sizes=list(net.depths),
-        block_cls=getattr(models, BLOCKS[net.blocks[0]]),
-        num_classes=net.num_classes,
-        num_filters=net.stem_width,
-        dtype=getattr(jnp, job.dtype),
-    )
-    built = time.perf_counter()
-    arrays = foreign_arrays(LINEN, job.state, net)
-    variables = unflatten_dict(
-        {tuple(name.split("/")): jnp.asarray(a.read()) for name, a in arrays.items()}
-    )
-    build, load = built - start, time.perf_counter() - built
+    with counted(times, "build"):
+        model = models.ResNet(
+            stage_sizes=list(net.depths),
+            block_cls=getattr(models, BLOCKS[net.blocks[0]]),
+            num_classes=net.num_classes,
+            num_filters=net.stem_width,
+            dtype=getattr(jnp, job.dtype),
+        )
+    with counted(times, "load"):
+        arrays = foreign_arrays(LINEN, job.state, net)
+        variables = unflatten_dict({n: jnp.asarray(a.read()) for n, a in arrays.items()}, sep="/")
     if job.mode == "train":
-        return _linen_step(job, model, variables, build, load)
+        return _linen_step(job, model, variables)
     compiled = jax.jit(lambda v, x: model.apply(v, x, train=False))
-    x = jnp.asarray(job.images, job.dtype)
-    return _jax_passes(lambda x: compiled(variables, x), x, build, load)
+    return _jax_passes(lambda x: compiled(variables, x), job)
 
 
-def _linen_step(job: BenchJob, model: Any, variables: Any, build: float, load: float) -> Side:
+def _linen_step(job: BenchJob, model: Any, variables: Any) -> Side:
     import jax
     import optax
+    from flax.traverse_util import flatten_dict
     from jax import sharding
 
     transform = optax.sgd(RATE, MOMENTUM, nesterov=True)
@@ -450,15 +440,11 @@ def _linen_step(job: BenchJob, model: Any, variables: Any, build: float, load: f
         return np.array(float(value))
 
     def parameters(names: Sequence[str]) -> State:
-        places = {
-            q.name: LINEN.foreign_name(q, job.net) for q in compile_plan(job.net).parameters()
-        }
-        found = {}
-        for name in names:
-            leaf: Any = {"params": state[0]}
-            for part in places[name].name.split("/"):
-                leaf = leaf[part]
-            found[name] = places[name].slot.to_canonical(np.array(leaf))
+        leaves, found = flatten_dict({"params": state[0]}, sep="/"), {}
+        for q in compile_plan(job.net).parameters():
+            if q.name in names:
+                place = LINEN.foreign_name(q, job.net)
+                found[q.name] = place.slot.to_canonical(np.array(leaves[place.name]))
         return found
 
-    return Side(run, build, load, parameters)
+    return Side(run, parameters)

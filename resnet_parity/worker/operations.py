@@ -5,7 +5,6 @@ Arrays travel in safetensors files. Started as `python -m resnet_parity.worker P
 
 from __future__ import annotations
 
-import functools
 import gc
 import importlib
 import time
@@ -20,7 +19,7 @@ from resnet_parity.numerics.rounding import perturbed
 from resnet_parity.numerics.teacher_forcing import inputs_of, rounded
 from resnet_parity.worker import bench
 from resnet_parity.worker.reference_libraries import reference_logits
-from resnet_parity.worker.session import Operation, Session, narrowed, one_line
+from resnet_parity.worker.session import Operation, Session, Written, narrowed, one_line, writing
 from shared_spec.catalogue import CATALOGUE
 from shared_spec.errors import ResNetError
 from shared_spec.formats.canonical_file import read_safetensors, save_canonical, write_safetensors
@@ -32,19 +31,6 @@ from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.state import State, cast_weights, check_weights
 
 
-def timed(operation: Operation) -> Operation:
-    """The operation's answer, with the `seconds` that it took; its models are given back."""
-
-    @functools.wraps(operation)
-    def call(session: Session, **arguments: Any) -> dict[str, Any]:
-        start = time.perf_counter()
-        answer = operation(session, **arguments) or {}
-        gc.collect()  # Keras's models hold themselves in cycles
-        return answer | {"seconds": time.perf_counter() - start}
-
-    return call
-
-
 def info(session: Session) -> dict[str, Any]:
     """Versions and device."""
     modules = {"resnet_keras": ["keras"], "resnet_flax": ["flax"]}.get(session.package, [])
@@ -53,11 +39,11 @@ def info(session: Session) -> dict[str, Any]:
     return {"versions": versions, "device": session.hardware}
 
 
-@timed
-def run(session: Session, outputs: str, **request: Any) -> dict[str, Any]:
-    """What the model returns, and every block's output, for each file of images; all into one file.
+@writing
+def run(session: Session, **request: Any) -> Written:
+    """What the model returns, and every block's output, for each file of images.
 
-    The file's tensors are called `<index>/logits` (`<index>/features<i>` for a features-only model)
+    The tensors are called `<index>/logits` (`<index>/features<i>` for a features-only model)
     and `<index>/<block>`. `compiled` takes the results from `predict`; without it they too are
     computed layer by layer: XLA takes longer to compile a net than to run its layers once.
     """
@@ -78,20 +64,13 @@ def run(session: Session, outputs: str, **request: Any) -> dict[str, Any]:
             else:
                 arrays = [layers[name] for name in results.values()]
             found |= {f"{index}/{key}": x for key, x in zip(results, arrays, strict=True)}
-    save_canonical(Path(outputs), Checkpoint(found))
-    return {"parameters": session.resnet.parameter_count(model)}
+    return {"parameters": session.resnet.parameter_count(model)}, found
 
 
-@timed
+@writing
 def reference(
-    session: Session,
-    library: str,
-    name: str,
-    weights: str,
-    dtype: str,
-    images: list[str],
-    outputs: str,
-) -> dict[str, Any]:
+    session: Session, library: str, name: str, weights: str, dtype: str, images: list[str]
+) -> Written:
     """The logits of the net that `library` has under a name of the catalogue, named as in `run`."""
     state = narrowed(read_safetensors(weights).state, dtype)
     count, found = reference_logits(
@@ -101,30 +80,24 @@ def reference(
         dtype,
         [read_safetensors(file).state["images"] for file in images],
     )
-    save_canonical(Path(outputs), Checkpoint({f"{i}/logits": a for i, a in enumerate(found)}))
-    return {"parameters": count}
+    return {"parameters": count}, {f"{i}/logits": a for i, a in enumerate(found)}
 
 
+@writing
 def predict(
-    session: Session,
-    spec: dict[str, Any],
-    weights: str,
-    dtype: str,
-    images: str,
-    outputs: str,
-    repeat: int = 0,
-) -> dict[str, Any]:
+    session: Session, spec: dict[str, Any], weights: str, dtype: str, images: str, repeat: int = 0
+) -> Written:
     """Logits for a file of images; `repeat` further passes are timed, after that warm-up."""
     model = session.model(spec, weights, dtype)
     batch = read_safetensors(images).state["images"]
     logits = session.resnet.predict(model, batch)
-    save_canonical(Path(outputs), Checkpoint({"logits": logits}))
     passes = []
     for _ in range(repeat):
         start = time.perf_counter()
         session.resnet.predict(model, batch)
         passes.append(time.perf_counter() - start)
-    return {"parameters": session.resnet.parameter_count(model), "seconds": passes}
+    count = session.resnet.parameter_count(model)
+    return {"parameters": count, "seconds": passes}, {"logits": logits}
 
 
 def classify(
@@ -156,6 +129,7 @@ def classify(
     return {"seconds": seconds, "warm": warm}
 
 
+@writing
 def evaluate(
     session: Session,
     source: str,
@@ -163,18 +137,16 @@ def evaluate(
     dtypes: list[str],
     trials: int,
     images: str,
-    outputs: str,
     layers: bool = False,
-) -> None:
+) -> Written:
     """What a checkpoint, read by the backend itself, makes of images: `<dtype>/<output>`, and in
     float64 with its weights changed as rounding to float32 would, `trial<i>/<output>`; with
     `layers` the output of every layer too, `<dtype>/<number>`.
     """
     given = ResNetSpec.parse(spec)
     p = compile_plan(given)
-    found = session.resnet.read_checkpoint(source, given).state
-    check_weights(p, found, "float64", source)
-    state = dict(found)
+    state = dict(session.resnet.read_checkpoint(source, given).state)
+    check_weights(p, state, "float64", source)
     batch = read_safetensors(images).state["images"]
     runs = [(dtype, dtype, narrowed(state, dtype)) for dtype in dtypes]
     wide = cast_weights(state, "float64") if trials else {}
@@ -192,20 +164,19 @@ def evaluate(
         results |= {f"{name}/{i:05}": array for i, array in enumerate(arrays)}
         del model
         gc.collect()
-    save_canonical(Path(outputs), Checkpoint(results))
+    return {}, results
 
 
-@timed
+@writing
 def trace(
     session: Session,
     spec: dict[str, Any],
     weights: str,
     dtype: str,
     images: str,
-    outputs: str,
     reference: str | None = None,
     rounding: list[Any] | None = None,
-) -> dict[str, Any]:
+) -> Written:
     """The output of every layer and block, `output/<name>`, and, with a `reference` that is another
     such file, of each on what enters it there, `forced/<name>`; with `rounding`, a dtype and a
     seed, that input is changed as rounding would. What could not be run is listed in `broken`.
@@ -235,8 +206,7 @@ def trace(
             teacher_forced, failed = _each(session, model, inputs)
             results |= {f"forced/{name}": array for name, array in teacher_forced.items()}
             broken |= failed
-    save_canonical(Path(outputs), Checkpoint(results))
-    return {"broken": broken}
+    return {"broken": broken}, results
 
 
 def _each(session: Session, model: Any, inputs: State) -> tuple[State, dict[str, str]]:
@@ -254,6 +224,7 @@ def _each(session: Session, model: Any, inputs: State) -> tuple[State, dict[str,
         return found, failed
 
 
+@writing
 def trace_model(
     session: Session,
     own: dict[str, Any],
@@ -261,9 +232,8 @@ def trace_model(
     weights: str,
     dtype: str,
     images: str,
-    outputs: str,
     reference: str,
-) -> dict[str, Any]:
+) -> Written:
     """As `trace`, of a user's own model (its `factory`, and `names` for canonical ones) with a
     spec's weights; `input/<name>` too is what it computes, and `result/<name>` what it returns.
     """
@@ -277,19 +247,13 @@ def trace_model(
         arrays, notes = run_own(
             session, compile_plan(given), own["factory"], own["names"], state, dtype, batch, known
         )
-    save_canonical(Path(outputs), Checkpoint(arrays))
-    return {"broken": {}, "notes": notes}
+    return {"broken": {}, "notes": notes}, arrays
 
 
-@timed
+@writing
 def train(
-    session: Session,
-    spec: dict[str, Any],
-    weights: str,
-    recipe: dict[str, Any],
-    batches: str,
-    outputs: str,
-) -> None:
+    session: Session, spec: dict[str, Any], weights: str, recipe: dict[str, Any], batches: str
+) -> Written:
     """Train on batches, `<i>/images` and `<i>/labels`, and report: `gradient/<parameter>` and
     `gradient.images` before the first step; `updated/<parameter>` after it; `loss/<i>` and
     `statistics/<i>/<array>` of every step; `weights/<array>` and `average/<array>` after the last.
@@ -314,7 +278,7 @@ def train(
         found |= {f"statistics/{i}/{name}": a for name, a in trainer.statistics().items()}
     kept = trainer.state()
     found |= {k: a for k, a in kept.items() if k.startswith(("weights/", "average/"))}
-    save_canonical(Path(outputs), Checkpoint(found))
+    return {}, found
 
 
 def _scalar(value: Any) -> np.ndarray:

@@ -187,13 +187,13 @@ def _run_keras(
 
 
 @contextmanager
-def keras_dtype(dtype: str) -> Iterator[None]:
+def keras_dtype(dtype: str, policy: str | None = None) -> Iterator[None]:
     """Let Keras build layers of `dtype`: by the policy too, which keeps an earlier floatx."""
     import keras
 
     kept = keras.config.floatx(), keras.config.dtype_policy()
     keras.config.set_floatx(dtype)
-    keras.config.set_dtype_policy(dtype)
+    keras.config.set_dtype_policy(policy or dtype)
     try:
         yield
     finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import importlib
 import os
 import platform
@@ -9,16 +11,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from shared_spec.errors import FrameworkError
-from shared_spec.formats.canonical_file import read_safetensors
+from shared_spec.formats.canonical_file import read_safetensors, save_canonical
 from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.state import State, cast_weights, numpy_dtype
 
 Operation = Callable[..., Any]
+
+Written = tuple[dict[str, Any], Mapping[str, np.ndarray]]
+"""What an operation answers, and the arrays that go into a file."""
 
 
 @dataclass
@@ -28,8 +35,6 @@ class Side:
     """
 
     run: Callable[[int], Any]
-    build: float
-    load: float
     parameters: Callable[[Sequence[str]], State] = lambda names: {}
 
 
@@ -69,8 +74,9 @@ class Session:
         return self.moved(self.resnet.create_model(spec, weights=state, dtype=dtype))
 
     def moved(self, model: Any) -> Any:
-        """A model, on the session's device."""
-        return model.to("cuda") if self._moves() else model
+        """A model, on the session's device; other frameworks than PyTorch see to that themselves."""
+        to_cuda = self.package == "resnet_torch" and self.device == "gpu"
+        return model.to("cuda") if to_cuda else model
 
     @contextmanager
     def forward_only(self) -> Iterator[None]:
@@ -92,10 +98,6 @@ class Session:
         finally:
             set_precision(self.uses, "highest")
 
-    def _moves(self) -> bool:
-        # JAX, TensorFlow and Keras put arrays on the accelerator themselves.
-        return self.package == "resnet_torch" and self.device == "gpu"
-
     def _hardware(self) -> str:
         """The device's name; raises FrameworkError if the engine cannot compute there."""
         (framework,) = self.uses
@@ -103,6 +105,22 @@ class Session:
         if found is None:
             raise FrameworkError(f"{framework} finds no {self.device} on this machine")
         return (platform.processor() or platform.machine()) if self.device == "cpu" else found
+
+
+def writing(operation: Callable[..., Written]) -> Operation:
+    """The operation's answer, with the `seconds` that it took unless it has some of its own; its
+    arrays are written to the file `outputs`, and its models given back.
+    """
+
+    @functools.wraps(operation)
+    def call(session: Session, outputs: str, **arguments: Any) -> dict[str, Any]:
+        start = time.perf_counter()
+        answer, arrays = operation(session, **arguments)
+        save_canonical(Path(outputs), Checkpoint(arrays))
+        gc.collect()  # Keras's models hold themselves in cycles
+        return {"seconds": time.perf_counter() - start} | answer
+
+    return call
 
 
 def one_line(error: Exception) -> str:
@@ -155,21 +173,21 @@ _DEVICE_NAMES: dict[str, Callable[[str], str | None]] = {
 
 
 def set_precision(frameworks: set[str], precision: str) -> None:
-    """Multiply float32 numbers in full (`highest`: no TF32, no bfloat16 passes), or as the
-    frameworks do by themselves.
+    """Multiply float32 numbers in full (`highest`: no TF32, no bfloat16 passes), in `tf32`, or as
+    the frameworks do by themselves (`default`).
     """
-    default = precision == "default"
     if "torch" in frameworks:
         import torch
 
-        torch.backends.cudnn.allow_tf32 = default  # torch's own: convolutions yes, products no
-        torch.backends.cuda.matmul.allow_tf32 = False
+        # torch's own default: convolutions yes, products no
+        torch.backends.cudnn.allow_tf32 = precision != "highest"
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     if "tensorflow" in frameworks:
         import tensorflow as tf
 
-        tf.config.experimental.enable_tensor_float_32_execution(default)
+        tf.config.experimental.enable_tensor_float_32_execution(precision != "highest")
     if "jax" in frameworks:
         import jax
 
-        chosen = None if default else "highest"
+        chosen = {"highest": "highest", "tf32": "tensorfloat32"}.get(precision)
         jax.config.update("jax_default_matmul_precision", chosen)  # type: ignore[no-untyped-call]

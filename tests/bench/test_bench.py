@@ -191,7 +191,7 @@ def test_numbers_that_are_not_finite_are_refused() -> None:
 
 def bound() -> float:
     """Images a second, of a batch of 4 by the rates of the fakes."""
-    seconds = bound_seconds(compile_plan(SPEC), (32, 32), "infer", 4, Rates.parse(RATES))
+    seconds = bound_seconds(compile_plan(SPEC), (32, 32), "infer", 4, Rates.from_dict(RATES))
     return 4 / seconds
 
 

@@ -109,7 +109,7 @@ def test_the_better_of_two_measurements_counts() -> None:
     second = Rates("float32", 20.0, "two", ((1, 3.0), (2, 4.0)))
     for a, b in ((first, second), (second, first)):
         assert a.or_better(b) == Rates("float32", 20.0, "two", ((1, 5.0), (2, 4.0)))
-    assert Rates.parse(first.to_dict()) == first
+    assert Rates.from_dict(first.to_dict()) == first
 
 
 def test_the_fastest_of_many_tries_counts() -> None:
