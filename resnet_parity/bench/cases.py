@@ -45,8 +45,7 @@ def _variants(base: Case, request: BenchRequest, report: BenchReport) -> Iterato
     elif own and base.mode == "train" and engine.package == "resnet_keras":
         compiles = ("none",)
         if "default" in request.compiles:
-            note = f"{engine.name}: its Trainer has one way to compile, and was timed in that"
-            report.notes += [] if note in report.notes else [note]
+            report.note(f"{engine.name}: its Trainer has one way to compile, and was timed in that")
     for form, compile_, layout in itertools.product(forms or ["plain"], compiles, layouts):
         yield replace(base, form=form, layout=layout, compile=compile_)
 

@@ -166,11 +166,8 @@ class Bench:
     def _processes(self, found: Sequence[Case], rows: dict[str, BenchRow], rounds: range) -> None:
         """Some of the rounds, in a process of each side."""
         with ExitStack() as stack:
-            live: list[tuple[BenchRow, Any]] = []
-            for case in found:
-                row, worker = self._ready(case, rows, stack)
-                if row is not None and worker is not None:
-                    live.append((row, worker))
+            workers = [(case.key, self._ready(case, rows, stack)) for case in found]
+            live = [(rows[key], worker) for key, worker in workers if worker is not None]
             passes = {id(row): self._passes(row, worker) for row, worker in live}
             for number in rounds:
                 for row, worker in live:
@@ -182,16 +179,14 @@ class Bench:
                 with suppress(EngineError):
                     worker.call("bench_close", key=row.case.key)
 
-    def _ready(
-        self, case: Case, rows: dict[str, BenchRow], stack: ExitStack
-    ) -> tuple[BenchRow | None, Any]:
-        """A side that is built and computes the right thing, in its process; its row is the one
-        that it has, if this is not its first process.
+    def _ready(self, case: Case, rows: dict[str, BenchRow], stack: ExitStack) -> Worker | None:
+        """The process of a side that is built and computes the right thing. Its row is the one that
+        it has, if this is not its first process.
         """
         again = case.key in rows
         row = rows.get(case.key, BenchRow(case))
         if row.refused is not None:
-            return row, None
+            return None
         self.on_progress(f"{setting_of(case)}: building {case.engine.name}, {case.side}")
         asked = self._job(case).to_dict()
         try:
@@ -199,41 +194,38 @@ class Bench:
             answer, found = self.job.run(worker.call, "bench_build", key=case.key, job=asked)
             if "missing" in answer:
                 self.report.missing[case.candidate.label] = answer["missing"]
-                return None, None
+                return None
             self._told(answer)
-            rows[case.key] = row
             if not again:
-                row.facts = {k: answer[k] for k in ("import", "build", "load", "first_call")}
+                row.facts = {k: answer[k] for k in ("imported", "build", "load", "first_call")}
             row.refused = self._judge(case, found, not again)
         except (EngineError, ResNetError) as error:
-            rows[case.key] = row
             row.refused = f"failed: {error}"
-        return row, None if row.refused else worker
+        rows[case.key] = row
+        return None if row.refused else worker
 
     def _told(self, answer: dict[str, Any]) -> None:
         """What a side says of its settings."""
-        environment, given = self.report.environment, dict(answer["settings"])
-        framework = given.pop("framework")
+        environment, given = self.report.environment, answer["settings"]
         environment["versions"] |= answer["versions"]
-        environment["threads"][framework] = given.pop("threads")
-        environment["matmul_precision"][framework] = given.pop("matmul_precision")
-        given.pop("tf32")
-        environment["variables"] |= given
+        environment["variables"] |= given["variables"]
+        for name in ("threads", "matmul_precision"):
+            environment[name][given["framework"]] = given[name]
 
-    def _passes(self, row: BenchRow, worker: Any) -> int:
+    def _passes(self, row: BenchRow, worker: Worker) -> int:
         """How many passes make a round of the length that is requested."""
         self._round(row, worker, 1)
         once = row.seconds.pop() if row.refused is None else 1.0
         return max(1, min(round(self.request.seconds / max(once, 1e-9)), 10_000))
 
-    def _round(self, row: BenchRow, worker: Any, passes: int) -> None:
+    def _round(self, row: BenchRow, worker: Worker, passes: int) -> None:
         try:
             answer = worker.call("bench_time", key=row.case.key, passes=passes)
         except (EngineError, ResNetError) as error:
             row.refused = f"failed: {error}"
             return
         row.seconds.append(answer["seconds"] / passes)
-        row.facts["peaks"] = answer["peaks"]
+        row.facts |= answer["peaks"]
         if not answer["finite"]:
             row.refused = "it computes numbers that are not finite"
 
@@ -268,41 +260,32 @@ class Bench:
         name, error, bound = farthest_result(self._reference(case), found, case.batch)
         holds = error <= bound
         if first or not holds:
-            self._compared(case, name, error, bound)
+            same = ("side", "mode", "batch", "dtype", "form", "compile")
+            self.report.parity.append(
+                Parity(
+                    engine=case.engine.name,
+                    net=case.candidate.net,
+                    **{name: getattr(case, name) for name in same},
+                    compared=name,
+                    reference=f"{self._referee().name} in float64",
+                    error=error if math.isfinite(error) else None,
+                    bound=bound,
+                    holds=holds,
+                )
+            )
+        if holds and bound >= 1:
+            self.report.note(
+                f"{setting_of(case)}: rounding alone may change the {name} of "
+                f"{case.candidate.net} by {bound:.1f} times their size, so that the check proves "
+                f"little there"
+            )
         if holds:
-            self._doubt(case, name, bound)
             return None
         what = "logits" if name == "logits" else f"first {name.replace('/', ' of ')}"
         return (
             f"it does not compute {case.candidate.net}: its {what} are {error:.1e} from float64, "
             f"over {bound:.1e}"
         )
-
-    def _compared(self, case: Case, name: str, error: float, bound: float) -> None:
-        """Into the report."""
-        same = ("side", "mode", "batch", "dtype", "form", "compile")
-        self.report.parity.append(
-            Parity(
-                engine=case.engine.name,
-                net=case.candidate.net,
-                **{name: getattr(case, name) for name in same},
-                compared=name,
-                reference=f"{self._referee().name} in float64",
-                error=error if math.isfinite(error) else None,
-                bound=bound,
-                holds=error <= bound,
-            )
-        )
-
-    def _doubt(self, case: Case, name: str, bound: float) -> None:
-        """Tell where agreement says little: rounding alone may change everything there."""
-        if bound >= 1:
-            text = (
-                f"{setting_of(case)}: rounding alone may change the {name} of "
-                f"{case.candidate.net} by {bound:.1f} times their size, so that the check proves "
-                f"little there"
-            )
-            self.report.notes += [] if text in self.report.notes else [text]
 
     def _referee(self) -> Engine:
         """Whose float64 is the reference."""

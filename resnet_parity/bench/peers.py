@@ -78,14 +78,9 @@ def _peers(name: str, spec: ResNetSpec, engine: Engine) -> Iterator[Candidate]:
     for peer, (dialect, package) in TWINS.items():
         library_spec = _nearest_library_spec(dialect, spec) if package == engine.package else None
         if library_spec is not None and (peer != "keras.applications" or _published(library_spec)):
-            yield Candidate(
-                engine,
-                peer,
-                library_spec,
-                _name(name, spec, library_spec),
-                _macs(library_spec),
-                _note(spec, library_spec),
-            )
+            note = _note(spec, library_spec)
+            net = _name(name, library_spec) if note else name
+            yield Candidate(engine, peer, library_spec, net, _macs(library_spec), note)
 
 
 def _nearest_library_spec(dialect: Dialect, spec: ResNetSpec) -> ResNetSpec | None:
@@ -102,23 +97,21 @@ def _nearest_library_spec(dialect: Dialect, spec: ResNetSpec) -> ResNetSpec | No
 
 def _published(library_spec: ResNetSpec) -> bool:
     """Whether keras.applications has a function that builds it: of its own depths alone."""
-    names = (n for n in CATALOGUE if CATALOGUE[n].family == "keras")
+    published = (entry.spec for entry in CATALOGUE.values() if entry.family == "keras")
     fields = ("depths", "pre_activation", "block", "widths")
     return any(
-        all(getattr(CATALOGUE[n].spec, f) == getattr(library_spec, f) for f in fields)
-        for n in names
+        all(getattr(known, f) == getattr(library_spec, f) for f in fields) for known in published
     )
 
 
-def _name(name: str, spec: ResNetSpec, library_spec: ResNetSpec) -> str:
-    """Ours, if it computes the same function, or what the catalogue calls it."""
-    if not _note(spec, library_spec):
-        return name
-    plain = {n: e.spec for n, e in CATALOGUE.items() if e.spec == library_spec}
-    return next(iter(plain), f"the counterpart of {name}")
+def _name(name: str, library_spec: ResNetSpec) -> str:
+    """What the catalogue calls another net than ours."""
+    known = (n for n, entry in CATALOGUE.items() if entry.spec == library_spec)
+    return next(known, f"the counterpart of {name}")
 
 
 def _note(spec: ResNetSpec, library_spec: ResNetSpec) -> str:
+    """What is different; nothing if it computes the same function."""
     if function_of(compile_plan(spec)) == function_of(compile_plan(library_spec)):
         return ""
     more = _macs(library_spec) / _macs(spec) - 1

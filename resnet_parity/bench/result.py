@@ -203,6 +203,10 @@ class BenchReport(JudgedRecord):
     missing: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    def note(self, text: str) -> None:
+        """Add to `notes` what is not there yet."""
+        self.notes += [] if text in self.notes else [text]
+
 
 @dataclass
 class BenchRow:
@@ -216,6 +220,7 @@ class BenchRow:
     """Images a second."""
     ratio: float | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    """Fields of `Timed`: what a worker says of its first call and of memory."""
     refused: str | None = None
 
     @property
@@ -237,8 +242,6 @@ class BenchRow:
         if speed is not None:
             low, median, high = (float(np.quantile(self.seconds, q)) for q in (0.25, 0.5, 0.75))
             seconds = Seconds(median, low, high, self.seconds)
-        facts: dict[str, Any] = {} if self.refused else self.facts
-        peaks = facts.get("peaks", {})
         same = ("side", "mode", "batch", "dtype", "form", "layout", "compile")
         return Timed(
             engine=case.engine.name,
@@ -254,13 +257,8 @@ class BenchRow:
             bound_images_per_second=self.bound,
             share=self.share,
             ratio=self.ratio,
-            imported=facts.get("import"),
-            build=facts.get("build"),
-            load=facts.get("load"),
-            first_call=facts.get("first_call"),
-            peak_host_bytes=peaks.get("host"),
-            peak_device_bytes=peaks.get("device"),
             refused=self.refused,
+            **({} if self.refused else self.facts),
         )
 
     def scaled(self, over: str, x: int, label: str) -> Scaled:

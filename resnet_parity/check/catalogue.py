@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -21,7 +22,6 @@ from resnet_parity.check.record_file import (
     digest_of,
     finite,
     read_records,
-    today,
     versions_of,
 )
 from resnet_parity.engines.job import EngineJob
@@ -113,11 +113,10 @@ def sweep(
 def _blank(entry: Entry, settings: Settings) -> Record:
     """A record with what is known beforehand."""
     references = references_of(entry)
-    requires = [e.requires for e in settings.engines if e.missing() is None]
-    requires += [r.requires for r in references if r.missing() is None]
-    versions = versions_of(m for modules in requires for m in modules)
+    wanted: list[Engine | Reference] = [*settings.engines, *references]
+    missing = {x.name: text for x in wanted if (text := x.missing()) is not None}
+    versions = versions_of(m for x in wanted if x.name not in missing for m in x.requires)
     sizes = list(settings.sizes or [_size(entry)])
-    absent: list[Engine | Reference] = [*settings.engines, *references]
     facts = {
         "spec": entry.spec.to_dict(),
         "sizes": sizes,
@@ -132,14 +131,14 @@ def _blank(entry: Entry, settings: Settings) -> Record:
         entry.name,
         entry.family,
         digest_of(facts),
-        today(),
+        datetime.datetime.now(datetime.UTC).date().isoformat(),
         settings.dtype,
         settings.device,
         sizes,
         settings.batch,
         compile_plan(entry.spec).parameter_count(),
         versions,
-        missing={x.name: text for x in absent if (text := x.missing()) is not None},
+        missing=missing,
     )
 
 

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
-from resnet_parity.check.result import Outputs, Ran
+from resnet_parity.check.result import CheckReport, Outputs, Ran, TrainingReport
 from resnet_parity.engines.job import EngineJob
 from resnet_parity.engines.process import EngineError, Worker
 from resnet_parity.engines.registry import Device, Engine
 from shared_spec.errors import ResNetError
 
-
-class Presence(Protocol):
-    """A report on what engines gave: which ran, and which did not."""
-
-    dtype: str
-    ran: list[Ran]
-    failed: dict[str, str]
-    missing: dict[str, str]
-    problems: list[str]
+Report = CheckReport | TrainingReport
 
 
 def run_engine(
     job: EngineJob,
     engine: Engine,
     device: Device,
-    report: Presence,
+    report: Report,
     work: Callable[[Worker], tuple[Any, Outputs]],
 ) -> None:
     """Add to a report what an engine's worker answers and gives, or why there is nothing."""
@@ -46,7 +38,7 @@ def run_engine(
     report.ran.append(Ran(engine.name, outputs, count, seconds, versions, hardware))
 
 
-def judge_presence(report: Presence, requested: bool) -> None:
+def judge_presence(report: Report, requested: bool) -> None:
     """Add what keeps a comparison from being one; a missing engine counts if it was `requested`."""
     for engine, reason in report.failed.items():
         report.problems.append(f"{engine} failed: {reason}")

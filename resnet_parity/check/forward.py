@@ -217,16 +217,14 @@ def _judge_rounding(
         report.problems.append(f"no float64 reference: {failure}")
         return
     report.tolerance = ROUNDING_FACTOR * max(errors.values())
+    cause = f"{report.dtype} rounding"
+    if report.coarse:
+        how = "which is how this device's own precision multiplies"
+        cause = f"rounding as in {report.coarse}, {how} {report.dtype},"
     report.rule = (
         f"{RULE} to float64 ≤ {report.tolerance:.1e}, which is {ROUNDING_FACTOR:g} times what "
-        f"{report.dtype} rounding is measured to cause; twice that between two engines"
+        f"{cause} is measured to cause; twice that between two engines"
     )
-    if report.coarse:
-        report.rule = report.rule.replace(
-            f"{report.dtype} rounding",
-            f"rounding as in {report.coarse}, which is how this device's own precision multiplies "
-            f"{report.dtype},",
-        )
     for ran in report.ran:
         try:
             found = [difference(reference[k], ran.outputs[k]) for k in reference]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import importlib.util
 import json
@@ -154,11 +153,6 @@ def versions_of(modules: Iterable[str]) -> dict[str, str]:
 def _version(module: str) -> str:
     # TensorFlow's distribution has other names on some systems.
     return version(packages_distributions()[module][0])
-
-
-def today() -> str:
-    """The date in UTC, as in 2026-11-21."""
-    return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
 def finite(value: float) -> float | None:

@@ -83,8 +83,7 @@ def check_training(  # noqa: PLR0913 a verb
     recipe = (optimization or comparison_optimization()).model_copy(update={"precision": dtype})
     side = min(64, max(spec.image_size, 8))
     shape = (batch, *(size or (side, side)), spec.in_channels)
-    told = recipe.to_dict()
-    report = TrainingReport(name, dtype, steps, shape, told)
+    report = TrainingReport(name, dtype, steps, shape, recipe.to_dict())
     spec, dropped = without_drops(spec)
     if dropped:
         report.notes.append(f"{', '.join(dropped)} set to 0: engines draw different numbers")
@@ -140,7 +139,8 @@ def _compared(p: Plan, a: State, b: State) -> dict[str, Rows]:
     distance = _distance_from(a)
     for key in _in_order(p, a.keys() | b.keys()):
         by = distance(key, a[key], b[key]) if key in a and key in b else math.inf
-        found[_quantity(key)].append((_described(key), by))
+        quantity, where = _told(key)
+        found[quantity].append((where, by))
     return found
 
 
@@ -171,29 +171,21 @@ def _in_order(p: Plan, keys: Iterable[str]) -> list[str]:
     return sorted(keys, key=order)
 
 
-def _quantity(key: str) -> str:
-    if key in ("loss/0", "gradient.loss"):
-        return "loss"
-    head = key.partition("/")[0]
-    if head.startswith("gradient"):
-        return "gradients"
-    return {"updated": "update", "statistics": "statistics"}.get(head, "weights")
-
-
-def _described(key: str) -> str:
+def _told(key: str) -> tuple[str, str]:
+    """Which quantity an array is of, and where it is, in words."""
     head, _, rest = key.partition("/")
-    if key == "gradient.images":
-        return "images"
+    index, _, name = rest.partition("/")
     if key in ("loss/0", "gradient.loss"):
-        return "the first loss"
-    if head == "loss":
-        return f"the loss of step {int(rest) + 1}"
-    if head == "statistics":
-        index, _, name = rest.partition("/")
-        return f"{name} after step {int(index) + 1}"
+        return "loss", "the first loss"
+    if head in ("gradient", "gradient.images"):
+        return "gradients", rest or "images"
     if head == "updated":
-        return f"{rest} after step 1"
-    return f"the average of {rest}" if head == "average" else rest
+        return "update", f"{rest} after step 1"
+    if head == "statistics":
+        return "statistics", f"{name} after step {int(index) + 1}"
+    if head == "loss":
+        return "weights", f"the loss of step {int(index) + 1}"
+    return "weights", f"the average of {rest}" if head == "average" else rest
 
 
 def worst(rows: Iterable[tuple[str, float]]) -> tuple[str, float]:
@@ -269,11 +261,11 @@ def _hold_against_float64(
 
 def _bounds(reference: State, trials: Iterable[State]) -> dict[str, float]:
     """Of the first loss and of gradients."""
-    first = {k: a for k, a in reference.items() if _quantity(k) in ("loss", "gradients")}
-    distance = _distance_from(reference)
     bounds = {"loss": 0.0, "gradients": 0.0}
-    for key, error in rounding_errors(first, trials, distance).items():
-        bounds[_quantity(key)] = max(bounds[_quantity(key)], ROUNDING_FACTOR * error)
+    first = {k: a for k, a in reference.items() if _told(k)[0] in bounds}
+    for key, error in rounding_errors(first, trials, _distance_from(reference)).items():
+        quantity = _told(key)[0]
+        bounds[quantity] = max(bounds[quantity], ROUNDING_FACTOR * error)
     return bounds
 
 

@@ -40,10 +40,6 @@ class EngineJob:
         save_canonical(Path(path), Checkpoint(arrays))
         return path
 
-    def read(self, name: str) -> State:
-        """The arrays of a file."""
-        return dict(read_safetensors(self.path(name)).state)
-
     def run(
         self, call: Callable[..., Any], operation: str, outputs: str = "outputs", **arguments: Any
     ) -> tuple[Any, State]:
@@ -52,8 +48,9 @@ class EngineJob:
         Raises:
             ResNetError, EngineError: see `Worker.call`.
         """
-        answer = call(operation, outputs=self.path(outputs), **arguments)
-        return answer, self.read(outputs)
+        path = self.path(outputs)
+        answer = call(operation, outputs=path, **arguments)
+        return answer, dict(read_safetensors(path).state)
 
     def begin(self, engine: Engine, device: Device = "cpu") -> AbstractContextManager[Worker]:
         """An engine's worker, whose failures are its own `EngineError`."""

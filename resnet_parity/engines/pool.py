@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from resnet_parity.engines.process import EngineError, Worker
@@ -14,7 +15,7 @@ RESIDENT_LIMIT = 3 * 2**30
 """A worker that holds more than this once its model is gone is started anew."""
 
 
-class WorkerPool:
+class WorkerPool(AbstractContextManager["WorkerPool"]):
     """One worker an engine and device. Starting one takes seconds, and compiling its first
     operations as long again, so that they stay; one that failed or grew is replaced.
     """
@@ -50,9 +51,6 @@ class WorkerPool:
 
     def _drop(self, key: tuple[str, Device]) -> None:
         self._workers.pop(key).close()
-
-    def __enter__(self) -> WorkerPool:
-        return self
 
     def __exit__(self, *failure: object) -> None:
         self.close()

@@ -24,7 +24,7 @@ class EngineError(Exception):
     """An engine is missing, died, or raised something that is not the user's fault."""
 
 
-class Worker:
+class Worker(AbstractContextManager["Worker"]):
     """A process that has one engine loaded. Use as a context manager.
 
     Args:
@@ -102,9 +102,6 @@ class Worker:
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
-
-    def __enter__(self) -> Worker:
-        return self
 
     def __exit__(self, *failure: object) -> None:
         self.close()

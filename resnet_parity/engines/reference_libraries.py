@@ -35,7 +35,7 @@ class Reference:
     """
 
     name: str
-    families: frozenset[str]
+    families: tuple[str, ...]
     requires: tuple[str, ...]
     engine: str
 
@@ -47,17 +47,10 @@ class Reference:
 REFERENCES: dict[str, Reference] = {
     reference.name: reference
     for reference in (
-        Reference("torchvision", frozenset({"torchvision"}), ("torch", "torchvision"), "torch"),
-        Reference(
-            "timm", frozenset({"torchvision", "timm", "timm_v2"}), ("torch", "timm"), "torch"
-        ),
+        Reference("torchvision", ("torchvision",), ("torch", "torchvision"), "torch"),
+        Reference("timm", ("torchvision", "timm", "timm_v2"), ("torch", "timm"), "torch"),
         # On Keras's TensorFlow engine its own layers compute in float64 throughout.
-        Reference(
-            "keras.applications",
-            frozenset({"keras"}),
-            ("keras", "tensorflow"),
-            "keras:tensorflow",
-        ),
+        Reference("keras.applications", ("keras",), ("keras", "tensorflow"), "keras:tensorflow"),
     )
 }
 

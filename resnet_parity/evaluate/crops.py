@@ -30,6 +30,7 @@ import numpy as np
 
 from resnet_parity.datasets import Dataset, Loader
 from resnet_parity.datasets.augment import shorter_side_to
+from resnet_parity.numerics.top_k import log_softmax
 from shared_spec.errors import DataError
 from shared_spec.weights.preprocessing import Preprocessing
 
@@ -54,18 +55,11 @@ class Views:
         """Views of an image at one scale."""
         return {"center": 1, "10": 10, "multi_scale": 2}[self.crops]
 
-    def resized(self, image: np.ndarray) -> list[np.ndarray]:
-        """One image at every scale.
-
-        Raises:
-            DataError: if it cannot be resized.
-        """
-        return [shorter_side_to(image, s, self.preprocessing.interpolation) for s in self.scales]
-
     def cut(self, image: np.ndarray) -> np.ndarray:
         """The views of an image at one scale, normalised: [views, H, W, C]."""
         size = self.preprocessing.image_size
-        views = ten_crops(image, size) if self.crops == "10" else mirrored_too(image)
+        both = (image, image[:, ::-1])
+        views = ten_crops(image, size) if self.crops == "10" else np.stack(both)
         return self.preprocessing.normalise(views / 255 if views.dtype == np.uint8 else views)
 
 
@@ -127,9 +121,11 @@ def _view_rounds(views: Views, dataset: Dataset) -> Iterator[Round]:
 
 
 def _resized(views: Views, dataset: Dataset, index: int) -> list[np.ndarray]:
+    """An image at every scale."""
     image = dataset.image(index)
     try:
-        return views.resized(image)
+        how = views.preprocessing.interpolation
+        return [shorter_side_to(image, side, how) for side in views.scales]
     except DataError as error:
         raise DataError(f"{dataset.where(index)}: {error}") from None
 
@@ -166,28 +162,16 @@ def _five_crops(image: np.ndarray, size: int) -> list[np.ndarray]:
     return [image[top : top + size, left : left + size] for top, left in places]
 
 
-def mirrored_too(image: np.ndarray) -> np.ndarray:
-    """[H, W, C] and its mirror image: [2, H, W, C]."""
-    return np.stack([image, image[:, ::-1]])
-
-
 def averaged(logits: np.ndarray) -> np.ndarray:
     """The logarithm of the mean probability over views: [N, V, classes] to float64 [N, classes].
 
     In logarithms throughout: of classes whose probabilities are too small for a float, the order
     counts too.
     """
-    logs = _log_softmax(logits)
+    logs = log_softmax(logits)
     highest = logs.max(1)
     mean = np.exp(logs - highest[:, None]).mean(1)
     found: np.ndarray = highest + np.log(mean)
-    return found
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    wide = logits.astype(np.float64)
-    wide -= wide.max(-1, keepdims=True)
-    found: np.ndarray = wide - np.log(np.exp(wide).sum(-1, keepdims=True))
     return found
 
 

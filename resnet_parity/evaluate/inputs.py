@@ -5,7 +5,7 @@ and whether they fit each other.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from shared_spec.plan.summary import layer_rows
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.training.data_spec import DataSpec, Split
 from shared_spec.training.recipe import Recipe, load_recipe
-from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.preprocessing import Preprocessing
 
 _LARGEST_SCALE = 8192
@@ -94,8 +93,17 @@ def prepare(request: EvaluationRequest) -> PreparedEvaluation:
     _check_options(request)
     weights = request.weights
     file, trained = _file_and_recipe(weights)
-    recipe, trained = _placed(request, trained)
-    checkpoint, net = _read(file, request)
+    recipe = request.recipe and changed(request.recipe, request.path, ())
+    if request.format is None and recipe is None:
+        if trained is None:
+            raise DataError(
+                "data: name what to evaluate on, by --data and --format, or by --recipe"
+            )
+        trained = changed(trained, request.path, ())
+    with workspace() as folder:
+        checkpoint, net = read_classifier(file, request.spec, folder, request.resize)
+        # What passed through a worker lies in the folder.
+        state = dict(checkpoint.state)
     declared, split = _declared(request, recipe or trained, net)
     dataset = open_dataset(declared, split)
     known = request.labels or checkpoint.labels
@@ -116,7 +124,7 @@ def prepare(request: EvaluationRequest) -> PreparedEvaluation:
     return PreparedEvaluation(
         weights=weights,
         spec=net,
-        state=checkpoint.state,
+        state=state,
         names=names,
         data=f"{declared.format} {declared.path or ''}".strip(),
         dataset=chosen,
@@ -164,32 +172,6 @@ def _file_and_recipe(weights: str) -> tuple[Path, Recipe | None]:
             f"`resnet-parity train --resume`"
         )
     return folder / WEIGHTS, recipe
-
-
-def _placed(
-    request: EvaluationRequest, trained: Recipe | None
-) -> tuple[Recipe | None, Recipe | None]:
-    """The recipe that was named and that of the run, the one that gives the data with those at the
-    place that was named.
-    """
-    recipe, path = request.recipe, request.path
-    if request.format is None:
-        if recipe is None and trained is None:
-            raise DataError(
-                "data: name what to evaluate on, by --data and --format, or by --recipe"
-            )
-        if recipe is not None:
-            recipe = changed(recipe, path, ())
-        elif trained is not None:
-            trained = changed(trained, path, ())
-    return recipe, trained
-
-
-def _read(file: Path, request: EvaluationRequest) -> tuple[Checkpoint, ResNetSpec]:
-    with workspace() as folder:
-        checkpoint, net = read_classifier(file, request.spec, folder, request.resize)
-        # What passed through a worker lies in the folder.
-        return replace(checkpoint, state=dict(checkpoint.state)), net
 
 
 def _declared(

@@ -11,6 +11,7 @@ import numpy as np
 from resnet_parity.convert.read import read_classifier
 from resnet_parity.engines.job import EngineJob
 from resnet_parity.engines.registry import Device, Engine
+from resnet_parity.numerics.top_k import log_softmax
 from shared_spec.atomic_write import workspace
 from shared_spec.errors import WeightsError
 from shared_spec.spec.resnet_spec import ResNetSpec
@@ -64,8 +65,7 @@ def classify(
 
 
 def _ranked(logits: np.ndarray, labels: Sequence[str], top: int) -> list[dict[str, Any]]:
-    shifted = np.exp(logits.astype(np.float64) - logits.max())
-    probabilities = shifted / shifted.sum()
+    probabilities = np.exp(log_softmax(logits))
     order = np.argsort(-probabilities, kind="stable")[:top]
     return [
         {"label": labels[i], "index": int(i), "probability": float(probabilities[i])} for i in order

@@ -84,14 +84,15 @@ def evaluate(
         # All processes at once: each takes seconds to import its framework.
         for engine in engines:
             with run.excusing(engine.name):
-                run.add(engine, stack.enter_context(job.begin(engine, device)))
+                worker = stack.enter_context(job.begin(engine, device))
+                run.tallies[engine.name] = _Tally(engine, worker)
         on_progress("starting engines")
         run.load()
         on_progress("evaluating")
         views = rounds(prepared.views, prepared.dataset, prepared.loader)
         for indices, chunks in stack.enter_context(closing(views)):
             run.round(indices, chunks, advance)
-            if not run.alive:
+            if not run.tallies:
                 break
         run.finish()
         if len(report.ran) > 1 and dtype != "float64":
@@ -137,17 +138,17 @@ class _PairTally:
     disagreements: list[dict[str, str]] = field(default_factory=list)
 
 
+@dataclass
 class _EvaluationRun:
     """An evaluation on its way."""
 
-    def __init__(
-        self, prepared: PreparedEvaluation, dtype: str, job: EngineJob, report: EvaluationReport
-    ) -> None:
-        self._p, self._dtype, self._job, self._report = prepared, dtype, job, report
-        self._tallies: dict[str, _Tally] = {}
-        self._pairs: dict[tuple[str, str], _PairTally] = {}
-        self._sample: np.ndarray | None = None
-        self._weights = job.save("weights", prepared.state)
+    _p: PreparedEvaluation
+    _dtype: str
+    _job: EngineJob
+    _report: EvaluationReport
+    tallies: dict[str, _Tally] = field(default_factory=dict)
+    _pairs: dict[tuple[str, str], _PairTally] = field(default_factory=dict)
+    _sample: np.ndarray | None = None
 
     @contextmanager
     def excusing(self, name: str) -> Iterator[None]:
@@ -156,30 +157,18 @@ class _EvaluationRun:
             yield
         except (EngineError, ResNetError) as error:
             self._report.failed[name] = str(error)
-            self._tallies.pop(name, None)
+            self.tallies.pop(name, None)
             self._pairs = {pair: found for pair, found in self._pairs.items() if name not in pair}
-
-    @property
-    def alive(self) -> bool:
-        """Whether any engine is left."""
-        return bool(self._tallies)
-
-    def add(self, engine: Engine, worker: Worker) -> None:
-        """An engine whose process has started."""
-        self._tallies[engine.name] = _Tally(engine, worker)
 
     def load(self) -> None:
         """Wait for the engines, and for their models."""
-        for name, tally in list(self._tallies.items()):
+        file = self._job.save("weights", self._p.state)
+        net = {"spec": self._p.spec.to_dict(), "weights": file, "dtype": self._dtype}
+        for name, tally in list(self.tallies.items()):
             with self.excusing(name):
                 tally.facts = tally.worker.call("info")
-                net = {
-                    "spec": self._p.spec.to_dict(),
-                    "weights": self._weights,
-                    "dtype": self._dtype,
-                }
                 tally.parameters = tally.worker.call("classify", net=net)["parameters"]
-        names = list(self._tallies)
+        names = list(self.tallies)
         self._pairs = {pair: _PairTally() for pair in itertools.combinations(names, 2)}
 
     def round(
@@ -193,16 +182,16 @@ class _EvaluationRun:
             if self._sample is None:
                 self._sample = chunk.images[spread(len(chunk.images), _SAMPLE)].copy()
             logits: dict[str, np.ndarray] = {}
-            for name in list(self._tallies):
+            for name in list(self.tallies):
                 with self.excusing(name):
-                    logits[name] = self._classified(self._tallies[name], chunk, file)
-                advance(len(chunk.which) / (len(p.views.scales) * max(len(self._tallies), 1)))
+                    logits[name] = self._classified(self.tallies[name], chunk, file)
+                advance(len(chunk.which) / (len(p.views.scales) * max(len(self.tallies), 1)))
             self._compare(indices, chunk, logits)
             for name, array in logits.items():
                 of_image = found.setdefault(name, [[] for _ in indices])
                 for i, views in zip(chunk.which, array, strict=True):
                     of_image[i].append(views)
-        left = {name: arrays for name, arrays in found.items() if name in self._tallies}
+        left = {name: arrays for name, arrays in found.items() if name in self.tallies}
         self._score(indices, {name: image_logits(arrays) for name, arrays in left.items()})
 
     def _classified(self, tally: _Tally, chunk: Chunk, file: str) -> np.ndarray:
@@ -222,7 +211,7 @@ class _EvaluationRun:
 
     def _compare(self, indices: np.ndarray, chunk: Chunk, logits: dict[str, np.ndarray]) -> None:
         for name, array in logits.items():
-            tally = self._tallies[name]
+            tally = self.tallies[name]
             magnitudes = np.abs(array).max((1, 2))
             strange = np.flatnonzero(~np.isfinite(magnitudes))
             if len(strange) and tally.strange is None:
@@ -245,7 +234,7 @@ class _EvaluationRun:
         labels = self._p.dataset.labels[indices]
         first: dict[str, np.ndarray] = {}
         for name, array in scores.items():
-            tally = self._tallies[name]
+            tally = self.tallies[name]
             tally.ranks.append(ranks(array, labels))
             with np.errstate(invalid="ignore"):
                 tally.losses.append(losses(array, labels))
@@ -266,7 +255,7 @@ class _EvaluationRun:
     def finish(self) -> None:
         """Put what was found into the report."""
         p, report = self._p, self._report
-        for name, tally in self._tallies.items():
+        for name, tally in self.tallies.items():
             scores = summed(np.concatenate(tally.ranks), np.concatenate(tally.losses))
             report.ran.append(
                 EngineScores(
@@ -284,7 +273,7 @@ class _EvaluationRun:
                     f"{name} gives logits that are not finite numbers, first for {tally.strange}"
                 )
         for (a, b), pair in self._pairs.items():
-            first, strange = self._tallies[a], self._tallies[a].strange or self._tallies[b].strange
+            first, strange = self.tallies[a], self.tallies[a].strange or self.tallies[b].strange
             logits = math.nan if strange else _ratio(pair.farthest, first.largest)
             worst = p.dataset.where(pair.worst) if pair.farthest else None
             same = pair.same / len(p.dataset)
@@ -293,7 +282,7 @@ class _EvaluationRun:
     def measure_rounding(self, device: Device) -> None:
         """What rounding may do to these logits: see `rounding_errors`."""
         p, report, job = self._p, self._report, self._job
-        tally = next(iter(self._tallies.values()))
+        tally = next(iter(self.tallies.values()))
         assert self._sample is not None
         asked: dict[str, Any] = {
             "spec": p.spec.to_dict(),

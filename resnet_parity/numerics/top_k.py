@@ -38,10 +38,16 @@ def ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Cross-entropy of every image, float64 [N]."""
+    right = np.take_along_axis(log_softmax(logits), labels[:, None], 1)[:, 0]
+    found: np.ndarray = np.abs(right)  # logarithms of probabilities are never above 0
+    return found
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Logarithms of the probabilities of classes, which are the last axis; in float64."""
     wide = logits.astype(np.float64)
-    wide -= wide.max(1, keepdims=True)
-    norm = np.log(np.exp(wide).sum(1))
-    found: np.ndarray = norm - np.take_along_axis(wide, labels[:, None], 1)[:, 0]
+    wide -= wide.max(-1, keepdims=True)
+    found: np.ndarray = wide - np.log(np.exp(wide).sum(-1, keepdims=True))
     return found
 
 

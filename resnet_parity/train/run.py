@@ -44,13 +44,8 @@ from shared_spec.weights.preprocessing import Preprocessing
 if TYPE_CHECKING:
     from resnet_parity.worker.session import Session
 
-RECIPE, METRICS, STATE, WEIGHTS, CURVES = (
-    "recipe.yaml",
-    "metrics.jsonl",
-    "checkpoint.safetensors",
-    "weights.safetensors",
-    "curves.png",
-)
+RECIPE, METRICS = "recipe.yaml", "metrics.jsonl"
+STATE, WEIGHTS, CURVES = "checkpoint.safetensors", "weights.safetensors", "curves.png"
 _FLUSH = 20
 """Steps between records: reading a loss waits for the device."""
 
@@ -112,17 +107,10 @@ def prepare(
         raise RecipeError("data: its training and held-out data have different classes or channels")
     mean_image = pixel_mean(train) if recipe.data.per_pixel_mean else None
     preprocessing = _preprocessing(recipe, train, mean_image)
-    rest: dict[str, Any] = {"threads": threads, "mean_image": mean_image}
-    loader = Loader(
-        train,
-        recipe.augmentation,
-        preprocessing,
-        recipe.batch_size,
-        recipe.seed,
-        shard=shard,
-        **rest,
-    )
-    eyes = Loader(held_out, (), preprocessing, recipe.batch_size, recipe.seed, **rest)
+    rest: dict[str, Any] = {"batch_size": recipe.batch_size, "seed": recipe.seed}
+    rest |= {"preprocessing": preprocessing, "threads": threads, "mean_image": mean_image}
+    loader = Loader(train, recipe.augmentation, shard=shard, **rest)
+    eyes = Loader(held_out, (), **rest)
     height, width, channels = loader.image_shape
     if height != width:
         raise RecipeError(f"augmentation: images come out as {height}x{width}; end it in a crop")
@@ -243,23 +231,19 @@ def _records(folder: Path | None, step: int) -> IO[str]:
     return path.open("a", encoding="utf-8")
 
 
+@dataclass
 class _TrainingRun:
     """A training on its way."""
 
-    def __init__(
-        self,
-        prepared: PreparedTraining,
-        session: Session,
-        trainer: Any,
-        folder: Path,
-        observer: Observer,
-    ) -> None:
-        self.prepared, self.session, self.trainer = prepared, session, trainer
-        self.folder, self.observer = folder, observer
-        self.loss = math.nan
-        self.scores: Scores | None = None
-        self._pending: list[tuple[int, Progress]] = []
-        self._average: Any = None
+    prepared: PreparedTraining
+    session: Session
+    trainer: Any
+    folder: Path
+    observer: Observer
+    loss: float = math.nan
+    scores: Scores | None = None
+    _pending: list[tuple[int, Progress]] = field(default_factory=list)
+    _average: Any = None
 
     def go(self, records: IO[str]) -> Trained:
         """All steps that are left."""
@@ -304,7 +288,7 @@ class _TrainingRun:
                     f"the loss of step {number + 1} is {loss}; lower learning_rate or set clip_norm"
                 )
             line = {"step": number + 1, "loss": loss, "accuracy": correct / size, "rate": rate}
-            _write(records, line)
+            records.write(json.dumps(line) + "\n")
             self.loss = loss
             self.observer.step(number + 1, self.prepared.steps, loss, correct / size)
         self._pending.clear()
@@ -320,7 +304,8 @@ class _TrainingRun:
             lambda images: self.session.resnet.predict(model, images),
             self.prepared.held_out.held_out_batches(),
         )
-        _write(records, {"step": self.trainer.step_number, "held_out": self.scores.to_dict()})
+        line = {"step": self.trainer.step_number, "held_out": self.scores.to_dict()}
+        records.write(json.dumps(line) + "\n")
         records.flush()
         self.observer.held_out(self.trainer.step_number, self.scores)
 
@@ -343,10 +328,6 @@ class _TrainingRun:
     def _save(self) -> None:
         if self._first:
             write_safetensors(self.folder / STATE, Checkpoint(self.trainer.state()))
-
-
-def _write(records: IO[str], line: dict[str, Any]) -> None:
-    records.write(json.dumps(line) + "\n")
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

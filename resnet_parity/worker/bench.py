@@ -36,10 +36,10 @@ def bench_build(session: Session, key: str, job: dict[str, Any]) -> Written:
     """Build a side and run its first pass, which compiles: `logits`, or `update/<parameter>` of
     those that are watched. A library that is not there is told in `missing`.
     """
-    asked, times = BenchJob.from_dict(job), {"import": session.import_seconds}
+    asked, times = BenchJob.from_dict(job), {"imported": session.import_seconds}
     with as_users_run(session, asked.tf32):
         try:
-            with counted(times, "import"):
+            with counted(times, "imported"):
                 extra = import_peer(asked.peer)
         except ImportError as error:
             return {"missing": f"{asked.peer} cannot be imported here: {error}"}, {}
@@ -55,7 +55,7 @@ def bench_build(session: Session, key: str, job: dict[str, Any]) -> Written:
         session.sides[key] = side, asked.tf32
         _reset_peaks(session)
     versions = {name: str(importlib.import_module(name).__version__) for name in extra}
-    return times | {"versions": versions, "settings": settings(session, asked.tf32)}, found
+    return times | {"versions": versions, "settings": settings(session)}, found
 
 
 def bench_time(session: Session, key: str, passes: int) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def bench_time(session: Session, key: str, passes: int) -> dict[str, Any]:
         result = side.run(passes)
         seconds = time.perf_counter() - start
     finite = bool(np.all(np.isfinite(_numpy(result).astype(np.float64))))
-    peaks = {"host": _host_peak(), "device": _device_peak(session)}
+    peaks = {"peak_host_bytes": _host_peak(), "peak_device_bytes": _device_peak(session)}
     _give_back(session)
     return {"seconds": seconds, "finite": finite, "peaks": peaks}
 
@@ -150,7 +150,7 @@ def as_users_run(session: Session, tf32: bool) -> Iterator[None]:
         yield
 
 
-def settings(session: Session, tf32: bool) -> dict[str, Any]:
+def settings(session: Session) -> dict[str, Any]:
     """What was in force, and how many threads compute."""
     (framework,) = session.uses
     threads = _cores()
@@ -171,8 +171,7 @@ def settings(session: Session, tf32: bool) -> dict[str, Any]:
         "framework": framework,
         "threads": threads,
         "matmul_precision": precision,
-        "tf32": tf32,
-        **{name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+        "variables": {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
     }
 
 

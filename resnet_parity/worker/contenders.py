@@ -83,7 +83,7 @@ def import_peer(peer: str | None) -> list[str]:
 
 
 Times = dict[str, float]
-"""Seconds, of what is called `import`, `build`, `load` and `first_call`."""
+"""Seconds, of what is called `imported`, `build`, `load` and `first_call`."""
 
 
 @contextmanager

@@ -42,8 +42,16 @@ def reference_logits(
     Raises:
         ResNetError: if the library's parameters and `state` do not match name by name.
     """
-    run = _run_keras if "keras" in reference.requires else _run_torch
-    return run(reference, entry, state, dtype, images)
+    if "keras" in reference.requires:
+        return _run_keras(reference.name, entry.spec, state, dtype, images)
+    import torch
+
+    with float64_statistics() if recast(reference, entry, dtype) else nullcontext():
+        net = load_torch(torch_net(reference.name, entry.name), state, dtype)
+        kind = getattr(torch, dtype)
+        with torch.inference_mode():
+            logits = [net(torch.from_numpy(x).to(kind).permute(0, 3, 1, 2)).numpy() for x in images]
+    return sum(p.numel() for p in net.parameters()), logits
 
 
 def torchvision_models() -> Any:
@@ -160,27 +168,14 @@ def load_keras(library: str, layers: Mapping[str, Any], state: State) -> None:
         raise ResNetError(f"{library} has no {', '.join(unused[:5])}")
 
 
-def _run_torch(
-    reference: Reference, entry: Entry, state: State, dtype: str, images: Sequence[np.ndarray]
-) -> Outputs:
-    import torch
-
-    with float64_statistics() if recast(reference, entry, dtype) else nullcontext():
-        net = load_torch(torch_net(reference.name, entry.name), state, dtype)
-        kind = getattr(torch, dtype)
-        with torch.inference_mode():
-            logits = [net(torch.from_numpy(x).to(kind).permute(0, 3, 1, 2)).numpy() for x in images]
-    return sum(p.numel() for p in net.parameters()), logits
-
-
 def _run_keras(
-    reference: Reference, entry: Entry, state: State, dtype: str, images: Sequence[np.ndarray]
+    library: str, spec: ResNetSpec, state: State, dtype: str, images: Sequence[np.ndarray]
 ) -> Outputs:
     count, logits = 0, []
     for batch in images:  # the classifier makes it ask for a static size
         with keras_dtype(dtype):
-            net, layers = keras_net(reference.name, entry.spec, batch.shape[1:3], dtype)
-        load_keras(reference.name, layers, state)
+            net, layers = keras_net(library, spec, batch.shape[1:3], dtype)
+        load_keras(library, layers, state)
         logits.append(np.asarray(net(batch.astype(dtype), training=False)))
         count = sum(math.prod(v.shape) for v in net.trainable_variables)
     return count, logits

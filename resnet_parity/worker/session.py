@@ -74,7 +74,7 @@ class Session:
         return self.moved(self.resnet.create_model(spec, weights=state, dtype=dtype))
 
     def moved(self, model: Any) -> Any:
-        """A model, on the session's device; other frameworks than PyTorch see to that themselves."""
+        """A model, on the session's device; all frameworks but PyTorch see to that themselves."""
         to_cuda = self.package == "resnet_torch" and self.device == "gpu"
         return model.to("cuda") if to_cuda else model
 

@@ -6,6 +6,8 @@ import importlib
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -57,10 +59,7 @@ class _Framework(Protocol):
             layout = self.layouts[parameter.role]
             leaf = f"{self.path(name.rpartition('.')[0])}.{layout.leaf}"
             arrays[leaf] = layout.to_native(array)
-        _fitting(
-            {name: shape for name, (shape, _) in variables.items()},
-            {name: array.shape for name, array in arrays.items()},
-        )
+        _fitting({name: shape for name, (shape, _) in variables.items()}, arrays)
         for name, array in arrays.items():
             variables[name][1](np.ascontiguousarray(array))
 
@@ -131,9 +130,9 @@ def run_own(
             # It is another cut: a convolution whose padding is a module before it, for example.
             continue
         arrays[f"input/{part.name}"] = entered[name]
-        forced = _forced(own, name, x)
-        if forced is not None:
-            arrays[f"forced/{part.name}"] = forced
+        # It may take more than one input, as a user's block may; what enters and leaves it is seen.
+        with suppress(Exception):
+            arrays[f"forced/{part.name}"] = own.force(name, x)
     if len(result) == len(p.results()):
         arrays |= {f"result/{key}": x for key, x in zip(p.results(), result, strict=True)}
     return arrays, _notes(found, arrays)
@@ -152,14 +151,6 @@ def _notes(found: list[Part], arrays: State) -> list[str]:
         f"{len(unseen)} of {len(found)} layers and blocks have no module of their own in the "
         f"model, or one that runs more than once: {told}"
     ]
-
-
-def _forced(own: _Framework, name: str, x: np.ndarray) -> np.ndarray | None:
-    try:
-        return own.force(name, x)
-    # It takes more than one input, as a user's block may; what enters and leaves it is seen.
-    except Exception:
-        return None
 
 
 def renamed(name: str, names: Mapping[str, str]) -> str:
@@ -223,7 +214,7 @@ def _wrapped(session: Session, model: Any, dtype: str, factory: str) -> _Framewo
     return wrapped
 
 
-def _fitting(shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> None:
+def _fitting(shapes: Mapping[str, tuple[int, ...]], given: State) -> None:
     """Raise an error if names or shapes of a model's arrays are not those of the spec's."""
     missing = [name for name in given if name not in shapes]
     if missing:
@@ -234,10 +225,10 @@ def _fitting(shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[in
         raise ResNetError(
             f"--against: the model has {_some(left)}, which the spec does not; {_HINT}"
         )
-    for name, shape in given.items():
-        if tuple(shapes[name]) != tuple(shape):
+    for name, array in given.items():
+        if shapes[name] != array.shape:
             raise ResNetError(
-                f"--against: {name} has shape {list(shapes[name])}, the spec {list(shape)}"
+                f"--against: {name} has shape {list(shapes[name])}, the spec {list(array.shape)}"
             )
 
 
@@ -284,14 +275,14 @@ class _Torch(_Framework):
     def run(self, images: np.ndarray, names: list[str]) -> tuple[State, State, list[np.ndarray]]:
         seen = _Seen(self._out)
 
-        def before(name: str) -> Any:
-            return lambda module, args: seen.enters(name, args[0] if len(args) == 1 else None)
+        def before(name: str, module: Any, args: Any) -> None:
+            seen.enters(name, args[0] if len(args) == 1 else None)
 
-        def after(name: str) -> Any:
-            return lambda module, args, output: seen.leaves(name, output)
+        def after(name: str, module: Any, args: Any, output: Any) -> None:
+            seen.leaves(name, output)
 
-        hooks = [self.modules[n].register_forward_pre_hook(before(n)) for n in names]
-        hooks += [self.modules[n].register_forward_hook(after(n)) for n in names]
+        hooks = [self.modules[n].register_forward_pre_hook(partial(before, n)) for n in names]
+        hooks += [self.modules[n].register_forward_hook(partial(after, n)) for n in names]
         try:
             return seen.once(self.model(self._in(images)))
         except Exception as error:
@@ -431,23 +422,20 @@ class _Flax(_Framework):
         """Seen by functions in place of modules, which are put back."""
         seen = _Seen(np.asarray)
 
-        def recording(name: str, module: Any) -> Any:
-            def call(x: Any, *args: Any, **options: Any) -> Any:
-                seen.enters(name, x)
-                y = module(x, *args, **options)
-                seen.leaves(name, y)
-                return y
+        def call(name: str, module: Any, x: Any, *args: Any, **options: Any) -> Any:
+            seen.enters(name, x)
+            y = module(x, *args, **options)
+            seen.leaves(name, y)
+            return y
 
-            return call
-
-        kept = [(self._owner(name), name.rpartition(".")[2], self._at(name)) for name in names]
+        kept = [(name, self._owner(name), self._at(name)) for name in names]
         try:
-            for name, (owner, last, module) in zip(names, kept, strict=True):
-                self._put(owner, last, recording(name, module))
+            for name, owner, module in kept:
+                self._put(owner, name, partial(call, name, module))
             return seen.once(self.model(self._in(images)))
         finally:
-            for owner, last, module in kept:
-                self._put(owner, last, module)
+            for name, owner, module in kept:
+                self._put(owner, name, module)
 
     def force(self, name: str, x: np.ndarray) -> np.ndarray:
         return np.asarray(self._at(name)(self._in(x)))
@@ -469,7 +457,8 @@ class _Flax(_Framework):
 
     @staticmethod
     def _put(owner: Any, name: str, child: Any) -> None:
-        if name.isdigit():
-            owner[int(name)] = child
+        last = name.rpartition(".")[2]
+        if last.isdigit():
+            owner[int(last)] = child
         else:
-            setattr(owner, name, child)
+            setattr(owner, last, child)

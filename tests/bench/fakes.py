@@ -88,13 +88,13 @@ class Fake:
         missing = self.fakes.missing(key)
         if missing is not None:
             return {"missing": missing}
-        settings = {"framework": "torch", "threads": 3, "matmul_precision": "highest"}
-        times = {"import": 1.0, "build": 2.0, "load": 3.0, "first_call": 4.0}
-        settings |= {"tf32": job["tf32"], "OMP_NUM_THREADS": "3"}
+        settings: dict[str, Any] = {"framework": "torch", "threads": 3}
+        times = {"imported": 1.0, "build": 2.0, "load": 3.0, "first_call": 4.0}
+        settings |= {"matmul_precision": "highest", "variables": {"OMP_NUM_THREADS": "3"}}
         return {**times, "versions": {"timm": "2.0"}, "settings": settings}
 
     def bench_time(self, key: str, passes: int) -> dict[str, Any]:
-        peaks = {"host": 10**9, "device": None}
+        peaks = {"peak_host_bytes": 10**9, "peak_device_bytes": None}
         seconds = self.fakes.seconds(key) * passes
         return {"seconds": seconds, "finite": self.fakes.finite, "peaks": peaks}
 

@@ -252,7 +252,7 @@ def test_what_bench_finds_is_read() -> None:
     candidate = Candidate(engine, None, spec, "resnet20", 40_551_040)
     peer = Candidate(engine, "timm", spec, "resnet20", 40_551_040)
     how = ("infer", 2, (32, 32), "float32", "plain", "channels_last", "none")
-    facts = {"import": 1.5, "build": 0.25, "first_call": 0.5, "peaks": {"host": 3e8}}
+    facts = {"imported": 1.5, "build": 0.25, "first_call": 0.5, "peak_host_bytes": 3e8}
     rows = [
         BenchRow(Case(candidate, *how), "timm", [0.01, 0.02], 300.0, 1.25, facts),
         BenchRow(Case(peer, *how), None, [0.02, 0.03], 300.0),
