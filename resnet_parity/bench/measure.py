@@ -230,23 +230,20 @@ class Bench:
             row.refused = "it computes numbers that are not finite"
 
     def _job(self, case: Case) -> BenchJob:
-        spec = case.candidate.spec
         return BenchJob(
             peer=case.candidate.peer,
             name=case.candidate.net,
-            spec=spec.to_dict(),
-            weights=self._weights_file(spec, self._stored(case)),
+            spec=case.candidate.spec.to_dict(),
+            weights=self._weights_file(case),
             tf32=self.request.tf32,
             seed=self.request.seed,
             **{k: getattr(case, k) for k in ("mode", "batch", "size", "dtype", "form")},
             **{k: getattr(case, k) for k in ("layout", "compile")},
         )
 
-    def _stored(self, case: Case) -> str:
-        """Of weights: those of training stay float32."""
-        return "float32" if case.mode == "train" else case.dtype
-
-    def _weights_file(self, spec: ResNetSpec, dtype: str) -> str:
+    def _weights_file(self, case: Case) -> str:
+        """Weights of a case; those of training stay float32."""
+        spec, dtype = case.candidate.spec, "float32" if case.mode == "train" else case.dtype
         key = spec, dtype
         if key not in self._weights:
             state = cast_weights(random_weights(compile_plan(spec), self.request.seed), dtype)
@@ -295,8 +292,8 @@ class Bench:
     def _reference(self, case: Case) -> State:
         narrow = self.request.tf32 and case.dtype == "float32"
         roundoff = COARSE.get(self.request.device, case.dtype) if narrow else case.dtype
-        weights = self._weights_file(case.candidate.spec, self._stored(case))
-        key = (weights, case.mode, distinct(case.batch), case.size, roundoff)
+        file = self._weights_file(case)
+        key = (file, case.mode, distinct(case.batch), case.size, roundoff)
         if key not in self._references:
             self.on_progress(f"{case.candidate.net} in float64")
             job = self._job(case).to_dict()

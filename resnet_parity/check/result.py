@@ -62,23 +62,20 @@ class CheckReport(JudgedRecord):
     command: str | None = None
 
 
-Located = dict[str, tuple[str, float]]
+def _placed(found: tuple[str, float]) -> dict[str, Any]:
+    where, most = found
+    return {"where": where, "maximum": most if math.isfinite(most) else None}
+
+
+Located = dict[str, Annotated[tuple[str, float], PlainSerializer(_placed)]]
 """For each quantity of a training the largest difference and where it is."""
 
 
-def _located(found: Located) -> dict[str, Any]:
-    return {
-        quantity: {"where": where, "maximum": most if math.isfinite(most) else None}
-        for quantity, (where, most) in found.items()
-    }
-
-
 def _pairs(pairs: dict[tuple[str, str], Located]) -> list[dict[str, Any]]:
-    return [{"engines": list(pair), **_located(found)} for pair, found in pairs.items()]
-
-
-def _against(engines: dict[str, Located]) -> dict[str, Any]:
-    return {engine: _located(found) for engine, found in engines.items()}
+    return [
+        {"engines": list(pair)} | {quantity: _placed(where) for quantity, where in found.items()}
+        for pair, found in pairs.items()
+    ]
 
 
 @dataclass
@@ -102,9 +99,7 @@ class TrainingReport(JudgedRecord):
     pairs: Annotated[dict[tuple[str, str], Located], PlainSerializer(_pairs)] = field(
         default_factory=dict
     )
-    against_float64: Annotated[dict[str, Located], PlainSerializer(_against)] = field(
-        default_factory=dict
-    )
+    against_float64: dict[str, Located] = field(default_factory=dict)
     curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

@@ -119,12 +119,11 @@ def check_training(  # noqa: PLR0913 a verb
     return report
 
 
-def _batches(spec: ResNetSpec, shape: tuple[int, ...], steps: int, seed: int) -> State:
+def _batches(spec: ResNetSpec, shape: tuple[int, int, int, int], steps: int, seed: int) -> State:
     found: State = {}
-    n, height, width, channels = shape
     for i in range(steps):
-        found[f"{i}/images"] = random_images((n, height, width, channels), seed + 1000 * i)
-        labels = generator(seed, f"labels{i}").integers(0, spec.num_classes, n)
+        found[f"{i}/images"] = random_images(shape, seed + 1000 * i)
+        labels = generator(seed, f"labels{i}").integers(0, spec.num_classes, shape[0])
         found[f"{i}/labels"] = labels.astype(np.int64)
     return found
 

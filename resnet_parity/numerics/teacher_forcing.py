@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import reduce
 
 import numpy as np
 
@@ -18,13 +19,7 @@ def inputs_of(
 ) -> State:
     """What enters each part, from the outputs of all."""
     known = {**outputs, IMAGES: images}
-    inputs: State = {}
-    for part in found:
-        first, *rest = (known[source] for source in part.sources)
-        for other in rest:
-            first = first + other
-        inputs[part.name] = first
-    return inputs
+    return {part.name: reduce(np.add, (known[s] for s in part.sources)) for part in found}
 
 
 def rounded(found: Sequence[Part], inputs: State, dtype: str, seed: int) -> State:

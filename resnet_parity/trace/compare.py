@@ -324,12 +324,14 @@ def _compare_gradients(
         usual = float(np.median([errors[name] for name in order]))
         bounds = {name: 2 * ROUNDING_FACTOR * max(errors[name], usual) for name in order}
         zero = {name for name in order if np.max(np.abs(base[name])) <= least}
+    smallest = VANISHING * _largest(ours)
     for name in order:
         row = TraceRow(name, "gradient", bound=bounds[name], propagated_bound=bounds[name])
         if name in zero:
             row.note = "is zero except for rounding"
         else:
-            row.propagated = _apart(ours, theirs, name)
+            known = name in theirs
+            row.propagated = farthest(ours[name], theirs[name], smallest) if known else math.inf
         report.gradients.append(row)
     vague = [name for name, bound in bounds.items() if not bound <= _VAGUE]
     if vague:
@@ -350,7 +352,3 @@ def _compare_gradients(
 
 def _largest(arrays: State) -> float:
     return max(float(np.max(np.abs(array))) for array in arrays.values())
-
-
-def _apart(a: State, b: State, name: str) -> float:
-    return farthest(a[name], b[name], VANISHING * _largest(a)) if name in b else math.inf

@@ -68,7 +68,10 @@ def bench_time(session: Session, key: str, passes: int) -> dict[str, Any]:
         seconds = time.perf_counter() - start
     finite = bool(np.all(np.isfinite(_numpy(result).astype(np.float64))))
     peaks = {"peak_host_bytes": _host_peak(), "peak_device_bytes": _device_peak(session)}
-    _give_back(session)
+    if "torch" in session.uses and session.device == "gpu":
+        import torch
+
+        torch.cuda.empty_cache()  # to the sides whose turn comes
     return {"seconds": seconds, "finite": finite, "peaks": peaks}
 
 
@@ -227,14 +230,6 @@ def _device_peak(session: Session) -> int | None:
     import tensorflow as tf
 
     return int(tf.config.experimental.get_memory_info("GPU:0")["peak"])
-
-
-def _give_back(session: Session) -> None:
-    """Device memory that PyTorch keeps for itself, to the sides whose turn comes."""
-    if "torch" in session.uses and session.device == "gpu":
-        import torch
-
-        torch.cuda.empty_cache()
 
 
 def _numpy(value: Any) -> np.ndarray:

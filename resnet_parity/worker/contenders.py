@@ -140,6 +140,15 @@ def _own_trainer(session: Session, job: BenchJob, model: Any) -> Side:
     return Side(run, parameters)
 
 
+def _passes(forward: Callable[[Any], Any], x: Any, wait: Callable[[Any], Any]) -> Side:
+    def run(passes: int) -> Any:
+        for _ in range(passes):
+            y = forward(x)
+        return wait(y)
+
+    return Side(run)
+
+
 # PyTorch.
 
 
@@ -156,19 +165,25 @@ def _torch_side(session: Session, job: BenchJob, times: Times) -> Side:
         return _torch_loop(job, model) if job.peer else _own_trainer(session, job, model)
     model.eval()
     x = _torch_images(job, next(model.parameters()))
+    forward: Callable[[Any], Any] = model
     if compiled:
-        net = model
-        model = frozen(lambda x: net(x), job.dtype) if job.peer else session.resnet.compiled(net)
+        forward = (
+            frozen(lambda x: model(x), job.dtype) if job.peer else session.resnet.compiled(model)
+        )
 
-    def run(passes: int) -> Any:
-        with torch.inference_mode():
-            for _ in range(passes):
-                y = model(x)
-            if x.is_cuda:
-                torch.cuda.synchronize()
-        return y
+    @torch.inference_mode()
+    def passing(x: Any) -> Any:
+        return forward(x)
 
-    return Side(run)
+    return _passes(passing, x, _torch_ready)
+
+
+def _torch_ready(y: Any) -> Any:
+    import torch
+
+    if y.is_cuda:
+        torch.cuda.synchronize()
+    return y
 
 
 def _torch_peer(session: Session, job: BenchJob, times: Times) -> Any:
@@ -230,14 +245,7 @@ def _keras_side(session: Session, job: BenchJob, times: Times) -> Side:
     compiled = None if job.peer else session.resnet.compiled
     (framework,) = session.uses
     forward, wait = _KERAS_FORWARD[framework](model, job, compiled)
-    x = keras.ops.convert_to_tensor(job.images, job.dtype)
-
-    def run(passes: int) -> Any:
-        for _ in range(passes):
-            y = forward(x)
-        return wait(y)
-
-    return Side(run)
+    return _passes(forward, keras.ops.convert_to_tensor(job.images, job.dtype), wait)
 
 
 Compiled = Callable[[Any], Callable[[Any], Any]] | None
@@ -275,17 +283,7 @@ def _keras_torch(model: Any, job: BenchJob, compiled: Compiled) -> tuple[Any, An
     forward: Callable[[Any], Any] = eager
     if job.compile != "none":
         forward = frozen(eager, job.dtype) if compiled is None else compiled(model)
-
-    def run(x: Any) -> Any:
-        with torch.no_grad():
-            return forward(x)
-
-    def wait(y: Any) -> Any:
-        if y.is_cuda:
-            torch.cuda.synchronize()
-        return y
-
-    return run, wait
+    return torch.no_grad()(forward), _torch_ready
 
 
 _KERAS_FORWARD: dict[str, Callable[[Any, BenchJob, Compiled], tuple[Any, Any]]] = {
@@ -364,14 +362,7 @@ def _flax_side(session: Session, job: BenchJob, times: Times) -> Side:
 def _jax_passes(forward: Callable[[Any], Any], job: BenchJob) -> Side:
     import jax.numpy as jnp
 
-    once, x = _one_by_one(forward), jnp.asarray(job.images, job.dtype)
-
-    def run(passes: int) -> Any:
-        for _ in range(passes):
-            y = once(x)
-        return _ready(y)
-
-    return Side(run)
+    return _passes(_one_by_one(forward), jnp.asarray(job.images, job.dtype), _ready)
 
 
 def _linen_side(job: BenchJob, times: Times) -> Side:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from resnet_parity.engines.registry import Device, Engine
@@ -82,24 +82,19 @@ def leave(engine: Engine, count: int) -> None:
 @contextmanager
 def devices(engine: Engine) -> Iterator[None]:
     """What Keras needs to use all devices; models and trainers have to be made within."""
-    if engine.keras_backend == "jax":
-        import jax
-        import keras
+    with ExitStack() as stack:
+        if engine.keras_backend == "jax":
+            import jax
+            import keras
 
-        if jax.device_count() > 1:
-            kept = keras.distribution.distribution()
-            keras.distribution.set_distribution(keras.distribution.DataParallel())
-            try:
-                yield
-            finally:
-                keras.distribution.set_distribution(kept)
-            return
-    if engine.keras_backend == "tensorflow":
-        import tensorflow as tf
+            if jax.device_count() > 1:
+                place = keras.distribution.set_distribution
+                stack.callback(place, keras.distribution.distribution())
+                place(keras.distribution.DataParallel())
+        if engine.keras_backend == "tensorflow":
+            import tensorflow as tf
 
-        found = tf.config.list_logical_devices("GPU")
-        if len(found) > 1:
-            with tf.distribute.MirroredStrategy(found).scope():
-                yield
-            return
-    yield
+            found = tf.config.list_logical_devices("GPU")
+            if len(found) > 1:
+                stack.enter_context(tf.distribute.MirroredStrategy(found).scope())
+        yield

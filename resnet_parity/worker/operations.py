@@ -305,20 +305,5 @@ def write(
     session.resnet.save_weights(model, Path(output), checkpoint, format=format)
 
 
-OPERATIONS: dict[str, Operation] = {
-    function.__name__: function
-    for function in (
-        info,
-        run,
-        reference,
-        predict,
-        classify,
-        evaluate,
-        trace,
-        trace_model,
-        train,
-        read,
-        write,
-        *bench.OPERATIONS,
-    )
-}
+_OWN = (info, run, reference, predict, classify, evaluate, trace, trace_model, train, read, write)
+OPERATIONS: dict[str, Operation] = {f.__name__: f for f in (*_OWN, *bench.OPERATIONS)}

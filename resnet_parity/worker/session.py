@@ -9,7 +9,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,14 +62,12 @@ class Session:
             return {self.keras_backend or "tensorflow"}
         return {"resnet_torch": {"torch"}, "resnet_flax": {"jax"}}[self.package]
 
-    def model(self, spec: Mapping[str, Any], weights: str | None, dtype: str) -> Any:
+    def model(self, spec: Mapping[str, Any], weights: str, dtype: str) -> Any:
         """A model on the session's device, with the weights of a canonical file in `dtype`."""
-        state = None
-        if weights is not None:
-            state = narrowed(read_safetensors(weights).state, dtype)
+        state = narrowed(read_safetensors(weights).state, dtype)
         return self.placed(ResNetSpec.parse(dict(spec)), state, dtype)
 
-    def placed(self, spec: ResNetSpec, state: State | None, dtype: str) -> Any:
+    def placed(self, spec: ResNetSpec, state: State, dtype: str) -> Any:
         """A model on the session's device."""
         return self.moved(self.resnet.create_model(spec, weights=state, dtype=dtype))
 
@@ -78,16 +76,13 @@ class Session:
         to_cuda = self.package == "resnet_torch" and self.device == "gpu"
         return model.to("cuda") if to_cuda else model
 
-    @contextmanager
-    def forward_only(self) -> Iterator[None]:
+    def forward_only(self) -> AbstractContextManager[object]:
         """Keep PyTorch from holding what a gradient would need, under Keras too."""
         if "torch" not in self.uses:
-            yield
-            return
+            return nullcontext()
         import torch
 
-        with torch.no_grad():
-            yield
+        return torch.no_grad()
 
     @contextmanager
     def at_precision(self, precision: str) -> Iterator[None]:
