@@ -295,7 +295,7 @@ _KERAS_FORWARD: dict[str, Callable[[Any, BenchJob, Compiled], tuple[Any, Any]]] 
 
 def _keras_peer(job: BenchJob, times: Times) -> tuple[Any, dict[str, Any]]:
     """A library's model, and its layers with parameters by canonical name."""
-    # The kind of variables stays float32 in training.
+    # `keras_dtype` sets the kind of variables too, which stays float32 in training.
     floatx, policy = job.dtype, job.dtype
     if job.mode == "train":
         floatx, policy = "float32", "mixed_bfloat16" if job.dtype == "bfloat16" else "float32"
