@@ -130,7 +130,9 @@ def _run(net: Net, settings: Settings, on_progress: Callable[[str], None]) -> No
             command=commands.own_bench(net.name, settings.engines, settings.device),
         )
         timed = bench(
-            request, lambda text: on_progress(f"{net.name}: bench, {text}"), start=settings.start
+            request,
+            on_progress=lambda text: on_progress(f"{net.name}: bench, {text}"),
+            start=settings.start,
         )
         net.benches.append(record(timed.to_dict(), BenchReport, net.name))
 
