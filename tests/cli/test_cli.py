@@ -194,7 +194,7 @@ def test_a_conversion_is_proved_and_the_proof_repeated(weights: Path, tmp_path: 
     target.write_bytes(target.read_bytes() + b"x")
     _, message = run("verify", target, code=1)
     assert "is not the file of its certificate" in message
-    assert "dtype: 'int8' is not of" in refused("verify", target, "--dtype", "int8")
+    assert "dtype: 'int8' is not one of" in refused("verify", target, "--dtype", "int8")
     assert "there is no such file" in refused("verify", tmp_path / "no.pth")
     assert "leave one of them out" in refused(
         "convert", weights, target, "--engines", "torch", "--no-verify"

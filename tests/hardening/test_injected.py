@@ -95,7 +95,7 @@ NETS: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.fixture(autouse=True)
 def quick(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job, "Worker", pool.remembered)
-    monkeypatch.setattr(module, "_SIDE", 48)
+    monkeypatch.setattr(module, "_SIDE", 32)
 
 
 def verdict(folder: Path, change: Callable[[State], State], spec: ResNetSpec) -> str:
