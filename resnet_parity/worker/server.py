@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import queue
@@ -28,7 +29,9 @@ def serve(operations: Mapping[str, Operation]) -> None:
     while True:
         request = json.loads(lines.get())
         try:
-            session = session or Session(package, device)
+            if session is None:
+                session = Session(package, device)
+                gc.freeze()  # or each collection would go through all that was imported
             result = operations[request["operation"]](session, **request["arguments"])
             answer: dict[str, Any] = {"result": result}
         except ResNetError as error:
