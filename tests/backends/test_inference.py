@@ -11,6 +11,7 @@ import torch
 
 import resnet_torch
 from resnet_parity.engines.process import Worker
+from resnet_parity.engines.registry import ENGINES
 from resnet_parity.numerics.difference import FLOAT64_TOLERANCE, difference
 from shared_spec import (
     Checkpoint,
@@ -29,6 +30,7 @@ from shared_spec.plan.summary import layer_rows
 from tests.conftest import Pool
 from tests.judges import weights_of
 from tests.parity.test_options import DISTINCT
+from tests.tiers import selected
 
 NARROW = {"depths": [1, 1], "widths": [32, 32], "num_classes": 7}
 SPECS: dict[str, ResNetSpec] = {
@@ -53,7 +55,7 @@ def files(folder: Path, spec: ResNetSpec, sizes: list[tuple[int, int]]) -> dict[
     return paths
 
 
-@pytest.mark.parametrize("name", IN_FIVE)
+@pytest.mark.parametrize("name", selected(["SE-D", "BiT", "features"], IN_FIVE))
 def test_all_forms_agree(worker: Worker, tmp_path: Path, name: str) -> None:
     """Even, odd and non-square."""
     spec = SPECS[name]
@@ -68,6 +70,7 @@ def test_all_forms_agree(worker: Worker, tmp_path: Path, name: str) -> None:
             assert 0 < error < FLOAT64_TOLERANCE, form  # 0 would be the same form twice
 
 
+@pytest.mark.parametrize("engine", selected(["torch", "keras:tensorflow", "flax"], ENGINES))
 def test_compiled_it_computes_the_same(worker: Worker, engine: str, tmp_path: Path) -> None:
     # PyTorch takes weights for constants in float32 alone.
     dtype, bound = ("float32", 1e-5) if "torch" in engine else ("float64", FLOAT64_TOLERANCE)

@@ -103,7 +103,7 @@ def metrics(folder: Path) -> list[float]:
     return [row["loss"] for row in map(json.loads, lines) if "loss" in row]
 
 
-@pytest.mark.parametrize("engine", ["torch", "flax"])
+@pytest.mark.parametrize("engine", selected(["torch"], ["torch", "flax"]))
 def test_two_processes_run_a_recipe(tmp_path: Path, engine: str) -> None:
     """What `train` does in two processes is what it does in one."""
     arguments = ["train", "digits", "--engine", engine, "--set", "precision=float64"]
