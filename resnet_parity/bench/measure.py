@@ -20,7 +20,7 @@ from resnet_parity.bench.cases import cases, framework_of, setting_of, turns
 from resnet_parity.bench.environment import measured_on
 from resnet_parity.bench.result import BenchReport, BenchRequest, BenchRow, Bound, Case, Parity
 from resnet_parity.bench.roofline import bound_seconds
-from resnet_parity.bench.scaling import Scale, points
+from resnet_parity.bench.scaling import ScalingAxis, points
 from resnet_parity.engines.bench_job import BenchJob, Rates, distinct
 from resnet_parity.engines.job import EngineJob
 from resnet_parity.engines.process import EngineError, Start, Worker
@@ -43,7 +43,7 @@ def bench(
     request: BenchRequest,
     on_progress: OnProgress = lambda text: None,
     start: Start = Worker,
-    scale: Scale | None = None,
+    scale: ScalingAxis | None = None,
 ) -> BenchReport:
     """Measure what is requested, and compare it with the peers and the bound.
 
@@ -59,7 +59,7 @@ def bench(
     with workspace() as folder:
         run = Bench(request, on_progress, EngineJob(folder, start))
         run.rows += run.measure(cases(request, run.report))
-        for over, x, label, point in points(request, scale or Scale()):
+        for over, x, label, point in points(request, scale or ScalingAxis()):
             rows = run.measure(cases(point, run.report))
             run.points += [(over, x, label, row) for row in rows]
         run.finish()

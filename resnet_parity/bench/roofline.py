@@ -18,7 +18,7 @@ from resnet_parity.engines.bench_job import BYTES, Rates
 from shared_spec import plan
 from shared_spec.plan.layers import Layer
 from shared_spec.plan.network import Plan
-from shared_spec.plan.summary import Row, layer_rows
+from shared_spec.plan.summary import LayerRow, layer_rows
 
 CONVOLUTIONS = (plan.Conv, plan.Dense)
 NORMS = (plan.BatchNorm, plan.GroupNorm, plan.EvoNorm, plan.FilterResponseNorm)
@@ -62,11 +62,13 @@ def works(p: Plan, size: tuple[int, int], mode: str) -> list[Work]:
     return [*found, Work("optimizer", 0, (), 5 * p.parameter_count())]
 
 
-Rule = Callable[[Layer | None, str, Row | None, int, int], Iterator[Work]]
+Rule = Callable[[Layer | None, str, LayerRow | None, int, int], Iterator[Work]]
 """A layer (None for a sum), its name and row, and the sizes of what enters and leaves it."""
 
 
-def _inference(layer: Layer | None, name: str, row: Row | None, x: int, y: int) -> Iterator[Work]:
+def _inference(
+    layer: Layer | None, name: str, row: LayerRow | None, x: int, y: int
+) -> Iterator[Work]:
     macs, parameters = (row.macs, row.parameters) if row else (0, 0)
     if layer is None:
         yield Work(name, 0, (y,))  # the shortcut; the branch is at hand
@@ -80,7 +82,9 @@ def _inference(layer: Layer | None, name: str, row: Row | None, x: int, y: int) 
         yield Work(name, macs, (x,), parameters)
 
 
-def _training(layer: Layer | None, name: str, row: Row | None, x: int, y: int) -> Iterator[Work]:
+def _training(
+    layer: Layer | None, name: str, row: LayerRow | None, x: int, y: int
+) -> Iterator[Work]:
     macs, parameters = (row.macs, row.parameters) if row else (0, 0)
     if layer is None:
         yield Work(name, 0, (y, y))  # the shortcut, and its gradient beside the branch's

@@ -18,7 +18,7 @@ SIZES = (96, 128, 160, 192, 224, 256)
 
 
 @dataclass(frozen=True)
-class Scale:
+class ScalingAxis:
     """What is scaled, and over which values."""
 
     over: tuple[str, ...] = ()
@@ -35,7 +35,9 @@ class Scale:
             resolve(f"resnet{depth}")
 
 
-def points(request: BenchRequest, scale: Scale) -> Iterator[tuple[str, int, str, BenchRequest]]:
+def points(
+    request: BenchRequest, scale: ScalingAxis
+) -> Iterator[tuple[str, int, str, BenchRequest]]:
     """Over what, the value, what to call it, and what to measure there: ours alone."""
     alone = replace(request, peers=False, batches=request.batches[:1])
     for over in scale.over:

@@ -16,7 +16,7 @@ import numpy as np
 from resnet_parity.check.forward import default_sizes
 from resnet_parity.check.record_file import (
     LibraryVerdict,
-    Record,
+    SweepRecord,
     append_record,
     code_digest,
     digest_of,
@@ -48,7 +48,7 @@ DTYPES = ("float64", "float32")
 
 
 @dataclass(frozen=True)
-class Settings:
+class SweepSettings:
     """What a sweep runs. `sizes` of None takes one for each net, which is neither square nor even
     where the net allows that; `requested` says whether a missing engine was requested by name.
     """
@@ -67,22 +67,22 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Observer:
+class SweepObserver:
     """What a sweep reports: each step (name and what runs), and each result, fresh or old."""
 
     on_progress: Callable[[str, str], None] = lambda name, what: None
-    done: Callable[[Record, bool], None] = lambda record, fresh: None
+    done: Callable[[SweepRecord, bool], None] = lambda record, fresh: None
 
 
 def sweep(
     entries: Sequence[Entry],
-    settings: Settings,
+    settings: SweepSettings,
     results: Path,
-    observer: Observer,
+    observer: SweepObserver,
     *,
     start: Start = Worker,
     available: Memory = available_memory,
-) -> list[Record]:
+) -> list[SweepRecord]:
     """Run every entry that `results` has no valid record of, and append what is found to it.
 
     A record is valid if it holds, and if spec, code, settings and installed versions are what they
@@ -110,7 +110,7 @@ def sweep(
     return found
 
 
-def _blank(entry: Entry, settings: Settings) -> Record:
+def _blank(entry: Entry, settings: SweepSettings) -> SweepRecord:
     """A record with what is known beforehand."""
     references = references_of(entry)
     wanted: list[Engine | Reference] = [*settings.engines, *references]
@@ -127,7 +127,7 @@ def _blank(entry: Entry, settings: Settings) -> Record:
         "versions": versions,
         "code": code_digest(),
     }
-    return Record(
+    return SweepRecord(
         entry.name,
         entry.family,
         digest_of(facts),
@@ -157,8 +157,8 @@ class _EntryRun:
     """One name."""
 
     entry: Entry
-    settings: Settings
-    record: Record
+    settings: SweepSettings
+    record: SweepRecord
     pool: WorkerPool
     job: EngineJob
     on_progress: Callable[[str, str], None]
@@ -172,7 +172,7 @@ class _EntryRun:
         absent = self.record.missing
         self.references = [r for r in references_of(self.entry) if r.name not in absent]
 
-    def finish(self, available: Memory) -> Record:
+    def finish(self, available: Memory) -> SweepRecord:
         """Run everything and judge it."""
         record = self.record
         try:

@@ -41,7 +41,7 @@ class LibraryVerdict:
 
 
 @dataclass
-class Record(JsonRecord):
+class SweepRecord(JsonRecord):
     """The result for one name of the catalogue; `key` shows when it is out of date."""
 
     name: str
@@ -79,14 +79,14 @@ class Record(JsonRecord):
         ]
 
 
-def read_records(path: Path) -> dict[str, Record]:
+def read_records(path: Path) -> dict[str, SweepRecord]:
     """Name to its latest record; a line that was torn by a kill is passed over. A file that is not
     there is made.
 
     Raises:
         ResNetError: if the file cannot be read and written.
     """
-    records: dict[str, Record] = {}
+    records: dict[str, SweepRecord] = {}
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise ResNetError(f"{path}: is not a regular file")
     try:
@@ -97,14 +97,14 @@ def read_records(path: Path) -> dict[str, Record]:
         raise ResNetError(f"{path}: cannot be read and written ({error.strerror})") from None
     for line in lines:
         try:
-            record = Record.from_dict(json.loads(line))
+            record = SweepRecord.from_dict(json.loads(line))
             records[record.name] = record
         except (ValueError, TypeError, AttributeError, RecursionError):
             continue
     return records
 
 
-def append_record(path: Path, record: Record) -> None:
+def append_record(path: Path, record: SweepRecord) -> None:
     """Add a line to the file, on disk when this returns.
 
     Raises:

@@ -31,7 +31,7 @@ from shared_spec.catalogue.resolve import resolve
 from shared_spec.errors import ResNetError
 
 if TYPE_CHECKING:
-    from resnet_parity.bench.scaling import Scale
+    from resnet_parity.bench.scaling import ScalingAxis
 
 MODES, LAYOUTS = ("infer", "train"), ("channels_last", "channels_first")
 COMPILES, FORMS = ("none", "default"), ("plain", "inference")
@@ -149,8 +149,8 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(numbers))
 
 
-def _scale(over: str | None, given: dict[str, str | None]) -> Scale:
-    from resnet_parity.bench.scaling import OVER, Scale
+def _scale(over: str | None, given: dict[str, str | None]) -> ScalingAxis:
+    from resnet_parity.bench.scaling import OVER, ScalingAxis
 
     chosen = () if over is None else parse_names("scaling", over, OVER)
     fields: dict[str, Any] = {"over": chosen}
@@ -159,6 +159,6 @@ def _scale(over: str | None, given: dict[str, str | None]) -> Scale:
             raise ResNetError(f"--{name}: only with --scaling {key}")
         if text is not None:
             fields[name] = _numbers(name, text)
-    scale = Scale(**fields)
+    scale = ScalingAxis(**fields)
     scale.check()
     return scale

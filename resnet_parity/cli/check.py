@@ -137,17 +137,17 @@ def _training(run: dict[str, Any], recipe: Path | None, plot: Path | None) -> Tr
 def _catalogue(
     entries: list[Entry], run: dict[str, Any], results: Path, report: Path | None
 ) -> dict[str, Any]:
-    from resnet_parity.check.catalogue import Observer, Settings, sweep
+    from resnet_parity.check.catalogue import SweepObserver, SweepSettings, sweep
     from resnet_parity.render.markdown import markdown, summary
     from shared_spec.atomic_write import durable
 
     if report is not None and (report.is_dir() or report.resolve() == results.resolve()):
         raise ResNetError(f"{report}: is a directory or the file of results; name another path")
     require_file(report)
-    settings = Settings(**run)
+    settings = SweepSettings(**run)
     counts = {entry.name: compile_plan(entry.spec).parameter_count() for entry in entries}
     with SweepProgress(err, counts) as bar:
-        records = sweep(entries, settings, results, Observer(bar.step, bar.done))
+        records = sweep(entries, settings, results, SweepObserver(bar.step, bar.done))
     if report is not None:
         with durable(report) as draft:
             draft.write_text(markdown(records))

@@ -65,7 +65,7 @@ def report(
     from resnet_parity import report as reports
 
     files = reports.Files(check or [], trace or [], bench or [])
-    settings = reports.Settings(
+    settings = reports.ReportSettings(
         parse_engines(engines),
         dtype=dtype,
         device=parse_device(device),

@@ -9,20 +9,20 @@ from functools import reduce
 import numpy as np
 
 from resnet_parity.numerics.difference import UNIT_ROUNDOFF
-from shared_spec.plan.dataflow import IMAGES, Part
+from shared_spec.plan.dataflow import IMAGES, Node
 from shared_spec.weights.initialize import generator
 from shared_spec.weights.state import State
 
 
 def inputs_of(
-    found: Sequence[Part], images: np.ndarray, outputs: Mapping[str, np.ndarray]
+    found: Sequence[Node], images: np.ndarray, outputs: Mapping[str, np.ndarray]
 ) -> State:
     """What enters each part, from the outputs of all."""
     known = {**outputs, IMAGES: images}
     return {part.name: reduce(np.add, (known[s] for s in part.sources)) for part in found}
 
 
-def rounded(found: Sequence[Part], inputs: State, dtype: str, seed: int) -> State:
+def rounded(found: Sequence[Node], inputs: State, dtype: str, seed: int) -> State:
     """Inputs changed as much as rounding in `dtype` changes what is made of them: a number by the
     unit roundoff, and by √n of it where n of them are summed (see
     `resnet_parity.numerics.rounding.perturbed`).

@@ -7,7 +7,7 @@ import platform
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from resnet_parity.check.record_file import Record
+from resnet_parity.check.record_file import SweepRecord
 from resnet_parity.numerics.difference import FLOAT64_TOLERANCE, ROUNDING_FACTOR, RULE
 from resnet_parity.render.text import pairs
 
@@ -18,7 +18,7 @@ _RECAST = (
 )
 
 
-def summary(records: Sequence[Record]) -> dict[str, Any]:
+def summary(records: Sequence[SweepRecord]) -> dict[str, Any]:
     """As plain JSON data: the records, and how many comparisons there were and held.
 
     `judged` counts pairs of a name and a library, `alone` names that no installed library has.
@@ -33,7 +33,7 @@ def summary(records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def markdown(records: Sequence[Record]) -> str:
+def markdown(records: Sequence[SweepRecord]) -> str:
     """The document: what was run, the rule, one row for each name and library, and what failed."""
     facts = summary(records)
     held, rows = facts["held"], facts["rows"]
@@ -60,7 +60,7 @@ def markdown(records: Sequence[Record]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _conditions(records: Sequence[Record]) -> str:
+def _conditions(records: Sequence[SweepRecord]) -> str:
     versions = dict(sorted({item for r in records for item in r.versions.items()}))
     dates = sorted({r.date for r in records})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
@@ -71,7 +71,7 @@ def _conditions(records: Sequence[Record]) -> str:
     )
 
 
-def _rule(records: Sequence[Record]) -> str:
+def _rule(records: Sequence[SweepRecord]) -> str:
     text = (
         f"Each net has the same random float32 weights everywhere, norm statistics included. A "
         f"figure is {RULE} of the logits; in float64 it has to be at most "
@@ -87,7 +87,7 @@ def _rule(records: Sequence[Record]) -> str:
     return text
 
 
-def _judged_table(records: Sequence[Record]) -> str:
+def _judged_table(records: Sequence[SweepRecord]) -> str:
     engines = list(dict.fromkeys(e for r in records for e in r.engines))
     head = ["name", "reference", "parameters", "dtype", "input", *engines, "engines", ""]
     rows = []
@@ -102,7 +102,7 @@ def _judged_table(records: Sequence[Record]) -> str:
     return _table(head, rows, "llrll" + "r" * (len(engines) + 1) + "l")
 
 
-def _alone_table(records: Sequence[Record]) -> str:
+def _alone_table(records: Sequence[SweepRecord]) -> str:
     head = ["name", "parameters", "dtype", "input", "engines", "worst pair", ""]
     rows = [
         [f"`{r.name}`", *_net(r), _between(r), ", ".join(r.pair), _verdict(r.holds)]
@@ -112,11 +112,11 @@ def _alone_table(records: Sequence[Record]) -> str:
     return _table(head, rows, "lrllrll")
 
 
-def _between(record: Record) -> str:
+def _between(record: SweepRecord) -> str:
     return _figure(record.between) if record.pair else "–"
 
 
-def _net(record: Record) -> list[str]:
+def _net(record: SweepRecord) -> list[str]:
     """Its parameters, and on what it ran."""
     sizes = ", ".join(f"{record.batch}×{h}×{w}" for h, w in record.sizes)
     return [f"{record.parameters:,}", record.dtype, sizes]

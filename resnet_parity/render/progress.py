@@ -21,7 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from resnet_parity.check.record_file import Record
+from resnet_parity.check.record_file import SweepRecord
 from resnet_parity.render.console import err
 from resnet_parity.render.text import largest, plain, plain_figure
 from shared_spec.errors import framework_missing
@@ -62,9 +62,11 @@ class TrainingProgress(_Shown):
 
     def observer(self) -> Any:
         """For `train`."""
-        from resnet_parity.train.run import Observer
+        from resnet_parity.train.run import TrainingObserver
 
-        return Observer(self._step, self._held_out, lambda text: err.print(text, highlight=False))
+        return TrainingObserver(
+            self._step, self._held_out, lambda text: err.print(text, highlight=False)
+        )
 
     def _step(self, step: int, steps: int, loss: float, accuracy: float) -> None:
         self._told |= {"loss": f"{loss:.4f}", "accuracy": f"{accuracy:.1%}"}
@@ -221,7 +223,7 @@ class SweepProgress(_Shown):
         """Tell what runs now."""
         self._bar.update(self._task, description=plain(f"{name} · {what}"))
 
-    def done(self, record: Record, fresh: bool) -> None:
+    def done(self, record: SweepRecord, fresh: bool) -> None:
         """Tell a result; on a terminal only one that does not hold."""
         self._done += 1
         cost = self._sizes[record.name] + self.OVERHEAD
@@ -236,7 +238,7 @@ class SweepProgress(_Shown):
         return f"{self._done}/{len(self._sizes)}"
 
 
-def _sweep_line(record: Record, fresh: bool) -> str:
+def _sweep_line(record: SweepRecord, fresh: bool) -> str:
     if not record.holds:
         return f"{record.name}: ✗ {'; '.join(record.all_problems())}"
     parts = [f"{name} {largest(j)}" for name, j in record.references.items()]

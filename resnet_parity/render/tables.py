@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from resnet_parity.check.record_file import Record
+from resnet_parity.check.record_file import SweepRecord
 from resnet_parity.check.result import CheckReport, TrainingReport
 from resnet_parity.engines.reference_libraries import REFERENCES
 from resnet_parity.render.text import (
@@ -28,7 +28,7 @@ from resnet_parity.render.text import (
 
 def sweep(console: Console, data: dict[str, Any]) -> None:
     """The result of a sweep: a line for each name and library, then what is wrong."""
-    records = [Record.from_dict(record) for record in data["records"]]
+    records = [SweepRecord.from_dict(record) for record in data["records"]]
     names = max(len(record.name) for record in records)
     head = f"{'name':{names}}  {'reference':18}  {'dtype':7}  to reference  between engines"
     console.print(head, style="bold", highlight=False, no_wrap=True, overflow="ellipsis")

@@ -53,7 +53,7 @@ class Files:
 
 
 @dataclass(frozen=True)
-class Settings:
+class ReportSettings:
     """How to run what no file has."""
 
     engines: Sequence[Engine]
@@ -68,7 +68,7 @@ class Settings:
 def collect(
     names: Sequence[str],
     files: Files,
-    settings: Settings,
+    settings: ReportSettings,
     on_progress: Callable[[str], None] = lambda text: None,
 ) -> list[Net]:
     """The nets that are named, then those of the files.
@@ -100,7 +100,7 @@ def collect(
     return list(nets.values())
 
 
-def _run(net: Net, settings: Settings, on_progress: Callable[[str], None]) -> None:
+def _run(net: Net, settings: ReportSettings, on_progress: Callable[[str], None]) -> None:
     """What no file has about a net that was named."""
     assert net.spec is not None
     if not net.checks:
@@ -138,7 +138,7 @@ def _run(net: Net, settings: Settings, on_progress: Callable[[str], None]) -> No
 
 
 def _trace(
-    net: Net, spec: ResNetSpec, settings: Settings, on_progress: Callable[[str], None]
+    net: Net, spec: ResNetSpec, settings: ReportSettings, on_progress: Callable[[str], None]
 ) -> None:
     """Each engine against the first that is installed."""
     from resnet_parity.check.forward import default_sizes
@@ -160,7 +160,7 @@ def _trace(
 
 
 def _alike(
-    net: Net, settings: Settings, what: str, on_progress: Callable[[str], None]
+    net: Net, settings: ReportSettings, what: str, on_progress: Callable[[str], None]
 ) -> dict[str, Any]:
     """What a check and a trace are told alike."""
     return {
@@ -176,7 +176,7 @@ def _alike(
 Repeated = TypeVar("Repeated", CheckReport, TraceReport)
 
 
-def _told(found: Repeated, net: Net, settings: Settings) -> Repeated:
+def _told(found: Repeated, net: Net, settings: ReportSettings) -> Repeated:
     """As it would be read, with the command that measures it again, where the record alone does
     not say everything.
     """

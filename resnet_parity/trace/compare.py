@@ -32,7 +32,7 @@ from resnet_parity.train.recipes import comparison_optimization, without_drops
 from shared_spec.atomic_write import workspace
 from shared_spec.errors import ResNetError
 from shared_spec.plan.compiler import compile_plan
-from shared_spec.plan.dataflow import IMAGES, Part, parts
+from shared_spec.plan.dataflow import IMAGES, Node, nodes
 from shared_spec.plan.network import Plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.training.state import require_classes
@@ -110,7 +110,7 @@ def trace(  # noqa: PLR0913 a verb
         report.rows = run.compare(reference, other, report)
         if gradients and isinstance(other, Engine):
             _compare_gradients(run, reference, other, report, seed)
-    _judge(report, {part.name: part for part in parts(p)})
+    _judge(report, {part.name: part for part in nodes(p)})
     return report
 
 
@@ -160,7 +160,7 @@ class _TraceRun:
         return rows
 
     def rows(self, ours: State, theirs: State, broken: Mapping[str, str]) -> list[TraceRow]:
-        found = parts(self.plan)
+        found = nodes(self.plan)
         rows = []
         entering = inputs_of(
             found, self.images, {part.name: ours[f"output/{part.name}"] for part in found}
@@ -219,7 +219,7 @@ def _error(mine: np.ndarray, other: np.ndarray | None, row: TraceRow | None = No
     return farthest(mine, other)
 
 
-def _judge(report: TraceReport, known: Mapping[str, Part]) -> None:
+def _judge(report: TraceReport, known: Mapping[str, Node]) -> None:
     """Name what is at fault first: by the forced errors, and if a user's model shows few layers,
     by what enters and leaves those that it shows.
     """
@@ -261,7 +261,7 @@ def _judge(report: TraceReport, known: Mapping[str, Part]) -> None:
 
 
 def _first(
-    rows: Sequence[TraceRow], known: Mapping[str, Part]
+    rows: Sequence[TraceRow], known: Mapping[str, Node]
 ) -> tuple[TraceRow, list[str]] | None:
     """The first row in which something is off, and the names of what may be to blame for it."""
     unseen: list[str] = []

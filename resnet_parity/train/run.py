@@ -51,7 +51,7 @@ _FLUSH = 20
 
 
 @dataclass
-class Observer:
+class TrainingObserver:
     """Receives the progress of a training run."""
 
     step: Callable[[int, int, float, float], None] = lambda step, steps, loss, accuracy: None
@@ -142,7 +142,7 @@ def train(
     *,
     device: Device = "cpu",
     resume: bool = False,
-    observer: Observer | None = None,
+    observer: TrainingObserver | None = None,
 ) -> Trained:
     """Train in this process, which must not have used another engine of Keras before.
 
@@ -160,7 +160,7 @@ def train(
     """
     from resnet_parity.worker.session import Session
 
-    observer = observer or Observer()
+    observer = observer or TrainingObserver()
     recipe = prepared.recipe
     first = prepared.shard[0] == 0
     state = _claim(folder, recipe, resume, first)
@@ -239,7 +239,7 @@ class _TrainingRun:
     session: Session
     trainer: Any
     folder: Path
-    observer: Observer
+    observer: TrainingObserver
     loss: float = math.nan
     scores: Scores | None = None
     _pending: list[tuple[int, Progress]] = field(default_factory=list)

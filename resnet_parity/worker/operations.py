@@ -24,7 +24,7 @@ from shared_spec.catalogue import CATALOGUE
 from shared_spec.errors import ResNetError
 from shared_spec.formats.canonical_file import read_safetensors, save_canonical, write_safetensors
 from shared_spec.plan.compiler import compile_plan
-from shared_spec.plan.dataflow import parts
+from shared_spec.plan.dataflow import nodes
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.training.optimization import Optimization
 from shared_spec.weights.checkpoint import Checkpoint
@@ -185,7 +185,7 @@ def trace(
     given = ResNetSpec.parse(spec)
     state = narrowed(read_safetensors(weights).state, dtype)
     model = session.placed(given, state, dtype)
-    found = parts(compile_plan(given))
+    found = nodes(compile_plan(given))
     names = [part.name for part in found]
     results: dict[str, Any] = {}
     broken: dict[str, str] = {}

@@ -16,7 +16,7 @@ import numpy as np
 from resnet_parity.numerics.teacher_forcing import inputs_of
 from resnet_parity.worker.session import Session, one_line
 from shared_spec.errors import ResNetError, did_you_mean
-from shared_spec.plan.dataflow import Part, parts
+from shared_spec.plan.dataflow import Node, nodes
 from shared_spec.plan.layers import Parameter
 from shared_spec.plan.network import Plan
 from shared_spec.weights.layouts import FLAX, KERAS, TORCH, ParameterLayout, keras_layer
@@ -111,7 +111,7 @@ def run_own(
     own = _wrapped(session, _made(factory), dtype, factory)
     named = {q.name: renamed(q.name, names) for q in p.parameters()}
     own.load({named[q.name]: (q, state[q.name]) for q in p.parameters()})
-    found = parts(p)
+    found = nodes(p)
     theirs = {part.name: renamed(part.name, names) for part in found}
     present = [part for part in found if own.has(theirs[part.name])]
     entered, left, result = _tried(
@@ -138,7 +138,7 @@ def run_own(
     return arrays, _notes(found, arrays)
 
 
-def _notes(found: list[Part], arrays: State) -> list[str]:
+def _notes(found: list[Node], arrays: State) -> list[str]:
     unseen = [part.name for part in found if f"output/{part.name}" not in arrays]
     if len(unseen) == len(found):
         raise ResNetError(
@@ -165,7 +165,7 @@ def renamed(name: str, names: Mapping[str, str]) -> str:
 
 def check_names(names: Mapping[str, str], p: Plan) -> None:
     """Raise an error if a name map speaks of what the spec does not have."""
-    whole = [part.name for part in parts(p)] + [q.name for q in p.parameters()]
+    whole = [part.name for part in nodes(p)] + [q.name for q in p.parameters()]
     known = {".".join(n.split(".")[:i]) for n in whole for i in range(1, n.count(".") + 2)}
     for name in names:
         if name not in known:

@@ -22,7 +22,7 @@ _AVERAGING = (
 
 
 @dataclass(frozen=True)
-class Part:
+class Node:
     """A layer or a block: `sources` are the parts whose outputs' sum enters it."""
 
     name: str
@@ -34,14 +34,14 @@ class Part:
     """Whether it sums over whole maps."""
 
 
-def parts(p: Plan) -> list[Part]:
+def nodes(p: Plan) -> list[Node]:
     """All layers and blocks in the order of `p.layers()`, each block after its layers."""
-    found: list[Part] = []
+    found: list[Node] = []
 
     def chain(layers: Layers, entering: tuple[str, ...]) -> tuple[str, ...]:
         for layer in layers:
             kind = type(layer)
-            found.append(Part(layer.name, kind.__name__, entering, (), kind in _AVERAGING))
+            found.append(Node(layer.name, kind.__name__, entering, (), kind in _AVERAGING))
             entering = (layer.name,)
         return entering
 
@@ -53,7 +53,7 @@ def parts(p: Plan) -> list[Part]:
             y += chain(block.shortcut, x if block.shortcut_from == "input" else h)
         chain(block.output, y)
         inside = tuple(layer.name for layer in block.layers())
-        found.append(Part(block.name, "block", x, inside))
+        found.append(Node(block.name, "block", x, inside))
         x = (block.name,)
     chain(p.head, x)
     return found

@@ -21,7 +21,7 @@ Shape = tuple[int, ...]
 """Shape of one image's activation, channels last: (H, W, C), or (C,) after the global pool."""
 
 
-class Row(NamedTuple):
+class LayerRow(NamedTuple):
     """One layer, block, or stage: its output shape, trainable parameters and MACs for one image."""
 
     name: str
@@ -30,13 +30,13 @@ class Row(NamedTuple):
     macs: int
 
 
-def layer_rows(p: Plan, size: tuple[int, int]) -> list[Row]:
+def layer_rows(p: Plan, size: tuple[int, int]) -> list[LayerRow]:
     """One row a layer for an input of `size` (H, W) pixels, in the order of `p.layers()`.
 
     Raises:
         SpecError: if the image is so small that some layer has no output.
     """
-    rows: list[Row] = []
+    rows: list[LayerRow] = []
     shape = _chain(p.stem, (*size, p.in_channels), rows)
     for block in p.blocks():
         shape = _block(block, shape, rows)
@@ -44,19 +44,19 @@ def layer_rows(p: Plan, size: tuple[int, int]) -> list[Row]:
     return rows
 
 
-def block_rows(p: Plan, size: tuple[int, int]) -> list[Row]:
+def block_rows(p: Plan, size: tuple[int, int]) -> list[LayerRow]:
     """As `layer_rows`, with each residual block summed into one row named after it."""
-    rows: list[Row] = []
+    rows: list[LayerRow] = []
     shape = _chain(p.stem, (*size, p.in_channels), rows)
     for block in p.blocks():
-        inner: list[Row] = []
+        inner: list[LayerRow] = []
         shape = _block(block, shape, inner)
         rows.append(_sum(block.name, shape, inner))
     _chain(p.head, shape, rows)
     return rows
 
 
-def stage_rows(p: Plan, size: tuple[int, int]) -> list[Row]:
+def stage_rows(p: Plan, size: tuple[int, int]) -> list[LayerRow]:
     """The table a paper prints: one row each for the stem, every stage, and the head."""
     rows = {row.name: row for row in block_rows(p, size)}
     groups: list[tuple[str, Layers | tuple[Block, ...]]] = [("stem", p.stem)]
@@ -89,11 +89,11 @@ def macs(p: Plan, size: tuple[int, int]) -> int:
     return sum(row.macs for row in layer_rows(p, size))
 
 
-def _sum(name: str, shape: Shape, rows: list[Row]) -> Row:
-    return Row(name, shape, sum(r.parameters for r in rows), sum(r.macs for r in rows))
+def _sum(name: str, shape: Shape, rows: list[LayerRow]) -> LayerRow:
+    return LayerRow(name, shape, sum(r.parameters for r in rows), sum(r.macs for r in rows))
 
 
-def _chain(layers: Iterable[Layer], shape: Shape, rows: list[Row]) -> Shape:
+def _chain(layers: Iterable[Layer], shape: Shape, rows: list[LayerRow]) -> Shape:
     for layer in layers:
         kind = type(layer)
         shape, count, macs = _cost(kind, _fields(kind)(layer), shape)  # type: ignore[arg-type]
@@ -102,7 +102,7 @@ def _chain(layers: Iterable[Layer], shape: Shape, rows: list[Row]) -> Shape:
                 f"the input image is too small: {layer.name} would have the output {shape}; "
                 f"give a larger height and width"
             )
-        rows.append(Row(layer.name, shape, count, macs))
+        rows.append(LayerRow(layer.name, shape, count, macs))
     return shape
 
 
@@ -125,7 +125,7 @@ def _fields(kind: type[Layer]) -> Callable[[Layer], tuple[Any, ...]]:
     return lambda layer: tuple(getattr(layer, name) for name in names)
 
 
-def _block(block: Block, shape: Shape, rows: list[Row]) -> Shape:
+def _block(block: Block, shape: Shape, rows: list[LayerRow]) -> Shape:
     h = _chain(block.pre, shape, rows)
     y = _chain(block.branch, h, rows)
     if block.shortcut_from is not None:

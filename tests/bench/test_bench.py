@@ -16,7 +16,7 @@ from resnet_parity.bench import peers
 from resnet_parity.bench.measure import bench, farthest_result
 from resnet_parity.bench.result import BenchReport, BenchRequest
 from resnet_parity.bench.roofline import bound_seconds
-from resnet_parity.bench.scaling import Scale
+from resnet_parity.bench.scaling import ScalingAxis
 from resnet_parity.engines import reference_libraries
 from resnet_parity.engines.bench_job import Rates
 from resnet_parity.engines.reference_libraries import peer_missing
@@ -226,7 +226,7 @@ def test_rates_are_measured_again_before_anything_is_refused() -> None:
 
 def test_the_json_has_what_the_report_reads() -> None:
     data = run(
-        Fakes(), request_of(command="resnet-parity bench tiny"), scale=Scale(("batch",))
+        Fakes(), request_of(command="resnet-parity bench tiny"), scale=ScalingAxis(("batch",))
     ).to_dict()
     assert data["kind"] == "bench"
     assert data["command"] == "resnet-parity bench tiny"
@@ -261,7 +261,7 @@ def test_the_json_has_what_the_report_reads() -> None:
 
 
 def test_speed_is_measured_over_batch_depth_and_size() -> None:
-    scale = Scale(("batch", "depth", "size"), (20, 56), (1, 4), (32, 48))
+    scale = ScalingAxis(("batch", "depth", "size"), (20, 56), (1, 4), (32, 48))
     data = run(Fakes(), scale=scale).to_dict()
     points = [(p["over"], p["x"], p["label"]) for p in data["scaling"] if p["side"] == "torch"]
     assert points == [

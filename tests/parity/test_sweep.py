@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from resnet_parity.check.catalogue import Observer, Settings, sweep
-from resnet_parity.check.record_file import LibraryVerdict, Record, read_records
+from resnet_parity.check.catalogue import SweepObserver, SweepSettings, sweep
+from resnet_parity.check.record_file import LibraryVerdict, SweepRecord, read_records
 from resnet_parity.engines.memory import available_memory, fitting_dtype, peak_bytes
 from resnet_parity.engines.process import EngineError, Worker
 from resnet_parity.engines.reference_libraries import REFERENCES, references_of
@@ -37,7 +37,7 @@ from tests.conftest import Pool
 
 SMALL = CATALOGUE["test_resnet"]
 ALONE = CATALOGUE["resnet20"]
-SETTINGS = Settings((ENGINES["torch"], ENGINES["flax"]))
+SETTINGS = SweepSettings((ENGINES["torch"], ENGINES["flax"]))
 
 
 class Borrowed:
@@ -70,13 +70,13 @@ class Lab:
     def start(self, engine: Engine, device: Device) -> Any:
         return Borrowed(self.pool[engine.name], self.calls, self.spoil)
 
-    def sweep(self, *entries: Entry, settings: Settings = SETTINGS) -> list[Record]:
+    def sweep(self, *entries: Entry, settings: SweepSettings = SETTINGS) -> list[SweepRecord]:
         self.calls.clear()
         return sweep(
             entries,
             settings,
             self.results,
-            Observer(),
+            SweepObserver(),
             start=self.start,
             available=lambda: self.memory,
         )
@@ -210,7 +210,7 @@ def test_missing_libraries_and_engines_are_told(lab: Lab, monkeypatch: pytest.Mo
     timm = replace(REFERENCES["timm"], requires=("no_such_timm",))
     monkeypatch.setitem(REFERENCES, "timm", timm)
     absent = replace(ENGINES["keras:jax"], requires=("no_such_jax",))
-    settings = Settings((*SETTINGS.engines, absent), requested=False)
+    settings = SweepSettings((*SETTINGS.engines, absent), requested=False)
     (record,) = lab.sweep(SMALL, settings=settings)
     assert record.holds
     told = "no_such_timm not installed; run: pip install no_such_timm"
@@ -238,7 +238,7 @@ def test_libraries_load_strictly() -> None:
             reference_logits(REFERENCES["timm"], SMALL, wrong, "float64", images)
 
 
-RECORD = Record(
+RECORD = SweepRecord(
     "resnetv2_50d_frn", "timm_v2", "key", "2026-11-21", "float64", "cpu", [(97, 64)], 2, 25_000,
     {"torch": "2.13.0", "timm": "1.0.31"}, 1e-12, {"torch": 1.0, "flax": 2.0}, 1e-15,
     ["torch", "flax"], {"timm": LibraryVerdict(25_000, {"torch": 0.0, "flax": None}, recast=True)},
@@ -259,7 +259,7 @@ def test_the_report() -> None:
 
 def test_records_survive_json() -> None:
     data = json.loads(json.dumps(summary([RECORD])))
-    (back,) = (Record.from_dict(record) for record in data["records"])
+    (back,) = (SweepRecord.from_dict(record) for record in data["records"])
     assert back.references == RECORD.references
     assert back == RECORD
 

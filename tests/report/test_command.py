@@ -125,7 +125,7 @@ def test_a_name_in_a_file_is_not_opened(tmp_path: Path) -> None:
     spec.write_text(TINY)
     file = tmp_path / "check.json"
     file.write_text(json.dumps(real("check_tiny") | {"model": str(spec)}))
-    (net,) = report.collect([], report.Files(checks=[file]), report.Settings([]))
+    (net,) = report.collect([], report.Files(checks=[file]), report.ReportSettings([]))
     assert net.spec is None
 
 
@@ -183,7 +183,7 @@ def test_what_no_file_tells_is_run(
     nets = report.collect(
         ["tiny.yaml"],
         report.Files(),
-        report.Settings(engines, start=pool.start),
+        report.ReportSettings(engines, start=pool.start),
         steps.append,
     )
     (net,) = nets
@@ -205,7 +205,7 @@ def test_what_no_file_tells_is_run(
     assert "resnet-parity check tiny.yaml --engines torch,flax" in report.render(nets)
     # What a file tells is not run again.
     files = report.Files(traces=[FOLDER / "trace_tiny32.json"], checks=[FOLDER / "check_tiny.json"])
-    (net,) = report.collect(["tiny.yaml"], files, report.Settings([]))
+    (net,) = report.collect(["tiny.yaml"], files, report.ReportSettings([]))
     assert [t.dtype for t in net.traces] == ["float32"]
     assert net.spec is not None
 
@@ -225,7 +225,9 @@ def test_an_engine_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> N
             raise ResNetError("the worker fell over")
 
     engines = [ENGINES["torch"], ENGINES["flax"]]
-    nets = report.collect(["resnet20"], report.Files(), report.Settings(engines, start=Broken))
+    nets = report.collect(
+        ["resnet20"], report.Files(), report.ReportSettings(engines, start=Broken)
+    )
     assert report.verdict(nets[0]) is False
     text = Page(report.render(nets)).root.text
     assert "flax failed: the worker fell over" in text
@@ -298,7 +300,9 @@ def test_speed_is_measured_if_asked_for(monkeypatch: pytest.MonkeyPatch) -> None
     files = report.Files(checks=[FOLDER / "check_tiny.json"], traces=[FOLDER / "trace_tiny.json"])
     steps: list[str] = []
     for speed in (False, True):
-        settings = report.Settings([ENGINES["torch"]], "float64", "cpu", speed, start=NeverStarted)
+        settings = report.ReportSettings(
+            [ENGINES["torch"]], "float64", "cpu", speed, start=NeverStarted
+        )
         nets = report.collect(["resnet20"], files, settings, steps.append)
         assert len(nets[0].benches) == len(asked) == speed
     (request,) = asked

@@ -21,7 +21,7 @@ from resnet_parity.trace.compare import UserModel, trace
 from resnet_parity.trace.result import TraceReport, TraceRow
 from shared_spec import ResNetError, ResNetSpec, resolve
 from shared_spec.plan.compiler import compile_plan
-from shared_spec.plan.dataflow import parts
+from shared_spec.plan.dataflow import nodes
 from shared_spec.weights.initialize import random_images
 from tests.command import command
 from tests.conftest import Pool
@@ -190,7 +190,7 @@ def in_keras() -> list[Case]:
     """The first fault of each kind of layer."""
     kinds: dict[tuple[str, bool], Case] = {}
     for case in CASES:
-        found = parts(compile_plan(SPECS[case.spec]))
+        found = nodes(compile_plan(SPECS[case.spec]))
         kind = next(part.kind for part in found if part.name == case.layer)
         kinds.setdefault((kind, isinstance(case.fault, str)), case)
     return list(kinds.values())
@@ -219,7 +219,7 @@ def test_there_are_enough_faults() -> None:
         type(layer).__name__ for spec in SPECS.values() for layer in compile_plan(spec).layers()
     }
     hurt = {
-        next(p.kind for p in parts(compile_plan(SPECS[c.spec])) if p.name == c.layer) for c in CASES
+        next(p.kind for p in nodes(compile_plan(SPECS[c.spec])) if p.name == c.layer) for c in CASES
     }
     assert kinds - hurt == {"Identity", "ZeroPad", "Flatten"}
 
@@ -257,7 +257,7 @@ def test_what_enters_a_part_is_what_the_plan_says(pool: Pool) -> None:
 
 
 def test_inputs_are_sums_of_sources() -> None:
-    found = {part.name: part for part in parts(compile_plan(SPECS["basic"]))}
+    found = {part.name: part for part in nodes(compile_plan(SPECS["basic"]))}
     assert found["layer2.0.act2"].sources == ("layer2.0.bn2", "layer2.0.downsample.1")
     assert found["layer2.1.act2"].sources == ("layer2.1.bn2", "layer2.0")
     assert found["layer2.1"].sources == ("layer2.0",)
@@ -575,7 +575,7 @@ def test_the_command_names_the_layer(net: str) -> None:
     assert (status, data["holds"], data["first"]) == (0, True, [])
     assert data["command"] == f"resnet-parity trace {shlex.join(arguments)}"
     assert data["input"] == [2, 64, 64, 3]
-    assert len(data["rows"]) == len(parts(compile_plan(SPECS["basic"]))) + 1
+    assert len(data["rows"]) == len(nodes(compile_plan(SPECS["basic"]))) + 1
 
 
 @pytest.mark.parametrize(
