@@ -29,7 +29,7 @@ from shared_spec.plan.layers import BatchNorm, Conv, Dropout
 from shared_spec.plan.summary import layer_rows
 from tests.conftest import Pool
 from tests.judges import weights_of
-from tests.parity.test_options import DISTINCT
+from tests.parity.test_options import DISTINCT, PAIRS
 from tests.tiers import selected
 
 NARROW = {"depths": [1, 1], "widths": [32, 32], "num_classes": 7}
@@ -89,7 +89,7 @@ def test_the_compiler_of_torch_takes_weights_for_constants(pool: Pool) -> None:
     assert pool["torch"].call("probe", function="inference:constants") == [True, True]
 
 
-@pytest.mark.parametrize("spec", DISTINCT, ids=list(DISTINCT.values()))
+@pytest.mark.parametrize("spec", selected(PAIRS, DISTINCT), ids=DISTINCT.__getitem__)
 def test_every_option_has_its_form(spec: ResNetSpec) -> None:
     state = weights_of(spec)
     images = random_images((2, 32, 48, spec.in_channels)).astype(np.float64)

@@ -130,7 +130,7 @@ def test_peers_are_timed_beside(
 def test_keras_applications_is_timed(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(bench_peers.TWINS, "KerasHub")
     options = {"name": "keras_resnet50", "peers": True, "modes": ("infer", "train")}
-    options |= {"size": (96, 96), "batches": (4,)}
+    options |= {"size": (64, 64), "batches": (2,)}
     report = run(pool, "keras:torch", resolve("keras_resnet50"), **options)
     assert_timed(report, ["keras:torch", "keras.applications"] * 2)
 

@@ -35,7 +35,8 @@ def test_the_tolerance_is_the_published_one() -> None:
 
 
 FEW = ["resnet20 (A)", "plain20", "d2l_resnet18_same", "LayerScale"]
-COMPILED = {"resnet18", "resnet50", "resnet20 (A)", "d2l_resnet18_same"}
+FRAMEWORKS = ("torch", "keras:tensorflow", "flax")
+COMPILED = {"resnet18", "resnet50", "resnet20 (A)"}
 """As a whole too; compiling every net at three sizes would take most of the suite's time."""
 
 
@@ -89,9 +90,10 @@ def test_lower_precision_is_held_against_float64(pool: Pool, dtype: str) -> None
 @pytest.mark.optimised
 def test_a_deep_net_agrees_too(pool: Pool) -> None:
     spec: ResNetSpec = SPECS["resnet20 (A)"].override(depths=[18, 18, 18])
-    report = check(spec, engines(), sizes=[(33, 32)], start=pool.start)
+    ran = [engine for engine in engines() if choice.tier == "all" or engine.name in FRAMEWORKS]
+    report = check(spec, ran, sizes=[(33, 32)], start=pool.start)
     assert report.problems == []
-    assert len(report.pairs) == len(pairs())
+    assert len(report.pairs) == len(ran) * (len(ran) - 1) // 2
 
 
 @pytest.mark.parametrize("name", ["resnet1202", "plain1202", "ecaresnet269d", "resnetv2_152"])
