@@ -64,7 +64,7 @@ class Difference:
 
 
 def difference(reference: np.ndarray, other: np.ndarray) -> Difference:
-    """Compare `other` with `reference` under `RULE`.
+    """Compare `other` with `reference`, of any one shape, under `RULE`.
 
     Raises:
         ResNetError: if the shapes differ, or if there is nothing to compare: no elements, or a

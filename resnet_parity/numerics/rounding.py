@@ -68,7 +68,7 @@ def perturbed(p: Plan, state: State, dtype: str, seed: int) -> State:
 
 
 def perturbed_array(q: Parameter, array: np.ndarray, dtype: str, seed: int) -> np.ndarray:
-    """One array of `perturbed`, in float64."""
+    """One array of `perturbed`, of the shape of `q`, in float64."""
     terms = math.prod(q.shape[1:]) if q.role in ("conv_kernel", "dense_kernel") else 1
     noise = generator(seed, f"rounding/{q.name}").standard_normal(q.shape)
     change: np.ndarray = array * (1 + UNIT_ROUNDOFF[dtype] * math.sqrt(terms) * noise)

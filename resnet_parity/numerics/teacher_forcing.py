@@ -17,9 +17,9 @@ from shared_spec.weights.state import State
 def inputs_of(
     found: Sequence[Node], images: np.ndarray, outputs: Mapping[str, np.ndarray]
 ) -> State:
-    """What enters each part, from the outputs of all."""
+    """What enters each layer and block, from images [N, H, W, C] and the outputs of all."""
     known = {**outputs, IMAGES: images}
-    return {part.name: reduce(np.add, (known[s] for s in part.sources)) for part in found}
+    return {node.name: reduce(np.add, (known[s] for s in node.sources)) for node in found}
 
 
 def rounded(found: Sequence[Node], inputs: State, dtype: str, seed: int) -> State:
@@ -28,9 +28,9 @@ def rounded(found: Sequence[Node], inputs: State, dtype: str, seed: int) -> Stat
     `resnet_parity.numerics.rounding.perturbed`).
     """
     changed: State = {}
-    for part in found:
-        x = inputs[part.name].astype(np.float64)
-        terms = math.prod(x.shape[1:3]) if part.averages and x.ndim == 4 else 1
-        noise = generator(seed, f"rounding/input/{part.name}").standard_normal(x.shape)
-        changed[part.name] = x * (1 + UNIT_ROUNDOFF[dtype] * math.sqrt(terms) * noise)
+    for node in found:
+        x = inputs[node.name].astype(np.float64)
+        terms = math.prod(x.shape[1:3]) if node.averages and x.ndim == 4 else 1
+        noise = generator(seed, f"rounding/input/{node.name}").standard_normal(x.shape)
+        changed[node.name] = x * (1 + UNIT_ROUNDOFF[dtype] * math.sqrt(terms) * noise)
     return changed

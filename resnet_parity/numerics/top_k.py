@@ -25,8 +25,8 @@ class Scores:
 
 
 def ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """How many classes are ahead of the right one, [N]: those of a larger logit, and, of equal
-    ones, those with a smaller number. A NaN is ahead of everything.
+    """How many classes are ahead of the right one, [N], from logits [N, classes] and labels [N]:
+    those of a larger logit and, of equal ones, with a smaller number. A NaN is ahead of all.
     """
     right = np.take_along_axis(logits, labels[:, None], 1)
     classes = np.arange(logits.shape[1])
@@ -37,14 +37,14 @@ def ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Cross-entropy of every image, float64 [N]."""
+    """Cross-entropy of every image, float64 [N], from logits [N, classes] and labels [N]."""
     right = np.take_along_axis(log_softmax(logits), labels[:, None], 1)[:, 0]
     found: np.ndarray = np.abs(right)  # logarithms of probabilities are never above 0
     return found
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Logarithms of the probabilities of classes, which are the last axis; in float64."""
+    """Logarithms of probabilities [..., classes], from logits of that shape; in float64."""
     wide = logits.astype(np.float64)
     wide -= wide.max(-1, keepdims=True)
     found: np.ndarray = wide - np.log(np.exp(wide).sum(-1, keepdims=True))
@@ -54,7 +54,9 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 def score(
     predict: Callable[[np.ndarray], np.ndarray], batches: Iterable[tuple[np.ndarray, np.ndarray]]
 ) -> Scores:
-    """Score what `predict` makes of batches of images [N, H, W, C] with labels [N]."""
+    """Scores of the logits [N, classes] that `predict` gives for batches of images [N, H, W, C],
+    with labels [N].
+    """
     placed, lost = [], []
     for images, labels in batches:
         logits = predict(images)
@@ -64,7 +66,7 @@ def score(
 
 
 def summed(placed: np.ndarray, lost: np.ndarray) -> Scores:
-    """Scores from the ranks and losses of all images."""
+    """Scores from the ranks [N] and losses [N] of all images."""
     return Scores(
         float((placed < 1).mean()), float((placed < 5).mean()), float(lost.mean()), len(placed)
     )

@@ -23,7 +23,7 @@ _AVERAGING = (
 
 @dataclass(frozen=True)
 class Node:
-    """A layer or a block: `sources` are the parts whose outputs' sum enters it."""
+    """A layer or a block: `sources` are the nodes whose outputs' sum enters it."""
 
     name: str
     kind: str
