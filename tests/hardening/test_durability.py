@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,7 +52,9 @@ def checkpoints(folder: Path, kind: str, count: int) -> list[Path]:
 
 def in_child(work: Callable[[], object], messages: int = 2) -> int:
     """Start work in a copy of this process, where every module is already imported."""
-    pid = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of threads, of PyTorch's and JAX's, which it does not use
+        pid = os.fork()
     if pid:
         return pid
     try:
@@ -64,7 +67,6 @@ def in_child(work: Callable[[], object], messages: int = 2) -> int:
         os._exit(3)
 
 
-@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("kind", TARGETS)
 def test_killed_at_any_moment_the_old_one_or_the_new_one_is_there(
     tmp_path: Path, kind: str
