@@ -124,7 +124,7 @@ RESIDENT_LIMIT = 7 * 2**28
 
 UNOPTIMISED = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 FAST = " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-"""With both, XLA compiles in a third of the time; what it computes is held to the same bounds. Only
+"""With both, XLA compiles in about half the time; what it computes is held to the same bounds. Only
 JAX is told, as TensorFlow's XLA ends the process at a flag that it does not know.
 """
 

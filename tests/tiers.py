@@ -83,7 +83,7 @@ def without_jax() -> list[Engine]:
 
 
 def only(name: str, wanted: bool) -> list[Engine]:
-    """In tier `test`, one that the line above leaves out, where it is wanted after all."""
+    """In tier `test`, one that `without_jax` leaves out, where it is wanted after all."""
     return [e for e in engines() if e.name == name and wanted and choice.tier != "all"]
 
 
