@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -44,7 +45,7 @@ def build(layer: plan.Layer, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
 def _conv(layer: plan.Conv, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
     route: Any = lax.conv_general_dilated
     if layer.standardize_eps is not None:
-        route = standardized(layer.standardize_eps)
+        route = Standardized(layer.standardize_eps)
     elif layer.kernel_size == layer.groups == 1 and layer.padding in (0, "same"):
         route = product
     conv: nnx.Module = nnx.Conv(
@@ -96,18 +97,19 @@ def product(
     return jnp.matmul(x[:, ::rows, ::columns], kernel[0, 0], precision=options.get("precision"))
 
 
-@cache
-def standardized(eps: float) -> Callable[..., jax.Array]:
-    """`lax.conv_general_dilated` of filters that are standardised, over their own weights; one
-    function for each `eps`, so that models of one kind are compiled once.
+@dataclass(frozen=True)
+class Standardized:
+    """`lax.conv_general_dilated` of filters that are standardised, over their own weights. Two of
+    one `eps` are equal, so that models of one kind are compiled once.
     """
 
-    def convolved(x: jax.Array, kernel: jax.Array, *args: Any, **options: Any) -> jax.Array:
-        variance = kernel.var((0, 1, 2), keepdims=True)
-        standard = (kernel - kernel.mean((0, 1, 2), keepdims=True)) * lax.rsqrt(variance + eps)
-        return lax.conv_general_dilated(x, standard, *args, **options)
+    eps: float
 
-    return convolved
+    def __call__(self, x: jax.Array, kernel: jax.Array, *args: Any, **options: Any) -> jax.Array:
+        """[N, H, W, C] and [h, w, C / groups, out] to [N, H', W', out]."""
+        variance = kernel.var((0, 1, 2), keepdims=True)
+        standard = (kernel - kernel.mean((0, 1, 2), keepdims=True)) * lax.rsqrt(variance + self.eps)
+        return lax.conv_general_dilated(x, standard, *args, **options)
 
 
 def padding(amount: plan.Padding) -> Any:
@@ -341,7 +343,7 @@ FUNCTIONS: dict[type, Callable[[Any, jax.Array], jax.Array]] = {
     plan.ZeroPadShortcut: _zero_pad_shortcut,
     plan.GlobalPool: _global_pool,
 }
-"""What each layer record without variables computes, as functions are Flax's own pools."""
+"""What each layer record without variables computes: plain functions, as Flax's own pools are."""
 
 BUILDERS: dict[type, Callable[[Any, Any, nnx.Rngs], nnx.Module]] = {
     plan.Conv: _conv,

@@ -60,7 +60,7 @@ def _orbax() -> Any:
     try:
         import orbax.checkpoint
     except ImportError:
-        raise framework_missing("a directory of Flax's", "orbax-checkpoint", "flax") from None
+        raise framework_missing("a Flax checkpoint directory", "orbax-checkpoint", "flax") from None
     return orbax.checkpoint
 
 

@@ -170,6 +170,8 @@ class _Configured:
     arguments: tuple[str, ...]
 
     def __init__(self, **options: Any) -> None:
+        if missing := [name for name in self.arguments if name not in options]:
+            raise TypeError(f"{type(self).__name__} needs {', '.join(missing)}")
         given = {name: options.pop(name) for name in self.arguments}
         super().__init__(**options)
         for name, value in given.items():

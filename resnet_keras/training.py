@@ -43,7 +43,7 @@ class RecipeOptimizer(keras.optimizers.Optimizer):
     ) -> None:
         if not isinstance(optimization, Optimization):
             optimization = checked(**optimization)
-        # Of the variables that Keras makes without asking.
+        # The dtype of the variables that Keras makes without asking.
         with configured(floatx=optimization.dtype):
             super().__init__(
                 optimization.learning_rate if learning_rate is None else learning_rate, name=name

@@ -123,7 +123,7 @@ def convert(
             _write(whole, draft, wanted, folder)
             with _apart(seconds, "read_back"):
                 before = digest(whole.state)
-                after = digest(read_any(draft, whole.spec, folder).state)
+                after = digest(read_any(draft, whole.spec, folder).state)  # few formats say the net
             if after != before:
                 raise WeightsError(
                     f"{target}: reading it back gave other weights (SHA-256 {after[:16]}, "

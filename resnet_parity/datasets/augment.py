@@ -8,11 +8,10 @@ image owns a fixed stretch that can be reached without drawing those before it.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from statistics import NormalDist
-from typing import Any, cast
+from typing import Any, assert_never, cast
 
 import numpy as np
 from PIL import Image
@@ -167,8 +166,11 @@ def _shared(
     augmentation: Sequence[Augmentation], numbers: np.ndarray
 ) -> Iterator[tuple[Augmentation, np.ndarray]]:
     """Each augmentation with its own of the numbers [..., n] of an image or many."""
-    stops = itertools.accumulate(map(_needs, augmentation))
-    return zip(augmentation, np.split(numbers, list(stops), axis=-1), strict=False)
+    start = 0
+    for step in augmentation:
+        stop = start + _needs(step)
+        yield step, numbers[..., start:stop]
+        start = stop
 
 
 def _choice(number: Any, count: Any) -> Any:
@@ -204,6 +206,8 @@ def _applied(step: Augmentation, image: np.ndarray, numbers: np.ndarray) -> np.n
             return resized(part, (step.size, step.size), step.interpolation)
         case ColorPCA():
             return _lit(step, image, numbers)
+        case _:
+            assert_never(step)
 
 
 def _lit(step: ColorPCA, image: np.ndarray, numbers: np.ndarray) -> np.ndarray:

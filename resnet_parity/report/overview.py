@@ -17,7 +17,7 @@ from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.summary import describe_chain, describe_stage, stage_rows
 
 _EXACT = {"highest", "float32", "ieee", "none", "null"}
-"""ReportSettings of the precision of matrix products that keep all of float32."""
+"""Settings of the precision of matrix products that keep all of float32."""
 
 
 def verdict(net: Net) -> bool | None:
@@ -115,7 +115,7 @@ def precision(benches: Sequence[BenchReport]) -> list[Block]:
 
 
 def lowered(environment: Mapping[str, Any]) -> Iterator[str]:
-    """ReportSettings that lower the precision of products, in words; of a framework or of all."""
+    """Settings that lower the precision of products, in words; of a framework or of all."""
     for key, value in _flat(environment):
         words = key.replace("_", " ").lower()
         if "tf32" in words and str(value).lower() in ("true", "on", "1", "yes"):

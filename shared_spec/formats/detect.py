@@ -104,7 +104,13 @@ def _open_zip(path: Path) -> Source:
             names = archive.namelist()
     # zipfile raises errors of many kinds for files that are damaged.
     except Exception as error:
-        return _open_by_suffix(path, f"not a readable zip file ({reason(error)})")
+        problem = f"not a readable zip file ({reason(error)})"
+    else:
+        return _open_members(path, names)
+    return _open_by_suffix(path, problem)
+
+
+def _open_members(path: Path, names: list[str]) -> Source:
     if any(name.endswith("/data.pkl") for name in names):
         return open_pytorch(path)
     if "config.json" in names or "model.weights.h5" in names:

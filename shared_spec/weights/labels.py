@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
 from pathlib import Path
 
 from shared_spec.errors import SpecError
@@ -41,9 +40,12 @@ def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
 
 
 def _text(path: Path) -> str:
-    with suppress(OSError):  # reading says what it is
-        if not path.exists():
-            raise SpecError(f"{path}: there is no such file of labels")
+    try:
+        path.stat()
+    except (FileNotFoundError, ValueError):  # ValueError: a name that holds a NUL
+        raise SpecError(f"{path}: there is no such file of labels") from None
+    except OSError:
+        pass  # reading says what it is
     content = read_start(path, _SIZE_LIMIT, SpecError)
     if len(content) > _SIZE_LIMIT:
         raise SpecError(f"{path}: is larger than 10 MB, as no file of labels is; {_FORMS}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 from pathlib import Path
 from typing import Any
@@ -460,6 +461,11 @@ def flax_habits(resnet: Any) -> None:
     np.testing.assert_array_equal(plain(params, rest, x), reference)
     model.fc = nnx.Linear(64, 2, rngs=nnx.Rngs(0))
     assert model(x).shape == (8, 2)
+
+    for name in ("resnet20", "resnetv2_50x1_bit"):
+        model = resnet.create_model(name, depths=[1], widths=[32], num_classes=4)
+        model.eval()
+        assert jnp.array_equal(pickle.loads(pickle.dumps(model))(x), model(x))  # noqa: S301 ours
 
     model = resnet.create_model("resnet20", num_classes=4)
     optimizer = nnx.Optimizer(model, optax.sgd(0.05, momentum=0.9), wrt=nnx.Param)

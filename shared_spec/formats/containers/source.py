@@ -76,12 +76,12 @@ def mapping(found: object) -> dict[str, Any]:
 
 @contextmanager
 def reading(path: Path, kind: str) -> Iterator[None]:
-    """Say of what goes wrong with a file that it is not a readable `kind`. zipfile, pickletools and
-    h5py raise errors of many kinds for files that are damaged.
+    """Say of what goes wrong with a file that it is not a readable `kind`; a machine without memory
+    is not the file's fault. zipfile and pickletools raise errors of many kinds for damaged files.
     """
     try:
         yield
-    except ResNetError:
+    except (ResNetError, MemoryError):
         raise
     except Exception as error:
         raise WeightsError(f"{path}: not a readable {kind} ({reason(error)})") from None
