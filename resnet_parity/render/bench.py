@@ -45,7 +45,8 @@ def table(console: Console, report: BenchReport) -> None:
             console,
             f"parity: {sum(p.holds for p in report.parity)} of {len(report.parity)} timed "
             f"functions agree with {worst.reference}; nearest to its bound is "
-            f"{worst.engine}, {worst.side}: {worst.error:.1e} of {worst.bound:.1e}",
+            f"{', '.join(dict.fromkeys((worst.engine, worst.side)))}: {worst.error:.1e} of "
+            f"{worst.bound:.1e}",
         )
     say_plain(console, *dict.fromkeys(f"{row.side}: {row.note}" for row in report.rows if row.note))
     say_plain(console, *report.notes)

@@ -8,7 +8,7 @@ from functools import partial
 
 from resnet_parity.bench.result import BenchReport
 from resnet_parity.check.result import CheckReport
-from resnet_parity.engines.registry import Engine
+from resnet_parity.engines.registry import ENGINES, Engine
 from resnet_parity.trace.result import TraceReport
 
 _PROGRAM = "resnet-parity"
@@ -18,10 +18,9 @@ def check(found: CheckReport) -> str:
     """What measures a check again, with the random weights and images of the default seed."""
     if found.command:
         return found.command
-    names = [ran.engine for ran in found.ran] + [*found.missing, *found.failed]
     sizes = [f"--image-size {h}x{w}" for _, h, w, *_ in _shaped(found.inputs)]
     batch = [f"--batch {shape[0]}" for shape in found.inputs[:1]]
-    return _again("check", found, names, [*sizes, *batch])
+    return _again("check", found, _asked(found), [*sizes, *batch])
 
 
 def trace(found: TraceReport) -> str:
@@ -66,10 +65,17 @@ def own_bench(name: str, engines: Sequence[Engine], device: str) -> str:
     return f"{_PROGRAM} bench {named(name)} {settings}"
 
 
-def whole(names: Sequence[str], speed: bool) -> str:
-    """The command that makes such a report again."""
-    words = [_PROGRAM, "report", *map(named, names), *["--speed"] * speed]
+def whole(names: Sequence[str], checks: Iterable[CheckReport], speed: bool) -> str:
+    """The command that makes such a report again, in the engines of its checks."""
+    asked = dict.fromkeys(name for found in checks for name in _asked(found) if name in ENGINES)
+    engines = ["--engines", ",".join(asked)] if asked else []
+    words = [_PROGRAM, "report", *map(named, names), *engines, *["--speed"] * speed]
     return " ".join([*words, "-o", "report.html"])
+
+
+def _asked(found: CheckReport) -> list[str]:
+    """The engines of a check, with those that did not run."""
+    return [*(ran.engine for ran in found.ran), *found.missing, *found.failed]
 
 
 def named(name: str) -> str:

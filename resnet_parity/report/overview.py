@@ -153,7 +153,8 @@ def environment(nets: Sequence[Net]) -> list[Block]:
 
 def repeat(nets: Sequence[Net]) -> list[Block]:
     """The commands that measured what is shown, and the one that makes such a report."""
-    page = commands.whole([net.name for net in nets], any(net.benches for net in nets))
+    checks = [check for net in nets for check in net.checks]
+    page = commands.whole([net.name for net in nets], checks, any(net.benches for net in nets))
     lines = [("Everything, and this page", page)]
     for net in nets:
         lines += [(f"Parity of {net.name} in {c.dtype}", commands.check(c)) for c in net.checks]

@@ -170,7 +170,11 @@ def test_commands_are_such_as_the_command_line_takes(name: str) -> None:
     )
     for line in [of(name) for of in measuring]:
         assert parsed(line)["model"] == path
-    assert parsed(commands.whole([name], True))["models"] == [path]
+    checked = record(real("check_tiny"), CheckReport, "it")
+    found = parsed(commands.whole([name], [checked], True))
+    assert (found["models"], found["speed"]) == ([path], True)
+    assert found["engines"].split(",") == [ran.engine for ran in checked.ran]
+    assert parsed(commands.whole([name], [], False))["engines"] is None
 
 
 def test_what_no_file_tells_is_run(
