@@ -53,7 +53,7 @@ AMOUNTS: dict[str, tuple[int, int]] = {
     "cuts of a header": (60, 150),
     "cuts of data": (15, 50),
     "kills of a conversion": (10, 45),
-    "drawn nets": (12, 110),
+    "drawn nets": (9, 110),
 }
 """For `test` and for `all`."""
 

@@ -43,7 +43,9 @@ COMPILED = {"resnet18", "resnet50", "resnet20 (A)"}
 @pytest.mark.parametrize("name", selected(FEW, SPECS))
 def test_five_engines_agree_in_float64(pool: Pool, name: str) -> None:
     spec = SPECS[name]
-    sizes = default_sizes(spec)
+    # The odd one is left out in tier `test`: the one that is not square has an odd side too.
+    every = default_sizes(spec)
+    sizes = selected([every[0], every[2]], every)
     assert {h % 2 for h, w in sizes} == {0, 1}
     assert any(h != w for h, w in sizes)
     report = check(

@@ -20,7 +20,7 @@ NETS = ["plain20", "plain56", "resnet20", "resnet56"]
 def run(output: Path, *arguments: str, code: int = 0) -> str:
     # PyTorch compiles nothing, which is most of so short a run with the other engines.
     command = [sys.executable, str(ROOT / "examples" / "degradation.py"), "--quick"]
-    command += ["--engine", "torch", "--output", str(output), *arguments]
+    command += ["--engine", "torch", "--output", str(output), "--steps", "40", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == code, done.stdout + done.stderr

@@ -38,6 +38,8 @@ SPECS: dict[str, ResNetSpec] = {
 # statistics. Shortcuts of option A train in all five engines for twenty steps below.
 IN_FLAX = ("SE-D", "BiT", "biased variance, same")
 IN_KERAS_JAX = ("SE-D",)
+COVERED = {"resnet20 (A)", "resnet20 (B)", "resnet50"}
+"""In tier `test`, by twenty steps below, the blocks of resnet18 and the bottlenecks of SE-D."""
 
 RECIPES: dict[str, Optimization] = {
     "SGD": optimization(learning_rate=0.05, optimizer={"name": "sgd", "momentum": 0.0}),
@@ -70,7 +72,7 @@ def run(
     )
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", selected(sorted(SPECS.keys() - COVERED), SPECS))
 def test_every_net_trains_alike(pool: Pool, name: str) -> None:
     ran = [
         *without_jax(),
