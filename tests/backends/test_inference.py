@@ -55,7 +55,7 @@ def files(folder: Path, spec: ResNetSpec, sizes: list[tuple[int, int]]) -> dict[
     return paths
 
 
-@pytest.mark.parametrize("name", selected(["SE-D", "BiT", "features"], IN_FIVE))
+@pytest.mark.parametrize("name", selected(["SE-D", "BiT"], IN_FIVE))
 def test_all_forms_agree(worker: Worker, tmp_path: Path, name: str) -> None:
     """Even, odd and non-square."""
     spec = SPECS[name]
