@@ -60,8 +60,6 @@ class Converted:
     bytes: int
     lost: tuple[str, ...]
     """What the source says and the target's format has no place for."""
-    notes: tuple[str, ...]
-    """What of the source was left out, assumed, or expressed in another way, a sentence each."""
     seconds: dict[str, float]
     """`convert` and, apart from it, `start_up` of h5py, `read_back` and `verify`."""
     certificate: str | None = None
@@ -159,7 +157,6 @@ def convert(
         whole.state is checkpoint.state,
         _size(target),
         tuple(key for key in checkpoint.metadata() if key not in wanted.keeps | {"version"}),
-        checkpoint.notes,
         {name: round(value, 3) for name, value in seconds.items()},
         None if made is None else str(certificate_path(target)),
         () if made is None else tuple(made.checks),

@@ -266,8 +266,6 @@ def converted(console: Console, data: dict[str, Any]) -> None:
         say(console, f"Certificate: {plain(data['certificate'])}")
     if data["removed"]:
         say(console, f"Removed {plain(data['removed'])}: it certified what was there before.")
-    for note in data["notes"]:
-        say(console, f"Note: {plain(note)}")
     if data["lost"]:
         say(console, f"This format has no place for {join_words(data['lost'])}.")
 

@@ -25,8 +25,6 @@ class Checkpoint:
     labels: tuple[str, ...] | None = None
     origin: str = ""
     """What kind of file it was read from, in words."""
-    notes: tuple[str, ...] = ()
-    """What of the file was left out, assumed, or expressed in another way, a sentence each."""
 
     def metadata(self) -> dict[str, Any]:
         """Everything but the arrays, as plain JSON data."""
