@@ -81,7 +81,7 @@ def results(folder: Path, kind: str, several: bool) -> list[State]:
         *((engine, {}, "unbiased") for engine in selected(["torch", "flax"], DEVICES)),
         *(
             (engine, {"clip_norm": None, "optimizer": "adamw"}, "biased")
-            for engine in selected([], ["torch", "keras:tensorflow"])
+            for engine in selected(["keras:tensorflow"], ["torch", "keras:tensorflow"])
         ),
     ],
 )
