@@ -54,6 +54,12 @@ def convert(
             "--verify/--no-verify", help="Whether to run the new file and compare logits."
         ),
     ] = True,
+    judge: Annotated[
+        str,
+        typer.Option(
+            help="required refuses what no other library has run with the source's own graph."
+        ),
+    ] = "any",
     as_json: JsonOption = False,
 ) -> None:
     """Convert weights between the formats of PyTorch, Keras, Flax and the libraries around them.
@@ -67,6 +73,10 @@ def convert(
 
     if engines is not None and not verify_it:
         raise ResNetError("--engines: with --no-verify none is run; leave one of them out")
+    if judge not in ("any", "required"):
+        raise ResNetError(f"--judge: {judge!r} is not one of any, required")
+    if judge == "required" and not verify_it:
+        raise ResNetError("--judge: with --no-verify nobody judges; leave one of them out")
     spec = None if model is None else resolve(model)
     names = None if labels is None else read_labels(labels)
     chosen = None if engines is None else tuple(parse_engines(engines))
@@ -74,7 +84,8 @@ def convert(
     with progress(err) as advance:
         path = fetched(source, downloading(advance, source))
         advance(f"{source} to {target}")
-        proof = Proof(chosen, parse_device(device), advance) if verify_it else None
+        asked = Proof(chosen, parse_device(device), advance, judge == "required")
+        proof = asked if verify_it else None
         named = model in CATALOGUE  # and not by a file that tells channels and classes
         done = run_convert(path, target, spec, to, names, proof, resize=named)
     data = {**asdict(done), "source": source}
@@ -110,6 +121,7 @@ def verify(
         "holds": all(found.holds for found in checks),
         "source": certificate.source,
         "reference": certificate.reference_engine,
+        "judged_by": certificate.judged_by,
         "checks": [asdict(found) for found in checks],
     }
     conclude(data, as_json, tables.verified)

@@ -33,6 +33,8 @@ from shared_spec.weights.initialize import generator
 from shared_spec.weights.preprocessing import Preprocessing
 
 SUFFIX = ".parity.json"
+RECONSTRUCTED = "reconstructed: "
+"""How `judged_by` begins where no other library ran the source."""
 DTYPES = ("float64", "float32")
 _SIDE = 128
 """Largest height and width of the inputs."""
@@ -78,14 +80,21 @@ class Inputs:
         return scaled
 
     @classmethod
-    def of(cls, spec: ResNetSpec, prepare: Preprocessing | None) -> Inputs:
-        """Two random images and, if the net takes pictures, two photographs."""
+    def of(
+        cls,
+        spec: ResNetSpec,
+        prepare: Preprocessing | None,
+        size: tuple[int, int] | None = None,
+    ) -> Inputs:
+        """Two random images and, if the net takes pictures, two photographs; of a `size`, if the
+        source takes no other.
+        """
         # Maps are large where logits are not.
         side = min(spec.image_size, _SIDE // 2 if spec.features_only else _SIDE)
-        channels = spec.in_channels
-        shape = (2, side, side, channels)
+        size, channels = size or (side, side), spec.in_channels
+        shape = (2, *size, channels)
         noise = generator(_SEED, "certificate").integers(0, 256, shape, np.uint8)
-        pictures = _photographs(side, channels)
+        pictures = _photographs(size, channels)
         if prepare is not None and prepare.channel_order == "bgr":
             pictures = [picture[..., ::-1] for picture in pictures]
         mean: tuple[float, ...] = (0.5,) * channels
@@ -131,6 +140,10 @@ class Certificate:
     reference: list[np.ndarray]
     """Float64 outputs of the source: logits, or the maps of a features-only net."""
     reference_engine: str
+    judged_by: str
+    """Who computed the reference with the source: a library with the file's own graph, or, after
+    `reconstructed: `, this project with what it read of the file.
+    """
     rounding: float
     """How far rounding to float32 is measured to move the logits."""
     checks: list[Check]
@@ -149,7 +162,7 @@ class Certificate:
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON data: arrays are compressed with zlib, then base64."""
         return {
-            "resnet_parity": 1,
+            "resnet_parity": 2,
             "holds": self.holds,
             "source": self.source,
             "target": self.target,
@@ -159,6 +172,7 @@ class Certificate:
             "inputs": self.inputs.to_dict(),
             "reference": {
                 "engine": self.reference_engine,
+                "judged_by": self.judged_by,
                 "outputs": [
                     {"shape": list(a.shape), "float64": _packed(a)} for a in self.reference
                 ],
@@ -183,7 +197,7 @@ def read_certificate(path: Path) -> Certificate:
     require_file(path, "a certificate")
     data = read_json(path)
     try:
-        if data["resnet_parity"] != 1:
+        if data["resnet_parity"] not in (1, 2):
             raise ValueError("it is of another version")
         items = data["reference"]["outputs"]
         if not 1 <= len(items) <= _OUTPUTS:
@@ -201,6 +215,7 @@ def read_certificate(path: Path) -> Certificate:
             Inputs.from_dict(data["inputs"]),
             outputs,
             str(data["reference"]["engine"]),
+            _judge_of(data),
             rounding,
             [_check_of(item) for item in data["checks"]],
             {str(k): str(v) for k, v in data["versions"].items()},
@@ -219,6 +234,13 @@ def _file_record(data: Any) -> dict[str, str]:
     if not isinstance(data, dict) or not re.fullmatch("[0-9a-f]{64}", str(data.get("sha256"))):
         raise ValueError("it does not give the SHA-256 of a file")
     return {str(key): str(value)[:500] for key, value in data.items()}
+
+
+def _judge_of(data: Any) -> str:
+    """Who judged; certificates of version 1 do not say, as nobody else ever did."""
+    if data["resnet_parity"] == 1:
+        return f"{RECONSTRUCTED}a certificate of version 1, judged by no other library"
+    return " ".join(str(data["reference"]["judged_by"])[:500].split())
 
 
 def _check_of(data: Any) -> Check:
@@ -240,15 +262,15 @@ def file_digest(path: Path) -> str:
     return sha.hexdigest()
 
 
-def _photographs(side: int, channels: int) -> list[np.ndarray]:
+def _photographs(size: tuple[int, int], channels: int) -> list[np.ndarray]:
     if channels not in (1, 3):
         return []
     found = []
     for name in ("china.jpg", "flower.jpg"):
         with resources.files("resnet_parity").joinpath(f"assets/{name}").open("rb") as file:
             picture = Image.open(file).convert("L" if channels == 1 else "RGB")
-            small = picture.resize((side, side), Image.Resampling.BILINEAR)
-        found.append(np.asarray(small, np.uint8).reshape(side, side, channels))
+            small = picture.resize(size[::-1], Image.Resampling.BILINEAR)
+        found.append(np.asarray(small, np.uint8).reshape(*size, channels))
     return found
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from resnet_parity.convert.certificate import (
+    RECONSTRUCTED,
+    Certificate,
     Check,
     OnProgress,
     certificate_path,
@@ -24,7 +26,7 @@ from resnet_parity.engines.job import EngineJob
 from resnet_parity.engines.registry import ENGINES, Device, Engine, first_available
 from shared_spec.atomic_write import durable, workspace
 from shared_spec.backend import fetched
-from shared_spec.errors import FrameworkError, WeightsError
+from shared_spec.errors import FrameworkError, ParityError, WeightsError
 from shared_spec.formats.canonical_file import save_canonical
 from shared_spec.formats.containers import hdf5_sandbox
 from shared_spec.formats.containers.source import require_file
@@ -60,9 +62,13 @@ class Converted:
     bytes: int
     lost: tuple[str, ...]
     """What the source says and the target's format has no place for."""
+    notes: tuple[str, ...]
+    """What of the source was left out, assumed, or expressed in another way, a sentence each."""
     seconds: dict[str, float]
     """`convert` and, apart from it, `start_up` of h5py, `read_back` and `verify`."""
     certificate: str | None = None
+    judged_by: str | None = None
+    """Who ran the source for the certificate: see `Certificate.judged_by`."""
     checks: tuple[Check, ...] = ()
     removed: str | None = None
     """A certificate of an earlier conversion, which was of another file."""
@@ -142,6 +148,8 @@ def convert(
                         device=proof.device,
                         on_progress=proof.on_progress,
                     )
+                if proof.judge_required:
+                    _require_judge(made, path)
         if made is not None:
             write_certificate(made, target)
         removed = remove_stale(target) if made is None else None
@@ -157,8 +165,10 @@ def convert(
         whole.state is checkpoint.state,
         _size(target),
         tuple(key for key in checkpoint.metadata() if key not in wanted.keeps | {"version"}),
+        checkpoint.notes,
         {name: round(value, 3) for name, value in seconds.items()},
         None if made is None else str(certificate_path(target)),
+        None if made is None else made.judged_by,
         () if made is None else tuple(made.checks),
         removed,
     )
@@ -172,6 +182,8 @@ class Proof:
     """None takes the first installed engine of the target's framework."""
     device: Device = "cpu"
     on_progress: OnProgress = lambda text: None
+    judge_required: bool = False
+    """Refuse what no other library has run with the source's own graph."""
 
     def engines_for(self, wanted: Format) -> list[Engine]:
         """Those that verify a format.
@@ -186,6 +198,13 @@ class Proof:
             return list(self.engines)
         names = wanted.engines or tuple(ENGINES)
         return [ENGINES[n] for n in names if ENGINES[n].missing() is None][:1]
+
+
+def _require_judge(made: Certificate | None, source: Path) -> None:
+    """Raise a `ParityError` unless another library has judged a conversion."""
+    if made is None or made.judged_by.startswith(RECONSTRUCTED):
+        why = "no framework is installed" if made is None else made.judged_by
+        raise ParityError(f"{source}: no other library can judge it ({why}); nothing was written")
 
 
 def keep_freed_memory() -> None:

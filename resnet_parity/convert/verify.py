@@ -12,6 +12,7 @@ import numpy as np
 
 from resnet_parity.convert.certificate import (
     DTYPES,
+    RECONSTRUCTED,
     Certificate,
     Check,
     Inputs,
@@ -70,7 +71,8 @@ def certify(
     judge = _reference_engine(checkpoint, engines)
     if judge is None:
         return None
-    inputs = Inputs.of(whole.spec, checkpoint.preprocessing)
+    own = checkpoint.own_graph
+    inputs = Inputs.of(whole.spec, checkpoint.preprocessing, None if own is None else own.size)
     with workspace() as folder:
         job = EngineJob(folder)
         run = _CertificateRun(job, job.save("images", {"images": inputs.array()}), device)
@@ -80,8 +82,20 @@ def certify(
         if not all(np.isfinite(array).all() for arrays in found.values() for array in arrays):
             raise ParityError(f"{source}: its logits are not finite numbers")
         reference = found.pop("float64")
+        ours = reference
         trials = (_numbered(arrays) for arrays in found.values())
         rounding = max(rounding_errors(_numbered(reference), trials).values())
+        judged_by = f"{RECONSTRUCTED}{checkpoint.origin}, judged by no other library"
+        keras = None if own is None else _keras()
+        if own is not None and keras is None:
+            judged_by = (
+                f"{RECONSTRUCTED}{checkpoint.origin}; keras with TensorFlow is not installed"
+            )
+        elif own is not None and keras is not None:
+            on_progress(f"the file's own graph: {keras.name}, float64")
+            judge = keras
+            reference, version = run.own_graph(keras, source, inputs, checkpoint)
+            judged_by = f"keras {version}, the file's own graph"
         permutation = whole.state is checkpoint.state
         dtypes = {entry.dtype.name for entry in entries_of(whole.state).values()}
         written = target, whole.spec
@@ -90,14 +104,23 @@ def certify(
             {"name": named.name, "sha256": file_digest(target)},
             whole.spec,
             permutation,
-            permutation or dtypes == {"float64"},
+            # Keras rounds the constants of arithmetic on pixels to float32.
+            (permutation or dtypes == {"float64"}) and not (own is not None and own.pixels),
             inputs,
             reference,
             judge.name,
+            judged_by,
             rounding,
             [],
             installed_versions(),
         )
+        off = _error(reference, ours, f"{judge.name} with what was read")
+        if off is None or off > certificate.bound("float64"):
+            raise ParityError(
+                f"{source}: {judged_by}, computes something else than what was read of it: "
+                f"{'not a number' if off is None else f'{off:.1e}'} apart, over "
+                f"{certificate.bound('float64'):.1e}; nothing was written"
+            )
         checks = run.checks(engines, written, certificate, on_progress)
         wrong = next((check for check in checks if not check.holds), None)
         if wrong is not None:
@@ -194,6 +217,32 @@ class _CertificateRun:
             found.setdefault(name.partition("/")[0], []).append(arrays[name])
         return found, dict(facts["versions"])
 
+    def own_graph(
+        self, engine: Engine, source: Path, inputs: Inputs, checkpoint: Checkpoint
+    ) -> tuple[list[np.ndarray], str]:
+        """What Keras makes of the images with the graph in a file, and Keras's version."""
+        own, spec = checkpoint.own_graph, checkpoint.spec
+        assert own is not None
+        assert spec is not None
+        images = inputs.array()
+        if own.pixels:
+            images = inputs.pixels.astype(np.float64)
+            prepare = checkpoint.preprocessing
+            if prepare is not None and prepare.channel_order == "bgr":
+                images = np.ascontiguousarray(images[..., ::-1])
+        with self.job.worker(engine, "cpu") as worker:
+            answer, arrays = self.job.run(
+                worker.call,
+                "judge_keras",
+                images=self.job.save("own", {"images": images}),
+                source=str(source.resolve()),
+                logits=own.probabilities,
+            )
+        found = arrays["float64/0"]
+        # A pool may keep the axes of rows and columns.
+        flat = found.shape[1:3] == (1, 1) and not spec.features_only
+        return [found.reshape(len(found), -1) if flat else found], str(answer["keras"])
+
     def checks(
         self, engines: Sequence[Engine], file: File, held: Certificate, on_progress: OnProgress
     ) -> list[Check]:
@@ -242,6 +291,12 @@ def _error(reference: list[np.ndarray], found: list[np.ndarray], who: str) -> fl
         raise ResNetError(f"{who} gives {len(found)} outputs, the reference {len(reference)}")
     error = max(difference(a, b).size for a, b in zip(reference, found, strict=True))
     return error if math.isfinite(error) else None
+
+
+def _keras() -> Engine | None:
+    """The engine in which Keras's own layers compute in float64 throughout, if it is installed."""
+    engine = ENGINES["keras:tensorflow"]
+    return engine if engine.missing() is None else None
 
 
 def _reference_engine(checkpoint: Checkpoint, engines: Sequence[Engine]) -> Engine | None:

@@ -263,9 +263,12 @@ def converted(console: Console, data: dict[str, Any]) -> None:
         )
     _checks(console, data["checks"])
     if data["certificate"]:
+        say(console, f"Judged by: {plain(data['judged_by'])}")
         say(console, f"Certificate: {plain(data['certificate'])}")
     if data["removed"]:
         say(console, f"Removed {plain(data['removed'])}: it certified what was there before.")
+    for note in data["notes"]:
+        say(console, f"Note: {plain(note)}")
     if data["lost"]:
         say(console, f"This format has no place for {join_words(data['lost'])}.")
 
@@ -277,6 +280,7 @@ def verified(console: Console, data: dict[str, Any]) -> None:
         f"{plain(data['target'])}, converted from {plain(data['source'].get('name', '?'))}; "
         f"reference: {plain(data['reference'])} in float64",
     )
+    say(console, f"The source was judged by: {plain(data['judged_by'])}")
     _checks(console, data["checks"])
 
 

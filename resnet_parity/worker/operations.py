@@ -18,6 +18,7 @@ from resnet_parity.engines.reference_libraries import REFERENCES
 from resnet_parity.numerics.rounding import perturbed
 from resnet_parity.numerics.teacher_forcing import inputs_of, rounded
 from resnet_parity.worker import bench
+from resnet_parity.worker.keras_judge import judge_keras
 from resnet_parity.worker.reference_libraries import reference_logits
 from resnet_parity.worker.session import Operation, Session, Written, narrowed, one_line, writing
 from shared_spec.catalogue import CATALOGUE
@@ -306,4 +307,4 @@ def write(
 
 
 _OWN = (info, run, reference, predict, classify, evaluate, trace, trace_model, train, read, write)
-OPERATIONS: dict[str, Operation] = {f.__name__: f for f in (*_OWN, *bench.OPERATIONS)}
+OPERATIONS: dict[str, Operation] = {f.__name__: f for f in (*_OWN, judge_keras, *bench.OPERATIONS)}

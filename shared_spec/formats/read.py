@@ -19,6 +19,7 @@ from shared_spec.formats.dialects.keras_applications import APPLICATIONS, APPLIC
 from shared_spec.formats.dialects.keras_hub import KERAS_HUB
 from shared_spec.formats.dialects.linen import LINEN
 from shared_spec.formats.dialects.timm_torchvision import TIMM, TORCHVISION
+from shared_spec.formats.graphs.keras_file import has_graph, read_graph
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint
 
@@ -74,6 +75,8 @@ def read_checkpoint(
         WeightsError: if the file cannot be read, or its net is not clear.
     """
     source = open_source(path, openers)
+    if has_graph(source):
+        return read_graph(source, spec)
     dialect = dialect_of(source)
     try:
         told = dialect.spec_of(source)

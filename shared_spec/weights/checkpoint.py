@@ -16,6 +16,18 @@ METADATA_KEY = "resnet_parity"
 
 
 @dataclass(frozen=True)
+class OwnGraph:
+    """What enters and leaves the model that a file itself describes, layer by layer."""
+
+    size: tuple[int, int] | None
+    """Height and width of images, if it takes no others."""
+    pixels: bool
+    """Whether pixels from 0 to 255 in the order RGB enter it, and it does the preprocessing."""
+    probabilities: bool
+    """Whether it ends in a softmax or sigmoid, which was left out."""
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """Weights with what is needed to use them; whatever the file does not say is None."""
 
@@ -25,6 +37,10 @@ class Checkpoint:
     labels: tuple[str, ...] | None = None
     origin: str = ""
     """What kind of file it was read from, in words."""
+    notes: tuple[str, ...] = ()
+    """What of the file was left out, assumed, or expressed in another way, a sentence each."""
+    own_graph: OwnGraph | None = None
+    """If the file describes its model itself."""
 
     def metadata(self) -> dict[str, Any]:
         """Everything but the arrays, as plain JSON data."""

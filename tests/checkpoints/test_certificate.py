@@ -262,7 +262,7 @@ def test_a_changed_reference_no_longer_holds(source: Path, tmp_path: Path) -> No
     ("change", "message"),
     [
         (lambda d: d.clear(), "KeyError"),
-        (lambda d: d.update(resnet_parity=2), "another version"),
+        (lambda d: d.update(resnet_parity=3), "another version"),
         (lambda d: d["inputs"].update(shape=[4, 48, 48]), "not have the size|mean and std"),
         (lambda d: d["inputs"].update(shape=[10**9, 10**9]), "does not belong in a certificate"),
         (lambda d: d["inputs"].update(pixels="%%"), "not a certificate"),

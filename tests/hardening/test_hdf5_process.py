@@ -62,7 +62,7 @@ def answering(answer: Any) -> str:
         ("os.kill(os.getpid(), signal.SIGSEGV)", r"crashed on it \(SIGSEGV\)"),
         ("while True: pass", "did not come to an end with it"),
         ("bytearray(2**31)", "not a readable Keras weights file"),
-        ("return {'arrays': ['x' * 2**24]}", "describes more than any model has"),
+        ("return {'arrays': ['x' * 2**26]}", "describes more than any model has"),
         ("os.write(max(map(int, os.listdir('/dev/fd'))), b'!')", "gave no answer|no readable"),
         ("os._exit(3)", r"crashed on it \(3\)"),
     ],

@@ -15,7 +15,7 @@ from tests.tiers import amount
 
 def count_of(name: str) -> int:
     """HDF5 files are read in a process of their own, which takes most of the time."""
-    hdf5 = name.endswith(("h5", ".keras"))
+    hdf5 = "h5" in name or "keras" in name
     return amount(f"damaged {'HDF5 files' if hdf5 else 'files of another format'}")
 
 
@@ -32,7 +32,7 @@ def test_every_damaged_file_is_refused_cleanly_or_fits(child: Child, name: str) 
 def test_the_damage_follows_from_the_seed(samples: Path, name: str) -> None:
     sample = load_sample(samples, name)
     files = [mutate(sample, name, seed) for seed in range(20)]
-    if not name.endswith("h5") and name != ".keras":  # HDF5 leaves what it does not need as it was
+    if "h5" not in name and "keras" not in name:  # HDF5 leaves what it does not need as it was
         assert files == [mutate(sample, name, seed) for seed in range(20)]
     changed = [file for file in files if file != sample.files]
     assert len(changed) >= 15

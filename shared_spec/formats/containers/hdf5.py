@@ -43,6 +43,8 @@ CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 _CONFIG_LIMIT = 2**20
 """Bytes of a configuration, besides a quarter of what the weights take."""
 _CONFIG_VALUES = 1_000_000
+_DEPTH = 12
+"""Of models in models."""
 _NUMBERS = re.compile(r"[<>|][fiu](1|2|4|8|16)|bfloat16")
 
 
@@ -85,20 +87,63 @@ def open_keras(path: Path) -> Source:
         return _opened(path, begin, size, metadata, _listed(metadata))
 
 
-_GROUPED = {"Conv2D": "conv2d", "BatchNormalization": "batch_normalization", "Dense": "dense"}
-"""What Keras calls the groups of a class of layers, except for their numbers."""
+def _listed(model: Mapping[str, Any], depth: int = 0) -> dict[str, str]:
+    """Layers by their groups, from a model's configuration, which is in their order; those of
+    models in it begin with these.
+    """
+    config = model.get("config")
+    layers = config.get("layers") if isinstance(config, dict) else config
+    listed = [mapping(x) for x in layers] if isinstance(layers, list) and depth < _DEPTH else []
+    named = [
+        (_snake_case(str(layer.get("class_name"))), str(mapping(layer.get("config")).get("name")))
+        for layer in listed
+        if model.get("class_name") != "Sequential" or layer.get("class_name") != "InputLayer"
+    ]
+    found = group_names(named)
+    for group, layer in zip(list(found), listed[len(listed) - len(found) :], strict=True):
+        inside = _listed(layer, depth + 1)
+        found |= {f"{group}/{below}": name for below, name in inside.items()}
+    return found
 
 
-def _listed(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Layers by their groups, from a functional model's configuration, which is in their order."""
-    layers = mapping(metadata.get("config")).get("layers")
-    named: list[tuple[str, str]] = []
-    for layer in layers if isinstance(layers, list) else []:
-        kind, config = mapping(layer).get("class_name"), mapping(layer).get("config")
-        name = mapping(config).get("name")
-        if isinstance(kind, str) and kind in _GROUPED and isinstance(name, str):
-            named.append((_GROUPED[kind], name))
-    return group_names(named)
+def _snake_case(name: str) -> str:
+    """A class's name as Keras makes that of a group from it."""
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def _with_names(
+    path: Path,
+    arrays: list[tuple[str, LazyArray]],
+    told: Mapping[str, str],
+    layers: Mapping[str, str],
+) -> list[tuple[str, LazyArray]]:
+    """Arrays by the names of the models and layers that they are in: as the groups themselves tell
+    them, or else as `layers` has them.
+    """
+    known: dict[str, str] = {}
+
+    def name_of(group: str) -> str:
+        if group not in known:
+            above, _, last = group.rpartition("/")
+            inside = any(other.startswith(f"{group}/") for other in told)
+            name = told.get(group) or layers.get(group) or (last if inside else None)
+            if name is None:
+                raise WeightsError(
+                    f"{path}: {shown(group)} does not name its layer, as files of Keras before "
+                    f"3.10 do not; save it again with a newer Keras"
+                )
+            known[group] = f"{name_of(above)}/{name}" if above else name
+        return known[group]
+
+    renamed: list[tuple[str, LazyArray]] = []
+    for key, array in arrays:
+        group, _, number = key.rpartition("/")
+        renamed.append((f"{name_of(group)}/{number}", array))
+    if len(set(known.values())) < len(known):
+        twice = next(name for name in known.values() if [*known.values()].count(name) > 1)
+        raise WeightsError(f"{path}: has two layers named {shown(twice)}")
+    return renamed
 
 
 def group_names(layers: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -117,7 +162,7 @@ def _opened(
     path: Path, begin: int, size: int, metadata: Mapping[str, Any], layers: Mapping[str, str]
 ) -> Source:
     """A HDF5 file that lies in another, or is the whole of it."""
-    answer = ask(path, begin, size, layers)
+    answer = ask(path, begin, size)
     try:
         if "refused" in answer:
             before, name, after = map(str, answer["refused"])
@@ -125,8 +170,15 @@ def _opened(
         if "failed" in answer:
             raise ValueError(str(answer["failed"]))
         regions: list[tuple[int, int]] = []
-        arrays = [_tensor(item, path, begin, size, regions) for item in answer["found"]["arrays"]]
-        kind = answer["found"]["kind"]
+        found = answer["found"]
+        kind = found["kind"]
+        arrays = [_tensor(item, path, begin, size, regions) for item in found["arrays"]]
+        if kind == "keras3":
+            arrays = _with_names(path, arrays, found["names"], layers)
+        elif found["config"] is not None:
+            metadata = parse_json(found["config"], f"{path}: model_config", _CONFIG_VALUES)
+            if not isinstance(metadata, dict):
+                raise ValueError("its model_config holds no mapping")
     except (KeyError, TypeError, AttributeError):  # a library gone astray may say anything
         raise ValueError("its description of itself makes no sense") from None
     # The library does not ask whether what describes the file and its arrays lie in each other.

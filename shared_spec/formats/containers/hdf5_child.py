@@ -33,8 +33,11 @@ NAMES = 500
 OBJECTS = 25_000
 """Groups and arrays in a file; ResNet-1202's has 16,000."""
 DEPTH = 32
-ANSWER = 8 * 2**20
-"""Bytes; that about ResNet-1202 takes 0.3 million."""
+ANSWER = 32 * 2**20
+"""Bytes; that about ResNet-1202 takes 0.3 million, and its configuration 11 million."""
+CONFIG = 12 * 2**20
+"""Bytes of a model's configuration."""
+_CONTAINERS = ("layers", "_layer_checkpoint_dependencies")
 MEMORY = 2**30
 """Bytes of address space for the library, of which importing it takes a ninth."""
 WAIT = 60.0
@@ -55,18 +58,19 @@ class RefusedError(Exception):
         super().__init__(before, name, after)
 
 
-def index(path: str, begin: int, size: int | None, layers: dict[str, str]) -> dict[str, Any]:
+def index(path: str, begin: int, size: int | None) -> dict[str, Any]:
     """The arrays of a weights file of Keras.
 
     Args:
         path: the file.
         begin: where in it the HDF5 file begins.
         size: how long that is; None if it is the whole.
-        layers: names of layers by their groups, if the file does not give them.
 
     Returns:
         `kind`, and `arrays`: for each its name, shape, dtype and place. A place is the number of
-        bytes before it; or, for an array in chunks, their shape and such numbers; or its data.
+        bytes before it; or, for an array in chunks, their shape and such numbers; or its data. In
+        files of Keras 3 names are `<group>/<number>`, and `names` has the layers' own by their
+        groups; in older ones `config` is the model's configuration, if the file has one.
 
     Raises:
         RefusedError: for what a file of Keras does not hold.
@@ -78,12 +82,14 @@ def index(path: str, begin: int, size: int | None, layers: dict[str, str]) -> di
         root = h5py.h5g.open(file.id, b"/")
         names = set(root)
         if b"layers" in names or b"_layer_checkpoint_dependencies" in names:
-            return {"kind": "keras3", "arrays": list(_keras3(root, layers))}
+            names3: dict[str, str] = {}
+            return {"kind": "keras3", "arrays": list(_keras3(root, names3)), "names": names3}
+        config = _text(root, b"model_config", CONFIG)
         if b"model_weights" in names:
             if root.links.get_info(b"model_weights").type != h5py.h5l.TYPE_HARD:
                 raise RefusedError("'model_weights' is a link, which is not followed")
             root = h5py.h5g.open(root, b"model_weights")
-        return {"kind": "keras2", "arrays": list(_legacy(root))}
+        return {"kind": "keras2", "arrays": list(_legacy(root)), "config": config}
 
 
 class _Slice(io.RawIOBase):
@@ -116,41 +122,26 @@ class _Slice(io.RawIOBase):
         super().close()
 
 
-def _keras3(root: Any, layers: dict[str, str]) -> Iterator[list[Any]]:
-    """`<layer>/<number of the variable>` to array. A group is named for its layer's class and
-    number; the layer's own name is an attribute of it, or else `layers` tells it.
+def _keras3(root: Any, names: dict[str, str]) -> Iterator[list[Any]]:
+    """`<group>/<number of the variable>` to array. A group is named for its layer's class and
+    number, with those of the models that it is in before it; a layer's own name is an attribute.
     """
-    seen: set[str] = set()
-    group, layer = root, None
     for where, found in _objects(root):
         parts = where.split("/")
-        if isinstance(found, h5py.h5g.GroupID):
-            group, layer = found, None  # what comes next lies in it
-        if (
-            parts[-2:-1] != ["vars"]
-            or not re.fullmatch(r"[0-9]+", parts[-1])
-            or "optimizer" in parts
-            or "seed_generator" in parts
-        ):
+        if "optimizer" in parts or "seed_generator" in parts:
             continue
-        if layer is None:
-            layer = _text(group, b"name") or layers.get("/".join(parts[1:-2]))
-            if layer is None:
-                raise RefusedError(
-                    "",
-                    where.rpartition("/")[0],
-                    " does not name its layer, as files of Keras before 3.10 do not; "
-                    "save it again with a newer Keras",
-                )
-            if layer in seen:
-                raise RefusedError("has two layers named ", layer)
-            seen.add(layer)
-        key = f"{layer}/{parts[-1]}"
-        yield [key, *_array(found, key)]
+        if isinstance(found, h5py.h5g.GroupID):
+            if parts[-1] == "vars" and (name := _text(found, b"name", NAMES)) is not None:
+                names["/".join(p for p in parts[:-1] if p not in _CONTAINERS)] = name
+        elif parts[-2:-1] == ["vars"] and re.fullmatch(r"[0-9]+", parts[-1]):
+            group = "/".join(p for p in parts[:-2] if p not in _CONTAINERS)
+            key = f"{group}/{parts[-1]}"
+            yield [key, *_array(found, key)]
 
 
 def _legacy(root: Any) -> Iterator[list[Any]]:
-    """`<layer>/<leaf>` to array, which lies at `<layer>/.../<leaf>:0`.
+    """`<layer>/<leaf>` to array, which lies at `<layer>/.../<leaf>:0`; in a model among the layers
+    `<model>/<layer>/<leaf>`.
 
     Keras also lists layers and arrays in attributes. What is in the file says the same, and texts
     of attributes may be made to fill any memory.
@@ -162,7 +153,10 @@ def _legacy(root: Any) -> Iterator[list[Any]]:
         layer, _, rest = where.partition("/")
         if isinstance(found, h5py.h5g.GroupID) or not rest:
             continue
-        key = f"{layer}/{rest.rpartition('/')[2].partition(':')[0]}"
+        parts = rest.split("/")
+        owner = parts[-2] if len(parts) > 1 else layer
+        at = layer if owner == layer else f"{layer}/{owner}"
+        key = f"{at}/{parts[-1].partition(':')[0]}"
         if key in seen:
             raise RefusedError("has two arrays ", key)
         seen.add(key)
@@ -190,20 +184,20 @@ def _objects(root: Any) -> Iterator[tuple[str, Any]]:
                 yield inside, child
 
 
-def _text(found: Any, attribute: bytes) -> str | None:
-    """A short text in an attribute, if it is there."""
+def _text(found: Any, attribute: bytes, most: int) -> str | None:
+    """A text of limited length in an attribute, if it is there."""
     if not h5py.h5a.exists(found, attribute):
         return None
     stored = h5py.h5a.open(found, attribute)
     if stored.shape != () or h5py.check_string_dtype(stored.dtype) is None:
         return None
     name = attribute.decode()
-    if stored.dtype.itemsize > NAMES:
+    if stored.dtype.itemsize > most:
         raise RefusedError(f"has an attribute {name} that is longer than any model's")
     owner = h5py.Group if isinstance(found, h5py.h5g.GroupID) else h5py.Dataset
     text = owner(found).attrs[name]
     text = text.decode() if isinstance(text, bytes) else str(text)
-    if len(text) > NAMES:
+    if len(text) > most:
         raise RefusedError(f"has an attribute {name} that is longer than any model's")
     return text
 
@@ -217,7 +211,7 @@ def _array(found: Any, name: str) -> list[Any]:
     layout = h5py.h5d.CONTIGUOUS if offset is not None else _layout(found, name)
     stored = found.get_type()
     dtype = stored.dtype
-    if dtype.itemsize == 2 and _text(found, b"dtype") == "bfloat16":
+    if dtype.itemsize == 2 and _text(found, b"dtype", NAMES) == "bfloat16":
         kind = "bfloat16"  # Keras keeps it as bytes and says so in an attribute
     # Nothing but what numpy would write: HDF5 knows numbers of any layout of bits.
     elif dtype.kind in "fiu" and h5py.h5t.py_create(dtype).equal(stored):

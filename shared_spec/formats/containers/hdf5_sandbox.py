@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ def h5py_module() -> Any:
     return h5py
 
 
-def ask(path: Path, begin: int, size: int, layers: Mapping[str, str]) -> dict[str, Any]:
+def ask(path: Path, begin: int, size: int) -> dict[str, Any]:
     """What `hdf5_child.index` finds in a file: `found`, `refused` or `failed`.
 
     Raises:
@@ -50,7 +49,6 @@ def ask(path: Path, begin: int, size: int, layers: Mapping[str, str]) -> dict[st
         "path": os.path.abspath(path),
         "begin": begin,
         "size": None if whole else size,
-        "layers": dict(layers),
     }
     code, said = _PROCESS.ask(json.dumps(question).encode() + b"\n")
     if len(said) > hdf5_child.ANSWER:

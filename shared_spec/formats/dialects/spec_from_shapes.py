@@ -68,7 +68,8 @@ def _fields(stem: Sequence[Shape], stages: Stages, head: Shape | None) -> dict[s
         "stem_width": stem[-1][0],
         "in_channels": stem[0][1],
         "num_classes": 0 if head is None else head[0],
-        "shortcut": _shortcut(stem[-1][0], stages),
+        # A stage after the first begins with a stride.
+        "shortcut": shortcut_kind(stem[-1][0], stages, [i > 0 for i in range(len(stages))]),
     }
     if kind == "bottleneck":
         middle = stages[0][0].convs[1]
@@ -77,15 +78,23 @@ def _fields(stem: Sequence[Shape], stages: Stages, head: Shape | None) -> dict[s
     return fields
 
 
-def _shortcut(width: int, stages: Stages) -> str:
-    """Which blocks project: those whose shape differs, a stage's first ones, all, or none."""
+def shortcut_kind(width: int, stages: Stages, strided: Sequence[bool]) -> str:
+    """Which blocks project: those whose shape differs, a stage's first ones, all, or none.
+
+    Args:
+        width: channels after the stem.
+        stages: the blocks.
+        strided: which stages begin with a stride.
+
+    Raises:
+        ValueError: if others do.
+    """
     projected, needed, first = [], [], []
     for stage, blocks in enumerate(stages):
         for number, block in enumerate(blocks):
             projected.append(block.projection is not None)
             first.append(number == 0)
-            # A stage after the first begins with a stride.
-            needed.append((number == 0 and stage > 0) or width != block.convs[-1][0])
+            needed.append((number == 0 and strided[stage]) or width != block.convs[-1][0])
             width = block.convs[-1][0]
     known = {
         "projection": needed,

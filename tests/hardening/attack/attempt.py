@@ -127,6 +127,7 @@ def use_certificate(path: Path, spec: ResNetSpec | None) -> None:
         "holds": True,
         "source": found.source,
         "reference": found.reference_engine,
+        "judged_by": found.judged_by,
         "checks": [asdict(check) for check in now],
     }
     tables.verified(printed.out, data)

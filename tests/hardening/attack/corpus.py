@@ -325,11 +325,16 @@ CASES = [
         "big-endian",
     ),
     # Keras
-    Case("keras: a Lambda layer", keras("a.keras", _lambda_config()), "", model=TINY),
+    Case(
+        "keras: a Lambda layer",
+        keras("a.keras", _lambda_config()),
+        "not one that Keras writes",
+        model=TINY,
+    ),
     Case(
         "keras: a Lambda layer, no model named",
         keras("a.keras", _lambda_config()),
-        "not a model of resnet_keras",
+        "not one that Keras writes",
         model=None,
     ),
     Case(
@@ -345,7 +350,7 @@ CASES = [
                 }
             ),
         ),
-        "not a model of resnet_keras",
+        "whose layers the file does not list",
         model=None,
     ),
     Case("keras: ../ as a member", keras("a.keras", OUR_CONFIG, ("../owned", b"x", 0)), ""),

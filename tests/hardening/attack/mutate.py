@@ -844,6 +844,8 @@ _STRUCTURED: dict[str, Change] = {
     ".h5": _hdf5,
     ".weights.h5": _hdf5,
     ".keras": _zip(_keras_member),
+    ".keras graph": _zip(_keras_member),
+    ".h5 graph": _hdf5,
     ".pth": _torch,
     ".pth before 1.6": _legacy_pickle,
     ".msgpack": _msgpack,
@@ -855,6 +857,6 @@ _STRUCTURED: dict[str, Change] = {
     "certificate": _json,
 }
 
-_HDF5 = (".h5", ".weights.h5", ".keras")
+_HDF5 = (".h5", ".weights.h5", ".keras", ".keras graph", ".h5 graph")
 
 __all__ = ["Member", "Pairs", "Raw", "damaged", "dumped", "members_of", "mutate", "zip_of"]

@@ -1,0 +1,158 @@
+"""A network as a row of events, for a plan and for a file's graph alike: two networks whose rows
+are equal compute the same function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from shared_spec import plan
+from shared_spec.plan.layers import TRAINING_ONLY, Layer
+from shared_spec.plan.network import Plan
+
+
+@dataclass(frozen=True)
+class Step:
+    """A layer of a chain, and who has it: a node of a file's graph, or nobody."""
+
+    layer: Layer
+    owner: Any = None
+
+
+@dataclass(frozen=True)
+class Fork:
+    """Two chains from one tensor, whose results are added up."""
+
+    branch: tuple[Step, ...]
+    shortcut: tuple[Step, ...]
+
+
+Part = Step | Fork
+FORK, SHORTCUT, SUM = ("fork",), ("shortcut",), ("sum",)
+
+
+@dataclass(frozen=True)
+class Event:
+    """What is computed next, without anybody's name for it; FORK, SHORTCUT and SUM join chains."""
+
+    what: tuple[Any, ...]
+    step: Step | None = None
+
+
+def parts_of(p: Plan) -> list[Part]:
+    """The chains and forks of a plan."""
+    parts: list[Part] = [Step(layer) for layer in p.stem]
+    for block in p.blocks():
+        pre, branch = (tuple(map(Step, chain)) for chain in (block.pre, block.branch))
+        if block.shortcut_from == "input":
+            parts.append(Fork(pre + branch, tuple(map(Step, block.shortcut))))
+        elif block.shortcut_from == "pre":
+            parts += [*pre, Fork(branch, tuple(map(Step, block.shortcut)))]
+        else:
+            parts += [*pre, *branch]
+        parts += map(Step, block.output)
+    return [*parts, *map(Step, p.head)]
+
+
+def events_of(parts: Sequence[Part]) -> list[Event]:
+    """Their row, in which what makes no difference is written in one way."""
+    events: list[Event] = []
+    chain: list[Step] = []
+    for part in parts:
+        if isinstance(part, Step):
+            chain.append(part)
+            continue
+        events += _chain(chain, _last(events))
+        chain, entering = [], _last(events)
+        events += [Event(FORK), *_chain(part.branch, entering)]
+        events += [Event(SHORTCUT), *_chain(part.shortcut, entering), Event(SUM)]
+    return events + list(_chain(chain, _last(events)))
+
+
+def _last(events: Sequence[Event]) -> tuple[Any, ...]:
+    return events[-1].what if events else ()
+
+
+_NOT_NEGATIVE = (("Activation", "relu"), ("Activation", "relu6"))
+
+
+def _chain(steps: Iterable[Step], last: tuple[Any, ...]) -> Iterator[Event]:
+    """The events of a chain that comes after the event `last`."""
+    padded: tuple[Step, int] | None = None
+    pooled = False
+    for step in steps:
+        layer = step.layer
+        if isinstance(layer, plan.ZeroPad):
+            if padded is not None:
+                yield _padding(*padded)
+            padded = (step, layer.amount)
+            continue
+        if padded is not None:
+            # Around numbers of which none is negative, zeros never win.
+            if isinstance(layer, plan.MaxPool) and layer.padding == 0:
+                if last in _NOT_NEGATIVE and padded[1] < layer.kernel_size:
+                    layer = replace(layer, padding=padded[1])
+                    padded = None
+            elif isinstance(layer, plan.Conv) and layer.padding == 0:
+                layer = replace(layer, padding=padded[1])
+                padded = None
+            if padded is not None:
+                yield _padding(*padded)
+                padded = None
+        what = _what(layer, pooled)
+        if what is None:
+            continue
+        pooled = pooled or what[0] == "GlobalPool"
+        last = what
+        yield Event(what, step)
+    if padded is not None:
+        yield _padding(*padded)
+
+
+def _padding(step: Step, amount: int) -> Event:
+    return Event(("ZeroPad", amount), step)
+
+
+def _what(layer: Layer, pooled: bool) -> tuple[Any, ...] | None:
+    """What a layer computes; None if that is nothing."""
+    kind = type(layer).__name__
+    if isinstance(layer, (*TRAINING_ONLY, plan.Identity)):
+        return None
+    if isinstance(layer, plan.Flatten) and pooled:
+        return None
+    if isinstance(layer, plan.GlobalPool):
+        return kind, layer.kind
+    if isinstance(layer, plan.Activation):
+        return kind, layer.function
+    if isinstance(layer, plan.BatchNorm):
+        return kind, layer.channels, layer.eps
+    if isinstance(layer, plan.GroupNorm):
+        return kind, layer.channels, layer.groups, layer.eps
+    if isinstance(layer, plan.Dense):
+        return kind, layer.in_features, layer.out_features, layer.bias
+    if isinstance(layer, plan.MaxPool | plan.AvgPool):
+        if layer.kernel_size == 1:
+            return None if layer.stride == 1 else ("every", layer.stride)
+        layer = replace(layer, padding=_same(layer.padding, layer.kernel_size, layer.stride))
+    if isinstance(layer, plan.Conv):
+        if pooled and layer.kernel_size == 1:  # over one pixel
+            return "Dense", layer.in_channels, layer.out_channels, layer.bias
+        layer = replace(layer, padding=_same(layer.padding, layer.extent, layer.stride))
+    return kind, replace(layer, name="")
+
+
+def _same(padding: Any, extent: int, stride: int) -> Any:
+    """TensorFlow's rule as a number where it is one for all sizes."""
+    if padding == "same" and (extent == 1 or (stride == 1 and extent % 2)):
+        return extent // 2
+    return padding
+
+
+def first_difference(found: Sequence[Event], expected: Sequence[Event]) -> int | None:
+    """The place of the first event that is another; None if the rows are equal."""
+    for i, (a, b) in enumerate(zip(found, expected, strict=False)):
+        if a.what != b.what:
+            return i
+    return None if len(found) == len(expected) else min(len(found), len(expected))

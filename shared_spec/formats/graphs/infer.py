@@ -1,0 +1,254 @@
+"""The spec of a network of which only its layers are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from shared_spec import plan
+from shared_spec.errors import ResNetError
+from shared_spec.formats.dialects.spec_from_shapes import BlockShapes, shortcut_kind
+from shared_spec.formats.graphs.events import Fork, Part, Step
+from shared_spec.plan.layers import Layer
+from shared_spec.spec.resnet_spec import ResNetSpec
+
+
+class NoSpecError(ResNetError):
+    """No ResNet has such layers."""
+
+
+def spec_from_parts(parts: Sequence[Part], image_size: int | None) -> ResNetSpec:
+    """The spec that is nearest to a network: whether it is the same one is for its plan to say.
+
+    Args:
+        parts: chains and forks, every number of channels known.
+        image_size: height and width of the images, if the network says so.
+
+    Raises:
+        NoSpecError: if it has no residual blocks, or such as no spec describes.
+    """
+    forks = [part for part in parts if isinstance(part, Fork)]
+    if not forks:
+        raise NoSpecError("it has no residual block, whose branch and shortcut are added up")
+    first = parts.index(forks[0])
+    stem = _layers(parts[:first])
+    rest = parts[len(parts) - parts[::-1].index(forks[-1]) :]
+    blocks = [_layers(fork.branch) for fork in forks]
+    pre = isinstance(blocks[0][-1] if blocks[0] else None, plan.Conv)
+    fields = _stem(stem, pre) | _blocks(stem, forks, pre) | _head(_layers(rest))
+    if "features_only" in fields:
+        fields["out_indices"] = [len(fields["depths"])]
+    every = [*stem, *(x for block in blocks for x in block), *_layers(rest)]
+    fields |= _common(every, _layers(x for f in forks for x in f.shortcut))
+    if image_size is not None:
+        fields["image_size"] = image_size
+    rule = fields.get("padding", "symmetric")
+    if fields["stem_stride"] > 1 and fields.setdefault("stem_padding", "symmetric") == rule:
+        del fields["stem_padding"]
+    return ResNetSpec.parse(fields, "its layers")
+
+
+def _layers(parts: Any) -> list[Layer]:
+    return [part.layer for part in parts if isinstance(part, Step)]
+
+
+def _of(layers: Sequence[Layer], kind: Any) -> list[Any]:
+    return [layer for layer in layers if isinstance(layer, kind)]
+
+
+def _common(layers: Sequence[Layer], shortcuts: Sequence[Layer]) -> dict[str, Any]:
+    """What holds for the whole net: norm, activation, biases, padding."""
+    fields: dict[str, Any] = {}
+    norms = _of([*layers, *shortcuts], plan.BatchNorm | plan.GroupNorm)
+    if norms:
+        fields |= {"norm_eps": norms[0].eps}
+        if isinstance(norms[0], plan.BatchNorm):
+            fields |= {"norm_momentum": norms[0].momentum, "norm_variance": norms[0].variance}
+        else:
+            fields |= {"norm": "group", "norm_groups": norms[0].groups}
+    if functions := _of(layers, plan.Activation):
+        fields["activation"] = functions[0].function
+    convs = _of([*layers, *shortcuts], plan.Conv)
+    biased = [conv.bias for conv in convs]
+    if all(biased):
+        fields["conv_bias"] = True
+    elif any(biased):
+        fields["conv_bias"] = "without_norm"
+    strided = [c for c in _of(layers, plan.Conv) if c.kernel_size == 3 and c.stride > 1]
+    if any(c.padding == "same" for c in strided):
+        fields["padding"] = "same"
+    return fields
+
+
+def _stem(stem: Sequence[Layer], pre: bool) -> dict[str, Any]:
+    convs = _of(stem, plan.Conv)
+    if not convs:
+        raise NoSpecError("no convolution comes before its first block")
+    widths, sizes = [c.out_channels for c in convs], [c.kernel_size for c in convs]
+    width = widths[-1]
+    fields: dict[str, Any] = {
+        "in_channels": convs[0].in_channels,
+        "stem_width": width,
+        "stem_stride": convs[0].stride,
+        "pre_activation": pre,
+    }
+    if sizes == [7] or sizes == [3]:
+        fields["stem"] = f"conv{sizes[0]}x{sizes[0]}"
+    elif sizes == [3, 3, 3]:
+        fields["stem"] = "deep" if widths[0] == width // 2 else "deep_tiered"
+    else:
+        raise NoSpecError(
+            f"before its first block are convolutions of {', '.join(map(str, sizes))} pixels, "
+            f"expected one of 7 or 3, or three of 3"
+        )
+    after = stem[stem.index(convs[-1]) :]
+    pools, pads = _of(after, plan.MaxPool), _of(after, plan.ZeroPad)
+    before = after[: after.index(pools[0])] if pools else []
+    kept = any(isinstance(x, plan.Activation) and x.function in ("relu", "relu6") for x in before)
+    fields["stem_pool"] = "none" if not pools else "max_zero" if pads and not kept else "max"
+    strided = convs[0].stride > 1
+    if strided and convs[0].padding == "same":  # at stride 1 both rules are one
+        fields["stem_padding"] = "same"
+    if pools and not pads and pools[0].padding == "same":
+        fields["padding"] = "same"
+    return fields
+
+
+def _blocks(stem: Sequence[Layer], forks: Sequence[Fork], pre: bool) -> dict[str, Any]:
+    branches = [_of(_layers(fork.branch), plan.Conv) for fork in forks]
+    kinds = {2: "basic", 3: "bottleneck"}
+    for fork, convs in zip(forks, branches, strict=True):
+        if not fork.branch:
+            raise NoSpecError("a tensor is added to itself")
+        sizes = tuple(c.kernel_size for c in convs)
+        if sizes not in ((3, 3), (1, 3, 1)):
+            raise NoSpecError(
+                f"the block that begins at {fork.branch[0].owner} has convolutions of "
+                f"{', '.join(map(str, sizes))} pixels, expected 3, 3 or 1, 3, 1"
+            )
+    strides = [_product(c.stride for c in convs) for convs in branches]
+    dilations = [convs[-1 if len(convs) == 2 else 1].dilation for convs in branches]
+    outs = [convs[-1].out_channels for convs in branches]
+    last = pre and _strides_end_stages(outs, strides)
+    starts = [0]
+    for i in range(1, len(branches)):
+        wider = outs[i] != outs[i - 1] or len(branches[i]) != len(branches[i - 1])
+        begins = strides[i - 1] > 1 if last else strides[i] > 1
+        if wider or begins or dilations[i] != dilations[i - 1]:
+            starts.append(i)
+    spans = [*pairwise([*starts, len(branches)])]
+    block = [kinds[len(branches[a])] for a, _ in spans]
+    fields: dict[str, Any] = {
+        "depths": [b - a for a, b in spans],
+        "block": block[0] if len(set(block)) == 1 else block,
+        "widths": [
+            outs[a] // (4 if kind == "bottleneck" else 1)
+            for (a, _), kind in zip(spans, block, strict=True)
+        ],
+    }
+    nominal, reached, total, dilation = [], None, _stem_stride(stem), 1
+    for a, b in spans:
+        stride = strides[b - 1] if last else strides[a]
+        jump = dilations[a] // dilation if dilations[a] % dilation == 0 else 1
+        if jump > 1 and reached is None:
+            reached = total
+        nominal.append(stride * jump)
+        total, dilation = total * stride, dilations[a]
+    fields["strides"] = nominal
+    if reached is not None:
+        fields["output_stride"] = reached
+    if last:
+        fields["stride_block"] = "last"
+    fields |= _widths(branches, fields["widths"], spans) if "bottleneck" in block else {}
+    return fields | _shortcut(stem, forks, branches, spans, last)
+
+
+def _strides_end_stages(outs: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether strides are in the last block of the stages, which differ in channels."""
+    strided = [i for i, stride in enumerate(strides) if stride > 1]
+    ends = [i for i in range(len(outs)) if i + 1 == len(outs) or outs[i + 1] != outs[i]]
+    begins = [0, *(i + 1 for i in ends)]
+    return (
+        bool(strided) and all(i in ends for i in strided) and not all(i in begins for i in strided)
+    )
+
+
+def _stem_stride(stem: Sequence[Layer]) -> int:
+    return _product(x.stride for x in _of(stem, plan.Conv | plan.MaxPool | plan.AvgPool))
+
+
+def _widths(branches: Sequence[Any], widths: Sequence[int], spans: Any) -> dict[str, Any]:
+    """Groups, base width and the divisor of the first convolution, from the first bottleneck."""
+    a, planes = next(
+        (a, planes) for (a, _), planes in zip(spans, widths, strict=True) if len(branches[a]) == 3
+    )
+    one, two, _ = branches[a]
+    groups = max(two.groups, 1)
+    fields: dict[str, Any] = {}
+    base = 64 * two.out_channels // max(planes * groups, 1)
+    if (groups, base) != (1, 64):
+        fields |= {"groups": groups, "base_width": base}
+    if one.out_channels != two.out_channels:
+        fields["reduce_first"] = max(two.out_channels // one.out_channels, 1)
+    if one.stride > 1 or any(len(c) == 3 and c[0].stride > 1 for c in branches):
+        fields["stride_on"] = "1x1"
+    return fields
+
+
+def _shortcut(
+    stem: Sequence[Layer], forks: Sequence[Fork], branches: Sequence[Any], spans: Any, last: bool
+) -> dict[str, Any]:
+    chains = [_layers(fork.shortcut) for fork in forks]
+    projections = [_of(chain, plan.Conv) for chain in chains]
+    fields: dict[str, Any] = {}
+    if not any(projections):
+        return {}
+    width = _of(stem, plan.Conv)[-1].out_channels
+    stages = [
+        [
+            BlockShapes(
+                tuple((c.out_channels, 1, 1, 1) for c in branches[i]),
+                (1, 1, 1, 1) if projections[i] else None,
+            )
+            for i in range(a, b)
+        ]
+        for a, b in spans
+    ]
+    strided = [_product(c.stride for c in branches[a]) > 1 for a, _ in spans]
+    fields["shortcut"] = shortcut_kind(width, stages, [False] * len(spans) if last else strided)
+    first = next(chain for chain, found in zip(chains, projections, strict=True) if found)
+    if not _of(first, plan.BatchNorm | plan.GroupNorm) and not isinstance(
+        _layers(forks[0].branch)[-1], plan.Conv
+    ):
+        fields["shortcut_norm"] = False
+    if any(_of(chain, plan.AvgPool) for chain in chains):
+        fields["shortcut_pool"] = "avg"
+    if any(conv.kernel_size == 3 for found in projections for conv in found):
+        fields["shortcut_kernel"] = 3
+    return fields
+
+
+def _head(layers: Sequence[Layer]) -> dict[str, Any]:
+    pools, dense = _of(layers, plan.GlobalPool), _of(layers, plan.Dense | plan.Conv)
+    if not pools:
+        return {"features_only": True, "num_classes": 0}
+    fields: dict[str, Any] = {"num_classes": 0}
+    dropped = _of(layers, plan.Dropout)
+    if dropped and dense:
+        fields["drop_rate"] = dropped[-1].rate
+    if pools[0].kind != "avg":
+        fields["head_pool"] = pools[0].kind
+    if dense:
+        one = dense[-1]
+        fields["num_classes"] = (
+            one.out_features if isinstance(one, plan.Dense) else one.out_channels
+        )
+    return fields
+
+
+def _product(numbers: Any) -> int:
+    result = 1
+    for number in numbers:
+        result *= number
+    return result

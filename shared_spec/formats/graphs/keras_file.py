@@ -1,0 +1,223 @@
+"""Files that hold a Keras model's graph: accounted for from its input to its output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared_spec import plan
+from shared_spec.errors import ResNetError, SpecError, WeightsError
+from shared_spec.formats.containers.source import Source, shown
+from shared_spec.formats.dialects.canonical import KERAS_CLASS
+from shared_spec.formats.dialects.keras_applications import keras_place
+from shared_spec.formats.dialects.keras_hub import is_preset
+from shared_spec.formats.graphs.events import (
+    Event,
+    Part,
+    Step,
+    events_of,
+    first_difference,
+    parts_of,
+)
+from shared_spec.formats.graphs.infer import spec_from_parts
+from shared_spec.formats.graphs.keras_layers import LayerError, is_training_only, precision
+from shared_spec.formats.graphs.keras_model import BROKEN, Graph, Node, graph_of
+from shared_spec.formats.graphs.keras_parts import parts_of_graph
+from shared_spec.formats.graphs.keras_preprocessing import PixelArithmetic, arithmetic_of
+from shared_spec.plan.compiler import compile_plan
+from shared_spec.plan.parameters import parameters_of
+from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.checkpoint import Checkpoint, OwnGraph
+from shared_spec.weights.lazy_array import LazyArray, LazyArrays
+
+_TOLD = 10
+
+
+def has_graph(source: Source) -> bool:
+    """Whether a file holds the graph of a Keras model, other than ours and KerasHub's, which say
+    what they are made with.
+    """
+    registered = source.metadata.get("registered_name")
+    return (
+        source.kind in ("keras2", "keras3")
+        and "class_name" in source.metadata
+        and registered != KERAS_CLASS
+        and not is_preset(source.metadata)
+    )
+
+
+def read_graph(source: Source, spec: ResNetSpec | None = None) -> Checkpoint:
+    """The net in a Keras model, all of whose layers are those of its spec.
+
+    Args:
+        source: a file that `has_graph`.
+        spec: the net that it has to be, apart from channels and classes; without, it is inferred.
+
+    Raises:
+        WeightsError: naming the first layer that no spec, and no preprocessing, can express.
+    """
+    where = source.path
+    graph = graph_of(source.metadata, where)
+    try:
+        return _Match(source, graph).checkpoint(spec)
+    except (LayerError, SpecError) as error:
+        raise WeightsError(f"{where}: {error}") from None
+    except ResNetError:
+        raise
+    except BROKEN as error:
+        raise WeightsError(
+            f"{where}: the configuration of its model is not one that Keras writes "
+            f"({type(error).__name__})"
+        ) from None
+
+
+@dataclass
+class _Match:
+    source: Source
+    graph: Graph
+
+    def checkpoint(self, given: ResNetSpec | None) -> Checkpoint:
+        arrays = self.source.tensors.entries
+        channels = self._channels()
+        pixels = arithmetic_of(self.graph, channels, arrays)
+        parts = parts_of_graph(self.graph, pixels.end, channels)
+        activation = _final_activation(parts)
+        if activation is not None:
+            parts = parts[:-1]
+        found = events_of(parts)
+        spec = self._spec(parts, given)
+        expected = events_of(parts_of(compile_plan(spec)))
+        self._check(found, expected, given)
+        weights, used = self._weights(found, expected)
+        prepare = pixels.preprocessing(spec.image_size)
+        notes = [*self._notes(pixels, activation, used), *_momenta(found, spec)]
+        origin = f"{self.source.kind}, the graph in its configuration"
+        height, width, _ = self.graph.image_shape
+        size = None if height is None or width is None else (height, width)
+        own = OwnGraph(size, prepare is not None, activation is not None)
+        return Checkpoint(LazyArrays(weights), spec, prepare, None, origin, tuple(notes), own)
+
+    def _channels(self) -> int:
+        """Of an image: as the model says, or as its first kernel does."""
+        shape = self.graph.image_shape
+        if len(shape) == 3 and shape[2] is not None:
+            return shape[2]
+        raise LayerError("its input does not say how many channels images have")
+
+    def _spec(self, parts: list[Part], given: ResNetSpec | None) -> ResNetSpec:
+        height, width, channels = self.graph.image_shape
+        inferred: ResNetSpec | None = None
+        try:
+            inferred = spec_from_parts(parts, height if height == width else None)
+        except (ResNetError, ValueError) as error:
+            if given is None:
+                raise LayerError(f"its layers are no ResNet's: {error}") from None
+        if given is None:
+            assert inferred is not None
+            return inferred
+        classes = given.num_classes if inferred is None else inferred.num_classes
+        return given.override(in_channels=channels, num_classes=classes)
+
+    def _check(self, found: list[Event], expected: list[Event], given: ResNetSpec | None) -> None:
+        at = first_difference(found, expected)
+        if at is None:
+            return
+        nearest = "the nearest ResNet" if given is None else "the model that was named"
+        theirs = f"has {_told(expected[at])} there" if at < len(expected) else "ends before it"
+        if at >= len(found):
+            raise LayerError(f"it ends where {nearest} has {_told(expected[at])}")
+        step = found[at].step
+        if step is not None:
+            who = f"{step.owner} computes"
+        else:
+            last = next((e.step for e in found[at::-1] if e.step is not None), None)
+            who = "it has" if last is None else f"after {last.owner} it has"
+        raise LayerError(f"{who} {_told(found[at])}, and {nearest} {theirs}")
+
+    def _weights(
+        self, found: list[Event], expected: list[Event]
+    ) -> tuple[dict[str, LazyArray], set[str]]:
+        """Canonical arrays from the places of the layers that they belong to."""
+        arrays, legacy = self.source.tensors.entries, self.source.kind == "keras2"
+        weights: dict[str, LazyArray] = {}
+        used: set[str] = set()
+        for theirs, ours in zip(found, expected, strict=True):
+            if theirs.step is None or ours.step is None:
+                continue
+            for q in parameters_of(ours.step.layer):
+                layer = _place(theirs.step.owner, legacy)
+                place = keras_place(layer, q, legacy)
+                if place.name not in arrays:
+                    raise LayerError(
+                        f"{theirs.step.owner} has no array {shown(place.name)} in the file"
+                    )
+                weights[q.name] = place.to_canonical(arrays[place.name], q)
+                used.add(place.name)
+        return weights, used
+
+    def _notes(self, pixels: PixelArithmetic, activation: Step | None, used: set[str]) -> list[str]:
+        notes = []
+        arithmetic = [str(node) for node in pixels.nodes if not is_training_only(node)]
+        if arithmetic:
+            notes.append(f"became preprocessing, of pixels from 0 to 255: {_some(arithmetic)}")
+        nodes = [self.graph.nodes[n] for n in sorted(self.graph.used)]
+        idle = [
+            str(n) for n in nodes if is_training_only(n) and n.kind not in ("Identity", "Dropout")
+        ]
+        if idle:
+            notes.append(f"left out, as they act in training alone: {_some(idle)}")
+        if activation is not None:
+            assert isinstance(activation.layer, plan.Activation)
+            notes.append(
+                f"left out: the {activation.layer.function} of {activation.owner}; the model here "
+                f"gives the logits before it"
+            )
+        narrow = sorted({precision(n) for n in nodes if n.path} - {"float32", "float64", "None"})
+        if narrow:
+            notes.append(
+                f"layers of the file compute in {', '.join(narrow)}; its weights are taken"
+            )
+        rest = [name for name in self.source.tensors.entries if name not in used]
+        if rest:
+            notes.append(f"arrays that the net does not have: {_some(rest)}")
+        return notes
+
+
+def _place(node: Node, legacy: bool) -> str:
+    """Where a layer's arrays are; in legacy files by the outermost model and the layer."""
+    return "/".join(dict.fromkeys((node.path[0], node.path[-1])) if legacy else node.path)
+
+
+def _final_activation(parts: list[Part]) -> Step | None:
+    """What makes probabilities of the logits, at the very end."""
+    end = parts[-1] if len(parts) > 1 else None
+    if isinstance(end, Step) and isinstance(end.layer, plan.Activation):
+        before = parts[-2]
+        dense = isinstance(before, Step) and isinstance(before.layer, plan.Dense)
+        if dense and end.layer.function in ("softmax", "sigmoid"):
+            return end
+    return None
+
+
+def _momenta(found: list[Event], spec: ResNetSpec) -> list[str]:
+    layers = [e.step.layer for e in found if e.step is not None]
+    momenta = {layer.momentum for layer in layers if isinstance(layer, plan.BatchNorm)}
+    if len(momenta) < 2:
+        return []
+    return [f"its norms differ in momentum; {spec.norm_momentum:g}, of the first, is taken for all"]
+
+
+def _told(event: Event) -> str:
+    """What an event is, for a message."""
+    kind, *rest = event.what
+    if event.step is None:
+        return {"fork": "two ways from one tensor", "shortcut": "the end of a branch"}.get(
+            kind, "a sum"
+        )
+    details = rest[0] if len(rest) == 1 else tuple(rest)
+    text = str(details).replace("name='', ", "")
+    return text if text.startswith(kind) else f"{kind} {text}"
+
+
+def _some(items: list[str]) -> str:
+    more = f" and {len(items) - _TOLD} more" if len(items) > _TOLD else ""
+    return ", ".join(items[:_TOLD]) + more

@@ -1,0 +1,269 @@
+"""Keras's layers as records of the plan: what each one computes in inference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from shared_spec import plan
+from shared_spec.errors import WeightsError
+from shared_spec.formats.containers.source import shown
+from shared_spec.formats.graphs.keras_model import Node, told_options
+from shared_spec.plan.layers import LEAKY_SLOPE, Layer
+
+TRAINING_ONLY = {
+    "ActivityRegularization",
+    "AlphaDropout",
+    "AugMix",
+    "CutMix",
+    "Dropout",
+    "GaussianDropout",
+    "GaussianNoise",
+    "Identity",
+    "MixUp",
+    "RandAugment",
+    "RandomBrightness",
+    "RandomColorDegeneration",
+    "RandomColorJitter",
+    "RandomContrast",
+    "RandomElasticTransform",
+    "RandomErasing",
+    "RandomFlip",
+    "RandomGaussianBlur",
+    "RandomGrayscale",
+    "RandomHue",
+    "RandomInvert",
+    "RandomPerspective",
+    "RandomRotation",
+    "RandomSaturation",
+    "RandomSharpness",
+    "RandomShear",
+    "RandomTranslation",
+    "RandomZoom",
+    "SpatialDropout2D",
+}
+"""Layers that give in inference what they take. `RandomCrop` resizes then, in some releases."""
+
+SUMS = {"Add"}
+"""Layers and operations of two tensors."""
+
+
+class LayerError(WeightsError):
+    """A layer computes what no record of the plan says."""
+
+
+def is_training_only(node: Node) -> bool:
+    """Whether a layer gives in inference what it takes.
+
+    Raises:
+        LayerError: if it is told to do otherwise. An augmentation is called with
+            `training=True` unless its model is called with another, as `predict` does.
+    """
+    augments = node.kind.startswith("Random") or node.kind in ("AugMix", "CutMix", "MixUp")
+    idle = node.kind in TRAINING_ONLY
+    if node.options and not (idle and augments and set(node.options) == {"training"}):
+        raise LayerError(f"{node} is called with {told_options(node)}, which no ResNet here is")
+    return idle
+
+
+def records_of(node: Node) -> list[Layer]:
+    """What a layer computes, as records whose channels that enter are 0: the configuration does
+    not say how many they are.
+
+    Raises:
+        LayerError: if the plan has no such layer.
+    """
+    if node.config.get("data_format", "channels_last") != "channels_last":
+        raise LayerError(f"{node} computes on channels before rows")
+    if node.config.get("quantization_config") or precision(node) not in _PRECISIONS:
+        raise LayerError(f"{node} computes in {shown(precision(node))}, which no ResNet here does")
+    if is_training_only(node):
+        drops = node.kind == "Dropout"
+        return [plan.Dropout(node.path[-1], float(node.config["rate"]))] if drops else []
+    build = _BUILDERS.get(node.kind)
+    if build is None:
+        raise LayerError(f"{node} is of a class that no ResNet here has")
+    if node.arguments.count(None) != 1 or len(node.arguments) != 1:
+        raise LayerError(f"{node} takes {len(node.arguments)} arguments, expected one tensor")
+    return build(node)
+
+
+def precision(node: Node) -> str:
+    """The dtype policy of a layer: `float32`, `mixed_float16`."""
+    policy = node.config.get("dtype", "float32")
+    if isinstance(policy, Mapping):
+        plain = policy.get("class_name") in ("DTypePolicy", "Policy")
+        inner = policy.get("config")
+        policy = inner.get("name") if plain and isinstance(inner, Mapping) else None
+    return str(policy)[:50]
+
+
+_PRECISIONS = {
+    "float64", "float32", "float16", "bfloat16", "mixed_float16", "mixed_bfloat16", "None",
+}  # fmt: skip
+
+
+def _square(node: Node, key: str, default: int | None = None) -> int:
+    value = node.config.get(key, default)
+    values = value if isinstance(value, list) else [value, value]
+    if len(values) != 2 or values[0] != values[1] or type(values[0]) is not int:
+        raise LayerError(
+            f"{node} has {key} {shown(str(value))}, expected one number for rows and columns"
+        )
+    return int(values[0])
+
+
+def _convolution(node: Node) -> list[Layer]:
+    kernel, stride = _square(node, "kernel_size"), _square(node, "strides", 1)
+    dilation = _square(node, "dilation_rate", 1)
+    conv = plan.Conv(
+        node.path[-1],
+        0,
+        node.config["filters"],
+        kernel,
+        stride,
+        "same" if node.config["padding"] == "same" else 0,
+        node.config.get("groups", 1),
+        bool(node.config["use_bias"]),
+        dilation=dilation,
+    )
+    if node.config["padding"] not in ("same", "valid"):
+        raise LayerError(f"{node} has the padding {shown(str(node.config['padding']))}")
+    return [conv, *_function(node)]
+
+
+def _dense(node: Node) -> list[Layer]:
+    dense = plan.Dense(node.path[-1], 0, node.config["units"], bool(node.config["use_bias"]))
+    return [dense, *_function(node)]
+
+
+def _batch_norm(node: Node) -> list[Layer]:
+    config = node.config
+    axis = config["axis"]
+    if axis not in (-1, 3, [-1], [3]) or not (config["center"] and config["scale"]):
+        raise LayerError(f"{node} lacks a scale or a bias, or is not over the channels")
+    if config.get("renorm"):
+        raise LayerError(f"{node} renormalises")
+    eps, momentum = float(config["epsilon"]), round(1 - float(config["momentum"]), 12)
+    return [plan.BatchNorm(node.path[-1], 0, eps, momentum, "biased")]
+
+
+_FUNCTIONS = {
+    "relu": "relu",
+    "relu6": "relu6",
+    "elu": "elu",
+    "selu": "selu",
+    "silu": "silu",
+    "swish": "silu",
+    "mish": "mish",
+    "gelu": "gelu",
+    "hard_silu": "hardswish",
+    "hard_swish": "hardswish",
+    "softmax": "softmax",
+    "sigmoid": "sigmoid",
+}
+
+
+def _function(node: Node) -> list[Layer]:
+    """The activation that a layer has in its configuration."""
+    name = node.config.get("activation")
+    if isinstance(name, Mapping):  # a layer, as of `activation=keras.layers.ReLU()`
+        kind, config = str(name.get("class_name")), name.get("config")
+        if kind in _ACTIVATIONS and isinstance(config, Mapping):
+            return _ACTIVATIONS[kind](replace(node, kind=kind, config=config))
+    if name in (None, "linear"):
+        return []
+    if not isinstance(name, str) or name not in _FUNCTIONS:
+        raise LayerError(f"{node} has the activation {shown(str(name))}")
+    return [plan.Activation(node.path[-1], _FUNCTIONS[name])]
+
+
+def _relu(node: Node) -> list[Layer]:
+    get = node.config.get
+    limit, slope = get("max_value"), get("negative_slope") or 0.0
+    if get("threshold"):
+        raise LayerError(f"{node} has a threshold")
+    if limit is not None and (limit != 6 or slope):
+        raise LayerError(f"{node} has max_value {shown(str(limit))}")
+    if limit is None and slope not in (0, LEAKY_SLOPE):
+        raise LayerError(f"{node} has the slope {shown(str(slope))}, expected {LEAKY_SLOPE}")
+    function = "relu6" if limit is not None else "leaky_relu" if slope else "relu"
+    return [plan.Activation(node.path[-1], function)]
+
+
+def _leaky_relu(node: Node) -> list[Layer]:
+    slope = node.config.get("negative_slope", node.config.get("alpha"))
+    if slope is None or abs(float(slope) - LEAKY_SLOPE) > 1e-9:
+        raise LayerError(f"{node} has the slope {shown(str(slope))}, expected {LEAKY_SLOPE}")
+    return [plan.Activation(node.path[-1], "leaky_relu")]
+
+
+def _elu(node: Node) -> list[Layer]:
+    if node.config.get("alpha", 1.0) != 1:
+        raise LayerError(f"{node} has alpha {shown(str(node.config['alpha']))}, expected 1")
+    return [plan.Activation(node.path[-1], "elu")]
+
+
+def _softmax(node: Node) -> list[Layer]:
+    if node.config.get("axis", -1) != -1:
+        raise LayerError(f"{node} is not over the last axis")
+    return [plan.Activation(node.path[-1], "softmax")]
+
+
+def _zero_pad(node: Node) -> list[Layer]:
+    padding = node.config["padding"]
+    amounts = {
+        amount for side in padding for amount in (side if isinstance(side, list) else [side])
+    }
+    if len(amounts) != 1:
+        raise LayerError(
+            f"{node} pads {shown(str(padding))}, expected one number of zeros on all sides"
+        )
+    return [plan.ZeroPad(node.path[-1], int(amounts.pop()))]
+
+
+def _pool(record: Callable[..., Layer]) -> Callable[[Node], list[Layer]]:
+    def build(node: Node) -> list[Layer]:
+        size = _square(node, "pool_size")
+        stride = size if node.config.get("strides") is None else _square(node, "strides")
+        padding: Any = "same" if node.config["padding"] == "same" else 0
+        return [record(node.path[-1], size, stride, padding)]
+
+    return build
+
+
+def _global_pool(kind: Any) -> Callable[[Node], list[Layer]]:
+    return lambda node: [plan.GlobalPool(node.path[-1], bool(node.config.get("keepdims")), kind)]
+
+
+def _group_norm(node: Node) -> list[Layer]:
+    config = node.config
+    if config["axis"] not in (-1, 3) or not (config["center"] and config["scale"]):
+        raise LayerError(f"{node} lacks a scale or a bias, or is not over the channels")
+    return [plan.GroupNorm(node.path[-1], 0, int(config["groups"]), float(config["epsilon"]))]
+
+
+_ACTIVATIONS: dict[str, Callable[[Node], list[Layer]]] = {
+    "ReLU": _relu,
+    "LeakyReLU": _leaky_relu,
+    "ELU": _elu,
+    "Softmax": _softmax,
+}
+_BUILDERS: dict[str, Callable[[Node], list[Layer]]] = {
+    **_ACTIVATIONS,
+    "Conv2D": _convolution,
+    "Convolution2D": _convolution,
+    "Dense": _dense,
+    "BatchNormalization": _batch_norm,
+    "BatchNormalizationV1": _batch_norm,
+    "GroupNormalization": _group_norm,
+    "Activation": _function,
+    "Relu": lambda node: [plan.Activation(node.path[-1], "relu")],
+    "ZeroPadding2D": _zero_pad,
+    "MaxPooling2D": _pool(plan.MaxPool),
+    "AveragePooling2D": _pool(plan.AvgPool),
+    "GlobalAveragePooling2D": _global_pool("avg"),
+    "GlobalMaxPooling2D": _global_pool("max"),
+    "Flatten": lambda node: [plan.Flatten(node.path[-1])],
+}

@@ -1,0 +1,130 @@
+"""Keras models of all kinds, read from their files: Keras says what each computes."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared_spec.errors import ResNetError
+from shared_spec.formats.graphs.keras_layers import TRAINING_ONLY
+from shared_spec.formats.graphs.keras_model import graph_of
+from shared_spec.formats.read import read_checkpoint
+from tests.conftest import Pool
+from tests.formats.keras_reading import verdict
+from tests.tiers import amount
+
+FORMATS = (".keras", ".h5")
+RIGHT = (
+    "a maximum pool",
+    "a new classifier",
+    "a softmax",
+    "rescaled inside",
+    "augmented",
+    "maps",
+    "both pools",
+    "learnt normalization",
+    "twice nested",
+    "frozen",
+)
+REFUSED = {
+    "two dense layers": "'hidden'",
+    "an upsampling": "'twice'",
+    "another size": "'big'",
+    "negative": "'less'",
+    "a dropout that always acts": "'always'",
+    "two outputs": "2 outputs",
+    "flattened maps": "'flat'",
+}
+
+
+def save(pool: Pool, kind: str, path: Path) -> str:
+    answers: str = pool["keras:tensorflow"].call(
+        "probe", function="keras_models:saved", kind=kind, path=str(path)
+    )
+    return answers
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix"),
+    [
+        *((kind, suffix) for kind in RIGHT for suffix in FORMATS),
+        # Keras cannot load operations from its older format.
+        ("caffe", ".keras"),
+        ("divided", ".keras"),
+    ],
+)
+def test_what_people_save_is_read(pool: Pool, tmp_path: Path, kind: str, suffix: str) -> None:
+    path = tmp_path / f"model{suffix}"
+    assert verdict(path, save(pool, kind, path)) == "right"
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_no_spec_says_is_refused_by_its_name(
+    pool: Pool, tmp_path: Path, kind: str, suffix: str
+) -> None:
+    path = tmp_path / f"model{suffix}"
+    save(pool, kind, path)
+    with pytest.raises(ResNetError) as caught:
+        read_checkpoint(path)
+    assert REFUSED[kind] in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_drawn_models_are_read_right_or_refused(pool: Pool, tmp_path: Path) -> None:
+    found: Counter[str] = Counter()
+    for number in range(amount("drawn Keras models")):
+        drawn = pool["keras:tensorflow"].call(
+            "probe", function="keras_mutants:drawn", number=number, folder=str(tmp_path)
+        )
+        if drawn is None:
+            continue
+        said = verdict(Path(drawn["path"]), drawn["answers"])
+        assert not said.startswith("wrong"), (number, drawn, said)
+        found[said.partition(":")[0]] += 1
+    assert found["right"] > 0.1 * found.total()
+    assert found["refused"] > 0.2 * found.total()
+
+
+def test_what_is_told(pool: Pool, tmp_path: Path) -> None:
+    path = tmp_path / "model.keras"
+    save(pool, "augmented", path)
+    notes = "\n".join(read_checkpoint(path).notes)
+    assert "became preprocessing, of pixels from 0 to 255: layer 'scale' (Rescaling)" in notes
+    assert "act in training alone: layer 'flip' (RandomFlip)" in notes
+    assert "the softmax of layer 'end' (Dense)" in notes
+
+
+def test_a_model_that_is_named_has_to_be_the_one(pool: Pool, tmp_path: Path) -> None:
+    path = tmp_path / "model.keras"
+    save(pool, "a maximum pool", path)
+    spec = read_checkpoint(path).spec
+    assert spec is not None
+    assert read_checkpoint(path, spec).spec == spec
+    with pytest.raises(ResNetError, match="GlobalPool max, and the model that was named"):
+        read_checkpoint(path, spec.override(head_pool="avg"))
+
+
+def test_layers_of_training_give_what_they_take(pool: Pool) -> None:
+    found = pool["keras:tensorflow"].call(
+        "probe", function="keras_models:changes_in_inference", kinds=sorted(TRAINING_ONLY)
+    )
+    assert found == {}
+
+
+@pytest.mark.parametrize("damage", ["layers", "config", "input_layers", "inbound_nodes", "name"])
+def test_a_damaged_configuration_is_refused(pool: Pool, damage: str) -> None:
+    worker = pool["keras:tensorflow"]
+    config = json.loads(worker.call("probe", function="keras_models:small_configuration"))
+
+    def damaged(data: Any) -> Any:
+        if isinstance(data, dict):
+            return {k: 3 if k == damage else damaged(v) for k, v in data.items()}
+        return [damaged(x) for x in data] if isinstance(data, list) else data
+
+    with pytest.raises(ResNetError, match=r"^file: "):
+        graph_of(damaged(config), "file")
