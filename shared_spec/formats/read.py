@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from shared_spec.errors import SpecError, WeightsError
@@ -22,6 +23,7 @@ from shared_spec.formats.dialects.timm_torchvision import TIMM, TORCHVISION
 from shared_spec.formats.graphs.keras_file import has_graph, read_graph
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint
+from shared_spec.weights.lazy_array import LazyArrays
 
 DIALECTS: tuple[Dialect, ...] = (
     TIMM,
@@ -56,6 +58,17 @@ def dialect_of(source: Source) -> Dialect:
     raise WeightsError(f"{source.path}: its names are those of no known library")
 
 
+def _flat(source: Source) -> Source:
+    """A file of Keras without the names of models that its layers are in, where no two of them then
+    have one name.
+    """
+    entries = source.tensors.entries
+    flat = {"/".join(name.split("/")[-2:]): array for name, array in entries.items()}
+    if not source.kind.startswith("keras") or len(flat) < len(entries):
+        return source
+    return replace(source, tensors=LazyArrays(flat))
+
+
 def read_checkpoint(
     path: Path,
     spec: ResNetSpec | None = None,
@@ -77,6 +90,7 @@ def read_checkpoint(
     source = open_source(path, openers)
     if has_graph(source):
         return read_graph(source, spec)
+    source = _flat(source)
     dialect = dialect_of(source)
     try:
         told = dialect.spec_of(source)

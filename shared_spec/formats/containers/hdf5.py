@@ -45,6 +45,8 @@ _CONFIG_LIMIT = 2**20
 _CONFIG_VALUES = 1_000_000
 _DEPTH = 12
 """Of models in models."""
+_LAYERS = 25_000
+"""In a model; ResNet-1202 has 4,800."""
 _NUMBERS = re.compile(r"[<>|][fiu](1|2|4|8|16)|bfloat16")
 
 
@@ -93,6 +95,8 @@ def _listed(model: Mapping[str, Any], depth: int = 0) -> dict[str, str]:
     """
     config = model.get("config")
     layers = config.get("layers") if isinstance(config, dict) else config
+    if isinstance(layers, list) and len(layers) > _LAYERS:
+        raise ValueError(f"{CONFIG} lists {len(layers):,} layers, more than any model's")
     listed = [mapping(x) for x in layers] if isinstance(layers, list) and depth < _DEPTH else []
     named = [
         (_snake_case(str(layer.get("class_name"))), str(mapping(layer.get("config")).get("name")))
