@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shared_spec.errors import SpecError, WeightsError
-from shared_spec.formats.containers.source import Source
+from shared_spec.formats.containers.source import Source, shown
 from shared_spec.formats.detect import Opener, open_source
 from shared_spec.formats.dialects.bit import BIT
-from shared_spec.formats.dialects.canonical import CANONICAL, FLAX_MODEL, KERAS_MODEL
-from shared_spec.formats.dialects.cifar_ports import PORTS
-from shared_spec.formats.dialects.detection import DETECTION
-from shared_spec.formats.dialects.dialect import Dialect, arrays_of, detected, resized
+from shared_spec.formats.dialects.canonical import (
+    CANONICAL,
+    FLAX_MODEL,
+    KERAS_MODEL,
+    NUMBERED,
+)
+from shared_spec.formats.dialects.cifar_ports import PORTS, RESIDUAL, WIDE
+from shared_spec.formats.dialects.detectron2 import DETECTRON2
+from shared_spec.formats.dialects.dialect import (
+    Dialect,
+    arrays_of,
+    detected,
+    in_torch,
+    resized,
+)
 from shared_spec.formats.dialects.huggingface import HUGGINGFACE, spec_of
 from shared_spec.formats.dialects.jax_resnet import JAX_RESNET
 from shared_spec.formats.dialects.keras_applications import APPLICATIONS, APPLICATIONS_H5
@@ -21,9 +32,32 @@ from shared_spec.formats.dialects.keras_hub import KERAS_HUB
 from shared_spec.formats.dialects.linen import LINEN
 from shared_spec.formats.dialects.timm_torchvision import TIMM, TORCHVISION
 from shared_spec.formats.graphs.keras_file import has_graph, read_graph
+from shared_spec.formats.name_map import NameMap, renamed
+from shared_spec.formats.search import chosen, hints_of
+from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
-from shared_spec.weights.checkpoint import Checkpoint
+from shared_spec.weights.checkpoint import METADATA_KEY, Checkpoint
 from shared_spec.weights.lazy_array import LazyArrays
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What of a file is meant, where it holds more than a net under known names."""
+
+    part: str | None = None
+    """The place of the net, such as `teacher/backbone.`."""
+    names: NameMap | None = None
+    """The file's names to canonical ones."""
+
+    def refuse(self, source: Source, why: str) -> None:
+        """Raise a `WeightsError` if it was asked of a file that has no parts and no other names."""
+        for option, value in (("--part", self.part), ("--names", self.names)):
+            if value is not None:
+                raise WeightsError(
+                    f"{source.path}: {option}: only for files of PyTorch's modules, and this one "
+                    f"{why}"
+                )
+
 
 DIALECTS: tuple[Dialect, ...] = (
     TIMM,
@@ -38,7 +72,10 @@ DIALECTS: tuple[Dialect, ...] = (
     *JAX_RESNET,
     FLAX_MODEL,
     *PORTS,
-    *DETECTION,
+    WIDE,
+    RESIDUAL,
+    *NUMBERED,
+    DETECTRON2,
     CANONICAL,
 )
 """The first one that claims a file reads it."""
@@ -74,6 +111,7 @@ def read_checkpoint(
     spec: ResNetSpec | None = None,
     openers: Mapping[str, Opener] | None = None,
     resize: bool = False,
+    asked: Asked = Asked(),
 ) -> Checkpoint:
     """The canonical weights of a checkpoint, each read on demand.
 
@@ -83,15 +121,33 @@ def read_checkpoint(
             catalogue by names and shapes.
         openers: as for `open_source`.
         resize: whether `spec` stands for a net of any number of channels and classes.
+        asked: which of several nets, and what its arrays are called.
 
     Raises:
         WeightsError: if the file cannot be read, or its net is not clear.
     """
     source = open_source(path, openers)
     if has_graph(source):
+        asked.refuse(source, "is read by its graph")
         return read_graph(source, spec)
+    found, ours = None, METADATA_KEY in source.metadata
+    if in_torch(source):
+        if asked.names is not None:
+            source, ours = renamed(source, asked.names), False
+        found = None if ours and asked.part is None else chosen(source, asked.part)
+        source = source if found is None else found.source
+    else:
+        asked.refuse(source, f"is of the kind {source.kind}")
     source = _flat(source)
     dialect = dialect_of(source)
+    if found is None and dialect is CANONICAL and not ours and not _named(source, spec):
+        raise _unknown_names(source)
+    if found is not None and found.company and spec is None:
+        raise WeightsError(
+            f"{path}: {found.company} beside the net is of a detector, a segmenter or the like, "
+            f"whose net may be dilated, and the arrays do not say; name the model (--model), with "
+            f"output_stride: 8 in a spec file for torchvision's DeepLabV3 and FCN"
+        )
     try:
         told = dialect.spec_of(source)
     except WeightsError:
@@ -100,11 +156,33 @@ def read_checkpoint(
         told = None
     if resize and spec is not None:
         spec = resized(dialect, source, spec) or spec
-    net = told or spec or detected(dialect, source)
+    net, hint = told or spec, ""
+    if net is None:
+        net, hint = detected(dialect, source, hints_of(source))
     preprocessing, labels = dialect.extras(source, net)
     origin = f"{source.kind}, names of {dialect.library}"
     try:
         arrays = arrays_of(dialect, source, net)
     except SpecError as error:  # no such net can be compiled
         raise WeightsError(f"{path}: {error}") from None
-    return Checkpoint(arrays, net, preprocessing, labels, origin)
+    notes = () if found is None else found.notes
+    notes += (f"taken as {hint}",) if hint else ()
+    checkpoint = Checkpoint(arrays, net, preprocessing, labels, origin, notes)
+    if found is None:
+        return checkpoint
+    return replace(checkpoint, part=found.part, renamed=found.renamed)
+
+
+def _named(source: Source, spec: ResNetSpec | None) -> bool:
+    """Whether some arrays have names of a net, so that what is wrong with it can be told."""
+    p = None if spec is None else compile_plan(spec)
+    return p is not None and any(q.name in source.tensors for q in p.parameters())
+
+
+def _unknown_names(source: Source) -> WeightsError:
+    names = [shown(name) for name in source.tensors]
+    some = ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+    return WeightsError(
+        f"{source.path}: holds no ResNet under names that are known (it has "
+        f"{some or 'no arrays'}); --names maps them to canonical ones"
+    )

@@ -203,7 +203,7 @@ def described(
     net = spec or known.spec
     if net is None:
         where = Source(Path("weights"), "safetensors", LazyArrays(entries_of(state)))
-        net = detected(CANONICAL, where)
+        net, _ = detected(CANONICAL, where)
     return replace(known, state=state, spec=net)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,14 @@ class Checkpoint:
     """What of the file was left out, assumed, or expressed in another way, a sentence each."""
     own_graph: OwnGraph | None = None
     """If the file describes its model itself."""
+    part: str = ""
+    """Where in the file the net is: mappings, each with a slash behind it, then modules, each with
+    a dot.
+    """
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Arrays of its classifier by their names in the file, as seen from the net or the modules
+    around it, to the names that they have in a whole net.
+    """
 
     def metadata(self) -> dict[str, Any]:
         """Everything but the arrays, as plain JSON data."""

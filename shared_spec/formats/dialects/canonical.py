@@ -4,6 +4,7 @@ those that they have inside Keras and Flax NNX.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import cache
 
@@ -60,6 +61,33 @@ CANONICAL = Dialect(
     lambda source: recorded(source).spec,
     _extras,
 )
+
+
+def _numbered(first: int) -> Dialect:
+    """A net whose modules became the children of a `Sequential`, its first stage by that number."""
+
+    def foreign_name(q: Parameter, spec: ResNetSpec) -> Place:
+        # A pool is a module, so that there are four before the first stage.
+        start = first if spec.stem_pool == "none" else 4
+        name = re.sub(r"^layer(\d)", lambda m: str(start + int(m[1]) - 1), q.name)
+        return Place(re.sub(r"^(conv|bn)1", lambda m: "01"[m[1] == "bn"], name), TORCH[q.role])
+
+    return Dialect(
+        "numbered",
+        "torchvision and timm as children of a Sequential",
+        lambda source: (
+            in_torch(source)
+            and f"{first}.0.conv1.weight" in source.tensors
+            and ("0.weight" in source.tensors or "0.0.weight" in source.tensors)
+        ),
+        foreign_name,
+    )
+
+
+NUMBERED = (_numbered(3), _numbered(4))
+"""conv1, bn1 and the ReLU, then the pool if it is a module. Where the ReLU is none, as with nets
+that call it as a function, a `Sequential` of children computes something else.
+"""
 KERAS_MODEL = Dialect(
     "keras",
     "resnet_keras",

@@ -1,4 +1,5 @@
-"""PyTorch ports of He et al. 2015 that are torchvision's except for a few words in their names.
+"""PyTorch ports for CIFAR: of He et al. 2015 under torchvision's names except for a few words, and
+two with names of their own.
 
 | port on GitHub | stage | shortcut | classifier |
 |---|---|---|---|
@@ -8,6 +9,9 @@
 
 Each combination is read. A net whose shortcuts have no arrays is taken as option A of the paper:
 none of the ports has plain nets.
+
+xternalz/WideResNet-pytorch has wide pre-activation nets (`block1.layer.0.convShortcut`), and
+weiaicunzai/pytorch-cifar100 torchvision's blocks in `conv2_x.0.residual_function.0`.
 """
 
 from __future__ import annotations
@@ -18,8 +22,15 @@ from typing import Any
 
 from shared_spec.errors import SpecError
 from shared_spec.formats.containers.source import Source
-from shared_spec.formats.dialects.dialect import Dialect, Place, in_torch
-from shared_spec.formats.dialects.spec_from_shapes import Shape, numbered_stages, spec_from
+from shared_spec.formats.dialects.dialect import Dialect, Place, Rules, in_torch, rename
+from shared_spec.formats.dialects.spec_from_shapes import (
+    BlockShapes,
+    Shape,
+    block_shapes,
+    consecutive_blocks,
+    numbered_stages,
+    spec_from,
+)
 from shared_spec.plan.layers import Parameter
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.layouts import TORCH
@@ -71,7 +82,7 @@ def _dialect(words: Words) -> Dialect:
             SpecError: if it is a pre-activation net.
             WeightsError: if it is no such net.
         """
-        shapes = {name: entry.shape for name, entry in source.tensors.entries.items()}
+        shapes = _shapes(source)
         stages = numbered_stages(
             shapes, lambda s, b: f"{stage}{s + 1}.{b}.", f"{shortcut}.0.weight"
         )
@@ -100,6 +111,72 @@ def _pre_activated(shapes: dict[str, Shape], stage: str) -> bool:
     return False
 
 
+_WIDE: Rules = [
+    (r"^stem\.conv\.", "conv1."),
+    (r"^norm\.", "bn1."),
+    (r"^head\.fc\.", "fc."),
+    (r"^stages\.(\d)\.blocks\.", lambda m: f"block{int(m[1]) + 1}.layer."),
+    (r"\.norm(\d)\.", r".bn\1."),
+    (r"\.downsample\.conv\.", ".convShortcut."),
+]
+"""From canonical names to those of wide pre-activation nets."""
+_RESIDUAL: Rules = [
+    (r"^conv1\.", "conv1.0."),
+    (r"^bn1\.", "conv1.1."),
+    (r"^layer(\d)\.", lambda m: f"conv{int(m[1]) + 1}_x."),
+    (r"\.conv(\d)\.", lambda m: f".residual_function.{3 * int(m[1]) - 3}."),
+    (r"\.bn(\d)\.", lambda m: f".residual_function.{3 * int(m[1]) - 2}."),
+    (r"\.downsample\.", ".shortcut."),
+]
+"""From canonical names to those of nets whose branches are `residual_function`."""
+
+
+def _renaming(name: str, library: str, rules: Rules, anchor: str, spec_of: Any) -> Dialect:
+    """A port that is told by the kernel of its first block."""
+    return Dialect(
+        name,
+        library,
+        lambda source: in_torch(source) and anchor in source.tensors,
+        lambda q, spec: Place(rename(q.name, rules), TORCH[q.role], q.module == "head.fc"),
+        spec_of,
+    )
+
+
+def _shapes(source: Source) -> dict[str, Shape]:
+    return {name: entry.shape for name, entry in source.tensors.entries.items()}
+
+
+def _wide_spec(source: Source) -> ResNetSpec:
+    shapes = _shapes(source)
+    stages = numbered_stages(shapes, lambda s, b: f"block{s + 1}.layer.{b}.", "convShortcut.weight")
+    stem, head = shapes.get("conv1.weight", ()), shapes.get("fc.weight")
+    base = {**_CIFAR, "pre_activation": True}
+    return spec_from([stem], stages, head, base, source.path, "WideResNet-pytorch")
+
+
+def _residual_spec(source: Source) -> ResNetSpec:
+    shapes, stages = _shapes(source), []
+    for stage in range(2, 10):
+
+        def at(block: int, prefix: str = f"conv{stage}_x.") -> BlockShapes | None:
+            convs = [f"{prefix}{block}.residual_function.{n}.weight" for n in (0, 3, 6)]
+            return block_shapes(shapes, convs, [f"{prefix}{block}.shortcut.0.weight"])
+
+        stages += [blocks] if (blocks := consecutive_blocks(at)) else []
+    stem, head = shapes.get("conv1.0.weight", ()), shapes.get("fc.weight")
+    return spec_from([stem], stages, head, _CIFAR, source.path, "pytorch-cifar100")
+
+
+WIDE = _renaming(
+    "wide-resnet", "WideResNet-pytorch", _WIDE, "block1.layer.0.conv1.weight", _wide_spec
+)
+RESIDUAL = _renaming(
+    "pytorch-cifar100",
+    "pytorch-cifar100",
+    _RESIDUAL,
+    "conv2_x.0.residual_function.0.weight",
+    _residual_spec,
+)
 PORTS = tuple(
     _dialect(words)
     for words in itertools.product(

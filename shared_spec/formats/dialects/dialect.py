@@ -44,6 +44,29 @@ def in_torch(source: Source) -> bool:
 
 
 @dataclass(frozen=True)
+class Hint:
+    """A text that may name the net of a file."""
+
+    text: str
+    where: str
+    """What it is, for a message: `its 'arch'`, `its file name`."""
+    whole: bool = True
+    """Whether it has to be a name, or may hold one among other words."""
+
+    def names(self, name: str) -> bool:
+        """Whether it names a net of the catalogue: `ResNet-18` is `resnet18`."""
+        if self.whole:
+            return _letters(self.text) == _letters(name)
+        return (
+            re.search(rf"(?<![a-z0-9]){re.escape(name)}(?![a-z0-9])", self.text.lower()) is not None
+        )
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+@dataclass(frozen=True)
 class Place:
     """Where a library keeps a parameter: its name there, and its layout."""
 
@@ -125,33 +148,53 @@ def _relevant(dialect: Dialect, source: Source) -> dict[str, LazyArray]:
     return {name: array for name, array in entries if not dialect.ignored.search(name)}
 
 
-def detected(dialect: Dialect, source: Source) -> ResNetSpec:
+def detected(
+    dialect: Dialect, source: Source, hints: Sequence[Hint] = ()
+) -> tuple[ResNetSpec, str]:
     """The net of the catalogue whose names and shapes are the file's, for its own number of
-    channels and classes.
+    channels and classes, and what decided among several: nothing, or a hint in words.
+
+    Args:
+        dialect: whose names they are.
+        source: the file.
+        hints: what may name the net, the surest first.
 
     Raises:
         WeightsError: if there is none, or there are several that compute different functions.
     """
     shapes = {name: array.shape for name, array in _relevant(dialect, source).items()}
-    found: list[tuple[str, ResNetSpec, Plan]] = []
+    found: list[tuple[list[str], ResNetSpec, Plan]] = []
     for name, entry in CATALOGUE.items():
         spec = _fitting(dialect, entry.spec, shapes)
         if spec is not None:
             p = compile_plan(spec)
-            if all(function_of(p) != function_of(other) for _, _, other in found):
-                found.append((name, spec, p))
+            same = next(
+                (names for names, _, other in found if function_of(p) == function_of(other)), None
+            )
+            if same is None:
+                found.append(([name], spec, p))
+            else:
+                same.append(name)
     if not found:
         raise WeightsError(
             f"{source.path}: the file does not say which model it is, and its arrays fit none of "
             f"the catalogue; name the model or a spec file (--model)"
         )
-    if len(found) > 1:
-        names = ", ".join(name for name, _, _ in found)
-        raise WeightsError(
-            f"{source.path}: its arrays fit {names}, which compute different functions; name the "
-            f"one that it is (--model)"
+    if len(found) == 1:
+        return found[0][1], ""
+    for hint in hints:
+        named = max(
+            (n for names, _, _ in found for n in names if hint.names(n)), key=len, default=""
         )
-    return found[0][1]
+        if named:
+            return next(
+                s for names, s, _ in found if named in names
+            ), f"{named}, as {hint.where} says"
+    names = ", ".join(names[0] for names, _, _ in found)
+    raise WeightsError(
+        f"{source.path}: its arrays fit {names}, which compute different functions; name the "
+        f"one that it is (--model)"
+    )
 
 
 def resized(dialect: Dialect, source: Source, spec: ResNetSpec) -> ResNetSpec | None:

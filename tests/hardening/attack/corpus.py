@@ -471,7 +471,7 @@ CASES = [
     Case(
         "safetensors: a path as a key",
         safetensors("a.safetensors", _named("../../etc/x"), bytes(4)),
-        "do not fit",
+        "no ResNet under names that are known",
     ),
     Case(
         "safetensors: overlapping",

@@ -1,0 +1,122 @@
+"""A user's map from the names in a file to canonical ones."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+from shared_spec.errors import WeightsError
+from shared_spec.formats.containers.source import Source, mapping, shown
+from shared_spec.formats.search import plain
+from shared_spec.spec.files import read_declaration
+from shared_spec.weights.lazy_array import LazyArray, LazyArrays
+
+NameMap = Mapping[str, str | None]
+"""Names, the beginnings of names, or patterns of names in which `*` stands for a part between dots,
+to canonical ones with as many `*`; None leaves out.
+"""
+_TOLD = 10
+
+
+def read_names(path: str | os.PathLike[str]) -> NameMap:
+    """A map from a YAML, TOML or JSON file.
+
+    Example:
+        >>> read_names("map.yaml")  # block1.*.bn_a: layer1.*.bn1
+        {'block1.*.bn_a': 'layer1.*.bn1'}
+
+    Raises:
+        WeightsError: if it holds anything but lines of a name and a name.
+    """
+    data = read_declaration(path, "name map", WeightsError)
+    lines = mapping(data)
+    known = all(
+        isinstance(k, str | int)
+        and (v is None or (isinstance(v, str) and v.count("*") == str(k).count("*")))
+        for k, v in lines.items()
+    )
+    if not known or not lines:
+        raise WeightsError(
+            f"{path}: expected lines 'name in the file: canonical name', for names, for beginnings "
+            f"of names, or with as many * on both sides"
+        )
+    return {str(key): value for key, value in lines.items()}
+
+
+def renamed(source: Source, names: NameMap) -> Source:
+    """A file with the names of a map; what no line speaks of keeps its own.
+
+    A line may also be the other way round, as `trace --names` takes it: all of them, then.
+
+    Raises:
+        WeightsError: naming lines that fit no array, or two arrays that get one name.
+    """
+    entries = {plain(name): array for name, array in source.tensors.entries.items()}
+    places = dict.fromkeys(name.rpartition("/")[0] for name in entries)
+    tried = []
+    for lines in (names, _turned(names)):
+        for place in ("", *places) if lines else ():
+            above = f"{place}/" if place else ""
+            inside = {n.removeprefix(above): a for n, a in entries.items() if n.startswith(above)}
+            found, idle = _renamed(inside, lines, source)
+            if not idle:
+                return replace(source, tensors=LazyArrays(found))
+            tried.append(idle)
+    idle = min(tried, key=len)
+    more = f" and {len(idle) - _TOLD} more" if len(idle) > _TOLD else ""
+    raise WeightsError(
+        f"{source.path}: --names: no array is called {', '.join(map(shown, idle[:_TOLD]))}{more}; "
+        f"expected names of arrays or modules in the file, such as "
+        f"{', '.join(shown(n) for n in list(entries)[:3])}"
+    )
+
+
+def _turned(names: NameMap) -> dict[str, str | None]:
+    """The lines the other way round, if that makes a map."""
+    turned: dict[str, str | None] = {
+        theirs: ours for ours, theirs in names.items() if theirs is not None
+    }
+    return turned if len(turned) == len(names) else {}
+
+
+def _renamed(
+    arrays: Mapping[str, LazyArray], names: NameMap, source: Source
+) -> tuple[dict[str, LazyArray], list[str]]:
+    """The arrays by their new names, and the lines that no array needed."""
+    patterns = {k: re.compile(_regex(k)) for k in sorted(names, key=len, reverse=True) if "*" in k}
+    found: dict[str, LazyArray] = {}
+    used: set[str] = set()
+    for name, array in arrays.items():
+        key, parts, rest = _line(name, names, patterns)
+        used.add(key)
+        value = names[key] if key else name
+        if value is None:
+            continue
+        new = value.replace("*", "{}").format(*parts) + rest if parts else value + rest
+        if new in found:
+            raise WeightsError(f"{source.path}: --names: two arrays become {shown(new)}")
+        found[new] = array
+    return found, [key for key in names if key not in used]
+
+
+def _line(
+    name: str, names: NameMap, patterns: Mapping[str, re.Pattern[str]]
+) -> tuple[str, tuple[str, ...], str]:
+    """The line for a name, the longest one of its own words before patterns; what the stars of a
+    pattern stand for; and the rest of the name.
+    """
+    words = name.split(".")
+    for end in range(len(words), 0, -1):
+        start = ".".join(words[:end])
+        if start in names:
+            return start, (), name[len(start) :]
+    for key, pattern in patterns.items():
+        if match := pattern.match(name):
+            return key, match.groups(), name[match.end() :]
+    return "", (), ""
+
+
+def _regex(key: str) -> str:
+    return re.escape(key).replace(r"\*", r"([^.]+)") + r"(?=\.|$)"

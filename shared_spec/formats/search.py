@@ -1,0 +1,285 @@
+"""Where in a tree of arrays ResNets are, which of them is meant, and what else is there.
+
+A file of PyTorch's may hold several mappings of names to arrays, each with other modules around the
+net: every place where the first block of a ResNet stands begins a candidate.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from shared_spec.errors import WeightsError
+from shared_spec.formats.containers.source import Source, shown
+from shared_spec.formats.dialects.dialect import COUNTERS, Hint
+from shared_spec.formats.heads import classifier_of
+from shared_spec.weights.lazy_array import LazyArray, LazyArrays
+from shared_spec.weights.state import digest
+
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""Modules that are around others without computing anything: of DataParallel, `torch.compile`,
+FSDP and activation checkpointing.
+"""
+_WRAPPED = re.compile(rf"(?:(?<=\.)|(?<=/)|^)(?:{'|'.join(WRAPPERS)})\.")
+_FIRST_BLOCK = re.compile(
+    r"(?P<prefix>(?:.*[./])?)(?:"
+    r"(?:layer1|rl1|res2)\.0\.conv1|"
+    r"stages\.0\.blocks\.0\.conv1|"
+    r"block1\.layer\.0\.conv1|"
+    r"conv2_x\.0\.residual_function\.0|"
+    r"(?P<number>[34])\.0\.conv1"
+    r")\.weight"
+)
+"""Of a net under the names of each dialect; a number is that of a child in a `Sequential`."""
+_BODY = re.compile(
+    r"(?:conv1|bn1|layer\d+|rl\d+|res\d+|stem|stages|norm|block\d+|conv\d+_x)(?=\.|$)"
+)
+"""The modules of a net before its classifier."""
+_COMPANIONS = re.compile(
+    r"(?:fc|classifier|heads?|linear|last_linear|logits|cls|mlp|queue|criterion|loss|aux|decoder|"
+    r"pre_?logits|embedding|proj|predict|prototype|cluster|centers?$|memory|temperature|arc|margin|"
+    r"segmentation|neck|fpn|rpn|roi|bbox|mask|anchor|n_averaged)",
+    re.IGNORECASE,
+)
+"""Beginnings of names of modules that take what a net gives, or serve its training."""
+_NORMALISER = re.compile(r"(?:^|[._])(?:mu|sigma|mean|std|pixel_mean|pixel_std|new_mean)$")
+_ARCHITECTURE = frozenset(
+    {"arch", "architecture", "model_name", "model", "backbone", "encoder", "encoder_name", "net"}
+    | {"base_model", "network", "backbone_name", "base_encoder", "student_arch", "teacher_arch"}
+)
+"""Keys of training scripts."""
+_TOLD = 10
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A place in a file where a ResNet is."""
+
+    part: str
+    """Its place, as `--part` takes it: mappings, each with a slash behind it, then modules, each
+    with a dot.
+    """
+    net: Mapping[str, LazyArray]
+    """Its arrays by their names there, without those of a classifier."""
+    inside: Mapping[str, LazyArray]
+    """What else is in the same module."""
+    beside: Mapping[str, LazyArray]
+    """What is in the modules around it."""
+    others: tuple[str, ...]
+    """Places of other nets among those."""
+    names: Mapping[str, str]
+    """Of the whole mapping, to those that the file has."""
+
+    @property
+    def trained(self) -> bool:
+        """Whether it has all kinds of arrays, unlike averages of gradients."""
+        return any(name.endswith(("running_var", "running_std")) for name in self.net)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The net that was chosen in a file."""
+
+    source: Source
+    """With its arrays alone."""
+    part: str
+    """As of a `Candidate`."""
+    renamed: Mapping[str, str]
+    """Arrays of its classifier whose names in the file are not a whole net's, to those."""
+    notes: tuple[str, ...]
+    company: str
+    """A module beside it that works on maps, as those of detectors do; empty if there is none."""
+
+
+def plain(name: str) -> str:
+    """A name or place without the modules that only wrap others."""
+    return _WRAPPED.sub("", name)
+
+
+def candidates_in(source: Source) -> list[Candidate]:
+    """Every place where a ResNet begins.
+
+    Raises:
+        WeightsError: if two arrays of one mapping differ in wrappers alone.
+    """
+    mappings: dict[str, dict[str, str]] = {}
+    for name in source.tensors.entries:
+        above, slash, _ = name.rpartition("/")
+        where = plain(name)
+        names = mappings.setdefault(plain(above + slash), {})
+        if where in names:
+            raise WeightsError(
+                f"{source.path}: holds {shown(where)} twice, under different prefixes"
+            )
+        names[where] = name
+    found = []
+    for mapping, names in mappings.items():
+        starts: dict[str, str] = {}
+        for name in names:
+            if match := _FIRST_BLOCK.fullmatch(name):
+                number = min(match["number"] or "", starts.get(match["prefix"]) or "9")
+                starts[match["prefix"]] = number
+        for prefix, number in starts.items():
+            if not number or _has_stem(prefix, names):
+                others = tuple(p for p in starts if p != prefix)
+                found.append(_candidate(source, mapping, prefix, number, names, others))
+    return found
+
+
+def _has_stem(prefix: str, names: Mapping[str, str]) -> bool:
+    """Whether the children of a `Sequential` are those of a net, which begins with a stem."""
+    return f"{prefix}0.weight" in names or f"{prefix}0.0.weight" in names
+
+
+def _candidate(
+    source: Source,
+    mapping: str,
+    prefix: str,
+    number: str,
+    names: Mapping[str, str],
+    others: tuple[str, ...],
+) -> Candidate:
+    """The arrays of one mapping, sorted by where they are as seen from a net."""
+    net: dict[str, LazyArray] = {}
+    inside: dict[str, LazyArray] = {}
+    beside: dict[str, LazyArray] = {}
+    within = tuple(other for other in others if other.startswith(prefix))
+    for name, told in names.items():
+        array = source.tensors.entries[told]
+        if not name.startswith(prefix) or name.startswith(within):
+            beside[name.removeprefix(mapping)] = array
+            continue
+        short = name.removeprefix(prefix)
+        body = _is_child(short, int(number)) if number else _BODY.match(short)
+        (net if body else inside)[short] = array
+    short_others = tuple(other.removeprefix(mapping) for other in others)
+    return Candidate(prefix, net, inside, beside, short_others, names)
+
+
+def _is_child(name: str, first: int) -> bool:
+    """Whether an array is of a child before the pool, given the number of the first stage."""
+    number, _, rest = name.partition(".")
+    if not number.isdecimal() or len(number) > 2:
+        return False
+    n = int(number)
+    return n < 2 or (n >= first and re.match(r"\d+\.", rest) is not None)
+
+
+def chosen(source: Source, part: str | None) -> Part | None:
+    """The net in a file that is meant; None if no names of a ResNet are there.
+
+    Args:
+        source: a file of PyTorch's modules.
+        part: its place, or the beginning of it; without, there may be one alone.
+
+    Raises:
+        WeightsError: if there are several, or something that may belong to the net is unknown.
+    """
+    found = candidates_in(source)
+    found = [c for c in found if c.trained] or found
+    if not found and part is None:
+        return None
+    if part is not None:
+        found = _asked(found, part, source)
+    first, *rest = found
+    if not all(_equal(first, other) for other in rest):
+        raise WeightsError(
+            f"{source.path}: holds {len(found)} ResNets, and which one is meant is not clear; "
+            f"name it (--part): {_some([c.part or '/' for c in found])}"
+        )
+    notes = []
+    if rest:
+        same = _some([c.part or "/" for c in rest])
+        notes.append(f"the ResNet at {first.part or '/'} is also, bit for bit, at {same}")
+    return _taken(source, first, notes)
+
+
+def _asked(found: list[Candidate], part: str, source: Source) -> list[Candidate]:
+    """Those at a place, or below it."""
+    wanted = plain(part).rstrip("./")
+    exact = [c for c in found if c.part.rstrip("./") == wanted]
+    below = [c for c in found if c.part.startswith((f"{wanted}/", f"{wanted}."))]
+    if not exact and not below:
+        there = _some([c.part or "/" for c in found]) or "none under names that are known"
+        raise WeightsError(
+            f"{source.path}: --part: there is no ResNet at {shown(part)}; there are {there}"
+        )
+    return exact or below
+
+
+def _equal(a: Candidate, b: Candidate) -> bool:
+    """Whether two nets, with what is in them beside, are one bit for bit."""
+    ours, theirs = ({**c.net, **c.inside} for c in (a, b))
+    for arrays in (ours, theirs):
+        for name in [name for name in arrays if COUNTERS.search(name)]:
+            del arrays[name]
+    if {k: (v.shape, v.dtype) for k, v in ours.items()} != {
+        k: (v.shape, v.dtype) for k, v in theirs.items()
+    }:
+        return False
+    return digest(LazyArrays(ours)) == digest(LazyArrays(theirs))
+
+
+def _taken(source: Source, found: Candidate, notes: list[str]) -> Part:
+    inside = {n: a for n, a in found.inside.items() if not COUNTERS.search(n)}
+    strange = [n for n in inside if not _COMPANIONS.match(n) and not _is_number(n)]
+    if strange:
+        raise WeightsError(
+            f"{source.path}: {shown(found.part + strange[0])} stands beside {_landmarks(found)}, "
+            f"and what the net does with it is not known; expected a classifier or what serves "
+            f"training alone"
+        )
+    outside = {n: a for n, a in found.beside.items() if not COUNTERS.search(n)}
+    place = found.part.rpartition("/")[2]
+    head = classifier_of(found.net, inside, outside, place)
+    rest = {**{place + n: a for n, a in inside.items()}, **outside}
+    used = {place + n for n in head.renamed} | set(head.renamed)
+    modules = {_module(n): len(a.shape) for n, a in rest.items() if n not in used}
+    if modules:
+        notes.append(f"left out, beside the net: {_some(list(modules))}")
+    here = set(found.names.values())
+    elsewhere = [n for n in source.tensors.entries if n not in here]
+    if elsewhere:
+        above = list(dict.fromkeys(n.partition("/")[0] for n in elsewhere))
+        notes.append(f"left out, elsewhere in the file: {_some(above)}")
+    for name in rest:
+        if _NORMALISER.search(name):
+            notes.append(f"{name} may normalise images before the net, which is left to you")
+            break
+    dense = [
+        n
+        for n, a in rest.items()
+        if len(a.shape) == 4 and n not in used and not n.startswith(found.others)
+    ]
+    taken = replace(source, tensors=LazyArrays({**found.net, **head.arrays}))
+    company = _module(dense[0]) if dense else ""
+    return Part(taken, found.part, dict(head.renamed), (*notes, *head.notes), company)
+
+
+def _is_number(name: str) -> bool:
+    return name.partition(".")[0].isdecimal()
+
+
+def _landmarks(found: Candidate) -> str:
+    return ", ".join(list(dict.fromkeys(n.partition(".")[0] for n in found.net))[:3])
+
+
+def _module(name: str) -> str:
+    """The module of an array, for a list."""
+    return name.rpartition(".")[0] or name
+
+
+def _some(items: Sequence[str]) -> str:
+    more = f" and {len(items) - _TOLD} more" if len(items) > _TOLD else ""
+    return ", ".join(items[:_TOLD]) + more
+
+
+def hints_of(source: Source) -> list[Hint]:
+    """What a file says of its architecture in passing, and then its name."""
+    found = [
+        Hint(value, f"its {key!r}")
+        for key, value in source.metadata.items()
+        if isinstance(value, str) and key.rpartition("/")[2].lower() in _ARCHITECTURE
+    ]
+    return [*found, Hint(source.path.stem, "its file name", whole=False)]
