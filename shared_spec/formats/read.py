@@ -126,7 +126,14 @@ def read_checkpoint(
     Raises:
         WeightsError: if the file cannot be read, or its net is not clear.
     """
-    source = open_source(path, openers)
+    return checkpoint_of(open_source(path, openers), spec, resize, asked)
+
+
+def checkpoint_of(
+    source: Source, spec: ResNetSpec | None = None, resize: bool = False, asked: Asked = Asked()
+) -> Checkpoint:
+    """As `read_checkpoint`, of a file that is open."""
+    path = source.path
     if has_graph(source):
         asked.refuse(source, "is read by its graph")
         return read_graph(source, spec)
