@@ -36,7 +36,9 @@ def recorded(source: Source) -> Checkpoint:
         SpecError: if they are not of the form that is written here.
     """
     text = source.metadata.get(METADATA_KEY)
-    data = None if text is None else parse_json(text, f"{source.path}: its metadata")
+    data = None
+    if isinstance(text, str):  # another library's file may have anything of this name
+        data = parse_json(text, f"{source.path}: its metadata")
     return Checkpoint.from_metadata({}, data, str(source.path))
 
 

@@ -22,12 +22,22 @@ VALUES = 300_000
 """Values in a JSON text; the header of ResNet-1202's safetensors has 90,000."""
 NAME_LIMIT = 500
 """Characters of an array's name."""
-_ARRAYS = 50_000
+ARRAYS = 50_000
 """In one file; ResNet-1202 has 8,000."""
 _AXES = 16
 _DIRECTORY_LIMIT = 4 * 2**20
 """Bytes of a zip file's directory; that of ResNet-1202's `.pth` takes 600,000."""
 _PLAIN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+@dataclass(frozen=True)
+class Module:
+    """A part of a whole model, as the file describes it."""
+
+    type: str
+    """Its class, such as `torch.nn.modules.conv.Conv2d`."""
+    attributes: Mapping[str, Any]
+    """Its settings: numbers, text, truth values, None, and tuples and lists of these."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +50,15 @@ class Source:
     tensors: LazyArrays
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """What else the file says of itself: text by key, or a configuration."""
+    opaque: Mapping[str, str] = field(default_factory=dict)
+    """Path to the type of each object beside the tensors whose meaning is not known."""
+    modules: Mapping[str, Module] = field(default_factory=dict)
+    """The modules of whole models by their paths; that of a model by itself is empty."""
 
     def __post_init__(self) -> None:
         """Refuse what no checkpoint has, and what would make a message unreadable."""
         entries = self.tensors.entries
-        if len(entries) > _ARRAYS:
+        if len(entries) > ARRAYS:
             raise WeightsError(f"{self.path}: holds {len(entries):,} arrays, more than any model")
         for name, entry in entries.items():
             if len(name) > NAME_LIMIT:

@@ -1,0 +1,506 @@
+"""Files of PyTorch as people have them: trees with objects beside the weights, whole models and
+TorchScript, read without unpickling and held against what `torch.load` gives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import datetime
+import enum
+import io
+import pickle
+import struct
+import sys
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from shared_spec import WeightsError
+from shared_spec.formats.containers.pytorch import open_pytorch
+from shared_spec.formats.containers.source import Source
+from tests.hardening.attack.cases import state_dict, tensor, torch_zip, unicode
+from tests.peers import torchvision_models
+
+FORMS = {
+    "zip": {},
+    "protocol 1": {"pickle_protocol": 1},
+    "protocol 4": {"pickle_protocol": 4},
+    "protocol 5": {"pickle_protocol": 5},
+    "before 1.6": {"_use_new_zipfile_serialization": False},
+}
+
+
+def drawn(*shape: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(sum(shape)).normal(size=shape)).float()
+
+
+class Mode(enum.Enum):
+    FAST = 1
+
+
+class Canary:
+    """What would write a file if it were unpickled."""
+
+    def __init__(self, folder: Path, how: str) -> None:
+        self.folder, self.how = folder, how
+
+    def __reduce__(self) -> Any:
+        target = str(self.folder / "owned")
+        if self.how == "reduce":
+            return (open, (target, "w"))
+        return (Canary, (self.folder, "x"), {"target": target})
+
+    def __setstate__(self, state: dict[str, str]) -> None:
+        Path(state["target"]).write_text("owned")
+
+
+class Holder:
+    """Of a class that nobody knows, with tensors in it."""
+
+    def __init__(self, **fields: Any) -> None:
+        self.__dict__.update(fields)
+
+
+class Net(nn.Module):
+    """A bit of everything that a module can have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=(1, 0), bias=False))
+        self.stem.append(nn.BatchNorm2d(4, eps=0.01, momentum=0.3)).append(nn.ReLU(inplace=True))
+        self.heads = nn.ModuleDict({"a": nn.Linear(4, 2), "b": nn.ModuleList([nn.Linear(4, 3)])})
+        self.scales = nn.ParameterList([nn.Parameter(drawn(2)), nn.Parameter(drawn(3))])
+        self.pool = nn.MaxPool2d(3, 2, 1, ceil_mode=True)
+        self.register_buffer("kept", drawn(4))
+        self.register_buffer("passing", drawn(5), persistent=False)
+        self.register_buffer("nothing", None)
+        self.aside = drawn(6)
+        self.mode = Mode.FAST
+        self.again = self.stem
+        self.shape = torch.Size([3, 4])
+
+
+def walked(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """What Python finds in a tree that torch has loaded."""
+    if isinstance(value, argparse.Namespace | types.SimpleNamespace):
+        value = vars(value)
+    prefix = f"{path}/" if path else ""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from walked(part, prefix + str(key))
+    elif isinstance(value, list | tuple):
+        for key, part in enumerate(value):
+            yield from walked(part, f"{prefix}{key}")
+    else:
+        yield path, value
+
+
+def saved(path: Path, value: Any, form: str = "zip") -> Source:
+    torch.save(value, path, **FORMS[form])
+    return open_pytorch(path)
+
+
+def bits(tensor: Any) -> tuple[str, tuple[int, ...], bytes]:
+    if isinstance(tensor, torch.Tensor):
+        found = tensor.detach().contiguous()
+        name = str(found.dtype).removeprefix("torch.")
+        raw = found.reshape(-1).view(torch.uint8).numpy() if found.numel() else np.zeros(0)
+        return name, tuple(found.shape), raw.tobytes()
+    array = np.ascontiguousarray(tensor)
+    return array.dtype.name, np.shape(tensor), array.tobytes()
+
+
+def compare(source: Source, expected: dict[str, Any]) -> None:
+    assert list(source.tensors) == list(expected)
+    for name, array in source.tensors.items():
+        assert bits(array) == bits(expected[name]), name
+
+
+def trainer() -> dict[str, Any]:
+    """What a script of training leaves."""
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    optimizer = torch.optim.Adam(net.parameters())
+    net(torch.zeros(2, 1, 3, 3)).sum().backward()
+    optimizer.step()
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 3, 5])
+    return {
+        "state_dict": {f"module.{k}": v for k, v in net.state_dict().items()},
+        "optimizer": optimizer.state_dict(),
+        "lr_scheduler": schedule.state_dict(),
+        "arch": "resnet18",
+        "epoch": 3,
+        "best": np.float64(76.5),
+        "count": np.int64(-7),
+        "args": argparse.Namespace(
+            lr=0.1, out=Path("runs") / "a", nested=argparse.Namespace(x=None)
+        ),
+        "space": types.SimpleNamespace(a=1, t=drawn(3)),
+        "seen": {"a"},
+        "device": torch.device("cuda", 1),
+        "size": torch.Size([2, 3]),
+        "log": collections.defaultdict(list, loss=[0.5, float("inf")]),
+        "keys": {-1: drawn(1), 0.5: drawn(2), None: drawn(3), True: drawn(4), (1, "a"): drawn(5)},
+        "list": [drawn(2), (drawn(3), {"deep": drawn(4)})],
+        "arrays": {
+            "c": np.arange(6.0).reshape(2, 3),
+            "f": np.asfortranarray(np.ones((2, 3), "i2")),
+        },
+    }
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_tree_is_what_torch_loads(tmp_path: Path, form: str) -> None:
+    source = saved(tmp_path / "a.pth", trainer(), form)
+    loaded = dict(walked(torch.load(tmp_path / "a.pth", weights_only=False)))
+    arrays = {k: v for k, v in loaded.items() if isinstance(v, torch.Tensor | np.ndarray)}
+    assert len(arrays) > 25
+    arrays = {k.replace("(1, 'a')", "(1, a)"): v for k, v in arrays.items()}
+    compare(source, arrays)
+    assert "optimizer/state/0/exp_avg" in arrays
+    for name, value in source.metadata.items():
+        if name not in ("device", "seen/0"):
+            expected = str(loaded[name]) if isinstance(loaded[name], Path) else loaded[name]
+            assert value == expected
+    told = {"arch": "resnet18", "epoch": 3, "best": 76.5, "count": -7, "args/lr": 0.1}
+    told |= {"args/out": "runs/a", "args/nested/x": None, "device": "cuda:1", "seen/0": "a"}
+    told |= {"log/loss/1": float("inf"), "lr_scheduler/milestones/3": 2, "size/1": 3}
+    assert told.items() <= source.metadata.items()
+    assert source.opaque == {}
+
+
+def test_a_state_dict_has_its_own_names(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    source = saved(tmp_path / "a.pth", net.state_dict())
+    compare(source, dict(net.state_dict()))
+    assert (source.metadata, source.opaque, source.modules) == ({}, {}, {})
+
+
+@pytest.mark.parametrize("form", ["zip", "before 1.6"])
+@pytest.mark.parametrize(
+    "dtype",
+    ["float64", "float16", "bfloat16", "int64", "int8", "uint8", "bool", "complex64"]
+    + ["uint16", "uint64", "float8_e5m2", "float8_e4m3fn"],
+)
+def test_every_dtype_and_stride(tmp_path: Path, dtype: str, form: str) -> None:
+    whole = (drawn(4, 6) * 9).abs().to(getattr(torch, dtype))
+    expected = {"turned": whole.t(), "part": whole[1:3, ::2], "none": whole[:0], "one": whole[2, 2]}
+    expected = {k: nn.Parameter(v, requires_grad=False) for k, v in expected.items()}
+    compare(saved(tmp_path / "a.pth", expected, form), expected)
+
+
+OBJECTS: dict[str, tuple[Callable[[], Any], str]] = {
+    "a time": (lambda: datetime.datetime(2024, 1, 2), "datetime.datetime"),
+    "an enum": (lambda: Mode.FAST, f"{__name__}.Mode"),
+    "a class": (lambda: Mode, f"{__name__}.Mode"),
+    "a function": (lambda: trainer, f"{__name__}.trainer"),
+    "objects in an array": (
+        lambda: np.array([{}, None], dtype=object),
+        "numpy._core.multiarray._reconstruct",
+    ),
+    "an unknown object": (
+        lambda: Holder(a=drawn(2), b=[drawn(3)], c=1),
+        f"{__name__}.Holder (2 tensors in it)",
+    ),
+    "quantised": (
+        lambda: torch.quantize_per_tensor(drawn(3), 0.1, 2, torch.qint8),
+        "torch._utils._rebuild_qtensor (1 tensor in it)",
+    ),
+    "sparse": (
+        lambda: drawn(3, 3).to_sparse(),
+        "torch._utils._rebuild_sparse_tensor (2 tensors in it)",
+    ),
+    "an optimizer": (
+        lambda: torch.optim.SGD([nn.Parameter(drawn(2))], 0.1),
+        "torch.optim.sgd.SGD (1 tensor in it)",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*quantize:UserWarning")
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", OBJECTS)
+def test_an_object_beside_tensors_is_told_by_its_class(
+    tmp_path: Path, name: str, form: str
+) -> None:
+    make, kind = OBJECTS[name]
+    weight = drawn(3)
+    source = saved(tmp_path / "a.pth", {"a": {"it": make()}, "weight": weight}, form)
+    compare(source, {"weight": weight})
+    if form == "protocol 5":
+        kind = kind.replace("multiarray._reconstruct", "multiarray._reconstruct")
+    assert source.opaque == {"a/it": kind}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_tensors_of_other_classes(tmp_path: Path, form: str) -> None:
+    marked = nn.Parameter(drawn(2))
+    marked.note = "of its own"  # type: ignore[attr-defined]
+    known = {"buffer": nn.Buffer(drawn(3)), "marked": marked}
+    compare(saved(tmp_path / "a.pth", known, form), known)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_whole_model_has_the_names_of_its_state_dict(tmp_path: Path, form: str) -> None:
+    net = Net()
+    state = net.state_dict()
+    assert "passing" not in state
+    source = saved(tmp_path / "a.pth", net, form)
+    assert sorted(source.tensors) == sorted(state)
+    compare(source, {name: state[name] for name in source.tensors})
+    inside = saved(tmp_path / "b.pth", {"model": net, "epoch": 2}, form)
+    assert sorted(inside.tensors) == sorted(f"model/{name}" for name in state)
+    assert inside.metadata == {"epoch": 2}
+    assert source.opaque == {"aside": "torch.Tensor", "mode": f"{__name__}.Mode"}
+    modules = {name: module for name, module in net.named_modules(remove_duplicate=False)}
+    assert sorted(source.modules) == sorted(modules)
+    assert {f"model/{name}".rstrip("/") for name in modules} == set(inside.modules)
+    for name, module in modules.items():
+        kind = type(module)
+        assert source.modules[name].type == f"{kind.__module__}.{kind.__qualname__}"
+        for key, value in source.modules[name].attributes.items():
+            assert getattr(module, key) == value
+            assert type(getattr(module, key)) in (type(value), torch.Size)
+    wanted = {"stride": (2, 2), "padding": (1, 0), "dilation": (1, 1), "groups": 1}
+    assert wanted.items() <= source.modules["again.0"].attributes.items()
+    wanted_norm = {"eps": 0.01, "momentum": 0.3, "track_running_stats": True}
+    assert wanted_norm.items() <= source.modules["stem.1"].attributes.items()
+    assert source.modules["stem.2"].attributes["inplace"] is True
+    assert source.modules["pool"].attributes["ceil_mode"] is True
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda net: nn.Sequential(net)])
+def test_a_wrapped_model_of_torchvision(tmp_path: Path, wrap: Any) -> None:
+    net = wrap(torchvision_models().resnet18(num_classes=3))
+    source = saved(tmp_path / "a.pth", net)
+    compare(source, {name: net.state_dict()[name] for name in source.tensors})
+    assert len(source.tensors) == 122
+    assert source.opaque == {}
+
+
+def test_a_hook_of_a_module_is_told(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(2, 2))
+    net[0].register_forward_hook(trainer)
+    source = saved(tmp_path / "a.pth", net)
+    (place,) = source.opaque
+    assert place.startswith("0._forward_hooks/")
+    assert source.opaque[place] == f"{__name__}.trainer"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("how", ["script", "trace"])
+def test_torchscript(tmp_path: Path, how: str) -> None:
+    net = torchvision_models().resnet18(num_classes=3).eval()
+    given = torch.zeros(1, 3, 32, 32)
+    made = torch.jit.script(net) if how == "script" else torch.jit.trace(net, given)
+    made.save(str(tmp_path / "a.pt"))
+    source = open_pytorch(tmp_path / "a.pt")
+    state = torch.jit.load(str(tmp_path / "a.pt")).state_dict()
+    assert sorted(source.tensors) == sorted(state)
+    compare(source, {name: state[name] for name in source.tensors})
+    assert source.modules["layer1.0.conv1"].type == "torch.nn.modules.conv.Conv2d"
+    assert source.modules[""].type == "torchvision.models.resnet.ResNet"
+    assert source.modules["bn1"].attributes["training"] is False
+    assert source.opaque == {}
+
+
+@pytest.mark.parametrize("how", ["reduce", "setstate"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_canary_stays_in_its_cage(tmp_path: Path, form: str, how: str) -> None:
+    weight = drawn(3)
+    source = saved(tmp_path / "a.pth", {"it": Canary(tmp_path, how), "weight": weight}, form)
+    compare(source, {"weight": weight})
+    assert list(source.opaque) == ["it"]
+    assert not (tmp_path / "owned").exists()
+    torch.load(tmp_path / "a.pth", weights_only=False)
+    assert (tmp_path / "owned").exists()  # it is one
+
+
+def test_nothing_is_imported(tmp_path: Path) -> None:
+    kind = types.ModuleType("a_module_of_nobody")
+    kind.Thing = type("Thing", (), {"__module__": kind.__name__})  # type: ignore[attr-defined]
+    sys.modules[kind.__name__] = kind
+    torch.save({"it": kind.Thing(), "weight": drawn(3)}, tmp_path / "a.pth")  # type: ignore[attr-defined]
+    del sys.modules[kind.__name__]
+    source = open_pytorch(tmp_path / "a.pth")
+    assert source.opaque == {"it": "a_module_of_nobody.Thing"}
+    assert kind.__name__ not in sys.modules
+
+
+def test_the_source_of_a_class_is_not_run(tmp_path: Path) -> None:
+    """Before 1.6, a whole model brought its classes' sources along, in persistent ids."""
+    net = nn.Sequential(nn.Linear(2, 3))
+    buffer = io.BytesIO()
+    torch.save(net, buffer, _use_new_zipfile_serialization=False)
+    data = buffer.getvalue()
+    kind = b"ctorch.nn.modules.container\nSequential\n"
+    source = b"(" + unicode("module") + kind + unicode("a.py") + unicode("open('owned')") + b"tQ"
+    assert data.count(kind) == 1
+    (tmp_path / "a.pth").write_bytes(data.replace(kind, source))
+    found = open_pytorch(tmp_path / "a.pth")
+    compare(found, dict(net.state_dict()))
+    assert found.modules[""].type == "torch.nn.modules.container.Sequential"
+
+
+def test_containers_that_hold_themselves(tmp_path: Path) -> None:
+    tree: dict[str, Any] = {"weight": drawn(2), "list": []}
+    tree["self"] = tree
+    tree["list"].append(tree["list"])
+    net = nn.Sequential(nn.Linear(2, 2))
+    net[0].__dict__["parent"] = [net]
+    tree["net"] = net
+    source = saved(tmp_path / "a.pth", tree)
+    compare(
+        source, {"weight": tree["weight"], "net/0.weight": net[0].weight, "net/0.bias": net[0].bias}
+    )
+    assert source.opaque == {
+        "net/0.parent/0": "torch.nn.modules.container.Sequential (2 tensors in it)"
+    }
+
+
+def test_shared_containers_are_given_at_each_place(tmp_path: Path) -> None:
+    state = {"a": drawn(2)}
+    source = saved(tmp_path / "a.pth", {"model": state, "best": state})
+    compare(source, {"model/a": state["a"], "best/a": state["a"]})
+
+
+def test_two_tensors_of_one_path_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="two tensors would be called 'a/b'"):
+        saved(tmp_path / "a.pth", {"a/b": drawn(1), "a": {"b": drawn(2)}})
+
+
+def test_settings_are_few_and_the_least_deep_come_first(tmp_path: Path) -> None:
+    deep = {"log": [{"loss": float(i)} for i in range(2000)], "w": drawn(1), "epoch": 4}
+    source = saved(tmp_path / "a.pth", deep | {"text": "x" * 10_000, "big": 2**200})
+    assert list(source.metadata)[0] == "epoch"
+    assert len(source.metadata) == 500
+    assert {"text", "big"}.isdisjoint(source.metadata)
+
+
+def test_no_tensors_but_objects_are_named(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"no tensors, only objects \(.*Holder \(1 tensor in it"):
+        saved(tmp_path / "a.pth", {"a": Holder(x=drawn(2))})
+
+
+def test_an_ml_dtypes_array_is_opaque(tmp_path: Path) -> None:
+    """Its dtype is a class of another library."""
+    array = np.ones(2, ml_dtypes.bfloat16)
+    source = saved(tmp_path / "a.pth", {"a": array, "weight": drawn(1)})
+    assert list(source.tensors) == ["weight"]
+    assert list(source.opaque) == ["a"]
+
+
+def shared_dicts(levels: int, leaf: bytes) -> bytes:
+    """Dicts that each hold the next twice: 2^levels paths to the leaf."""
+    ops = b"}" + unicode("t") + leaf + b"sq\x00"
+    for _ in range(levels):
+        ops = ops[:-2] + b"q\x000}(" + unicode("a") + b"h\x00" + unicode("b") + b"h\x00uq\x00"
+    return ops
+
+
+FLOAT = tensor(
+    b"("
+    + unicode("storage")
+    + b"ctorch\nFloatStorage\n"
+    + unicode("0")
+    + unicode("cpu")
+    + b"K\x02t"
+)
+LATIN = b"c_codecs\nencode\n(" + unicode("x" * 7_000_000) + unicode("latin1") + b"tR"
+DTYPE = b"cnumpy\ndtype\nU\x02i1\x85R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+SCALAR = b"cnumpy.core.multiarray\nscalar\n"
+ARRAY = (
+    b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85U\x01btR(K\x01J"
+    + struct.pack("<i", 7_000_000)
+    + b"\x85h\x02\x89h\x01tb"
+)
+BOMBS: dict[str, tuple[bytes, str]] = {
+    "2^40 paths to a tensor": (b"\x80\x02" + shared_dicts(40, FLOAT) + b".", "more than any model"),
+    "2^40 paths to an object": (
+        b"\x80\x02" + shared_dicts(40, b"cx\ny\n)\x81") + b".",
+        "more than any",
+    ),
+    "10 million opcodes": (b"\x80\x02" + b"N0" * 4_190_000 + b"N.", "longer than any model's"),
+    "lists 100,000 deep": (
+        state_dict(value=b"]" * 10**5 + FLOAT + b"a" * 10**5),
+        "nested more than",
+    ),
+    "an object 100,000 deep": (
+        state_dict(value=b"cx\ny\nq\x000" + b"h\x00" * 10**5 + b")\x81" + b"\x85R" * 10**5),
+        "no tensors",
+    ),
+    "a number of 7 MB": (
+        state_dict(value=b"\x8b\x00\x00\x70\x00" + b"\x7f" * 0x700000),
+        "no tensors",
+    ),
+    "7 MB of bytes, 30,000 times as a number": (
+        b"\x80\x02]("
+        + LATIN
+        + b"q\x01"
+        + DTYPE
+        + b"q\x02"
+        + (SCALAR + b"h\x02h\x01\x86R") * 20_000
+        + b"e.",
+        "no tensors|longer|larger",
+    ),
+    "7 MB of bytes, 8,000 times as an array": (
+        b"\x80\x02](" + LATIN + b"q\x01" + DTYPE + b"q\x02" + ARRAY * 8_000 + b"e.",
+        "more than any model",
+    ),
+    "a name of 7 MB, 50,000 times": (
+        b"\x80\x02}"
+        + unicode("n" * 7_000_000)
+        + b"](}"
+        + unicode("a")
+        + FLOAT
+        + b"sq\x01"
+        + b"h\x01" * 50_000
+        + b"es.",
+        "7,000,000 characters",
+    ),
+    "10,000 objects that hold one list": (
+        b"\x80\x02](]("
+        + FLOAT
+        + b"q\x01"
+        + b"h\x01" * 50_000
+        + b"eq\x02"
+        + b"cx\ny\nh\x02\x85\x81" * 10_000
+        + b"e.",
+        "more than any model|no tensors",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_of_a_tree_is_refused_in_time(tmp_path: Path, name: str) -> None:
+    import time
+    import tracemalloc
+
+    pickled, why = BOMBS[name]
+    path = tmp_path / torch_zip("a.pth", pickled, ("archive/data/0", bytes(8), 0))(tmp_path)
+    tracemalloc.start()
+    with pytest.raises(WeightsError, match=why):
+        open_pytorch(path)
+    print(tracemalloc.get_traced_memory()[1] / 2**20)
+    tracemalloc.stop()
+    start = time.process_time()
+    with pytest.raises(WeightsError, match=why):
+        open_pytorch(path)
+    print(time.process_time() - start)
+
+
+@pytest.mark.parametrize("opcode", [b"\x82\x01", b"\x83\x01\x00", b"P1\n", b"\x97", b"2"])
+def test_opcodes_that_reach_outside_are_refused(tmp_path: Path, opcode: bytes) -> None:
+    path = tmp_path / torch_zip("a.pth", state_dict(value=opcode))(tmp_path)
+    with pytest.raises(WeightsError, match="which torch.save does not write"):
+        open_pytorch(path)
+    with pytest.raises(Exception, match=r".*"):
+        pickle.loads(state_dict(value=opcode))  # noqa: S301 it is one of the test's own
