@@ -23,6 +23,8 @@ class Head:
     """Of its classifier, by the names that they have in a whole net; empty without one."""
     renamed: Mapping[str, str] = field(default_factory=dict)
     """Names in the file, as seen from the net or the modules around it, to those."""
+    left: frozenset[str] = frozenset()
+    """Modules of a head that was left out."""
     notes: tuple[str, ...] = ()
 
 
@@ -43,29 +45,30 @@ def classifier_of(net: Arrays, inside: Arrays, outside: Arrays, place: str) -> H
         modules, arrays = _behind(outside, f"{around}." if around else "", number), outside
     if not modules:
         return Head()
-    told = ", ".join(modules[:_TOLD]) + (" and more" if len(modules) > _TOLD else "")
-    module = modules[0]
-    if len(modules) > 1 or not _is_dense(module, arrays):
-        return Head(notes=(f"left out: the head {told}, which is not one dense layer with a bias",))
-    weight, bias = arrays[f"{module}.weight"], arrays[f"{module}.bias"]
-    features = _features(net)
-    if weight.shape[1] != features:
-        return Head(notes=(f"left out: the head {told}, which does not take {features} features",))
-    if module.endswith(".0") and weight.shape[0] == features:
-        return Head(
-            notes=(
-                f"left out: {told}, which gives as many features as it takes, as the "
-                f"first layer of a projection does",
-            )
-        )
+    module, features = modules[0], _features(net)
+    weight, bias = (arrays.get(f"{module}.{leaf}") for leaf in ("weight", "bias"))
+    why = ""
+    if len(modules) > 1 or not _is_dense(module, arrays) or weight is None or bias is None:
+        why = "which is not one dense layer with a bias"
+    elif weight.shape[1] != features:
+        why = f"which does not take the {features} features of the net"
+    elif module.endswith(".0") and weight.shape[0] == features:
+        why = "which gives as many features as it takes, as the first layer of a projection does"
+    if why or weight is None or bias is None:
+        more = f" and {len(modules) - _TOLD} more" if len(modules) > _TOLD else ""
+        told = f"left out: the head {', '.join(modules[:_TOLD])}{more}, {why}"
+        return Head(left=frozenset(modules), notes=(told,))
     own = _own_name(net, module if arrays is inside else "")
     if own == "head.fc" and len(weight.shape) == 2:
         weight = weight.reshaped((*weight.shape, 1, 1))
     found = {f"{own}.weight": weight, f"{own}.bias": bias}
     names = {f"{module}.{leaf}": f"{own}.{leaf}" for leaf in ("weight", "bias")}
+    note = (
+        f"the dense layer {module} is taken as the classifier; layers around it without arrays, "
+        f"such as a dropout, are not known"
+    )
     sure = module == own and arrays is inside
-    note = f"the dense layer {module} is taken as the classifier; layers around it without arrays"
-    return Head(found, names, () if sure else (f"{note}, such as a dropout, are not known",))
+    return Head(found, names, notes=() if sure else (note,))
 
 
 def _behind(arrays: Arrays, place: str, after: int) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from shared_spec.catalogue import CATALOGUE
@@ -68,9 +69,7 @@ class Inspection:
     """Why no net was found; empty if there is one."""
 
 
-def inspect(
-    path: Path, spec: ResNetSpec | None = None, names: NameMap | None = None
-) -> Inspection:
+def inspect(path: Path, spec: ResNetSpec | None = None, names: NameMap | None = None) -> Inspection:
     """Look into a file without a framework, and without reading its arrays.
 
     Example:
@@ -101,9 +100,7 @@ def inspect(
     )
 
 
-def _nets(
-    source: Source, spec: ResNetSpec | None, names: NameMap | None
-) -> tuple[list[Net], str]:
+def _nets(source: Source, spec: ResNetSpec | None, names: NameMap | None) -> tuple[list[Net], str]:
     searched = in_torch(source)
     parts: list[str | None] = [None]
     if searched:
@@ -158,7 +155,7 @@ def _groups(source: Source) -> list[Group]:
         Group(
             place,
             len(names),
-            sum(_count(entries[n].shape) for n in names),
+            sum(math.prod(entries[n].shape) for n in names),
             sum(entries[n].nbytes for n in names),
             tuple(sorted({entries[n].dtype.name for n in names})),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from shared_spec.formats.dialects.dialect import (
     Dialect,
     arrays_of,
     detected,
+    fitting,
     in_torch,
     resized,
 )
@@ -32,8 +33,9 @@ from shared_spec.formats.dialects.keras_hub import KERAS_HUB
 from shared_spec.formats.dialects.linen import LINEN
 from shared_spec.formats.dialects.timm_torchvision import TIMM, TORCHVISION
 from shared_spec.formats.graphs.keras_file import has_graph, read_graph
+from shared_spec.formats.graphs.torch_modules import Modules, settled
 from shared_spec.formats.name_map import NameMap, renamed
-from shared_spec.formats.search import chosen, hints_of
+from shared_spec.formats.search import Part, chosen, hints_of
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import METADATA_KEY, Checkpoint
@@ -149,22 +151,23 @@ def checkpoint_of(
     dialect = dialect_of(source)
     if found is None and dialect is CANONICAL and not ours and not _named(source, spec):
         raise _unknown_names(source)
-    if found is not None and found.company and spec is None:
-        raise WeightsError(
-            f"{path}: {found.company} beside the net is of a detector, a segmenter or the like, "
-            f"whose net may be dilated, and the arrays do not say; name the model (--model), with "
-            f"output_stride: 8 in a spec file for torchvision's DeepLabV3 and FCN"
-        )
+    if found is not None:
+        _require_strides(found, spec)
     try:
         told = dialect.spec_of(source)
     except WeightsError:
         if spec is None:
             raise
         told = None
+    notes = () if found is None else found.notes
     if resize and spec is not None:
         spec = resized(dialect, source, spec) or spec
     net, hint = told or spec, ""
-    if net is None:
+    if found is not None and found.modules:
+        given = [fit.spec for fit in fitting(dialect, source)] if net is None else [net]
+        net, said = settled(_canonical(found.modules, dialect, given), given, spec is None, path)
+        notes += (said,) if said else ()
+    elif net is None:
         net, hint = detected(dialect, source, hints_of(source))
     preprocessing, labels = dialect.extras(source, net)
     origin = f"{source.kind}, names of {dialect.library}"
@@ -172,12 +175,40 @@ def checkpoint_of(
         arrays = arrays_of(dialect, source, net)
     except SpecError as error:  # no such net can be compiled
         raise WeightsError(f"{path}: {error}") from None
-    notes = () if found is None else found.notes
     notes += (f"taken as {hint}",) if hint else ()
     checkpoint = Checkpoint(arrays, net, preprocessing, labels, origin, notes)
     if found is None:
         return checkpoint
-    return replace(checkpoint, part=found.part, renamed=found.renamed)
+    places = {dialect.foreign_name(q, net).name: q.name for q in compile_plan(net).parameters()}
+    names = {told: places[name] for told, name in found.renamed.items() if name in places}
+    return replace(checkpoint, part=found.part, renamed=names)
+
+
+def _canonical(modules: Modules, dialect: Dialect, specs: Sequence[ResNetSpec]) -> Modules:
+    """Modules by their canonical names."""
+    if not specs:
+        return modules
+    p, spec = compile_plan(specs[0]).parameters(), specs[0]
+    names = {dialect.foreign_name(q, spec).name.rpartition(".")[0]: q.module for q in p}
+    return {names.get(name, name): module for name, module in modules.items()}
+
+
+def _require_strides(found: Part, spec: ResNetSpec | None) -> None:
+    """Raise a `WeightsError` where a net may be dilated, which no array shows, and nobody says."""
+    path = found.source.path
+    if found.modules or not found.company:
+        return
+    if found.dilated and (spec is None or spec.output_stride is None):
+        raise WeightsError(
+            f"{path}: {found.company} beside the net is of a segmenter, whose net is dilated as a "
+            f"rule, and the arrays do not say; name a spec file (--model) with its output_stride, "
+            f"which is 8 in torchvision's DeepLabV3 and FCN, and 32 without dilation"
+        )
+    if spec is None:
+        raise WeightsError(
+            f"{path}: {found.company} beside the net works on maps, as a detector or a segmenter "
+            f"does, whose net may be dilated, and the arrays do not say; name the model (--model)"
+        )
 
 
 def _named(source: Source, spec: ResNetSpec | None) -> bool:

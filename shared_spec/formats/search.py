@@ -6,12 +6,13 @@ net: every place where the first block of a ResNet stands begins a candidate.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from shared_spec.errors import WeightsError
-from shared_spec.formats.containers.source import Source, shown
+from shared_spec.formats.containers.source import Module, Source, shown
 from shared_spec.formats.dialects.dialect import COUNTERS, Hint
 from shared_spec.formats.heads import classifier_of
 from shared_spec.weights.lazy_array import LazyArray, LazyArrays
@@ -43,12 +44,19 @@ _COMPANIONS = re.compile(
     re.IGNORECASE,
 )
 """Beginnings of names of modules that take what a net gives, or serve its training."""
+_CHANNELS = 16
+"""Of images, at most."""
 _NORMALISER = re.compile(r"(?:^|[._])(?:mu|sigma|mean|std|pixel_mean|pixel_std|new_mean)$")
 _ARCHITECTURE = frozenset(
     {"arch", "architecture", "model_name", "model", "backbone", "encoder", "encoder_name", "net"}
     | {"base_model", "network", "backbone_name", "base_encoder", "student_arch", "teacher_arch"}
 )
 """Keys of training scripts."""
+_UNNUMBERED = 1000
+_DILATED = re.compile(
+    r"aspp|psp|ppm|decode_head|aux(?:iliary)?_(?:classifier|head)|^classifier\.(?:0\.convs|4$)"
+)
+"""Modules of segmenters, whose nets are dilated as a rule."""
 _TOLD = 10
 
 
@@ -70,6 +78,8 @@ class Candidate:
     """Places of other nets among those."""
     names: Mapping[str, str]
     """Of the whole mapping, to those that the file has."""
+    first: int
+    """Where it is children of a `Sequential`, the number of its first stage; else a large one."""
 
     @property
     def trained(self) -> bool:
@@ -86,10 +96,14 @@ class Part:
     part: str
     """As of a `Candidate`."""
     renamed: Mapping[str, str]
-    """Arrays of its classifier whose names in the file are not a whole net's, to those."""
+    """Its arrays by their names in the file, to those in `source`."""
     notes: tuple[str, ...]
+    modules: Mapping[str, Module]
+    """Those of a whole model, by their names as seen from the net, without its head's."""
     company: str
     """A module beside it that works on maps, as those of detectors do; empty if there is none."""
+    dilated: bool
+    """Whether there are such modules as go with a dilated net."""
 
 
 def plain(name: str) -> str:
@@ -154,7 +168,8 @@ def _candidate(
         body = _is_child(short, int(number)) if number else _BODY.match(short)
         (net if body else inside)[short] = array
     short_others = tuple(other.removeprefix(mapping) for other in others)
-    return Candidate(prefix, net, inside, beside, short_others, names)
+    first = int(number) if number else _UNNUMBERED
+    return Candidate(prefix, net, inside, beside, short_others, names, first)
 
 
 def _is_child(name: str, first: int) -> bool:
@@ -223,7 +238,7 @@ def _equal(a: Candidate, b: Candidate) -> bool:
 
 def _taken(source: Source, found: Candidate, notes: list[str]) -> Part:
     inside = {n: a for n, a in found.inside.items() if not COUNTERS.search(n)}
-    strange = [n for n in inside if not _COMPANIONS.match(n) and not _is_number(n)]
+    strange = [n for n in inside if not _COMPANIONS.match(n) and _number(n) <= found.first]
     if strange:
         raise WeightsError(
             f"{source.path}: {shown(found.part + strange[0])} stands beside {_landmarks(found)}, "
@@ -231,34 +246,83 @@ def _taken(source: Source, found: Candidate, notes: list[str]) -> Part:
             f"training alone"
         )
     outside = {n: a for n, a in found.beside.items() if not COUNTERS.search(n)}
-    place = found.part.rpartition("/")[2]
+    mapping, slash, place = found.part.rpartition("/")
+    mapping += slash
     head = classifier_of(found.net, inside, outside, place)
     rest = {**{place + n: a for n, a in inside.items()}, **outside}
-    used = {place + n for n in head.renamed} | set(head.renamed)
-    modules = {_module(n): len(a.shape) for n, a in rest.items() if n not in used}
-    if modules:
-        notes.append(f"left out, beside the net: {_some(list(modules))}")
+    used = {n if n in outside else place + n: new for n, new in head.renamed.items()}
+    renamed = {found.names[found.part + n]: n for n in found.net}
+    renamed |= {found.names[mapping + n]: new for n, new in used.items()}
+    left = dict.fromkeys(_module(n) for n in rest if n not in used)
+    nets = [other for other in found.others if any(n.startswith(other) for n in rest)]
+    told = [n for n in left if n.removeprefix(place) not in head.left]
+    told = [n for n in told if not n.startswith(tuple(nets))] + nets
+    if told:
+        notes.append(f"left out, beside the net: {_some(told)}")
     here = set(found.names.values())
     elsewhere = [n for n in source.tensors.entries if n not in here]
     if elsewhere:
         above = list(dict.fromkeys(n.partition("/")[0] for n in elsewhere))
         notes.append(f"left out, elsewhere in the file: {_some(above)}")
-    for name in rest:
-        if _NORMALISER.search(name):
-            notes.append(f"{name} may normalise images before the net, which is left to you")
-            break
+    before = [
+        n for n, a in rest.items() if _NORMALISER.search(n) and math.prod(a.shape) <= _CHANNELS
+    ]
+    if before:
+        notes.append(f"{_some(before)} may normalise images before the net, which is left to you")
     dense = [
-        n
+        _module(n)
         for n, a in rest.items()
         if len(a.shape) == 4 and n not in used and not n.startswith(found.others)
     ]
     taken = replace(source, tensors=LazyArrays({**found.net, **head.arrays}))
-    company = _module(dense[0]) if dense else ""
-    return Part(taken, found.part, dict(head.renamed), (*notes, *head.notes), company)
+    company = next((n for n in dense if _DILATED.search(n)), dense[0] if dense else "")
+    modules = _modules(source, found)
+    behind = {n: m for n, m in modules.items() if _COMPANIONS.match(n)}
+    notes += [*head.notes, *_behind(behind, source)]
+    rest_of = {n: m for n, m in modules.items() if n not in behind}
+    segments = _DILATED.search(company) is not None
+    return Part(taken, found.part, renamed, tuple(notes), rest_of, company, segments)
 
 
-def _is_number(name: str) -> bool:
-    return name.partition(".")[0].isdecimal()
+def _modules(source: Source, found: Candidate) -> dict[str, Module]:
+    """The modules of a whole model inside of a net."""
+    inside = {}
+    for name, module in source.modules.items():
+        where = plain(f"{name}.")
+        if where.startswith(found.part):
+            inside[where.removeprefix(found.part).removesuffix(".")] = module
+    return inside
+
+
+_IDLE = ("Linear", "Identity", "Dropout", "Flatten", "Sequential")
+_ENDS = ("Softmax", "LogSoftmax", "Sigmoid")
+
+
+def _behind(modules: Mapping[str, Module], source: Source) -> list[str]:
+    """What a head does besides its dense layer, as far as that can be left out.
+
+    Raises:
+        WeightsError: naming a module that may change what the dense layer gets.
+    """
+    notes = []
+    for name, module in modules.items():
+        kind = module.type.rpartition(".")[2]
+        if kind in _ENDS:
+            notes.append(
+                f"left out: the {kind} at {name}; the model here gives the logits before it"
+            )
+        elif kind not in _IDLE and len(modules) > 1:
+            raise WeightsError(
+                f"{source.path}: {name} in its head is a {shown(module.type)}, which no spec can "
+                f"express"
+            )
+    return notes
+
+
+def _number(name: str) -> int:
+    """That of a child of a `Sequential`; -1 of any other module."""
+    first = name.partition(".")[0]
+    return int(first) if first.isdecimal() and len(first) < 4 else -1
 
 
 def _landmarks(found: Candidate) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,6 @@ from shared_spec.formats.containers.source import Source
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.equivalence import function_of
 from shared_spec.plan.layers import Conv, Dense, Parameter
-from shared_spec.plan.network import Plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.layouts import ParameterLayout
 from shared_spec.weights.lazy_array import LazyArray, LazyArrays, entries_of
@@ -148,6 +148,34 @@ def _relevant(dialect: Dialect, source: Source) -> dict[str, LazyArray]:
     return {name: array for name, array in entries if not dialect.ignored.search(name)}
 
 
+@dataclass(frozen=True)
+class Fit:
+    """A net of the catalogue, with the file's channels and classes, whose names and shapes are
+    those of a file.
+    """
+
+    names: tuple[str, ...]
+    """In the catalogue; all compute the same."""
+    spec: ResNetSpec
+
+
+def fitting(dialect: Dialect, source: Source) -> list[Fit]:
+    """The nets of the catalogue that a file can be, each with another function."""
+    shapes = {name: array.shape for name, array in _relevant(dialect, source).items()}
+    found: list[tuple[Any, list[str], ResNetSpec]] = []
+    for name, entry in CATALOGUE.items():
+        spec = _fitting(dialect, entry.spec, shapes)
+        if spec is None:
+            continue
+        function = function_of(compile_plan(spec))
+        names = next((names for other, names, _ in found if other == function), None)
+        if names is None:
+            found.append((function, [name], spec))
+        else:
+            names.append(name)
+    return [Fit(tuple(names), spec) for _, names, spec in found]
+
+
 def detected(
     dialect: Dialect, source: Source, hints: Sequence[Hint] = ()
 ) -> tuple[ResNetSpec, str]:
@@ -162,38 +190,23 @@ def detected(
     Raises:
         WeightsError: if there is none, or there are several that compute different functions.
     """
-    shapes = {name: array.shape for name, array in _relevant(dialect, source).items()}
-    found: list[tuple[list[str], ResNetSpec, Plan]] = []
-    for name, entry in CATALOGUE.items():
-        spec = _fitting(dialect, entry.spec, shapes)
-        if spec is not None:
-            p = compile_plan(spec)
-            same = next(
-                (names for names, _, other in found if function_of(p) == function_of(other)), None
-            )
-            if same is None:
-                found.append(([name], spec, p))
-            else:
-                same.append(name)
+    found = fitting(dialect, source)
+    if len(found) == 1:
+        return found[0].spec, ""
     if not found:
         raise WeightsError(
             f"{source.path}: the file does not say which model it is, and its arrays fit none of "
             f"the catalogue; name the model or a spec file (--model)"
         )
-    if len(found) == 1:
-        return found[0][1], ""
     for hint in hints:
-        named = max(
-            (n for names, _, _ in found for n in names if hint.names(n)), key=len, default=""
-        )
+        named = [(len(name), name, fit.spec) for fit in found for name in fit.names]
+        named = [x for x in named if hint.names(x[1])]
         if named:
-            return next(
-                s for names, s, _ in found if named in names
-            ), f"{named}, as {hint.where} says"
-    names = ", ".join(names[0] for names, _, _ in found)
+            _, name, spec = max(named, key=lambda x: x[0])
+            return spec, f"{name}, as {hint.where} says"
     raise WeightsError(
-        f"{source.path}: its arrays fit {names}, which compute different functions; name the "
-        f"one that it is (--model)"
+        f"{source.path}: its arrays fit {', '.join(fit.names[0] for fit in found)}, which compute "
+        f"different functions; name the one that it is (--model)"
     )
 
 
