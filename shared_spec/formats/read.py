@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from shared_spec.catalogue import CATALOGUE
 from shared_spec.errors import SpecError, WeightsError
 from shared_spec.formats.containers.source import Source
 from shared_spec.formats.detect import Opener, open_source
@@ -22,7 +23,7 @@ from shared_spec.formats.dialects.linen import LINEN
 from shared_spec.formats.dialects.timm_torchvision import TIMM, TORCHVISION
 from shared_spec.formats.graphs.keras_file import has_graph, read_graph
 from shared_spec.spec.resnet_spec import ResNetSpec
-from shared_spec.weights.checkpoint import Checkpoint
+from shared_spec.weights.checkpoint import METADATA_KEY, Checkpoint
 from shared_spec.weights.lazy_array import LazyArrays
 
 DIALECTS: tuple[Dialect, ...] = (
@@ -103,8 +104,39 @@ def read_checkpoint(
     net = told or spec or detected(dialect, source)
     preprocessing, labels = dialect.extras(source, net)
     origin = f"{source.kind}, names of {dialect.library}"
+    ours = METADATA_KEY in source.metadata
+    assumed = "" if told is not None and dialect.describes else _assumed(dialect, net, spec)
     try:
         arrays = arrays_of(dialect, source, net)
     except SpecError as error:  # no such net can be compiled
         raise WeightsError(f"{path}: {error}") from None
-    return Checkpoint(arrays, net, preprocessing, labels, origin)
+    return Checkpoint(
+        arrays,
+        net,
+        preprocessing,
+        labels,
+        origin,
+        kind=source.kind,
+        library="resnet-parity" if ours else dialect.library,
+        assumed=assumed,
+    )
+
+
+_FAMILIES = {"torchvision": "torchvision", "timm": "timm", "timm_v2": "timm"}
+"""Of the catalogue, whose names are a library's, to that."""
+
+
+def _assumed(dialect: Dialect, net: ResNetSpec, given: ResNetSpec | None) -> str:
+    """What says that a file which does not describe its net holds `net`."""
+    ends = {"in_channels": net.in_channels, "num_classes": net.num_classes}
+    known = (
+        entry
+        for entry in CATALOGUE.values()
+        if entry.spec.depths == net.depths and entry.spec.override(**ends) == net
+    )
+    who = dialect.library
+    if (entry := next(known, None)) is not None:
+        library = _FAMILIES.get(entry.family)
+        who = f"{library}'s {entry.name}" if library else f"{who} ({entry.name} here)"
+    how = "names and shapes of" if given is None else "the model that was named, with names of"
+    return f"{how} {who}; the file has no graph"

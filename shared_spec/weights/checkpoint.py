@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,18 @@ class Checkpoint:
     """What of the file was left out, assumed, or expressed in another way, a sentence each."""
     own_graph: OwnGraph | None = None
     """If the file describes its model itself."""
+    kind: str = ""
+    """Of the container, as `Source.kind`."""
+    library: str = ""
+    """Whose names the file has, as `Dialect.library`; `resnet-parity` if our metadata are in it."""
+    assumed: str = ""
+    """What says which net it is where the file itself does not; empty if it does."""
+    part: str = ""
+    """Where in a file of PyTorch's arrays the net is: mappings, each with a slash behind it, then
+    the beginning of its names, as in `state_dict/module.encoder_q.`.
+    """
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Names after `part` that are not the library's own, to those: `fc.1.weight` to `fc.weight`."""
 
     def metadata(self) -> dict[str, Any]:
         """Everything but the arrays, as plain JSON data."""
