@@ -56,9 +56,7 @@ def convert(
     ] = True,
     judge: Annotated[
         str,
-        typer.Option(
-            help="required refuses what no other library has run with the source's own graph."
-        ),
+        typer.Option(help="required refuses what no other library has loaded and run by itself."),
     ] = "any",
     as_json: JsonOption = False,
 ) -> None:
@@ -122,6 +120,7 @@ def verify(
         "source": certificate.source,
         "reference": certificate.reference_engine,
         "judged_by": certificate.judged_by,
+        "assumed": certificate.assumed,
         "checks": [asdict(found) for found in checks],
     }
     conclude(data, as_json, tables.verified)

@@ -141,9 +141,11 @@ class Certificate:
     """Float64 outputs of the source: logits, or the maps of a features-only net."""
     reference_engine: str
     judged_by: str
-    """Who computed the reference with the source: a library with the file's own graph, or, after
-    `reconstructed: `, this project with what it read of the file.
+    """Who computed the reference with the source: the library that loaded it by itself, or, after
+    `reconstructed: `, this project with what it read of the file, and why.
     """
+    assumed: str
+    """What says which net it is where the file itself does not; empty if it does."""
     rounding: float
     """How far rounding to float32 is measured to move the logits."""
     checks: list[Check]
@@ -173,6 +175,7 @@ class Certificate:
             "reference": {
                 "engine": self.reference_engine,
                 "judged_by": self.judged_by,
+                "assumed": self.assumed,
                 "outputs": [
                     {"shape": list(a.shape), "float64": _packed(a)} for a in self.reference
                 ],
@@ -215,7 +218,7 @@ def read_certificate(path: Path) -> Certificate:
             Inputs.from_dict(data["inputs"]),
             outputs,
             str(data["reference"]["engine"]),
-            _judge_of(data),
+            *_judge_of(data),
             rounding,
             [_check_of(item) for item in data["checks"]],
             {str(k): str(v) for k, v in data["versions"].items()},
@@ -236,11 +239,15 @@ def _file_record(data: Any) -> dict[str, str]:
     return {str(key): str(value)[:500] for key, value in data.items()}
 
 
-def _judge_of(data: Any) -> str:
-    """Who judged; certificates of version 1 do not say, as nobody else ever did."""
+def _judge_of(data: Any) -> tuple[str, str]:
+    """Who judged, and what was assumed; certificates of version 1 do not say, as nobody else ever
+    judged.
+    """
     if data["resnet_parity"] == 1:
-        return f"{RECONSTRUCTED}a certificate of version 1, judged by no other library"
-    return " ".join(str(data["reference"]["judged_by"])[:500].split())
+        first = "a certificate of version 1"
+        return f"{RECONSTRUCTED}{first}, judged by no other library", f"{first} does not say"
+    judged_by, assumed = (str(data["reference"][key])[:500] for key in ("judged_by", "assumed"))
+    return " ".join(judged_by.split()), " ".join(assumed.split())
 
 
 def _check_of(data: Any) -> Check:

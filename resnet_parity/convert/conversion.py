@@ -69,6 +69,8 @@ class Converted:
     certificate: str | None = None
     judged_by: str | None = None
     """Who ran the source for the certificate: see `Certificate.judged_by`."""
+    assumed: str = ""
+    """What says which net it is where the file itself does not; empty if it does."""
     checks: tuple[Check, ...] = ()
     removed: str | None = None
     """A certificate of an earlier conversion, which was of another file."""
@@ -169,6 +171,7 @@ def convert(
         {name: round(value, 3) for name, value in seconds.items()},
         None if made is None else str(certificate_path(target)),
         None if made is None else made.judged_by,
+        checkpoint.assumed,
         () if made is None else tuple(made.checks),
         removed,
     )
@@ -183,7 +186,7 @@ class Proof:
     device: Device = "cpu"
     on_progress: OnProgress = lambda text: None
     judge_required: bool = False
-    """Refuse what no other library has run with the source's own graph."""
+    """Refuse what no other library has loaded and run."""
 
     def engines_for(self, wanted: Format) -> list[Engine]:
         """Those that verify a format.

@@ -30,8 +30,8 @@ def read_any(path: Path, spec: ResNetSpec | None, folder: Path, resize: bool = F
         output = folder / "read.safetensors"
         given = None if spec is None else spec.to_dict()
         with EngineJob(folder).worker(first_available(("flax",))) as worker:
-            worker.call("read", source=str(path.resolve()), spec=given, output=str(output))
-        checkpoint = replace(read_checkpoint(output), origin="Flax orbax directory")
+            known = worker.call("read", source=str(path.resolve()), spec=given, output=str(output))
+        checkpoint = replace(read_checkpoint(output), origin="Flax orbax directory", **known)
     else:
         checkpoint = read_checkpoint(path, spec, resize=resize)
     found, any_ends = checkpoint.spec, {"in_channels": 3, "num_classes": 1}

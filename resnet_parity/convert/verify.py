@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ from resnet_parity.convert.certificate import (
     installed_versions,
     read_certificate,
 )
+from resnet_parity.convert.judges import Facts, Judge, judge_of
 from resnet_parity.engines.job import EngineJob
+from resnet_parity.engines.process import Worker
 from resnet_parity.engines.registry import ENGINES, Device, Engine
 from resnet_parity.numerics.difference import FLOAT64_TOLERANCE, difference
 from resnet_parity.numerics.rounding import TRIALS, rounding_errors
@@ -68,34 +71,31 @@ def certify(
     """
     assert checkpoint.spec is not None
     assert whole.spec is not None
-    judge = _reference_engine(checkpoint, engines)
-    if judge is None:
+    engine = _reference_engine(checkpoint, engines)
+    if engine is None:
         return None
     own = checkpoint.own_graph
     inputs = Inputs.of(whole.spec, checkpoint.preprocessing, None if own is None else own.size)
-    with workspace() as folder:
-        job = EngineJob(folder)
-        run = _CertificateRun(job, job.save("images", {"images": inputs.array()}), device)
-        on_progress(f"reference: {judge.name}, float64")
+    with workspace() as folder, _Workers(EngineJob(folder)) as workers:
+        job = workers.job
+        run = _CertificateRun(workers, job.save("images", {"images": inputs.array()}), device)
+        on_progress(f"reference: {engine.name}, float64")
         read = source, checkpoint.spec
-        found, _ = run.outputs(judge, read, ("float64",), TRIALS, "cpu")
+        found, _ = run.outputs(engine, read, ("float64",), TRIALS, "cpu")
         if not all(np.isfinite(array).all() for arrays in found.values() for array in arrays):
             raise ParityError(f"{source}: its logits are not finite numbers")
-        reference = found.pop("float64")
-        ours = reference
+        ours = found.pop("float64")
         trials = (_numbered(arrays) for arrays in found.values())
-        rounding = max(rounding_errors(_numbered(reference), trials).values())
-        judged_by = f"{RECONSTRUCTED}{checkpoint.origin}, judged by no other library"
-        keras = None if own is None else _keras()
-        if own is not None and keras is None:
-            judged_by = (
-                f"{RECONSTRUCTED}{checkpoint.origin}; keras with TensorFlow is not installed"
-            )
-        elif own is not None and keras is not None:
-            on_progress(f"the file's own graph: {keras.name}, float64")
-            judge = keras
-            reference, version = run.own_graph(keras, source, inputs, checkpoint)
-            judged_by = f"keras {version}, the file's own graph"
+        rounding = max(rounding_errors(_numbered(ours), trials).values())
+        by, reference = engine, ours
+        chosen = judge_of(checkpoint)
+        if isinstance(chosen, str):
+            judged_by = f"{RECONSTRUCTED}{chosen}"
+        else:
+            on_progress(f"the source by {chosen[0].library}, float64")
+            judged_by, theirs = run.judged(chosen, source, inputs, checkpoint)
+            if theirs is not None:
+                by, reference = chosen[0].engine, theirs
         permutation = whole.state is checkpoint.state
         dtypes = {entry.dtype.name for entry in entries_of(whole.state).values()}
         written = target, whole.spec
@@ -108,13 +108,14 @@ def certify(
             (permutation or dtypes == {"float64"}) and not (own is not None and own.pixels),
             inputs,
             reference,
-            judge.name,
+            by.name,
             judged_by,
+            checkpoint.assumed,
             rounding,
             [],
             installed_versions(),
         )
-        off = _error(reference, ours, f"{judge.name} with what was read")
+        off = _error(reference, ours, f"{engine.name} with what was read")
         if off is None or off > certificate.bound("float64"):
             raise ParityError(
                 f"{source}: {judged_by}, computes something else than what was read of it: "
@@ -125,7 +126,7 @@ def certify(
         wrong = next((check for check in checks if not check.holds), None)
         if wrong is not None:
             on_progress("looking for the layer")
-            there = run.first_that_differs((judge, read), (ENGINES[wrong.engine], written))
+            there = run.first_that_differs((engine, read), (ENGINES[wrong.engine], written))
             error = "not a number" if wrong.error is None else f"{wrong.error:.1e}"
             raise ParityError(
                 f"{named}: {wrong.engine} in {wrong.dtype} computes something else than the "
@@ -172,10 +173,9 @@ def verify(
         engines = here or [e for e in ENGINES.values() if e.missing() is None][:1]
     if not engines:
         raise ResNetError("verify: no framework is installed; install torch, keras or flax")
-    with workspace() as folder:
-        job = EngineJob(folder)
-        images = job.save("images", {"images": certificate.inputs.array()})
-        run = _CertificateRun(job, images, device, tuple(dtypes))
+    with workspace() as folder, _Workers(EngineJob(folder)) as workers:
+        images = workers.job.save("images", {"images": certificate.inputs.array()})
+        run = _CertificateRun(workers, images, device, tuple(dtypes))
         checks = run.checks(engines, (target, certificate.spec), certificate, on_progress)
     return certificate, checks
 
@@ -187,11 +187,32 @@ File = tuple[Path, ResNetSpec]
 """A checkpoint and its net."""
 
 
+class _Workers(AbstractContextManager["_Workers"]):
+    """One worker at a time: who asks for the engine that was asked for last finds it running."""
+
+    def __init__(self, job: EngineJob) -> None:
+        self.job = job
+        self._stack = ExitStack()
+        self._running: tuple[tuple[str, Device], Worker] | None = None
+
+    def at(self, engine: Engine, device: Device) -> Worker:
+        """An engine's worker, in the place of the last one."""
+        wanted = engine.name, device
+        if self._running is None or self._running[0] != wanted:
+            self._running = None
+            self._stack.close()
+            self._running = wanted, self._stack.enter_context(self.job.worker(engine, device))
+        return self._running[1]
+
+    def __exit__(self, *failure: Any) -> None:
+        self._stack.__exit__(*failure)
+
+
 @dataclass(frozen=True)
 class _CertificateRun:
     """Runs of engines on the same images."""
 
-    job: EngineJob
+    workers: _Workers
     images: str
     device: Device
     dtypes: tuple[str, ...] = DTYPES
@@ -209,39 +230,41 @@ class _CertificateRun:
         path, spec = file
         asked: dict[str, Any] = {"source": str(path.resolve()), "spec": spec.to_dict()}
         asked |= {"dtypes": list(dtypes), "trials": trials, "layers": layers}
-        with self.job.worker(engine, device) as worker:
-            facts = worker.call("info")
-            _, arrays = self.job.run(worker.call, "evaluate", images=self.images, **asked)
+        worker = self.workers.at(engine, device)
+        facts = worker.call("info")
+        _, arrays = self.workers.job.run(worker.call, "evaluate", images=self.images, **asked)
         found: Outputs = {}
         for name in sorted(arrays):
             found.setdefault(name.partition("/")[0], []).append(arrays[name])
         return found, dict(facts["versions"])
 
-    def own_graph(
-        self, engine: Engine, source: Path, inputs: Inputs, checkpoint: Checkpoint
-    ) -> tuple[list[np.ndarray], str]:
-        """What Keras makes of the images with the graph in a file, and Keras's version."""
+    def judged(
+        self, chosen: tuple[Judge, Facts], source: Path, inputs: Inputs, checkpoint: Checkpoint
+    ) -> tuple[str, list[np.ndarray] | None]:
+        """Who judges, and what becomes of the images there; None if the library refuses the
+        source, and then `reconstructed: ` with its reason.
+        """
+        judge, facts = chosen
         own, spec = checkpoint.own_graph, checkpoint.spec
-        assert own is not None
         assert spec is not None
-        images = inputs.array()
-        if own.pixels:
-            images = inputs.pixels.astype(np.float64)
+        images = self.images
+        if own is not None and own.pixels:
+            pixels = inputs.pixels.astype(np.float64)
             prepare = checkpoint.preprocessing
             if prepare is not None and prepare.channel_order == "bgr":
-                images = np.ascontiguousarray(images[..., ::-1])
-        with self.job.worker(engine, "cpu") as worker:
-            answer, arrays = self.job.run(
-                worker.call,
-                "judge_keras",
-                images=self.job.save("own", {"images": images}),
-                source=str(source.resolve()),
-                logits=own.probabilities,
-            )
+                pixels = np.ascontiguousarray(pixels[..., ::-1])
+            images = self.workers.job.save("own", {"images": pixels})
+        worker = self.workers.at(judge.engine, "cpu")
+        asked: dict[str, Any] = {"by": judge.function, "library": judge.library, "facts": facts}
+        answer, arrays = self.workers.job.run(
+            worker.call, "judge", images=images, source=str(source.resolve()), **asked
+        )
+        if "refused" in answer:
+            return f"{RECONSTRUCTED}{answer['refused']}", None
         found = arrays["float64/0"]
         # A pool may keep the axes of rows and columns.
         flat = found.shape[1:3] == (1, 1) and not spec.features_only
-        return [found.reshape(len(found), -1) if flat else found], str(answer["keras"])
+        return str(answer["judged_by"]), [found.reshape(len(found), -1) if flat else found]
 
     def checks(
         self, engines: Sequence[Engine], file: File, held: Certificate, on_progress: OnProgress
@@ -293,16 +316,9 @@ def _error(reference: list[np.ndarray], found: list[np.ndarray], who: str) -> fl
     return error if math.isfinite(error) else None
 
 
-def _keras() -> Engine | None:
-    """The engine in which Keras's own layers compute in float64 throughout, if it is installed."""
-    engine = ENGINES["keras:tensorflow"]
-    return engine if engine.missing() is None else None
-
-
 def _reference_engine(checkpoint: Checkpoint, engines: Sequence[Engine]) -> Engine | None:
     """One that is installed: of the source's own framework if possible."""
-    kind = checkpoint.origin.partition(",")[0]
-    own = {"keras2": "keras", "keras3": "keras", "flax": "flax", "Flax orbax directory": "flax"}
-    first = [e for e in ENGINES.values() if e.name.startswith(own.get(kind, "torch"))]
+    own = {"keras2": "keras", "keras3": "keras", "flax": "flax"}
+    first = [e for e in ENGINES.values() if e.name.startswith(own.get(checkpoint.kind, "torch"))]
     candidates = (*first, *engines, *ENGINES.values())
     return next((engine for engine in candidates if engine.missing() is None), None)

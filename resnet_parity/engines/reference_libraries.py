@@ -25,7 +25,11 @@ def peer_missing(peer: str) -> str | None:
     return missing_modules([{"keras.applications": "keras"}.get(peer, peer)])
 
 
-PEER_FOLDERS = {"KerasHub": "keras_hub", "flax example": "flax_imagenet"}
+PEER_FOLDERS = {
+    "KerasHub": "keras_hub",
+    "flax example": "flax_imagenet",
+    "jax-resnet": "jax_resnet",
+}
 
 
 @dataclass(frozen=True)

@@ -262,6 +262,7 @@ def converted(console: Console, data: dict[str, Any]) -> None:
             "same function.",
         )
     _checks(console, data["checks"])
+    _assumed(console, data)
     if data["certificate"]:
         say(console, f"Judged by: {plain(data['judged_by'])}")
         say(console, f"Certificate: {plain(data['certificate'])}")
@@ -281,7 +282,14 @@ def verified(console: Console, data: dict[str, Any]) -> None:
         f"reference: {plain(data['reference'])} in float64",
     )
     say(console, f"The source was judged by: {plain(data['judged_by'])}")
+    _assumed(console, data)
     _checks(console, data["checks"])
+
+
+def _assumed(console: Console, data: dict[str, Any]) -> None:
+    """What was taken for granted of the source's net."""
+    if data["assumed"]:
+        say(console, f"Assumed: {plain(data['assumed'])}")
 
 
 def _checks(console: Console, checks: Sequence[dict[str, Any]]) -> None:

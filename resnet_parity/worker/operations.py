@@ -18,7 +18,7 @@ from resnet_parity.engines.reference_libraries import REFERENCES
 from resnet_parity.numerics.rounding import perturbed
 from resnet_parity.numerics.teacher_forcing import inputs_of, rounded
 from resnet_parity.worker import bench
-from resnet_parity.worker.keras_judge import judge_keras
+from resnet_parity.worker.judges import judge
 from resnet_parity.worker.reference_libraries import reference_logits
 from resnet_parity.worker.session import Operation, Session, Written, narrowed, one_line, writing
 from shared_spec.catalogue import CATALOGUE
@@ -286,10 +286,14 @@ def _scalar(value: Any) -> np.ndarray:
     return np.array([float(value)])
 
 
-def read(session: Session, source: str, spec: dict[str, Any] | None, output: str) -> None:
-    """A file in one of the backend's formats, to a canonical file; the dtype is kept."""
+def read(session: Session, source: str, spec: dict[str, Any] | None, output: str) -> dict[str, str]:
+    """A file in one of the backend's formats, to a canonical file; the dtype is kept. The answer is
+    what the canonical file does not tell.
+    """
     given = None if spec is None else ResNetSpec.parse(spec)
-    write_safetensors(output, session.resnet.read_checkpoint(source, given))
+    found = session.resnet.read_checkpoint(source, given)
+    write_safetensors(output, found)
+    return {key: getattr(found, key) for key in ("kind", "library", "assumed")}
 
 
 def write(
@@ -307,4 +311,4 @@ def write(
 
 
 _OWN = (info, run, reference, predict, classify, evaluate, trace, trace_model, train, read, write)
-OPERATIONS: dict[str, Operation] = {f.__name__: f for f in (*_OWN, judge_keras, *bench.OPERATIONS)}
+OPERATIONS: dict[str, Operation] = {f.__name__: f for f in (*_OWN, judge, *bench.OPERATIONS)}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from shared_spec.catalogue import CATALOGUE
 from shared_spec.errors import SpecError, WeightsError
 from shared_spec.formats.containers.source import Source, shown
 from shared_spec.formats.detect import Opener, open_source
@@ -171,17 +172,27 @@ def checkpoint_of(
         net, hint = detected(dialect, source, hints_of(source))
     preprocessing, labels = dialect.extras(source, net)
     origin = f"{source.kind}, names of {dialect.library}"
+    assumed = "" if told is not None and dialect.describes else _assumed(dialect, net, spec)
     try:
         arrays = arrays_of(dialect, source, net)
     except SpecError as error:  # no such net can be compiled
         raise WeightsError(f"{path}: {error}") from None
     notes += (f"taken as {hint}",) if hint else ()
-    checkpoint = Checkpoint(arrays, net, preprocessing, labels, origin, notes)
-    if found is None:
-        return checkpoint
     places = {dialect.foreign_name(q, net).name: q.name for q in compile_plan(net).parameters()}
-    names = {told: places[name] for told, name in found.renamed.items() if name in places}
-    return replace(checkpoint, part=found.part, renamed=names)
+    told_names = {} if found is None else found.renamed
+    return Checkpoint(
+        arrays,
+        net,
+        preprocessing,
+        labels,
+        origin,
+        notes,
+        kind=source.kind,
+        library="resnet-parity" if ours else dialect.library,
+        assumed=assumed,
+        part="" if found is None else found.part,
+        renamed={n: places[name] for n, name in told_names.items() if name in places},
+    )
 
 
 def _canonical(modules: Modules, dialect: Dialect, specs: Sequence[ResNetSpec]) -> Modules:
@@ -224,3 +235,23 @@ def _unknown_names(source: Source) -> WeightsError:
         f"{source.path}: holds no ResNet under names that are known (it has "
         f"{some or 'no arrays'}); --names maps them to canonical ones"
     )
+
+
+_FAMILIES = {"torchvision": "torchvision", "timm": "timm", "timm_v2": "timm"}
+"""Of the catalogue, whose names are a library's, to that."""
+
+
+def _assumed(dialect: Dialect, net: ResNetSpec, given: ResNetSpec | None) -> str:
+    """What says that a file which does not describe its net holds `net`."""
+    ends = {"in_channels": net.in_channels, "num_classes": net.num_classes}
+    known = (
+        entry
+        for entry in CATALOGUE.values()
+        if entry.spec.depths == net.depths and entry.spec.override(**ends) == net
+    )
+    who = dialect.library
+    if (entry := next(known, None)) is not None:
+        library = _FAMILIES.get(entry.family)
+        who = f"{library}'s {entry.name}" if library else f"{who} ({entry.name} here)"
+    how = "names and shapes of" if given is None else "the model that was named, with names of"
+    return f"{how} {who}; the file has no graph"

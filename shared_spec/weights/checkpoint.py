@@ -41,14 +41,18 @@ class Checkpoint:
     """What of the file was left out, assumed, or expressed in another way, a sentence each."""
     own_graph: OwnGraph | None = None
     """If the file describes its model itself."""
+    kind: str = ""
+    """Of the container, as `Source.kind`."""
+    library: str = ""
+    """Whose names the file has, as `Dialect.library`; `resnet-parity` if our metadata are in it."""
+    assumed: str = ""
+    """What says which net it is where the file itself does not; empty if it does."""
     part: str = ""
-    """Where in the file the net is: mappings, each with a slash behind it, then modules, each with
-    a dot.
+    """Where in a file of PyTorch's arrays the net is: mappings, each with a slash behind it, then
+    modules, each with a dot, as in `state_dict/encoder_q.`.
     """
     renamed: Mapping[str, str] = field(default_factory=dict)
-    """Arrays of its classifier by their names in the file, as seen from the net or the modules
-    around it, to the names that they have in a whole net.
-    """
+    """In such a file: the net's arrays by their names there to their canonical ones."""
 
     def metadata(self) -> dict[str, Any]:
         """Everything but the arrays, as plain JSON data."""

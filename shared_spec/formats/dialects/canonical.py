@@ -60,6 +60,7 @@ CANONICAL = Dialect(
     lambda q, spec: Place(q.name, TORCH[q.role]),
     lambda source: recorded(source).spec,
     _extras,
+    describes=True,
 )
 
 
@@ -94,6 +95,7 @@ KERAS_MODEL = Dialect(
     lambda source: source.kind == "keras3",
     lambda q, spec: Place(f"{keras_layer(q.module)}/{_numbers(spec)[q.name]}", KERAS[q.role]),
     _keras_spec,
+    describes=True,
 )
 FLAX_MODEL = replace(
     CANONICAL,

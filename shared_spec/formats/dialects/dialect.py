@@ -108,6 +108,8 @@ class Dialect:
     """The library's net for a spec, whose function may be another; None: it has them all."""
     ignored: re.Pattern[str] = COUNTERS
     """Arrays on which no result depends."""
+    describes: bool = False
+    """Whether `spec_of` gives what a file says of itself, and not what its shapes suggest."""
 
 
 def arrays_of(dialect: Dialect, source: Source, spec: ResNetSpec) -> LazyArrays:

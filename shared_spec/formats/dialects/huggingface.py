@@ -261,6 +261,7 @@ def _dialect(kind: str, bare: bool) -> Dialect:
         lambda source: spec_of(source.metadata, str(source.path / CONFIG)),
         _extras,
         lambda spec: spec_of(_config(spec)),
+        describes=True,
     )
 
 

@@ -449,4 +449,5 @@ KERAS_HUB = Dialect(
     _source_spec,
     lambda source, spec: (_preprocessing(source, spec.in_channels), None),
     _nearest_library_spec,
+    describes=True,
 )

@@ -1,5 +1,5 @@
-"""The modules of a whole PyTorch model, held against a plan: their classes and settings. How a class
-calls its modules is code, which a file does not hold.
+"""The modules of a whole PyTorch model, held against a plan: their classes and settings. How a
+class calls its modules is code, which a file does not hold.
 """
 
 from __future__ import annotations

@@ -45,6 +45,23 @@ def save(
         checkpointer.save(at / "a", variables)
 
 
+def restore(
+    resnet: Any,
+    name: str,
+    options: dict[str, Any],
+    channels: int,
+    source: str,
+    images: str,
+    output: str,
+) -> None:
+    """Its logits with what is restored strictly from a `.msgpack` file."""
+    from flax import serialization
+
+    model = model_of(name, options, {})
+    variables = serialization.from_bytes(initialized(model, channels), Path(source).read_bytes())
+    logits_of(model, variables, images, output)
+
+
 def shapes(resnet: Any, name: str) -> dict[str, list[int]]:
     """Shape of each variable of the net that the package calls `name`, with 1000 classes."""
     import jax

@@ -1,0 +1,216 @@
+"""Which library judges which source: it loads the file by itself, in a worker's process.
+
+`resnet_parity/worker/judges.py` has the functions that load and run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from resnet_parity.engines.reference_libraries import peer_missing
+from resnet_parity.engines.registry import ENGINES, Engine
+from shared_spec.catalogue import CATALOGUE
+from shared_spec.errors import SpecError
+from shared_spec.formats.dialects.linen import BLOCKS
+from shared_spec.formats.dialects.timm_config import ACTIVATIONS, FAMILIES, MODEL_ARGS
+from shared_spec.plan.compiler import compile_plan
+from shared_spec.plan.equivalence import function_of
+from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.checkpoint import Checkpoint
+
+Facts = dict[str, Any]
+"""What a judge's function takes beside the file and the images."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A library that runs the sources that it claims."""
+
+    function: str
+    """Of the worker's `JUDGES`."""
+    library: str
+    """For messages."""
+    needs: str | None
+    """As `peer_missing` takes it, beside the engine; None if `facts` sees to that."""
+    engine: Engine
+    """In whose process it runs."""
+    claims: Callable[[Checkpoint], bool]
+    facts: Callable[[Checkpoint, ResNetSpec], Facts | str] = lambda checkpoint, spec: {}
+    """Or why it cannot judge this source, in words."""
+
+    def missing(self) -> bool:
+        """Whether something that it needs is not installed."""
+        absent = None if self.needs is None else peer_missing(self.needs)
+        return self.engine.missing() is not None or absent is not None
+
+
+def judge_of(checkpoint: Checkpoint) -> tuple[Judge, Facts] | str:
+    """Who judges a source, and with which facts; or why nobody does, in words."""
+    spec, origin = checkpoint.spec, checkpoint.origin
+    assert spec is not None
+    if checkpoint.library in _OURS:
+        return f"{origin}; resnet-parity itself wrote it, and no other library has its models"
+    judge = next((judge for judge in JUDGES if judge.claims(checkpoint)), None)
+    if judge is None:
+        return f"{origin}, which no library that is known here loads"
+    if judge.missing():
+        return f"{judge.library} is not installed"
+    if spec.features_only and checkpoint.own_graph is None:
+        return f"{judge.library} is not asked for the maps of features"
+    facts = judge.facts(checkpoint, spec)
+    return facts if isinstance(facts, str) else (judge, facts)
+
+
+_OURS = ("resnet-parity", "resnet_keras", "resnet_flax")
+
+
+def _torch_net(checkpoint: Checkpoint, spec: ResNetSpec) -> Facts | str:
+    """The net of torchvision, or else of timm, that computes what the spec says."""
+    where = {"names": dict(checkpoint.renamed)}
+    absent = None
+    for library, find in (("torchvision", _torchvision_net), ("timm", _timm_net)):
+        if (found := find(spec)) is not None:
+            if peer_missing(library) is None:
+                return {"library": library, "name": found[0], "options": found[1]} | where
+            absent = absent or library
+    return f"{absent} is not installed" if absent else "neither torchvision nor timm has this net"
+
+
+def _torchvision_net(spec: ResNetSpec) -> tuple[str, Facts] | None:
+    fields = ("num_classes", "output_stride")
+    name = _named(spec, frozenset({"torchvision"}), fields)
+    if name is None or not spec.num_classes:
+        return None
+    options: Facts = {"num_classes": spec.num_classes}
+    if spec.output_stride in (8, 16):
+        options["replace_stride_with_dilation"] = [False, spec.output_stride == 8, True]
+    return name, options
+
+
+def _timm_net(spec: ResNetSpec) -> tuple[str, Facts] | None:
+    name = _named(spec, FAMILIES, tuple(MODEL_ARGS.values()))
+    if name is None:
+        return None
+    usual, options = CATALOGUE[name].spec, {}
+    theirs = {ours: name for name, ours in ACTIVATIONS.items()}
+    for argument, field in MODEL_ARGS.items():
+        value = getattr(spec, field)
+        if value != getattr(usual, field) and not field.startswith("drop_"):
+            options[argument] = theirs.get(value, value) if argument == "act_layer" else value
+    return name, options
+
+
+def _named(spec: ResNetSpec, families: frozenset[str], fields: tuple[str, ...]) -> str | None:
+    """The net of the catalogue that computes what `spec` says if it is given these fields of it."""
+    wanted = function_of(compile_plan(spec))
+    given = {field: getattr(spec, field) for field in fields}
+    for name, entry in CATALOGUE.items():
+        if entry.family not in families or entry.spec.depths != spec.depths:
+            continue
+        try:
+            plan = compile_plan(entry.spec.override(**given))
+        except SpecError:
+            continue
+        if function_of(plan) == wanted:
+            return name
+    return None
+
+
+def _application(checkpoint: Checkpoint, spec: ResNetSpec) -> Facts | str:
+    fields = ("in_channels", "num_classes")
+    name = _named(spec, frozenset({"keras"}), fields)
+    if name is None:
+        return "keras.applications has no such net"
+    name = name.removeprefix("keras_").replace("resnet", "ResNet").replace("v2", "V2")
+    return {"name": name, "classes": spec.num_classes}
+
+
+def _bit(checkpoint: Checkpoint, spec: ResNetSpec) -> Facts:
+    return {
+        "layers": list(spec.depths),
+        "channels": [4 * width for width in spec.widths],
+        "stem_chs": spec.stem_width,
+        "num_classes": spec.num_classes,
+        "in_chans": spec.in_channels,
+    }
+
+
+def _linen(checkpoint: Checkpoint, spec: ResNetSpec) -> Facts:
+    return {
+        "block_cls": BLOCKS[spec.blocks[0]],
+        "stage_sizes": list(spec.depths),
+        "num_filters": spec.stem_width,
+        "num_classes": spec.num_classes,
+    }
+
+
+def _jax_resnet(checkpoint: Checkpoint, spec: ResNetSpec) -> Facts:
+    bottleneck = spec.blocks[0] == "bottleneck"
+    d = "D" if spec.shortcut_pool == "avg" else ""
+    return {
+        "block": f"ResNet{d}{'Bottleneck' if bottleneck else ''}Block",
+        "inner": {"groups": spec.groups, "base_width": spec.base_width} if bottleneck else {},
+        "stage_sizes": list(spec.depths),
+        "hidden_sizes": list(spec.widths),
+        "n_classes": spec.num_classes,
+    }
+
+
+def _graph(checkpoint: Checkpoint, spec: ResNetSpec) -> Facts:
+    assert checkpoint.own_graph is not None
+    return {"logits": checkpoint.own_graph.probabilities}
+
+
+def _hub(checkpoint: Checkpoint, spec: ResNetSpec) -> Facts:
+    return {"classifies": spec.num_classes > 0}
+
+
+def _names_of(library: str) -> Callable[[Checkpoint], bool]:
+    return lambda checkpoint: checkpoint.library == library
+
+
+def _in_torch(checkpoint: Checkpoint) -> bool:
+    """Whether a file holds arrays of torchvision's and timm's names, or such that lead to them."""
+    named = bool(checkpoint.renamed)
+    return checkpoint.kind in ("pytorch", "safetensors") and named
+
+
+_TORCH, _FLAX = ENGINES["torch"], ENGINES["flax"]
+# On Keras's TensorFlow engine its own layers compute in float64 throughout.
+_KERAS = ENGINES["keras:tensorflow"]
+
+JUDGES = (
+    Judge(
+        "keras_graph",
+        "keras with TensorFlow",
+        None,
+        _KERAS,
+        lambda c: c.own_graph is not None,
+        _graph,
+    ),
+    Judge("transformers_folder", "transformers", "transformers", _TORCH, _names_of("transformers")),
+    Judge("timm_folder", "timm", "timm", _TORCH, _names_of("timm")),
+    Judge("state_dict", "torchvision", None, _TORCH, _in_torch, _torch_net),
+    Judge("bit", "timm", "timm", _TORCH, _names_of("BiT"), _bit),
+    Judge(
+        "keras_applications",
+        "keras with TensorFlow",
+        None,
+        _KERAS,
+        _names_of("keras.applications"),
+        _application,
+    ),
+    Judge("keras_hub", "KerasHub", "KerasHub", _KERAS, _names_of("KerasHub"), _hub),
+    Judge(
+        "linen",
+        "Flax's ImageNet example",
+        "flax example",
+        _FLAX,
+        _names_of("Flax's imagenet example"),
+        _linen,
+    ),
+    Judge("jax_resnet", "jax-resnet", "jax-resnet", _FLAX, _names_of("jax-resnet"), _jax_resnet),
+)
+"""The first one that claims a source judges it."""

@@ -1,0 +1,362 @@
+"""Libraries that run a source file by themselves, each loading it its own safe way in float64, to
+judge a conversion. Which source is whose to judge: `resnet_parity/convert/judges.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnet_parity.worker.contenders import import_peer
+from resnet_parity.worker.reference_libraries import (
+    float64_statistics,
+    keras_dtype,
+    timm_model,
+    torchvision_models,
+)
+from resnet_parity.worker.session import Session, Written, one_line, writing
+from shared_spec.errors import ResNetError
+from shared_spec.formats.canonical_file import read_safetensors
+from shared_spec.formats.containers.source import read_json
+from shared_spec.formats.dialects.dialect import COUNTERS
+
+Verdict = tuple[str, Any]
+"""Who computed, with which net, and what the images became."""
+
+
+@writing
+def judge(
+    session: Session, by: str, library: str, source: str, images: str, facts: dict[str, Any]
+) -> Written:
+    """What a library makes of images with a file that it loads itself, `float64/0`; the answer
+    names the judge, `judged_by`, or says why there is none, `refused`.
+
+    Args:
+        session: of the engine that has the library's framework.
+        by: which function of `JUDGES`.
+        library: what it is called, for messages.
+        source: the file or directory.
+        images: a file of them, as they enter the model.
+        facts: what the function takes beside.
+    """
+    path = Path(source)
+    batch = read_safetensors(images).state["images"].astype(np.float64)
+    try:
+        with session.forward_only():
+            judged_by, result = JUDGES[by](path, batch, **facts)
+    except ResNetError as error:
+        return {"refused": str(error).replace(source, path.name)}, {}
+    # Libraries raise errors of all kinds for files that they do not take.
+    except Exception as error:
+        why = one_line(error).replace(source, path.name)
+        return {"refused": f"{library} refuses the file ({why})"}, {}
+    return {"judged_by": judged_by}, {"float64/0": np.asarray(result, np.float64)}
+
+
+# Libraries on PyTorch.
+
+
+def _torch_result(net: Any, batch: np.ndarray) -> Any:
+    """What a net computes in float64, its statistics too."""
+    import torch
+
+    net.double().eval()
+    with float64_statistics(), torch.inference_mode():
+        found = net(torch.from_numpy(batch).permute(0, 3, 1, 2))
+    return found.numpy()
+
+
+def _torch_arrays(path: Path) -> Any:
+    """What torch or safetensors finds in a file; in a directory, in that of its weights."""
+    import torch
+
+    if path.is_dir():
+        inside = path / "model.safetensors"
+        path = inside if inside.is_file() else path / "pytorch_model.bin"
+    with path.open("rb") as file:
+        is_safetensors = file.read(9)[8:] == b"{"
+    if is_safetensors:
+        return importlib.import_module("safetensors.torch").load_file(path)
+    try:
+        # A record of a script's arguments holds data alone, and cannot do anything.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        why = named[1] if named else one_line(error)
+        raise ResNetError(f"torch.load(weights_only=True) refuses the file ({why})") from None
+
+
+def _at(found: Any, where: str) -> Any:
+    """What is at a path of mappings and lists."""
+    for key in where.split("/"):
+        found = found[key if isinstance(found, dict) and key in found else int(key)]
+    return found
+
+
+def _strictly_loaded(net: Any, arrays: Mapping[str, Any], who: str) -> Any:
+    """`net` with arrays that are all of its own, but for counters."""
+    expected = {name for name in net.state_dict() if not COUNTERS.search(name)}
+    absent = sorted(expected - arrays.keys())
+    if absent:
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        raise ResNetError(f"{who} does not find {absent[0]}{more} in the file")
+    net.double().load_state_dict(arrays, strict=False)  # shapes are compared all the same
+    return net
+
+
+def state_dict(
+    path: Path,
+    batch: np.ndarray,
+    library: str,
+    name: str,
+    options: dict[str, Any],
+    names: dict[str, str],
+) -> Verdict:
+    """A net of torchvision or timm with the arrays of a file.
+
+    Args:
+        path: a file of torch's or of safetensors.
+        batch: images.
+        library: torchvision or timm.
+        name: of the net there.
+        options: that it is made with.
+        names: see `Checkpoint.renamed`.
+    """
+    found = _torch_arrays(path)
+    arrays = {ours: _at(found, where) for where, ours in names.items()}
+    models = torchvision_models()
+    net = (
+        getattr(models, name)(weights=None, **options)
+        if library == "torchvision"
+        else timm_model(name, **options)
+    )
+    net = _strictly_loaded(net, arrays, f"{library}'s {name}")
+    version = importlib.import_module(library).__version__
+    return f"{library} {version}, {name} with the file's arrays", _torch_result(net, batch)
+
+
+def timm_folder(path: Path, batch: np.ndarray) -> Verdict:
+    """A directory of timm's, whose `config.json` timm reads."""
+    net = timm_model(f"local-dir:{path}")
+    arrays = {k: v for k, v in _torch_arrays(path).items() if not COUNTERS.search(k)}
+    extra = sorted(arrays.keys() - net.state_dict().keys())
+    if extra:
+        raise ResNetError(f"timm's net of config.json has no {extra[0]}")
+    net = _strictly_loaded(net, arrays, "timm's net of config.json")
+    version = importlib.import_module("timm").__version__
+    architecture = read_json(path / "config.json")["architecture"]
+    return f"timm {version}, {architecture} from config.json", _torch_result(net, batch)
+
+
+def bit(path: Path, batch: np.ndarray, **options: Any) -> Verdict:
+    """Big Transfer's `.npz`, which timm reads."""
+    import torch
+
+    torchvision_models()  # timm imports torchvision
+    layers = importlib.import_module("timm.layers")
+    models = importlib.import_module("timm.models.resnetv2")
+    convolution = partial(layers.StdConv2d, eps=1e-8)
+    net = models.ResNetV2(stem_type="fixed", conv_layer=convolution, **options)
+    with torch.no_grad():
+        for tensor in net.parameters():
+            tensor.fill_(torch.nan)  # what is not loaded shows
+        net.load_pretrained(str(path))
+    version = importlib.import_module("timm").__version__
+    return f"timm {version}, ResNetV2 with the file's arrays", _torch_result(net, batch)
+
+
+def transformers_folder(path: Path, batch: np.ndarray) -> Verdict:
+    """A directory of transformers', whose `config.json` transformers reads."""
+    import torch
+
+    torchvision_models()  # transformers imports torchvision
+    transformers = importlib.import_module("transformers")
+    data = read_json(path / "config.json")
+    if (path / "adapter_config.json").exists():
+        raise ResNetError("transformers would load an adapter beside the weights")
+    kind = {"resnet": "ResNet", "bit": "Bit"}[data["model_type"]]
+    config = getattr(transformers, f"{kind}Config")
+    # What describes the net: other keys may have it load code, or quantise.
+    known = config().to_dict().keys() - {"dtype", "torch_dtype"}
+    config = config.from_dict({k: v for k, v in data.items() if k in known})
+    named = data.get("architectures")
+    classifies = named is None or any(x.endswith("ForImageClassification") for x in named)
+    name = f"{kind}{'ForImageClassification' if classifies else 'Model'}"
+    net, loading = getattr(transformers, name).from_pretrained(
+        str(path),
+        config=config,
+        local_files_only=True,
+        trust_remote_code=False,
+        dtype=torch.float64,
+        output_loading_info=True,
+    )
+    for problem in ("missing", "mismatched", "unexpected"):
+        keys = sorted(map(str, loading[f"{problem}_keys"]))
+        if problem == "missing":
+            keys = [key for key in keys if not COUNTERS.search(key)]
+        if keys:
+            raise ResNetError(f"transformers finds {problem} {keys[0]} for {name}")
+    with torch.inference_mode():
+        found = net.eval()(torch.from_numpy(batch).permute(0, 3, 1, 2))
+    result = found.logits if classifies else found.pooler_output.flatten(1)
+    return f"transformers {transformers.__version__}, {name} from config.json", result
+
+
+# Libraries on Keras.
+
+
+def keras_graph(path: Path, batch: np.ndarray, logits: bool) -> Verdict:
+    """The model that a `.keras` or `.h5` file describes.
+
+    Args:
+        path: the file, which Keras loads in its safe mode.
+        batch: images, as they enter the model.
+        logits: whether to leave out a softmax or sigmoid at its end.
+    """
+    import keras
+
+    loaded = keras.saving.load_model(path, compile=False, safe_mode=True)
+    config = json.loads(loaded.to_json())
+    if logits:
+        _without_probabilities(config)
+    with keras_dtype("float64"):
+        model = keras.models.model_from_json(json.dumps(_widened(config)))
+    model.set_weights([np.asarray(w, np.float64) for w in loaded.get_weights()])
+    found = keras.ops.convert_to_numpy(model(batch, training=False))
+    return f"keras {keras.__version__}, the file's own graph", found
+
+
+def keras_applications(path: Path, batch: np.ndarray, name: str, classes: int) -> Verdict:
+    """A net of keras.applications with a file of weights that Keras loads."""
+    import keras
+
+    top = {"classes": classes, "classifier_activation": None} if classes else {"pooling": "avg"}
+    with keras_dtype("float64"):
+        model = getattr(keras.applications, name)(
+            weights=None, include_top=bool(classes), input_shape=batch.shape[1:], **top
+        )
+    model.load_weights(path)
+    found = keras.ops.convert_to_numpy(model(batch, training=False))
+    return f"keras {keras.__version__}, keras.applications.{name} with the file's arrays", found
+
+
+def keras_hub(path: Path, batch: np.ndarray, classifies: bool) -> Verdict:
+    """A preset's directory, or a `.keras` file of KerasHub's."""
+    import keras
+
+    import_peer("KerasHub")
+    hub = importlib.import_module("keras_hub")
+    if path.is_dir():
+        kind = hub.models.ImageClassifier if classifies else hub.models.Backbone
+        model = kind.from_preset(str(path), dtype="float64")
+        what = "task.json" if classifies else "config.json"
+    else:
+        loaded = keras.saving.load_model(path, compile=False, safe_mode=True)
+        with keras_dtype("float64"):
+            model = type(loaded).from_config(_widened(loaded.get_config()))
+        model.set_weights([np.asarray(w, np.float64) for w in loaded.get_weights()])
+        what = "the file"
+    if classifies:
+        model.output_dense.activation = keras.activations.linear
+    found = keras.ops.convert_to_numpy(model(batch, training=False))
+    who = f"keras_hub {hub.__version__}, {type(model).__name__} from {what}"
+    # A backbone gives maps, and ours their mean.
+    return (who, found) if classifies else (f"{who}, its maps averaged", found.mean((1, 2)))
+
+
+def _widened(config: Any) -> Any:
+    """The configuration of a model that computes in float64 throughout."""
+    if isinstance(config, list):
+        return [_widened(item) for item in config]
+    if not isinstance(config, dict) or config.get("class_name") in (
+        "__tensor__",
+        "__keras_tensor__",
+    ):
+        return config
+    return {k: "float64" if k == "dtype" else _widened(v) for k, v in config.items()}
+
+
+def _without_probabilities(model: dict[str, Any]) -> None:
+    """Make the last layer of a model linear."""
+    layers = model["config"]["layers"]
+    last = layers[-1]
+    if model["class_name"] != "Sequential":
+        ends = model["config"]["output_layers"]
+        name = ends[0] if isinstance(ends[0], str) else ends[0][0]
+        last = next(layer for layer in layers if layer["config"]["name"] == name)
+    if "layers" in last["config"]:
+        _without_probabilities(last)
+    elif last["class_name"] in ("Dense", "Activation"):
+        last["config"]["activation"] = "linear"
+    else:
+        last["class_name"] = "Activation"
+        kept = {k: last["config"][k] for k in ("name", "trainable", "dtype")}
+        last["config"] = kept | {"activation": "linear"}
+
+
+# Libraries on Flax.
+
+
+def _linen_variables(path: Path) -> dict[str, Any]:
+    """The variables of a Linen model in float64, from a msgpack file or an orbax directory."""
+    import jax
+
+    if path.is_dir():
+        orbax = importlib.import_module("orbax.checkpoint")
+        with orbax.StandardCheckpointer() as checkpointer:
+            shapes = dict(checkpointer.metadata(path).item_metadata)
+            empty = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes)
+            tree = checkpointer.restore(path, empty)
+    else:
+        tree = importlib.import_module("flax.serialization").msgpack_restore(path.read_bytes())
+    variables = {key: tree[key] for key in ("params", "batch_stats")}
+    return dict(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables))
+
+
+def linen(path: Path, batch: np.ndarray, block_cls: str, **options: Any) -> Verdict:
+    """The model of Flax's ImageNet example with the variables that Flax restores."""
+    import_peer("flax example")
+    models = importlib.import_module("flax_imagenet.models")
+    block = getattr(models, block_cls)
+    model = models.ResNet(block_cls=block, dtype=np.float64, **options)
+    found = model.apply(_linen_variables(path), batch, train=False)
+    version = importlib.import_module("flax").__version__
+    return f"flax {version}, ResNet of its ImageNet example with the file's arrays", found
+
+
+def jax_resnet(
+    path: Path, batch: np.ndarray, block: str, inner: dict[str, int], **options: Any
+) -> Verdict:
+    """A net of jax-resnet with the variables that Flax restores."""
+    import_peer("jax-resnet")
+    package = importlib.import_module("jax_resnet")
+    nets = importlib.import_module("jax_resnet.resnet")
+    stem = nets.ResNetDStem if block.startswith("ResNetD") else nets.ResNetStem
+    model = nets.ResNet(partial(getattr(nets, block), **inner), stem_cls=stem, **options)
+    found = model.apply(_linen_variables(path), batch)
+    return f"jax-resnet {package.__version__}, its ResNet with the file's arrays", found
+
+
+JUDGES: dict[str, Callable[..., Verdict]] = {
+    function.__name__: function
+    for function in (
+        state_dict,
+        timm_folder,
+        bit,
+        transformers_folder,
+        keras_graph,
+        keras_applications,
+        keras_hub,
+        linen,
+        jax_resnet,
+    )
+}
