@@ -10,7 +10,12 @@ from shared_spec.errors import SpecError, WeightsError
 from shared_spec.formats.containers.source import Source
 from shared_spec.formats.detect import Opener, open_source
 from shared_spec.formats.dialects.bit import BIT
-from shared_spec.formats.dialects.canonical import CANONICAL, FLAX_MODEL, KERAS_MODEL
+from shared_spec.formats.dialects.canonical import (
+    CANONICAL,
+    FLAX_MODEL,
+    KERAS_MODEL,
+    KERAS_VARIABLES,
+)
 from shared_spec.formats.dialects.cifar_ports import PORTS
 from shared_spec.formats.dialects.detection import DETECTION
 from shared_spec.formats.dialects.dialect import Dialect, arrays_of, detected, resized
@@ -34,6 +39,7 @@ DIALECTS: tuple[Dialect, ...] = (
     APPLICATIONS_H5,
     APPLICATIONS,
     KERAS_MODEL,
+    KERAS_VARIABLES,
     LINEN,
     *JAX_RESNET,
     FLAX_MODEL,
@@ -90,7 +96,15 @@ def read_checkpoint(
     source = open_source(path, openers)
     if has_graph(source):
         return read_graph(source, spec)
-    source = _flat(source)
+    return read_source(_flat(source), spec, resize)
+
+
+def read_source(source: Source, spec: ResNetSpec | None = None, resize: bool = False) -> Checkpoint:
+    """The canonical weights of arrays under names of any known library; see `read_checkpoint`.
+
+    Raises:
+        WeightsError: if their names are not known, or their net is not clear.
+    """
     dialect = dialect_of(source)
     try:
         told = dialect.spec_of(source)
@@ -106,5 +120,5 @@ def read_checkpoint(
     try:
         arrays = arrays_of(dialect, source, net)
     except SpecError as error:  # no such net can be compiled
-        raise WeightsError(f"{path}: {error}") from None
+        raise WeightsError(f"{source.path}: {error}") from None
     return Checkpoint(arrays, net, preprocessing, labels, origin)

@@ -4,6 +4,7 @@ those that they have inside Keras and Flax NNX.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import cache
 
@@ -67,10 +68,19 @@ KERAS_MODEL = Dialect(
     lambda q, spec: Place(f"{keras_layer(q.module)}/{_numbers(spec)[q.name]}", KERAS[q.role]),
     _keras_spec,
 )
+KERAS_VARIABLES = Dialect(
+    "keras variables",
+    "resnet_keras",
+    lambda source: source.kind == "keras",
+    lambda q, spec: Place(f"{keras_layer(q.module)}/{KERAS[q.role].leaf}", KERAS[q.role]),
+    ignored=re.compile(r"/seed_generator_state$"),
+)
+"""By the paths that the variables have in memory."""
 FLAX_MODEL = replace(
     CANONICAL,
     name="flax",
     library="resnet_flax",
     recognises=lambda source: source.kind == "flax",
     foreign_name=_flax,
+    ignored=re.compile(r"/rngs/"),
 )
