@@ -13,9 +13,10 @@ import numpy as np
 from shared_spec.catalogue import CATALOGUE
 from shared_spec.catalogue.resolve import ModelLike, resolve
 from shared_spec.download import download, is_reference
-from shared_spec.errors import FrameworkError, ImageError, SpecError, WeightsError
+from shared_spec.errors import FrameworkError, ImageError, SpecError
 from shared_spec.formats.detect import Opener
-from shared_spec.formats.read import read_checkpoint
+from shared_spec.formats.in_memory import open_in_memory
+from shared_spec.formats.read import read_checkpoint, read_source
 from shared_spec.formats.write import Save, described, write_checkpoint
 from shared_spec.plan.folding import Inference, require_trained
 from shared_spec.plan.layers import Parameter
@@ -27,6 +28,7 @@ from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.folding import weights_for
 from shared_spec.weights.initialize import initial_weights
 from shared_spec.weights.layouts import ParameterLayout
+from shared_spec.weights.lazy_array import LazyArrays
 from shared_spec.weights.state import (
     State,
     WeightsLike,
@@ -76,14 +78,21 @@ class WeightVerbs(ABC, Generic[Model]):
         }
 
     def load_weights(self, model: Model, weights: WeightsLike) -> Model:
-        """Load canonical weights, or a checkpoint of any kind (orbax needs Flax), strictly and in
-        place.
+        """Load weights that are in memory, or a checkpoint of any kind (orbax needs Flax), strictly
+        and in place.
 
         Example:
             >>> model = load_weights(create_model("resnet50"), "resnet50.pth")
+            >>> load_weights(model, torch.load("resnet50.pth", weights_only=True))
+            >>> load_weights(model, nnx.state(flax_model))
+            >>> load_weights(model, keras_model.variables)
+
+        Args:
+            model: the model.
+            weights: see `read_checkpoint`.
 
         Raises:
-            WeightsError: listing every mismatch; the model is then unchanged.
+            WeightsError: with every mismatch in its `mismatches`; the model is then unchanged.
         """
         checkpoint = self.read_checkpoint(weights, model.spec)
         # Read whole before anything is assigned.
@@ -129,22 +138,28 @@ class WeightVerbs(ABC, Generic[Model]):
         write_checkpoint(path, whole, format, self.writers(model))
 
     def read_checkpoint(self, weights: WeightsLike, spec: ResNetSpec | None = None) -> Checkpoint:
-        """Canonical weights from a dict or a checkpoint of any kind (orbax needs Flax).
+        """Canonical weights from memory or from a checkpoint of any kind (orbax needs Flax).
 
         Example:
             >>> read_checkpoint("resnet50.pth").state["conv1.weight"].shape
             (64, 3, 7, 7)
 
+        Args:
+            weights: a path; canonical names to numpy arrays, or to tensors, arrays and variables of
+                any framework on any device (a PyTorch state dict; its counters are left out); a
+                tree of them under Flax's paths, such as `nnx.State`; or the variables of our Keras
+                model, in a list or by their paths.
+            spec: the net, if the weights do not identify it.
+
         Raises:
-            WeightsError: if the file is missing, damaged, or needs another framework.
+            WeightsError: if the file is missing, damaged, or needs another framework, or the
+                weights are of another kind.
         """
-        if isinstance(weights, Mapping):
-            return Checkpoint(dict(weights))
-        if not isinstance(weights, str | os.PathLike):
-            raise WeightsError(
-                f"weights: expected a path or a dict of arrays, got {type(weights).__name__}"
-            )
-        return read_checkpoint(fetched(weights), spec, self.openers)
+        if isinstance(weights, LazyArrays):  # what this has returned before
+            return Checkpoint(weights)
+        if isinstance(weights, str | os.PathLike):
+            return read_checkpoint(fetched(weights), spec, self.openers)
+        return read_source(open_in_memory(weights), spec)
 
     @abstractmethod
     def dtype_name(self, model: Model) -> str:
@@ -210,9 +225,9 @@ class ModelVerbs(ABC, Generic[Model]):
 
         Args:
             model: a catalogue name, a `ResNetSpec`, or the path of a YAML, TOML or JSON spec file.
-            weights: None for fresh weights; a dict of canonical arrays; the path of a checkpoint;
-                or `"hf-hub:owner/name"`. They have to fit, except where an override of
-                `in_channels`, `num_classes` or `features_only` changes the net: see
+            weights: None for fresh weights; the path of a checkpoint; `"hf-hub:owner/name"`; or
+                weights in memory, as `read_checkpoint` takes them. They have to fit, except where
+                an override of `in_channels`, `num_classes` or `features_only` changes the net: see
                 `shared_spec.weights.adapt`.
             seed: of the fresh weights, which are bit-identical in every framework.
             dtype: of parameters and computation: float64 (in JAX with `jax_enable_x64`), float32,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _LONGEST = 15_000
 
@@ -36,7 +36,14 @@ class UnknownModelError(ResNetError):
 
 
 class WeightsError(ResNetError):
-    """Weights, or a file that should hold them, do not fit the model."""
+    """Weights, or a file that should hold them, do not fit the model.
+
+    `mismatches` has everything that does not fit, of which the message names the first ones.
+    """
+
+    def __init__(self, message: str, mismatches: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.mismatches = tuple(mismatches)
 
 
 class ImageError(ResNetError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import signal
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -24,7 +25,7 @@ from resnet_parity.cli import (
 )
 from resnet_parity.render.console import err, out
 from resnet_parity.render.text import plain
-from shared_spec.errors import ParityError, ResNetError
+from shared_spec.errors import ParityError, ResNetError, WeightsError
 
 app = typer.Typer(
     name="resnet-parity",
@@ -44,6 +45,9 @@ def main() -> None:
     try:
         app()
     except ResNetError as error:
+        if isinstance(error, WeightsError) and error.mismatches and "--json" in sys.argv:
+            told = {"error": str(error), "mismatches": error.mismatches}
+            print(json.dumps(told, indent=2))
         err.print(f"[bold red]error:[/] {plain(error)}", highlight=False, soft_wrap=True)
         sys.exit(1 if isinstance(error, ParityError) else 2)
     except MemoryError:

@@ -15,6 +15,7 @@ from shared_spec.formats.dialects.canonical import (
     CANONICAL,
     FLAX_MODEL,
     KERAS_MODEL,
+    KERAS_VARIABLES,
     NUMBERED,
 )
 from shared_spec.formats.dialects.cifar_ports import PORTS, RESIDUAL, WIDE
@@ -71,6 +72,7 @@ DIALECTS: tuple[Dialect, ...] = (
     APPLICATIONS_H5,
     APPLICATIONS,
     KERAS_MODEL,
+    KERAS_VARIABLES,
     LINEN,
     *JAX_RESNET,
     FLAX_MODEL,
@@ -136,7 +138,6 @@ def checkpoint_of(
     source: Source, spec: ResNetSpec | None = None, resize: bool = False, asked: Asked = Asked()
 ) -> Checkpoint:
     """As `read_checkpoint`, of a file that is open."""
-    path = source.path
     if has_graph(source):
         asked.refuse(source, "is read by its graph")
         return read_graph(source, spec)
@@ -149,11 +150,32 @@ def checkpoint_of(
     else:
         asked.refuse(source, f"is of the kind {source.kind}")
     source = _flat(source)
-    dialect = dialect_of(source)
-    if found is None and dialect is CANONICAL and not ours and not _named(source, spec):
-        raise _unknown_names(source)
     if found is not None:
         _require_strides(found, spec)
+    elif not ours and dialect_of(source) is CANONICAL and not _named(source, spec):
+        raise _unknown_names(source)
+    return read_source(source, spec, resize, found)
+
+
+def read_source(
+    source: Source,
+    spec: ResNetSpec | None = None,
+    resize: bool = False,
+    found: Part | None = None,
+) -> Checkpoint:
+    """The canonical weights of arrays under names of any known library; see `read_checkpoint`.
+
+    Args:
+        source: the arrays of one net.
+        spec: as there.
+        resize: as there.
+        found: what the net was in.
+
+    Raises:
+        WeightsError: if their names are not known, or their net is not clear.
+    """
+    path = source.path
+    dialect = dialect_of(source)
     try:
         told = dialect.spec_of(source)
     except WeightsError:
@@ -188,7 +210,7 @@ def checkpoint_of(
         origin,
         notes,
         kind=source.kind,
-        library="resnet-parity" if ours else dialect.library,
+        library="resnet-parity" if METADATA_KEY in source.metadata else dialect.library,
         assumed=assumed,
         part="" if found is None else found.part,
         renamed={n: places[name] for n, name in told_names.items() if name in places},

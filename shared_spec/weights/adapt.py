@@ -13,7 +13,7 @@ from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.initialize import initial_weights
 from shared_spec.weights.lazy_array import LazyArray, LazyArrays, entries_of
-from shared_spec.weights.state import WeightsLike, cast_weights
+from shared_spec.weights.state import DTYPES, WeightsLike, cast_weights
 
 FEATURES = frozenset({"features_only", "out_indices"})
 ASKED = FEATURES | {"in_channels", "num_classes"}
@@ -31,7 +31,7 @@ def read_adapted(
 
     Args:
         read: a backend's `read_checkpoint`.
-        weights: a path or canonical arrays.
+        weights: what `read` takes.
         specs: the net, and what it would be without the overrides in `ASKED`. A file that does not
             tell its own model fits one of them.
         asked: names of the overrides.
@@ -51,8 +51,8 @@ def adapted(
 
     - `in_channels`: the first convolution's weights are summed over RGB for one channel, else
       repeated and scaled by 3 / n.
-    - `num_classes`: a classifier of another size is left out and drawn anew from `seed`, or left
-      out alone if the net has none.
+    - `num_classes`: a classifier of another size, or one that is missing, is drawn anew from
+      `seed`; it is left out if the net has none.
     - `features_only`, `out_indices`: what the net no longer has is left out.
 
     Everything else stays as it is, to be checked when it is loaded.
@@ -60,9 +60,6 @@ def adapted(
     Raises:
         WeightsError: if the first convolution was made for neither this number of channels nor RGB.
     """
-    read = not isinstance(state, LazyArrays)
-    if read and not all(isinstance(array, np.ndarray) for array in state.values()):
-        return state  # to be refused when it is checked against the net
     entries = entries_of(state)
     p = compile_plan(spec)
     if "in_channels" in asked:
@@ -117,7 +114,12 @@ def _adapt_classes(entries: dict[str, LazyArray], p: plan.Plan, seed: int) -> No
     for layer in classifiers:
         entry = entries.get(f"{layer.name}.weight")
         classes = layer.out_channels if isinstance(layer, plan.Conv) else layer.out_features
-        if entry is None or len(entry.shape) < 2 or entry.shape[0] == classes:
+        if entry is None:
+            if not entries or f"{layer.name}.bias" in entries:
+                continue
+            entry = next(iter(entries.values()))
+        elif len(entry.shape) < 2 or entry.shape[0] == classes:
             continue
-        head = plan.Plan(p.in_channels, (), (), (layer,))
-        entries |= entries_of(cast_weights(initial_weights(head, seed), entry.dtype.name))
+        if entry.dtype in DTYPES.values():  # else to be refused when it is checked
+            head = plan.Plan(p.in_channels, (), (), (layer,))
+            entries |= entries_of(cast_weights(initial_weights(head, seed), entry.dtype.name))

@@ -19,6 +19,8 @@ class LazyArray:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     read: Callable[[], np.ndarray]
+    problem: str = ""
+    """Why there is none, for a message that begins with its name."""
 
     @property
     def nbytes(self) -> int:
@@ -33,6 +35,11 @@ class LazyArray:
     def of(cls, array: np.ndarray) -> LazyArray:
         """One that is in memory already."""
         return cls(array.shape, array.dtype, lambda: array)
+
+    @classmethod
+    def refused(cls, problem: str) -> LazyArray:
+        """What stands for something that is no array, until it is held against a net."""
+        return cls((), np.dtype(object), lambda: np.empty((), object), problem)
 
     def permuted(self, axes: tuple[int, ...] | None) -> LazyArray:
         """With its axes in another order."""

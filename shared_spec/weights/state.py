@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from shared_spec.errors import WeightsError, nearest
+from shared_spec.plan.layers import Conv, Dense
 from shared_spec.plan.network import Plan
 from shared_spec.weights.layouts import ParameterLayout
 from shared_spec.weights.lazy_array import LazyArray, LazyArrays, entries_of, read_ahead
@@ -18,8 +19,11 @@ from shared_spec.weights.lazy_array import LazyArray, LazyArrays, entries_of, re
 State = dict[str, np.ndarray]
 """Canonical name to array: kernels OIHW, dense OI, as in a PyTorch state dict."""
 
-WeightsLike = str | os.PathLike[str] | Mapping[str, np.ndarray]
-"""The path of a checkpoint, or canonical weights."""
+WeightsLike = str | os.PathLike[str] | Mapping[Any, Any] | Sequence[Any]
+"""The path of a checkpoint, or weights that are in memory: a mapping of canonical names to numpy
+arrays, or to tensors and variables of any framework; a tree of them such as `nnx.State` of our Flax
+model; or the variables of our Keras model.
+"""
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "float64": np.dtype(np.float64),
@@ -30,7 +34,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 """The dtypes a model can have."""
 
 _MANY = 50
-_SHOWN = 120
+_SHOWN = 10
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
@@ -61,17 +65,31 @@ def check_weights(p: Plan, state: Mapping[str, Any], dtype: str, where: object =
     `where` may be the path that they come from, for the message.
 
     Raises:
-        WeightsError: listing every mismatch, with the nearest names.
+        WeightsError: with the first mismatches in its message and all of them in `mismatches`, each
+            with the nearest name.
     """
     problems = list(_mismatches(p, state, numpy_dtype(dtype), dtype))
-    if problems:
-        count = f"{len(problems)} mismatch" + ("es" if len(problems) > 1 else "")
-        file = f"{where}: " if isinstance(where, str | os.PathLike) else ""
-        if len(problems) > _SHOWN:
-            problems[_SHOWN:] = [f"and {len(problems) - _SHOWN:,} more"]
+    if not problems:
+        return
+    file = f"{where}: " if isinstance(where, str | os.PathLike) else ""
+    heads = {layer.name for layer in p.head if isinstance(layer, Conv | Dense)}
+    head = [q.name for q in p.parameters() if q.module in heads]
+    if len(head) == len(problems) and not any(name in state for name in head):
         raise WeightsError(
-            f"{file}the weights do not fit the model ({count}): " + "; ".join(problems)
+            f"{file}the weights hold no classifier ({_joined(head, ', ')}); num_classes=N draws a "
+            f"new one, num_classes=0 gives features",
+            problems,
         )
+    count = f"{len(problems)} mismatch" + ("es" if len(problems) > 1 else "")
+    raise WeightsError(
+        f"{file}the weights do not fit the model ({count}): {_joined(problems, '; ')}", problems
+    )
+
+
+def _joined(items: Sequence[str], mark: str) -> str:
+    """A list for a message, cut where nobody reads on."""
+    more = [f"and {len(items) - _SHOWN:,} more"] if len(items) > _SHOWN else []
+    return mark.join([*items[:_SHOWN], *more])
 
 
 def _mismatches(
@@ -93,7 +111,9 @@ def _mismatches(
         if name not in state:
             continue
         array = arrays[name]
-        if not isinstance(array, np.ndarray | LazyArray):
+        if isinstance(array, LazyArray) and array.problem:
+            yield f"{name} {array.problem}"
+        elif not isinstance(array, np.ndarray | LazyArray):
             yield f"{name} is a {type(array).__name__}, expected a numpy array"
         elif array.shape != q.shape:
             yield f"{name} has shape {array.shape}, expected {q.shape}"
@@ -102,7 +122,7 @@ def _mismatches(
         elif np.promote_types(array.dtype, target) != target:
             rounded.setdefault(array.dtype.name, []).append(name)
     for given, names in rounded.items():
-        which = "all arrays" if len(names) == len(wanted) > 1 else ", ".join(names)
+        which = "all arrays" if len(names) == len(wanted) > 1 else _joined(names, ", ")
         yield (
             f"{which}: dtype {given}, which {dtype} cannot hold exactly "
             f"(cast_weights(state, {dtype!r}) rounds)"

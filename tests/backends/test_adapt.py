@@ -17,10 +17,12 @@ from shared_spec import (
     WeightsError,
     cast_weights,
     compile_plan,
+    digest,
     initial_weights,
     random_weights,
     read_safetensors,
     resolve,
+    write_checkpoint,
     write_safetensors,
 )
 from tests.conftest import Pool
@@ -88,6 +90,59 @@ def test_every_backend_adapts(worker: Worker, tmp_path: Path, spec: ResNetSpec) 
     assert np.array_equal(load(num_classes=6)[min(classifier)], state[min(classifier)])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_a_missing_classifier_is_drawn_where_classes_are_asked_for(
+    worker: Worker, tmp_path: Path, spec: ResNetSpec, dtype: str
+) -> None:
+    body = cast_weights(random_weights(compile_plan(spec.override(num_classes=0)), 1), dtype)
+    fresh = cast_weights(initial_weights(compile_plan(spec.override(num_classes=7)), 5), dtype)
+    drawn = {name for name in fresh if name not in body}
+    assert len(drawn) == 2
+    output = str(tmp_path / "b.safetensors")
+    write_safetensors(tmp_path / "names.safetensors", Checkpoint(body))
+    whole = Checkpoint(body, spec.override(num_classes=0))
+    for file in ("names.safetensors", "whole.safetensors", "a.pth", "a.msgpack"):
+        if file != "names.safetensors":
+            write_checkpoint(tmp_path / file, whole)
+        worker.call(
+            "probe",
+            function="native:adapted",
+            spec=spec.to_dict(),
+            overrides={"num_classes": 7, "dtype": dtype},
+            weights=str(tmp_path / file),
+            output=output,
+        )
+        found = read_safetensors(output).state
+        assert digest(found) == digest(body | {name: fresh[name] for name in drawn})
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_without_classes_asked_for_a_missing_classifier_is_an_error(
+    tmp_path: Path, spec: ResNetSpec
+) -> None:
+    body = random_weights(compile_plan(spec.override(num_classes=0)), 1)
+    tensors = {name: torch.from_numpy(array) for name, array in body.items()}
+    write_checkpoint(tmp_path / "a.pth", Checkpoint(body, spec.override(num_classes=0)))
+    for given in (body, tensors, tmp_path / "a.pth"):
+        with pytest.raises(WeightsError) as caught:
+            resnet_torch.create_model(spec, weights=given)
+        assert "hold no classifier (" in str(caught.value)
+        assert "num_classes=N draws a new one, num_classes=0 gives features" in str(caught.value)
+        made = resnet_torch.create_model(spec, weights=given, num_classes=0)
+        assert digest(resnet_torch.export_weights(made)) == digest(body)
+        drawn = resnet_torch.create_model(spec, weights=given, num_classes=7, seed=5)
+        fresh = initial_weights(compile_plan(spec.override(num_classes=7)), 5)
+        assert digest(resnet_torch.export_weights(drawn)) == digest(fresh | body)
+    # Half a classifier is none that is missing, and a body lacks nothing else.
+    bias = next(q.name for q in compile_plan(spec).parameters() if q.name.endswith("fc.bias"))
+    half = body | {bias: np.zeros(7, np.float32)}
+    lacking = {name: array for name, array in body.items() if name != first(spec)}
+    for wrong, asked in ((half, {"num_classes": 7}), (lacking, {}), (lacking, {"num_classes": 7})):
+        with pytest.raises(WeightsError, match="is missing"):
+            resnet_torch.create_model(spec, weights=wrong, **asked)
+
+
 def test_nothing_is_adapted_unasked() -> None:
     spec = SPECS["resnet18"]
     state = random_weights(compile_plan(spec))
@@ -102,7 +157,7 @@ def test_nothing_is_adapted_unasked() -> None:
     one = spec.override(in_channels=1)
     with pytest.raises(WeightsError, match=r"conv1\.weight has shape"):
         resnet_torch.create_model(one, weights=state, num_classes=6)
-    with pytest.raises(WeightsError, match="expected a numpy array"):
+    with pytest.raises(WeightsError, match="expected an array or a tensor"):
         resnet_torch.create_model(spec, weights=state | {"conv1.weight": [1, 2]}, in_channels=1)
     grey = random_weights(compile_plan(spec.override(in_channels=1)))
     with pytest.raises(

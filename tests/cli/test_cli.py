@@ -323,7 +323,16 @@ def _children(pid: int) -> list[str]:
 def test_weights_of_another_model_are_refused(weights: Path, image: Path) -> None:
     message = refused("predict", image, "--weights", weights, "--model", "resnet20")
     assert "do not fit the model" in message
-    assert "fc.bias has shape (4,), expected (10,)" in message
+    assert message.count(";") == 10
+    assert message.endswith(" more")
+    code, out, err = command(
+        "predict", image, "--weights", weights, "--model", "resnet20", "--json"
+    )
+    assert (code, err) == (2, f"error: {message}\n")
+    told = json.loads(out)
+    assert told["error"] == message
+    assert "fc.bias has shape (4,), expected (10,)" in told["mismatches"]
+    assert f"({len(told['mismatches'])} mismatches): {told['mismatches'][0]}; " in message
 
 
 HYGIENE: dict[str, Any] = {

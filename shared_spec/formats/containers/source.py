@@ -46,7 +46,9 @@ class Source:
 
     path: Path
     kind: str
-    """`safetensors`, `pytorch`, `keras2` (legacy HDF5), `keras3` (HDF5), `npz` or `flax`."""
+    """`safetensors`, `pytorch`, `keras2` (legacy HDF5), `keras3` (HDF5), `npz` or `flax`; `keras`
+    in memory alone.
+    """
     tensors: LazyArrays
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """What else the file says of itself: text by key, or a configuration."""

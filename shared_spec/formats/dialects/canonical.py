@@ -97,10 +97,19 @@ KERAS_MODEL = Dialect(
     _keras_spec,
     describes=True,
 )
+KERAS_VARIABLES = Dialect(
+    "keras variables",
+    "resnet_keras",
+    lambda source: source.kind == "keras",
+    lambda q, spec: Place(f"{keras_layer(q.module)}/{KERAS[q.role].leaf}", KERAS[q.role]),
+    ignored=re.compile(r"/seed_generator_state$"),
+)
+"""By the paths that the variables have in memory."""
 FLAX_MODEL = replace(
     CANONICAL,
     name="flax",
     library="resnet_flax",
     recognises=lambda source: source.kind == "flax",
     foreign_name=_flax,
+    ignored=re.compile(r"/rngs/"),
 )
