@@ -1,13 +1,14 @@
 """What a pickle of torch's describes, told without unpickling.
 
-The pickle is taken apart by `pickletools`, which only parses, and its opcodes are followed. Tensors,
-containers, numbers and text become what they are; any other object becomes an `Opaque`, which keeps
-the name of its class and what it was made of. Nothing is imported or called, and torch is not
-needed.
+The pickle is taken apart by `pickletools`, which only parses, and its opcodes are followed.
+Tensors, containers, numbers and text become what they are. Any other object becomes an `Opaque`,
+which keeps the name of its class and what it was made of. Nothing is imported or called; torch is
+not needed.
 """
 
 from __future__ import annotations
 
+import codecs
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ import ml_dtypes
 import numpy as np
 
 from shared_spec.formats.containers.source import shown
+
+codecs.lookup("raw_unicode_escape")
+# `pickletools` decodes the text of protocol 0 with it; now it is not imported because of a file.
 
 PICKLE_LIMIT = 8 * 2**20
 """Bytes; ResNet-1202's state dict is described in 1.3 million."""

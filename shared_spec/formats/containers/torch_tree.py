@@ -352,7 +352,7 @@ def _printable(text: str) -> str:
 
 
 def _is_module(value: object) -> TypeGuard[Opaque]:
-    """Whether it is an object of a subclass of `torch.nn.Module`, by the attributes that all have."""
+    """Whether it is of a subclass of `torch.nn.Module`, by the attributes that all of them have."""
     state = value.state if isinstance(value, Opaque) and value.new else None
     return isinstance(state, dict) and all(
         isinstance(found := state.get(name), dict)
