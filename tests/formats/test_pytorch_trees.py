@@ -219,6 +219,11 @@ OBJECTS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: drawn(3, 3).to_sparse(),
         "torch._utils._rebuild_sparse_tensor (2 tensors in it)",
     ),
+    "expanded": (lambda: drawn(1).expand(5), "torch.Tensor (expanded)"),
+    "on no device": (
+        lambda: torch.empty(3, device="meta"),
+        "torch._utils._rebuild_meta_tensor_no_storage",
+    ),
     "an optimizer": (
         lambda: torch.optim.SGD([nn.Parameter(drawn(2))], 0.1),
         "torch.optim.sgd.SGD (1 tensor in it)",

@@ -9,6 +9,7 @@ not needed.
 from __future__ import annotations
 
 import codecs
+import io
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -129,7 +130,8 @@ def follow(file: IO[bytes], storages: dict[str, Storage] | None = None) -> objec
     or prints an object that is not known to be small.
 
     Args:
-        file: at the pickle's begin, and afterwards at its end.
+        file: at the pickle's begin, and afterwards at its end. What is in memory already is of a
+            size that was limited; of another file no more than `PICKLE_LIMIT` is read.
         storages: takes the storages that it names.
 
     Raises:
@@ -138,7 +140,7 @@ def follow(file: IO[bytes], storages: dict[str, Storage] | None = None) -> objec
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     argument: Any
-    limited: Any = _Limited(file)
+    limited: Any = file if isinstance(file, io.BytesIO) else _Limited(file)
     for count, (opcode, argument, _) in enumerate(pickletools.genops(limited)):
         if count > _OPCODES:
             raise ValueError("its description is longer than any model's")
