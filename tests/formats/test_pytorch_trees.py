@@ -9,8 +9,7 @@ import collections
 import datetime
 import enum
 import io
-import pickle
-import struct
+import os
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from torch import nn
 from shared_spec import WeightsError
 from shared_spec.formats.containers.pytorch import open_pytorch
 from shared_spec.formats.containers.source import Source
-from tests.hardening.attack.cases import state_dict, tensor, torch_zip, unicode
+from tests.hardening.attack.cases import state_dict, torch_zip, unicode
 from tests.peers import torchvision_models
 
 FORMS = {
@@ -55,11 +54,11 @@ class Canary:
     def __reduce__(self) -> Any:
         target = str(self.folder / "owned")
         if self.how == "reduce":
-            return (open, (target, "w"))
+            return (os.mkdir, (target,))
         return (Canary, (self.folder, "x"), {"target": target})
 
     def __setstate__(self, state: dict[str, str]) -> None:
-        Path(state["target"]).write_text("owned")
+        os.mkdir(state["target"])
 
 
 class Holder:
@@ -187,8 +186,10 @@ def test_a_state_dict_has_its_own_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["zip", "before 1.6"])
 @pytest.mark.parametrize(
     "dtype",
-    ["float64", "float16", "bfloat16", "int64", "int8", "uint8", "bool", "complex64"]
-    + ["uint16", "uint64", "float8_e5m2", "float8_e4m3fn"],
+    [
+        *("float64", "float16", "bfloat16", "int64", "int8", "uint8", "bool", "complex64"),
+        *("uint16", "uint64", "float8_e5m2", "float8_e4m3fn"),
+    ],
 )
 def test_every_dtype_and_stride(tmp_path: Path, dtype: str, form: str) -> None:
     whole = (drawn(4, 6) * 9).abs().to(getattr(torch, dtype))
@@ -218,6 +219,11 @@ OBJECTS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: drawn(3, 3).to_sparse(),
         "torch._utils._rebuild_sparse_tensor (2 tensors in it)",
     ),
+    "expanded": (lambda: drawn(1).expand(5), "torch.Tensor (expanded)"),
+    "on no device": (
+        lambda: torch.empty(3, device="meta"),
+        "torch._utils._rebuild_meta_tensor_no_storage",
+    ),
     "an optimizer": (
         lambda: torch.optim.SGD([nn.Parameter(drawn(2))], 0.1),
         "torch.optim.sgd.SGD (1 tensor in it)",
@@ -235,8 +241,6 @@ def test_an_object_beside_tensors_is_told_by_its_class(
     weight = drawn(3)
     source = saved(tmp_path / "a.pth", {"a": {"it": make()}, "weight": weight}, form)
     compare(source, {"weight": weight})
-    if form == "protocol 5":
-        kind = kind.replace("multiarray._reconstruct", "multiarray._reconstruct")
     assert source.opaque == {"a/it": kind}
 
 
@@ -260,7 +264,7 @@ def test_a_whole_model_has_the_names_of_its_state_dict(tmp_path: Path, form: str
     assert sorted(inside.tensors) == sorted(f"model/{name}" for name in state)
     assert inside.metadata == {"epoch": 2}
     assert source.opaque == {"aside": "torch.Tensor", "mode": f"{__name__}.Mode"}
-    modules = {name: module for name, module in net.named_modules(remove_duplicate=False)}
+    modules = dict(net.named_modules(remove_duplicate=False))
     assert sorted(source.modules) == sorted(modules)
     assert {f"model/{name}".rstrip("/") for name in modules} == set(inside.modules)
     for name, module in modules.items():
@@ -283,7 +287,9 @@ def test_a_wrapped_model_of_torchvision(tmp_path: Path, wrap: Any) -> None:
     source = saved(tmp_path / "a.pth", net)
     compare(source, {name: net.state_dict()[name] for name in source.tensors})
     assert len(source.tensors) == 122
-    assert source.opaque == {}
+    (place,) = source.opaque
+    assert place.endswith("._norm_layer")
+    assert source.opaque[place] == "torch.nn.modules.batchnorm.BatchNorm2d"
 
 
 def test_a_hook_of_a_module_is_told(tmp_path: Path) -> None:
@@ -380,7 +386,7 @@ def test_two_tensors_of_one_path_are_refused(tmp_path: Path) -> None:
 def test_settings_are_few_and_the_least_deep_come_first(tmp_path: Path) -> None:
     deep = {"log": [{"loss": float(i)} for i in range(2000)], "w": drawn(1), "epoch": 4}
     source = saved(tmp_path / "a.pth", deep | {"text": "x" * 10_000, "big": 2**200})
-    assert list(source.metadata)[0] == "epoch"
+    assert next(iter(source.metadata)) == "epoch"
     assert len(source.metadata) == 500
     assert {"text", "big"}.isdisjoint(source.metadata)
 
@@ -398,109 +404,8 @@ def test_an_ml_dtypes_array_is_opaque(tmp_path: Path) -> None:
     assert list(source.opaque) == ["a"]
 
 
-def shared_dicts(levels: int, leaf: bytes) -> bytes:
-    """Dicts that each hold the next twice: 2^levels paths to the leaf."""
-    ops = b"}" + unicode("t") + leaf + b"sq\x00"
-    for _ in range(levels):
-        ops = ops[:-2] + b"q\x000}(" + unicode("a") + b"h\x00" + unicode("b") + b"h\x00uq\x00"
-    return ops
-
-
-FLOAT = tensor(
-    b"("
-    + unicode("storage")
-    + b"ctorch\nFloatStorage\n"
-    + unicode("0")
-    + unicode("cpu")
-    + b"K\x02t"
-)
-LATIN = b"c_codecs\nencode\n(" + unicode("x" * 7_000_000) + unicode("latin1") + b"tR"
-DTYPE = b"cnumpy\ndtype\nU\x02i1\x85R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
-SCALAR = b"cnumpy.core.multiarray\nscalar\n"
-ARRAY = (
-    b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85U\x01btR(K\x01J"
-    + struct.pack("<i", 7_000_000)
-    + b"\x85h\x02\x89h\x01tb"
-)
-BOMBS: dict[str, tuple[bytes, str]] = {
-    "2^40 paths to a tensor": (b"\x80\x02" + shared_dicts(40, FLOAT) + b".", "more than any model"),
-    "2^40 paths to an object": (
-        b"\x80\x02" + shared_dicts(40, b"cx\ny\n)\x81") + b".",
-        "more than any",
-    ),
-    "10 million opcodes": (b"\x80\x02" + b"N0" * 4_190_000 + b"N.", "longer than any model's"),
-    "lists 100,000 deep": (
-        state_dict(value=b"]" * 10**5 + FLOAT + b"a" * 10**5),
-        "nested more than",
-    ),
-    "an object 100,000 deep": (
-        state_dict(value=b"cx\ny\nq\x000" + b"h\x00" * 10**5 + b")\x81" + b"\x85R" * 10**5),
-        "no tensors",
-    ),
-    "a number of 7 MB": (
-        state_dict(value=b"\x8b\x00\x00\x70\x00" + b"\x7f" * 0x700000),
-        "no tensors",
-    ),
-    "7 MB of bytes, 30,000 times as a number": (
-        b"\x80\x02]("
-        + LATIN
-        + b"q\x01"
-        + DTYPE
-        + b"q\x02"
-        + (SCALAR + b"h\x02h\x01\x86R") * 20_000
-        + b"e.",
-        "no tensors|longer|larger",
-    ),
-    "7 MB of bytes, 8,000 times as an array": (
-        b"\x80\x02](" + LATIN + b"q\x01" + DTYPE + b"q\x02" + ARRAY * 8_000 + b"e.",
-        "more than any model",
-    ),
-    "a name of 7 MB, 50,000 times": (
-        b"\x80\x02}"
-        + unicode("n" * 7_000_000)
-        + b"](}"
-        + unicode("a")
-        + FLOAT
-        + b"sq\x01"
-        + b"h\x01" * 50_000
-        + b"es.",
-        "7,000,000 characters",
-    ),
-    "10,000 objects that hold one list": (
-        b"\x80\x02](]("
-        + FLOAT
-        + b"q\x01"
-        + b"h\x01" * 50_000
-        + b"eq\x02"
-        + b"cx\ny\nh\x02\x85\x81" * 10_000
-        + b"e.",
-        "more than any model|no tensors",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", BOMBS)
-def test_a_bomb_of_a_tree_is_refused_in_time(tmp_path: Path, name: str) -> None:
-    import time
-    import tracemalloc
-
-    pickled, why = BOMBS[name]
-    path = tmp_path / torch_zip("a.pth", pickled, ("archive/data/0", bytes(8), 0))(tmp_path)
-    tracemalloc.start()
-    with pytest.raises(WeightsError, match=why):
-        open_pytorch(path)
-    print(tracemalloc.get_traced_memory()[1] / 2**20)
-    tracemalloc.stop()
-    start = time.process_time()
-    with pytest.raises(WeightsError, match=why):
-        open_pytorch(path)
-    print(time.process_time() - start)
-
-
 @pytest.mark.parametrize("opcode", [b"\x82\x01", b"\x83\x01\x00", b"P1\n", b"\x97", b"2"])
 def test_opcodes_that_reach_outside_are_refused(tmp_path: Path, opcode: bytes) -> None:
     path = tmp_path / torch_zip("a.pth", state_dict(value=opcode))(tmp_path)
-    with pytest.raises(WeightsError, match="which torch.save does not write"):
+    with pytest.raises(WeightsError, match=r"which torch\.save does not write"):
         open_pytorch(path)
-    with pytest.raises(Exception, match=r".*"):
-        pickle.loads(state_dict(value=opcode))  # noqa: S301 it is one of the test's own

@@ -184,9 +184,8 @@ def _entry(path: Path, name: str, item: Strided, locate: Locate) -> LazyArray:
     def read() -> np.ndarray:
         if not count:
             return np.zeros(shape, dtype)
-        data = np.asarray(read_bytes(item.offset * size, (last + 1) * size)).view(dtype)
-        strides = tuple(s * size for s in stride)
-        return np.lib.stride_tricks.as_strided(data, shape, strides)
+        data = np.asarray(read_bytes(item.offset * size, (last + 1) * size))
+        return np.ndarray(shape, dtype, data.data, strides=[s * size for s in stride])
 
     return LazyArray(shape, dtype, read)
 

@@ -1,13 +1,15 @@
 """What a pickle of torch's describes, told without unpickling.
 
-The pickle is taken apart by `pickletools`, which only parses, and its opcodes are followed. Tensors,
-containers, numbers and text become what they are; any other object becomes an `Opaque`, which keeps
-the name of its class and what it was made of. Nothing is imported or called, and torch is not
-needed.
+The pickle is taken apart by `pickletools`, which only parses, and its opcodes are followed.
+Tensors, containers, numbers and text become what they are. Any other object becomes an `Opaque`,
+which keeps the name of its class and what it was made of. Nothing is imported or called; torch is
+not needed.
 """
 
 from __future__ import annotations
 
+import codecs
+import io
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +19,9 @@ import ml_dtypes
 import numpy as np
 
 from shared_spec.formats.containers.source import shown
+
+codecs.lookup("raw_unicode_escape")
+# `pickletools` decodes the text of protocol 0 with it; now it is not imported because of a file.
 
 PICKLE_LIMIT = 8 * 2**20
 """Bytes; ResNet-1202's state dict is described in 1.3 million."""
@@ -125,7 +130,8 @@ def follow(file: IO[bytes], storages: dict[str, Storage] | None = None) -> objec
     or prints an object that is not known to be small.
 
     Args:
-        file: at the pickle's begin, and afterwards at its end.
+        file: at the pickle's begin, and afterwards at its end. What is in memory already is of a
+            size that was limited; of another file no more than `PICKLE_LIMIT` is read.
         storages: takes the storages that it names.
 
     Raises:
@@ -134,7 +140,7 @@ def follow(file: IO[bytes], storages: dict[str, Storage] | None = None) -> objec
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     argument: Any
-    limited: Any = _Limited(file)
+    limited: Any = file if isinstance(file, io.BytesIO) else _Limited(file)
     for count, (opcode, argument, _) in enumerate(pickletools.genops(limited)):
         if count > _OPCODES:
             raise ValueError("its description is longer than any model's")

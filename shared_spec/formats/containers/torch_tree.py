@@ -161,6 +161,9 @@ class _Walk:
             raise ValueError(why)
 
     def _tensor(self, path: str, tensor: Strided | np.ndarray) -> None:
+        if _is_expanded(tensor):
+            self._tell(path, tensor)
+            return
         if path in self.tree.tensors:
             raise ValueError(f"two tensors would be called {shown(path)}")
         if len(self.tree.tensors) == ARRAYS:
@@ -351,8 +354,15 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
+def _is_expanded(tensor: object) -> bool:
+    """Whether it shows numbers many times, so that it may be of any size."""
+    return isinstance(tensor, Strided) and any(
+        s == 0 and n > 1 for n, s in zip(tensor.shape, tensor.stride, strict=False)
+    )
+
+
 def _is_module(value: object) -> TypeGuard[Opaque]:
-    """Whether it is an object of a subclass of `torch.nn.Module`, by the attributes that all have."""
+    """Whether it is of a subclass of `torch.nn.Module`, by the attributes that all of them have."""
     state = value.state if isinstance(value, Opaque) and value.new else None
     return isinstance(state, dict) and all(
         isinstance(found := state.get(name), dict)
@@ -378,6 +388,8 @@ def _class_name(value: object) -> str:
         if name.startswith(_SCRIPTED):
             name = re.sub(r"___torch_mangle_\d+\.", "", name.removeprefix(_SCRIPTED))
         return _printable(name[:_SHORT])
+    if _is_expanded(value):
+        return "torch.Tensor (expanded)"
     return "torch.Tensor" if isinstance(value, Strided) else "torch.UntypedStorage"
 
 

@@ -33,11 +33,11 @@ from tests.hardening.attack.cases import (
     unicode,
     valid,
 )
-from tests.hardening.attack.mutate import zip_of
+from tests.hardening.attack.mutate import members_of, zip_of
 from tests.hardening.attack.samples import TINY, checkpoint
 
 REFUSED = "nothing is executed"
-OPCODE = "which no state dict needs"
+OPCODE = "which torch.save does not write"
 SYSTEM = b"cos\nsystem\n"
 
 PICKLES: dict[str, tuple[bytes, str]] = {
@@ -88,12 +88,12 @@ PICKLES: dict[str, tuple[bytes, str]] = {
         state_dict(
             value=b"ccollections\nOrderedDict\n)R}" + unicode("__setstate__") + SYSTEM + b"sb"
         ),
-        "no state dict",
+        "holds no tensors",
     ),
-    "INST": (b"(" + RUN + b"ios\nsystem\n.", OPCODE),
-    "OBJ": (b"(" + SYSTEM + RUN + b"o.", OPCODE),
-    "NEWOBJ": (b"\x80\x02" + SYSTEM + RUN + b"\x85\x81.", OPCODE),
-    "NEWOBJ_EX": (b"\x80\x04" + SYSTEM + RUN + b"\x85}\x92.", OPCODE),
+    "INST": (b"(" + RUN + b"ios\nsystem\n.", REFUSED),
+    "OBJ": (b"(" + SYSTEM + RUN + b"o.", REFUSED),
+    "NEWOBJ": (b"\x80\x02" + SYSTEM + RUN + b"\x85\x81.", REFUSED),
+    "NEWOBJ_EX": (b"\x80\x04" + SYSTEM + RUN + b"\x85}\x92.", REFUSED),
     "EXT1": (b"\x80\x02\x82\x01.", OPCODE),
     "EXT2": (b"\x80\x02\x83\x01\x00.", OPCODE),
     "EXT4": (b"\x80\x02\x84\x01\x00\x00\x00.", OPCODE),
@@ -129,6 +129,50 @@ PICKLES: dict[str, tuple[bytes, str]] = {
         "appears twice",
     ),
 }
+
+BESIDE: dict[str, bytes] = {
+    "a call": SYSTEM + RUN + b"\x85R",
+    "a call of what a call gives": SYSTEM + RUN + b"\x85R" + RUN + b"\x85R",
+    "STACK_GLOBAL": unicode("os") + unicode("system") + b"\x93" + RUN + b"\x85R",
+    "INST": b"(" + RUN + b"ios\nsystem\n",
+    "OBJ": b"(" + SYSTEM + RUN + b"o",
+    "NEWOBJ": SYSTEM + RUN + b"\x85\x81",
+    "NEWOBJ_EX": SYSTEM + RUN + b"\x85}\x92",
+    "NEWOBJ and BUILD": b"csubprocess\nPopen\n)\x81}" + unicode("args") + RUN + b"sb",
+    "_reconstructor": b"ccopyreg\n_reconstructor\n(" + SYSTEM + SYSTEM + RUN + b"tR",
+    "functools.partial": b"cfunctools\npartial\n" + SYSTEM + RUN + b"\x86R)R",
+    "the class of a tensor": (
+        b"ctorch._tensor\n_rebuild_from_type_v2\n(" + SYSTEM + SYSTEM + RUN + b"\x85}tR"
+    ),
+    "a factory of a defaultdict": (
+        b"ccollections\ndefaultdict\n" + SYSTEM + b"\x85R" + RUN + b"Ns"
+    ),
+    "items of a class": SYSTEM + b")\x81" + RUN + RUN + b"s",
+    "a module": (
+        b"cos\nsystem\n)\x81}("
+        + b"".join(unicode(f"_{name}") + b"}" for name in ("parameters", "buffers", "modules"))
+        + unicode("x")
+        + RUN
+        + b"ub"
+    ),
+    "a script": b"c__torch__.os\nsystem\n)\x81}" + unicode("training") + SYSTEM + b"sb",
+}
+"""What may be in a file beside its weights; the file is read, and this stays as it is."""
+
+
+def _beside(value: bytes) -> Callable[[Path], str]:
+    """A maker of a good file with one entry more, given as opcodes."""
+
+    def change(path: Path) -> None:
+        members = []
+        for name, data, kind in members_of(path.read_bytes()):
+            if name.endswith("data.pkl"):
+                assert data.endswith(b"u.")
+                data = data[:-2] + unicode("it") + value + data[-2:]
+            members.append((name, data, kind))
+        path.write_bytes(zip_of(members))
+
+    return _damaged("a.pth", None, change)
 
 
 def _directory(weights: str, content: bytes | str) -> Callable[[Path], str]:
@@ -260,6 +304,7 @@ _DIGEST = "not the file of its certificate|not a certificate"
 
 CASES = [
     *(Case(f"pth: {k}", torch_zip("a.pth", p), e) for k, (p, e) in PICKLES.items()),
+    *(Case(f"pth: {k} beside the weights", _beside(value), "") for k, value in BESIDE.items()),
     *(
         Case(
             f"pth of before 1.6: {k}",

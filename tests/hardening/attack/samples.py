@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import io
 import json
 import shutil
+import warnings
 import zipfile
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -69,6 +72,39 @@ def _torch(path: Path, zipped: bool) -> None:
 
     tensors = {name: torch.from_numpy(a) for name, a in checkpoint(TINY).state.items()}
     torch.save(tensors, path, _use_new_zipfile_serialization=zipped)
+
+
+def _torch_objects(path: Path) -> None:
+    """Weights with what scripts leave beside them."""
+    import torch
+
+    tensors = {name: torch.from_numpy(a) for name, a in checkpoint(TINY).state.items()}
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], 0.1)
+    beside = {
+        "args": argparse.Namespace(lr=0.1, out=Path("runs"), seen={"a"}),
+        "epoch": np.int64(3),
+        "milestones": Counter([3, 3]),
+        "history": defaultdict(list, loss=[0.5]),
+        "optimizer": optimizer,
+        "mean": np.array(["none"], dtype=object),
+        "keys": {-1: torch.device("cpu"), 0.5: torch.Size([2]), (1, "a"): torch.float32},
+    }
+    torch.save({**beside, **tensors}, path)
+
+
+def _torch_model(path: Path, how: str) -> None:
+    """A whole model."""
+    import torch
+
+    import resnet_torch
+
+    model = resnet_torch.create_model(TINY, seed=5).eval()
+    if how == "script":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it is deprecated, and files of it are there
+            torch.jit.trace(model, torch.zeros(1, 3, 32, 32)).save(str(path))
+    else:
+        torch.save(model, path, _use_new_zipfile_serialization=how == "zip")
 
 
 def _keras_layers(dialect: Dialect, spec: ResNetSpec) -> list[KerasLayer]:
@@ -164,6 +200,10 @@ FORMATS = {
     ".h5 graph": Format("a.h5", partial(_kept, "graph.h5")),
     ".pth": Format("a.pth", lambda path: _torch(path, zipped=True), spec=TINY),
     ".pth before 1.6": Format("a.pth", lambda path: _torch(path, zipped=False), spec=TINY),
+    ".pth with objects": Format("a.pth", _torch_objects, spec=TINY),
+    ".pth of a model": Format("a.pth", partial(_torch_model, how="zip"), spec=TINY),
+    ".pth of a model before 1.6": Format("a.pth", partial(_torch_model, how="old"), spec=TINY),
+    ".pth of TorchScript": Format("a.pth", partial(_torch_model, how="script"), spec=TINY),
     ".msgpack": Format("a.msgpack", _with_suffix, spec=TINY),
     ".npz": Format("a.npz", _bit),
     "Hugging Face": Format("a", _huggingface, damaged=("config.json", "preprocessor_config.json")),
