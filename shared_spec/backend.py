@@ -13,10 +13,11 @@ import numpy as np
 from shared_spec.catalogue import CATALOGUE
 from shared_spec.catalogue.resolve import ModelLike, resolve
 from shared_spec.download import download, is_reference
-from shared_spec.errors import FrameworkError, ImageError, SpecError
+from shared_spec.errors import FrameworkError, ImageError, SpecError, WeightsError
 from shared_spec.formats.detect import Opener
 from shared_spec.formats.in_memory import open_in_memory
-from shared_spec.formats.read import read_checkpoint, read_source
+from shared_spec.formats.name_map import NameMap, read_names
+from shared_spec.formats.read import Asked, read_checkpoint, read_source
 from shared_spec.formats.write import Save, described, write_checkpoint
 from shared_spec.plan.folding import Inference, require_trained
 from shared_spec.plan.layers import Parameter
@@ -47,6 +48,7 @@ class PlannedModel(Protocol):
 
 
 Model = TypeVar("Model", bound=PlannedModel)
+Names = NameMap | str | os.PathLike[str]
 Outputs = dict[str, np.ndarray]
 """What layers and blocks gave, by their canonical names."""
 
@@ -77,7 +79,14 @@ class WeightVerbs(ABC, Generic[Model]):
             for q in model.plan.parameters()
         }
 
-    def load_weights(self, model: Model, weights: WeightsLike) -> Model:
+    def load_weights(
+        self,
+        model: Model,
+        weights: WeightsLike,
+        *,
+        part: str | None = None,
+        names: Names | None = None,
+    ) -> Model:
         """Load weights that are in memory, or a checkpoint of any kind (orbax needs Flax), strictly
         and in place.
 
@@ -90,11 +99,13 @@ class WeightVerbs(ABC, Generic[Model]):
         Args:
             model: the model.
             weights: see `read_checkpoint`.
+            part: see `read_checkpoint`.
+            names: see `read_checkpoint`.
 
         Raises:
             WeightsError: with every mismatch in its `mismatches`; the model is then unchanged.
         """
-        checkpoint = self.read_checkpoint(weights, model.spec)
+        checkpoint = self.read_checkpoint(weights, model.spec, part=part, names=names)
         # Read whole before anything is assigned.
         state = weights_for(model.plan, checkpoint.state, self.dtype_name(model), weights)
         natives = self.natives(model)
@@ -137,7 +148,14 @@ class WeightVerbs(ABC, Generic[Model]):
             whole = described(self.export_weights(model), checkpoint, model.spec)
         write_checkpoint(path, whole, format, self.writers(model))
 
-    def read_checkpoint(self, weights: WeightsLike, spec: ResNetSpec | None = None) -> Checkpoint:
+    def read_checkpoint(
+        self,
+        weights: WeightsLike,
+        spec: ResNetSpec | None = None,
+        *,
+        part: str | None = None,
+        names: Names | None = None,
+    ) -> Checkpoint:
         """Canonical weights from memory or from a checkpoint of any kind (orbax needs Flax).
 
         Example:
@@ -150,6 +168,9 @@ class WeightVerbs(ABC, Generic[Model]):
                 tree of them under Flax's paths, such as `nnx.State`; or the variables of our Keras
                 model, in a list or by their paths.
             spec: the net, if the weights do not identify it.
+            part: which of several nets in a file, by its place: `teacher/backbone.`.
+            names: a map from names in a file, or beginnings of names, to canonical ones; or the
+                path of a YAML file with it.
 
         Raises:
             WeightsError: if the file is missing, damaged, or needs another framework, or the
@@ -158,7 +179,12 @@ class WeightVerbs(ABC, Generic[Model]):
         if isinstance(weights, LazyArrays):  # what this has returned before
             return Checkpoint(weights)
         if isinstance(weights, str | os.PathLike):
-            return read_checkpoint(fetched(weights), spec, self.openers)
+            given = read_names(names) if isinstance(names, str | os.PathLike) else names
+            return read_checkpoint(fetched(weights), spec, self.openers, asked=Asked(part, given))
+        if part is not None or names is not None:
+            raise WeightsError(
+                "part, names: only for files; weights in memory have to be the net's"
+            )
         return read_source(open_in_memory(weights), spec)
 
     @abstractmethod

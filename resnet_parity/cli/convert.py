@@ -12,7 +12,9 @@ from resnet_parity.cli.options import (
     DeviceOption,
     JsonOption,
     LabelsOption,
+    NamesOption,
     NetOption,
+    PartOption,
     conclude,
     parse_names,
     print_result,
@@ -25,6 +27,8 @@ from shared_spec.backend import fetched
 from shared_spec.catalogue import CATALOGUE
 from shared_spec.catalogue.resolve import resolve
 from shared_spec.errors import ResNetError
+from shared_spec.formats.name_map import read_names
+from shared_spec.formats.read import Asked
 from shared_spec.formats.write import format_names
 from shared_spec.weights.labels import read_labels
 
@@ -43,6 +47,8 @@ def convert(
         typer.Option(help=f"If the suffix leaves it open: {', '.join(format_names())}."),
     ] = None,
     labels: LabelsOption = None,
+    part: PartOption = None,
+    names: NamesOption = None,
     engines: Annotated[
         str | None,
         typer.Option(help="Verify in these; default: one of the target's framework."),
@@ -76,7 +82,8 @@ def convert(
     if judge == "required" and not verify_it:
         raise ResNetError("--judge: with --no-verify nobody judges; leave one of them out")
     spec = None if model is None else resolve(model)
-    names = None if labels is None else read_labels(labels)
+    classes = None if labels is None else read_labels(labels)
+    place = Asked(part, None if names is None else read_names(names))
     chosen = None if engines is None else tuple(parse_engines(engines))
     keep_freed_memory()
     with progress(err) as advance:
@@ -85,7 +92,7 @@ def convert(
         asked = Proof(chosen, parse_device(device), advance, judge == "required")
         proof = asked if verify_it else None
         named = model in CATALOGUE  # and not by a file that tells channels and classes
-        done = run_convert(path, target, spec, to, names, proof, resize=named)
+        done = run_convert(path, target, spec, to, classes, proof, resize=named, asked=place)
     data = {**asdict(done), "source": source}
     print_result(data, as_json, tables.converted)
 

@@ -27,6 +27,14 @@ LabelsOption = Annotated[
 NetOption = Annotated[
     str | None, typer.Option(help="Name or spec file, if the weights do not identify their net.")
 ]
+PartOption = Annotated[
+    str | None,
+    typer.Option(help="Which of several nets in a file, by its place: teacher/backbone."),
+]
+NamesOption = Annotated[
+    Path | None,
+    typer.Option(help="A YAML file of lines 'name in the file: canonical name', or beginnings."),
+]
 DeviceOption = Annotated[str, typer.Option(help="cpu, gpu or tpu.")]
 EnginesOption = Annotated[
     str | None, typer.Option(help=f"Comma-separated; default: {', '.join(ENGINES)}.")

@@ -30,6 +30,7 @@ from shared_spec.errors import FrameworkError, ParityError, WeightsError
 from shared_spec.formats.canonical_file import save_canonical
 from shared_spec.formats.containers import hdf5_sandbox
 from shared_spec.formats.containers.source import require_file
+from shared_spec.formats.read import WHOLE, Asked
 from shared_spec.formats.write import (
     Format,
     checkpoint_for_library,
@@ -85,6 +86,7 @@ def convert(
     proof: Proof | None = None,
     *,
     resize: bool = False,
+    asked: Asked = WHOLE,
 ) -> Converted:
     """Write the weights of `source` to `target`.
 
@@ -101,6 +103,7 @@ def convert(
         proof: in which engines to compare the new file with the source before moving it into place;
             the certificate is then written next to it. With None, only bits are compared.
         resize: whether `spec` stands for a net of any number of channels and classes: the file's.
+        asked: which of several nets in `source`, and what its arrays are called.
 
     Raises:
         ResNetError: if either file is not possible, or the weights do not fit the network.
@@ -116,7 +119,7 @@ def convert(
                 hdf5_sandbox.h5py_module()
             hdf5_sandbox.wait()
     with workspace() as folder:
-        checkpoint = read_any(path, spec, folder, resize)
+        checkpoint = read_any(path, spec, folder, resize, asked)
         if labels is not None:
             checkpoint = replace(checkpoint, labels=labels)
         found = checkpoint.spec

@@ -11,14 +11,20 @@ from shared_spec.atomic_write import workspace
 from shared_spec.errors import WeightsError
 from shared_spec.formats.containers.source import require_file
 from shared_spec.formats.detect import is_orbax
-from shared_spec.formats.read import read_checkpoint
+from shared_spec.formats.read import WHOLE, Asked, read_checkpoint
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.state import check_weights
 
 
-def read_any(path: Path, spec: ResNetSpec | None, folder: Path, resize: bool = False) -> Checkpoint:
+def read_any(
+    path: Path,
+    spec: ResNetSpec | None,
+    folder: Path,
+    resize: bool = False,
+    asked: Asked = WHOLE,
+) -> Checkpoint:
     """Canonical weights of a checkpoint of any kind, through a worker where a framework is needed.
 
     A `spec` given wins over the file's own; the weights are then checked against it.
@@ -33,7 +39,7 @@ def read_any(path: Path, spec: ResNetSpec | None, folder: Path, resize: bool = F
             known = worker.call("read", source=str(path.resolve()), spec=given, output=str(output))
         checkpoint = replace(read_checkpoint(output), origin="Flax orbax directory", **known)
     else:
-        checkpoint = read_checkpoint(path, spec, resize=resize)
+        checkpoint = read_checkpoint(path, spec, resize=resize, asked=asked)
     found, any_ends = checkpoint.spec, {"in_channels": 3, "num_classes": 1}
     if spec is None:
         return checkpoint

@@ -32,6 +32,7 @@ from resnet_parity.numerics.rounding import TRIALS, rounding_errors
 from shared_spec.atomic_write import workspace
 from shared_spec.errors import ParityError, ResNetError
 from shared_spec.formats.containers.source import require_file
+from shared_spec.formats.read import WHOLE, Asked
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint
@@ -80,7 +81,7 @@ def certify(
         job = workers.job
         run = _CertificateRun(workers, job.save("images", {"images": inputs.array()}), device)
         on_progress(f"reference: {engine.name}, float64")
-        read = source, checkpoint.spec
+        read = source, checkpoint.spec, Asked(checkpoint.part, checkpoint.names)
         found, _ = run.outputs(engine, read, ("float64",), TRIALS, "cpu")
         if not all(np.isfinite(array).all() for arrays in found.values() for array in arrays):
             raise ParityError(f"{source}: its logits are not finite numbers")
@@ -98,7 +99,7 @@ def certify(
                 by, reference = chosen[0].engine, theirs
         permutation = whole.state is checkpoint.state
         dtypes = {entry.dtype.name for entry in entries_of(whole.state).values()}
-        written = target, whole.spec
+        written = target, whole.spec, WHOLE
         certificate = Certificate(
             {"name": source.name, "format": checkpoint.origin, "sha256": file_digest(source)},
             {"name": named.name, "sha256": file_digest(target)},
@@ -176,14 +177,14 @@ def verify(
     with workspace() as folder, _Workers(EngineJob(folder)) as workers:
         images = workers.job.save("images", {"images": certificate.inputs.array()})
         run = _CertificateRun(workers, images, device, tuple(dtypes))
-        checks = run.checks(engines, (target, certificate.spec), certificate, on_progress)
+        checks = run.checks(engines, (target, certificate.spec, WHOLE), certificate, on_progress)
     return certificate, checks
 
 
 Outputs = dict[str, list[np.ndarray]]
 """By dtype, `float64`, or by trial, `trial0`: what a net returns, or the outputs of its layers."""
 
-File = tuple[Path, ResNetSpec]
+File = tuple[Path, ResNetSpec, Asked]
 """A checkpoint and its net."""
 
 
@@ -227,9 +228,14 @@ class _CertificateRun:
         layers: bool = False,
     ) -> tuple[Outputs, dict[str, str]]:
         """What a checkpoint makes of the images, or all its layers, and the engine's versions."""
-        path, spec = file
+        path, spec, place = file
         asked: dict[str, Any] = {"source": str(path.resolve()), "spec": spec.to_dict()}
-        asked |= {"dtypes": list(dtypes), "trials": trials, "layers": layers}
+        asked |= {
+            "place": {"part": place.part, "names": place.names},
+            "dtypes": list(dtypes),
+            "trials": trials,
+            "layers": layers,
+        }
         worker = self.workers.at(engine, device)
         facts = worker.call("info")
         _, arrays = self.workers.job.run(worker.call, "evaluate", images=self.images, **asked)
@@ -285,7 +291,7 @@ class _CertificateRun:
         """The first layer whose output differs in float64, in words; nothing if none is found."""
         names, theirs = (
             [layer.name for layer in compile_plan(spec).layers()]
-            for _, (_, spec) in (source, target)
+            for _, (_, spec, _) in (source, target)
         )
         if names != theirs:
             return ""

@@ -274,6 +274,51 @@ def converted(console: Console, data: dict[str, Any]) -> None:
         say(console, f"This format has no place for {join_words(data['lost'])}.")
 
 
+_TOLD = 10
+_ROWS = 40
+"""Modules of a file that are listed."""
+
+
+def inspected(console: Console, data: dict[str, Any]) -> None:
+    """What is in a file of weights."""
+    arrays = sum(group["arrays"] for group in data["groups"])
+    parameters = sum(group["parameters"] for group in data["groups"])
+    say(
+        console,
+        f"[bold]{plain(data['path'])}[/]: {plain(data['kind'])}, {data['bytes']:,} bytes, "
+        f"{arrays:,} arrays with {parameters:,} numbers",
+    )
+    table = grid(["module", "dtype"], ["arrays", "numbers"])
+    for group in data["groups"][:_ROWS]:
+        numbers = [f"{group['arrays']:,}", f"{group['parameters']:,}"]
+        table.add_row(plain(group["place"]), ", ".join(group["dtypes"]), *numbers)
+    console.print(table)
+    if len(data["groups"]) > _ROWS:
+        say(console, f"and {len(data['groups']) - _ROWS:,} more (--json has all)")
+    for title, found in (("Values", data["values"]), ("Objects, not made", data["opaque"])):
+        told = [f"{key}: {value}" for key, value in list(found.items())[:_TOLD]]
+        more = f" and {len(found) - _TOLD:,} more" if len(found) > _TOLD else ""
+        if told:
+            say(console, f"{title}: {plain('; '.join(told))}{more}")
+    for net in data["nets"]:
+        where = f" at {net['part']}" if net["part"] not in ("", "/") else ""
+        what = net["model"] or "a ResNet"
+        if net["spec"] is None:
+            say(console, f"[yellow]?[/] {plain(what + where)}: {plain(net['problem'])}")
+            continue
+        head = f"{net['spec']['num_classes']} classes" if net["whole"] else "no classifier"
+        say(console, f"[green]✓[/] {plain(what + where)}, {head}; {plain(net['recognised_by'])}")
+        for note in [*net["notes"], *([net["problem"]] if net["problem"] else [])]:
+            say(console, f"  {plain(note)}")
+    if data["problem"]:
+        say(console, f"[yellow]No ResNet:[/] {plain(data['problem'])}")
+    for command in data["commands"]:
+        say(console, f"  {plain(command)}")
+    if data["suggested"]:
+        say(console, f"Proposed: {plain(data['suggested']['names'])}; look through it, then:")
+        say(console, f"  {plain(data['suggested']['command'])}")
+
+
 def verified(console: Console, data: dict[str, Any]) -> None:
     """A converted file compared with its certificate."""
     say(

@@ -138,6 +138,7 @@ def evaluate(
     dtypes: list[str],
     trials: int,
     images: str,
+    place: dict[str, Any],
     layers: bool = False,
 ) -> Written:
     """What a checkpoint, read by the backend itself, makes of images: `<dtype>/<output>`, and in
@@ -146,7 +147,7 @@ def evaluate(
     """
     given = ResNetSpec.parse(spec)
     p = compile_plan(given)
-    state = dict(session.resnet.read_checkpoint(source, given).state)
+    state = dict(session.resnet.read_checkpoint(source, given, **place).state)
     check_weights(p, state, "float64", source)
     batch = read_safetensors(images).state["images"]
     runs = [(dtype, dtype, narrowed(state, dtype)) for dtype in dtypes]

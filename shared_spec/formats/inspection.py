@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from shared_spec.formats.search import candidates_in
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.equivalence import function_of
 from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.state import check_weights
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,26 @@ class Inspection:
     problem: str = ""
     """Why no net was found; empty if there is one."""
 
+    def commands(self, model: str | None, names: str | None) -> list[str]:
+        """What would convert each net, as it is typed; the net's name is a blank where it is not
+        known.
+
+        Args:
+            model: what `--model` was.
+            names: what `--names` was.
+        """
+        found = []
+        for net in self.nets:
+            words = ["resnet-parity", "convert", self.path, f"{Path(self.path).stem}.safetensors"]
+            if len(self.nets) > 1:
+                words += ["--part", net.part]
+            if names is not None:
+                words += ["--names", names]
+            if model is not None or net.problem:
+                words += ["--model", model or "NAME"]
+            found.append(shlex.join(words))
+        return found
+
 
 def inspect(path: Path, spec: ResNetSpec | None = None, names: NameMap | None = None) -> Inspection:
     """Look into a file without a framework, and without reading its arrays.
@@ -104,12 +126,13 @@ def _nets(source: Source, spec: ResNetSpec | None, names: NameMap | None) -> tup
     searched = in_torch(source)
     parts: list[str | None] = [None]
     if searched:
-        seen = source if names is None else renamed(source, names)
+        seen = source if names is None else renamed(source, names)[0]
         found = candidates_in(seen)
         parts = [c.part or "/" for c in found if c.trained] or [c.part or "/" for c in found]
         parts = [None] if len(parts) < 2 else parts
     nets, problem = [], ""
     for part in parts:
+        wrong = ""
         try:
             read = checkpoint_of(source, spec, spec is not None, Asked(part, names))
         except ResNetError as error:
@@ -118,8 +141,14 @@ def _nets(source: Source, spec: ResNetSpec | None, names: NameMap | None) -> tup
                 nets.append(Net(part, None, None, "names", (), problem))
         else:
             name = None if read.spec is None else catalogue_name(read.spec)
-            at = read.part if part is None else part
-            nets.append(Net(at, name, read.spec, read.origin, read.notes))
+            try:
+                assert read.spec is not None
+                check_weights(compile_plan(read.spec), read.state, "float64")
+            except ResNetError as error:
+                wrong = str(error)
+            nets.append(
+                Net(part or read.part or "", name, read.spec, read.origin, read.notes, wrong)
+            )
     return nets, "" if nets else problem
 
 

@@ -11,7 +11,7 @@ from shared_spec.errors import WeightsError
 from shared_spec.formats.containers.source import Source, mapping, shown
 from shared_spec.formats.search import plain
 from shared_spec.spec.files import read_declaration
-from shared_spec.weights.lazy_array import LazyArray, LazyArrays
+from shared_spec.weights.lazy_array import LazyArrays
 
 NameMap = Mapping[str, str | None]
 """Names, the beginnings of names, or patterns of names in which `*` stands for a part between dots,
@@ -45,31 +45,33 @@ def read_names(path: str | os.PathLike[str]) -> NameMap:
     return {str(key): value for key, value in lines.items()}
 
 
-def renamed(source: Source, names: NameMap) -> Source:
-    """A file with the names of a map; what no line speaks of keeps its own.
+def renamed(source: Source, names: NameMap) -> tuple[Source, dict[str, str]]:
+    """A file with the names of a map, and these to its own; what no line speaks of keeps its own.
 
     A line may also be the other way round, as `trace --names` takes it: all of them, then.
 
     Raises:
         WeightsError: naming lines that fit no array, or two arrays that get one name.
     """
-    entries = {plain(name): array for name, array in source.tensors.entries.items()}
-    places = dict.fromkeys(name.rpartition("/")[0] for name in entries)
+    entries = source.tensors.entries
+    own = {plain(name): name for name in entries}
+    places = dict.fromkeys(name.rpartition("/")[0] for name in own)
     tried = []
     for lines in (names, _turned(names)):
         for place in ("", *places) if lines else ():
             above = f"{place}/" if place else ""
-            inside = {n.removeprefix(above): a for n, a in entries.items() if n.startswith(above)}
+            inside = {n.removeprefix(above): own[n] for n in own if n.startswith(above)}
             found, idle = _renamed(inside, lines, source)
             if not idle:
-                return replace(source, tensors=LazyArrays(found))
+                tensors = LazyArrays({new: entries[name] for new, name in found.items()})
+                return replace(source, tensors=tensors, modules={}), found
             tried.append(idle)
     idle = min(tried, key=len)
     more = f" and {len(idle) - _TOLD} more" if len(idle) > _TOLD else ""
     raise WeightsError(
         f"{source.path}: --names: no array is called {', '.join(map(shown, idle[:_TOLD]))}{more}; "
         f"expected names of arrays or modules in the file, such as "
-        f"{', '.join(shown(n) for n in list(entries)[:3])}"
+        f"{', '.join(shown(n) for n in list(own)[:3])}"
     )
 
 
@@ -82,13 +84,13 @@ def _turned(names: NameMap) -> dict[str, str | None]:
 
 
 def _renamed(
-    arrays: Mapping[str, LazyArray], names: NameMap, source: Source
-) -> tuple[dict[str, LazyArray], list[str]]:
-    """The arrays by their new names, and the lines that no array needed."""
+    inside: Mapping[str, str], names: NameMap, source: Source
+) -> tuple[dict[str, str], list[str]]:
+    """New names to those of the file, and the lines that no array needed."""
     patterns = {k: re.compile(_regex(k)) for k in sorted(names, key=len, reverse=True) if "*" in k}
-    found: dict[str, LazyArray] = {}
+    found: dict[str, str] = {}
     used: set[str] = set()
-    for name, array in arrays.items():
+    for name, told in inside.items():
         key, parts, rest = _line(name, names, patterns)
         used.add(key)
         value = names[key] if key else name
@@ -97,7 +99,7 @@ def _renamed(
         new = value.replace("*", "{}").format(*parts) + rest if parts else value + rest
         if new in found:
             raise WeightsError(f"{source.path}: --names: two arrays become {shown(new)}")
-        found[new] = array
+        found[new] = told
     return found, [key for key in names if key not in used]
 
 

@@ -63,6 +63,10 @@ class Asked:
                 )
 
 
+WHOLE = Asked()
+"""The net that a file holds."""
+
+
 DIALECTS: tuple[Dialect, ...] = (
     TIMM,
     TORCHVISION,
@@ -116,7 +120,7 @@ def read_checkpoint(
     spec: ResNetSpec | None = None,
     openers: Mapping[str, Opener] | None = None,
     resize: bool = False,
-    asked: Asked = Asked(),
+    asked: Asked = WHOLE,
 ) -> Checkpoint:
     """The canonical weights of a checkpoint, each read on demand.
 
@@ -135,16 +139,18 @@ def read_checkpoint(
 
 
 def checkpoint_of(
-    source: Source, spec: ResNetSpec | None = None, resize: bool = False, asked: Asked = Asked()
+    source: Source, spec: ResNetSpec | None = None, resize: bool = False, asked: Asked = WHOLE
 ) -> Checkpoint:
     """As `read_checkpoint`, of a file that is open."""
     if has_graph(source):
         asked.refuse(source, "is read by its graph")
         return read_graph(source, spec)
     found, ours = None, METADATA_KEY in source.metadata
+    own: dict[str, str] = {}
     if in_torch(source):
         if asked.names is not None:
-            source, ours = renamed(source, asked.names), False
+            source, own = renamed(source, asked.names)
+            ours = False
         found = None if ours and asked.part is None else chosen(source, asked.part)
         source = source if found is None else found.source
     else:
@@ -154,7 +160,9 @@ def checkpoint_of(
         _require_strides(found, spec)
     elif not ours and dialect_of(source) is CANONICAL and not _named(source, spec):
         raise _unknown_names(source)
-    return read_source(source, spec, resize, found)
+    read = read_source(source, spec, resize, found)
+    names = {own.get(told, told): name for told, name in read.renamed.items()}
+    return replace(read, names=asked.names, renamed=names)
 
 
 def read_source(
@@ -212,7 +220,7 @@ def read_source(
         kind=source.kind,
         library="resnet-parity" if METADATA_KEY in source.metadata else dialect.library,
         assumed=assumed,
-        part="" if found is None else found.part,
+        part=None if found is None else found.part or "/",
         renamed={n: places[name] for n, name in told_names.items() if name in places},
     )
 

@@ -47,10 +47,12 @@ class Checkpoint:
     """Whose names the file has, as `Dialect.library`; `resnet-parity` if our metadata are in it."""
     assumed: str = ""
     """What says which net it is where the file itself does not; empty if it does."""
-    part: str = ""
-    """Where in a file of PyTorch's arrays the net is: mappings, each with a slash behind it, then
-    modules, each with a dot, as in `state_dict/encoder_q.`.
+    part: str | None = None
+    """Where in a file of PyTorch's arrays the net was found: mappings, each with a slash behind it,
+    then modules, each with a dot, as in `state_dict/encoder_q.`; `/` where it is the whole file.
     """
+    names: Mapping[str, str | None] | None = None
+    """The map from the file's names to canonical ones with which it was read."""
     renamed: Mapping[str, str] = field(default_factory=dict)
     """In such a file: the net's arrays by their names there to their canonical ones."""
 
