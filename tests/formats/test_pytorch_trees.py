@@ -26,6 +26,7 @@ from shared_spec import WeightsError
 from shared_spec.formats.containers.pytorch import open_pytorch
 from shared_spec.formats.containers.source import Source
 from tests.hardening.attack.cases import state_dict, torch_zip, unicode
+from tests.hardening.attack.mutate import members_of, zip_of
 from tests.peers import torchvision_models
 
 FORMS = {
@@ -281,7 +282,8 @@ def test_a_whole_model_has_the_names_of_its_state_dict(tmp_path: Path, form: str
     assert source.modules["pool"].attributes["ceil_mode"] is True
 
 
-@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda net: nn.Sequential(net)])
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+@pytest.mark.parametrize("wrap", [nn.DataParallel, nn.Sequential, torch.compile])
 def test_a_wrapped_model_of_torchvision(tmp_path: Path, wrap: Any) -> None:
     net = wrap(torchvision_models().resnet18(num_classes=3))
     source = saved(tmp_path / "a.pth", net)
@@ -316,6 +318,51 @@ def test_torchscript(tmp_path: Path, how: str) -> None:
     assert source.modules[""].type == "torchvision.models.resnet.ResNet"
     assert source.modules["bn1"].attributes["training"] is False
     assert source.opaque == {}
+    settings = 0
+    for name, module in net.named_modules():
+        for key, value in source.modules[name].attributes.items():
+            assert getattr(module, key) == value
+            settings += key not in ("training", "bias")
+    assert (settings > 300) == (how == "script")  # a trace has them in its code alone
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_of_torchscript_a_state_dict_is_what_its_classes_declare(tmp_path: Path) -> None:
+    class Scripted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norms = nn.ModuleList(
+                [nn.BatchNorm2d(2, eps=0.01), nn.BatchNorm2d(2, momentum=0.0)]
+            )
+            self.register_buffer("kept", drawn(2))
+            self.aside = drawn(3)
+            self.listed = [drawn(4)]
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norms[0](x) + self.kept.sum() + self.aside.sum() + self.listed[0].sum()
+
+    torch.jit.script(Scripted()).save(str(tmp_path / "a.pt"))
+    source = open_pytorch(tmp_path / "a.pt")
+    state = torch.jit.load(str(tmp_path / "a.pt")).state_dict()
+    assert len(state) == 11
+    assert sorted(source.tensors) == sorted(state)
+    assert source.opaque == {"aside": "torch.Tensor", "listed/0": "torch.Tensor"}
+    assert source.modules["norms.0"].attributes["eps"] == 0.01
+    assert source.modules["norms.1"].attributes["momentum"] == 0.0
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_code_of_torchscript_is_not_run(tmp_path: Path) -> None:
+    torch.jit.script(nn.Sequential(nn.Conv2d(1, 2, 3, padding=(2, 1)))).save(str(tmp_path / "a.pt"))
+    members = [
+        (name, data.replace(b"(2, 1)", b"open('owned', 'w')"), kind)
+        for name, data, kind in members_of((tmp_path / "a.pt").read_bytes())
+    ]
+    assert any(b"owned" in data for _, data, _ in members)
+    (tmp_path / "b.pt").write_bytes(zip_of(members))
+    attributes = open_pytorch(tmp_path / "b.pt").modules["0"].attributes
+    assert "padding" not in attributes
+    assert attributes["kernel_size"] == (3, 3)
 
 
 @pytest.mark.parametrize("how", ["reduce", "setstate"])
