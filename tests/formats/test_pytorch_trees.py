@@ -62,6 +62,10 @@ class Canary:
         os.mkdir(state["target"])
 
 
+class Marked(torch.Tensor):
+    """May compute anything."""
+
+
 class Holder:
     """Of a class that nobody knows, with tensors in it."""
 
@@ -152,7 +156,7 @@ def trainer() -> dict[str, Any]:
         "list": [drawn(2), (drawn(3), {"deep": drawn(4)})],
         "arrays": {
             "c": np.arange(6.0).reshape(2, 3),
-            "f": np.asfortranarray(np.ones((2, 3), "i2")),
+            "f": np.asfortranarray(np.array([[1, 2], [3, 4]], "i2")),
         },
     }
 
@@ -219,6 +223,10 @@ OBJECTS: dict[str, tuple[Callable[[], Any], str]] = {
     "sparse": (
         lambda: drawn(3, 3).to_sparse(),
         "torch._utils._rebuild_sparse_tensor (2 tensors in it)",
+    ),
+    "a tensor of a class of its own": (
+        lambda: drawn(3).as_subclass(Marked),
+        f"{__name__}.Marked (1 tensor in it)",
     ),
     "expanded": (lambda: drawn(1).expand(5), "torch.Tensor (expanded)"),
     "on no device": (
@@ -401,6 +409,18 @@ def test_the_source_of_a_class_is_not_run(tmp_path: Path) -> None:
     found = open_pytorch(tmp_path / "a.pth")
     compare(found, dict(net.state_dict()))
     assert found.modules[""].type == "torch.nn.modules.container.Sequential"
+
+
+def test_numbers_that_need_a_scale_are_opaque(tmp_path: Path) -> None:
+    torch.save({"a": drawn(2), "b": drawn(3).double()}, tmp_path / "a.pth")
+    data = [
+        (name, content.replace(b"torch\nFloatStorage", b"torch\nQInt32Storage"), kind)
+        for name, content, kind in members_of((tmp_path / "a.pth").read_bytes())
+    ]
+    (tmp_path / "a.pth").write_bytes(zip_of(data))
+    source = open_pytorch(tmp_path / "a.pth")
+    assert list(source.tensors) == ["b"]
+    assert source.opaque == {"a": "torch._utils._rebuild_tensor_v2 (1 tensor in it)"}
 
 
 def test_containers_that_hold_themselves(tmp_path: Path) -> None:
