@@ -26,6 +26,7 @@ from shared_spec import WeightsError
 from shared_spec.formats.containers.pytorch import open_pytorch
 from shared_spec.formats.containers.source import Source
 from tests.hardening.attack.cases import state_dict, torch_zip, unicode
+from tests.hardening.attack.mutate import members_of, zip_of
 from tests.peers import torchvision_models
 
 FORMS = {
@@ -59,6 +60,10 @@ class Canary:
 
     def __setstate__(self, state: dict[str, str]) -> None:
         os.mkdir(state["target"])
+
+
+class Marked(torch.Tensor):
+    """May compute anything."""
 
 
 class Holder:
@@ -151,7 +156,7 @@ def trainer() -> dict[str, Any]:
         "list": [drawn(2), (drawn(3), {"deep": drawn(4)})],
         "arrays": {
             "c": np.arange(6.0).reshape(2, 3),
-            "f": np.asfortranarray(np.ones((2, 3), "i2")),
+            "f": np.asfortranarray(np.array([[1, 2], [3, 4]], "i2")),
         },
     }
 
@@ -219,6 +224,10 @@ OBJECTS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: drawn(3, 3).to_sparse(),
         "torch._utils._rebuild_sparse_tensor (2 tensors in it)",
     ),
+    "a tensor of a class of its own": (
+        lambda: drawn(3).as_subclass(Marked),
+        f"{__name__}.Marked (1 tensor in it)",
+    ),
     "expanded": (lambda: drawn(1).expand(5), "torch.Tensor (expanded)"),
     "on no device": (
         lambda: torch.empty(3, device="meta"),
@@ -281,7 +290,8 @@ def test_a_whole_model_has_the_names_of_its_state_dict(tmp_path: Path, form: str
     assert source.modules["pool"].attributes["ceil_mode"] is True
 
 
-@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda net: nn.Sequential(net)])
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+@pytest.mark.parametrize("wrap", [nn.DataParallel, nn.Sequential, torch.compile])
 def test_a_wrapped_model_of_torchvision(tmp_path: Path, wrap: Any) -> None:
     net = wrap(torchvision_models().resnet18(num_classes=3))
     source = saved(tmp_path / "a.pth", net)
@@ -316,6 +326,51 @@ def test_torchscript(tmp_path: Path, how: str) -> None:
     assert source.modules[""].type == "torchvision.models.resnet.ResNet"
     assert source.modules["bn1"].attributes["training"] is False
     assert source.opaque == {}
+    settings = 0
+    for name, module in net.named_modules():
+        for key, value in source.modules[name].attributes.items():
+            assert getattr(module, key) == value
+            settings += key not in ("training", "bias")
+    assert (settings > 300) == (how == "script")  # a trace has them in its code alone
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_of_torchscript_a_state_dict_is_what_its_classes_declare(tmp_path: Path) -> None:
+    class Scripted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norms = nn.ModuleList(
+                [nn.BatchNorm2d(2, eps=0.01), nn.BatchNorm2d(2, momentum=0.0)]
+            )
+            self.register_buffer("kept", drawn(2))
+            self.aside = drawn(3)
+            self.listed = [drawn(4)]
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norms[0](x) + self.kept.sum() + self.aside.sum() + self.listed[0].sum()
+
+    torch.jit.script(Scripted()).save(str(tmp_path / "a.pt"))
+    source = open_pytorch(tmp_path / "a.pt")
+    state = torch.jit.load(str(tmp_path / "a.pt")).state_dict()
+    assert len(state) == 11
+    assert sorted(source.tensors) == sorted(state)
+    assert source.opaque == {"aside": "torch.Tensor", "listed/0": "torch.Tensor"}
+    assert source.modules["norms.0"].attributes["eps"] == 0.01
+    assert source.modules["norms.1"].attributes["momentum"] == 0.0
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_code_of_torchscript_is_not_run(tmp_path: Path) -> None:
+    torch.jit.script(nn.Sequential(nn.Conv2d(1, 2, 3, padding=(2, 1)))).save(str(tmp_path / "a.pt"))
+    members = [
+        (name, data.replace(b"(2, 1)", b"open('owned', 'w')"), kind)
+        for name, data, kind in members_of((tmp_path / "a.pt").read_bytes())
+    ]
+    assert any(b"owned" in data for _, data, _ in members)
+    (tmp_path / "b.pt").write_bytes(zip_of(members))
+    attributes = open_pytorch(tmp_path / "b.pt").modules["0"].attributes
+    assert "padding" not in attributes
+    assert attributes["kernel_size"] == (3, 3)
 
 
 @pytest.mark.parametrize("how", ["reduce", "setstate"])
@@ -354,6 +409,18 @@ def test_the_source_of_a_class_is_not_run(tmp_path: Path) -> None:
     found = open_pytorch(tmp_path / "a.pth")
     compare(found, dict(net.state_dict()))
     assert found.modules[""].type == "torch.nn.modules.container.Sequential"
+
+
+def test_numbers_that_need_a_scale_are_opaque(tmp_path: Path) -> None:
+    torch.save({"a": drawn(2), "b": drawn(3).double()}, tmp_path / "a.pth")
+    data = [
+        (name, content.replace(b"torch\nFloatStorage", b"torch\nQInt32Storage"), kind)
+        for name, content, kind in members_of((tmp_path / "a.pth").read_bytes())
+    ]
+    (tmp_path / "a.pth").write_bytes(zip_of(data))
+    source = open_pytorch(tmp_path / "a.pth")
+    assert list(source.tensors) == ["b"]
+    assert source.opaque == {"a": "torch._utils._rebuild_tensor_v2 (1 tensor in it)"}
 
 
 def test_containers_that_hold_themselves(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from shared_spec.formats.containers.torch_pickle import (
     Strided,
     follow,
 )
+from shared_spec.formats.containers.torch_script import read_scripts
 from shared_spec.formats.containers.torch_tree import Tree, read_tree
 from shared_spec.weights.lazy_array import LazyArray, LazyArrays, entries_of, read_ahead
 
@@ -59,11 +60,10 @@ def open_pytorch(path: Path) -> Source:
     """
     with reading(path, _KIND), path.open("rb") as file:
         if zipfile.is_zipfile(file):
-            loaded, locate = _from_zip(path, file)
+            tree, locate = _from_zip(path, file)
         else:
             file.seek(0)
-            loaded, locate = _from_legacy(path, file)
-        tree = read_tree(loaded)
+            tree, locate = _from_legacy(path, file)
     if not tree.tensors:
         raise WeightsError(f"{path}: holds no tensors{_instead(tree)}")
     entries = {
@@ -87,7 +87,7 @@ Locate = Callable[[Storage], Callable[[int, int], bytes | np.ndarray]]
 """Gives for a storage what reads a range of its bytes."""
 
 
-def _from_zip(path: Path, file: IO[bytes]) -> tuple[object, Locate]:
+def _from_zip(path: Path, file: IO[bytes]) -> tuple[Tree, Locate]:
     with open_zip(file) as archive:
         members = {info.filename: info for info in archive.infolist()}
         if len(members) < len(archive.infolist()):
@@ -100,6 +100,7 @@ def _from_zip(path: Path, file: IO[bytes]) -> tuple[object, Locate]:
         if order in members and read_member(archive, order, 8) != b"little":
             raise ValueError("its numbers are big-endian")
         loaded = follow(io.BytesIO(read_member(archive, pickles[0], PICKLE_LIMIT)))
+        tree = read_tree(loaded, read_scripts(archive, root))
     length = path.stat().st_size
 
     def locate(storage: Storage) -> Callable[[int, int], np.ndarray]:
@@ -112,7 +113,7 @@ def _from_zip(path: Path, file: IO[bytes]) -> tuple[object, Locate]:
 
         return partial(_from_member, path, info)
 
-    return loaded, locate
+    return tree, locate
 
 
 def _from_member(path: Path, info: zipfile.ZipInfo, start: int, stop: int) -> np.ndarray:
@@ -131,7 +132,7 @@ def _from_member(path: Path, info: zipfile.ZipInfo, start: int, stop: int) -> np
     return found
 
 
-def _from_legacy(path: Path, file: IO[bytes]) -> tuple[object, Locate]:
+def _from_legacy(path: Path, file: IO[bytes]) -> tuple[Tree, Locate]:
     if follow(file) != _LEGACY_MAGIC or follow(file) != _LEGACY_PROTOCOL:
         raise ValueError("torch.save did not write it")
     system = follow(file)
@@ -159,7 +160,7 @@ def _from_legacy(path: Path, file: IO[bytes]) -> tuple[object, Locate]:
         begin = starts[storage.key]
         return lambda start, stop: read_at(path, begin + start, (stop - start,), np.dtype(np.uint8))
 
-    return loaded, locate
+    return read_tree(loaded, {}), locate
 
 
 def _entry(path: Path, name: str, item: Strided, locate: Locate) -> LazyArray:

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -21,6 +22,7 @@ from shared_spec.formats.containers.torch_pickle import (
     Strided,
     is_natural,
 )
+from shared_spec.formats.containers.torch_script import Script
 
 _VISITS = 300_000
 """Things that are looked at, as often as the file holds them; a training state of ResNet-152 has
@@ -65,6 +67,8 @@ _DTYPES = {
     *("torch.int32", "torch.int16", "torch.int8", "torch.uint8", "torch.bool"),
 }
 _SCRIPTED = "__torch__."
+_COMPILED = "torch._dynamo.eval_frame.OptimizedModule"
+"""What `torch.compile` gives: (module, compiler)."""
 _MEMBERS = ("_parameters", "_buffers", "_modules")
 _TRANSIENT = "_non_persistent_buffers_set"
 _UNKNOWN = object()
@@ -80,26 +84,31 @@ class Tree:
     modules: dict[str, Module] = field(default_factory=dict)
 
 
-def read_tree(root: object) -> Tree:
+def read_tree(root: object, scripts: Mapping[str, Script]) -> Tree:
     """Everything that `torch_pickle.follow` found, by path.
 
     The components of a path are the keys of mappings and the places in lists, joined by `/`; from
     a model on they are the names of its modules, joined by dots as in its state dict.
 
+    Args:
+        root: what it gave.
+        scripts: the classes of TorchScript that the file declares.
+
     Raises:
         ValueError: if two tensors have one path, or there is more of it than any model has.
     """
-    walk = _Walk()
+    walk = _Walk(scripts)
     walk.visit(root, "", 0)
     by_depth = (item for level in sorted(walk.values) for item in walk.values[level].items())
-    for (name, value), _ in zip(by_depth, range(_VALUES), strict=False):
+    for name, value in islice(by_depth, _VALUES):
         walk.tree.values.setdefault(name, value)
     return walk.tree
 
 
 class _Walk:
-    def __init__(self) -> None:
+    def __init__(self, scripts: Mapping[str, Script]) -> None:
         self.tree = Tree()
+        self._scripts = scripts
         self.values: dict[int, dict[str, Any]] = {}
         self._visits, self._looked = 0, 0
         self._active: set[int] = set()
@@ -201,7 +210,7 @@ class _Walk:
         if len(self.tree.modules) == _MODULES:
             raise ValueError(f"holds more than {_MODULES:,} modules, more than any model")
         self._active.add(id(module))
-        attributes: dict[str, Any] = {}
+        attributes = self._attributes(module, prefix, depth)
         self.tree.modules[_printable(path)] = Module(_class_name(module), attributes)
         for name, value in self._members(module):
             self._spend(1)
@@ -216,47 +225,52 @@ class _Walk:
                 self._tensor(place, array)
             elif value is not None:
                 self.visit(value, place, depth + 1, beside=True)
-        self._attributes(module, attributes, prefix, depth)
         self._active.discard(id(module))
 
     def _members(self, module: Opaque) -> Iterator[tuple[str, Any]]:
         """What is in the state dict of a module: parameters, buffers and modules, in this order."""
         state = module.state
-        if _is_scripted(module):
-            tensors = [(k, v) for k, v in state.items() if isinstance(v, Strided)]
-            yield from [(_text(k), v) for k, v in tensors]
-            yield from [(_text(k), v) for k, v in state.items() if _is_scripted(v)]
-            return
-        named = self._contents(state.get(_TRANSIENT))
-        self._spend(len(named or ()))
-        transient = {name for name in named or () if isinstance(name, str)}
-        for group in _MEMBERS:
-            members = self._contents(state[group])
-            if not isinstance(members, dict):
-                raise ValueError(f"{group} of a module is no mapping of names")
-            for key, value in members.items():
-                if group != "_buffers" or key not in transient:
-                    yield _text(key), value
+        if module.name == _COMPILED:
+            yield "_orig_mod", module.arguments[0]
+        elif _is_scripted(module):
+            yield from [(k, v) for k, v in state.items() if self._is_member(module, k, v)]
+        else:
+            named = self._contents(state.get(_TRANSIENT))
+            self._spend(len(named or ()))
+            transient = {name for name in named or () if isinstance(name, str)}
+            for group in _MEMBERS:
+                members = self._contents(state[group])
+                if not isinstance(members, dict):
+                    raise ValueError(f"{group} of a module is no mapping of names")
+                for key, value in members.items():
+                    if group != "_buffers" or key not in transient:
+                        yield _text(key), value
 
-    def _attributes(
-        self, module: Opaque, attributes: dict[str, Any], prefix: str, depth: int
-    ) -> None:
-        """Its settings, and what it holds beside them."""
-        scripted = _is_scripted(module)
-        for key, value in module.state.items():
+    def _is_member(self, module: Opaque, key: object, value: object) -> bool:
+        """Whether a module has it in its state dict."""
+        if not _is_scripted(module):
+            return key in (*_MEMBERS, _TRANSIENT)
+        script = self._scripts.get(module.name)
+        known = isinstance(value, Strided) and (script is None or key in script.tensors)
+        return isinstance(key, str) and (known or _is_scripted(value))
+
+    def _attributes(self, module: Opaque, prefix: str, depth: int) -> dict[str, Any]:
+        """Its settings; what else it holds beside its state dict is told."""
+        script = self._scripts.get(module.name)
+        found = {} if script is None else dict(script.constants)
+        for key, value in (module.state or {}).items():
             self._spend(1)
-            if key in (*_MEMBERS, _TRANSIENT) and not scripted:
-                continue
-            if scripted and (isinstance(value, Strided) or _is_scripted(value)):
+            if self._is_member(module, key, value):
                 continue
             name = _text(key)
             if (setting := self._setting(value)) is not _UNKNOWN:
                 if not name.startswith("_") and name.isprintable() and len(name) <= _SHORT:
-                    attributes[name] = setting
+                    found[name] = setting
             elif len(prefix) + len(name) > NAME_LIMIT:
                 self._leave_out(value, f"the name {shown(name)} has {len(name):,} characters")
             else:
                 self.visit(value, prefix + name, depth + 1, beside=True)
+        return found
 
     def _setting(self, value: object, depth: int = 0) -> Any:
         """A plain value, or a few of them in a tuple or list."""
@@ -363,6 +377,8 @@ def _is_expanded(tensor: object) -> bool:
 
 def _is_module(value: object) -> TypeGuard[Opaque]:
     """Whether it is of a subclass of `torch.nn.Module`, by the attributes that all of them have."""
+    if isinstance(value, Opaque) and value.name == _COMPILED:
+        return len(value.arguments) == 2 and value.state is None and _is_module(value.arguments[0])
     state = value.state if isinstance(value, Opaque) and value.new else None
     return isinstance(state, dict) and all(
         isinstance(found := state.get(name), dict)
