@@ -257,7 +257,8 @@ def keras_hub(path: Path, batch: np.ndarray, classifies: bool) -> Verdict:
     hub = importlib.import_module("keras_hub")
     if path.is_dir():
         kind = hub.models.ImageClassifier if classifies else hub.models.Backbone
-        model = kind.from_preset(str(path), dtype="float64")
+        with keras_dtype("float64"):  # or it would round images
+            model = kind.from_preset(str(path), dtype="float64")
         what = "task.json" if classifies else "config.json"
     else:
         loaded = keras.saving.load_model(path, compile=False, safe_mode=True)

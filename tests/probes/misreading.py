@@ -5,27 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 from shared_spec.formats import read
+from shared_spec.formats.containers.source import Source
+from shared_spec.formats.dialects.dialect import Dialect
+from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.checkpoint import METADATA_KEY
 from shared_spec.weights.lazy_array import LazyArrays
 
 _SOUND = read.arrays_of
 
 
-def _swapped(*arguments: Any) -> LazyArrays:
-    """As `arrays_of`, with two arrays of one shape in the place of one another: a norm's mean and
-    variance, or else its weight and bias.
+def _swapped(dialect: Dialect, source: Source, spec: ResNetSpec) -> LazyArrays:
+    """As `arrays_of`, with weight and bias of one norm in the place of one another. Files of our
+    own are read rightly.
     """
-    entries = dict(_SOUND(*arguments).entries)
-    leaves = ("running_mean", "running_var")
-    if not any(name.endswith(leaves) for name in entries):
-        leaves = ("weight", "bias")
-    norm = next(
-        name.removesuffix(leaves[1])
-        for name, entry in entries.items()
-        if name.endswith(leaves[1])
-        and entry.shape == entries[name.removesuffix(leaves[1]) + leaves[0]].shape
+    found = _SOUND(dialect, source, spec)
+    if METADATA_KEY in source.metadata:
+        return found
+    entries = dict(found.entries)
+    norms = (name.removesuffix("bias") for name in entries if name.endswith(".bias"))
+    bias, weight = next(
+        (f"{norm}bias", f"{norm}weight")
+        for norm in norms
+        if entries[f"{norm}bias"].shape == entries[f"{norm}weight"].shape
     )
-    a, b = (norm + leaf for leaf in leaves)
-    entries[a], entries[b] = entries[b], entries[a]
+    entries[bias], entries[weight] = entries[weight], entries[bias]
     return LazyArrays(entries)
 
 

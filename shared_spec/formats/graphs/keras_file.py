@@ -94,7 +94,16 @@ class _Match:
         height, width, _ = self.graph.image_shape
         size = None if height is None or width is None else (height, width)
         own = OwnGraph(size, prepare is not None, activation is not None)
-        return Checkpoint(LazyArrays(weights), spec, prepare, None, origin, tuple(notes), own)
+        return Checkpoint(
+            LazyArrays(weights),
+            spec,
+            prepare,
+            None,
+            origin,
+            tuple(notes),
+            own,
+            self.source.kind,
+        )
 
     def _channels(self) -> int:
         """Of an image: as the model says, or as its first kernel does."""
