@@ -23,6 +23,7 @@ from resnet_parity.convert.certificate import (
     read_certificate,
 )
 from resnet_parity.engines.job import EngineJob
+from resnet_parity.engines.reference_libraries import peer_missing
 from resnet_parity.engines.registry import ENGINES, Device, Engine
 from resnet_parity.numerics.difference import FLOAT64_TOLERANCE, difference
 from resnet_parity.numerics.rounding import TRIALS, rounding_errors
@@ -31,7 +32,7 @@ from shared_spec.errors import ParityError, ResNetError
 from shared_spec.formats.containers.source import require_file
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
-from shared_spec.weights.checkpoint import Checkpoint
+from shared_spec.weights.checkpoint import Checkpoint, OwnGraph
 from shared_spec.weights.lazy_array import entries_of
 
 
@@ -87,15 +88,15 @@ def certify(
         rounding = max(rounding_errors(_numbered(reference), trials).values())
         judged_by = f"{RECONSTRUCTED}{checkpoint.origin}, judged by no other library"
         keras = None if own is None else _keras()
-        if own is not None and keras is None:
-            judged_by = (
-                f"{RECONSTRUCTED}{checkpoint.origin}; keras with TensorFlow is not installed"
-            )
+        absent = None if own is None else _absent(own)
+        if absent is not None:
+            keras = None
+            judged_by = f"{RECONSTRUCTED}{checkpoint.origin}; {absent} is not installed"
         elif own is not None and keras is not None:
             on_progress(f"the file's own graph: {keras.name}, float64")
             judge = keras
             reference, version = run.own_graph(keras, source, inputs, checkpoint)
-            judged_by = f"keras {version}, the file's own graph"
+            judged_by = f"{version}, the file's own graph"
         permutation = whole.state is checkpoint.state
         dtypes = {entry.dtype.name for entry in entries_of(whole.state).values()}
         written = target, whole.spec
@@ -220,7 +221,7 @@ class _CertificateRun:
     def own_graph(
         self, engine: Engine, source: Path, inputs: Inputs, checkpoint: Checkpoint
     ) -> tuple[list[np.ndarray], str]:
-        """What Keras makes of the images with the graph in a file, and Keras's version."""
+        """What Keras makes of the images with the graph in a file, and the versions of what did."""
         own, spec = checkpoint.own_graph, checkpoint.spec
         assert own is not None
         assert spec is not None
@@ -237,11 +238,12 @@ class _CertificateRun:
                 images=self.job.save("own", {"images": images}),
                 source=str(source.resolve()),
                 logits=own.probabilities,
+                library=own.library,
             )
         found = arrays["float64/0"]
         # A pool may keep the axes of rows and columns.
         flat = found.shape[1:3] == (1, 1) and not spec.features_only
-        return [found.reshape(len(found), -1) if flat else found], str(answer["keras"])
+        return [found.reshape(len(found), -1) if flat else found], str(answer["versions"])
 
     def checks(
         self, engines: Sequence[Engine], file: File, held: Certificate, on_progress: OnProgress
@@ -297,6 +299,16 @@ def _keras() -> Engine | None:
     """The engine in which Keras's own layers compute in float64 throughout, if it is installed."""
     engine = ENGINES["keras:tensorflow"]
     return engine if engine.missing() is None else None
+
+
+def _absent(own: OwnGraph) -> str | None:
+    """What is missing to run a file's own graph."""
+    if _keras() is None:
+        return "keras with TensorFlow"
+    here = own.library in (None, "resnet_keras") or (
+        own.library == "keras_hub" and peer_missing("KerasHub") is None
+    )
+    return None if here else own.library
 
 
 def _reference_engine(checkpoint: Checkpoint, engines: Sequence[Engine]) -> Engine | None:

@@ -10,7 +10,12 @@ from shared_spec.errors import SpecError, WeightsError
 from shared_spec.formats.containers.source import Source
 from shared_spec.formats.detect import Opener, open_source
 from shared_spec.formats.dialects.bit import BIT
-from shared_spec.formats.dialects.canonical import CANONICAL, FLAX_MODEL, KERAS_MODEL
+from shared_spec.formats.dialects.canonical import (
+    CANONICAL,
+    FLAX_MODEL,
+    KERAS_MODEL,
+    KERAS_MODEL_H5,
+)
 from shared_spec.formats.dialects.cifar_ports import PORTS
 from shared_spec.formats.dialects.detection import DETECTION
 from shared_spec.formats.dialects.dialect import Dialect, arrays_of, detected, resized
@@ -31,6 +36,7 @@ DIALECTS: tuple[Dialect, ...] = (
     *HUGGINGFACE,
     BIT,
     KERAS_HUB,
+    KERAS_MODEL_H5,
     APPLICATIONS_H5,
     APPLICATIONS,
     KERAS_MODEL,
