@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import takewhile
 
 from shared_spec import plan
 from shared_spec.errors import ResNetError, SpecError, WeightsError
@@ -86,6 +87,9 @@ class _Match:
         activation = _final_activation(parts)
         if activation is not None:
             parts = parts[:-1]
+        averaged = _ends_in_normalised_maps(parts)
+        if averaged:
+            parts = [*parts, Step(plan.GlobalPool("pool"))]
         found = events_of(parts)
         spec = self._spec(parts, made, given)
         expected = events_of(parts_of(compile_plan(spec)))
@@ -97,7 +101,9 @@ class _Match:
         height, width, _ = self.graph.image_shape
         size = None if height is None or width is None else (height, width)
         library = None if made is None else made.node.kind.partition(">")[0]
-        own = OwnGraph(size, prepare is not None, activation is not None, library)
+        own = OwnGraph(size, prepare is not None, activation is not None, averaged, library)
+        if averaged:
+            notes.append("it gives maps; the model here gives their means over rows and columns")
         if made is not None and made.node.config.get("preprocessor"):
             theirs, note = self._preprocessor(made, spec)
             prepare, notes = prepare or theirs, [*notes, *note]
@@ -216,11 +222,21 @@ def _final_activation(parts: list[Part]) -> Step | None:
     """What makes probabilities of the logits, at the very end."""
     end = parts[-1] if len(parts) > 1 else None
     if isinstance(end, Step) and isinstance(end.layer, plan.Activation):
-        before = parts[-2]
+        # The classifier of a net with pre-activation may be flattened yet.
+        flat = isinstance(parts[-2], Step) and isinstance(parts[-2].layer, plan.Flatten)
+        before = parts[-3 if flat and len(parts) > 2 else -2]
         dense = isinstance(before, Step) and isinstance(before.layer, plan.Dense | plan.Conv)
         if dense and end.layer.function in ("softmax", "sigmoid"):
             return end
     return None
+
+
+def _ends_in_normalised_maps(parts: list[Part]) -> bool:
+    """Whether it is the body of a net with pre-activation, whose maps no spec gives, but means."""
+    after = list(takewhile(lambda part: isinstance(part, Step), reversed(parts)))
+    layers = [part.layer for part in after if isinstance(part, Step)]
+    normed = any(isinstance(layer, plan.BatchNorm | plan.GroupNorm) for layer in layers)
+    return normed and not any(isinstance(layer, plan.GlobalPool) for layer in layers)
 
 
 def _momenta(found: list[Event], spec: ResNetSpec) -> list[str]:

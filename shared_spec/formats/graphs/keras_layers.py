@@ -65,6 +65,8 @@ def is_training_only(node: Node) -> bool:
     """
     augments = node.kind.startswith("Random") or node.kind in ("AugMix", "CutMix", "MixUp")
     idle = node.kind in TRAINING_ONLY
+    if node.kind == "Pad":
+        return False
     if node.options and not (idle and augments and set(node.options) == {"training"}):
         raise LayerError(f"{node} is called with {told_options(node)}, which no ResNet here is")
     return idle
@@ -80,7 +82,7 @@ def records_of(node: Node) -> list[Layer]:
     if node.config.get("data_format", "channels_last") != "channels_last":
         raise LayerError(f"{node} computes on channels before rows")
     check_precision(node)
-    if node.kind != "Pad" and is_training_only(node):
+    if is_training_only(node):
         drops = node.kind == "Dropout"
         return [plan.Dropout(node.path[-1], float(node.config["rate"]))] if drops else []
     if node.kind == "Pad":
