@@ -158,9 +158,15 @@ def _jax_resnet(checkpoint: Checkpoint, spec: ResNetSpec) -> Facts:
     }
 
 
-def _graph(checkpoint: Checkpoint, spec: ResNetSpec) -> Facts:
-    assert checkpoint.own_graph is not None
-    return {"logits": checkpoint.own_graph.probabilities}
+def _graph(checkpoint: Checkpoint, spec: ResNetSpec) -> Facts | str:
+    own = checkpoint.own_graph
+    assert own is not None
+    here = own.library in (None, "resnet_keras") or (
+        own.library == "keras_hub" and peer_missing("KerasHub") is None
+    )
+    if not here:
+        return f"{own.library} is not installed"
+    return {"logits": own.probabilities, "library": own.library}
 
 
 def _hub(checkpoint: Checkpoint, spec: ResNetSpec) -> Facts:

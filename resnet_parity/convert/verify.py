@@ -268,6 +268,8 @@ class _CertificateRun:
         if "refused" in answer:
             return f"{RECONSTRUCTED}{answer['refused']}", None
         found = arrays["float64/0"]
+        if own is not None and own.averaged:
+            found = found.mean((1, 2))
         # A pool may keep the axes of rows and columns.
         flat = found.shape[1:3] == (1, 1) and not spec.features_only
         return str(answer["judged_by"]), [found.reshape(len(found), -1) if flat else found]

@@ -27,6 +27,7 @@ from shared_spec.errors import ResNetError
 from shared_spec.formats.canonical_file import read_safetensors
 from shared_spec.formats.containers.source import read_json
 from shared_spec.formats.dialects.dialect import COUNTERS
+from shared_spec.formats.dialects.keras_hub import HUB_MODELS
 
 Verdict = tuple[str, Any]
 """Who computed, with which net, and what the images became."""
@@ -214,17 +215,27 @@ def transformers_folder(path: Path, batch: np.ndarray) -> Verdict:
 # Libraries on Keras.
 
 
-def keras_graph(path: Path, batch: np.ndarray, logits: bool) -> Verdict:
+def keras_graph(path: Path, batch: np.ndarray, logits: bool, library: str | None) -> Verdict:
     """The model that a `.keras` or `.h5` file describes.
 
     Args:
         path: the file, which Keras loads in its safe mode.
         batch: images, as they enter the model.
         logits: whether to leave out a softmax or sigmoid at its end.
+        library: the package whose classes are in it beside Keras's own.
     """
     import keras
 
-    loaded = keras.saving.load_model(path, compile=False, safe_mode=True)
+    who, known = f"keras {keras.__version__}", {}
+    if library == "keras_hub":
+        import_peer("KerasHub")
+        hub = importlib.import_module("keras_hub")
+        who += f" with keras_hub {hub.__version__}"
+        # Whole `.h5` files do not say that their class is registered.
+        known = {name: getattr(hub.models, name) for name in HUB_MODELS}
+    elif library is not None:
+        who += f" with {library}"
+    loaded = keras.saving.load_model(path, known, compile=False, safe_mode=True)
     config = json.loads(loaded.to_json())
     if logits:
         _without_probabilities(config)
@@ -232,7 +243,7 @@ def keras_graph(path: Path, batch: np.ndarray, logits: bool) -> Verdict:
         model = keras.models.model_from_json(json.dumps(_widened(config)))
     model.set_weights([np.asarray(w, np.float64) for w in loaded.get_weights()])
     found = keras.ops.convert_to_numpy(model(batch, training=False))
-    return f"keras {keras.__version__}, the file's own graph", found
+    return f"{who}, the file's own graph", found
 
 
 def keras_applications(path: Path, batch: np.ndarray, name: str, classes: int) -> Verdict:
@@ -288,13 +299,16 @@ def _widened(config: Any) -> Any:
 
 def _without_probabilities(model: dict[str, Any]) -> None:
     """Make the last layer of a model linear."""
-    layers = model["config"]["layers"]
+    layers = model["config"].get("layers")
+    if layers is None:  # it has what it is made with
+        model["config"]["activation"] = "linear"
+        return
     last = layers[-1]
     if model["class_name"] != "Sequential":
         ends = model["config"]["output_layers"]
         name = ends[0] if isinstance(ends[0], str) else ends[0][0]
         last = next(layer for layer in layers if layer["config"]["name"] == name)
-    if "layers" in last["config"]:
+    if "layers" in last["config"] or "backbone" in last["config"]:
         _without_probabilities(last)
     elif last["class_name"] in ("Dense", "Activation"):
         last["config"]["activation"] = "linear"

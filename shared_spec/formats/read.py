@@ -15,6 +15,7 @@ from shared_spec.formats.dialects.canonical import (
     CANONICAL,
     FLAX_MODEL,
     KERAS_MODEL,
+    KERAS_MODEL_H5,
     KERAS_VARIABLES,
     NUMBERED,
 )
@@ -73,6 +74,7 @@ DIALECTS: tuple[Dialect, ...] = (
     *HUGGINGFACE,
     BIT,
     KERAS_HUB,
+    KERAS_MODEL_H5,
     APPLICATIONS_H5,
     APPLICATIONS,
     KERAS_MODEL,

@@ -25,6 +25,10 @@ class OwnGraph:
     """Whether pixels from 0 to 255 in the order RGB enter it, and it does the preprocessing."""
     probabilities: bool
     """Whether it ends in a softmax or sigmoid, which was left out."""
+    averaged: bool = False
+    """Whether it gives maps, and what was read of it their means over rows and columns."""
+    library: str | None = None
+    """The package whose classes are in it beside Keras's own."""
 
 
 @dataclass(frozen=True)

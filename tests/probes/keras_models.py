@@ -45,12 +45,16 @@ def with_weights(model: keras.Model, draw: np.random.Generator) -> keras.Model:
     return model
 
 
-def save(model: keras.Model, path: Path, draw: np.random.Generator) -> str:
+def save(
+    model: keras.Model, path: Path, draw: np.random.Generator, known: dict[str, Any] | None = None
+) -> str:
     """Save a model, and beside it pixels `x` and what Keras makes of them with the file, `y`:
     logits, as reading a file leaves softmax and sigmoid out, and says so.
+
+    `known` has the classes that Keras does not find by the file alone.
     """
     model.save(path)
-    loaded = keras.saving.load_model(path, compile=False, safe_mode=True)
+    loaded = keras.saving.load_model(path, known, compile=False, safe_mode=True)
     last = loaded.layers[-1]
     while hasattr(last, "layers"):
         last = last.layers[-1]
@@ -60,7 +64,7 @@ def save(model: keras.Model, path: Path, draw: np.random.Generator) -> str:
     y = loaded(x, training=False)
     y = [np.asarray(item) for item in y] if isinstance(y, list) else [np.asarray(y)]
     answers = f"{path}.answers.safetensors"
-    write_safetensors(answers, Checkpoint({"x": x, "y": y[0]}))
+    write_safetensors(answers, Checkpoint({"x": x, "y": y[-1]}))
     return answers
 
 

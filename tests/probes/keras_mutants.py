@@ -13,15 +13,17 @@ import numpy as np
 from keras import layers
 from keras.src.applications import resnet as applications
 
+from shared_spec.errors import ResNetError
 from tests.probes.keras_models import SIZE, float64, save, with_weights
+from tests.probes.keras_sources import from_keras_hub, from_us, hub_classes, made_otherwise
 
 Draw = np.random.Generator
 
 
-def drawn_model(draw: Draw) -> keras.Model:
-    """A small net as keras.applications or a user builds it, with what users put around it."""
-    body = _BODIES[draw.integers(len(_BODIES))](draw)
-    if draw.random() < 0.3:
+def drawn_model(source: str, draw: Draw) -> keras.Model:
+    """A small net of a source, with what users put around it."""
+    body = SOURCES[source](draw)
+    if isinstance(body.output, list) or draw.random() < 0.3:
         return body
     before = [
         layers.Rescaling(1 / 128, offset=-1),
@@ -52,6 +54,11 @@ def drawn_model(draw: Draw) -> keras.Model:
     for layer in after:
         x = layer(x)
     return keras.Model(inputs, x)
+
+
+def _keras(draw: Draw) -> keras.Model:
+    """As keras.applications or a user builds it."""
+    return (_application, _written_by_hand)[draw.integers(2)](draw)
 
 
 def _application(draw: Draw) -> keras.Model:
@@ -122,7 +129,8 @@ def _written_by_hand(draw: Draw) -> keras.Model:
     return keras.Model(inputs, x, name="hand")
 
 
-_BODIES = (_application, _written_by_hand)
+SOURCES = {"keras": _keras, "KerasHub": from_keras_hub, "resnet_keras": from_us}
+"""Bodies of keras.applications and of users, of KerasHub, and ours."""
 
 
 def mutated(model: keras.Model, draw: Draw) -> tuple[keras.Model | None, str]:
@@ -131,8 +139,13 @@ def mutated(model: keras.Model, draw: Draw) -> tuple[keras.Model | None, str]:
     """
     config = json.loads(model.to_json())
     holders = [holder for holder in _functional(config) if len(holder["config"]["layers"]) > 3]
-    what = "nothing"
-    if holders and draw.random() < 0.9:
+    made = made_otherwise(config, draw) if draw.random() < 0.3 else None
+    what = made or "nothing"
+    if made is not None:
+        pass
+    elif config["class_name"] == "Sequential" and draw.random() < 0.5:
+        what = _in_a_row(config["config"]["layers"], draw)
+    elif holders and draw.random() < 0.9:
         holder = holders[draw.integers(len(holders))]
         change = _CHANGES[draw.integers(len(_CHANGES))]
         what = change(holder["config"], draw) or "nothing"
@@ -142,9 +155,19 @@ def mutated(model: keras.Model, draw: Draw) -> tuple[keras.Model | None, str]:
         return None, what
 
 
+def _in_a_row(row: list[dict[str, Any]], draw: Draw) -> str:
+    """A layer more, or one less, in a Sequential."""
+    at = int(draw.integers(1, len(row)))
+    if draw.random() < 0.5:
+        return f"no {row.pop(at)['class_name']}"
+    row.insert(at, keras.saving.serialize_keras_object(_NEW[draw.integers(len(_NEW))]()))
+    return f"another {row[at]['class_name']}"
+
+
 def _functional(config: Any) -> list[dict[str, Any]]:
     found = [config] if config.get("class_name") == "Functional" else []
-    for layer in config["config"].get("layers", []):
+    layers = config["config"].get("layers", []) if isinstance(config["config"], dict) else []
+    for layer in layers:
         if layer["class_name"] in ("Functional", "Sequential"):
             found += _functional(layer)
     return found
@@ -236,6 +259,8 @@ def _added(config: dict[str, Any], draw: Draw) -> str | None:
 def _left_out(config: dict[str, Any], draw: Draw) -> str | None:
     """A layer of one input less."""
     inside = [x for x in config["layers"] if len(x["inbound_nodes"]) == 1]
+    if not inside:
+        return None
     layer = inside[draw.integers(len(inside))]
     found = layer["inbound_nodes"][0]["args"][0]
     if not isinstance(found, dict):
@@ -310,19 +335,23 @@ def _leaves(args: Any) -> list[dict[str, Any]]:
     return [args] if kept else []
 
 
-def drawn(resnet: Any, number: int, folder: str) -> dict[str, str] | None:
+def drawn(resnet: Any, source: str, number: int, folder: str) -> dict[str, str] | None:
     """What was changed in the model of a number, the file that Keras saved of it, and that of its
     answers; None if Keras cannot build it.
     """
     draw = np.random.default_rng(number)
     with float64():
-        model, what = mutated(drawn_model(draw), draw)
+        try:
+            before = drawn_model(source, draw)
+        except (ResNetError, ValueError):  # such arguments exclude one another
+            return None
+        model, what = mutated(before, draw)
         path = Path(folder) / f"{number}{('.keras', '.h5')[draw.integers(2)]}"
         if model is None:
             return None
         try:
-            answers = save(with_weights(model, draw), path, draw)
-        except ValueError:  # two layers of one name
+            answers = save(with_weights(model, draw), path, draw, hub_classes())
+        except Exception:  # two layers of one name, what Keras cannot load, shapes that do not fit
             path.unlink(missing_ok=True)
             return None
     return {"what": what, "path": str(path), "answers": answers}

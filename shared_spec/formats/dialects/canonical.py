@@ -5,8 +5,10 @@ those that they have inside Keras and Flax NNX.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 from shared_spec.errors import WeightsError
 from shared_spec.formats.canonical_file import recorded
@@ -32,6 +34,21 @@ def _numbers(spec: ResNetSpec) -> dict[str, int]:
     return found
 
 
+def keras_model_place(q: Parameter, spec: ResNetSpec, legacy: bool = False) -> Place:
+    """Where our model in Keras keeps a parameter: by name in legacy files, else by number."""
+    slot = KERAS[q.role]
+    leaf = slot.leaf if legacy else _numbers(spec)[q.name]
+    return Place(f"{keras_layer(q.module)}/{leaf}", slot)
+
+
+def is_keras_model(metadata: Mapping[str, Any]) -> bool:
+    """Whether a configuration is our model's; `.h5` files have the last part of its name alone."""
+    kind = metadata.get("registered_name", metadata.get("class_name"))
+    return kind == KERAS_CLASS or (
+        "module" not in metadata and kind == KERAS_CLASS.partition(">")[2]
+    )
+
+
 def _flax(q: Parameter, spec: ResNetSpec) -> Place:
     slot = FLAX[q.role]
     return Place("/".join([*q.module.split("."), slot.leaf]), slot)
@@ -43,8 +60,8 @@ def _extras(source: Source, spec: ResNetSpec) -> Extras:
 
 
 def _keras_spec(source: Source) -> ResNetSpec | None:
-    """The spec in the configuration of a `.keras` file of ours."""
-    if source.metadata.get("registered_name") != KERAS_CLASS:
+    """The spec in the configuration of a whole model of ours."""
+    if not is_keras_model(source.metadata):
         if source.metadata:
             raise WeightsError(
                 f"{source.path}: not a model of resnet_keras, so its layers are unknown here"
@@ -93,7 +110,7 @@ KERAS_MODEL = Dialect(
     "keras",
     "resnet_keras",
     lambda source: source.kind == "keras3",
-    lambda q, spec: Place(f"{keras_layer(q.module)}/{_numbers(spec)[q.name]}", KERAS[q.role]),
+    keras_model_place,
     _keras_spec,
     describes=True,
 )
@@ -105,6 +122,11 @@ KERAS_VARIABLES = Dialect(
     ignored=re.compile(r"/seed_generator_state$"),
 )
 """By the paths that the variables have in memory."""
+KERAS_MODEL_H5 = replace(
+    KERAS_MODEL,
+    recognises=lambda source: source.kind == "keras2" and is_keras_model(source.metadata),
+    foreign_name=lambda q, spec: keras_model_place(q, spec, legacy=True),
+)
 FLAX_MODEL = replace(
     CANONICAL,
     name="flax",

@@ -42,6 +42,11 @@ KERAS_HUB_FILES = {CONFIG, TASK, METADATA, WEIGHTS, TASK_WEIGHTS, PREPROCESSOR, 
 
 _BACKBONE = "ResNetBackbone"
 _CLASSIFIERS = ("ResNetImageClassifier", "ImageClassifier")
+HUB_MODELS = (_BACKBONE, *_CLASSIFIERS)
+HUB_CLASSES = tuple(
+    f"{library}>{name}" for library in ("keras_hub", "keras_nlp") for name in HUB_MODELS
+)
+"""How KerasHub, once called KerasNLP, registers them."""
 _MODULES = {
     _BACKBONE: "resnet_backbone",
     _CLASSIFIERS[0]: "resnet_image_classifier",
@@ -186,10 +191,18 @@ class _Backbone(BaseModel):
 class _Task(BaseModel):
     """What `ResNetImageClassifier` adds; its activation comes after our logits."""
 
+    model_config = ConfigDict(extra="forbid")
+
     num_classes: int = Field(ge=1)
     pooling: Literal["avg", "max"] = "avg"
     activation: Literal["linear", "softmax", "sigmoid"] | None = None
     dropout: float = 0.0
+    # What no result depends on, or what is read apart.
+    name: Any = Field(default=None, exclude=True)
+    trainable: Any = Field(default=None, exclude=True)
+    dtype: Any = Field(default=None, exclude=True)
+    backbone: Any = Field(default=None, exclude=True)
+    preprocessor: Any = Field(default=None, exclude=True)
 
     def fields(self) -> dict[str, Any]:
         """Those of the spec."""

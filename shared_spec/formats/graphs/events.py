@@ -21,6 +21,13 @@ class Step:
     owner: Any = None
 
 
+@dataclass(frozen=True, slots=True)
+class LowestPad(Layer):
+    """Rows and columns of minus infinity on every side. No plan has it: its maximum pads so."""
+
+    amount: int
+
+
 @dataclass(frozen=True)
 class Fork:
     """Two chains from one tensor, whose results are added up."""
@@ -80,27 +87,20 @@ _NOT_NEGATIVE = (("Activation", "relu"), ("Activation", "relu6"))
 
 def _chain(steps: Iterable[Step], last: tuple[Any, ...]) -> Iterator[Event]:
     """The events of a chain that comes after the event `last`."""
-    padded: tuple[Step, int] | None = None
+    padded: Step | None = None
     pooled = False
     for step in steps:
         layer = step.layer
-        if isinstance(layer, plan.ZeroPad):
+        if isinstance(layer, plan.ZeroPad | LowestPad):
             if padded is not None:
-                yield _padding(*padded)
-            padded = (step, layer.amount)
+                yield _padding(padded)
+            padded = step
             continue
         if padded is not None:
-            # Around numbers of which none is negative, zeros never win.
-            if isinstance(layer, plan.MaxPool) and layer.padding == 0:
-                if last in _NOT_NEGATIVE and padded[1] < layer.kernel_size:
-                    layer = replace(layer, padding=padded[1])
-                    padded = None
-            elif isinstance(layer, plan.Conv) and layer.padding == 0:
-                layer = replace(layer, padding=padded[1])
-                padded = None
-            if padded is not None:
-                yield _padding(*padded)
-                padded = None
+            merged = _merged(padded.layer, layer, last)
+            if merged is None:
+                yield _padding(padded)
+            layer, padded = merged or layer, None
         what = _what(layer, pooled)
         if what is None:
             continue
@@ -108,11 +108,24 @@ def _chain(steps: Iterable[Step], last: tuple[Any, ...]) -> Iterator[Event]:
         last = what
         yield Event(what, step)
     if padded is not None:
-        yield _padding(*padded)
+        yield _padding(padded)
 
 
-def _padding(step: Step, amount: int) -> Event:
-    return Event(("ZeroPad", amount), step)
+def _padding(step: Step) -> Event:
+    return Event((type(step.layer).__name__, replace(step.layer, name="")), step)
+
+
+def _merged(pad: Layer, layer: Layer, last: tuple[Any, ...]) -> Layer | None:
+    """A layer that does a padding before it too, after the event `last`, if there is one."""
+    assert isinstance(pad, plan.ZeroPad | LowestPad)
+    lowest = isinstance(pad, LowestPad)
+    if isinstance(layer, plan.MaxPool) and layer.padding == 0:
+        # Around numbers of which none is negative, zeros never win.
+        unseen = (lowest or last in _NOT_NEGATIVE) and pad.amount < layer.kernel_size
+        return replace(layer, padding=pad.amount) if unseen else None
+    if isinstance(layer, plan.Conv) and layer.padding == 0 and not lowest:
+        return replace(layer, padding=pad.amount)
+    return None
 
 
 def _what(layer: Layer, pooled: bool) -> tuple[Any, ...] | None:

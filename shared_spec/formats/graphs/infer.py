@@ -18,17 +18,28 @@ class NoSpecError(ResNetError):
     """No ResNet has such layers."""
 
 
-def spec_from_parts(parts: Sequence[Part], image_size: int | None) -> ResNetSpec:
+def spec_from_parts(
+    parts: Sequence[Part], image_size: int | None, known: ResNetSpec | None = None
+) -> ResNetSpec:
     """The spec that is nearest to a network: whether it is the same one is for its plan to say.
 
     Args:
         parts: chains and forks, every number of channels known.
         image_size: height and width of the images, if the network says so.
+        known: of the network, whose head may be another.
 
     Raises:
         NoSpecError: if it has no residual blocks, or such as no spec describes.
     """
     forks = [part for part in parts if isinstance(part, Fork)]
+    size = {} if image_size is None else {"image_size": image_size}
+    if known is not None:
+        after = _layers(parts[len(parts) - parts[::-1].index(forks[-1]) :] if forks else parts)
+        plain = {"features_only": False, "out_indices": (), "drop_rate": 0.0, "head_pool": "avg"}
+        head = _head(after)
+        if "features_only" in head:
+            head["out_indices"] = (len(known.depths),)
+        return known.override(**(plain | head | size))
     if not forks:
         raise NoSpecError("it has no residual block, whose branch and shortcut are added up")
     first = parts.index(forks[0])
@@ -40,9 +51,7 @@ def spec_from_parts(parts: Sequence[Part], image_size: int | None) -> ResNetSpec
     if "features_only" in fields:
         fields["out_indices"] = [len(fields["depths"])]
     every = [*stem, *(x for block in blocks for x in block), *_layers(rest)]
-    fields |= _common(every, _layers(x for f in forks for x in f.shortcut))
-    if image_size is not None:
-        fields["image_size"] = image_size
+    fields |= _common(every, _layers(x for f in forks for x in f.shortcut)) | size
     rule = fields.get("padding", "symmetric")
     if fields["stem_stride"] > 1 and fields.setdefault("stem_padding", "symmetric") == rule:
         del fields["stem_padding"]
@@ -130,7 +139,10 @@ def _blocks(stem: Sequence[Layer], forks: Sequence[Fork], pre: bool) -> dict[str
     strides = [_product(c.stride for c in convs) for convs in branches]
     dilations = [convs[-1 if len(convs) == 2 else 1].dilation for convs in branches]
     outs = [convs[-1].out_channels for convs in branches]
-    last = pre and _strides_end_stages(outs, strides)
+    # There the shortcut has no convolution.
+    strided = (fork for fork, stride in zip(forks, strides, strict=True) if stride > 1)
+    projected = any(_of(_layers(fork.shortcut), plan.Conv) for fork in strided)
+    last = pre and _strides_end_stages(outs, strides) and not projected
     starts = [0]
     for i in range(1, len(branches)):
         wider = outs[i] != outs[i - 1] or len(branches[i]) != len(branches[i - 1])
@@ -230,9 +242,10 @@ def _shortcut(
 
 
 def _head(layers: Sequence[Layer]) -> dict[str, Any]:
-    pools, dense = _of(layers, plan.GlobalPool), _of(layers, plan.Dense | plan.Conv)
+    pools = _of(layers, plan.GlobalPool)
     if not pools:
         return {"features_only": True, "num_classes": 0}
+    dense = _of(layers[layers.index(pools[0]) :], plan.Dense | plan.Conv)
     fields: dict[str, Any] = {"num_classes": 0}
     dropped = _of(layers, plan.Dropout)
     if dropped and dense:

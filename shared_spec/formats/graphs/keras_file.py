@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import takewhile
 
 from shared_spec import plan
 from shared_spec.errors import ResNetError, SpecError, WeightsError
 from shared_spec.formats.containers.source import Source, shown
-from shared_spec.formats.dialects.canonical import KERAS_CLASS
+from shared_spec.formats.dialects.canonical import is_keras_model
+from shared_spec.formats.dialects.dialect import Place
 from shared_spec.formats.dialects.keras_applications import keras_place
-from shared_spec.formats.dialects.keras_hub import is_preset
+from shared_spec.formats.dialects.keras_hub import KERAS_HUB
 from shared_spec.formats.graphs.events import (
     Event,
     Part,
@@ -20,28 +22,30 @@ from shared_spec.formats.graphs.events import (
 )
 from shared_spec.formats.graphs.infer import spec_from_parts
 from shared_spec.formats.graphs.keras_layers import LayerError, is_training_only, precision
+from shared_spec.formats.graphs.keras_made import MadeModel, Member
 from shared_spec.formats.graphs.keras_model import BROKEN, Graph, Node, graph_of
 from shared_spec.formats.graphs.keras_parts import parts_of_graph
 from shared_spec.formats.graphs.keras_preprocessing import PixelArithmetic, arithmetic_of
 from shared_spec.plan.compiler import compile_plan
+from shared_spec.plan.layers import Parameter
 from shared_spec.plan.parameters import parameters_of
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint, OwnGraph
 from shared_spec.weights.lazy_array import LazyArray, LazyArrays
+from shared_spec.weights.preprocessing import Preprocessing
 
 _TOLD = 10
 
 
 def has_graph(source: Source) -> bool:
-    """Whether a file holds the graph of a Keras model, other than ours and KerasHub's, which say
-    what they are made with.
+    """Whether a file holds the graph of a Keras model, other than one of ours alone, which has its
+    spec instead.
     """
-    registered = source.metadata.get("registered_name")
     return (
         source.kind in ("keras2", "keras3")
+        and not source.path.is_dir()
         and "class_name" in source.metadata
-        and registered != KERAS_CLASS
-        and not is_preset(source.metadata)
+        and not is_keras_model(source.metadata)
     )
 
 
@@ -79,12 +83,15 @@ class _Match:
         arrays = self.source.tensors.entries
         channels = self._channels()
         pixels = arithmetic_of(self.graph, channels, arrays)
-        parts = parts_of_graph(self.graph, pixels.end, channels)
+        parts, made = parts_of_graph(self.graph, pixels.end, channels)
         activation = _final_activation(parts)
         if activation is not None:
             parts = parts[:-1]
+        averaged = _ends_in_normalised_maps(parts)
+        if averaged:
+            parts = [*parts, Step(plan.GlobalPool("pool"))]
         found = events_of(parts)
-        spec = self._spec(parts, given)
+        spec = self._spec(parts, made, given)
         expected = events_of(parts_of(compile_plan(spec)))
         self._check(found, expected, given)
         weights, used = self._weights(found, expected)
@@ -93,7 +100,13 @@ class _Match:
         origin = f"{self.source.kind}, the graph in its configuration"
         height, width, _ = self.graph.image_shape
         size = None if height is None or width is None else (height, width)
-        own = OwnGraph(size, prepare is not None, activation is not None)
+        library = None if made is None else made.node.kind.partition(">")[0]
+        own = OwnGraph(size, prepare is not None, activation is not None, averaged, library)
+        if averaged:
+            notes.append("it gives maps; the model here gives their means over rows and columns")
+        if made is not None and made.node.config.get("preprocessor"):
+            theirs, note = self._preprocessor(made, spec)
+            prepare, notes = prepare or theirs, [*notes, *note]
         return Checkpoint(
             LazyArrays(weights),
             spec,
@@ -112,11 +125,14 @@ class _Match:
             return shape[2]
         raise LayerError("its input does not say how many channels images have")
 
-    def _spec(self, parts: list[Part], given: ResNetSpec | None) -> ResNetSpec:
+    def _spec(
+        self, parts: list[Part], made: MadeModel | None, given: ResNetSpec | None
+    ) -> ResNetSpec:
         height, width, channels = self.graph.image_shape
         inferred: ResNetSpec | None = None
         try:
-            inferred = spec_from_parts(parts, height if height == width else None)
+            known = None if made is None else made.spec
+            inferred = spec_from_parts(parts, height if height == width else None, known)
         except (ResNetError, ValueError) as error:
             if given is None:
                 raise LayerError(f"its layers are no ResNet's: {error}") from None
@@ -152,9 +168,9 @@ class _Match:
         for theirs, ours in zip(found, expected, strict=True):
             if theirs.step is None or ours.step is None:
                 continue
-            for q in parameters_of(ours.step.layer):
-                layer = _place(theirs.step.owner, legacy)
-                place = keras_place(layer, q, legacy)
+            theirs_of = parameters_of(theirs.step.layer)
+            for their, q in zip(theirs_of, parameters_of(ours.step.layer), strict=True):
+                place = _place(theirs.step.owner, their, q, legacy)
                 if place.name not in arrays:
                     raise LayerError(
                         f"{theirs.step.owner} has no array {shown(place.name)} in the file"
@@ -162,6 +178,16 @@ class _Match:
                 weights[q.name] = place.to_canonical(arrays[place.name], q)
                 used.add(place.name)
         return weights, used
+
+    def _preprocessor(
+        self, made: MadeModel, spec: ResNetSpec
+    ) -> tuple[Preprocessing | None, list[str]]:
+        """What a task of KerasHub does to images when it is not called by another model."""
+        told = f"left out: the preprocessor of {made.node}"
+        if made.node.path:
+            return None, [f"{told}, which Keras does not apply in another model"]
+        found, _ = KERAS_HUB.extras(self.source, spec)
+        return found, [] if found else [f"{told}, which preprocessing cannot express"]
 
     def _notes(self, pixels: PixelArithmetic, activation: Step | None, used: set[str]) -> list[str]:
         notes = []
@@ -191,20 +217,35 @@ class _Match:
         return notes
 
 
-def _place(node: Node, legacy: bool) -> str:
-    """Where a layer's arrays are; in legacy files by the outermost model and the layer."""
-    return "/".join(dict.fromkeys((node.path[0], node.path[-1])) if legacy else node.path)
+def _place(owner: Node | Member, theirs: Parameter, ours: Parameter, legacy: bool) -> Place:
+    """Where a layer's array is; in legacy files by the outermost model and the layer."""
+    if isinstance(owner, Member):
+        return owner.place(theirs, legacy)
+    path = owner.path
+    return keras_place(
+        "/".join(dict.fromkeys((path[0], path[-1])) if legacy else path), ours, legacy
+    )
 
 
 def _final_activation(parts: list[Part]) -> Step | None:
     """What makes probabilities of the logits, at the very end."""
     end = parts[-1] if len(parts) > 1 else None
     if isinstance(end, Step) and isinstance(end.layer, plan.Activation):
-        before = parts[-2]
-        dense = isinstance(before, Step) and isinstance(before.layer, plan.Dense)
+        # The classifier of a net with pre-activation may be flattened yet.
+        flat = isinstance(parts[-2], Step) and isinstance(parts[-2].layer, plan.Flatten)
+        before = parts[-3 if flat and len(parts) > 2 else -2]
+        dense = isinstance(before, Step) and isinstance(before.layer, plan.Dense | plan.Conv)
         if dense and end.layer.function in ("softmax", "sigmoid"):
             return end
     return None
+
+
+def _ends_in_normalised_maps(parts: list[Part]) -> bool:
+    """Whether it is the body of a net with pre-activation, whose maps no spec gives, but means."""
+    after = list(takewhile(lambda part: isinstance(part, Step), reversed(parts)))
+    layers = [part.layer for part in after if isinstance(part, Step)]
+    normed = any(isinstance(layer, plan.BatchNorm | plan.GroupNorm) for layer in layers)
+    return normed and not any(isinstance(layer, plan.GlobalPool) for layer in layers)
 
 
 def _momenta(found: list[Event], spec: ResNetSpec) -> list[str]:

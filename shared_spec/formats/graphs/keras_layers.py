@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from shared_spec import plan
 from shared_spec.errors import WeightsError
 from shared_spec.formats.containers.source import shown
+from shared_spec.formats.graphs.events import LowestPad
 from shared_spec.formats.graphs.keras_model import Node, told_options
 from shared_spec.plan.layers import LEAKY_SLOPE, Layer
 
@@ -45,7 +47,8 @@ TRAINING_ONLY = {
 }
 """Layers that give in inference what they take. `RandomCrop` resizes then, in some releases."""
 
-SUMS = {"Add"}
+_OURS = "resnet_keras>"
+SUMS = {"Add", f"{_OURS}Add"}
 """Layers and operations of two tensors."""
 
 
@@ -62,6 +65,8 @@ def is_training_only(node: Node) -> bool:
     """
     augments = node.kind.startswith("Random") or node.kind in ("AugMix", "CutMix", "MixUp")
     idle = node.kind in TRAINING_ONLY
+    if node.kind == "Pad":
+        return False
     if node.options and not (idle and augments and set(node.options) == {"training"}):
         raise LayerError(f"{node} is called with {told_options(node)}, which no ResNet here is")
     return idle
@@ -76,11 +81,12 @@ def records_of(node: Node) -> list[Layer]:
     """
     if node.config.get("data_format", "channels_last") != "channels_last":
         raise LayerError(f"{node} computes on channels before rows")
-    if node.config.get("quantization_config") or precision(node) not in _PRECISIONS:
-        raise LayerError(f"{node} computes in {shown(precision(node))}, which no ResNet here does")
+    check_precision(node)
     if is_training_only(node):
         drops = node.kind == "Dropout"
         return [plan.Dropout(node.path[-1], float(node.config["rate"]))] if drops else []
+    if node.kind == "Pad":
+        return _pad(node)
     build = _BUILDERS.get(node.kind)
     if build is None:
         raise LayerError(f"{node} is of a class that no ResNet here has")
@@ -89,13 +95,19 @@ def records_of(node: Node) -> list[Layer]:
     return build(node)
 
 
+def check_precision(node: Node) -> None:
+    """Raise a `LayerError` for a layer that is quantised."""
+    if node.config.get("quantization_config") or precision(node) not in _PRECISIONS:
+        raise LayerError(f"{node} computes in {shown(precision(node))}, which no ResNet here does")
+
+
 def precision(node: Node) -> str:
     """The dtype policy of a layer: `float32`, `mixed_float16`."""
     policy = node.config.get("dtype", "float32")
     if isinstance(policy, Mapping):
         plain = policy.get("class_name") in ("DTypePolicy", "Policy")
         inner = policy.get("config")
-        policy = inner.get("name") if plain and isinstance(inner, Mapping) else None
+        policy = inner.get("name") if plain and isinstance(inner, Mapping) else policy["class_name"]
     return str(policy)[:50]
 
 
@@ -146,7 +158,8 @@ def _batch_norm(node: Node) -> list[Layer]:
     if config.get("renorm"):
         raise LayerError(f"{node} renormalises")
     eps, momentum = float(config["epsilon"]), round(1 - float(config["momentum"]), 12)
-    return [plan.BatchNorm(node.path[-1], 0, eps, momentum, "biased")]
+    variance: Any = "unbiased" if config.get("unbiased") else "biased"
+    return [plan.BatchNorm(node.path[-1], 0, eps, momentum, variance)]
 
 
 _FUNCTIONS = {
@@ -162,6 +175,7 @@ _FUNCTIONS = {
     "hard_swish": "hardswish",
     "softmax": "softmax",
     "sigmoid": "sigmoid",
+    **{f"{_OURS}{name}": name for name in ("leaky_relu", "gelu", "gelu_tanh")},
 }
 
 
@@ -172,6 +186,8 @@ def _function(node: Node) -> list[Layer]:
         kind, config = str(name.get("class_name")), name.get("config")
         if kind in _ACTIVATIONS and isinstance(config, Mapping):
             return _ACTIVATIONS[kind](replace(node, kind=kind, config=config))
+        if kind == "function":
+            name = config
     if name in (None, "linear"):
         return []
     if not isinstance(name, str) or name not in _FUNCTIONS:
@@ -223,6 +239,20 @@ def _zero_pad(node: Node) -> list[Layer]:
     return [plan.ZeroPad(node.path[-1], int(amounts.pop()))]
 
 
+def _pad(node: Node) -> list[Layer]:
+    """Of `keras.ops.pad`, which takes what it pads with when it is called."""
+    value = node.options.get("constant_values", 0)
+    rows = node.config["pad_width"][1:2]
+    around = [[0, 0], *rows, *rows, [0, 0]]
+    record = {0: plan.ZeroPad, -math.inf: LowestPad}.get(value)
+    plain = node.config["mode"] == "constant" and set(node.options) <= {"constant_values"}
+    if not plain or record is None or node.config["pad_width"] != around or len(set(rows[0])) != 1:
+        raise LayerError(
+            f"{node} pads other things than one number of zeros, or of minus infinity, on all sides"
+        )
+    return [record(node.path[-1], int(rows[0][0]))]
+
+
 def _pool(record: Callable[..., Layer]) -> Callable[[Node], list[Layer]]:
     def build(node: Node) -> list[Layer]:
         size = _square(node, "pool_size")
@@ -250,20 +280,26 @@ _ACTIVATIONS: dict[str, Callable[[Node], list[Layer]]] = {
     "ELU": _elu,
     "Softmax": _softmax,
 }
-_BUILDERS: dict[str, Callable[[Node], list[Layer]]] = {
-    **_ACTIVATIONS,
+_NATIVE: dict[str, Callable[[Node], list[Layer]]] = {
     "Conv2D": _convolution,
-    "Convolution2D": _convolution,
     "Dense": _dense,
     "BatchNormalization": _batch_norm,
-    "BatchNormalizationV1": _batch_norm,
     "GroupNormalization": _group_norm,
+    "MaxPooling2D": _pool(plan.MaxPool),
+    "GlobalAveragePooling2D": _global_pool("avg"),
+}
+"""Those of which `resnet_keras` has its own, which compute the same."""
+_BUILDERS: dict[str, Callable[[Node], list[Layer]]] = {
+    **_ACTIVATIONS,
+    **_NATIVE,
+    **{f"{_OURS}{kind}": build for kind, build in _NATIVE.items()},
+    f"{_OURS}LowestPadding2D": lambda node: [LowestPad(node.path[-1], node.config["padding"])],
+    "Convolution2D": _convolution,
+    "BatchNormalizationV1": _batch_norm,
     "Activation": _function,
     "Relu": lambda node: [plan.Activation(node.path[-1], "relu")],
     "ZeroPadding2D": _zero_pad,
-    "MaxPooling2D": _pool(plan.MaxPool),
     "AveragePooling2D": _pool(plan.AvgPool),
-    "GlobalAveragePooling2D": _global_pool("avg"),
     "GlobalMaxPooling2D": _global_pool("max"),
     "Flatten": lambda node: [plan.Flatten(node.path[-1])],
 }

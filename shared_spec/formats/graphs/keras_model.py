@@ -9,8 +9,12 @@ from typing import Any
 
 from shared_spec.errors import WeightsError
 from shared_spec.formats.containers.source import shown
+from shared_spec.formats.dialects.canonical import KERAS_CLASS
+from shared_spec.formats.dialects.keras_hub import HUB_CLASSES
 
 _MODELS = {"Functional", "Model", "Sequential"}
+MADE = (KERAS_CLASS, *HUB_CLASSES)
+"""Models whose files have what they are made with, instead of their layers."""
 _CALLS = 20_000
 """Of layers in a model; ResNet-1202 has 7,000."""
 _DEPTH = 12
@@ -47,6 +51,8 @@ class Node:
     """What it is called with by name, such as `training`."""
 
     def __str__(self) -> str:
+        if not self.path:
+            return f"the model ({self.kind})"
         kind = self.kind if self.kind.isprintable() and len(self.kind) < 100 else shown(self.kind)
         return f"layer {shown('/'.join(self.path))} ({kind})"
 
@@ -92,13 +98,16 @@ class _Reader:
         self._models = 0
 
     def read(self, config: Mapping[str, Any]) -> Graph:
-        if config["class_name"] not in _MODELS or not _is_kerass(config):
+        image = self._add(Node((), "Input", {}, ()))
+        if (made := made_class(config)) is not None:
+            output = self._add(Node((), made, config["config"], (image,), (None,)))
+        elif config["class_name"] in _MODELS and _is_kerass(config):
+            output = self._model(config, (), [image])
+        else:
             kind = config.get("registered_name") or config["class_name"]
             raise self._refusal(
                 f"its model is of the class {shown(str(kind))}, whose layers the file does not list"
             )
-        image = self._add(Node((), "Input", {}, ()))
-        output = self._model(config, (), [image])
         used = {output}
         for number in range(len(self._nodes) - 1, -1, -1):
             if number in used:
@@ -109,7 +118,7 @@ class _Reader:
         for number in sorted(used):
             for source in self._nodes[number].sources:
                 consumers[source] = (*consumers.get(source, ()), number)
-        shape = _image_shape(config["config"])
+        shape = _image_shape(config)
         return Graph(tuple(self._nodes), output, consumers, frozenset(used), shape)
 
     def _refusal(self, text: str) -> WeightsError:
@@ -135,8 +144,11 @@ class _Reader:
         options = {k: v for k, v in call.options.items() if v not in (None, False)}
         entering = tuple(inputs)
         node = Node((*path, name), kind, layer["config"], entering, call.arguments, options)
-        if options and kind in _MODELS:
+        made = made_class(layer)
+        if options and (kind in _MODELS or made):
             raise self._refusal(f"{node} is called with {told_options(node)}")
+        if made is not None:
+            return self._add(replace(node, kind=made))
         if not _is_kerass(layer):
             return self._add(replace(node, kind=str(layer.get("registered_name") or kind)))
         return self._model(layer, node.path, inputs) if kind in _MODELS else self._add(node)
@@ -200,15 +212,34 @@ class _Reader:
         return known[ends[0]]
 
 
-def _image_shape(config: Any) -> tuple[int | None, ...]:
-    """What the first layer of a model takes, without the batch's axis."""
+def _image_shape(model: Mapping[str, Any]) -> tuple[int | None, ...]:
+    """What a model takes, without the batch's axis, as its first layer has it, or KerasHub."""
+    config = model["config"]
+    if "backbone" in config:
+        config = config["backbone"]["config"]
+    if "image_shape" in config:
+        return _sizes(config["image_shape"])
     layers = config["layers"] if isinstance(config, Mapping) else config
     first = layers[0]["config"]
     for key in ("batch_shape", "batch_input_shape"):
         if isinstance(first.get(key), list):
-            return tuple(n if type(n) is int else None for n in first[key][1:])
+            return _sizes(first[key][1:])
     built = config.get("build_input_shape") if isinstance(config, Mapping) else None
-    return tuple(n if type(n) is int else None for n in (built or [])[1:])
+    return _sizes((built or [])[1:])
+
+
+def _sizes(shape: Sequence[Any]) -> tuple[int | None, ...]:
+    return tuple(n if type(n) is int else None for n in shape)
+
+
+def made_class(layer: Mapping[str, Any]) -> str | None:
+    """The registered name of a model that is not saved as layers, if that is what a layer is;
+    `.h5` files have it as the class, and of a whole model no more than its last part.
+    """
+    kind = layer.get("registered_name") or layer.get("class_name")
+    if "module" not in layer and "inbound_nodes" not in layer:
+        kind = next((name for name in MADE if name.partition(">")[2] == kind), kind)
+    return kind if kind in MADE else None
 
 
 def _is_kerass(layer: Mapping[str, Any]) -> bool:
@@ -258,7 +289,7 @@ def _of_call(reference: _Reference, named: Mapping[str, Any], ends: bool = False
     name, number, tensor = reference
     layer = named[name]
     old = any(isinstance(call, list) for call in layer["inbound_nodes"])
-    if layer["class_name"] in ("Functional", "Model"):
+    if layer["class_name"] in ("Functional", "Model") or made_class(layer):
         number -= ends or old
     elif layer["class_name"] == "Sequential" and old:
         inside = layer["config"]

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from shared_spec import plan
 from shared_spec.formats.graphs.events import Fork, Part, Step
 from shared_spec.formats.graphs.keras_layers import SUMS, LayerError, records_of
-from shared_spec.formats.graphs.keras_model import Graph, Node, Tensor
+from shared_spec.formats.graphs.keras_made import MadeModel, made_model
+from shared_spec.formats.graphs.keras_model import MADE, Graph, Node, Tensor
 from shared_spec.plan.layers import Layer
 
 
@@ -17,13 +18,16 @@ class _Walk:
     graph: Graph
     channels: int
     """That enter what comes next."""
+    made: MadeModel | None = None
+    """The model among the layers that the file does not list layer by layer."""
 
     def parts(self, tensor: Tensor) -> Iterator[Part]:
         while tensor != self.graph.output:
             users = self._users(tensor)
             if len(users) == 1:
                 tensor = users[0]
-                yield from self._steps(tensor)
+                node = self.graph.nodes[tensor]
+                yield from self._opened(node) if node.kind in MADE else self._steps(tensor)
                 continue
             if len(users) > 2:
                 names = ", ".join(str(self.graph.nodes[n]) for n in users[:3])
@@ -32,6 +36,17 @@ class _Walk:
                 )
             fork, tensor = self._fork(tensor, users)
             yield fork
+
+    def _opened(self, node: Node) -> tuple[Part, ...]:
+        if self.made is not None:
+            raise LayerError(f"{node} comes after {self.made.node}, and one of them is a whole net")
+        made = made_model(node)
+        if made.spec.in_channels != self.channels:
+            raise LayerError(
+                f"{node} takes {made.spec.in_channels} channels, and {self.channels} enter it"
+            )
+        self.made, self.channels = made, made.channels
+        return made.parts
 
     def _users(self, tensor: Tensor) -> tuple[Tensor, ...]:
         return self.graph.consumers.get(tensor, ())
@@ -111,8 +126,11 @@ class _Walk:
         return record
 
 
-def parts_of_graph(graph: Graph, start: Tensor, channels: int) -> list[Part]:
-    """What is between a tensor and the output.
+def parts_of_graph(
+    graph: Graph, start: Tensor, channels: int
+) -> tuple[list[Part], MadeModel | None]:
+    """What is between a tensor and the output, and the model there that is opened by what it is
+    made with.
 
     Args:
         graph: of a Keras model.
@@ -122,7 +140,8 @@ def parts_of_graph(graph: Graph, start: Tensor, channels: int) -> list[Part]:
     Raises:
         LayerError: naming the first layer that no ResNet here has, or not in this place.
     """
-    return list(_Walk(graph, channels).parts(start))
+    walk = _Walk(graph, channels)
+    return list(walk.parts(start)), walk.made
 
 
 def _work(steps: list[Step]) -> tuple[int, int]:

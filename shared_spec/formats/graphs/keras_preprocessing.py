@@ -53,7 +53,7 @@ class PixelArithmetic:
         std = 1 / (_WHITE * self.scale)
         return Preprocessing(
             image_size=image_size,
-            mean=tuple(float(x) for x in -self.offset * std),
+            mean=tuple(float(x) for x in 0 - self.offset * std),
             std=tuple(float(x) for x in std),
             channel_order=_ORDERS[self.order],
         )

@@ -1,0 +1,133 @@
+"""Small nets of KerasHub's and ours, drawn, and other arguments for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+import resnet_keras
+from shared_spec import ResNetSpec
+from shared_spec.formats.dialects.keras_hub import HUB_MODELS
+from tests.peers import fetched
+
+Draw = np.random.Generator
+SIZE = 33
+
+
+def one_of(draw: Draw, *values: Any) -> Any:
+    return values[draw.integers(len(values))]
+
+
+def hub_classes() -> dict[str, Any]:
+    """What KerasHub calls its ResNets, as whole `.h5` files do."""
+    models = fetched("keras_hub").models
+    return {name: getattr(models, name) for name in HUB_MODELS} | {"ResNet": resnet_keras.ResNet}
+
+
+def from_keras_hub(draw: Draw) -> keras.Model:
+    """A backbone or a classifier, or the layers of one."""
+    hub = fetched("keras_hub")
+    deep = bool(draw.random() < 0.3)
+    model = hub.models.ResNetBackbone(
+        input_conv_filters=[32, 32, 64] if deep else [64],
+        input_conv_kernel_sizes=[3, 3, 3] if deep else [one_of(draw, 7, 3)],
+        stackwise_num_filters=[64, one_of(draw, 32, 96)],
+        stackwise_num_blocks=[1, int(draw.integers(1, 3))],
+        stackwise_num_strides=[1, 2],
+        block_type=one_of(
+            draw, "basic_block", "bottleneck_block", "basic_block_vd", "bottleneck_block_vd"
+        ),
+        use_pre_activation=bool(draw.random() < 0.3),
+        image_shape=one_of(draw, (SIZE, SIZE, 3), (None, None, 3)),
+    )
+    if draw.random() < 0.4:
+        return hub.models.ResNetImageClassifier(
+            model,
+            num_classes=5,
+            pooling=one_of(draw, "avg", "max"),
+            activation=one_of(draw, None, "softmax", "sigmoid", "linear"),
+            dropout=one_of(draw, 0.0, 0.2),
+        )
+    return keras.Model(model.input, model.output) if draw.random() < 0.5 else model
+
+
+def from_us(draw: Draw) -> keras.Model:
+    """A model of `resnet_keras`, or its layers."""
+    fields = {
+        "depths": [1, int(draw.integers(1, 3))],
+        "block": one_of(draw, "basic", "bottleneck"),
+        "widths": [8, 16],
+        "stem_width": 8,
+        "num_classes": one_of(draw, 0, 0, 5),
+        "image_size": SIZE,
+        **dict(
+            one_of(draw, *more.items()) if draw.random() < 0.25 else ("depths", [1, 1])
+            for more in _FIELDS
+        ),
+    }
+    spec = ResNetSpec.parse(fields)
+    model: keras.Model = resnet_keras.create_model(spec, dtype="float64")
+    return keras.Model(model.input, model.output) if draw.random() < 0.5 else model
+
+
+_FIELDS: list[dict[str, Any]] = [
+    {"activation": "gelu", "head_pool": "max"},
+    {"head_pool": "avgmax", "stem": "conv3x3"},
+    {"pre_activation": True, "attention": "se"},
+    {"stem_pool": "none", "shortcut_pool": "avg"},
+    {"norm_eps": 1e-3, "activation": "leaky_relu"},
+    {"shortcut": "projection_all", "anti_alias": "blur"},
+    {"features_only": True, "padding": "same"},
+    {"conv_bias": True, "stem": "deep"},
+    {"stride_on": "1x1", "layer_scale": 0.5},
+]
+
+_ARGUMENTS: dict[str, list[Any]] = {
+    "use_pre_activation": [True, False],
+    "stackwise_num_strides": [[1, 1], [2, 2]],
+    "stackwise_num_blocks": [[2, 1]],
+    "block_type": ["basic_block", "bottleneck_block", "basic_block_vd"],
+    "image_shape": [[SIZE, SIZE, 1]],
+    "pooling": ["avg", "max"],
+    "activation": ["tanh", "softmax", "relu"],
+    "dropout": [0.5],
+    "inference": [True],
+}
+_SPEC: dict[str, list[Any]] = {
+    "activation": ["elu", "gelu_tanh"],
+    "norm_eps": [1e-3],
+    "head_pool": ["max", "catavgmax"],
+    "shortcut": ["projection_stage", "zero_pad"],
+    "features_only": [True],
+    "in_channels": [1],
+    "stem_pool": ["max_zero", "none"],
+    "drop_rate": [0.3],
+}
+
+
+def made_otherwise(config: dict[str, Any], draw: Draw) -> str | None:
+    """Another argument in the configuration of a model that is saved by what it is made with."""
+    holders = [found for found in _mappings(config) if {*found} & {"block_type", "spec", "pooling"}]
+    holders = [found for found in holders if "layers" not in found]
+    if not holders:
+        return None
+    holder = one_of(draw, *holders)
+    known = _ARGUMENTS
+    if "spec" in holder and draw.random() < 0.9:
+        holder, known = holder["spec"], _SPEC
+    keys = [key for key in known if key in holder or known is _SPEC]
+    if not keys:
+        return None
+    key = one_of(draw, *keys)
+    holder[key] = one_of(draw, *known[key])
+    return f"made with another {key}"
+
+
+def _mappings(data: Any) -> list[dict[str, Any]]:
+    if isinstance(data, list):
+        return [found for item in data for found in _mappings(item)]
+    if not isinstance(data, dict):
+        return []
+    return [data, *(found for item in data.values() for found in _mappings(item))]
