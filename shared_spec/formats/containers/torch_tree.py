@@ -306,7 +306,7 @@ class _Walk:
     def _entries(self, value: Opaque, first: object) -> dict[Any, Any] | None:
         """Of a mapping of a known class: what was put into it, or what it was made of."""
         if value.items is not None:
-            return value.items
+            return None if first and isinstance(first, dict | list) else value.items
         if isinstance(first, dict):
             return first
         if value.name != "collections.OrderedDict" or not isinstance(first, list):
@@ -459,14 +459,6 @@ def _size(parts: object) -> int:
 
 def _numbers(dtype: object, data: object) -> np.ndarray | None:
     """A row of numbers, from a pickled dtype and their bytes."""
-    if isinstance(data, Opaque) and data.name == "_codecs.encode":  # bytes before protocol 3
-        text, coding = data.arguments if len(data.arguments) == 2 else (None, None)
-        if not isinstance(text, str) or coding != "latin1":
-            return None
-        try:
-            data = text.encode("latin1")
-        except UnicodeEncodeError:
-            return None
     if not isinstance(dtype, Opaque) or dtype.name != "numpy.dtype" or not dtype.arguments:
         return None
     kind, state = dtype.arguments[0], dtype.state
@@ -476,6 +468,25 @@ def _numbers(dtype: object, data: object) -> np.ndarray | None:
     if not isinstance(kind, str) or kind not in _NUMBERS or order not in ("<", ">", "|"):
         return None
     found = np.dtype(f"{order}{kind}")
-    if not isinstance(data, bytes | bytearray) or len(data) % found.itemsize:
+    raw = _bytes(data)
+    if raw is None or len(raw) % found.itemsize:
         return None
-    return np.frombuffer(data, found).astype(found.newbyteorder("<"), copy=False)
+    return np.frombuffer(raw, found).astype(found.newbyteorder("<"), copy=False)
+
+
+def _bytes(data: object) -> bytes | bytearray | None:
+    """Bytes as any protocol writes them; Python 2 and `_codecs.encode` have them as text."""
+    if isinstance(data, Opaque) and data.name == "builtins.bytes" and not data.arguments:
+        return b""
+    if (
+        isinstance(data, Opaque)
+        and data.name == "_codecs.encode"
+        and data.arguments[1:] == ("latin1",)
+    ):
+        data = data.arguments[0]
+    if isinstance(data, str):
+        try:
+            return data.encode("latin1")
+        except UnicodeEncodeError:
+            return None
+    return data if isinstance(data, bytes | bytearray) else None
