@@ -302,13 +302,11 @@ TREES: dict[str, tuple[bytes, str]] = {
         "objects hold more than any model",
     ),
     "10,000 modules with one long set of names": (
-        b"\x80\x02]("
+        b"\x80\x02](]("
         + unicode("a") * 50_000
         + b"eq\x020"
-        + module(b"}")[:-2].replace(
-            b"}(", b"}(" + unicode("_non_persistent_buffers_set") + b"h\x02", 1
-        )
-        + b"ubq\x030"
+        + module(b"}" + unicode("_non_persistent_buffers_set") + b"h\x02")
+        + b"q\x030"
         + b"h\x03" * 10_000
         + b"e.",
         "containers hold more than any model",
