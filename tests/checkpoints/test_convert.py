@@ -198,7 +198,7 @@ def test_a_pickle_is_not_run(tmp_path: Path) -> None:
 
     path = tmp_path / "a.pth"
     torch.save({"conv1.weight": Canary()}, path)
-    with pytest.raises(ResNetError, match=r"it asks for posix\.mkdir, and nothing is executed"):
+    with pytest.raises(ResNetError, match=r"posix\.mkdir at 'conv1\.weight'.* nothing is executed"):
         convert(path, tmp_path / "b.safetensors", SMALL)
     assert not (tmp_path / "canary").exists()
 

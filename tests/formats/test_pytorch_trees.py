@@ -10,6 +10,7 @@ import datetime
 import enum
 import io
 import os
+import pickle
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from torch import nn
 from shared_spec import WeightsError
 from shared_spec.formats.containers.pytorch import open_pytorch
 from shared_spec.formats.containers.source import Source
-from tests.hardening.attack.cases import state_dict, torch_zip, unicode
+from tests.hardening.attack.cases import state_dict, storage, tensor, torch_zip, unicode
 from tests.hardening.attack.mutate import members_of, zip_of
 from tests.peers import torchvision_models
 
@@ -118,8 +119,8 @@ def bits(tensor: Any) -> tuple[str, tuple[int, ...], bytes]:
         name = str(found.dtype).removeprefix("torch.")
         raw = found.reshape(-1).view(torch.uint8).numpy() if found.numel() else np.zeros(0)
         return name, tuple(found.shape), raw.tobytes()
-    array = np.ascontiguousarray(tensor)
-    return array.dtype.name, np.shape(tensor), array.tobytes()
+    array = np.asarray(tensor).astype(np.asarray(tensor).dtype.newbyteorder("<"))
+    return array.dtype.name, array.shape, array.tobytes()
 
 
 def compare(source: Source, expected: dict[str, Any]) -> None:
@@ -156,6 +157,8 @@ def trainer() -> dict[str, Any]:
         "list": [drawn(2), (drawn(3), {"deep": drawn(4)})],
         "arrays": {
             "c": np.arange(6.0).reshape(2, 3),
+            "none": np.zeros((0, 3), bool),
+            "one": np.array(2.5, ">f4"),
             "f": np.asfortranarray(np.array([[1, 2], [3, 4]], "i2")),
         },
     }
@@ -421,6 +424,17 @@ def test_numbers_that_need_a_scale_are_opaque(tmp_path: Path) -> None:
     source = open_pytorch(tmp_path / "a.pth")
     assert list(source.tensors) == ["b"]
     assert source.opaque == {"a": "torch._utils._rebuild_tensor_v2 (1 tensor in it)"}
+
+
+def test_a_number_that_python_2_wrote(tmp_path: Path) -> None:
+    """Its bytes are a text there."""
+    number = np.float64(76.5)
+    kind = pickle.dumps(np.dtype("f8"), 2)[2:-1].replace(b"q\x00", b"").replace(b"q\x01", b"")
+    scalar = b"cnumpy.core.multiarray\nscalar\n" + kind + b"U\x08" + number.tobytes() + b"\x86R"
+    pickled = b"\x80\x02}(" + unicode("best") + scalar + unicode("w") + tensor(storage()) + b"u."
+    assert pickle.loads(scalar + b".", encoding="latin1") == number  # noqa: S301 made here
+    path = tmp_path / torch_zip("a.pth", pickled, ("archive/data/0", bytes(8), 0))(tmp_path)
+    assert open_pytorch(path).metadata == {"best": 76.5}
 
 
 def test_containers_that_hold_themselves(tmp_path: Path) -> None:

@@ -166,6 +166,7 @@ class _Walk:
         self._active.discard(id(value))
 
     def _leave_out(self, value: object, why: str) -> None:
+        self._spend(1)
         if self._count(value):
             raise ValueError(why)
 
@@ -180,10 +181,10 @@ class _Walk:
         self.tree.tensors[path] = tensor
 
     def _value(self, path: str, depth: int, value: object) -> None:
-        if isinstance(value, str) and not (len(value) <= _SHORT and value.isprintable()):
+        if isinstance(value, str) and not _is_short(value):
             return
         level = self.values.setdefault(depth, {})
-        if len(level) < _VALUES and len(path) <= _SHORT and path.isprintable():
+        if len(level) < _VALUES and _is_short(path):
             level.setdefault(path, value)
 
     def _tell(self, path: str, value: object) -> None:
@@ -214,10 +215,12 @@ class _Walk:
         self.tree.modules[_printable(path)] = Module(_class_name(module), attributes)
         for name, value in self._members(module):
             self._spend(1)
+            length = len(prefix) + len(name)
+            if length > NAME_LIMIT:
+                self._leave_out(value, f"the name {shown(name)} has {length:,} characters")
+                continue
             place = prefix + name
-            if len(place) > NAME_LIMIT:
-                self._leave_out(value, f"the name {shown(place)} has {len(place):,} characters")
-            elif _is_module(value) or _is_scripted(value):
+            if _is_module(value) or _is_scripted(value):
                 self._module(value, place, f"{place}.", depth + 1)
             elif isinstance(value, Strided):
                 self._tensor(place, value)
@@ -264,7 +267,7 @@ class _Walk:
                 continue
             name = _text(key)
             if (setting := self._setting(value)) is not _UNKNOWN:
-                if not name.startswith("_") and name.isprintable() and len(name) <= _SHORT:
+                if not name.startswith("_") and _is_short(name):
                     found[name] = setting
             elif len(prefix) + len(name) > NAME_LIMIT:
                 self._leave_out(value, f"the name {shown(name)} has {len(name):,} characters")
@@ -276,7 +279,7 @@ class _Walk:
         """A plain value, or a few of them in a tuple or list."""
         plain = _plain(value)
         if plain is not _UNKNOWN:
-            return plain
+            return plain if not isinstance(plain, str) or _is_short(plain) else _UNKNOWN
         inside = self._contents(value)
         if not isinstance(inside, tuple | list) or len(inside) > 32 or depth == 2:
             return _UNKNOWN
@@ -306,7 +309,7 @@ class _Walk:
     def _entries(self, value: Opaque, first: object) -> dict[Any, Any] | None:
         """Of a mapping of a known class: what was put into it, or what it was made of."""
         if value.items is not None:
-            return value.items
+            return None if first and isinstance(first, dict | list) else value.items
         if isinstance(first, dict):
             return first
         if value.name != "collections.OrderedDict" or not isinstance(first, list):
@@ -362,6 +365,11 @@ def _items(inside: Any) -> Iterator[tuple[Any, Any]]:
 
 def _text(key: object) -> str:
     return key.text if isinstance(key, Key) else str(key)
+
+
+def _is_short(text: str) -> bool:
+    """Whether it can be part of a message as it is."""
+    return len(text) <= _SHORT and text.isprintable()
 
 
 def _printable(text: str) -> str:
@@ -459,14 +467,6 @@ def _size(parts: object) -> int:
 
 def _numbers(dtype: object, data: object) -> np.ndarray | None:
     """A row of numbers, from a pickled dtype and their bytes."""
-    if isinstance(data, Opaque) and data.name == "_codecs.encode":  # bytes before protocol 3
-        text, coding = data.arguments if len(data.arguments) == 2 else (None, None)
-        if not isinstance(text, str) or coding != "latin1":
-            return None
-        try:
-            data = text.encode("latin1")
-        except UnicodeEncodeError:
-            return None
     if not isinstance(dtype, Opaque) or dtype.name != "numpy.dtype" or not dtype.arguments:
         return None
     kind, state = dtype.arguments[0], dtype.state
@@ -476,6 +476,25 @@ def _numbers(dtype: object, data: object) -> np.ndarray | None:
     if not isinstance(kind, str) or kind not in _NUMBERS or order not in ("<", ">", "|"):
         return None
     found = np.dtype(f"{order}{kind}")
-    if not isinstance(data, bytes | bytearray) or len(data) % found.itemsize:
+    raw = _bytes(data)
+    if raw is None or len(raw) % found.itemsize:
         return None
-    return np.frombuffer(data, found).astype(found.newbyteorder("<"), copy=False)
+    return np.frombuffer(raw, found).astype(found.newbyteorder("<"), copy=False)
+
+
+def _bytes(data: object) -> bytes | bytearray | None:
+    """Bytes as any protocol writes them; Python 2 and `_codecs.encode` have them as text."""
+    if isinstance(data, Opaque) and data.name == "builtins.bytes" and not data.arguments:
+        return b""
+    if (
+        isinstance(data, Opaque)
+        and data.name == "_codecs.encode"
+        and data.arguments[1:] == ("latin1",)
+    ):
+        data = data.arguments[0]
+    if isinstance(data, str):
+        try:
+            return data.encode("latin1")
+        except UnicodeEncodeError:
+            return None
+    return data if isinstance(data, bytes | bytearray) else None

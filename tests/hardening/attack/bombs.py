@@ -291,6 +291,22 @@ TREES: dict[str, tuple[bytes, str]] = {
         + b"es.",
         "7,000,000 characters",
     ),
+    "a module with a name of 7 MB, 20,000 times": (
+        b"\x80\x02]("
+        + module(b"}" + unicode("x" * 7_000_000) + b"Ns")
+        + b"q\x01"
+        + b"h\x01" * 19_000
+        + b"e.",
+        "holds no tensors",
+    ),
+    "2,000 keys too long for a path, in one dict 10,000 times": (
+        b"\x80\x02](}("
+        + b"".join(unicode(f"{i:0600}") + b"N" for i in range(2_000))
+        + b"uq\x01"
+        + b"h\x01" * 10_000
+        + b"e.",
+        "containers hold more than any model",
+    ),
     "10,000 objects that hold one long list": (
         b"\x80\x02]("
         + FLOATS
@@ -302,13 +318,11 @@ TREES: dict[str, tuple[bytes, str]] = {
         "objects hold more than any model",
     ),
     "10,000 modules with one long set of names": (
-        b"\x80\x02]("
+        b"\x80\x02](]("
         + unicode("a") * 50_000
         + b"eq\x020"
-        + module(b"}")[:-2].replace(
-            b"}(", b"}(" + unicode("_non_persistent_buffers_set") + b"h\x02", 1
-        )
-        + b"ubq\x030"
+        + module(b"}" + unicode("_non_persistent_buffers_set") + b"h\x02")
+        + b"q\x030"
         + b"h\x03" * 10_000
         + b"e.",
         "containers hold more than any model",
