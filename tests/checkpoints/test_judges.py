@@ -219,6 +219,32 @@ def applications_file(name: str, suffix: str, classes: int) -> Any:
     return write
 
 
+def keras_model(kind: str) -> Any:
+    def write(pool: Pool, folder: Path) -> Written:
+        path = str(folder / "a.keras")
+        pool["keras:tensorflow"].call("probe", function="keras_models:saved", kind=kind, path=path)
+        load = partial(
+            probed,
+            pool,
+            folder,
+            "keras:tensorflow",
+            function="keras3_files:load",
+            name="",
+            num_classes=0,
+            file=path,
+        )
+        return Written(
+            Path(path),
+            load,
+            "keras ",
+            "the file's own graph",
+            tolerance=1e-5,  # Keras rounds images to float32
+            probabilities=kind == "a softmax",
+        )
+
+    return write
+
+
 def hub_source(whole: bool, head: dict[str, Any] | None) -> Any:
     def write(pool: Pool, folder: Path) -> Written:
         config = {
@@ -289,6 +315,8 @@ SOURCES: dict[str, Callable[[Pool, Path], Written]] = {
     "BiT": bit_file,
     "keras.applications": applications_file("keras_resnet50v2", ".h5", 7),
     "keras.applications, a body": applications_file("keras_resnet50", ".weights.h5", 0),
+    "a Keras model": keras_model("a maximum pool"),
+    "a Keras model, a softmax": keras_model("a softmax"),
     "KerasHub": hub_source(False, {"num_classes": 3, "pooling": "max", "activation": "softmax"}),
     "KerasHub, a body": hub_source(False, None),
     "KerasHub, whole": hub_source(True, {"num_classes": 3, "activation": "softmax"}),
