@@ -534,8 +534,9 @@ def _maps(folder: Path) -> tuple[Path, dict[str, Any]]:
     return folder / "a.pth", {"spec": resolve("resnet18", {"features_only": True})}
 
 
+OURS = "resnet-parity itself is the library that writes such files"
 UNJUDGED: dict[str, tuple[Callable[[Path], tuple[Path, dict[str, Any]]], str]] = {
-    "our canonical file": (_ours, "resnet-parity itself is the library that writes such files"),
+    "our canonical file": (_ours, OURS),
     "our Keras file": (
         _ours_in_keras,
         "resnet-parity itself is the library that writes such files",
