@@ -51,7 +51,7 @@ def judge_of(checkpoint: Checkpoint) -> tuple[Judge, Facts] | str:
     spec, origin = checkpoint.spec, checkpoint.origin
     assert spec is not None
     if checkpoint.library in _OURS:
-        return f"{origin}; resnet-parity itself wrote it, and no other library has its models"
+        return f"{origin}; resnet-parity itself is the library that writes such files"
     judge = next((judge for judge in JUDGES if judge.claims(checkpoint)), None)
     if judge is None:
         return f"{origin}, which no library that is known here loads"

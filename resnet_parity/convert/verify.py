@@ -261,7 +261,8 @@ class _CertificateRun:
                 pixels = np.ascontiguousarray(pixels[..., ::-1])
             images = self.workers.job.save("own", {"images": pixels})
         worker = self.workers.at(judge.engine, "cpu")
-        asked: dict[str, Any] = {"by": judge.function, "library": judge.library, "facts": facts}
+        library = facts.get("library", judge.library)
+        asked: dict[str, Any] = {"by": judge.function, "library": library, "facts": facts}
         answer, arrays = self.workers.job.run(
             worker.call, "judge", images=images, source=str(source.resolve()), **asked
         )

@@ -215,6 +215,17 @@ def transformers_folder(path: Path, batch: np.ndarray) -> Verdict:
 # Libraries on Keras.
 
 
+def _safe_keras() -> Any:
+    """Keras, for files with a configuration. Before 3.12 one could have functions called in its
+    safe mode: CVE-2025-8747, CVE-2025-9906 and CVE-2025-12058.
+    """
+    import keras
+
+    if tuple(map(int, keras.__version__.split(".")[:2])) < (3, 12):
+        raise ResNetError(f"keras {keras.__version__} loads configurations less safely than 3.12")
+    return keras
+
+
 def keras_graph(path: Path, batch: np.ndarray, logits: bool, library: str | None) -> Verdict:
     """The model that a `.keras` or `.h5` file describes.
 
@@ -224,8 +235,7 @@ def keras_graph(path: Path, batch: np.ndarray, logits: bool, library: str | None
         logits: whether to leave out a softmax or sigmoid at its end.
         library: the package whose classes are in it beside Keras's own.
     """
-    import keras
-
+    keras = _safe_keras()
     who, known = f"keras {keras.__version__}", {}
     if library == "keras_hub":
         import_peer("KerasHub")
@@ -262,8 +272,7 @@ def keras_applications(path: Path, batch: np.ndarray, name: str, classes: int) -
 
 def keras_hub(path: Path, batch: np.ndarray, classifies: bool) -> Verdict:
     """A preset's directory, or a `.keras` file of KerasHub's."""
-    import keras
-
+    keras = _safe_keras()
     import_peer("KerasHub")
     hub = importlib.import_module("keras_hub")
     if path.is_dir():

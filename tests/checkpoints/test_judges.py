@@ -35,12 +35,14 @@ from shared_spec import (
     write_safetensors,
 )
 from shared_spec.formats.containers.pytorch import save_pytorch
+from tests.command import command
 from tests.conftest import Pool
 from tests.formats.test_bit import SPEC as BIT
 from tests.formats.test_bit import arrays as bit_arrays
 from tests.peers import timm_model, torchvision_models, transformers_model
 from tests.probes.misreading import misread
 from tests.specs import SMALL
+from tests.tiers import selected
 
 SIDE = 64
 """That of the probes' nets of keras.applications."""
@@ -219,6 +221,32 @@ def applications_file(name: str, suffix: str, classes: int) -> Any:
     return write
 
 
+def keras_model(kind: str) -> Any:
+    def write(pool: Pool, folder: Path) -> Written:
+        path = str(folder / "a.keras")
+        pool["keras:tensorflow"].call("probe", function="keras_models:saved", kind=kind, path=path)
+        load = partial(
+            probed,
+            pool,
+            folder,
+            "keras:tensorflow",
+            function="keras3_files:load",
+            name="",
+            num_classes=0,
+            file=path,
+        )
+        return Written(
+            Path(path),
+            load,
+            "keras ",
+            "the file's own graph",
+            tolerance=1e-5,  # Keras rounds images to float32
+            probabilities=kind == "a softmax",
+        )
+
+    return write
+
+
 def hub_source(whole: bool, head: dict[str, Any] | None) -> Any:
     def write(pool: Pool, folder: Path) -> Written:
         config = {
@@ -289,6 +317,8 @@ SOURCES: dict[str, Callable[[Pool, Path], Written]] = {
     "BiT": bit_file,
     "keras.applications": applications_file("keras_resnet50v2", ".h5", 7),
     "keras.applications, a body": applications_file("keras_resnet50", ".weights.h5", 0),
+    "a Keras model": keras_model("a maximum pool"),
+    "a Keras model, a softmax": keras_model("a softmax"),
     "KerasHub": hub_source(False, {"num_classes": 3, "pooling": "max", "activation": "softmax"}),
     "KerasHub, a body": hub_source(False, None),
     "KerasHub, whole": hub_source(True, {"num_classes": 3, "activation": "softmax"}),
@@ -303,7 +333,11 @@ def converted(written: Written, folder: Path, **options: Any) -> Converted:
     return convert(written.path, folder / TARGET, proof=proof, **(written.options | options))
 
 
-@pytest.mark.parametrize("kind", SOURCES)
+LARGE = {"a dilated file", "keras.applications, a body", "Flax's example, orbax"}
+"""Whose judges are those of others."""
+
+
+@pytest.mark.parametrize("kind", selected([k for k in SOURCES if k not in LARGE], SOURCES))
 def test_the_library_judges_its_own_file(pool: Pool, tmp_path: Path, kind: str) -> None:
     written = SOURCES[kind](pool, tmp_path)
     done = converted(written, tmp_path)
@@ -397,6 +431,22 @@ def test_what_a_configuration_says_counts(pool: Pool, tmp_path: Path, kind: str)
     assert np.abs(after - before).max() > 1e-3 * np.abs(before).max()
 
 
+def test_only_what_describes_the_net_reaches_transformers(pool: Pool, tmp_path: Path) -> None:
+    written = SOURCES["transformers, a body"](pool, tmp_path)
+    _edited(
+        "config.json",
+        auto_map={"AutoModel": "code--ResNetModel"},
+        quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True},
+        attn_implementation="somebody/kernel",
+        dtype="float16",
+    )(written.path)
+    (written.path / "code.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')")
+    done = converted(written, tmp_path)
+    assert done.judged_by is not None
+    assert done.judged_by.endswith(written.net)
+    assert not (tmp_path / "canary").exists()
+
+
 # Faults of ours, which only another reader of the file notices.
 
 
@@ -441,6 +491,22 @@ def test_what_is_misread_is_not_kept(pool: Pool, tmp_path: Path, kind: str) -> N
     assert not certificate_path(tmp_path / TARGET).exists()
 
 
+def test_it_is_told(pool: Pool, tmp_path: Path) -> None:
+    written = timm_file(pool, tmp_path)
+    target = tmp_path / TARGET
+    said = command("convert", written.path, target, "--engines", "torch", "--judge", "required")
+    assert said.code == 0, said.err
+    told = ["Judged by: timm ", written.net, f"Assumed: {written.assumed}"]
+    again = command("verify", target, "--dtype", "float64")
+    for line in told:
+        assert line in " ".join(said.out.split())
+        assert line.replace("Judged", "judged") in " ".join(again.out.split())
+    data = json.loads(command("verify", target, "--dtype", "float64", "--json").out)
+    assert (data["assumed"], data["judged_by"][:5]) == (written.assumed, "timm ")
+    certificate = json.loads(certificate_path(target).read_text())
+    assert certificate["reference"]["assumed"] == written.assumed
+
+
 # Nobody to judge.
 
 
@@ -468,9 +534,13 @@ def _maps(folder: Path) -> tuple[Path, dict[str, Any]]:
     return folder / "a.pth", {"spec": resolve("resnet18", {"features_only": True})}
 
 
+OURS = "resnet-parity itself is the library that writes such files"
 UNJUDGED: dict[str, tuple[Callable[[Path], tuple[Path, dict[str, Any]]], str]] = {
-    "our canonical file": (_ours, "resnet-parity itself wrote it"),
-    "our Keras file": (_ours_in_keras, "resnet-parity itself wrote it"),
+    "our canonical file": (_ours, OURS),
+    "our Keras file": (
+        _ours_in_keras,
+        "resnet-parity itself is the library that writes such files",
+    ),
     "a net of no library": (_nobodys, "neither torchvision nor timm has this net"),
     "maps": (_maps, "torchvision is not asked for the maps of features"),
 }

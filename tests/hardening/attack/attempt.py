@@ -128,6 +128,7 @@ def use_certificate(path: Path, spec: ResNetSpec | None) -> None:
         "source": found.source,
         "reference": found.reference_engine,
         "judged_by": found.judged_by,
+        "assumed": found.assumed,
         "checks": [asdict(check) for check in now],
     }
     tables.verified(printed.out, data)

@@ -163,7 +163,7 @@ def _certificate(path: Path) -> None:
         reference=[np.linspace(-1, 1, 12).reshape(4, 3)],
         reference_engine="torch",
         judged_by="keras 3, the file's own graph",
-        assumed="",
+        assumed="names and shapes; the file has no graph",
         rounding=1e-7,
         checks=[Check("torch", "float64", "cpu", 1e-16, 1e-12, True, {"torch": "2"})],
         versions={"python": "3"},
