@@ -31,7 +31,7 @@ from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.lazy_array import LazyArrays
 
 DIALECTS: tuple[Dialect, ...] = (
-    TIMM,
+    *TIMM,
     TORCHVISION,
     *HUGGINGFACE,
     BIT,
@@ -59,7 +59,7 @@ def dialect_of(source: Source) -> Dialect:
     for dialect in DIALECTS:
         if dialect.recognises(source):
             return dialect
-    if source.kind == "huggingface":
+    if source.kind.startswith("huggingface"):
         spec_of(source.metadata, str(source.path / "config.json"))  # says what it is
     raise WeightsError(f"{source.path}: its names are those of no known library")
 

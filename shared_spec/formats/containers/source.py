@@ -22,7 +22,7 @@ VALUES = 300_000
 """Values in a JSON text; the header of ResNet-1202's safetensors has 90,000."""
 NAME_LIMIT = 500
 """Characters of an array's name."""
-_ARRAYS = 50_000
+ARRAYS = 50_000
 """In one file; ResNet-1202 has 8,000."""
 _AXES = 16
 _DIRECTORY_LIMIT = 4 * 2**20
@@ -37,7 +37,7 @@ class Source:
     path: Path
     kind: str
     """`safetensors`, `pytorch`, `keras2` (legacy HDF5), `keras3` (HDF5), `npz` or `flax`; `keras`
-    in memory alone.
+    in memory alone. Of directories `huggingface`, or `huggingface flax` with weights in msgpack.
     """
     tensors: LazyArrays
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Source:
     def __post_init__(self) -> None:
         """Refuse what no checkpoint has, and what would make a message unreadable."""
         entries = self.tensors.entries
-        if len(entries) > _ARRAYS:
+        if len(entries) > ARRAYS:
             raise WeightsError(f"{self.path}: holds {len(entries):,} arrays, more than any model")
         for name, entry in entries.items():
             if len(name) > NAME_LIMIT:
