@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from shared_spec.errors import WeightsError
@@ -12,6 +13,7 @@ from shared_spec.formats.containers.msgpack import open_msgpack
 from shared_spec.formats.containers.npz import open_npz
 from shared_spec.formats.containers.pytorch import open_pytorch
 from shared_spec.formats.containers.safetensors import open_safetensors
+from shared_spec.formats.containers.sharded import open_sharded
 from shared_spec.formats.containers.source import (
     Source,
     open_zip,
@@ -87,8 +89,15 @@ _BY_SUFFIX: dict[str, Opener] = {
     ".npz": open_npz,
     ".msgpack": open_msgpack,
 }
-_WEIGHTS = {"model.safetensors": open_safetensors, "pytorch_model.bin": open_pytorch}
-"""In a directory of Hugging Face."""
+_WEIGHTS: dict[str, Opener] = {
+    "model.safetensors": open_safetensors,
+    "model.safetensors.index.json": partial(open_sharded, opener=open_safetensors),
+    "pytorch_model.bin": open_pytorch,
+    "pytorch_model.bin.index.json": partial(open_sharded, opener=open_pytorch),
+    "flax_model.msgpack": open_msgpack,
+}
+"""In a directory of Hugging Face; the first one is read, as transformers does."""
+_TENSORFLOW = "tf_model.h5"
 
 
 def _open_by_suffix(path: Path, problem: str) -> Source:
@@ -134,10 +143,17 @@ def _open_directory(path: Path, openers: Mapping[str, Opener]) -> Source:
             return open_preset(path, config)
         for name, opener in _WEIGHTS.items():
             if (path / name).is_file():
-                return replace(opener(path / name), path=path, kind="huggingface", metadata=config)
+                found = opener(path / name)
+                kind = "huggingface flax" if found.kind == "flax" else "huggingface"
+                return replace(found, path=path, kind=kind, metadata=config)
+        if (path / _TENSORFLOW).is_file():
+            raise WeightsError(
+                f"{path / _TENSORFLOW}: weights of transformers' TensorFlow models are not read; "
+                f"expected one of {', '.join(_WEIGHTS)} beside it"
+            )
         raise WeightsError(
-            f"{path / 'model.safetensors'}: there is no such file of weights, nor a "
-            f"pytorch_model.bin"
+            f"{path / 'model.safetensors'}: there is no such file of weights, nor any of "
+            f"{', '.join(list(_WEIGHTS)[1:])}"
         )
     raise WeightsError(
         f"{path}: a directory that holds neither an orbax checkpoint nor a config.json of Hugging "

@@ -136,7 +136,7 @@ def _torch(name: str, tensor: Any) -> LazyArray:
         if kind != "bfloat16":
             return np.asarray(near.numpy())
         # numpy has no such dtype, so PyTorch gives it none of these; their bits it does.
-        bits = near.contiguous().view(sys.modules["torch"].int16).numpy()
+        bits = near.view(sys.modules["torch"].int16).numpy()
         return np.asarray(bits.view(DTYPES[kind]))
 
     return _lazy(name, tensor, kind, read)

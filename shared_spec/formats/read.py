@@ -69,7 +69,7 @@ WHOLE = Asked()
 
 
 DIALECTS: tuple[Dialect, ...] = (
-    TIMM,
+    *TIMM,
     TORCHVISION,
     *HUGGINGFACE,
     BIT,
@@ -101,7 +101,7 @@ def dialect_of(source: Source) -> Dialect:
     for dialect in DIALECTS:
         if dialect.recognises(source):
             return dialect
-    if source.kind == "huggingface":
+    if source.kind.startswith("huggingface"):
         spec_of(source.metadata, str(source.path / "config.json"))  # says what it is
     raise WeightsError(f"{source.path}: its names are those of no known library")
 

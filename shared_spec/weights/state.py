@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import ml_dtypes
@@ -99,12 +100,13 @@ def _mismatches(
     missing = [name for name in wanted if name not in state]
     extra = [name for name in state if name not in wanted]
     few = len(missing) + len(extra) <= _MANY
-    for name in missing:
-        near = nearest(name, extra, 1) if few else []
-        yield f"{name} is missing" + (f" (nearest given: {near[0]})" if near else "")
-    for name in extra:
-        near = nearest(str(name), wanted, 1) if few else []
-        yield f"{name} is not in the model" + (f" (nearest: {near[0]})" if near else "")
+    for lost, left in zip_longest(missing, extra):  # so that a few of each are told
+        if lost is not None:
+            near = nearest(lost, extra, 1) if few else []
+            yield f"{lost} is missing" + (f" (nearest given: {near[0]})" if near else "")
+        if left is not None:
+            near = nearest(str(left), wanted, 1) if few else []
+            yield f"{left} is not in the model" + (f" (nearest: {near[0]})" if near else "")
     rounded: dict[str, list[str]] = {}
     arrays = state.entries if isinstance(state, LazyArrays) else state
     for name, q in wanted.items():

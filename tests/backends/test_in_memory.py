@@ -136,6 +136,7 @@ def test_a_message_names_ten_and_the_error_has_all() -> None:
     assert len(everything) == 2 * len(NAMES)
     assert f"({2 * len(NAMES)} mismatches): {'; '.join(everything[:10])}; and " in str(caught.value)
     assert str(caught.value).endswith(f"; and {2 * len(NAMES) - 10} more")
+    assert f"{NAMES[1]} is missing; {NAMES[1]}x is not in the model; " in str(caught.value)
     assert all(any(x.startswith(f"{name}x is not") for x in everything) for name in NAMES)
 
 

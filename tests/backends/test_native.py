@@ -117,7 +117,8 @@ def test_bad_arguments_are_refused_in_one_sentence(worker: Worker) -> None:
         "dtype: 'float31' is not one of float64, float32, float16, bfloat16",
         "nowhere.yaml: cannot be read (No such file or directory)",
         "nowhere.safetensors: there is no such file of weights",
-        "weights: expected a path or a dict of arrays, got int",
+        "weights: expected a path, a mapping of names to arrays or a list of Keras variables, got "
+        "int",
     ]
     for message, start in zip(messages, starts, strict=True):
         assert message.startswith(start.split("'resnet50'")[0]), message

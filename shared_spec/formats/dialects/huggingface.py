@@ -1,5 +1,6 @@
 """Checkpoints of Hugging Face transformers: ResNet and BiT, as a directory with `config.json` and
-`model.safetensors`. Read and written without transformers and without a framework.
+weights of PyTorch or Flax, or as a file of PyTorch's weights. Read and written without transformers
+and without a framework.
 
 The rules from configuration to spec are the tables of `docs/sources.md`. A net can be written if
 reading the configuration gives its plan again.
@@ -8,13 +9,15 @@ reading the configuration gives its plan again.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeGuard
 
 from pydantic import BaseModel, Field
 
-from shared_spec.errors import SpecError
+from shared_spec.errors import SpecError, WeightsError
 from shared_spec.formats.containers.safetensors import save_safetensors
 from shared_spec.formats.containers.source import Source, mapping, read_json, write_json
 from shared_spec.formats.dialects.dialect import (
@@ -23,8 +26,15 @@ from shared_spec.formats.dialects.dialect import (
     Place,
     Rules,
     foreign_arrays,
+    in_torch,
     rename,
     with_counters,
+)
+from shared_spec.formats.dialects.linen import collection
+from shared_spec.formats.dialects.spec_from_shapes import (
+    BlockShapes,
+    block_shapes,
+    consecutive_blocks,
 )
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.equivalence import parting
@@ -32,7 +42,7 @@ from shared_spec.plan.layers import Parameter
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.spec.validation import foreign_configuration
 from shared_spec.weights.checkpoint import Checkpoint
-from shared_spec.weights.layouts import TORCH
+from shared_spec.weights.layouts import FLAX, TORCH
 from shared_spec.weights.lazy_array import LazyArrays
 from shared_spec.weights.preprocessing import Preprocessing
 
@@ -238,13 +248,31 @@ def transformers_name(name: str, kind: str) -> str:
     return rename(name, _CONFIGS[kind][1])
 
 
+def _folder(source: Source) -> Path:
+    """Where `config.json` is, or would be."""
+    return source.path if source.kind.startswith("huggingface") else source.path.parent
+
+
+def _config_of(source: Source) -> Mapping[str, Any] | None:
+    """The configuration of a directory, or the one that lies beside a file of weights."""
+    if source.kind.startswith("huggingface"):
+        return source.metadata
+    beside = _folder(source) / CONFIG
+    # Without a suffix, it is what somebody has in memory.
+    found = read_json(beside) if source.path.suffix and beside.is_file() else {}
+    return found if found.get("model_type") in list(_CONFIGS) else None
+
+
 def _dialect(kind: str, bare: bool) -> Dialect:
     """Of ResNet or BiT; `bare` names lack the prefix that a model with a classifier gives them."""
+    prefix = "" if bare else f"{kind}."
+    stem = prefix + transformers_name("conv1.weight", kind).removeprefix(f"{kind}.")
 
     def recognises(source: Source) -> bool:
-        prefixed = any(name.startswith(f"{kind}.") for name in source.tensors)
-        known = source.kind == "huggingface" and source.metadata.get("model_type") == kind
-        return known and prefixed != bare
+        if source.kind == "huggingface":
+            prefixed = any(name.startswith(f"{kind}.") for name in source.tensors)
+            return source.metadata.get("model_type") == kind and prefixed != bare
+        return in_torch(source) and stem in source.tensors
 
     def foreign_name(q: Parameter, spec: ResNetSpec) -> Place:
         name = transformers_name(q.name, kind)
@@ -253,29 +281,88 @@ def _dialect(kind: str, bare: bool) -> Dialect:
             name.removeprefix(f"{kind}.") if bare else name, TORCH[q.role], q.module == "head.fc"
         )
 
+    def told(source: Source) -> ResNetSpec:
+        config = _config_of(source)
+        if config is not None:
+            return spec_of(config, str(_folder(source) / CONFIG))
+        return _inferred(source, kind, stem)
+
     return Dialect(
         "huggingface",
         "transformers",
         recognises,
         foreign_name,
-        lambda source: spec_of(source.metadata, str(source.path / CONFIG)),
+        told,
         _extras,
         lambda spec: spec_of(_config(spec)),
         describes=True,
     )
 
 
+def _inferred(source: Source, kind: str, stem: str) -> ResNetSpec:
+    """The net of a file without its configuration, if its names and shapes leave nothing open but
+    `hidden_act`, which has to be ReLU in any case.
+
+    Raises:
+        WeightsError: if it may be one of several, or none.
+    """
+    shapes = {name: entry.shape for name, entry in source.tensors.entries.items()}
+    prefix = stem.partition("embedder.")[0]
+
+    def block(stage: int, number: int) -> BlockShapes | None:
+        at = f"{prefix}encoder.stages.{stage}.layers.{number}."
+        convs = [f"{at}layer.{i}.convolution.weight" for i in range(3)]
+        return block_shapes(shapes, convs, [f"{at}shortcut.convolution.weight"])
+
+    stages: list[list[BlockShapes]] = []
+    while blocks := consecutive_blocks(partial(block, len(stages))):
+        stages.append(blocks)
+    if kind == "bit":
+        raise _unsaid(source, "how it pads, nor its groups, activation and output stride")
+    blocks = [block for stage in stages for block in stage]
+    kernels = [shapes[stem], *(kernel for block in blocks for kernel in block.convs)]
+    head = shapes.get("classifier.1.weight", (0,))
+    if not blocks or not head or any(len(kernel) != 4 for kernel in kernels):
+        raise _unsaid(source, "which blocks it has")
+    if any(len(block.convs) != 2 for block in blocks):
+        raise _unsaid(source, "which convolutions have the strides (downsample_in_bottleneck)")
+    sizes, width = [stage[0].convs[-1][0] for stage in stages], shapes[stem][0]
+    projects = blocks[0].projection is not None
+    if projects and sizes[0] != width:
+        raise _unsaid(source, "whether the first stage has a stride (downsample_in_first_stage)")
+    config = {
+        "model_type": kind,
+        "layer_type": "basic",
+        "depths": [len(stage) for stage in stages],
+        "hidden_sizes": sizes,
+        "embedding_size": width,
+        "num_channels": shapes[stem][1],
+        "downsample_in_first_stage": projects,
+    }
+    return spec_of(config, str(source.path)).override(num_classes=head[0])
+
+
+def _unsaid(source: Source, what: str) -> WeightsError:
+    return WeightsError(
+        f"{source.path}: weights of transformers without their configuration, whose names and "
+        f"shapes do not say {what}; put its {CONFIG} beside it or name the model (--model)"
+    )
+
+
 def _extras(source: Source, spec: ResNetSpec) -> Extras:
-    return _preprocessing(source.path / PROCESSOR), _labels(source.metadata.get("id2label"))
+    config = _config_of(source)
+    if config is None:
+        return None, None
+    given = mapping(config.get("id2label"))
+    labels = real_labels([given.get(str(i)) for i in range(len(given))])
+    return _preprocessing(_folder(source) / PROCESSOR), labels
 
 
-def _labels(found: object) -> tuple[str, ...] | None:
+def real_labels(found: Sequence[object]) -> tuple[str, ...] | None:
     """Labels that are complete and not transformers' placeholders."""
-    given = mapping(found)
-    labels = tuple(given.get(str(i)) for i in range(len(given)))
-    named = tuple(label for label in labels if isinstance(label, str))
-    placeholders = tuple(f"LABEL_{i}" for i in range(len(given)))
-    return named if named == labels != placeholders else None
+    named = tuple(label for label in found if isinstance(label, str))
+    placeholders = tuple(f"LABEL_{i}" for i in range(len(found)))
+    return named if len(named) == len(found) and named != placeholders else None
 
 
 _RESAMPLE = {0: "nearest", 2: "bilinear", 3: "bicubic"}
@@ -402,5 +489,38 @@ def _processor(prepare: Preprocessing) -> dict[str, Any]:
     }
 
 
-HUGGINGFACE = [_dialect(kind, bare) for kind in _CONFIGS for bare in (False, True)]
+def _flax_dialect(bare: bool) -> Dialect:
+    """Of `FlaxResNetForImageClassification`, or of `FlaxResNetModel` with `bare` names."""
+
+    def recognises(source: Source) -> bool:
+        prefixed = any(name.startswith("params/resnet/") for name in source.tensors)
+        known = source.kind == "huggingface flax" and source.metadata.get("model_type") == "resnet"
+        return known and prefixed != bare
+
+    def foreign_name(q: Parameter, spec: ResNetSpec) -> Place:
+        module = transformers_name(f"{q.module}.", "resnet").replace(".", "/")
+        if spec.blocks[0] == "basic":  # these layers have the names that Flax gives
+            module = re.sub(r"/layer/(\d)/", r"/layer/layer_\1/", module)
+        if bare:
+            module = module.removeprefix("resnet/")
+        slot = FLAX[q.role]
+        return Place(f"{collection(q)}/{module}{slot.leaf}", slot)
+
+    def told(source: Source) -> ResNetSpec:
+        where = str(source.path / CONFIG)
+        spec = spec_of(source.metadata, where)
+        if spec.stride_on == "1x1":
+            raise SpecError(
+                f"{where}: downsample_in_bottleneck, which transformers' Flax models leave out of "
+                f"account, so that its PyTorch and its Flax models are two nets; expected false"
+            )
+        return spec
+
+    return Dialect("huggingface-flax", "transformers", recognises, foreign_name, told, _extras)
+
+
+HUGGINGFACE = [
+    *(_dialect(kind, bare) for kind in _CONFIGS for bare in (False, True)),
+    *(_flax_dialect(bare) for bare in (False, True)),
+]
 """ResNet and BiT, with and without a classifier."""

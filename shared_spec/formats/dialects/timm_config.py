@@ -1,5 +1,6 @@
-"""The `config.json` of timm's repositories on the Hugging Face Hub: which net, which preprocessing,
-which classes. The rules are those of timm 1.0 (`timm.models._hub`, `timm.data.config`).
+"""The `config.json` of timm's repositories on the Hugging Face Hub, and of transformers'
+`TimmWrapper`: which net, which preprocessing, which classes. The rules are those of timm 1.0
+(`timm.models._hub`, `timm.data.config`) and of transformers 5.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 from shared_spec.catalogue import CATALOGUE
 from shared_spec.errors import SpecError, did_you_mean
+from shared_spec.formats.containers.source import mapping
+from shared_spec.formats.dialects.huggingface import real_labels
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.spec.validation import first_problem
 from shared_spec.weights.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -32,6 +35,10 @@ MODEL_ARGS = {
 
 WITHOUT_EFFECT = frozenset({"zero_init_last"})
 """Arguments that say how weights start."""
+
+WRAPPER = "timm_wrapper"
+"""`model_type` of transformers' class around timm's nets."""
+_PREPARED = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
 
 ACTIVATIONS = {"swish": "silu", "hard_swish": "hardswish"}
 """timm's names of activations where they are not ours."""
@@ -66,7 +73,7 @@ def is_timm_config(data: object) -> bool:
     return (
         isinstance(data, Mapping)
         and isinstance(data.get("architecture"), str)
-        and ("pretrained_cfg" in data or "model_type" not in data)
+        and ("pretrained_cfg" in data or data.get("model_type", WRAPPER) == WRAPPER)
     )
 
 
@@ -87,7 +94,8 @@ def timm_config(
         SpecError: if the architecture is not in the catalogue, if an argument changes it in a way
             that no spec says, or if the file is not of timm's form.
     """
-    config = _parse(data, where)
+    wrapped = data.get("model_type") == WRAPPER
+    config = _parse(_as_timm_has_it(data, where) if wrapped else data, where)
     name, _, _ = config.architecture.partition(".")
     if name not in CATALOGUE or CATALOGUE[name].family not in FAMILIES:
         known = [x for x, entry in CATALOGUE.items() if entry.family in FAMILIES]
@@ -101,7 +109,35 @@ def timm_config(
         spec = CATALOGUE[name].spec.override(**fields)
     except SpecError as error:
         raise SpecError(f"{where}: {error}") from None
-    return spec, _preprocessing(given, spec, where), _labels(config, spec)
+    told = not wrapped or "pretrained_cfg" in data  # the wrapper reads it nowhere else
+    return spec, _preprocessing(given, spec, where) if told else None, _labels(config, spec)
+
+
+def _as_timm_has_it(data: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What `TimmWrapper` goes by. Its net takes classes from `num_classes` and all else from
+    `model_args`; `pretrained_cfg` is for its image processor.
+
+    Raises:
+        SpecError: if the number of classes is missing, without which it builds no net.
+    """
+    classes, headless = data.get("num_classes"), data.get("architectures") == ["TimmWrapperModel"]
+    if type(classes) is not int or classes < 0:
+        raise SpecError(
+            f"{where}: expected a number of classes as num_classes, got {classes!r:.80}"
+        )
+    told = mapping(data.get("pretrained_cfg"))
+    given: dict[str, Any] = {key: told[key] for key in _PREPARED if key in told}
+    if isinstance(size := given.get("input_size"), list):
+        given["input_size"] = [mapping(data.get("model_args")).get("in_chans", 3), *size[1:]]
+    names = data.get("label_names")
+    labels = real_labels(names) if isinstance(names, list) and len(names) == classes else None
+    return {
+        "architecture": data["architecture"],
+        "num_classes": 0 if headless else classes,
+        "model_args": data.get("model_args"),
+        "label_names": labels and list(labels),
+        "pretrained_cfg": given,
+    }
 
 
 def _parse(data: Mapping[str, Any], where: str) -> _Config:

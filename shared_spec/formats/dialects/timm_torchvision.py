@@ -1,5 +1,6 @@
 """Canonical names whose net follows from where the file comes from: a `config.json` of timm on the
-hub, or a file name of torchvision's, which ends in the start of the file's SHA-256.
+hub or of transformers' `TimmWrapper`, or a file name of torchvision's, which ends in the start of
+the file's SHA-256.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from pathlib import Path
 from shared_spec.catalogue import CATALOGUE
 from shared_spec.formats.containers.source import Source
 from shared_spec.formats.dialects.canonical import CANONICAL
-from shared_spec.formats.dialects.dialect import Extras
+from shared_spec.formats.dialects.dialect import Dialect, Extras, Place
 from shared_spec.formats.dialects.timm_config import is_timm_config, timm_config
 from shared_spec.formats.dialects.torchvision_releases import (
     TorchvisionWeights,
     torchvision_weights_at,
 )
 from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.layouts import TORCH
 
 _FOLDER = "https://download.pytorch.org/models/"
 
@@ -54,13 +56,27 @@ def _torchvision_extras(source: Source, spec: ResNetSpec) -> Extras:
     return (None if found is None else found.preprocessing), None
 
 
-TIMM = replace(
-    CANONICAL,
-    library="timm",
-    recognises=lambda source: source.kind == "huggingface" and is_timm_config(source.metadata),
-    spec_of=lambda source: _timm(source)[0],
-    extras=lambda source, spec: _timm(source)[1:],
-)
+_WRAPPED = "timm_model."
+"""Before the names of a net in transformers' `TimmWrapper`, which reads both forms."""
+
+
+def _timm_dialect(prefix: str) -> Dialect:
+    def recognises(source: Source) -> bool:
+        wrapped = any(name.startswith(_WRAPPED) for name in source.tensors)
+        known = source.kind == "huggingface" and is_timm_config(source.metadata)
+        return known and wrapped == bool(prefix)
+
+    return replace(
+        CANONICAL,
+        library="timm",
+        recognises=recognises,
+        foreign_name=lambda q, spec: Place(prefix + q.name, TORCH[q.role]),
+        spec_of=lambda source: _timm(source)[0],
+        extras=lambda source, spec: _timm(source)[1:],
+    )
+
+
+TIMM = (_timm_dialect(""), _timm_dialect(_WRAPPED))
 TORCHVISION = replace(
     CANONICAL,
     library="torchvision",

@@ -328,6 +328,20 @@ CASES = [
         _SAFE,
     ),
     Case(
+        "index of shards: a path out of the directory",
+        _directory(
+            "model.safetensors.index.json", '{"weight_map": {"a": "../canary.safetensors"}}'
+        ),
+        "is in '../canary.safetensors'; expected the name of a .safetensors file beside it",
+    ),
+    Case(
+        "index of shards: itself",
+        _directory(
+            "pytorch_model.bin.index.json", '{"weight_map": {"a": "pytorch_model.bin.index.json"}}'
+        ),
+        "expected the name of a .bin file beside it",
+    ),
+    Case(
         "pth: code in constants.pkl and code/",
         torch_zip(
             "a.pth",

@@ -861,6 +861,7 @@ _STRUCTURED: dict[str, Change] = {
     ".msgpack": _msgpack,
     ".npz": _zip(_npz_member),
     "Hugging Face": _json,
+    "Hugging Face shards": _json,
     "spec .json": _json,
     "spec .yaml": _spec_text,
     "spec .toml": _spec_text,

@@ -34,6 +34,7 @@ from shared_spec import (
     save_spec,
 )
 from shared_spec.formats.containers.hdf5 import KerasLayer, save_keras3, save_legacy
+from shared_spec.formats.containers.safetensors import save_safetensors
 from shared_spec.formats.detect import open_source
 from shared_spec.formats.dialects.bit import BIT
 from shared_spec.formats.dialects.canonical import KERAS_CLASS, KERAS_MODEL
@@ -148,6 +149,24 @@ def _huggingface(path: Path) -> None:
     write_checkpoint(path, checkpoint(TINY), "huggingface")
 
 
+def _shards(path: Path) -> None:
+    """As transformers saves what is too large for one file."""
+    _huggingface(path)
+    whole = path / "model.safetensors"
+    arrays = {name: entry.array() for name, entry in open_source(whole).tensors.entries.items()}
+    parts: list[dict[str, np.ndarray]] = [{}, {}, {}]
+    for number, (name, array) in enumerate(arrays.items()):
+        parts[number % 3][name] = array
+    places = {}
+    for number, part in enumerate(parts):
+        file = f"model-{number + 1:05}-of-00003.safetensors"
+        save_safetensors(path / file, part, {"format": "pt"})
+        places |= dict.fromkeys(part, file)
+    whole.unlink()
+    text = json.dumps({"weight_map": places}, indent=2, sort_keys=True)
+    (path / "model.safetensors.index.json").write_text(text)
+
+
 def _certificate(path: Path) -> None:
     target = path.with_name(path.name.removesuffix(".parity.json"))
     write_checkpoint(target, checkpoint(TINY))
@@ -208,6 +227,7 @@ FORMATS = {
     ".msgpack": Format("a.msgpack", _with_suffix, spec=TINY),
     ".npz": Format("a.npz", _bit),
     "Hugging Face": Format("a", _huggingface, damaged=("config.json", "preprocessor_config.json")),
+    "Hugging Face shards": Format("a", _shards, damaged=("model.safetensors.index.json",)),
     "spec .json": Format("a.json", lambda path: save_spec(path, SPEC_FILE), "spec"),
     "spec .yaml": Format("a.yaml", lambda path: save_spec(path, SPEC_FILE), "spec"),
     "spec .toml": Format("a.toml", lambda path: save_spec(path, SPEC_FILE), "spec"),
