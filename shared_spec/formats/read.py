@@ -21,7 +21,12 @@ from shared_spec.formats.dialects.detection import DETECTION
 from shared_spec.formats.dialects.dialect import Dialect, arrays_of, detected, resized
 from shared_spec.formats.dialects.huggingface import HUGGINGFACE, spec_of
 from shared_spec.formats.dialects.jax_resnet import JAX_RESNET
-from shared_spec.formats.dialects.keras_applications import APPLICATIONS, APPLICATIONS_H5
+from shared_spec.formats.dialects.keras_applications import (
+    APPLICATIONS,
+    APPLICATIONS_H5,
+    APPLICATIONS_OLD,
+    with_plain_names,
+)
 from shared_spec.formats.dialects.keras_hub import KERAS_HUB
 from shared_spec.formats.dialects.linen import LINEN
 from shared_spec.formats.dialects.timm_torchvision import TIMM, TORCHVISION
@@ -37,6 +42,7 @@ DIALECTS: tuple[Dialect, ...] = (
     BIT,
     KERAS_HUB,
     KERAS_MODEL_H5,
+    APPLICATIONS_OLD,
     APPLICATIONS_H5,
     APPLICATIONS,
     KERAS_MODEL,
@@ -96,7 +102,7 @@ def read_checkpoint(
     source = open_source(path, openers)
     if has_graph(source):
         return read_graph(source, spec)
-    source = _flat(source)
+    source = with_plain_names(_flat(source))
     dialect = dialect_of(source)
     try:
         told = dialect.spec_of(source)
@@ -113,4 +119,5 @@ def read_checkpoint(
         arrays = arrays_of(dialect, source, net)
     except SpecError as error:  # no such net can be compiled
         raise WeightsError(f"{path}: {error}") from None
-    return Checkpoint(arrays, net, preprocessing, labels, origin)
+    notes = () if dialect.assumption is None else (dialect.assumption,)
+    return Checkpoint(arrays, net, preprocessing, labels, origin, notes)

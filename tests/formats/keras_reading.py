@@ -27,8 +27,10 @@ TOLERANCE = 1e-9
 """Both sides compute in float64."""
 
 
-def verdict(path: Path, answers: str) -> str:
-    """`right`, `refused: ...` or `wrong: ...`, by what Keras makes of pixels with the file."""
+def verdict(path: Path, answers: str, graph: bool = True) -> str:
+    """`right`, `refused: ...` or `wrong: ...`, by what Keras makes of pixels with the file. Without
+    a graph, what enters the net is given to it.
+    """
     known = read_safetensors(answers).state
     x, expected = known["x"], known["y"]
     try:
@@ -39,7 +41,7 @@ def verdict(path: Path, answers: str) -> str:
         assert "\n" not in text
         return f"refused: {text.removeprefix(f'{path}: ')}"
     assert found.spec is not None
-    if found.preprocessing is not None:
+    if graph and found.preprocessing is not None:
         p = found.preprocessing
         x = (x[..., ::-1] if p.channel_order == "bgr" else x) / 255
         x = (x - np.array(p.mean)) / np.array(p.std)

@@ -14,7 +14,7 @@ from shared_spec.formats.graphs.keras_layers import TRAINING_ONLY
 from shared_spec.formats.graphs.keras_model import graph_of
 from shared_spec.formats.read import read_checkpoint
 from tests.conftest import Pool
-from tests.formats.keras_reading import verdict
+from tests.formats.keras_reading import SOURCES, verdict
 from tests.tiers import amount
 
 FORMATS = (".keras", ".h5")
@@ -29,6 +29,7 @@ RIGHT = (
     "learnt normalization",
     "twice nested",
     "frozen",
+    "old names",
 )
 REFUSED = {
     "two dense layers": "'hidden'",
@@ -78,8 +79,13 @@ def test_what_no_spec_says_is_refused_by_its_name(
 def test_drawn_models_are_read_right_or_refused(pool: Pool, tmp_path: Path) -> None:
     found: Counter[str] = Counter()
     for number in range(amount("drawn Keras models")):
+        source = SOURCES[number % len(SOURCES)]
         drawn = pool["keras:tensorflow"].call(
-            "probe", function="keras_mutants:drawn", number=number, folder=str(tmp_path)
+            "probe",
+            function="keras_mutants:drawn",
+            source=source,
+            number=number,
+            folder=str(tmp_path),
         )
         if drawn is None:
             continue
@@ -88,6 +94,16 @@ def test_drawn_models_are_read_right_or_refused(pool: Pool, tmp_path: Path) -> N
         found[said.partition(":")[0]] += 1
     assert found["right"] > 0.1 * found.total()
     assert found["refused"] > 0.2 * found.total()
+
+
+@pytest.mark.parametrize("style", ["Keras 2", "b1", "Keras 1"])
+def test_weights_with_old_names_are_read(pool: Pool, tmp_path: Path, style: str) -> None:
+    path = tmp_path / "weights.h5"
+    answers = pool["keras:tensorflow"].call(
+        "probe", function="keras_models:old_weights", style=style, path=str(path)
+    )
+    assert verdict(path, answers, graph=False) == "right"
+    assert "before Keras 2.3" in read_checkpoint(path).notes[0]
 
 
 def test_what_is_told(pool: Pool, tmp_path: Path) -> None:

@@ -85,6 +85,8 @@ class Dialect:
     """The library's net for a spec, whose function may be another; None: it has them all."""
     ignored: re.Pattern[str] = COUNTERS
     """Arrays on which no result depends."""
+    assumption: str | None = None
+    """What its files do not say, though releases differ in it, and how it is taken."""
 
 
 def arrays_of(dialect: Dialect, source: Source, spec: ResNetSpec) -> LazyArrays:
