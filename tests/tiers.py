@@ -54,7 +54,7 @@ AMOUNTS: dict[str, tuple[int, int]] = {
     "cuts of data": (15, 50),
     "kills of a conversion": (10, 45),
     "drawn nets": (9, 110),
-    "drawn Keras models": (40, 500),
+    "drawn Keras models": (18, 300),
 }
 """For `test` and for `all`."""
 

@@ -31,7 +31,12 @@ from shared_spec.formats.dialects.dialect import (
 )
 from shared_spec.formats.dialects.huggingface import HUGGINGFACE, spec_of
 from shared_spec.formats.dialects.jax_resnet import JAX_RESNET
-from shared_spec.formats.dialects.keras_applications import APPLICATIONS, APPLICATIONS_H5
+from shared_spec.formats.dialects.keras_applications import (
+    APPLICATIONS,
+    APPLICATIONS_H5,
+    APPLICATIONS_OLD,
+    with_plain_names,
+)
 from shared_spec.formats.dialects.keras_hub import KERAS_HUB
 from shared_spec.formats.dialects.linen import LINEN
 from shared_spec.formats.dialects.timm_torchvision import TIMM, TORCHVISION
@@ -75,6 +80,7 @@ DIALECTS: tuple[Dialect, ...] = (
     BIT,
     KERAS_HUB,
     KERAS_MODEL_H5,
+    APPLICATIONS_OLD,
     APPLICATIONS_H5,
     APPLICATIONS,
     KERAS_MODEL,
@@ -157,7 +163,7 @@ def checkpoint_of(
         source = source if found is None else found.source
     else:
         asked.refuse(source, f"is of the kind {source.kind}")
-    source = _flat(source)
+    source = with_plain_names(_flat(source))
     if found is not None:
         _require_strides(found, spec)
     elif not ours and dialect_of(source) is CANONICAL and not _named(source, spec):
@@ -210,6 +216,7 @@ def read_source(
     except SpecError as error:  # no such net can be compiled
         raise WeightsError(f"{path}: {error}") from None
     notes += (f"taken as {hint}",) if hint else ()
+    notes += () if dialect.assumption is None else (dialect.assumption,)
     places = {dialect.foreign_name(q, net).name: q.name for q in compile_plan(net).parameters()}
     told_names = {} if found is None else found.renamed
     return Checkpoint(

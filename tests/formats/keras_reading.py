@@ -39,13 +39,13 @@ def verdict(path: Path, answers: str) -> str:
         assert "\n" not in text
         return f"refused: {text.removeprefix(f'{path}: ')}"
     assert found.spec is not None
-    if found.preprocessing is not None:
-        p = found.preprocessing
+    own = found.own_graph
+    if (p := found.preprocessing) is not None and own is not None and own.pixels:
         x = (x[..., ::-1] if p.channel_order == "bgr" else x) / 255
         x = (x - np.array(p.mean)) / np.array(p.std)
     model = resnet_torch.create_model(found.spec, weights=dict(found.state), dtype="float64")
     given = resnet_torch.predict(model, x)
-    if found.own_graph is not None and found.own_graph.averaged:
+    if own is not None and own.averaged:
         expected = expected.mean((1, 2))
     given = given[-1] if isinstance(given, list) else given
     if given.size == expected.size:  # a pool may keep the axes of rows and columns

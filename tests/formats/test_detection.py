@@ -30,7 +30,6 @@ from shared_spec import (
 from shared_spec.formats.containers.source import Source
 from shared_spec.formats.detect import open_source
 from shared_spec.formats.dialects.canonical import CANONICAL
-from shared_spec.formats.dialects.detectron2 import DETECTRON2
 from shared_spec.formats.dialects.dialect import foreign_arrays
 from shared_spec.formats.read import dialect_of, read_checkpoint
 from shared_spec.plan.equivalence import parting

@@ -14,7 +14,7 @@ from shared_spec.formats.graphs.keras_layers import TRAINING_ONLY
 from shared_spec.formats.graphs.keras_model import graph_of
 from shared_spec.formats.read import read_checkpoint
 from tests.conftest import Pool
-from tests.formats.keras_reading import verdict
+from tests.formats.keras_reading import SOURCES, verdict
 from tests.tiers import amount
 
 FORMATS = (".keras", ".h5")
@@ -29,6 +29,7 @@ RIGHT = (
     "learnt normalization",
     "twice nested",
     "frozen",
+    "old names",
 )
 REFUSED = {
     "two dense layers": "'hidden'",
@@ -41,9 +42,76 @@ REFUSED = {
 }
 
 
-def save(pool: Pool, kind: str, path: Path) -> str:
+ATTACKS: dict[str, bool] = {
+    **dict.fromkeys(
+        (
+            "as it is",
+            "layers used twice",
+            "an inner output",
+            "regularised",
+            "constrained",
+            "activity",
+            "frozen norms",
+            "linear end",
+            "pools side by side",
+        ),
+        True,
+    ),
+    **dict.fromkeys(
+        (
+            "pools above one another",
+            "a net used twice",
+            "a sum of three",
+            "a product",
+            "a mean",
+            "a maximum",
+            "a difference",
+            "another class of one name",
+            "a function of one name",
+            "a layer as activation",
+            "norms over rows",
+            "norms without scale",
+            "dilated",
+            "grouped",
+            "by depth",
+            "activated convolutions",
+            "a spectral norm",
+            "over time",
+            "recurrent",
+            "reshaped",
+            "permuted",
+            "a grouped classifier",
+            "a dense layer on maps",
+            "a norm behind the pool",
+            "a norm in training",
+            "an inverted normalization",
+            "scaled inside",
+            "quantised",
+        ),
+        False,
+    ),
+}
+"""Whether a spec says it."""
+MADE: dict[str, str | None] = {
+    "a backbone": None,
+    "a backbone with pre-activation": None,
+    "a classifier": None,
+    "a backbone in a row": None,
+    "a classifier in a row": None,
+    "ours": None,
+    "ours in a row": None,
+    "the last map of ours": None,
+    "two classifiers": "activation of layer 'first' (keras_hub>ResNetImageClassifier) computes",
+    "ours after another": "refused: layer 'first' (Conv2D) computes",
+    "ours in training": "refused: layer 'resnet' (resnet_keras>ResNet) is called with",
+    "several maps": "refused: output 2 of layer 'resnet' is used",
+}
+"""How it is refused, if it is."""
+
+
+def save(pool: Pool, kind: str, path: Path, module: str = "keras_models") -> str:
     answers: str = pool["keras:tensorflow"].call(
-        "probe", function="keras_models:saved", kind=kind, path=str(path)
+        "probe", function=f"{module}:saved", kind=kind, path=str(path)
     )
     return answers
 
@@ -75,11 +143,55 @@ def test_what_no_spec_says_is_refused_by_its_name(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("kind", "suffix"),
+    [(kind, FORMATS[i % 2]) for i, kind in enumerate(ATTACKS)],
+)
+def test_what_names_and_shapes_do_not_show_is_seen(
+    pool: Pool, tmp_path: Path, kind: str, suffix: str
+) -> None:
+    path = tmp_path / f"model{suffix}"
+    said = verdict(path, save(pool, kind, path, "keras_attacks"))
+    assert said == "right" if ATTACKS[kind] else said.startswith("refused: layer '"), said
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("kind", MADE)
+def test_models_of_keras_hub_and_ours_are_read(
+    pool: Pool, tmp_path: Path, kind: str, suffix: str
+) -> None:
+    path = tmp_path / f"model{suffix}"
+    said = verdict(path, save(pool, kind, path, "keras_sources"))
+    expected = MADE[kind]
+    assert said == "right" if expected is None else expected in said, said
+
+
+def test_what_is_told_of_a_classifier_of_keras_hub(pool: Pool, tmp_path: Path) -> None:
+    whole, inner = tmp_path / "whole.keras", tmp_path / "inner.keras"
+    save(pool, "a classifier", whole, "keras_sources")
+    save(pool, "a classifier in a row", inner, "keras_sources")
+    found, nested = read_checkpoint(whole), read_checkpoint(inner)
+    assert found.preprocessing is not None
+    assert found.preprocessing.std == pytest.approx((64 / 255,) * 3)
+    assert nested.preprocessing is None
+    assert "left out: the softmax" in found.notes[0]
+    assert "the preprocessor of layer" in nested.notes[1]
+    for one in (found, nested):
+        assert one.own_graph is not None
+        assert one.own_graph.library == "keras_hub"
+        assert one.own_graph.probabilities
+
+
 def test_drawn_models_are_read_right_or_refused(pool: Pool, tmp_path: Path) -> None:
     found: Counter[str] = Counter()
     for number in range(amount("drawn Keras models")):
+        source = SOURCES[number % len(SOURCES)]
         drawn = pool["keras:tensorflow"].call(
-            "probe", function="keras_mutants:drawn", number=number, folder=str(tmp_path)
+            "probe",
+            function="keras_mutants:drawn",
+            source=source,
+            number=number,
+            folder=str(tmp_path),
         )
         if drawn is None:
             continue
@@ -88,6 +200,16 @@ def test_drawn_models_are_read_right_or_refused(pool: Pool, tmp_path: Path) -> N
         found[said.partition(":")[0]] += 1
     assert found["right"] > 0.1 * found.total()
     assert found["refused"] > 0.2 * found.total()
+
+
+@pytest.mark.parametrize("style", ["Keras 2", "b1", "Keras 1"])
+def test_weights_with_old_names_are_read(pool: Pool, tmp_path: Path, style: str) -> None:
+    path = tmp_path / "weights.h5"
+    answers = pool["keras:tensorflow"].call(
+        "probe", function="keras_models:old_weights", style=style, path=str(path)
+    )
+    assert verdict(path, answers) == "right"
+    assert "before Keras 2.3" in read_checkpoint(path).notes[0]
 
 
 def test_what_is_told(pool: Pool, tmp_path: Path) -> None:

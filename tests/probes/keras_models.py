@@ -126,6 +126,35 @@ def _pooled(images: Any, **options: Any) -> Any:
     return layers.Dense(3, **options)(body(pooling="avg")(images))
 
 
+def old_names(pool: Any = layers.GlobalAveragePooling2D, inner: str = "") -> keras.Model:
+    """The net of keras.applications before Keras 2.3, with its names, whose blocks after the first
+    are `b1`, `b2`, ... with `inner`.
+    """
+
+    def conv_norm(x: Any, name: str, filters: int, size: int = 1, stride: int = 1) -> Any:
+        padding = "same" if size == 3 else "valid"
+        x = layers.Conv2D(filters, size, stride, padding=padding, name=f"res{name}")(x)
+        return layers.BatchNormalization(name=f"bn{name}")(x)
+
+    x = images = keras.Input((SIZE, SIZE, 3))
+    x = layers.Conv2D(4, 7, 2, name="conv1")(layers.ZeroPadding2D(3)(x))
+    x = layers.Activation("relu")(layers.BatchNormalization(name="bn_conv1")(x))
+    x = layers.MaxPooling2D(3, 2)(layers.ZeroPadding2D(1, name="pool1_pad")(x))
+    for stage, (width, depth) in enumerate([(4, 1), (4, 3), (8, 1), (8, 2)], 2):
+        for number in range(depth):
+            block = f"b{number}" if inner and number else "abc"[number]
+            stride, shortcut = 2 if stage > 2 and not number else 1, x
+            name = f"{stage}{block}_branch"
+            y = layers.ReLU()(conv_norm(x, f"{name}2a", width, 1, stride))
+            y = conv_norm(
+                layers.ReLU()(conv_norm(y, f"{name}2b", width, 3)), f"{name}2c", 4 * width
+            )
+            if not number:
+                shortcut = conv_norm(x, f"{name}1", 4 * width, 1, stride)
+            x = layers.Activation("relu")(layers.add([y, shortcut]))
+    return keras.Model(images, layers.Dense(5, "softmax", name="fc5")(pool()(x)))
+
+
 MODELS: dict[str, Callable[[], keras.Model]] = {
     "a maximum pool": lambda: sequential(layers.GlobalMaxPooling2D()),
     "a new classifier": lambda: sequential(layers.Dense(3), pooling="avg"),
@@ -143,6 +172,7 @@ MODELS: dict[str, Callable[[], keras.Model]] = {
     "learnt normalization": _learnt,
     "twice nested": _twice_nested,
     "frozen": lambda: functional(_frozen),
+    "old names": old_names,
     # What no spec says.
     "two dense layers": lambda: sequential(
         layers.Dense(8, "relu", name="hidden"), layers.Dense(3), pooling="avg"
@@ -165,6 +195,39 @@ def saved(resnet: Any, kind: str, path: str) -> str:
     with float64():
         model = with_weights(MODELS[kind](), np.random.default_rng(1))
         return save(model, Path(path), np.random.default_rng(2))
+
+
+def old_weights(resnet: Any, style: str, path: str) -> str:
+    """Weights alone under the names of keras.applications before Keras 2.3, as Keras 2 writes them,
+    or with `b1` for the second block, or as Keras 1 wrote them; where the answers are.
+    """
+    import h5py
+    from keras.src.legacy.saving import legacy_h5_format
+
+    with float64():
+        model = with_weights(
+            old_names(inner=style if style == "b1" else ""), np.random.default_rng(1)
+        )
+        answers = save(model, Path(path), np.random.default_rng(2))
+    with h5py.File(path, "w") as file:
+        legacy_h5_format.save_weights_to_hdf5_group(file, model)
+        if style == "Keras 1":
+            for layer in model.layers:
+                _as_in_keras1(file[layer.name], layer.name)
+    return answers
+
+
+def _as_in_keras1(group: Any, layer: str) -> None:
+    leaves = {
+        "kernel": "W",
+        "bias": "b",
+        "moving_mean": "running_mean",
+        "moving_variance": "running_std",
+    }
+    for name, array in dict(group.get(layer, {})).items():
+        group[f"{layer}_{leaves.get(name, name)}:0"] = array[()]
+    if layer in group:
+        del group[layer]
 
 
 _OPTIONS: list[dict[str, Any]] = [

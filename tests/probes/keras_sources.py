@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+from keras import layers
 
 import resnet_keras
 from shared_spec import ResNetSpec
 from shared_spec.formats.dialects.keras_hub import HUB_MODELS
 from tests.peers import fetched
+from tests.probes.keras_models import float64, save, with_weights
 
 Draw = np.random.Generator
 SIZE = 33
@@ -131,3 +135,74 @@ def _mappings(data: Any) -> list[dict[str, Any]]:
     if not isinstance(data, dict):
         return []
     return [data, *(found for item in data.values() for found in _mappings(item))]
+
+
+def _backbone(**more: Any) -> keras.Model:
+    options = {"use_pre_activation": False, "image_shape": (SIZE, SIZE, 3)} | more
+    return fetched("keras_hub").models.ResNetBackbone(
+        [64], [7], [64, 32], [1, 1], [1, 2], "bottleneck_block", **options
+    )
+
+
+def _classifier(**more: Any) -> keras.Model:
+    hub = fetched("keras_hub")
+    converter = hub.layers.ResNetImageConverter(image_size=(SIZE, SIZE), scale=1 / 64)
+    prepare = hub.models.ResNetImageClassifierPreprocessor(image_converter=converter)
+    options = {"activation": "softmax", "preprocessor": prepare} | more
+    return hub.models.ResNetImageClassifier(_backbone(), num_classes=3, **options)
+
+
+def _ours(**fields: Any) -> keras.Model:
+    given = {
+        "depths": [1, 1],
+        "block": "basic",
+        "widths": [8, 16],
+        "stem_width": 8,
+        "num_classes": 0,
+    }
+    spec = ResNetSpec.parse(given | fields)
+    model: keras.Model = resnet_keras.create_model(spec, dtype="float64")
+    return model
+
+
+def _row(*row: Any) -> keras.Model:
+    return keras.Sequential([keras.Input((SIZE, SIZE, 3)), *row])
+
+
+def _last_map(model: keras.Model) -> keras.Model:
+    x = keras.Input((SIZE, SIZE, 3))
+    maps = model(x, training=False)
+    return keras.Model(x, layers.Dense(3)(layers.GlobalMaxPooling2D()(maps[-1])))
+
+
+def _in_training(model: keras.Model) -> keras.Model:
+    x = keras.Input((SIZE, SIZE, 3))
+    return keras.Model(x, layers.Dense(3)(model(x, training=True)))
+
+
+MADE: dict[str, Callable[[], keras.Model]] = {
+    "a backbone": _backbone,
+    "a backbone with pre-activation": lambda: _backbone(use_pre_activation=True),
+    "a classifier": _classifier,
+    "a backbone in a row": lambda: _row(
+        layers.Rescaling(1 / 64), _backbone(), layers.GlobalMaxPooling2D(), layers.Dense(3)
+    ),
+    "a classifier in a row": lambda: _row(_classifier()),
+    "ours": lambda: _ours(num_classes=3),
+    "ours in a row": lambda: _row(
+        layers.RandomFlip(), _ours(attention="se", layer_scale=0.5), layers.Dense(3)
+    ),
+    "the last map of ours": lambda: _last_map(_ours(features_only=True, out_indices=[2])),
+    # What no spec says.
+    "two classifiers": lambda: _row(_classifier(name="first"), layers.Dense(3)),
+    "ours after another": lambda: _row(layers.Conv2D(3, 1, name="first"), _ours()),
+    "ours in training": lambda: _in_training(_ours()),
+    "several maps": lambda: _last_map(_ours(features_only=True)),
+}
+
+
+def saved(resnet: Any, kind: str, path: str) -> str:
+    """Save one of them; where its answers are."""
+    with float64():
+        model = with_weights(MADE[kind](), np.random.default_rng(1))
+        return save(model, Path(path), np.random.default_rng(2), hub_classes())

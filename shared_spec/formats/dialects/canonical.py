@@ -67,7 +67,13 @@ def _keras_spec(source: Source) -> ResNetSpec | None:
                 f"{source.path}: not a model of resnet_keras, so its layers are unknown here"
             )
         return None
-    return ResNetSpec.parse(mapping(source.metadata.get("config")).get("spec"), str(source.path))
+    config = mapping(source.metadata.get("config"))
+    if config.get("inference"):
+        raise WeightsError(
+            f"{source.path}: its model is in a form for inference, whose weights are other ones; "
+            f"expected the model that it was made of"
+        )
+    return ResNetSpec.parse(config.get("spec"), str(source.path))
 
 
 CANONICAL = Dialect(

@@ -110,6 +110,8 @@ class Dialect:
     """Arrays on which no result depends."""
     describes: bool = False
     """Whether `spec_of` gives what a file says of itself, and not what its shapes suggest."""
+    assumption: str | None = None
+    """What its files do not say, though releases differ in it, and how it is taken."""
 
 
 def arrays_of(dialect: Dialect, source: Source, spec: ResNetSpec) -> LazyArrays:

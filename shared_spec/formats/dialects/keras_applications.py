@@ -15,6 +15,7 @@ from shared_spec.formats.dialects.dialect import Dialect, Extras, Place, Rules, 
 from shared_spec.plan.layers import Parameter
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.layouts import KERAS
+from shared_spec.weights.lazy_array import LazyArrays
 from shared_spec.weights.preprocessing import Preprocessing
 
 HEAD = "predictions"
@@ -41,6 +42,15 @@ V2: Rules = [
     (r"_conv(\d)$", r"_\1_conv"),
 ]
 """From a layer's canonical name to Keras's, applied in this order."""
+OLD: Rules = [
+    (r"^layer(\d)\.(\d+)\.", lambda m: f"{int(m[1]) + 1}.{m[2]}_"),
+    (r"^(.+)_conv(\d)$", lambda m: f"res{m[1]}_branch2{'abc'[int(m[2]) - 1]}"),
+    (r"^(.+)_bn(\d)$", lambda m: f"bn{m[1]}_branch2{'abc'[int(m[2]) - 1]}"),
+    (r"^(.+)_downsample\.0$", r"res\1_branch1"),
+    (r"^(.+)_downsample\.1$", r"bn\1_branch1"),
+    (r"^bn1$", "bn_conv1"),
+]
+"""To the names before Keras 2.3, as `with_plain_names` gives them."""
 
 
 def layer_name(module: str, spec: ResNetSpec) -> str:
@@ -83,6 +93,62 @@ def _spec_of(source: Source) -> ResNetSpec:
         )
     return CATALOGUE["keras_resnet50v2" if v2 else "keras_resnet50"].spec.override(
         depths=depths, in_channels=first[2], num_classes=0 if last is None else last[1]
+    )
+
+
+def with_plain_names(source: Source) -> Source:
+    """A legacy file whose old names are written in one way, if it has such: a block by its stage
+    and number (`res2.0_branch2a` for `res2a_...`, `res4.1_...` for `res4b1_...`), the classifier
+    without its number of classes, and arrays without their layer's name, as Keras 1 has them.
+    """
+    entries = source.tensors.entries
+    if source.kind != "keras2" or not any(_OLD_BLOCK.match(name) for name in entries):
+        return source
+    plain = {}
+    for name, array in entries.items():
+        layer, _, leaf = name.rpartition("/")
+        leaf = re.sub(r"_\d+$", "", leaf.removeprefix(f"{layer}_"))
+        if block := _OLD_BLOCK.fullmatch(layer):
+            number = int(block[4]) if block[4] else ord(block[3]) - ord("a")
+            layer = f"{block[1]}{block[2]}.{number}_branch{block[5]}"
+        layer = re.sub(r"^fc\d+$", "fc", layer)
+        plain[f"{layer}/{_KERAS1.get(leaf, leaf)}"] = array
+    return source if len(plain) < len(entries) else replace(source, tensors=LazyArrays(plain))
+
+
+_OLD_BLOCK = re.compile(r"(res|bn)([2-5])([a-z])(\d*)_branch(1|2[abc])")
+_KERAS1 = {
+    "W": "kernel",
+    "b": "bias",
+    "running_mean": "moving_mean",
+    "running_std": "moving_variance",  # which it is in spite of its name
+}
+
+
+def _old_spec(source: Source) -> ResNetSpec:
+    """Depths, widths, channels and classes follow from the names and shapes.
+
+    Raises:
+        WeightsError: if they are not those of such a net.
+    """
+    shapes = {name: entry.shape for name, entry in source.tensors.entries.items()}
+    blocks = {match[1] for name in shapes if (match := re.match(r"res(\d\.\d+)_", name))}
+    first, last = shapes.get("conv1/kernel"), shapes.get("fc/kernel")
+    depths = [sum(b.startswith(f"{stage}.") for b in blocks) for stage in (2, 3, 4, 5)]
+    kernels = [first, *(shapes.get(f"res{stage}.0_branch2a/kernel") for stage in (2, 3, 4, 5))]
+    widths = [shape[3] for shape in kernels if shape is not None and len(shape) == 4]
+    if first is None or len(widths) < 5 or (last is not None and len(last) != 2):
+        raise WeightsError(
+            f"{source.path}: has some names of keras.applications before Keras 2.3, but not those "
+            f"of one of its ResNets; name the model (--model) if it is a variant of one"
+        )
+    return CATALOGUE["keras_resnet50"].spec.override(
+        depths=depths,
+        widths=widths[1:],
+        stem_width=widths[0],
+        norm_eps=1e-3,
+        in_channels=first[2],
+        num_classes=0 if last is None else last[1],
     )
 
 
@@ -138,6 +204,15 @@ APPLICATIONS_H5 = Dialect(
     _spec_of,
     _extras,
     _nearest_library_spec,
+)
+APPLICATIONS_OLD = replace(
+    APPLICATIONS_H5,
+    recognises=lambda source: source.kind == "keras2" and "bn_conv1/gamma" in source.tensors,
+    foreign_name=lambda q, spec: keras_place(rename(q.module, OLD), q, legacy=True),
+    spec_of=_old_spec,
+    assumption="its names are those of keras.applications before Keras 2.3: taken are the eps of "
+    "1e-3 that all of its releases had, and the padding of the first pool, which the earlier ones "
+    "did without",
 )
 APPLICATIONS = replace(
     APPLICATIONS_H5,

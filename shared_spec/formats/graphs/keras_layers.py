@@ -11,7 +11,7 @@ from shared_spec import plan
 from shared_spec.errors import WeightsError
 from shared_spec.formats.containers.source import shown
 from shared_spec.formats.graphs.events import LowestPad
-from shared_spec.formats.graphs.keras_model import Node, told_options
+from shared_spec.formats.graphs.keras_model import Node, is_kerass, told_options
 from shared_spec.plan.layers import LEAKY_SLOPE, Layer
 
 TRAINING_ONLY = {
@@ -64,7 +64,7 @@ def is_training_only(node: Node) -> bool:
             `training=True` unless its model is called with another, as `predict` does.
     """
     augments = node.kind.startswith("Random") or node.kind in ("AugMix", "CutMix", "MixUp")
-    idle = node.kind in TRAINING_ONLY
+    idle = node.kind in TRAINING_ONLY and node.arguments == (None,)
     if node.kind == "Pad":
         return False
     if node.options and not (idle and augments and set(node.options) == {"training"}):
@@ -184,9 +184,9 @@ def _function(node: Node) -> list[Layer]:
     name = node.config.get("activation")
     if isinstance(name, Mapping):  # a layer, as of `activation=keras.layers.ReLU()`
         kind, config = str(name.get("class_name")), name.get("config")
-        if kind in _ACTIVATIONS and isinstance(config, Mapping):
+        if kind in _ACTIVATIONS and is_kerass(name) and isinstance(config, Mapping):
             return _ACTIVATIONS[kind](replace(node, kind=kind, config=config))
-        if kind == "function":
+        if kind == "function" and str(config).startswith(_OURS):
             name = config
     if name in (None, "linear"):
         return []

@@ -101,7 +101,7 @@ class _Reader:
         image = self._add(Node((), "Input", {}, ()))
         if (made := made_class(config)) is not None:
             output = self._add(Node((), made, config["config"], (image,), (None,)))
-        elif config["class_name"] in _MODELS and _is_kerass(config):
+        elif config["class_name"] in _MODELS and is_kerass(config):
             output = self._model(config, (), [image])
         else:
             kind = config.get("registered_name") or config["class_name"]
@@ -143,13 +143,13 @@ class _Reader:
         # None and False are what a layer does without.
         options = {k: v for k, v in call.options.items() if v not in (None, False)}
         entering = tuple(inputs)
-        node = Node((*path, name), kind, layer["config"], entering, call.arguments, options)
         made = made_class(layer)
+        node = Node((*path, name), made or kind, layer["config"], entering, call.arguments, options)
         if options and (kind in _MODELS or made):
             raise self._refusal(f"{node} is called with {told_options(node)}")
         if made is not None:
-            return self._add(replace(node, kind=made))
-        if not _is_kerass(layer):
+            return self._add(node)
+        if not is_kerass(layer):
             return self._add(replace(node, kind=str(layer.get("registered_name") or kind)))
         return self._model(layer, node.path, inputs) if kind in _MODELS else self._add(node)
 
@@ -193,6 +193,11 @@ class _Reader:
             reference = waiting.pop()
             if reference in known:
                 continue
+            if reference[2] != 0:
+                raise self._refusal(
+                    f"output {reference[2]} of layer {shown(reference[0])} is used, and layers "
+                    f"here have one"
+                )
             more = [x for x in calls[reference].tensors if x not in needed]
             needed |= dict.fromkeys(more)
             waiting += more
@@ -242,7 +247,7 @@ def made_class(layer: Mapping[str, Any]) -> str | None:
     return kind if kind in MADE else None
 
 
-def _is_kerass(layer: Mapping[str, Any]) -> bool:
+def is_kerass(layer: Mapping[str, Any]) -> bool:
     """Whether a layer's class is Keras's own; files of Keras 2 do not say whose a class is."""
     module = layer.get("module", "keras")
     registered = layer.get("registered_name")

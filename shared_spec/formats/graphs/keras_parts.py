@@ -94,11 +94,9 @@ class _Walk:
             getattr(steps[0].layer, "kind", "") if len(steps) == 1 else "" for steps in (a, b)
         )
         name = end.path[-1]
-        if (
-            end.kind == "Concatenate"
-            and kinds == ("avg", "max")
-            and end.config.get("axis") in (-1, 1)
-        ):
+        flat = not any(getattr(steps[0].layer, "keep_axes", True) for steps in (a, b) if steps)
+        axes = (-1, 1) if flat else (-1, 3)
+        if end.kind == "Concatenate" and kinds == ("avg", "max") and end.config.get("axis") in axes:
             self.channels *= 2
             return Step(plan.GlobalPool(name, False, "catavgmax"), end)
         if end.kind == "Average" and sorted(kinds) == ["avg", "max"]:
