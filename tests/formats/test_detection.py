@@ -42,6 +42,12 @@ SMALL: dict[str, Any] = {"depths": [1, 2, 1], "widths": [8, 16, 32], "stem_width
 NET = (SMALL["depths"], SMALL["widths"])
 
 
+BACKBONES = ("", "bottom_up.", "backbone.", "backbone.bottom_up.")
+"""Where detectron2 has a net: alone, under a feature pyramid, and in a detector."""
+ATTRIBUTES = ("backbone.", "model.", "net.encoder.", "model.backbone.", "image_encoder.")
+"""Where a module may hold a net: MMPretrain's, then common ones."""
+
+
 def logits(model: nn.Module, images: np.ndarray) -> np.ndarray:
     with torch.no_grad():
         return model(torch.from_numpy(images.astype(np.float64)).permute(0, 3, 1, 2)).numpy()
