@@ -35,6 +35,8 @@ _VALUES = 500
 """Plain values that are told, the least deep first."""
 _OBJECTS = 1_000
 """Opaque objects without tensors that are told."""
+_HOLDERS = 10_000
+"""Opaque objects, those with tensors included."""
 _MODULES = 20_000
 _SHORT = 200
 """Characters of text that is a setting or a name, and of a path to one."""
@@ -193,8 +195,8 @@ class _Walk:
         self._objects += not count
         if not count and self._objects > _OBJECTS:
             return
-        if len(self.tree.opaque) == ARRAYS:
-            raise ValueError(f"holds more than {ARRAYS:,} objects that hold tensors")
+        if len(self.tree.opaque) == _HOLDERS:
+            raise ValueError(f"holds more than {_HOLDERS:,} objects, more than any model")
         name = _class_name(value)
         if isinstance(value, Opaque) and count:
             name += f" ({count} tensor{'s' * (count > 1)} in it)"
@@ -373,7 +375,7 @@ def _is_short(text: str) -> bool:
 
 
 def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _is_expanded(tensor: object) -> bool:
@@ -430,7 +432,7 @@ def _plain(value: object) -> Any:
     if value.name in _SCALAR and len(value.arguments) == 2 and _size(value.arguments) <= 16:
         found = _numbers(*value.arguments)
         return found[0].item() if found is not None and found.size == 1 else _UNKNOWN
-    if _PATHS.fullmatch(value.name) and len(value.arguments) <= 64:
+    if _PATHS.fullmatch(value.name) and len(value.arguments) <= 16:
         parts = value.arguments
         if all(isinstance(part, str) and len(part) <= _SHORT for part in parts):
             return re.sub("^//", "/", "/".join(parts))
