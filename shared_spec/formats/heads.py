@@ -11,7 +11,8 @@ from shared_spec.weights.lazy_array import LazyArray
 Arrays = Mapping[str, LazyArray]
 _WORDS = ("fc", "linear", "classifier", "head", "heads", "last_linear", "logits", "cls", "cls_head")
 """What the module of a classifier, or the one that it is in, is called; the first counts most."""
-_SHORTCUTS = re.compile(r"downsample|shortcut|subsample|skip", re.IGNORECASE)
+_ELSEWHERE = re.compile(r"^(?:stem|conv1)\.|downsample|shortcut|subsample", re.IGNORECASE)
+"""Kernels of stems and shortcuts."""
 _TOLD = 10
 
 
@@ -46,6 +47,10 @@ def classifier_of(net: Arrays, inside: Arrays, outside: Arrays, place: str) -> H
     if not modules:
         return Head()
     module, features = modules[0], _features(net)
+    if arrays is inside and modules == [_own_name(net, module)]:
+        # A whole net's own, to be held against it as it is.
+        found = {n: a for n, a in inside.items() if n.rpartition(".")[0] == module}
+        return Head(found, {n: n for n in found})
     weight, bias = (arrays.get(f"{module}.{leaf}") for leaf in ("weight", "bias"))
     why = ""
     if len(modules) > 1 or not _is_dense(module, arrays) or weight is None or bias is None:
@@ -67,8 +72,7 @@ def classifier_of(net: Arrays, inside: Arrays, outside: Arrays, place: str) -> H
         f"the dense layer {module} is taken as the classifier; layers around it without arrays, "
         f"such as a dropout, are not known"
     )
-    sure = module == own and arrays is inside
-    return Head(found, names, notes=() if sure else (note,))
+    return Head(found, names, notes=(note,))
 
 
 def _behind(arrays: Arrays, place: str, after: int) -> list[str]:
@@ -103,7 +107,7 @@ def _is_dense(module: str, arrays: Arrays) -> bool:
 
 def _features(net: Arrays) -> int:
     """The channels of a net's last block: its last kernel's, by the numbers in names."""
-    kernels = {n: a for n, a in net.items() if len(a.shape) == 4 and not _SHORTCUTS.search(n)}
+    kernels = {n: a for n, a in net.items() if len(a.shape) == 4 and not _ELSEWHERE.search(n)}
     last = max(kernels, key=_natural, default="")
     return kernels[last].shape[0] if last else 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,7 +44,7 @@ from shared_spec.formats.dialects.timm_torchvision import TIMM, TORCHVISION
 from shared_spec.formats.graphs.keras_file import has_graph, read_graph
 from shared_spec.formats.graphs.torch_modules import Modules, settled
 from shared_spec.formats.name_map import NameMap, renamed
-from shared_spec.formats.search import Part, chosen, hints_of
+from shared_spec.formats.search import Part, chosen, hints_of, plain
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import METADATA_KEY, Checkpoint
@@ -203,6 +204,7 @@ def read_source(
         spec = resized(dialect, source, spec) or spec
     net, hint = told or spec, ""
     if found is not None and found.modules:
+        _refuse_hooks(source, found.part)
         given = [fit.spec for fit in fitting(dialect, source)] if net is None else [net]
         net, said = settled(_canonical(found.modules, dialect, given), given, spec is None, path)
         notes += (said,) if said else ()
@@ -241,6 +243,17 @@ def _canonical(modules: Modules, dialect: Dialect, specs: Sequence[ResNetSpec]) 
     p, spec = compile_plan(specs[0]).parameters(), specs[0]
     names = {dialect.foreign_name(q, spec).name.rpartition(".")[0]: q.module for q in p}
     return {names.get(name, name): module for name, module in modules.items()}
+
+
+def _refuse_hooks(source: Source, part: str) -> None:
+    """Raise a `WeightsError` if a whole model has functions that change what a module computes."""
+    for place in source.opaque:
+        hook = re.search(r"_forward(_pre)?_hooks/", place)
+        if hook is not None and plain(place).startswith(part):
+            raise WeightsError(
+                f"{source.path}: {shown(place[: hook.start()].rstrip('/.') or 'the model')} has a "
+                f"forward hook, whose function is not known; remove it and save the model again"
+            )
 
 
 def _require_strides(found: Part, spec: ResNetSpec | None) -> None:

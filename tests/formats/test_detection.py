@@ -30,8 +30,9 @@ from shared_spec import (
 from shared_spec.formats.containers.source import Source
 from shared_spec.formats.detect import open_source
 from shared_spec.formats.dialects.canonical import CANONICAL
-from shared_spec.formats.dialects.dialect import foreign_arrays
+from shared_spec.formats.dialects.dialect import Dialect, foreign_arrays
 from shared_spec.formats.read import dialect_of, read_checkpoint
+from shared_spec.formats.search import chosen
 from shared_spec.plan.equivalence import parting
 from shared_spec.weights.lazy_array import LazyArrays, entries_of
 from tests.judges import assert_near
@@ -51,6 +52,13 @@ ATTRIBUTES = ("backbone.", "model.", "net.encoder.", "model.backbone.", "image_e
 def logits(model: nn.Module, images: np.ndarray) -> np.ndarray:
     with torch.no_grad():
         return model(torch.from_numpy(images.astype(np.float64)).permute(0, 3, 1, 2)).numpy()
+
+
+def dialect_in(path: Path) -> Dialect:
+    """Whose names the net in a file has."""
+    found = chosen(open_source(path), None)
+    assert found is not None
+    return dialect_of(found.source)
 
 
 def prefixed(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
@@ -79,7 +87,7 @@ def test_detectron_with_basic_blocks(tmp_path: Path, prefix: str, classes: int |
     assert_read(tmp_path / "a.pth", model, spec, None)
     # Strictly back into the module.
     found = read_safetensors(tmp_path / "canonical.safetensors")
-    dialect = dialect_of(open_source(tmp_path / "a.pth"))
+    dialect = dialect_in(tmp_path / "a.pth")
     back = {
         name.removeprefix(prefix): torch.from_numpy(np.array(entry.read()))
         for name, entry in foreign_arrays(dialect, found.state, spec).items()
@@ -107,24 +115,36 @@ def test_where_detectron_s_bottlenecks_have_their_stride_is_asked(
         assert_read(tmp_path / "a.pth", model, other, other)
 
 
-@pytest.mark.parametrize("given", [None, resolve("resnet50", SMALL | {"num_classes": 0})])
 @pytest.mark.parametrize(
-    ("net", "extra"),
+    ("net", "extra", "shape", "refusal"),
     [
-        ("backbone.bottom_up.", "backbone.fpn_lateral2.weight"),
-        ("backbone.", "roi_heads.res5.0.conv1.weight"),
-        ("", "roi_heads.box_predictor.cls_score.weight"),
-        ("", "pixel_mean"),
+        ("backbone.bottom_up.", "backbone.fpn_lateral2.weight", (3, 3, 1, 1), ""),
+        ("backbone.", "roi_heads.res5.0.conv1.weight", (3, 3, 1, 1), ""),
+        ("", "roi_heads.box_predictor.cls_score.weight", (3,), ""),
+        ("", "pixel_mean", (3,), "'pixel_mean' stands beside stem, res2, res3, and what"),
+        ("", "stem.conv2.weight", (3, 3, 1, 1), "stem.conv2.weight is not in the model"),
     ],
 )
-def test_detectron_s_heads_are_refused_by_name(
-    tmp_path: Path, net: str, extra: str, given: ResNetSpec | None
+def test_what_is_beside_a_net_of_detectron(
+    tmp_path: Path, net: str, extra: str, shape: tuple[int, ...], refusal: str
 ) -> None:
-    state = prefixed(DetectronNet("bottleneck", *NET).state_dict(), net)
-    torch.save(state | {extra: torch.ones(3), "x.y": torch.ones(3)}, tmp_path / "a.pth")
-    message = refused(tmp_path / "a.pth", given)
-    assert f"a.pth: holds more than a ResNet, of which {extra} and 1 others are no part" in message
-    assert message.count(". ") == 0
+    """What is outside of it is left out and told; what may be part of it refuses the file."""
+    model = randomize(DetectronNet("bottleneck", *NET, norm=nn.BatchNorm2d))
+    path, spec = tmp_path / "a.pth", resolve("resnet50", SMALL | {"num_classes": 0})
+    torch.save(
+        prefixed(model.state_dict(), net) | {extra: torch.ones(shape, dtype=torch.float64)}, path
+    )
+    if refusal:
+        assert refusal in refused(path, spec)
+        return
+    assert_read(path, model, spec, spec)
+    assert f"left out, beside the net: {extra.rpartition('.')[0]}" in notes_of(path, spec)
+    if len(shape) == 4:
+        assert "whose net may be dilated, and the arrays do not say" in refused(path)
+
+
+def notes_of(path: Path, spec: ResNetSpec) -> str:
+    return "; ".join(read_checkpoint(path, spec).notes)
 
 
 def test_what_detectron_does_not_tell(tmp_path: Path) -> None:
@@ -166,11 +186,14 @@ def test_nets_in_other_modules(tmp_path: Path, prefix: str, head: str | None) ->
     torch.save({n: torch.from_numpy(a) for n, a in named.items()}, tmp_path / "a.pth")
     found = read_checkpoint(tmp_path / "a.pth", spec)
     assert digest(found.state) == digest(alone)
+    assert found.part == prefix
     torch.save(
         {"neck.x": torch.ones(2)} | {n: torch.from_numpy(a) for n, a in named.items()},
         tmp_path / "a.pth",
     )
-    assert "holds more than a ResNet, of which neck.x are no part" in refused(tmp_path / "a.pth")
+    found = read_checkpoint(tmp_path / "a.pth", spec)
+    assert digest(found.state) == digest(alone)
+    assert "left out, beside the net: neck" in found.notes
 
 
 def arrays_of(spec: ResNetSpec) -> dict[Any, np.ndarray]:
@@ -188,7 +211,7 @@ def test_mmpretrain_s_resnet18(tmp_path: Path) -> None:
         for name, tensor in model.state_dict().items()
     }
     torch.save({"meta": {"epoch": 3}, "state_dict": state}, tmp_path / "a.pth")
-    assert dialect_of(open_source(tmp_path / "a.pth")).library == "MMPretrain"
+    assert dialect_in(tmp_path / "a.pth") is CANONICAL
     assert "fit resnet18, resnetblur18, flax_resnet18" in refused(tmp_path / "a.pth")
     spec = resolve("resnet18", {"num_classes": 7})
     assert_read(tmp_path / "a.pth", model, spec, spec)
@@ -254,7 +277,6 @@ def test_which_net_a_file_is(
         for q in compile_plan(spec).parameters()
     }
     source = Source(tmp_path / "a.pth", "pytorch", LazyArrays(entries_of(zeros)))
-    assert (dialect_of(source) is CANONICAL) == (prefix == "")
     monkeypatch.setattr("shared_spec.formats.read.open_source", lambda path, openers: source)
     if len(fits) == 1:
         found = read_checkpoint(source.path).spec

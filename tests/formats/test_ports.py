@@ -27,6 +27,7 @@ from shared_spec.formats.dialects.canonical import CANONICAL
 from shared_spec.formats.dialects.cifar_ports import PORTS
 from shared_spec.formats.dialects.dialect import foreign_arrays, with_counters
 from shared_spec.formats.read import dialect_of, read_checkpoint
+from shared_spec.formats.search import chosen
 from shared_spec.plan.equivalence import parting
 from shared_spec.weights.lazy_array import LazyArrays, entries_of
 from tests.judges import assert_near
@@ -65,7 +66,9 @@ def assert_same(
     assert parting(compile_plan(found.spec), compile_plan(spec)) is None
     assert found.spec.image_size == spec.image_size
     ours = resnet_torch.create_model(found.spec, weights=found.state, dtype="float64")
-    dialect = dialect_of(open_source(path))
+    inside = chosen(open_source(path), None)
+    assert inside is not None
+    dialect = dialect_of(inside.source)
     back = with_counters(foreign_arrays(dialect, found.state, found.spec))
     arrays = {name: torch.from_numpy(np.array(entry.read())) for name, entry in back.items()}
     twin.load_state_dict(arrays, strict=True)
@@ -186,7 +189,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     whole = PortNet(AKAMASTER, "basic", [2, 1], [8, 16]).state_dict()
     torch.save(whole | {"extra": torch.ones(2)}, path)
-    assert "extra is not in the model" in refused(path)
+    assert "'extra' stands beside conv1, bn1, layer1, and what the net does" in refused(path)
     torch.save(whole | {"layer1.0.bn2.weight": torch.ones(8), "linear.bias": torch.ones(2)}, path)
     assert "fc.bias has shape (2,), expected (10,)" in refused(path)
     torch.save({k: v for k, v in whole.items() if k != "conv1.weight"}, path)
