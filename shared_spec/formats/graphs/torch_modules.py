@@ -41,7 +41,7 @@ _IDLE = {
 }
 _KNOWN = (
     *("torchvision.models.resnet.", "timm.models.resnet.", "timm.models.resnetv2."),
-    *("timm.layers.drop.", "timm.layers.adaptive_avgmax_pool."),
+    *("timm.layers.drop.", "timm.layers.adaptive_avgmax_pool.", "resnet_torch."),
 )
 """Where classes are that call their layers in the order of a plan, or act in training alone."""
 _COMPOSITE: dict[str, type[plan.Layer]] = {
@@ -239,6 +239,8 @@ def _head_pool(module: Module) -> str | None:
     }
     if module.type == "timm.layers.adaptive_avgmax_pool.SelectAdaptivePool2d":
         return str(module.attributes.get("pool_type", "avg"))
+    if module.type == "resnet_torch.layers.GlobalPool":
+        return str(module.attributes.get("kind", "avg"))
     if module.type not in kinds:
         return None
     size = module.attributes.get("output_size", 1)
