@@ -285,13 +285,20 @@ def _taken(source: Source, found: Candidate, notes: list[str]) -> Part:
 
 
 def _modules(source: Source, found: Candidate) -> dict[str, Module]:
-    """The modules of a whole model inside of a net."""
+    """The modules of a whole model inside of a net; none for arrays that are by themselves."""
+    mapping = found.part.rpartition("/")[0]
     inside = {}
     for name, module in source.modules.items():
-        where = plain(f"{name}.")
+        above = name.rpartition("/")[0]
+        if plain(f"{name}/").rstrip("/") == mapping:  # the model itself
+            where = mapping and f"{mapping}/"
+        elif plain(f"{above}/").rstrip("/") == mapping:
+            where = plain(f"{name}.")
+        else:
+            continue
         if where.startswith(found.part):
             inside[where.removeprefix(found.part).removesuffix(".")] = module
-    return inside
+    return inside if any(_module(name) in inside for name in found.net) else {}
 
 
 _IDLE = ("Linear", "Identity", "Dropout", "Flatten", "Sequential")
