@@ -210,9 +210,9 @@ APPLICATIONS_OLD = replace(
     recognises=lambda source: source.kind == "keras2" and "bn_conv1/gamma" in source.tensors,
     foreign_name=lambda q, spec: keras_place(rename(q.module, OLD), q, legacy=True),
     spec_of=_old_spec,
-    assumption="its names are those of keras.applications before Keras 2.3: taken are the eps of "
-    "1e-3 that all of its releases had, and the padding of the first pool, which the earlier ones "
-    "did without",
+    assumption="its names are those of keras.applications before Keras 2.3, whose releases differ "
+    "in what no array shows: taken are norms with the eps of 1e-3 that is Keras 2's default, and a "
+    "first pool that is padded",
 )
 APPLICATIONS = replace(
     APPLICATIONS_H5,
