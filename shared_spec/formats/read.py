@@ -45,6 +45,7 @@ from shared_spec.formats.graphs.keras_file import has_graph, read_graph
 from shared_spec.formats.graphs.torch_modules import Modules, settled
 from shared_spec.formats.name_map import NameMap, renamed
 from shared_spec.formats.search import Part, chosen, hints_of, plain
+from shared_spec.formats.variables import net_in
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import METADATA_KEY, Checkpoint
@@ -64,10 +65,7 @@ class Asked:
         """Raise a `WeightsError` if it was asked of a file that has no parts and no other names."""
         for option, value in (("--part", self.part), ("--names", self.names)):
             if value is not None:
-                raise WeightsError(
-                    f"{source.path}: {option}: only for files of PyTorch's modules, and this one "
-                    f"{why}"
-                )
+                raise WeightsError(f"{source.path}: {option}: not for such a file, which {why}")
 
 
 WHOLE = Asked()
@@ -156,12 +154,15 @@ def checkpoint_of(
         return read_graph(source, spec)
     found, ours = None, METADATA_KEY in source.metadata
     own: dict[str, str] = {}
+    notes: tuple[str, ...] = ()
     if in_torch(source):
         if asked.names is not None:
             source, own = renamed(source, asked.names)
             ours = False
         found = None if ours and asked.part is None else chosen(source, asked.part)
         source = source if found is None else found.source
+    elif source.kind == "flax" and asked.names is None:
+        source, notes = net_in(source, asked.part)
     else:
         asked.refuse(source, f"is of the kind {source.kind}")
     source = with_plain_names(_flat(source))
@@ -171,7 +172,7 @@ def checkpoint_of(
         raise _unknown_names(source)
     read = read_source(source, spec, resize, found)
     names = {own.get(told, told): name for told, name in read.renamed.items()}
-    return replace(read, names=asked.names, renamed=names)
+    return replace(read, names=asked.names, renamed=names, notes=notes + read.notes)
 
 
 def read_source(
