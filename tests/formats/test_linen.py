@@ -28,7 +28,7 @@ from shared_spec.formats.detect import open_source
 from shared_spec.formats.dialects.canonical import FLAX_MODEL
 from shared_spec.formats.dialects.dialect import foreign_arrays
 from shared_spec.formats.dialects.linen import BLOCKS, LINEN
-from shared_spec.formats.read import dialect_of, read_checkpoint
+from shared_spec.formats.read import Asked, dialect_of, read_checkpoint
 from shared_spec.weights.lazy_array import LazyArrays
 from tests.conftest import Pool
 from tests.judges import assert_torch_gives, images_of
@@ -189,3 +189,43 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     assert "not a ResNet of Flax's imagenet example (it has no blocks" in refused(path)
     save_msgpack(path, {"params/bn_init/scale": one})
     assert "not a ResNet of Flax's imagenet example" in refused(path)
+
+
+TREES: dict[str, tuple[list[tuple[str, str]], str | None]] = {
+    "a training state": ([("", "")], None),
+    "a module of another": ([("", "backbone/encoder/")], None),
+    "a tree of trees": ([("model/", "")], None),
+    "one of two": ([("teacher/", "net/"), ("student/", "net/")], "teacher"),
+}
+"""Where nets are: what is above the collections, and the modules around; and the part asked for."""
+
+
+@pytest.mark.parametrize("tree", TREES)
+def test_the_net_in_a_tree(tmp_path: Path, tree: str) -> None:
+    """It is read as it would be alone, and what else there is is told."""
+    places, part = TREES[tree]
+    path, weights = tmp_path / "a.msgpack", random_weights(compile_plan(BASIC), 1)
+    alone = foreign_arrays(LINEN, weights, BASIC)
+    kept = {"opt_state/0/trace/conv_init/kernel": alone["params/conv_init/kernel"]}
+    kept |= {f"{places[0][0]}params/head/kernel": alone["params/Dense_0/kernel"]}
+    for i, (above, prefix) in enumerate(places):
+        other = (
+            alone if i == 0 else foreign_arrays(LINEN, random_weights(compile_plan(BASIC)), BASIC)
+        )
+        for name, array in other.items():
+            kind, _, rest = name.partition("/")
+            kept[f"{above}{kind}/{prefix}{rest}"] = array
+    save_msgpack(path, LazyArrays(kept))
+    if part is not None:
+        with pytest.raises(ResNetError, match=r"2 ResNets.*teacher/params/net/, student/params"):
+            read_checkpoint(path)
+        with pytest.raises(ResNetError, match="there is no ResNet at 'teach'"):
+            read_checkpoint(path, asked=Asked("teach"))
+    if places == [("", "")]:  # what is beside a net at the root may be part of it
+        with pytest.raises(ResNetError, match="params/head/kernel is not in the model"):
+            convert(path, tmp_path / "b.safetensors")
+        return
+    found = read_checkpoint(path, asked=Asked(part))
+    assert found.spec == BASIC
+    assert digest(found.state) == digest(weights)
+    assert any("params/head" in note for note in found.notes)
