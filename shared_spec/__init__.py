@@ -11,6 +11,7 @@ from shared_spec.errors import (
     SpecError,
     UnknownModelError,
     WeightsError,
+    WeightsWarning,
 )
 from shared_spec.formats.canonical_file import read_safetensors, write_safetensors
 from shared_spec.formats.read import read_checkpoint
@@ -43,6 +44,7 @@ __all__ = [
     "State",
     "UnknownModelError",
     "WeightsError",
+    "WeightsWarning",
     "cast_weights",
     "check_weights",
     "compile_plan",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,13 @@ import numpy as np
 from shared_spec.catalogue import CATALOGUE
 from shared_spec.catalogue.resolve import ModelLike, resolve
 from shared_spec.download import download, is_reference
-from shared_spec.errors import FrameworkError, ImageError, SpecError, WeightsError
+from shared_spec.errors import (
+    FrameworkError,
+    ImageError,
+    SpecError,
+    WeightsError,
+    WeightsWarning,
+)
 from shared_spec.formats.detect import Opener
 from shared_spec.formats.in_memory import open_in_memory
 from shared_spec.formats.name_map import NameMap, read_names
@@ -104,8 +111,12 @@ class WeightVerbs(ABC, Generic[Model]):
 
         Raises:
             WeightsError: with every mismatch in its `mismatches`; the model is then unchanged.
+
+        Warns:
+            WeightsWarning: of what else a file holds, which is left out, and what was assumed.
         """
         checkpoint = self.read_checkpoint(weights, model.spec, part=part, names=names)
+        warn_of_notes(checkpoint, weights)
         # Read whole before anything is assigned.
         state = weights_for(model.plan, checkpoint.state, self.dtype_name(model), weights)
         natives = self.natives(model)
@@ -279,7 +290,12 @@ class ModelVerbs(ABC, Generic[Model]):
             return self._fill(net, cast_weights(initial_weights(trained, seed), dtype))
         # Without the overrides that ask for weights to be adapted.
         before = resolve(model, {k: v for k, v in overrides.items() if k not in ASKED})
-        read = self.weights.read_checkpoint
+
+        def read(weights: WeightsLike, spec: ResNetSpec) -> Checkpoint:
+            checkpoint = self.weights.read_checkpoint(weights, spec)
+            warn_of_notes(checkpoint, weights)
+            return checkpoint
+
         adapted = read_adapted(read, weights, (spec, before), overrides, seed)
         return self.weights.load_weights(net, adapted)
 
@@ -408,6 +424,12 @@ class ModelVerbs(ABC, Generic[Model]):
         note = f" ({entry.note})" if entry.note else ""
         build.__doc__ = f"`create_model({name!r}, ...)`{note}. Source: {entry.source}."
         return self._named.setdefault(name, build)
+
+
+def warn_of_notes(checkpoint: Checkpoint, weights: object) -> None:
+    """Warn of what a file's reader has to say: nobody else would see it."""
+    if checkpoint.notes:
+        warnings.warn(f"{weights}: {'; '.join(checkpoint.notes)}", WeightsWarning, stacklevel=3)
 
 
 def fetched(

@@ -46,6 +46,10 @@ class WeightsError(ResNetError):
         self.mismatches = tuple(mismatches)
 
 
+class WeightsWarning(UserWarning):
+    """Something in a file of weights was left out, assumed, or expressed in another way."""
+
+
 class ImageError(ResNetError):
     """An image cannot be read or does not fit the model."""
 
