@@ -368,7 +368,9 @@ CASES = [
         "more than any model|values in its JSON",
     ),
     Case(
-        "safetensors: 30,000 arrays", safetensors("a.safetensors", many_names(30_000)), "no ResNet under names that are known"
+        "safetensors: 30,000 arrays",
+        safetensors("a.safetensors", many_names(30_000)),
+        "no ResNet under names that are known",
     ),
     Case(
         "safetensors: the last of 30,000 names twice",
