@@ -98,6 +98,7 @@ _WEIGHTS: dict[str, Opener] = {
 }
 """In a directory of Hugging Face; the first one is read, as transformers does."""
 _TENSORFLOW = "tf_model.h5"
+_ADAPTER = "adapter_config.json"
 
 
 def _open_by_suffix(path: Path, problem: str) -> Source:
@@ -141,6 +142,11 @@ def _open_directory(path: Path, openers: Mapping[str, Opener]) -> Source:
         config = read_json(path / "config.json")
         if is_preset(config):
             return open_preset(path, config)
+        if (path / _ADAPTER).exists():
+            raise WeightsError(
+                f"{path}: has an {_ADAPTER} beside the weights, with which peft has the net "
+                f"compute something else; merge it (merge_and_unload) and save the model again"
+            )
         for name, opener in _WEIGHTS.items():
             if (path / name).is_file():
                 found = opener(path / name)

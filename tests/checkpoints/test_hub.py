@@ -597,19 +597,19 @@ def test_a_repository_of_timm_is_converted_with_its_net_and_labels(
 def test_torchvisions_file_tells_its_net_by_its_hash(tmp_path: Path) -> None:
     """By names and shapes alone it would be one of four."""
     spec = CATALOGUE["resnet18"].spec
-    path = tmp_path / "resnet18-f37072fd.pth"
+    path = tmp_path / "net-f37072fd.pth"
     write_checkpoint(path, Checkpoint(random_weights(compile_plan(spec)), spec))
     with pytest.raises(WeightsError, match=r"fit resnet18, .*flax_resnet18.*name the one"):
         read_checkpoint(path)
     real = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
     known = torchvision_weights("resnet18")
-    url = known.url.replace("f37072fd", real)
+    url = known.url.replace("resnet18-f37072fd", f"net-{real}")
     timm_torchvision.torchvision_weights_at, kept = (
         lambda asked: replace(known, url=url) if asked == url else None,
         timm_torchvision.torchvision_weights_at,
     )
     try:
-        path = path.rename(tmp_path / f"resnet18-{real}.pth")
+        path = path.rename(tmp_path / f"net-{real}.pth")
         found = read_checkpoint(path)
     finally:
         timm_torchvision.torchvision_weights_at = kept
