@@ -22,6 +22,8 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from shared_spec.atomic_write import durable
 from shared_spec.errors import WeightsError, framework_missing
+from shared_spec.formats.containers.sharded import shards_of
+from shared_spec.formats.detect import FOLDER_WEIGHTS
 from shared_spec.formats.dialects.torchvision_releases import torchvision_weights
 
 ProgressLike = Callable[[int, int | None], None]
@@ -36,7 +38,6 @@ _HUB = ("hf-hub:", "hf_hub:", "hf://")
 _TORCHVISION = "torchvision:"
 _ACCEPTED = "'hf-hub:owner/name', 'torchvision:resnet50' or an http(s) URL"
 _CONFIG, _PROCESSOR = "config.json", "preprocessor_config.json"
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 # What git allows in the name of a branch or a tag, as far as it can lead to another file.
 _REVISION = re.compile(r"(?!/|\.)(?!.*(?:\.\.|//|/\.|@))[^\s\\~^:?*\[\x00-\x1f]+(?<!/)")
@@ -73,8 +74,9 @@ def download(
         reference: one of
 
             - `hf-hub:owner/name` or `hf-hub:owner/name@revision` (also `hf_hub:` and `hf://`):
-              `model.safetensors`, else `pytorch_model.bin`, of a repository on the Hugging Face
-              Hub, with its `config.json` and `preprocessor_config.json` if it has them;
+              the first of `model.safetensors`, `pytorch_model.bin` and `flax_model.msgpack` that a
+              repository on the Hugging Face Hub has, one of the former in shards too, with its
+              `config.json` and `preprocessor_config.json` if it has them;
             - `torchvision:resnet50` or `torchvision:ResNet50_Weights.IMAGENET1K_V1`;
             - an http(s) URL of a weights file. One that is cached is not looked for again.
         folder: in place of the cache.
@@ -122,20 +124,26 @@ def _from_hub(reference: str, wanted: str, folder: str | os.PathLike[str] | None
             f"{reference}: expected 'hf-hub:owner/name' or 'hf-hub:owner/name@revision'"
         )
     repository = _Repository(reference, name, revision or None, folder)
-    repository.settle((_CONFIG, *_WEIGHTS))
+    repository.settle((_CONFIG, *FOLDER_WEIGHTS))
     # Weights last: once they are cached, so is what belongs to them.
     config = repository.fetch(_CONFIG)
     repository.fetch(_PROCESSOR)
-    for file in _WEIGHTS:
+    for file in FOLDER_WEIGHTS:
         path = repository.fetch(file)
-        if path is not None:
-            repository.check_hash(path)
-            beside = config is not None and config.parent == path.parent
-            return path.parent if beside else path
-    variable = _offline()
-    where = "cache" if repository.local else "repository"
-    rule = f", and {variable} is set" if variable else ""
-    raise _not_fetched(reference, f"no {' and no '.join(_WEIGHTS)} in the {where}{rule}")
+        if path is None:
+            continue
+        repository.check_hash(path)
+        beside = config is not None and config.parent == path.parent
+        if file.endswith(".index.json"):
+            if not beside:
+                raise repository.lacks(f"no {_CONFIG}, which belongs to {file},")
+            for name in sorted(shards_of(path)):
+                shard = repository.fetch(name)
+                if shard is None:
+                    raise repository.lacks(f"no {name}, which {file} names,")
+                repository.check_hash(shard)
+        return path.parent if beside else path
+    raise repository.lacks(f"none of {', '.join(FOLDER_WEIGHTS)}")
 
 
 class _Repository:
@@ -187,6 +195,13 @@ class _Repository:
         # Later files are of the same commit, also if the branch moves meanwhile.
         self._revision, self._settled = path.parent.name, True
         return path
+
+    def lacks(self, what: str) -> WeightsError:
+        """What says that a file is not there."""
+        variable = _offline()
+        where = "cache" if self.local else "repository"
+        rule = f", and {variable} is set" if variable else ""
+        return _not_fetched(self._reference, f"{what} in the {where}{rule}")
 
     def _where(self) -> dict[str, Any]:
         return {"revision": self._revision, **self._options}

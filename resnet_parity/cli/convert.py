@@ -128,6 +128,7 @@ def verify(
         "reference": certificate.reference_engine,
         "judged_by": certificate.judged_by,
         "assumed": certificate.assumed,
+        "notes": certificate.notes,
         "checks": [asdict(found) for found in checks],
     }
     conclude(data, as_json, tables.verified)

@@ -42,6 +42,7 @@ _SEED = 2026
 _OUTPUTS = 9
 _ARRAY_LIMIT = 2**25
 """Bytes of an array; features of 64 channels on images of 64 take 8 million."""
+_NOTES = 100
 _PACKAGES = ("resnet-parity", "numpy", "torch", "keras", "tensorflow", "jax", "flax")
 
 OnProgress = Callable[[str], None]
@@ -146,6 +147,8 @@ class Certificate:
     """
     assumed: str
     """What says which net it is where the file itself does not; empty if it does."""
+    notes: tuple[str, ...]
+    """What of the source was left out, assumed, or expressed in another way, a sentence each."""
     rounding: float
     """How far rounding to float32 is measured to move the logits."""
     checks: list[Check]
@@ -176,6 +179,7 @@ class Certificate:
                 "engine": self.reference_engine,
                 "judged_by": self.judged_by,
                 "assumed": self.assumed,
+                "notes": list(self.notes),
                 "outputs": [
                     {"shape": list(a.shape), "float64": _packed(a)} for a in self.reference
                 ],
@@ -239,15 +243,24 @@ def _file_record(data: Any) -> dict[str, str]:
     return {str(key): str(value)[:500] for key, value in data.items()}
 
 
-def _judge_of(data: Any) -> tuple[str, str]:
-    """Who judged, and what was assumed; certificates of version 1 do not say, as nobody else ever
-    judged.
+def _judge_of(data: Any) -> tuple[str, str, tuple[str, ...]]:
+    """Who judged, what was assumed, and notes; certificates of version 1 do not say, as nobody else
+    ever judged.
     """
     if data["resnet_parity"] == 1:
         first = "a certificate of version 1"
-        return f"{RECONSTRUCTED}{first}, judged by no other library", f"{first} does not say"
-    judged_by, assumed = (str(data["reference"][key])[:500] for key in ("judged_by", "assumed"))
-    return " ".join(judged_by.split()), " ".join(assumed.split())
+        return f"{RECONSTRUCTED}{first}, judged by no other library", f"{first} does not say", ()
+    judged_by, assumed, notes = (
+        data["reference"][key] for key in ("judged_by", "assumed", "notes")
+    )
+    if not isinstance(notes, list) or len(notes) > _NOTES:
+        raise ValueError(f"its notes are not a list of at most {_NOTES} sentences")
+    return _line(judged_by), _line(assumed), tuple(_line(note) for note in notes)
+
+
+def _line(text: object) -> str:
+    """A sentence of limited length."""
+    return " ".join(str(text)[:2_000].split())
 
 
 def _check_of(data: Any) -> Check:

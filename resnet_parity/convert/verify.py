@@ -112,6 +112,7 @@ def certify(
             by.name,
             judged_by,
             checkpoint.assumed,
+            checkpoint.notes,
             rounding,
             [],
             installed_versions(),

@@ -268,8 +268,7 @@ def converted(console: Console, data: dict[str, Any]) -> None:
         say(console, f"Certificate: {plain(data['certificate'])}")
     if data["removed"]:
         say(console, f"Removed {plain(data['removed'])}: it certified what was there before.")
-    for note in data["notes"]:
-        say(console, f"Note: {plain(note)}")
+    say_plain(console, *data["notes"], before="Note: ")
     if data["lost"]:
         say(console, f"This format has no place for {join_words(data['lost'])}.")
 
@@ -328,6 +327,7 @@ def verified(console: Console, data: dict[str, Any]) -> None:
     )
     say(console, f"The source was judged by: {plain(data['judged_by'])}")
     _assumed(console, data)
+    say_plain(console, *data["notes"], before="Note: ")
     _checks(console, data["checks"])
 
 

@@ -145,8 +145,13 @@ def state_dict(
     return f"{library} {version}, {name} with the file's arrays", _torch_result(net, batch)
 
 
+_WRAPPER = "timm_wrapper"
+
+
 def timm_folder(path: Path, batch: np.ndarray) -> Verdict:
-    """A directory of timm's, whose `config.json` timm reads."""
+    """A directory of timm's, whose `config.json` timm reads, or transformers around timm."""
+    if read_json(path / "config.json").get("model_type") == _WRAPPER:
+        return transformers_folder(path, batch)
     net = timm_model(f"local-dir:{path}")
     arrays = {k: v for k, v in _torch_arrays(path).items() if not COUNTERS.search(k)}
     extra = sorted(arrays.keys() - net.state_dict().keys())
@@ -182,9 +187,7 @@ def transformers_folder(path: Path, batch: np.ndarray) -> Verdict:
     torchvision_models()  # transformers imports torchvision
     transformers = importlib.import_module("transformers")
     data = read_json(path / "config.json")
-    if (path / "adapter_config.json").exists():
-        raise ResNetError("transformers would load an adapter beside the weights")
-    kind = {"resnet": "ResNet", "bit": "Bit"}[data["model_type"]]
+    kind = {"resnet": "ResNet", "bit": "Bit", _WRAPPER: "TimmWrapper"}[data["model_type"]]
     config = getattr(transformers, f"{kind}Config")
     # What describes the net: other keys may have it load code, or quantise.
     known = config().to_dict().keys() - {"dtype", "torch_dtype"}

@@ -89,7 +89,7 @@ _BY_SUFFIX: dict[str, Opener] = {
     ".npz": open_npz,
     ".msgpack": open_msgpack,
 }
-_WEIGHTS: dict[str, Opener] = {
+FOLDER_WEIGHTS: dict[str, Opener] = {
     "model.safetensors": open_safetensors,
     "model.safetensors.index.json": partial(open_sharded, opener=open_safetensors),
     "pytorch_model.bin": open_pytorch,
@@ -98,6 +98,7 @@ _WEIGHTS: dict[str, Opener] = {
 }
 """In a directory of Hugging Face; the first one is read, as transformers does."""
 _TENSORFLOW = "tf_model.h5"
+_ADAPTER = "adapter_config.json"
 
 
 def _open_by_suffix(path: Path, problem: str) -> Source:
@@ -141,7 +142,12 @@ def _open_directory(path: Path, openers: Mapping[str, Opener]) -> Source:
         config = read_json(path / "config.json")
         if is_preset(config):
             return open_preset(path, config)
-        for name, opener in _WEIGHTS.items():
+        if (path / _ADAPTER).exists():
+            raise WeightsError(
+                f"{path}: has an {_ADAPTER} beside the weights, with which peft has the net "
+                f"compute something else; merge it (merge_and_unload) and save the model again"
+            )
+        for name, opener in FOLDER_WEIGHTS.items():
             if (path / name).is_file():
                 found = opener(path / name)
                 kind = "huggingface flax" if found.kind == "flax" else "huggingface"
@@ -149,11 +155,11 @@ def _open_directory(path: Path, openers: Mapping[str, Opener]) -> Source:
         if (path / _TENSORFLOW).is_file():
             raise WeightsError(
                 f"{path / _TENSORFLOW}: weights of transformers' TensorFlow models are not read; "
-                f"expected one of {', '.join(_WEIGHTS)} beside it"
+                f"expected one of {', '.join(FOLDER_WEIGHTS)} beside it"
             )
         raise WeightsError(
             f"{path / 'model.safetensors'}: there is no such file of weights, nor any of "
-            f"{', '.join(list(_WEIGHTS)[1:])}"
+            f"{', '.join(list(FOLDER_WEIGHTS)[1:])}"
         )
     raise WeightsError(
         f"{path}: a directory that holds neither an orbax checkpoint nor a config.json of Hugging "

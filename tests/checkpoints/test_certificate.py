@@ -267,6 +267,8 @@ def test_a_changed_reference_no_longer_holds(source: Path, tmp_path: Path) -> No
         (lambda d: d["inputs"].update(shape=[10**9, 10**9]), "does not belong in a certificate"),
         (lambda d: d["inputs"].update(pixels="%%"), "not a certificate"),
         (lambda d: d["reference"].update(outputs=3), "TypeError"),
+        (lambda d: d["reference"].update(notes="all"), "not a list of at most 100 sentences"),
+        (lambda d: d["reference"].update(notes=["x"] * 101), "not a list of at most 100 sentences"),
         (lambda d: d["checks"].append({"x": 1}), "KeyError: 'engine'"),
         (lambda d: d.update(rounding="x"), "ValueError"),
         (lambda d: d["spec"].update(depths=-1), "depths"),

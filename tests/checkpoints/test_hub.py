@@ -29,6 +29,7 @@ from shared_spec import (
 )
 from shared_spec.download import cache_folder, download, is_reference
 from shared_spec.errors import WeightsError
+from shared_spec.formats.detect import FOLDER_WEIGHTS
 from shared_spec.formats.dialects import timm_torchvision
 from shared_spec.formats.dialects.torchvision_releases import (
     torchvision_weights,
@@ -243,6 +244,66 @@ def test_a_cached_repository_needs_no_hub(hub: Hub, tmp_path: Path) -> None:
         assert fresh("hf-hub:me/net", NOWHERE, tmp_path, **extra) == folder
 
 
+INDEX = "model.safetensors.index.json"
+
+
+def test_shards_come_with_their_index(hub: Hub, tmp_path: Path) -> None:
+    """As transformers saves a net of timm's."""
+    torchvision_models()
+    import transformers
+
+    config = transformers.TimmWrapperConfig(architecture="test_resnet", num_labels=3)
+    model = transformers.TimmWrapperForImageClassification(config)
+    model.save_pretrained(tmp_path / "a", max_shard_size="400KB")
+    hub.put("me/net", "main", COMMIT)
+    hub.repositories["me/net"]["main"][1].update(
+        {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    )
+    cache = tmp_path / "cache"
+    folder = Path(fresh("hf-hub:me/net", hub.url, cache))
+    assert len(list(folder.glob("model-*-of-*.safetensors"))) > 2
+    assert digest(read_checkpoint(folder).state) == digest(read_checkpoint(tmp_path / "a").state)
+    assert Path(fresh("hf-hub:me/net", NOWHERE, cache, HF_HUB_OFFLINE="1")) == folder
+    last = max(folder.glob("model-*-of-*.safetensors"))
+    told = hub.stored[last.readlink().name]
+    last.resolve().write_bytes(told[:-1] + bytes([told[-1] ^ 1]))
+    assert f"{last.name} in the cache has the SHA-256" in fresh("hf-hub:me/net", NOWHERE, cache)
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ({"a": "model-1.safetensors"}, "(no model-1.safetensors, which model.safetensors.index"),
+        ({"a": "../model-1.safetensors"}, "expected the name of a .safetensors file beside it"),
+        ({"a": "config.json"}, "expected the name of a .safetensors file beside it"),
+        ({}, "expected a mapping of arrays to files under 'weight_map'"),
+    ],
+)
+def test_an_index_that_is_not_true_is_refused(
+    hub: Hub, tmp_path: Path, index: dict[str, str], message: str
+) -> None:
+    files = {"config.json": b"{}", INDEX: json.dumps({"weight_map": index}).encode()}
+    hub.put("me/net", "main", COMMIT)
+    hub.repositories["me/net"]["main"][1].update(files)
+    assert message in fresh("hf-hub:me/net", hub.url, tmp_path)
+    asked = {line.partition(f"/{COMMIT}/")[2] for line in hub.asked}
+    assert asked - {""} <= {"preprocessor_config.json", *FOLDER_WEIGHTS, *index.values()}
+    assert "../model-1.safetensors" not in asked
+
+
+def test_shards_without_a_configuration_are_refused(hub: Hub, tmp_path: Path) -> None:
+    hub.put("me/net", "main", COMMIT)
+    hub.repositories["me/net"]["main"][1][INDEX] = b"{}"
+    message = f"no config.json, which belongs to {INDEX}, in the repository"
+    assert message in fresh("hf-hub:me/net", hub.url, tmp_path)
+
+
+def test_flax_models_come_where_there_is_nothing_else(hub: Hub, tmp_path: Path) -> None:
+    hub.put("me/net", "main", COMMIT, flax_model__msgpack=b"content", config__json=b"{}")
+    folder = Path(fresh("hf-hub:me/net", hub.url, tmp_path))
+    assert (folder / "flax_model.msgpack").read_bytes() == b"content"
+
+
 def test_files_are_of_one_commit_though_the_branch_moves(hub: Hub, tmp_path: Path) -> None:
     hub.put("me/net", "main", COMMIT, model__safetensors=b"old", config__json=b"{}")
 
@@ -279,7 +340,7 @@ def test_what_the_hub_lacks_is_refused(hub: Hub, tmp_path: Path) -> None:
     expected = {
         "me/other": "there is no such repository, or it needs a token",
         "me/net@v3": "there is no revision 'v3'",
-        "me/empty": "no model.safetensors and no pytorch_model.bin in the repository",
+        "me/empty": f"none of {', '.join(FOLDER_WEIGHTS)} in the repository)",
         "me/gated": "the repository asks for its terms to be accepted on the hub",
         "me/short": "Consistency check failed: file should be of size 18 but has size 7 (",
         "a--b/c": "Cannot have -- or .. in repo_id: 'a--b/c'.",
@@ -290,8 +351,8 @@ def test_what_the_hub_lacks_is_refused(hub: Hub, tmp_path: Path) -> None:
     hub.asked.clear()
     for variable in ("HF_HUB_OFFLINE", "RESNET_PARITY_OFFLINE"):
         assert fresh("hf-hub:me/net", hub.url, tmp_path / "empty", **{variable: "1"}) == (
-            "refused: hf-hub:me/net: cannot be fetched (no model.safetensors and no "
-            f"pytorch_model.bin in the cache, and {variable} is set)"
+            f"refused: hf-hub:me/net: cannot be fetched (none of {', '.join(FOLDER_WEIGHTS)} in "
+            f"the cache, and {variable} is set)"
         )
     assert hub.asked == []
 
@@ -597,19 +658,19 @@ def test_a_repository_of_timm_is_converted_with_its_net_and_labels(
 def test_torchvisions_file_tells_its_net_by_its_hash(tmp_path: Path) -> None:
     """By names and shapes alone it would be one of four."""
     spec = CATALOGUE["resnet18"].spec
-    path = tmp_path / "resnet18-f37072fd.pth"
+    path = tmp_path / "net-f37072fd.pth"
     write_checkpoint(path, Checkpoint(random_weights(compile_plan(spec)), spec))
     with pytest.raises(WeightsError, match=r"fit resnet18, .*flax_resnet18.*name the one"):
         read_checkpoint(path)
     real = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
     known = torchvision_weights("resnet18")
-    url = known.url.replace("f37072fd", real)
+    url = known.url.replace("resnet18-f37072fd", f"net-{real}")
     timm_torchvision.torchvision_weights_at, kept = (
         lambda asked: replace(known, url=url) if asked == url else None,
         timm_torchvision.torchvision_weights_at,
     )
     try:
-        path = path.rename(tmp_path / f"resnet18-{real}.pth")
+        path = path.rename(tmp_path / f"net-{real}.pth")
         found = read_checkpoint(path)
     finally:
         timm_torchvision.torchvision_weights_at = kept

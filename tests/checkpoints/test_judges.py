@@ -19,7 +19,7 @@ import torch
 import resnet_torch
 from resnet_parity.convert import certificate as module
 from resnet_parity.convert import judges
-from resnet_parity.convert.certificate import certificate_path
+from resnet_parity.convert.certificate import certificate_path, read_certificate
 from resnet_parity.convert.conversion import Converted, Proof, convert
 from resnet_parity.convert.verify import verify
 from resnet_parity.engines import job
@@ -28,6 +28,7 @@ from shared_spec import (
     Checkpoint,
     ParityError,
     ResNetError,
+    WeightsError,
     compile_plan,
     random_weights,
     read_safetensors,
@@ -35,6 +36,9 @@ from shared_spec import (
     write_safetensors,
 )
 from shared_spec.formats.containers.pytorch import save_pytorch
+from shared_spec.formats.dialects.detectron2 import NAMES
+from shared_spec.formats.dialects.dialect import Rules, rename
+from shared_spec.formats.read import Asked
 from tests.command import command
 from tests.conftest import Pool
 from tests.formats.test_bit import SPEC as BIT
@@ -122,12 +126,26 @@ def transformers_folder(kind: str, body: bool, binary: bool, **options: Any) -> 
 
 def timm_folder(pool: Pool, folder: Path, **options: Any) -> Written:
     """As timm saves one for the hub."""
-    from timm.models import save_for_hf
-
     arguments = {"num_classes": 3, "act_layer": "silu", "global_pool": "max"} | options
     net = randomised(timm_model("resnet10t", **arguments))
+    from timm.models import save_for_hf
+
     save_for_hf(net, folder / "a", model_args=arguments, safe_serialization=True)
     return Written(folder / "a", partial(torch_logits, net), "timm ", "resnet10t from config.json")
+
+
+def wrapper_folder(pool: Pool, folder: Path) -> Written:
+    """A net of timm's as transformers saves it, in several files."""
+    torchvision_models()
+    import transformers
+
+    config = {"architecture": "resnet10t", "model_args": {"act_layer": "silu"}, "num_labels": 3}
+    made = transformers.TimmWrapperForImageClassification(transformers.TimmWrapperConfig(**config))
+    net = randomised(made)
+    net.save_pretrained(folder / "a", max_shard_size="5MB")
+    assert (folder / "a" / "model.safetensors.index.json").is_file()
+    name = "TimmWrapperForImageClassification from config.json"
+    return Written(folder / "a", partial(torch_logits, net), "transformers ", name)
 
 
 def torchvision_file(pool: Pool, folder: Path) -> Written:
@@ -267,11 +285,13 @@ def hub_source(whole: bool, head: dict[str, Any] | None) -> Any:
         if head is None:
             name = "ResNetBackbone from config.json, its maps averaged"
         else:
-            name = f"ResNetImageClassifier from {'the file' if whole else 'task.json'}"
-        path = folder / "a.whole.keras" if whole else preset
+            name = "ResNetImageClassifier from task.json"
+        judge, path = "keras_hub ", preset
+        if whole:
+            judge, name, path = "keras ", "the file's own graph", folder / "a.whole.keras"
         # The probe's net rounds images to float32.
         softmax = head is not None and "activation" in head
-        return Written(path, load, "keras_hub ", name, tolerance=1e-5, probabilities=softmax)
+        return Written(path, load, judge, name, tolerance=1e-5, probabilities=softmax)
 
     return write
 
@@ -311,6 +331,7 @@ SOURCES: dict[str, Callable[[Pool, Path], Written]] = {
     "transformers, a body": transformers_folder("ResNet", True, True, layer_type="basic"),
     "transformers, BiT": transformers_folder("Bit", False, True, num_groups=8, hidden_act="gelu"),
     "timm": timm_folder,
+    "timm in transformers": wrapper_folder,
     "torchvision's file": torchvision_file,
     "a dilated file": dilated_file,
     "timm's file": timm_file,
@@ -493,10 +514,13 @@ def test_what_is_misread_is_not_kept(pool: Pool, tmp_path: Path, kind: str) -> N
 
 def test_it_is_told(pool: Pool, tmp_path: Path) -> None:
     written = timm_file(pool, tmp_path)
+    arrays = safetensors.torch.load_file(written.path) | {"queue": torch.zeros(2)}
+    safetensors.torch.save_file(arrays, written.path)
     target = tmp_path / TARGET
     said = command("convert", written.path, target, "--engines", "torch", "--judge", "required")
     assert said.code == 0, said.err
     told = ["Judged by: timm ", written.net, f"Assumed: {written.assumed}"]
+    told.append("Note: left out, beside the net: queue")
     again = command("verify", target, "--dtype", "float64")
     for line in told:
         assert line in " ".join(said.out.split())
@@ -505,6 +529,7 @@ def test_it_is_told(pool: Pool, tmp_path: Path) -> None:
     assert (data["assumed"], data["judged_by"][:5]) == (written.assumed, "timm ")
     certificate = json.loads(certificate_path(target).read_text())
     assert certificate["reference"]["assumed"] == written.assumed
+    assert certificate["reference"]["notes"] == ["left out, beside the net: queue"] == data["notes"]
 
 
 # Nobody to judge.
@@ -576,54 +601,155 @@ def test_a_library_that_is_not_installed_is_told(
 # Where in a file the arrays are.
 
 
-def judged_alone(pool: Pool, folder: Path, path: Path, images: np.ndarray, **facts: Any) -> Any:
-    """What torchvision's resnet18 makes of a file, or why it does not."""
-    given = {"library": "torchvision", "name": "resnet18", "options": {"num_classes": 3}}
-    paths = {k: str(folder / k) for k in ("images", "outputs")}
-    write_safetensors(paths["images"], Checkpoint({"images": images}))
-    answer = pool["torch"].call(
+Tree = tuple[Any, dict[str, Any]]
+"""What `torch.save` gets, and what `convert` is told."""
+
+
+def _in_company(state: dict[str, Any], folder: Path) -> Tree:
+    theirs = {f"fc.{leaf}": f"fc.1.{leaf}" for leaf in ("weight", "bias")}
+    tree = {f"module.encoder_q.{theirs.get(k, k)}": v for k, v in state.items()}
+    tree |= {f"module.encoder_k.{k}": v + 1 for k, v in state.items()}
+    tree |= {"module.encoder_q.mlp.weight": torch.zeros(3), "module.queue": torch.zeros(2)}
+    args = argparse.Namespace(lr=1)
+    file = {"models": [{3: {"state_dict": tree}}], "epoch": 3, "args": args}
+    return file, {"asked": Asked("models/0/3/state_dict/encoder_q.")}
+
+
+def _mapped(state: dict[str, Any], folder: Path) -> Tree:
+    names = {"layer1": "stage_1.blocks", "layer2": "stage_2.blocks", "conv1": "first"}
+    tree = {rename(k, [(f"^{n}", names[n]) for n in names]): v for k, v in state.items()}
+    return {"model": tree}, {"asked": Asked(names={v: k for k, v in names.items()})}
+
+
+def _port(state: dict[str, Any], folder: Path) -> Tree:
+    words: Rules = [("downsample", "shortcut"), ("^fc", "linear")]
+    return {rename(k, words): v for k, v in state.items()}, {}
+
+
+def _detectron2(state: dict[str, Any], folder: Path) -> Tree:
+    tree = {f"backbone.bottom_up.{rename(k, NAMES)}": v for k, v in state.items() if "fc" not in k}
+    return {"model": tree}, {}
+
+
+def _numbered(state: dict[str, Any], folder: Path) -> Tree:
+    net = torchvision_models().resnet18(num_classes=3)
+    net.load_state_dict(state)
+    body = torch.nn.Sequential(*list(net.children())[:-1])
+    return {f"encoder.{k}": v for k, v in body.state_dict().items()}, {}
+
+
+PLACES: dict[str, tuple[Callable[[dict[str, Any], Path], Tree], str]] = {
+    "a part, in company": (_in_company, "torchvision "),
+    "the user's names": (_mapped, "torchvision "),
+    "a port's names": (_port, "torchvision "),
+    "detectron2's names": (_detectron2, "timm "),
+    "children of a Sequential": (_numbered, "timm "),
+}
+"""Where the arrays of torchvision's resnet18 are in a file, and who judges."""
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_arrays_are_judged_wherever_they_are(pool: Pool, tmp_path: Path, kind: str) -> None:
+    tree, judge = PLACES[kind]
+    written = torchvision_file(pool, tmp_path)
+    file, options = tree(torch.load(written.path, weights_only=True), tmp_path)
+    torch.save(file, tmp_path / "b.pth")
+    proof = Proof((ENGINES["torch"],), judge_required=True)
+    done = convert(
+        tmp_path / "b.pth",
+        tmp_path / TARGET,
+        resolve("resnet18"),
+        proof=proof,
+        resize=True,
+        **options,
+    )
+    assert done.judged_by is not None
+    assert done.judged_by.startswith(judge)
+    assert done.judged_by.endswith("resnet18 with the file's arrays")
+    found = read_certificate(certificate_path(tmp_path / TARGET))
+    assert found.notes == done.notes
+    assert any("queue" in note for note in found.notes) == ("company" in kind)
+    expected = written.logits(found.inputs.array())
+    if judge == "timm ":  # of what comes before the classifier
+        weight, bias = (
+            torch.load(written.path)[f"fc.{leaf}"].numpy() for leaf in ("weight", "bias")
+        )
+        found.reference[0] = found.reference[0] @ weight.T.astype(np.float64) + bias
+    np.testing.assert_allclose(found.reference[0], expected, rtol=0, atol=1e-11)
+
+
+def _whole(folder: Path) -> Any:
+    return randomised(torchvision_models().resnet18(num_classes=3))
+
+
+def _with_a_path(folder: Path) -> Any:
+    return {"state_dict": _whole(folder).state_dict(), "output": Path("runs")}
+
+
+def _scripted(folder: Path) -> Any:
+    return torch.jit.script(_whole(folder))
+
+
+UNSAFE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "an object": (_with_a_path, "pathlib.PosixPath"),
+    "a whole model": (_whole, "torchvision.models.resnet.ResNet"),
+    "TorchScript": (_scripted, "TorchScript"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("kind", UNSAFE)
+def test_what_torch_does_not_load_safely_is_told(pool: Pool, tmp_path: Path, kind: str) -> None:
+    make, why = UNSAFE[kind]
+    made = make(tmp_path)
+    (torch.jit.save if kind == "TorchScript" else torch.save)(made, tmp_path / "b.pth")
+    done = convert(
+        tmp_path / "b.pth",
+        tmp_path / TARGET,
+        resolve("resnet18"),
+        proof=Proof((ENGINES["torch"],)),
+        resize=True,
+    )
+    assert done.judged_by is not None
+    assert done.judged_by.startswith("reconstructed: torch.load(weights_only=True) refuses the")
+    assert why in done.judged_by
+
+
+@pytest.mark.parametrize("names", [{"conv1.weight": "conv1.weight"}, None])
+def test_what_a_library_does_not_take_is_told(
+    pool: Pool, tmp_path: Path, names: dict[str, str] | None
+) -> None:
+    """Arrays that are missing, or of another shape."""
+    written = torchvision_file(pool, tmp_path)
+    state = torch.load(written.path, weights_only=True)
+    torch.save(state | {"fc.bias": torch.zeros(5)}, tmp_path / "b.pth")
+    whole = {name: name for name in state if not name.endswith("num_batches_tracked")}
+    write_safetensors(tmp_path / "images", Checkpoint({"images": np.zeros((1, SIDE, SIDE, 3))}))
+    said = pool["torch"].call(
         "judge",
         by="state_dict",
         library="torchvision",
-        source=str(path),
-        facts=given | {"part": "", "renamed": {}} | facts,
-        **paths,
-    )
-    found = read_safetensors(paths["outputs"]).state
-    return found["float64/0"] if found else answer["refused"]
+        source=str(tmp_path / "b.pth"),
+        images=str(tmp_path / "images"),
+        outputs=str(tmp_path / "outputs"),
+        facts={
+            "library": "torchvision",
+            "name": "resnet18",
+            "options": {"num_classes": 3},
+            "names": names or whole,
+        },
+    )["refused"]
+    if names is None:
+        assert said.startswith("torchvision refuses the file (RuntimeError")
+        assert "size mismatch for fc.bias" in said
+    else:
+        assert said == "torchvision's resnet18 does not find bn1.bias and 100 more in the file"
 
 
-def test_a_part_of_a_file_is_judged(pool: Pool, tmp_path: Path) -> None:
-    written = torchvision_file(pool, tmp_path)
-    state = torch.load(written.path, weights_only=True)
-    renamed = {f"fc.1.{leaf}": f"fc.{leaf}" for leaf in ("weight", "bias")}
-    theirs = {ours: name for name, ours in renamed.items()}
-    tree = {f"module.encoder_q.{theirs.get(k, k)}": v for k, v in state.items()}
-    tree |= {"module.encoder_k.conv1.weight": torch.zeros(3), "module.queue": torch.zeros(2)}
-    tree |= {"module.encoder_q.neck.weight": torch.zeros(3)}
-    torch.save({"state_dict": tree, "epoch": 3}, tmp_path / "b.pth")
-    images = np.random.default_rng(0).uniform(-1, 1, (2, SIDE, SIDE, 3))
-    part = {"part": "state_dict/module.encoder_q.", "renamed": renamed}
-    found = judged_alone(pool, tmp_path, tmp_path / "b.pth", images, **part)
-    np.testing.assert_array_equal(found, written.logits(images))
-    said = judged_alone(pool, tmp_path, tmp_path / "b.pth", images, **part | {"renamed": {}})
-    assert said == "torchvision's resnet18 does not find fc.bias and 1 more in the file"
-
-
-def test_what_torch_does_not_load_safely_is_told(pool: Pool, tmp_path: Path) -> None:
-    torch.save({"args": argparse.Namespace(lr=1), "a": torch.zeros(1)}, tmp_path / "b.pth")
-    said = judged_alone(pool, tmp_path, tmp_path / "b.pth", np.zeros((1, SIDE, SIDE, 3)))
-    assert said == "torch.load(weights_only=True) refuses the file (argparse.Namespace)"
-
-
-@pytest.mark.parametrize("damage", ["shape", "adapter"])
-def test_what_a_library_does_not_take_is_told(pool: Pool, tmp_path: Path, damage: str) -> None:
-    if damage == "shape":
-        torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "b.pth")
-        said = judged_alone(pool, tmp_path, tmp_path / "b.pth", np.zeros((1, SIDE, SIDE, 3)))
-        assert "does not find bn1.bias and" in said
-        return
+def test_an_adapter_beside_the_weights_is_not_applied(pool: Pool, tmp_path: Path) -> None:
     written = SOURCES["transformers"](pool, tmp_path)
     (written.path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ParityError, match="would load an adapter beside the weights"):
+    with pytest.raises(WeightsError, match=r"adapter_config\.json beside the weights") as caught:
         converted(written, tmp_path)
+    assert "merge" in str(caught.value)
+    assert not (tmp_path / TARGET).exists()

@@ -16,10 +16,10 @@ _SOUND = read.arrays_of
 
 def _swapped(dialect: Dialect, source: Source, spec: ResNetSpec) -> LazyArrays:
     """As `arrays_of`, with weight and bias of one norm in the place of one another. Files of our
-    own are read rightly.
+    own, and what has been read already, are read rightly.
     """
     found = _SOUND(dialect, source, spec)
-    if METADATA_KEY in source.metadata:
+    if METADATA_KEY in source.metadata or not source.path.exists():
         return found
     entries = dict(found.entries)
     norms = (name.removesuffix("bias") for name in entries if name.endswith(".bias"))

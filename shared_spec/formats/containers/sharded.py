@@ -26,7 +26,7 @@ def open_sharded(index: Path, opener: Callable[[Path], Source]) -> Source:
             there.
     """
     entries: dict[str, LazyArray] = {}
-    for name, placed in _places(index).items():
+    for name, placed in shards_of(index).items():
         path = index.with_name(name)
         if not path.is_file():
             raise WeightsError(f"{path}: there is no such file, and {index.name} names it")
@@ -43,8 +43,12 @@ def open_sharded(index: Path, opener: Callable[[Path], Source]) -> Source:
     return Source(index, "sharded", LazyArrays(entries))
 
 
-def _places(index: Path) -> dict[str, set[str]]:
-    """The names of files, and of the arrays in each."""
+def shards_of(index: Path) -> dict[str, set[str]]:
+    """The names of the files that an index names, and of the arrays in each.
+
+    Raises:
+        WeightsError: if it is no such index, or a file would lie elsewhere than beside it.
+    """
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise WeightsError(f"{index}: expected a mapping of arrays to files under 'weight_map'")

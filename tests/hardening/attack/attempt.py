@@ -129,6 +129,7 @@ def use_certificate(path: Path, spec: ResNetSpec | None) -> None:
         "reference": found.reference_engine,
         "judged_by": found.judged_by,
         "assumed": found.assumed,
+        "notes": list(found.notes),
         "checks": [asdict(check) for check in now],
     }
     tables.verified(printed.out, data)

@@ -183,6 +183,7 @@ def _certificate(path: Path) -> None:
         reference_engine="torch",
         judged_by="keras 3, the file's own graph",
         assumed="names and shapes; the file has no graph",
+        notes=("left out, beside the net: queue",),
         rounding=1e-7,
         checks=[Check("torch", "float64", "cpu", 1e-16, 1e-12, True, {"torch": "2"})],
         versions={"python": "3"},
