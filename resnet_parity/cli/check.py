@@ -13,8 +13,11 @@ from resnet_parity.cli.options import (
     DeviceOption,
     EnginesOption,
     JsonOption,
+    NamesOption,
+    PartOption,
     SeedOption,
     WeightsOption,
+    asked_of,
     conclude,
     parse_size,
     require_file,
@@ -38,6 +41,8 @@ def check(
     engines: EnginesOption = None,
     dtype: Annotated[str, typer.Option(help="float64, float32, float16 or bfloat16.")] = "float64",
     weights: WeightsOption = None,
+    part: PartOption = None,
+    names: NamesOption = None,
     device: DeviceOption = "cpu",
     image_size: Annotated[
         list[str] | None,
@@ -90,6 +95,7 @@ def check(
     run: dict[str, Any] = {"engines": tuple(parse_engines(engines)), "dtype": dtype}
     run |= {"batch": batch, "seed": seed, "requested": engines is not None}
     run |= {"device": parse_device(device)}
+    asked = asked_of(weights, part, names)
     run["sizes"] = tuple(parse_size("image-size", text) for text in image_size or ()) or None
     if everything:
         if weights is not None:
@@ -106,7 +112,7 @@ def check(
     from resnet_parity.convert.read import read_for
 
     spec = resolve(model)
-    given = None if weights is None else read_for(spec, fetched(weights))
+    given = None if weights is None else read_for(spec, fetched(weights), asked)
     run |= {"spec": spec, "name": model, "weights": None if given is None else dict(given.state)}
     if training:
         run |= {"batch": max(batch, 2), "steps": steps}

@@ -15,6 +15,7 @@ from resnet_parity.cli.options import (
     NamesOption,
     NetOption,
     PartOption,
+    asked_of,
     conclude,
     parse_names,
     print_result,
@@ -27,8 +28,6 @@ from shared_spec.backend import fetched
 from shared_spec.catalogue import CATALOGUE
 from shared_spec.catalogue.resolve import resolve
 from shared_spec.errors import ResNetError
-from shared_spec.formats.name_map import read_names
-from shared_spec.formats.read import Asked
 from shared_spec.formats.write import format_names
 from shared_spec.weights.labels import read_labels
 
@@ -83,7 +82,7 @@ def convert(
         raise ResNetError("--judge: with --no-verify nobody judges; leave one of them out")
     spec = None if model is None else resolve(model)
     classes = None if labels is None else read_labels(labels)
-    place = Asked(part, None if names is None else read_names(names))
+    place = asked_of(source, part, names)
     chosen = None if engines is None else tuple(parse_engines(engines))
     keep_freed_memory()
     with progress(err) as advance:

@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from resnet_parity.cli.options import DeviceOption, JsonOption, LabelsOption, NetOption, conclude
+from resnet_parity.cli.options import (
+    DeviceOption,
+    JsonOption,
+    LabelsOption,
+    NamesOption,
+    NetOption,
+    PartOption,
+    asked_of,
+    conclude,
+)
 from resnet_parity.engines.registry import ENGINES, Engine, parse_device, parse_engines
 from resnet_parity.render import tables
 from resnet_parity.render.console import err
@@ -32,6 +41,8 @@ def evaluate(
         str | None, typer.Option(help="Use the held-out data of this recipe (file or name).")
     ] = None,
     labels: LabelsOption = None,
+    part: PartOption = None,
+    names: NamesOption = None,
     engines: Annotated[
         str | None,
         typer.Option(help=f"Comma-separated, of {', '.join(ENGINES)}; default: all installed."),
@@ -79,6 +90,7 @@ def evaluate(
             labels=None if labels is None else read_labels(labels),
             crops=crops,
             scales=None if scales is None else _sides(scales),
+            asked=asked_of(weights, part, names),
             limit=limit,
             batch_size=batch_size,
             resize=model in CATALOGUE,

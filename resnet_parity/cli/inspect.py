@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -12,8 +11,10 @@ import typer
 from resnet_parity.cli.options import JsonOption, NamesOption, NetOption, print_result
 from resnet_parity.render import tables
 from shared_spec.backend import fetched
+from shared_spec.catalogue import CATALOGUE
 from shared_spec.catalogue.resolve import resolve
 from shared_spec.formats.detect import open_source
+from shared_spec.formats.inspection import command_line, target_for
 from shared_spec.formats.inspection import inspect as look
 from shared_spec.formats.name_map import read_names
 from shared_spec.formats.suggestion import suggestion, write_suggestion
@@ -35,18 +36,27 @@ def inspect(
     """
     path = fetched(source)
     spec = None if model is None else resolve(model)
-    found = look(path, spec, None if names is None else read_names(names))
+    given = None if names is None else read_names(names)
+    found = look(path, spec, given, resize=model in CATALOGUE)
+    typed = None if names is None else str(names)
     data = asdict(found)
     for net, record in zip(found.nets, data["nets"], strict=True):
         record["spec"] = None if net.spec is None else net.spec.to_dict()
-        record["whole"] = net.whole
-    data["commands"] = found.commands(model, None if names is None else str(names))
-    data["suggested"] = None
+        record["command"] = found.command(net, source, model, typed)
+    opened = open_source(path)
+    data["arrays"] = [
+        {"name": name, "shape": array.shape, "dtype": array.dtype.name}
+        for name, array in opened.tensors.entries.items()
+    ]
+    data["suggest"] = data["suggested"] = None
+    if found.mappable and suggest is None:
+        words = ["--suggest", "map.yaml", *(() if model is None else ("--model", model))]
+        data["suggest"] = command_line("inspect", source, *words)
     if suggest is not None:
-        proposed = suggestion(open_source(path), spec)
+        proposed = suggestion(opened, spec)
         written = write_suggestion(suggest, proposed, source)
-        named = proposed.model if written is None else str(written)
-        words = ["resnet-parity", "convert", source, f"{path.stem}.safetensors"]
-        words += ["--names", str(suggest), "--model", model or str(named)]
-        data["suggested"] = {"names": str(suggest), "command": shlex.join(words)}
+        named = model or str(written or proposed.model)
+        words = ["--names", str(suggest), "--model", named]
+        command = command_line("convert", source, target_for(source), *words)
+        data["suggested"] = {"names": str(suggest), "command": command}
     print_result(data, as_json, tables.inspected)

@@ -15,6 +15,8 @@ from resnet_parity.engines.registry import ENGINES, Engine, parse_engines
 from resnet_parity.numerics.record import JsonRecord
 from resnet_parity.render.console import out
 from shared_spec.errors import ResNetError
+from shared_spec.formats.name_map import read_names
+from shared_spec.formats.read import Asked
 
 ModelArgument = Annotated[str, typer.Argument(help="A catalogue name or a spec file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -63,6 +65,17 @@ def conclude(result: Any, as_json: bool, table: Any, code: int = 1) -> None:
     print_result(result, as_json, table)
     if not (result["holds"] if isinstance(result, dict) else result.holds):
         raise typer.Exit(code)
+
+
+def asked_of(weights: object, part: str | None, names: Path | None = None) -> Asked:
+    """Which net of a weights file is meant.
+
+    Raises:
+        ResNetError: if there is no such file, or `names` is not a map.
+    """
+    if weights is None and (part is not None or names is not None):
+        raise ResNetError("--part and --names: only with --weights")
+    return Asked(part, None if names is None else read_names(names))
 
 
 def one_engine(text: str) -> Engine:

@@ -12,8 +12,11 @@ from resnet_parity.cli.options import (
     EngineOption,
     JsonOption,
     LabelsOption,
+    NamesOption,
     NetOption,
+    PartOption,
     WeightsOption,
+    asked_of,
     one_engine,
     print_result,
 )
@@ -35,6 +38,8 @@ def predict(
     device: DeviceOption = "cpu",
     top: Annotated[int, typer.Option(min=1, help="Number of classes to show.")] = 5,
     labels: LabelsOption = None,
+    part: PartOption = None,
+    names: NamesOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Classify image files: show the most probable classes of each."""
@@ -44,8 +49,10 @@ def predict(
         raise ResNetError("--weights: name a weights file; an untrained model predicts nothing")
     chosen = one_engine(engine)
     spec = None if model is None else resolve(model)
-    names = None if labels is None else read_labels(labels)
+    classes = None if labels is None else read_labels(labels)
+    place = asked_of(weights, part, names)
     with progress(err) as advance:
         advance(f"{len(images)} image{'s' if len(images) > 1 else ''} on {chosen.name}")
-        found = classify(images, fetched(weights), spec, chosen, parse_device(device), top, names)
+        where = parse_device(device)
+        found = classify(images, fetched(weights), spec, chosen, where, top, classes, place)
     print_result(found, as_json, tables.predictions)

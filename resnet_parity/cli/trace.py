@@ -11,8 +11,10 @@ from resnet_parity.cli.options import (
     DeviceOption,
     JsonOption,
     ModelArgument,
+    PartOption,
     SeedOption,
     WeightsOption,
+    asked_of,
     conclude,
 )
 from resnet_parity.engines.registry import ENGINES, parse_device, parse_engines
@@ -41,6 +43,7 @@ def trace(
         typer.Option(help=f"Two of {', '.join(ENGINES)}, the reference first; one for --against."),
     ] = None,
     weights: WeightsOption = None,
+    part: PartOption = None,
     what: Annotated[
         str, typer.Option("--input", help="random, image (photographs), or an image file.")
     ] = "random",
@@ -91,7 +94,8 @@ def trace(
     from resnet_parity.convert.read import read_for
     from resnet_parity.trace import compare as tracing
 
-    given = None if weights is None else dict(read_for(spec, fetched(weights)).state)
+    asked = asked_of(weights, part)
+    given = None if weights is None else dict(read_for(spec, fetched(weights), asked).state)
     with progress(err) as advance:
         found = tracing.trace(
             spec,

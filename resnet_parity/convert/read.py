@@ -33,6 +33,11 @@ def read_any(
         ResNetError: if the file cannot be read.
     """
     if is_orbax(path):
+        if asked != WHOLE:
+            raise WeightsError(
+                f"{path}: --part and --names: only for files of PyTorch's modules, and this one is "
+                f"of the kind orbax"
+            )
         output = folder / "read.safetensors"
         given = None if spec is None else spec.to_dict()
         with EngineJob(folder).worker(first_available(("flax",))) as worker:
@@ -49,14 +54,18 @@ def read_any(
 
 
 def read_classifier(
-    path: Path, spec: ResNetSpec | None, folder: Path, resize: bool = False
+    path: Path,
+    spec: ResNetSpec | None,
+    folder: Path,
+    resize: bool = False,
+    asked: Asked = WHOLE,
 ) -> tuple[Checkpoint, ResNetSpec]:
     """As `read_any`; also the net, which must be known, fit the weights and have classes.
 
     Raises:
         ResNetError: if the file cannot be read, or is not that of such a net.
     """
-    checkpoint = read_any(path, spec, folder, resize)
+    checkpoint = read_any(path, spec, folder, resize, asked)
     net = checkpoint.spec
     if net is None:
         raise WeightsError(f"{path}: the file does not say which model it is; name it (--model)")
@@ -66,9 +75,9 @@ def read_classifier(
     return checkpoint, net
 
 
-def read_for(spec: ResNetSpec, path: Path) -> Checkpoint:
+def read_for(spec: ResNetSpec, path: Path, asked: Asked = WHOLE) -> Checkpoint:
     """Weights of a checkpoint of any kind, which must fit `spec`."""
     require_file(path)
     with workspace() as folder:
-        checkpoint = read_any(path, spec, folder)
+        checkpoint = read_any(path, spec, folder, asked=asked)
         return replace(checkpoint, state=dict(checkpoint.state))

@@ -21,6 +21,7 @@ from shared_spec.atomic_write import workspace
 from shared_spec.backend import fetched
 from shared_spec.errors import DataError, ResNetError, WeightsError
 from shared_spec.formats.containers.source import require_file
+from shared_spec.formats.read import WHOLE, Asked
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.summary import layer_rows
 from shared_spec.spec.resnet_spec import ResNetSpec
@@ -43,6 +44,8 @@ class EvaluationRequest:
     """The net, for weights that do not identify it."""
     resize: bool = False
     """Whether `spec` stands for a net of any number of channels and classes."""
+    asked: Asked = WHOLE
+    """Which net of the weights' file is meant."""
     path: str | None = None
     """Where the data are."""
     format: str | None = None
@@ -101,7 +104,7 @@ def prepare(request: EvaluationRequest) -> PreparedEvaluation:
             )
         trained = changed(trained, request.path, ())
     with workspace() as folder:
-        checkpoint, net = read_classifier(file, request.spec, folder, request.resize)
+        checkpoint, net = read_classifier(file, request.spec, folder, request.resize, request.asked)
         # What passed through a worker lies in the folder.
         state = dict(checkpoint.state)
     declared, split = _declared(request, recipe or trained, net)

@@ -14,6 +14,7 @@ from resnet_parity.engines.registry import Device, Engine
 from resnet_parity.numerics.top_k import log_softmax
 from shared_spec.atomic_write import workspace
 from shared_spec.errors import WeightsError
+from shared_spec.formats.read import WHOLE, Asked
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.preprocessing import Preprocessing, open_images
 
@@ -26,6 +27,7 @@ def classify(
     device: Device = "cpu",
     top: int = 5,
     labels: tuple[str, ...] | None = None,
+    asked: Asked = WHOLE,
 ) -> list[dict[str, Any]]:
     """The `top` most probable classes of each image file.
 
@@ -40,7 +42,7 @@ def classify(
     """
     pictures = open_images(images)
     with workspace() as folder:
-        checkpoint, found = read_classifier(weights, spec, folder, resize=True)
+        checkpoint, found = read_classifier(weights, spec, folder, True, asked)
         labels = labels or checkpoint.labels or tuple(map(str, range(found.num_classes)))
         if len(labels) != found.num_classes:
             raise WeightsError(
@@ -48,14 +50,14 @@ def classify(
             )
         prepare = checkpoint.preprocessing or Preprocessing.default(found)
         job = EngineJob(folder)
-        asked: dict[str, Any] = {
+        task: dict[str, Any] = {
             "spec": found.to_dict(),
             "weights": job.save("weights", checkpoint.state),
             "dtype": "float32",
             "images": job.save("images", {"images": prepare(pictures)}),
         }
         with job.worker(engine, device) as worker:
-            logits = job.run(worker.call, "predict", **asked)[1]["logits"]
+            logits = job.run(worker.call, "predict", **task)[1]["logits"]
     if not np.isfinite(logits).all():
         raise WeightsError(f"{weights}: the logits are not finite numbers")
     return [

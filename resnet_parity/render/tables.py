@@ -24,6 +24,7 @@ from resnet_parity.render.text import (
     say_plain,
     severity,
 )
+from shared_spec.formats.inspection import ROWS
 
 
 def sweep(console: Console, data: dict[str, Any]) -> None:
@@ -274,48 +275,68 @@ def converted(console: Console, data: dict[str, Any]) -> None:
 
 
 _TOLD = 10
-_ROWS = 40
-"""Modules of a file that are listed."""
+_LONGEST = 80
+"""Characters of a value in a file."""
 
 
 def inspected(console: Console, data: dict[str, Any]) -> None:
     """What is in a file of weights."""
-    arrays = sum(group["arrays"] for group in data["groups"])
-    parameters = sum(group["parameters"] for group in data["groups"])
+    arrays, numbers = (sum(group[key] for group in data["groups"]) for key in ("arrays", "numbers"))
     say(
         console,
         f"[bold]{plain(data['path'])}[/]: {plain(data['kind'])}, {data['bytes']:,} bytes, "
-        f"{arrays:,} arrays with {parameters:,} numbers",
+        f"{arrays:,} arrays of {numbers:,} numbers",
     )
-    table = grid(["module", "dtype"], ["arrays", "numbers"])
-    for group in data["groups"][:_ROWS]:
-        numbers = [f"{group['arrays']:,}", f"{group['parameters']:,}"]
-        table.add_row(plain(group["place"]), ", ".join(group["dtypes"]), *numbers)
+    table = grid(["arrays of", "dtype", "shape"], ["arrays", "numbers"], fold=16)
+    for group in data["groups"][:ROWS]:
+        shape = "" if group["shape"] is None else "×".join(map(str, group["shape"])) or "scalar"
+        figures = [f"{group['arrays']:,}", f"{group['numbers']:,}"]
+        place = group["place"].rstrip("/._") or "(the whole file)"
+        table.add_row(plain(place), ", ".join(group["dtypes"]), shape, *figures)
     console.print(table)
-    if len(data["groups"]) > _ROWS:
-        say(console, f"and {len(data['groups']) - _ROWS:,} more (--json has all)")
+    if len(data["groups"]) > ROWS:
+        say(console, f"and {len(data['groups']) - ROWS:,} more (--json)")
     for title, found in (("Values", data["values"]), ("Objects, not made", data["opaque"])):
-        told = [f"{key}: {value}" for key, value in list(found.items())[:_TOLD]]
-        more = f" and {len(found) - _TOLD:,} more" if len(found) > _TOLD else ""
+        told = [f"{key}: {str(value)[:_LONGEST]}" for key, value in list(found.items())[:_TOLD]]
+        more = f" and {len(found) - _TOLD:,} more (--json)" if len(found) > _TOLD else ""
         if told:
             say(console, f"{title}: {plain('; '.join(told))}{more}")
     for net in data["nets"]:
-        where = f" at {net['part']}" if net["part"] not in ("", "/") else ""
-        what = net["model"] or "a ResNet"
-        if net["spec"] is None:
-            say(console, f"[yellow]?[/] {plain(what + where)}: {plain(net['problem'])}")
-            continue
-        head = f"{net['spec']['num_classes']} classes" if net["whole"] else "no classifier"
-        say(console, f"[green]✓[/] {plain(what + where)}, {head}; {plain(net['recognised_by'])}")
-        for note in [*net["notes"], *([net["problem"]] if net["problem"] else [])]:
-            say(console, f"  {plain(note)}")
+        console.print()
+        _net(console, net)
+    if data["unseen"]:
+        say(console, f"and {data['unseen']:,} more ResNets")
     if data["problem"]:
-        say(console, f"[yellow]No ResNet:[/] {plain(data['problem'])}")
-    for command in data["commands"]:
-        say(console, f"  {plain(command)}")
+        say(console, f"\n[yellow]No ResNet[/]: {plain(data['problem'])}")
+    if data["suggest"]:
+        say(console, "Its kernels are those of a ResNet; this proposes a map for --names:")
+        say(console, f"  {plain(data['suggest'])}")
     if data["suggested"]:
         say(console, f"Proposed: {plain(data['suggested']['names'])}; look through it, then:")
         say(console, f"  {plain(data['suggested']['command'])}")
+
+
+def _net(console: Console, net: dict[str, Any]) -> None:
+    """A place where a ResNet is, and what converts it."""
+    what = net["model"] or "a ResNet"
+    if net["differs"]:
+        what += f" with {', '.join(f'{k} {_short(v)}' for k, v in net['differs'].items())}"
+    if net["classes"] is not None:
+        what += f"; {net['classes']} classes" if net["classes"] else "; no classifier"
+    where = "" if net["part"] == "/" else f"at {net['part']}: "
+    mark = "[yellow]?[/]" if net["problem"] else "[green]✓[/]"
+    say(console, f"{mark} {plain(where + what)}")
+    if net["recognised_by"]:
+        say(console, f"  recognised by: {plain(net['recognised_by'])}")
+    for note in [net["problem"], *net["notes"]]:
+        if note:
+            say(console, f"  {plain(note)}")
+    if net["command"]:
+        say(console, f"  {plain(net['command'])}")
+
+
+def _short(value: object) -> str:
+    return str(value) if len(str(value)) <= _LONGEST else f"{str(value)[:_LONGEST]}..."
 
 
 def verified(console: Console, data: dict[str, Any]) -> None:

@@ -3,34 +3,50 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from shared_spec.catalogue import CATALOGUE
 from shared_spec.errors import ResNetError
 from shared_spec.formats.containers.source import Source
 from shared_spec.formats.detect import open_source
-from shared_spec.formats.dialects.dialect import in_torch
+from shared_spec.formats.dialects.dialect import SeveralFitError, in_torch
 from shared_spec.formats.name_map import NameMap, renamed
 from shared_spec.formats.read import Asked, checkpoint_of
 from shared_spec.formats.search import candidates_in
+from shared_spec.formats.suggestion import suggestion
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.equivalence import function_of
 from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.checkpoint import METADATA_KEY
 from shared_spec.weights.state import check_weights
+
+ROWS = 30
+"""Groups into which the arrays of a file are divided, at most, if not more begin with other words.
+"""
+_NETS = 10
+"""Places that are looked into, at most: each takes as long as a small file."""
+_WORDS = re.compile(r".*?(?:[./]|(?<=\d)_(?=.)|$)")
+"""Words of an array's name, each with what ends it: `conv2_`, `block1_`, `0_`, `conv/`, `bias`."""
+_ENDS = ("in_channels", "num_classes", "image_size")
+"""Fields of a spec that do not make it another net of the catalogue."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """The arrays of one module or mapping."""
+    """Arrays whose names begin alike."""
 
     place: str
+    """How they begin; empty for the whole file."""
     arrays: int
-    parameters: int
+    numbers: int
     bytes: int
     dtypes: tuple[str, ...]
+    shape: tuple[int, ...] | None
+    """Of one array by itself."""
 
 
 @dataclass(frozen=True)
@@ -38,20 +54,21 @@ class Net:
     """A place where a ResNet is."""
 
     part: str
-    """As `--part` takes it; empty for the whole file."""
-    model: str | None
-    """Its name in the catalogue, apart from channels and classes, if it has one."""
-    spec: ResNetSpec | None
-    """None if that is not clear."""
-    recognised_by: str
-    notes: tuple[str, ...]
+    """As `--part` takes it; `/` is the whole file."""
+    model: str | None = None
+    """The nearest net of the catalogue; None if it is not known which net this is."""
+    differs: Mapping[str, object] = field(default_factory=dict)
+    """Fields of its spec, but for channels, classes and image size, that are not `model`'s."""
+    fits: tuple[str, ...] = ()
+    """Nets of the catalogue that compute different functions, if the arrays fit several."""
+    spec: ResNetSpec | None = None
+    """None if it is not known."""
+    classes: int | None = None
+    """0 without a classifier; None if it is not known."""
+    recognised_by: str = ""
+    notes: tuple[str, ...] = ()
     problem: str = ""
     """Why it cannot be read as it is; empty if it can."""
-
-    @property
-    def whole(self) -> bool:
-        """Whether it has a classifier."""
-        return self.spec is not None and self.spec.num_classes > 0
 
 
 @dataclass(frozen=True)
@@ -67,31 +84,53 @@ class Inspection:
     opaque: Mapping[str, str]
     """Objects beside the arrays, which were not made, by the names of their types."""
     nets: tuple[Net, ...]
+    unseen: int
+    """Further places of nets, which were not looked into."""
     problem: str = ""
     """Why no net was found; empty if there is one."""
+    mappable: bool = False
+    """Whether `--suggest` would find names."""
 
-    def commands(self, model: str | None, names: str | None) -> list[str]:
-        """What would convert each net, as it is typed; the net's name is a blank where it is not
-        known.
+    def command(self, net: Net, source: str, model: str | None, names: str | None) -> str | None:
+        """What converts a net, to be typed as it is; None if that takes more than is known.
 
         Args:
+            net: one of `nets`.
+            source: the file as the user has named it.
             model: what `--model` was.
             names: what `--names` was.
         """
-        found = []
-        for net in self.nets:
-            words = ["resnet-parity", "convert", self.path, f"{Path(self.path).stem}.safetensors"]
-            if len(self.nets) > 1:
-                words += ["--part", net.part]
-            if names is not None:
-                words += ["--names", names]
-            if model is not None or net.problem:
-                words += ["--model", model or "NAME"]
-            found.append(shlex.join(words))
-        return found
+        if net.problem and not net.fits:
+            return None
+        part = net.part if len(self.nets) + self.unseen > 1 else None
+        asked = {"--part": part, "--names": names, "--model": next(iter(net.fits), model)}
+        words = (word for option, value in asked.items() if value for word in (option, value))
+        return command_line("convert", source, target_for(source, part), *words)
 
 
-def inspect(path: Path, spec: ResNetSpec | None = None, names: NameMap | None = None) -> Inspection:
+def command_line(command: str, source: str, *words: str) -> str:
+    """A command for a file, to be typed; a file's name is never taken for an option."""
+    source = f"./{source}" if source.startswith("-") else source
+    return shlex.join(["resnet-parity", command, source, *words])
+
+
+def target_for(source: str, part: str | None = None) -> str:
+    """A file in the current directory for what is converted, which is not the source itself."""
+    name = re.split(r"[?#]", source.rstrip("/"))[0].rpartition("/")[2].rpartition(":")[2]
+    stem = re.sub(r"[^\w.-]", "_", Path(name).stem).lstrip("-.") or "net"
+    if part is not None:
+        stem += "-" + (re.sub(r"\W+", "_", part).strip("_")[:80] or "top")
+    elif name.endswith(".safetensors"):
+        stem += "-canonical"
+    return f"{stem}.safetensors"
+
+
+def inspect(
+    path: Path,
+    spec: ResNetSpec | None = None,
+    names: NameMap | None = None,
+    resize: bool = False,
+) -> Inspection:
     """Look into a file without a framework, and without reading its arrays.
 
     Example:
@@ -102,91 +141,151 @@ def inspect(path: Path, spec: ResNetSpec | None = None, names: NameMap | None = 
         path: a file or a directory that `convert` takes.
         spec: the net, if its arrays do not tell it.
         names: the file's names to canonical ones.
+        resize: whether `spec` stands for a net of any number of channels and classes.
 
     Raises:
         WeightsError: if the file cannot be read at all.
     """
     source = open_source(path)
-    nets, problem = _nets(source, spec, names)
+    nets, unseen, problem = _nets(source, spec, names, resize)
     size = sum(f.stat().st_size for f in path.rglob("*")) if path.is_dir() else path.stat().st_size
-    text = in_torch(source) and not source.metadata.get("class_name")
+    told = source.metadata if in_torch(source) else {}
     return Inspection(
         str(path),
         source.kind,
         size,
         tuple(_groups(source)),
-        dict(source.metadata) if text else {},
+        {key: value for key, value in told.items() if key != METADATA_KEY},
         dict(source.opaque),
         tuple(nets),
+        unseen,
         problem,
+        not nets and in_torch(source) and _mappable(source, spec),
     )
 
 
-def _nets(source: Source, spec: ResNetSpec | None, names: NameMap | None) -> tuple[list[Net], str]:
-    searched = in_torch(source)
-    parts: list[str | None] = [None]
-    if searched:
-        seen = source if names is None else renamed(source, names)[0]
-        found = candidates_in(seen)
+def _nets(
+    source: Source, spec: ResNetSpec | None, names: NameMap | None, resize: bool
+) -> tuple[list[Net], int, str]:
+    """The nets, how many more there are, and why there is none."""
+    parts = []
+    if in_torch(source):
+        found = candidates_in(source if names is None else renamed(source, names)[0])
         parts = [c.part or "/" for c in found if c.trained] or [c.part or "/" for c in found]
-        parts = [None] if len(parts) < 2 else parts
-    nets, problem = [], ""
-    for part in parts:
-        wrong = ""
+    if len(parts) > 1:
+        nets = [_net(source, spec, resize, Asked(part, names)) for part in parts[:_NETS]]
+        return (
+            [replace(n, part=p) for n, p in zip(nets, parts, strict=False)],
+            len(parts[_NETS:]),
+            "",
+        )
+    net = _net(source, spec, resize, Asked(None, names))
+    if net.problem and net.model is None and not net.fits and not parts:
+        return [], 0, net.problem
+    return [replace(net, part=parts[0]) if parts else net], 0, ""
+
+
+def _net(source: Source, spec: ResNetSpec | None, resize: bool, asked: Asked) -> Net:
+    """What is known of the net at a place."""
+    problem, fits = "", tuple[str, ...]()
+    try:
         try:
-            read = checkpoint_of(source, spec, spec is not None, Asked(part, names))
-        except ResNetError as error:
-            problem = str(error).removeprefix(f"{source.path}: ")
-            if part is not None:
-                nets.append(Net(part, None, None, "names", (), problem))
-        else:
-            name = None if read.spec is None else catalogue_name(read.spec)
-            try:
-                assert read.spec is not None
-                check_weights(compile_plan(read.spec), read.state, "float64")
-            except ResNetError as error:
-                wrong = str(error)
-            nets.append(
-                Net(part or read.part or "", name, read.spec, read.origin, read.notes, wrong)
-            )
-    return nets, "" if nets else problem
+            read = checkpoint_of(source, spec, resize, asked)
+        except SeveralFitError as several:
+            problem, fits = _said(source, several), several.models
+            read = checkpoint_of(source, CATALOGUE[fits[0]].spec, True, asked)
+    except ResNetError as error:
+        return Net("/", problem=_said(source, error))
+    net = Net(
+        read.part or "/",
+        fits=fits,
+        recognised_by=read.origin,
+        notes=read.notes,
+        problem=problem,
+    )
+    if read.spec is None:
+        return replace(net, problem="the file does not say which model it is; name it (--model)")
+    net = replace(net, classes=read.spec.num_classes)
+    if fits:
+        return net
+    try:
+        check_weights(compile_plan(read.spec), read.state, "float64")
+    except ResNetError as error:
+        problem = _said(source, error)
+    model, differs = nearest_model(read.spec)
+    return replace(net, model=model, differs=differs, spec=read.spec, problem=problem)
 
 
-def catalogue_name(spec: ResNetSpec) -> str | None:
+def _said(source: Source, error: ResNetError) -> str:
+    return str(error).removeprefix(f"{source.path}: ")
+
+
+def _mappable(source: Source, spec: ResNetSpec | None) -> bool:
+    try:
+        suggestion(source, spec)
+    except ResNetError:
+        return False
+    return True
+
+
+def nearest_model(spec: ResNetSpec) -> tuple[str, dict[str, object]]:
     """The first name of the catalogue that computes what a spec does, apart from channels and
-    classes.
+    classes; or the nearest one, and the fields that differ from it.
     """
-    p = function_of(compile_plan(spec))
+    ends = {"in_channels": spec.in_channels, "num_classes": spec.num_classes}
+    own = function_of(compile_plan(spec))
+    found: list[tuple[str, dict[str, object]]] = []
     for name, entry in CATALOGUE.items():
         known = entry.spec
-        if known.depths != spec.depths or known.block != spec.block:
-            continue
-        try:
-            other = known.override(in_channels=spec.in_channels, num_classes=spec.num_classes)
-        except ResNetError:
-            continue
-        if function_of(compile_plan(other)) == p:
-            return name
-    return None
+        if known.depths == spec.depths and known.block == spec.block:
+            try:
+                if function_of(compile_plan(known.override(**ends))) == own:
+                    return name, {}
+            except ResNetError:
+                pass
+        theirs = known.model_dump(mode="json")
+        differs = {
+            k: v
+            for k, v in spec.model_dump(mode="json").items()
+            if k not in _ENDS and theirs[k] != v
+        }
+        found.append((name, differs))
+    return min(found, key=lambda entry: len(entry[1]))
 
 
 def _groups(source: Source) -> list[Group]:
-    """Modules by the first words of their names, in each mapping."""
-    found: dict[str, list[str]] = {}
-    for name in source.tensors.entries:
-        above, slash, last = name.rpartition("/")
-        words = last.split(".")
-        # Wrappers and modules that hold everything else say little by themselves.
-        place = above + slash + ".".join(words[:-1][:2] or words)
-        found.setdefault(place, []).append(name)
-    entries = source.tensors.entries
-    return [
-        Group(
-            place,
-            len(names),
-            sum(math.prod(entries[n].shape) for n in names),
-            sum(entries[n].nbytes for n in names),
-            tuple(sorted({entries[n].dtype.name for n in names})),
-        )
-        for place, names in found.items()
-    ]
+    """The arrays by how their names begin, with one word, or as many as make `ROWS` groups at most;
+    the arrays of one layer stay together.
+    """
+    words = {name: _WORDS.findall(name)[:-1] for name in source.tensors.entries}
+    rows: dict[tuple[str, ...], list[str]] = {(): list(words)}
+    for depth in range(max(map(len, words.values()), default=0)):
+        deeper: dict[tuple[str, ...], list[str]] = {}
+        for place, names in rows.items():
+            inside: dict[tuple[str, ...], list[str]] = {}
+            if len(place) == depth and not (place and _one_layer(names, words, depth)):
+                for name in names:
+                    inside.setdefault(tuple(words[name][: depth + 1]), []).append(name)
+            few = 0 < len(inside) <= ROWS or not place
+            deeper |= inside if few else {place: names}
+        if depth and len(deeper) > ROWS:
+            break
+        rows = deeper
+    return [_group("".join(place), names, source) for place, names in rows.items()]
+
+
+def _one_layer(names: list[str], words: Mapping[str, list[str]], depth: int) -> bool:
+    """Whether one word alone is left of each name."""
+    return all(len(words[name]) == depth + 1 for name in names)
+
+
+def _group(place: str, names: list[str], source: Source) -> Group:
+    arrays = [source.tensors.entries[name] for name in names]
+    return Group(
+        place,
+        len(arrays),
+        sum(math.prod(a.shape) for a in arrays),
+        sum(a.nbytes for a in arrays),
+        tuple(sorted({a.dtype.name for a in arrays})),
+        arrays[0].shape if len(arrays) == 1 else None,
+    )

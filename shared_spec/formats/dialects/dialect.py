@@ -180,6 +180,17 @@ def fitting(dialect: Dialect, source: Source) -> list[Fit]:
     return [Fit(tuple(names), spec) for _, names, spec in found]
 
 
+class SeveralFitError(WeightsError):
+    """The arrays of a file fit several nets of the catalogue; `models` has a name of each."""
+
+    def __init__(self, source: Source, models: Sequence[str]) -> None:
+        super().__init__(
+            f"{source.path}: its arrays fit {', '.join(models)}, which compute different "
+            f"functions; name the one that it is (--model)"
+        )
+        self.models = tuple(models)
+
+
 def detected(
     dialect: Dialect, source: Source, hints: Sequence[Hint] = ()
 ) -> tuple[ResNetSpec, str]:
@@ -192,7 +203,8 @@ def detected(
         hints: what may name the net, the surest first.
 
     Raises:
-        WeightsError: if there is none, or there are several that compute different functions.
+        WeightsError: if there is none.
+        SeveralFitError: if there are several that compute different functions.
     """
     found = fitting(dialect, source)
     if len(found) == 1:
@@ -208,10 +220,7 @@ def detected(
         if named:
             _, name, spec = max(named, key=lambda x: x[0])
             return spec, f"{name}, as {hint.where} says"
-    raise WeightsError(
-        f"{source.path}: its arrays fit {', '.join(fit.names[0] for fit in found)}, which compute "
-        f"different functions; name the one that it is (--model)"
-    )
+    raise SeveralFitError(source, [fit.names[0] for fit in found])
 
 
 def resized(dialect: Dialect, source: Source, spec: ResNetSpec) -> ResNetSpec | None:
