@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sequence
 
 _LONGEST = 15_000
 
@@ -64,6 +64,12 @@ class ParityError(ResNetError):
 
 class FrameworkError(ResNetError):
     """A framework is missing, or cannot do what was asked of it here."""
+
+
+def some(items: Sequence[str], most: int = 10) -> str:
+    """`"a, b, c and 3 more"`: at most so many of a list that may be long."""
+    more = f" and {len(items) - most:,} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more
 
 
 def nearest(name: str, candidates: Iterable[str], count: int = 3) -> list[str]:

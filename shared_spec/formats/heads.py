@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from shared_spec.errors import some
 from shared_spec.weights.lazy_array import LazyArray
 
 Arrays = Mapping[str, LazyArray]
@@ -13,7 +14,6 @@ _WORDS = ("fc", "linear", "classifier", "head", "heads", "last_linear", "logits"
 """What the module of a classifier, or the one that it is in, is called; the first counts most."""
 _ELSEWHERE = re.compile(r"^(?:stem|conv1)\.|downsample|shortcut|subsample", re.IGNORECASE)
 """Kernels of stems and shortcuts."""
-_TOLD = 10
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,7 @@ def classifier_of(net: Arrays, inside: Arrays, outside: Arrays, place: str) -> H
     elif module.endswith(".0") and weight.shape[0] == features:
         why = "which gives as many features as it takes, as the first layer of a projection does"
     if why or weight is None or bias is None:
-        more = f" and {len(modules) - _TOLD} more" if len(modules) > _TOLD else ""
-        told = f"left out: the head {', '.join(modules[:_TOLD])}{more}, {why}"
+        told = f"left out: the head {some(modules)}, {why}"
         return Head(left=frozenset(modules), notes=(told,))
     own = _own_name(net, module if arrays is inside else "")
     if own == "head.fc" and len(weight.shape) == 2:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from shared_spec.errors import WeightsError
+from shared_spec.errors import WeightsError, some
 from shared_spec.formats.containers.source import Source, mapping, shown
 from shared_spec.formats.search import plain
 from shared_spec.spec.files import read_declaration
@@ -17,7 +17,6 @@ NameMap = Mapping[str, str | None]
 """Names, the beginnings of names, or patterns of names in which `*` stands for a part between dots,
 to canonical ones with as many `*`; None leaves out.
 """
-_TOLD = 10
 
 
 def read_names(path: str | os.PathLike[str]) -> NameMap:
@@ -67,9 +66,8 @@ def renamed(source: Source, names: NameMap) -> tuple[Source, dict[str, str]]:
                 return replace(source, tensors=tensors, modules={}), found
             tried.append(idle)
     idle = min(tried, key=len)
-    more = f" and {len(idle) - _TOLD} more" if len(idle) > _TOLD else ""
     raise WeightsError(
-        f"{source.path}: --names: no array is called {', '.join(map(shown, idle[:_TOLD]))}{more}; "
+        f"{source.path}: --names: no array is called {some([shown(n) for n in idle])}; "
         f"expected names of arrays or modules in the file, such as "
         f"{', '.join(shown(n) for n in list(own)[:3])}"
     )

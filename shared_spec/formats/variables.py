@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from shared_spec.errors import WeightsError
+from shared_spec.errors import WeightsError, some
 from shared_spec.formats.containers.source import Source, shown
 from shared_spec.formats.dialects.linen import TRAINING_STATE
 from shared_spec.weights.lazy_array import LazyArrays
@@ -18,7 +18,6 @@ _STEM = re.compile(
     r"(?:conv_init|(?:layers_0|ResNe[St]D?Stem_0)/(?:\w+_0/)*ConvBlock_0/Conv_0)/kernel"
 )
 """The first kernel of a net under the names of each dialect."""
-_TOLD = 10
 
 
 def net_in(source: Source, part: str | None) -> tuple[Source, tuple[str, ...]]:
@@ -44,14 +43,14 @@ def net_in(source: Source, part: str | None) -> tuple[Source, tuple[str, ...]]:
         if not found:
             raise WeightsError(
                 f"{source.path}: --part: there is no ResNet at {shown(part)}; there are "
-                f"{_some([_place(p) for p in places]) or 'none under names that are known'}"
+                f"{some([_place(p) for p in places]) or 'none under names that are known'}"
             )
     if not found:
         return source, ()
     if len(found) > 1:
         raise WeightsError(
             f"{source.path}: holds {len(found)} ResNets, and which one is meant is not clear; name "
-            f"it (--part): {_some([_place(p) for p in found])}"
+            f"it (--part): {some([_place(p) for p in found])}"
         )
     above, prefix = found[0]
     if not above and not prefix:
@@ -62,7 +61,7 @@ def net_in(source: Source, part: str | None) -> tuple[Source, tuple[str, ...]]:
         inside |= {n: f"{kind}/{n.removeprefix(start)}" for n in names if n.startswith(start)}
     left = [n for n in names if n not in inside and not TRAINING_STATE.search(n)]
     modules = list(dict.fromkeys(n.rpartition("/")[0] for n in left))
-    notes = (f"left out, beside the net: {_some(modules)}",) if modules else ()
+    notes = (f"left out, beside the net: {some(modules)}",) if modules else ()
     tensors = LazyArrays({new: names[n] for n, new in inside.items()})
     return replace(source, tensors=tensors), notes
 
@@ -70,8 +69,3 @@ def net_in(source: Source, part: str | None) -> tuple[Source, tuple[str, ...]]:
 def _place(found: tuple[str, str]) -> str:
     above, prefix = found
     return f"{above}params/{prefix}"
-
-
-def _some(items: Sequence[str]) -> str:
-    more = f" and {len(items) - _TOLD} more" if len(items) > _TOLD else ""
-    return ", ".join(items[:_TOLD]) + more

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from shared_spec import plan
-from shared_spec.errors import ResNetError, SpecError, WeightsError
+from shared_spec.errors import ResNetError, SpecError, WeightsError, some
 from shared_spec.formats.containers.source import Source, shown
 from shared_spec.formats.dialects.canonical import is_keras_model
 from shared_spec.formats.dialects.dialect import Place
@@ -33,8 +33,6 @@ from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint, OwnGraph
 from shared_spec.weights.lazy_array import LazyArray, LazyArrays
 from shared_spec.weights.preprocessing import Preprocessing
-
-_TOLD = 10
 
 
 def has_graph(source: Source) -> bool:
@@ -193,13 +191,13 @@ class _Match:
         notes = []
         arithmetic = [str(node) for node in pixels.nodes if not is_training_only(node)]
         if arithmetic:
-            notes.append(f"became preprocessing, of pixels from 0 to 255: {_some(arithmetic)}")
+            notes.append(f"became preprocessing, of pixels from 0 to 255: {some(arithmetic)}")
         nodes = [self.graph.nodes[n] for n in sorted(self.graph.used)]
         idle = [
             str(n) for n in nodes if is_training_only(n) and n.kind not in ("Identity", "Dropout")
         ]
         if idle:
-            notes.append(f"left out, as they act in training alone: {_some(idle)}")
+            notes.append(f"left out, as they act in training alone: {some(idle)}")
         if activation is not None:
             assert isinstance(activation.layer, plan.Activation)
             notes.append(
@@ -213,7 +211,7 @@ class _Match:
             )
         rest = [name for name in self.source.tensors.entries if name not in used]
         if rest:
-            notes.append(f"arrays that the net does not have: {_some(rest)}")
+            notes.append(f"arrays that the net does not have: {some(rest)}")
         return notes
 
 
@@ -266,8 +264,3 @@ def _told(event: Event) -> str:
     details = rest[0] if len(rest) == 1 else tuple(rest)
     text = str(details).replace("name='', ", "")
     return text if text.startswith(kind) else f"{kind} {text}"
-
-
-def _some(items: list[str]) -> str:
-    more = f" and {len(items) - _TOLD} more" if len(items) > _TOLD else ""
-    return ", ".join(items[:_TOLD]) + more

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from shared_spec import plan
-from shared_spec.errors import SpecError, WeightsError
+from shared_spec.errors import SpecError, WeightsError, some
 from shared_spec.formats.containers.source import Module, shown
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
@@ -258,8 +258,7 @@ def _unknown(modules: Modules) -> str:
     )
     if not own:
         return ""
-    more = f" and {len(own) - _SOME} more" if len(own) > _SOME else ""
     return (
-        f"in which order {', '.join(list(own)[:_SOME])}{more} call their layers is code, which the "
+        f"in which order {some(list(own), _SOME)} call their layers is code, which the "
         f"file does not hold; it is taken to be the order of the net"
     )
