@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence, Sequence
+from collections.abc import Iterable, Sequence
 
 _LONGEST = 15_000
 

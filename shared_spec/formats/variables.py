@@ -5,7 +5,6 @@ of what a training state is kept in.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 
 from shared_spec.errors import WeightsError, some
