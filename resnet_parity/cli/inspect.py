@@ -39,6 +39,7 @@ def inspect(
     data = asdict(found)
     for net, record in zip(found.nets, data["nets"], strict=True):
         record["spec"] = None if net.spec is None else net.spec.to_dict()
+        record["num_classes"] = None if net.spec is None else net.spec.num_classes
         record["whole"] = net.whole
     data["commands"] = found.commands(model, None if names is None else str(names))
     data["suggested"] = None

@@ -305,7 +305,7 @@ def inspected(console: Console, data: dict[str, Any]) -> None:
         if net["spec"] is None:
             say(console, f"[yellow]?[/] {plain(what + where)}: {plain(net['problem'])}")
             continue
-        head = f"{net['spec']['num_classes']} classes" if net["whole"] else "no classifier"
+        head = f"{net['num_classes']} classes" if net["whole"] else "no classifier"
         say(console, f"[green]✓[/] {plain(what + where)}, {head}; {plain(net['recognised_by'])}")
         for note in [*net["notes"], *([net["problem"]] if net["problem"] else [])]:
             say(console, f"  {plain(note)}")
