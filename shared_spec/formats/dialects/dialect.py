@@ -211,6 +211,12 @@ def detected(
     if len(found) == 1:
         return found[0].spec, ""
     if not found:
+        for name, array in source.tensors.entries.items():
+            if len(array.shape) == 5:
+                raise WeightsError(
+                    f"{source.path}: {name} has 5 axes, as kernels for videos and volumes do, "
+                    f"which no spec can express"
+                )
         raise WeightsError(
             f"{source.path}: the file does not say which model it is, and its arrays fit none of "
             f"the catalogue; name the model or a spec file (--model)"
