@@ -17,6 +17,7 @@ from shared_spec import (
     cast_weights,
     compile_plan,
     digest,
+    initial_weights,
     random_weights,
     resolve,
     write_safetensors,
@@ -65,6 +66,63 @@ def test_classes_may_be_mixed(worker: Worker, tmp_path: Path, dtype: str) -> Non
 
 STATE = resnet_torch.create_model(SPEC, seed=1).state_dict()
 NAMES = [name for name in STATE if not name.endswith("num_batches_tracked")]
+
+
+MODULES = ("conv1", "bn1", "layer2", "fc")
+
+
+def tree_of_two() -> dict[str, Any]:
+    others = resnet_torch.create_model(SPEC, seed=2).state_dict()
+    return {
+        "student": {f"module.backbone.{name}": tensor for name, tensor in others.items()},
+        "teacher": {f"backbone.{name}": tensor for name, tensor in STATE.items()},
+        "criterion": {"center": torch.ones(3)},
+    }
+
+
+def renamed() -> dict[str, Any]:
+    return {"net": {f"m.{name}".replace("layer1", "first"): a for name, a in STATE.items()}}
+
+
+@pytest.mark.parametrize(
+    ("tree", "part", "names"),
+    [
+        (tree_of_two, "teacher/", None),
+        (renamed, None, {"m.first": "layer1"} | {f"m.{m}": m for m in MODULES}),
+        (renamed, None, "map.yaml"),
+    ],
+    ids=["part", "names", "file of names"],
+)
+def test_part_and_names_of_a_file(
+    worker: Worker, tmp_path: Path, tree: Any, part: str | None, names: Any
+) -> None:
+    torch.save(tree(), tmp_path / "a.pth")
+    if names == "map.yaml":
+        names = str(tmp_path / "map.yaml")
+        lines = ["m.first.*: layer1.*", *(f"m.{m}: {m}" for m in MODULES)]
+        Path(names).write_text("\n".join(lines))
+    options = {"weights": str(tmp_path / "a.pth"), "part": part, "names": names}
+    found = worker.call("probe", function="in_memory:placed", spec=SPEC.to_dict(), **options)
+    assert found == digest({name: STATE[name].numpy() for name in NAMES})
+
+
+def test_a_body_in_company_gets_a_drawn_classifier(worker: Worker, tmp_path: Path) -> None:
+    body = {name: tensor for name, tensor in STATE.items() if not name.startswith("fc.")}
+    named = {f"module.encoder_q.{name}": tensor for name, tensor in body.items()}
+    head = {"module.encoder_q.fc.0.weight": torch.ones(32, 32), "module.queue": torch.ones(4, 9)}
+    torch.save({"arch": "none", "state_dict": {**named, **head}}, tmp_path / "a.pth")
+    spec = SPEC.override(num_classes=0)
+    found = worker.call(
+        "probe",
+        function="in_memory:placed",
+        spec=spec.to_dict(),
+        weights=str(tmp_path / "a.pth"),
+        part=None,
+        names=None,
+    )
+    fresh = initial_weights(compile_plan(SPEC.override(num_classes=7)), 5)
+    arrays = {name: STATE[name].numpy() for name in NAMES if not name.startswith("fc.")}
+    assert found == digest(arrays | {name: fresh[name] for name in ("fc.weight", "fc.bias")})
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])

@@ -48,6 +48,19 @@ def taken(
     return digest(state), found
 
 
+def placed(resnet: Any, spec: dict[str, Any], weights: str, part: str | None, names: Any) -> str:
+    """What is loaded of a file in which a net has other names, or is one of several; or of its body
+    alone, with a classifier that is drawn.
+    """
+    net = ResNetSpec.parse(spec)
+    if net.num_classes:
+        model = resnet.create_model(net)
+        assert resnet.load_weights(model, weights, part=part, names=names) is model
+    else:
+        model = resnet.create_model(net, weights=weights, num_classes=7, seed=5)
+    return digest(resnet.export_weights(model))
+
+
 def mixed(resnet: Any, spec: dict[str, Any], dtype: str, weights: str) -> tuple[str, str]:
     """Canonical names, with each array in turn of another framework, in its own class."""
     import torch
