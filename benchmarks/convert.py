@@ -1,4 +1,5 @@
-"""Conversions beside `cp`, and beside the usual route: load the model, load the state, save it.
+"""Conversions beside `cp`, and beside the usual route: load the model, load the state, save it; and
+looking into large files.
 
     python benchmarks/convert.py [--repeat 5] [--output docs/results/convert.md]
 
@@ -20,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -226,6 +228,19 @@ def usual(
     )
 
 
+def inspected(file: Path, repeat: int) -> str:
+    """A row of `resnet-parity inspect`, start-up included."""
+    command = [sys.executable, "-m", "resnet_parity", "inspect", str(file)]
+    seconds = []
+    for _ in range(repeat + 1):
+        begin = time.perf_counter()
+        subprocess.run(command, capture_output=True, check=True)
+        seconds.append(time.perf_counter() - begin)
+    size = file.stat().st_size / 1e6
+    middle, slowest = statistics.median(seconds[1:]), max(seconds[1:])
+    return f"| {kind(file.name)} | {size:.0f} MB | {middle:.2f} s | {slowest:.2f} s |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--repeat", type=int, default=5, help="of each (5)")
@@ -262,6 +277,17 @@ def report(folder: Path, repeat: int, console: Console) -> str:
     ]
     for job in JOBS:
         row = measure(job, known[job.net][0], folder, repeat)
+        console.print(row, highlight=False, soft_wrap=True)
+        lines.append(row)
+    lines += [
+        "",
+        "`resnet-parity inspect`, from its start to its end:",
+        "",
+        "| file | size | median | slowest |",
+        "|---|---|---|---|",
+    ]
+    for file in ("g.safetensors", "g.pth", "g.msgpack"):
+        row = inspected(folder / file, repeat)
         console.print(row, highlight=False, soft_wrap=True)
         lines.append(row)
     lines += [

@@ -55,6 +55,7 @@ AMOUNTS: dict[str, tuple[int, int]] = {
     "kills of a conversion": (10, 45),
     "drawn nets": (9, 110),
     "drawn Keras models": (18, 300),
+    "drawn PyTorch files": (16, 300),
 }
 """For `test` and for `all`."""
 

@@ -14,6 +14,8 @@ _WORDS = ("fc", "linear", "classifier", "head", "heads", "last_linear", "logits"
 """What the module of a classifier, or the one that it is in, is called; the first counts most."""
 _ELSEWHERE = re.compile(r"^(?:stem|conv1)\.|downsample|shortcut|subsample", re.IGNORECASE)
 """Kernels of stems and shortcuts."""
+_LABELLED = re.compile(r"(?:^|[._])(?:queue|memory|bank|centers?|prototypes?|criterion|loss)", re.I)
+"""What training compares features with."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,12 @@ def classifier_of(net: Arrays, inside: Arrays, outside: Arrays, place: str) -> H
     if not modules:
         return Head()
     module, features = modules[0], _features(net)
-    if arrays is inside and modules == [_own_name(net, module)]:
+    level = "" if arrays is inside else around and f"{around}."
+    beside = {
+        n: a for n, a in arrays.items() if n.startswith(level) and not n.startswith(place or "/")
+    }
+    between = _between(beside, modules, features)
+    if arrays is inside and modules == [_own_name(net, module)] and not between:
         # A whole net's own, to be held against it as it is.
         found = {n: a for n, a in inside.items() if n.rpartition(".")[0] == module}
         return Head(found, {n: n for n in found})
@@ -59,6 +66,8 @@ def classifier_of(net: Arrays, inside: Arrays, outside: Arrays, place: str) -> H
         why = f"which does not take the {features} features of the net"
     elif module.endswith(".0") and weight.shape[0] == features:
         why = "which gives as many features as it takes, as the first layer of a projection does"
+    elif between:
+        why = f"which {between} may stand before"
     if why or weight is None or bias is None:
         told = f"left out: the head {some(modules)}, {why}"
         return Head(left=frozenset(modules), notes=(told,))
@@ -89,6 +98,18 @@ def _behind(arrays: Arrays, place: str, after: int) -> list[str]:
     words = [w for w in (*_WORDS, *numbered) if w in found]
     dense = [w for w in words if len(found[w]) == 1 and _is_dense(next(iter(found[w])), arrays)]
     return list(found[(dense or words)[0]]) if words else []
+
+
+def _between(beside: Arrays, head: list[str], features: int) -> str:
+    """A module that gives as many features as the net does, so that it may stand between the two;
+    empty if there is none.
+    """
+    for name, array in beside.items():
+        module = name.rpartition(".")[0]
+        gives = array.shape[:1] == (features,) and not _LABELLED.search(name)
+        if module and module not in head and gives:
+            return module
+    return ""
 
 
 def _is_dense(module: str, arrays: Arrays) -> bool:

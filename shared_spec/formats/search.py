@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from shared_spec.errors import WeightsError
 from shared_spec.formats.containers.source import Module, Source, shown
 from shared_spec.formats.dialects.dialect import COUNTERS, Hint
-from shared_spec.formats.heads import classifier_of
+from shared_spec.formats.heads import Arrays, Head, classifier_of
 from shared_spec.weights.lazy_array import LazyArray, LazyArrays
 from shared_spec.weights.state import digest
 
@@ -34,7 +34,7 @@ _FIRST_BLOCK = re.compile(
 )
 """Of a net under the names of each dialect; a number is that of a child in a `Sequential`."""
 _BODY = re.compile(
-    r"(?:conv1|bn1|layer\d+|rl\d+|res\d+|stem|stages|norm|block\d+|conv\d+_x)(?=\.|$)"
+    r"(?:conv1|bn1|maxpool|layer\d+|rl\d+|res\d+|stem|stages|norm|block\d+|conv\d+_x)(?=\.|$)"
 )
 """The modules of a net before its classifier."""
 _COMPANIONS = re.compile(
@@ -248,7 +248,15 @@ def _taken(source: Source, found: Candidate, notes: list[str]) -> Part:
     outside = {n: a for n, a in found.beside.items() if not COUNTERS.search(n)}
     mapping, slash, place = found.part.rpartition("/")
     mapping += slash
-    head = classifier_of(found.net, inside, outside, place)
+    models = _models(source, found)
+    others = tuple(other for other in found.others if other)
+    head = classifier_of(
+        found.net,
+        inside,
+        {n: a for n, a in outside.items() if not n.startswith(others)},
+        place,
+    )
+    head, ends = _without_obstacles(head, models, place)
     rest = {**{place + n: a for n, a in inside.items()}, **outside}
     used = {n if n in outside else place + n: new for n, new in head.renamed.items()}
     renamed = {found.names[found.part + n]: n for n in found.net}
@@ -276,54 +284,86 @@ def _taken(source: Source, found: Candidate, notes: list[str]) -> Part:
     ]
     taken = replace(source, tensors=LazyArrays({**found.net, **head.arrays}))
     company = next((n for n in dense if _DILATED.search(n)), dense[0] if dense else "")
-    modules = _modules(source, found)
-    behind = {n: m for n, m in modules.items() if _COMPANIONS.match(n)}
-    notes += [*head.notes, *_behind(behind, source)]
-    rest_of = {n: m for n, m in modules.items() if n not in behind}
+    notes += [*head.notes, *ends]
+    modules = _of_the_net(models, found.net, place)
     segments = _DILATED.search(company) is not None
-    return Part(taken, found.part, renamed, tuple(notes), rest_of, company, segments)
+    return Part(taken, found.part, renamed, tuple(notes), modules, company, segments)
 
 
-def _modules(source: Source, found: Candidate) -> dict[str, Module]:
-    """The modules of a whole model inside of a net; none for arrays that are by themselves."""
+def _models(source: Source, found: Candidate) -> dict[str, Module]:
+    """The modules of the whole model that a net is in, by their names as arrays have them."""
     mapping = found.part.rpartition("/")[0]
-    inside = {}
+    modules = {}
     for name, module in source.modules.items():
-        above = name.rpartition("/")[0]
-        if plain(f"{name}/").rstrip("/") == mapping:  # the model itself
-            where = mapping and f"{mapping}/"
-        elif plain(f"{above}/").rstrip("/") == mapping:
-            where = plain(f"{name}.")
-        else:
-            continue
-        if where.startswith(found.part):
-            inside[where.removeprefix(found.part).removesuffix(".")] = module
-    return inside if any(_module(name) in inside for name in found.net) else {}
+        if plain(f"{name}/").rstrip("/") == mapping:
+            modules[""] = module  # the model itself, or what only wraps it
+        elif plain(f"{name.rpartition('/')[0]}/").rstrip("/") == mapping:
+            where = plain(f"{name}.").removesuffix(".")
+            modules[where.removeprefix(f"{mapping}/" if mapping else "")] = module
+    return modules
 
 
-_IDLE = ("Linear", "Identity", "Dropout", "Flatten", "Sequential")
+def _of_the_net(models: Mapping[str, Module], net: Arrays, place: str) -> dict[str, Module]:
+    """Those inside of a net, without its head's; none for arrays that are by themselves."""
+    at = place.rstrip(".")
+    inside = {n.removeprefix(place): m for n, m in models.items() if n.startswith(place)}
+    inside |= {"": models[at]} if at in models else {}
+    if not any(_module(name) in inside for name in net):
+        return {}
+    return {n: m for n, m in inside.items() if not _COMPANIONS.match(n) or _is_own(n, inside)}
+
+
+def _is_own(name: str, inside: Mapping[str, Module]) -> bool:
+    """Whether a module is of timm's own head."""
+    head = inside.get("head")
+    return name.partition(".")[0] == "head" and head is not None and head.type == _TIMM_HEAD
+
+
+_TIMM_HEAD = "timm.layers.classifier.ClassifierHead"
+_IDLE = (
+    *("Linear", "Identity", "Dropout", "Flatten", "Sequential", "ModuleList", "ModuleDict"),
+    "AdaptiveAvgPool2d",  # of a mean, or of one that a body has not taken
+)
 _ENDS = ("Softmax", "LogSoftmax", "Sigmoid")
 
 
-def _behind(modules: Mapping[str, Module], source: Source) -> list[str]:
-    """What a head does besides its dense layer, as far as that can be left out.
-
-    Raises:
-        WeightsError: naming a module that may change what the dense layer gets.
+def _without_obstacles(
+    head: Head, models: Mapping[str, Module], place: str
+) -> tuple[Head, list[str]]:
+    """A head, unless a module of the whole model may change what it gets or gives; and what follows
+    it that can be left out.
     """
-    notes = []
-    for name, module in modules.items():
+    dense = next((n.rpartition(".")[0] for n in head.renamed), "")
+    at = next((n for n in (place + dense, dense) if n in models), None)
+    if not dense or at is None:
+        return head, []
+    inside = {n.removeprefix(place): m for n, m in models.items() if n.startswith(place)}
+    near = {
+        place + n: m for n, m in inside.items() if _COMPANIONS.match(n) and not _is_own(n, inside)
+    }
+    if not at.startswith(place):
+        near |= {n: m for n, m in models.items() if not n.startswith(place)}
+    notes, order = [], list(models)
+    for name, module in near.items():
         kind = module.type.rpartition(".")[2]
-        if kind in _ENDS:
+        if (
+            kind in _IDLE
+            or not name
+            or f"{at}.".startswith(f"{name}.")
+            or place.startswith(f"{name}.")
+        ):
+            continue
+        if kind in _ENDS and order.index(name) > order.index(at):
             notes.append(
                 f"left out: the {kind} at {name}; the model here gives the logits before it"
             )
-        elif kind not in _IDLE and len(modules) > 1:
-            raise WeightsError(
-                f"{source.path}: {name} in its head is a {shown(module.type)}, which no spec can "
-                f"express"
+        else:
+            told = (
+                f"left out: the head {dense}, as the {shown(kind)} at {shown(name)} may change "
+                f"what it gets or gives"
             )
-    return notes
+            return Head(left=frozenset([dense]), notes=(told,)), []
+    return head, notes
 
 
 def _number(name: str) -> int:

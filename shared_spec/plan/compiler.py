@@ -59,7 +59,7 @@ class _Site(NamedTuple):
         return self.nominal_stride == 1 and self.in_channels == self.out_channels
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)  # the catalogue, while a file is compared with it
 def compile_plan(spec: ResNetSpec) -> Plan:
     """Resolve every number that follows from `spec`.
 

@@ -403,3 +403,18 @@ def test_a_missing_framework_is_told_with_the_command(
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "which is not installed" in out.stdout
     assert f"pip install 'resnet-parity[{extra}]'" in out.stdout
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "head"), [(1000, "1000 classes"), (7, "7 classes"), (0, "no classifier")]
+)
+def test_inspect_tells_the_classes(tmp_path: Path, num_classes: int, head: str) -> None:
+    """Also where they are the default, which a spec's own form leaves out."""
+    spec = resolve("resnet18", {"num_classes": num_classes})
+    path = tmp_path / "a.safetensors"
+    write_safetensors(path, Checkpoint(random_weights(compile_plan(spec)), spec))
+    said = command("inspect", path)
+    assert said.code == 0, said.err
+    assert f"resnet18; {head}" in " ".join(said.out.split())
+    (net,) = json.loads(command("inspect", path, "--json").out)["nets"]
+    assert net["classes"] == num_classes

@@ -15,6 +15,7 @@ from shared_spec.formats.containers.source import Source
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.equivalence import function_of
 from shared_spec.plan.layers import Conv, Dense, Parameter
+from shared_spec.plan.parameters import parameters_of
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.layouts import ParameterLayout
 from shared_spec.weights.lazy_array import LazyArray, LazyArrays, entries_of
@@ -241,20 +242,20 @@ def _fitting(
     dialect: Dialect, spec: ResNetSpec, shapes: Mapping[str, tuple[int, ...]]
 ) -> ResNetSpec | None:
     """`spec` with the file's channels and classes, if its names and shapes are then the file's."""
-    if 2 * sum(spec.depths) > len(shapes):  # a block has two kernels at least
+    if 2 * sum(spec.depths) > len(shapes):  # a block has two convolutions at least
         return None
     p = compile_plan(spec)
 
-    def canonical_shape(module: str) -> tuple[int, ...] | None:
-        q = next(q for q in p.parameters() if q.module == module)
+    def canonical_shape(q: Parameter) -> tuple[int, ...] | None:
         place = dialect.foreign_name(q, spec)
         shape = shapes.get(place.name)
         return None if shape is None else place.to_canonical(_empty(shape), q).shape
 
-    stem = canonical_shape(next(layer.name for layer in p.stem if isinstance(layer, Conv)))
-    if stem is None or len(stem) != 4:
+    first = parameters_of(next(layer for layer in p.stem if isinstance(layer, Conv)))[0]
+    stem = canonical_shape(first)
+    if stem is None or len(stem) != 4 or stem[0] != first.shape[0] or stem[2:] != first.shape[2:]:
         return None
-    last = [layer.name for layer in p.head if isinstance(layer, Conv | Dense)]
+    last = [parameters_of(layer)[0] for layer in p.head if isinstance(layer, Conv | Dense)]
     head = canonical_shape(last[-1]) if last else None
     try:
         spec = spec.override(in_channels=stem[1], num_classes=head[0] if head else 0)

@@ -4,6 +4,7 @@ class calls its modules is code, which a file does not hold.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -41,7 +42,8 @@ _IDLE = {
 }
 _KNOWN = (
     *("torchvision.models.resnet.", "timm.models.resnet.", "timm.models.resnetv2."),
-    *("timm.layers.drop.", "timm.layers.adaptive_avgmax_pool.", "resnet_torch."),
+    *("timm.layers.drop.", "timm.layers.adaptive_avgmax_pool.", "timm.layers.classifier."),
+    "resnet_torch.",
 )
 """Where classes are that call their layers in the order of a plan, or act in training alone."""
 _COMPOSITE: dict[str, type[plan.Layer]] = {
@@ -95,7 +97,8 @@ def _variants(spec: ResNetSpec, modules: Modules) -> Iterator[ResNetSpec]:
     functions = [f for name, m in modules.items() if "." not in name and (f := _function(m))]
     if functions:
         fields["activation"] = functions[0]
-    kinds = [k for name, m in modules.items() if "." not in name and (k := _head_pool(m))]
+    heads = [n for n in modules if "." not in n or n == "head.global_pool"]
+    kinds = [k for name in heads if (k := _head_pool(modules[name]))]
     if kinds:
         fields["head_pool"] = kinds[0]
     for stride in _STRIDES:
@@ -111,7 +114,10 @@ def _problems(modules: Modules, spec: ResNetSpec) -> Iterator[str]:
     for name, layer in layers.items():
         if isinstance(layer, _CHECKED) and name not in modules:
             yield f"{name} is no module of the model"
+    traced = not any("stride" in module.attributes for module in modules.values())
     for name, module in modules.items():
+        if not traced and not _settings_of(module):  # as old norms of torchvision, without an eps
+            yield f"{name} {_is(module)} without its settings"
         if problem := _problem(name, module, layers, spec, modules):
             yield f"{name or 'the model'} {problem}"
 
@@ -132,22 +138,51 @@ def _problem(
     if module.type in _COMPOSITE:
         return "" if isinstance(layer, _COMPOSITE[module.type]) else f"{_is(module)}, {_NONE}"
     if (function := _function(module)) is not None:
+        if problem := _misplaced(name, modules):
+            return f"{_is(module)} {problem}"
         same = function == spec.activation
         return "" if same else f"is a {kind.rpartition('.')[2]}, and the net has {spec.activation}"
+    if kind == "pooling.MaxPool2d" and not _STEM.match(name):
+        return f"{_is(module)}, {_NONE}"
     if kind == "pooling.MaxPool2d":
         pools = [pool for pool in layers.values() if isinstance(pool, plan.MaxPool)]
         return _differs(kind, module, pools[0]) if pools else f"{_is(module)}, {_NONE}"
-    if kind == "linear.Identity" and any(
-        isinstance(other, plan.MaxPool | plan.AvgPool) and other.name.startswith(name)
-        for other in layers.values()
-    ):
-        return "is an Identity, and the net has a pool there"
+    inside = any(other.startswith(f"{name}." if name else "") for other in modules if other != name)
+    if kind in _IDLE and not inside and _ACTS.search(name):
+        return f"{_is(module)}, and the net has {spec.activation} there"
+    if kind in _IDLE and not inside and _pools(name, layers):
+        return f"{_is(module)}, and the net has a pool there"
     if (pool := _head_pool(module)) is not None:
         return "" if pool == spec.head_pool else f"pools by {pool}, and the net by {spec.head_pool}"
-    inside = any(other.startswith(f"{name}." if name else "") for other in modules if other != name)
     if kind in _IDLE or inside or module.type.startswith(_KNOWN):
         return ""
     return f"{_is(module)}, which no spec can express"
+
+
+_STEM = re.compile(r"(?:maxpool|stem\.pool|pool\d?|\d)(?:\.\d)?$")
+"""Where a net's own max pool is."""
+_ACTS = re.compile(r"^(?:(?!.*(?:downsample|shortcut)).*\.)?(?:relu|act(?:ivation)?)\d?$")
+"""What activations are called, and `norm.act` of timm; a projection's norm there may have none."""
+
+
+def _misplaced(name: str, modules: Modules) -> str:
+    """Why a net has no activation at a place; nothing if it may have one."""
+    above = name.rpartition(".")[0]
+    row = above and modules[above].type.endswith("container.Sequential") if above in modules else ""
+    last = above.rpartition(".")[2]
+    own = last in ("conv1", "stem", "maxpool", "residual_function")
+    return f"in a Sequential, {_NONE}" if row and not own else ""
+
+
+def _pools(name: str, layers: Mapping[str, plan.Layer]) -> bool:
+    """Whether a pool of the net is at a place."""
+    last = name.rpartition(".")[2]
+    if name in ("avgpool", "global_pool", "avg_pool") or last == "global_pool":
+        return True
+    return any(
+        isinstance(layer, plan.MaxPool | plan.AvgPool) and f"{layer.name}.".startswith(f"{name}.")
+        for layer in layers.values()
+    )
 
 
 _NONE = "which the net does not have there"
@@ -248,6 +283,12 @@ def _head_pool(module: Module) -> str | None:
     return kinds[module.type](size) if whole else f"a map of {size}"
 
 
+def _settings_of(module: Module) -> bool:
+    """Whether a module has the settings that its class always has."""
+    kind, held = module.type.rpartition(".")[2], module.attributes
+    return (kind != "Conv2d" or "stride" in held) and ("BatchNorm" not in kind or "eps" in held)
+
+
 def _unknown(modules: Modules) -> str:
     """What a model's modules do not say."""
     own = dict.fromkeys(
@@ -256,6 +297,11 @@ def _unknown(modules: Modules) -> str:
         if not m.type.startswith(("torch.nn.", *_KNOWN))
         and m.type not in _BATCH_NORMS | _COMPOSITE.keys()
     )
+    if not all(_settings_of(m) for m in modules.values()):
+        return (
+            "the file has the classes of its layers and not their settings, as a trace does; they "
+            "are taken to be the net's"
+        )
     if not own:
         return ""
     return (

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def randomize(model: nn.Module) -> nn.Module:
+def randomize(model: nn.Module, seed: int = 3) -> nn.Module:
     """Random float64 weights, norm statistics too, for evaluation."""
-    generator = torch.Generator().manual_seed(3)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if tensor.dtype.is_floating_point and tensor.ndim > 1:
@@ -213,3 +213,97 @@ class DetectronNet(nn.Module):
                 x = F.relu(y + (block.shortcut(x) if hasattr(block, "shortcut") else x))
         x = x.mean((2, 3))
         return self.linear(x) if hasattr(self, "linear") else x
+
+
+class WideBlock(nn.Module):
+    """WideResNet-pytorch's: where it changes its width, the shortcut takes what is activated."""
+
+    def __init__(self, inputs: int, planes: int, stride: int) -> None:
+        super().__init__()
+        self.bn1, self.bn2 = nn.BatchNorm2d(inputs), nn.BatchNorm2d(planes)
+        self.conv1 = nn.Conv2d(inputs, planes, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
+        self.convShortcut = None
+        if inputs != planes:
+            self.convShortcut = nn.Conv2d(inputs, planes, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        active = F.relu(self.bn1(x))
+        y = self.conv2(F.relu(self.bn2(self.conv1(active))))
+        return y + (x if self.convShortcut is None else self.convShortcut(active))
+
+
+class WideNet(nn.Module):
+    """WideResNet-pytorch's net."""
+
+    def __init__(self, depth: int, widths: Sequence[int], classes: int = 10) -> None:
+        super().__init__()
+        stem, *planes = widths
+        self.conv1 = nn.Conv2d(3, stem, 3, 1, 1, bias=False)
+        for i, (a, b) in enumerate(zip(widths, planes, strict=False)):
+            block = nn.Module()
+            first = WideBlock(a, b, 2 if i else 1)
+            block.layer = nn.Sequential(first, *(WideBlock(b, b, 1) for _ in range(depth - 1)))
+            setattr(self, f"block{i + 1}", block)
+        self.stages = len(planes)
+        self.bn1 = nn.BatchNorm2d(planes[-1])
+        self.fc = nn.Linear(planes[-1], classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        for i in range(self.stages):
+            x = getattr(self, f"block{i + 1}").layer(x)
+        return self.fc(F.relu(self.bn1(x)).mean((2, 3)))
+
+
+class ResidualFunction(nn.Module):
+    """pytorch-cifar100's block."""
+
+    def __init__(self, kind: str, inputs: int, planes: int, stride: int) -> None:
+        super().__init__()
+        outputs = planes if kind == "basic" else 4 * planes
+        convs = [(inputs, planes, 3, stride), (planes, outputs, 3, 1)]
+        if kind != "basic":
+            convs = [(inputs, planes, 1, 1), (planes, planes, 3, stride), (planes, outputs, 1, 1)]
+        layers: list[nn.Module] = []
+        for a, b, kernel, step in convs:
+            layers.append(nn.Conv2d(a, b, kernel, step, kernel // 2, bias=False))
+            layers += [nn.BatchNorm2d(b), nn.ReLU(inplace=True)]
+        self.residual_function = nn.Sequential(*layers[:-1])
+        self.shortcut: nn.Module = nn.Sequential()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = projection(inputs, outputs, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.residual_function(x) + self.shortcut(x))
+
+
+class Cifar100Net(nn.Module):
+    """pytorch-cifar100's net."""
+
+    def __init__(
+        self, kind: str, depths: Sequence[int], widths: Sequence[int], classes: int = 100
+    ) -> None:
+        super().__init__()
+        channels = widths[0]
+        self.conv1 = nn.Sequential(
+            nn.Conv2d(3, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+        )
+        self.stages = len(depths)
+        for i, (depth, planes) in enumerate(zip(depths, widths, strict=True)):
+            blocks = []
+            for j in range(depth):
+                step = 2 if i > 0 and j == 0 else 1
+                blocks.append(ResidualFunction(kind, channels, planes, step))
+                channels = planes if kind == "basic" else 4 * planes
+            setattr(self, f"conv{i + 2}_x", nn.Sequential(*blocks))
+        self.avg_pool = nn.AdaptiveAvgPool2d((1, 1))
+        self.fc = nn.Linear(channels, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        for i in range(self.stages):
+            x = getattr(self, f"conv{i + 2}_x")(x)
+        return self.fc(self.avg_pool(x).flatten(1))
