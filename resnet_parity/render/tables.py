@@ -297,7 +297,7 @@ def inspected(console: Console, data: dict[str, Any]) -> None:
     if len(data["groups"]) > ROWS:
         say(console, f"and {len(data['groups']) - ROWS:,} more (--json)")
     for title, found in (("Values", data["values"]), ("Objects, not made", data["opaque"])):
-        told = [f"{key}: {str(value)[:_LONGEST]}" for key, value in list(found.items())[:_TOLD]]
+        told = [f"{key}: {_short(value)}" for key, value in list(found.items())[:_TOLD]]
         more = f" and {len(found) - _TOLD:,} more (--json)" if len(found) > _TOLD else ""
         if told:
             say(console, f"{title}: {plain('; '.join(told))}{more}")

@@ -13,7 +13,7 @@ from shared_spec.catalogue import CATALOGUE
 from shared_spec.errors import ResNetError
 from shared_spec.formats.containers.source import Source
 from shared_spec.formats.detect import open_source
-from shared_spec.formats.dialects.dialect import SeveralFitError, in_torch
+from shared_spec.formats.dialects.dialect import UndecidedNetError, in_torch
 from shared_spec.formats.name_map import NameMap, renamed
 from shared_spec.formats.read import Asked, checkpoint_of
 from shared_spec.formats.search import candidates_in
@@ -168,34 +168,33 @@ def _nets(
     source: Source, spec: ResNetSpec | None, names: NameMap | None, resize: bool
 ) -> tuple[list[Net], int, str]:
     """The nets, how many more there are, and why there is none."""
-    parts = []
+    parts: list[str] = []
     if in_torch(source):
         found = candidates_in(source if names is None else renamed(source, names)[0])
         parts = [c.part or "/" for c in found if c.trained] or [c.part or "/" for c in found]
-    if len(parts) > 1:
-        nets = [_net(source, spec, resize, Asked(part, names)) for part in parts[:_NETS]]
-        return (
-            [replace(n, part=p) for n, p in zip(nets, parts, strict=False)],
-            len(parts[_NETS:]),
-            "",
-        )
-    net = _net(source, spec, resize, Asked(None, names))
-    if net.problem and net.model is None and not net.fits and not parts:
-        return [], 0, net.problem
-    return [replace(net, part=parts[0]) if parts else net], 0, ""
+    several = len(parts) > 1
+    nets, sure = [], True
+    for part in (*parts[:_NETS],) or (None,):
+        net, sure = _net(source, spec, resize, Asked(part if several else None, names))
+        nets.append(net if part is None else replace(net, part=part))
+    if not parts and not sure:
+        return [], 0, nets[0].problem
+    return nets, len(parts[_NETS:]), ""
 
 
-def _net(source: Source, spec: ResNetSpec | None, resize: bool, asked: Asked) -> Net:
-    """What is known of the net at a place."""
+def _net(source: Source, spec: ResNetSpec | None, resize: bool, asked: Asked) -> tuple[Net, bool]:
+    """What is known of the net at a place, and whether there is one for sure."""
     problem, fits = "", tuple[str, ...]()
     try:
         try:
             read = checkpoint_of(source, spec, resize, asked)
-        except SeveralFitError as several:
-            problem, fits = _said(source, several), several.models
+        except UndecidedNetError as undecided:
+            problem, fits = _said(source, undecided), undecided.models
+            if not fits:
+                return Net("/", problem=problem), True
             read = checkpoint_of(source, CATALOGUE[fits[0]].spec, True, asked)
     except ResNetError as error:
-        return Net("/", problem=_said(source, error))
+        return Net("/", problem=_said(source, error)), False
     net = Net(
         read.part or "/",
         fits=fits,
@@ -204,16 +203,17 @@ def _net(source: Source, spec: ResNetSpec | None, resize: bool, asked: Asked) ->
         problem=problem,
     )
     if read.spec is None:
-        return replace(net, problem="the file does not say which model it is; name it (--model)")
+        problem = "the file does not say which model it is; name it (--model)"
+        return replace(net, problem=problem), True
     net = replace(net, classes=read.spec.num_classes)
     if fits:
-        return net
+        return net, True
     try:
         check_weights(compile_plan(read.spec), read.state, "float64")
     except ResNetError as error:
         problem = _said(source, error)
     model, differs = nearest_model(read.spec)
-    return replace(net, model=model, differs=differs, spec=read.spec, problem=problem)
+    return replace(net, model=model, differs=differs, spec=read.spec, problem=problem), True
 
 
 def _said(source: Source, error: ResNetError) -> str:

@@ -181,14 +181,11 @@ def fitting(dialect: Dialect, source: Source) -> list[Fit]:
     return [Fit(tuple(names), spec) for _, names, spec in found]
 
 
-class SeveralFitError(WeightsError):
-    """The arrays of a file fit several nets of the catalogue; `models` has a name of each."""
+class UndecidedNetError(WeightsError):
+    """The arrays of a file fit no net of the catalogue, or several, of which `models` has names."""
 
-    def __init__(self, source: Source, models: Sequence[str]) -> None:
-        super().__init__(
-            f"{source.path}: its arrays fit {', '.join(models)}, which compute different "
-            f"functions; name the one that it is (--model)"
-        )
+    def __init__(self, message: str, models: Sequence[str] = ()) -> None:
+        super().__init__(message)
         self.models = tuple(models)
 
 
@@ -204,8 +201,8 @@ def detected(
         hints: what may name the net, the surest first.
 
     Raises:
-        WeightsError: if there is none.
-        SeveralFitError: if there are several that compute different functions.
+        UndecidedNetError: if there is none, or there are several that compute different functions.
+        WeightsError: if there can be none.
     """
     found = fitting(dialect, source)
     if len(found) == 1:
@@ -217,7 +214,7 @@ def detected(
                     f"{source.path}: {name} has 5 axes, as kernels for videos and volumes do, "
                     f"which no spec can express"
                 )
-        raise WeightsError(
+        raise UndecidedNetError(
             f"{source.path}: the file does not say which model it is, and its arrays fit none of "
             f"the catalogue; name the model or a spec file (--model)"
         )
@@ -227,7 +224,12 @@ def detected(
         if named:
             _, name, spec = max(named, key=lambda x: x[0])
             return spec, f"{name}, as {hint.where} says"
-    raise SeveralFitError(source, [fit.names[0] for fit in found])
+    models = [fit.names[0] for fit in found]
+    raise UndecidedNetError(
+        f"{source.path}: its arrays fit {', '.join(models)}, which compute different functions; "
+        f"name the one that it is (--model)",
+        models,
+    )
 
 
 def resized(dialect: Dialect, source: Source, spec: ResNetSpec) -> ResNetSpec | None:
