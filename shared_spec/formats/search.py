@@ -53,6 +53,8 @@ _ARCHITECTURE = frozenset(
 )
 """Keys of training scripts."""
 _UNNUMBERED = 1000
+_PLACES = 200
+"""Where nets begin in one mapping; each is compared with all names."""
 _DILATED = re.compile(
     r"aspp|psp|ppm|decode_head|aux(?:iliary)?_(?:classifier|head)|^classifier\.(?:0\.convs|4$)"
 )
@@ -134,6 +136,10 @@ def candidates_in(source: Source) -> list[Candidate]:
             if match := _FIRST_BLOCK.fullmatch(name):
                 number = min(match["number"] or "", starts.get(match["prefix"]) or "9")
                 starts[match["prefix"]] = number
+        if len(starts) > _PLACES:
+            raise WeightsError(
+                f"{source.path}: has the names of {len(starts):,} ResNets, more than any file's"
+            )
         for prefix, number in starts.items():
             if not number or _has_stem(prefix, names):
                 others = tuple(p for p in starts if p != prefix)
