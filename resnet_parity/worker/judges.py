@@ -219,13 +219,13 @@ def transformers_folder(path: Path, batch: np.ndarray) -> Verdict:
 
 
 def _safe_keras() -> Any:
-    """Keras, for files with a configuration. Before 3.12 one could have functions called in its
-    safe mode: CVE-2025-8747, CVE-2025-9906 and CVE-2025-12058.
+    """Keras, for files with a configuration. Its safe mode could be got round before 3.11
+    (CVE-2025-9906), 3.12 (CVE-2025-12058) and 3.14 (CVE-2026-1462).
     """
     import keras
 
-    if tuple(map(int, keras.__version__.split(".")[:2])) < (3, 12):
-        raise ResNetError(f"keras {keras.__version__} loads configurations less safely than 3.12")
+    if tuple(map(int, keras.__version__.split(".")[:2])) < (3, 14):
+        raise ResNetError(f"keras {keras.__version__} loads configurations less safely than 3.14")
     return keras
 
 

@@ -104,17 +104,17 @@ def _renamed(
 def _line(
     name: str, names: NameMap, patterns: Mapping[str, re.Pattern[str]]
 ) -> tuple[str, tuple[str, ...], str]:
-    """The line for a name, the longest one of its own words before patterns; what the stars of a
-    pattern stand for; and the rest of the name.
+    """The line that says most of a name, where two say as much the one without stars; what the
+    stars stand for; and the rest of the name.
     """
     words = name.split(".")
     for end in range(len(words), 0, -1):
         start = ".".join(words[:end])
         if start in names:
             return start, (), name[len(start) :]
-    for key, pattern in patterns.items():
-        if match := pattern.match(name):
-            return key, match.groups(), name[match.end() :]
+        for key, pattern in patterns.items():
+            if key.count(".") == end - 1 and (match := pattern.match(name)):
+                return key, match.groups(), name[match.end() :]
     return "", (), ""
 
 

@@ -44,7 +44,7 @@ from shared_spec.formats.dialects.timm_torchvision import TIMM, TORCHVISION
 from shared_spec.formats.graphs.keras_file import has_graph, read_graph
 from shared_spec.formats.graphs.torch_modules import Modules, settled
 from shared_spec.formats.name_map import NameMap, renamed
-from shared_spec.formats.search import Part, chosen, hints_of, plain
+from shared_spec.formats.search import Part, chosen, first_block, hints_of, plain
 from shared_spec.formats.variables import net_in
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
@@ -282,6 +282,11 @@ def _named(source: Source, spec: ResNetSpec | None) -> bool:
 
 
 def _unknown_names(source: Source) -> WeightsError:
+    if (kernel := first_block(source.opaque)) is not None:
+        return WeightsError(
+            f"{source.path}: {shown(kernel)} is a {shown(source.opaque[kernel])}, and no kernel "
+            f"that a net here can have"
+        )
     names = [shown(name) for name in source.tensors]
     some = ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
     return WeightsError(

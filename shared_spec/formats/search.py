@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from shared_spec.errors import WeightsError
+from shared_spec.errors import WeightsError, some
 from shared_spec.formats.containers.source import Module, Source, shown
 from shared_spec.formats.dialects.dialect import COUNTERS, Hint
 from shared_spec.formats.heads import Arrays, Head, classifier_of
@@ -59,7 +59,6 @@ _DILATED = re.compile(
     r"aspp|psp|ppm|decode_head|aux(?:iliary)?_(?:classifier|head)|^classifier\.(?:0\.convs|4$)"
 )
 """Modules of segmenters, whose nets are dilated as a rule."""
-_TOLD = 10
 
 
 @dataclass(frozen=True)
@@ -111,6 +110,11 @@ class Part:
 def plain(name: str) -> str:
     """A name or place without the modules that only wrap others."""
     return _WRAPPED.sub("", name)
+
+
+def first_block(names: Iterable[str]) -> str | None:
+    """The first of some names that is that of the kernel with which a net's blocks begin."""
+    return next((name for name in names if _FIRST_BLOCK.fullmatch(plain(name))), None)
 
 
 def candidates_in(source: Source) -> list[Candidate]:
@@ -207,11 +211,11 @@ def chosen(source: Source, part: str | None) -> Part | None:
     if not all(_equal(first, other) for other in rest):
         raise WeightsError(
             f"{source.path}: holds {len(found)} ResNets, and which one is meant is not clear; "
-            f"name it (--part): {_some([c.part or '/' for c in found])}"
+            f"name it (--part): {some([c.part or '/' for c in found])}"
         )
     notes = []
     if rest:
-        same = _some([c.part or "/" for c in rest])
+        same = some([c.part or "/" for c in rest])
         notes.append(f"the ResNet at {first.part or '/'} is also, bit for bit, at {same}")
     return _taken(source, first, notes)
 
@@ -222,7 +226,7 @@ def _asked(found: list[Candidate], part: str, source: Source) -> list[Candidate]
     exact = [c for c in found if c.part.rstrip("./") == wanted]
     below = [c for c in found if c.part.startswith((f"{wanted}/", f"{wanted}."))]
     if not exact and not below:
-        there = _some([c.part or "/" for c in found]) or "none under names that are known"
+        there = some([c.part or "/" for c in found]) or "none under names that are known"
         raise WeightsError(
             f"{source.path}: --part: there is no ResNet at {shown(part)}; there are {there}"
         )
@@ -272,17 +276,17 @@ def _taken(source: Source, found: Candidate, notes: list[str]) -> Part:
     told = [n for n in left if n.removeprefix(place) not in head.left]
     told = [n for n in told if not n.startswith(tuple(nets))] + nets
     if told:
-        notes.append(f"left out, beside the net: {_some(told)}")
+        notes.append(f"left out, beside the net: {some(told)}")
     here = set(found.names.values())
     elsewhere = [n for n in source.tensors.entries if n not in here]
     if elsewhere:
         above = list(dict.fromkeys(n.partition("/")[0] for n in elsewhere))
-        notes.append(f"left out, elsewhere in the file: {_some(above)}")
+        notes.append(f"left out, elsewhere in the file: {some(above)}")
     before = [
         n for n, a in rest.items() if _NORMALISER.search(n) and math.prod(a.shape) <= _CHANNELS
     ]
     if before:
-        notes.append(f"{_some(before)} may normalise images before the net, which is left to you")
+        notes.append(f"{some(before)} may normalise images before the net, which is left to you")
     dense = [
         _module(n)
         for n, a in rest.items()
@@ -385,11 +389,6 @@ def _landmarks(found: Candidate) -> str:
 def _module(name: str) -> str:
     """The module of an array, for a list."""
     return name.rpartition(".")[0] or name
-
-
-def _some(items: Sequence[str]) -> str:
-    more = f" and {len(items) - _TOLD} more" if len(items) > _TOLD else ""
-    return ", ".join(items[:_TOLD]) + more
 
 
 def hints_of(source: Source) -> list[Hint]:

@@ -19,10 +19,12 @@ from torch import Tensor, nn
 import resnet_torch
 from resnet_parity.convert.conversion import convert
 from shared_spec import ResNetError, ResNetSpec, random_images, read_safetensors, resolve
-from shared_spec.formats.name_map import read_names
+from shared_spec.formats.containers.source import Source
+from shared_spec.formats.name_map import read_names, renamed
 from shared_spec.formats.read import WHOLE, Asked
+from shared_spec.weights.lazy_array import LazyArray, LazyArrays
 from tests.judges import assert_near
-from tests.peers import torchvision_models
+from tests.peers import timm_model, torchvision_models
 from tests.probes.libraries.ports import randomize
 
 WIDTHS = [4, 8, 12, 16]
@@ -516,7 +518,7 @@ def five_stages() -> State:
         (clip, "conv2"),
         (iresnet, "prelu"),
         (three_dimensional, "conv1.weight has"),
-        (quantised, "conv1.weight"),
+        (quantised, "layer1.0.conv1.weight' is a 'torch._utils._rebuild_qtensor"),
         (five_stages, "layer5"),
     ],
 )
@@ -527,3 +529,64 @@ def test_other_nets_are_refused(
     assert why.startswith(f"{tmp_path / 'a.pth'}: ")
     if spec is not None or make is not five_stages:  # which a spec file can have
         assert name in why
+
+
+def test_the_line_of_a_map_that_says_most_counts() -> None:
+    names = ["body.0.skip.0.weight", "body.0.first.weight", "body.1.skip.weight", "stem.weight"]
+    source = Source(Path("a.pth"), "pytorch", LazyArrays({n: LazyArray.of(ONE) for n in names}))
+    lines = {"body": "layer1", "body.*.skip": "layer1.*.downsample", "body.1.skip": "layer1.1.last"}
+    _, found = renamed(source, lines)
+    assert found == {
+        "layer1.0.downsample.0.weight": "body.0.skip.0.weight",
+        "layer1.0.first.weight": "body.0.first.weight",
+        "layer1.1.last.weight": "body.1.skip.weight",
+        "stem.weight": "stem.weight",
+    }
+
+
+ONE = np.ones(1, np.float32)
+
+
+def rounded_down(net: Any) -> None:
+    net.layer2[0].downsample[0].ceil_mode = False
+
+
+def counting_padding(net: Any) -> None:
+    net.layer2[0].downsample[0].count_include_pad = True
+
+
+def another_gate(net: Any) -> None:
+    net.layer2[0].se.gate = nn.Hardsigmoid()
+
+
+def another_squeeze(net: Any) -> None:
+    net.layer2[0].se.act = nn.SiLU()
+
+
+def another_blur(net: Any) -> None:
+    net.layer2[0].aa.pad_mode = "constant"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "why"),
+    [
+        ("resnet26d", rounded_down, "layer2.0.downsample.0 has ceil_mode False"),
+        ("resnet26d", counting_padding, "layer2.0.downsample.0 has count_include_pad True"),
+        ("resnet26d", None, ""),
+        ("seresnet18", None, ""),
+        ("resnetblur18", None, ""),
+        ("seresnet18", another_gate, "layer2.0.se.gate is a 'torch.nn.modules.activation.Hardsi"),
+        ("seresnet18", another_squeeze, "layer2.0.se.act is a 'torch.nn.modules.activation.SiLU"),
+        ("resnetblur18", another_blur, "layer2.0.aa is a 'timm.layers.blur_pool.BlurPool2d' with"),
+    ],
+)
+def test_settings_inside_of_timm_s_whole_models(
+    tmp_path: Path, name: str, change: Callable[[Any], None] | None, why: str
+) -> None:
+    """The model as timm makes it is read, also at an odd size; changed, it is refused by name."""
+    net = randomize(timm_model(name, num_classes=5))
+    if change is None:
+        assert_converts(net, net, tmp_path, None)
+    else:
+        change(net)
+        assert why in refusal(net, tmp_path, None)

@@ -51,6 +51,9 @@ _COMPOSITE: dict[str, type[plan.Layer]] = {
     "timm.layers.eca.EcaModule": plan.ChannelAttention,
     "timm.layers.blur_pool.BlurPool2d": plan.BlurPool,
 }
+_GATES = {"act": "ReLU", "gate": "Sigmoid"}
+"""The functions inside of an attention."""
+_BLUR = {"filt_size": 3, "pad_mode": "reflect"}
 _STRIDES = (None, 16, 8)
 """`output_stride`, as arrays do not show it."""
 _SOME = 3
@@ -134,9 +137,13 @@ def _problem(
     if isinstance(layer, _CHECKED):
         return _differs(kind, module, layer)
     if any(modules[above].type in _COMPOSITE for above in _above(name) if above in modules):
-        return ""
+        wanted = _GATES.get(name.rpartition(".")[2], kind.rpartition(".")[2])
+        return "" if kind.rpartition(".")[2] == wanted else f"{_is(module)}, and no {wanted}"
     if module.type in _COMPOSITE:
-        return "" if isinstance(layer, _COMPOSITE[module.type]) else f"{_is(module)}, {_NONE}"
+        if not isinstance(layer, _COMPOSITE[module.type]):
+            return f"{_is(module)}, {_NONE}"
+        found = {k: module.attributes.get(k, v) for k, v in _BLUR.items()}
+        return "" if found == _BLUR else f"{_is(module)} with other settings than {_BLUR}"
     if (function := _function(module)) is not None:
         if problem := _misplaced(name, modules):
             return f"{_is(module)} {problem}"
@@ -243,13 +250,17 @@ def _expected(layer: plan.Layer) -> tuple[set[str], dict[str, Any]]:
                 "ceil_mode": False,
             }
         case plan.AvgPool():
+            # Where windows do not overlap, TensorFlow's rule is that of a last one that is cut.
+            cut = layer.padding == "same" and layer.kernel_size == layer.stride
             return {"pooling.AvgPool2d"}, {
                 "kernel_size": layer.kernel_size,
                 "stride": layer.stride,
-                "padding": layer.padding,
+                "padding": 0 if cut else layer.padding,
+                "ceil_mode": cut,
+                "count_include_pad": layer.count_padding,
                 "divisor_override": None,
             }
-    return {"linear.Linear"}, {}
+    raise TypeError(layer)
 
 
 _SHORT_NORMS = {name.removeprefix("torch.nn.modules.") for name in _BATCH_NORMS}

@@ -144,6 +144,13 @@ def many_names(count: int, last: str = "") -> str:
     return "{" + ",".join(f'"{name}":{item}' for name in names) + "}"
 
 
+def nets(count: int) -> str:
+    """A header with the beginnings of `count` nets under prefixes of their own."""
+    item = json.dumps(entry(0, 0, [0]), separators=(",", ":"))
+    leaves = ("layer1.0.conv1.weight", "bn1.running_var")
+    return "{" + ",".join(f'"p{i}.{leaf}":{item}' for i in range(count) for leaf in leaves) + "}"
+
+
 def told(spec: Any) -> Callable[[Path], str]:
     """A maker of a safetensors file of ours that tells this net."""
     ours = json.dumps({"version": 1, "spec": spec})
@@ -371,6 +378,11 @@ CASES = [
         "safetensors: 30,000 arrays",
         safetensors("a.safetensors", many_names(30_000)),
         "no ResNet under names that are known",
+    ),
+    Case(
+        "safetensors: the first block of 4,000 nets",
+        safetensors("a.safetensors", nets(4_000)),
+        "has the names of 4,000 ResNets",
     ),
     Case(
         "safetensors: the last of 30,000 names twice",
