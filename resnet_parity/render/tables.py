@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -287,11 +288,15 @@ def inspected(console: Console, data: dict[str, Any]) -> None:
         f"[bold]{plain(data['path'])}[/]: {plain(data['kind'])}, {data['bytes']:,} bytes, "
         f"{arrays:,} arrays of {numbers:,} numbers",
     )
-    table = grid(["arrays of", "dtype", "shape"], ["arrays", "numbers"], fold=16)
+    places = [group["place"] for group in data["groups"]]
+    common = os.path.commonprefix(places)  # noqa: RUF071 - up to a slash or a dot, below
+    above = common[: max(common.rfind("/"), common.rfind(".")) + 1] if len(places) > 1 else ""
+    title = f"arrays of {plain(above)}" if above else "arrays of"
+    table = grid([title, "dtype", "shape"], ["arrays", "numbers"], fold=16)
     for group in data["groups"][:ROWS]:
         shape = "" if group["shape"] is None else "×".join(map(str, group["shape"])) or "scalar"
         figures = [f"{group['arrays']:,}", f"{group['numbers']:,}"]
-        place = group["place"].rstrip("/._") or "(the whole file)"
+        place = group["place"].removeprefix(above).rstrip("/._") or "(the whole file)"
         table.add_row(plain(place), ", ".join(group["dtypes"]), shape, *figures)
     console.print(table)
     if len(data["groups"]) > ROWS:
