@@ -7,8 +7,11 @@ import io
 import json
 import signal
 import sys
+import warnings
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,7 +29,7 @@ from resnet_parity.cli import (
 )
 from resnet_parity.render.console import err, out
 from resnet_parity.render.text import plain
-from shared_spec.errors import ParityError, ResNetError, WeightsError
+from shared_spec.errors import ParityError, ResNetError, WeightsError, WeightsWarning
 
 app = typer.Typer(
     name="resnet-parity",
@@ -43,6 +46,7 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     # As an exception, so that workers are ended and temporary files removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    warnings.showwarning = partial(_show_warning, warnings.showwarning)
     try:
         app()
     except ResNetError as error:
@@ -57,6 +61,14 @@ def main() -> None:
     except KeyboardInterrupt:
         err.print("interrupted")
         sys.exit(130)
+
+
+def _show_warning(usual: Callable[..., None], message: Warning | str, *where: Any) -> None:
+    """What was left out of a file of weights is a line for people, and not one of Python's."""
+    if isinstance(message, WeightsWarning):
+        err.print(f"Note: {plain(message)}", highlight=False, soft_wrap=True)
+    else:
+        usual(message, *where)
 
 
 def _print_versions(wanted: bool) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from resnet_parity.engines.job import EngineJob
 from resnet_parity.engines.registry import first_available
 from shared_spec.atomic_write import workspace
+from shared_spec.backend import warn_of_notes
 from shared_spec.errors import WeightsError
 from shared_spec.formats.containers.source import require_file
 from shared_spec.formats.detect import is_orbax
@@ -67,6 +68,7 @@ def read_classifier(
     """
     checkpoint = read_any(path, spec, folder, resize, asked)
     net = checkpoint.spec
+    warn_of_notes(checkpoint, path)
     if net is None:
         raise WeightsError(f"{path}: the file does not say which model it is; name it (--model)")
     check_weights(compile_plan(net), checkpoint.state, "float64", path)
@@ -80,4 +82,5 @@ def read_for(spec: ResNetSpec, path: Path, asked: Asked = WHOLE) -> Checkpoint:
     require_file(path)
     with workspace() as folder:
         checkpoint = read_any(path, spec, folder, asked=asked)
+        warn_of_notes(checkpoint, path)
         return replace(checkpoint, state=dict(checkpoint.state))

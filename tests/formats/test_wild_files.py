@@ -18,7 +18,15 @@ from torch import Tensor, nn
 
 import resnet_torch
 from resnet_parity.convert.conversion import convert
-from shared_spec import ResNetError, ResNetSpec, random_images, read_safetensors, resolve
+from resnet_parity.convert.read import read_classifier, read_for
+from shared_spec import (
+    ResNetError,
+    ResNetSpec,
+    WeightsWarning,
+    random_images,
+    read_safetensors,
+    resolve,
+)
 from shared_spec.formats.containers.source import Source
 from shared_spec.formats.name_map import read_names, renamed
 from shared_spec.formats.read import WHOLE, Asked
@@ -590,3 +598,13 @@ def test_settings_inside_of_timm_s_whole_models(
     else:
         change(net)
         assert why in refusal(net, tmp_path, None)
+
+
+def test_whoever_uses_the_weights_is_told_what_was_left_out(tmp_path: Path) -> None:
+    path = saved(narrow().state_dict() | {"queue": torch.ones(3, dtype=torch.float64)}, tmp_path)
+    with pytest.warns(WeightsWarning, match="left out, beside the net: queue"):
+        read_classifier(path, SPEC, tmp_path)
+    with pytest.warns(WeightsWarning, match="left out, beside the net: queue"):
+        read_for(SPEC, path)
+    with pytest.warns(WeightsWarning, match="left out, beside the net: queue"):
+        resnet_torch.create_model(SPEC, weights=path, dtype="float64")
