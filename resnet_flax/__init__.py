@@ -21,11 +21,11 @@ except ImportError:
 from resnet_flax.model import ResNet, find, replace
 from resnet_flax.training import Trainer
 from resnet_flax.weights import WEIGHTS
-from shared_spec.backend import ModelVerbs, Outputs
+from shared_spec.backend import Build, ModelVerbs, Outputs
 from shared_spec.catalogue import list_models
 from shared_spec.kernels import xla
 from shared_spec.plan.compiler import compile_plan
-from shared_spec.plan.folding import Inference, inference_form
+from shared_spec.plan.folding import inference_form
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.state import numpy_dtype
 
@@ -35,13 +35,12 @@ class Verbs(ModelVerbs[ResNet]):
 
     weights = WEIGHTS
 
-    def _build(
-        self, spec: ResNetSpec, dtype: str, seed: int, inference: Inference | bool
-    ) -> ResNet:
-        p = inference_form(compile_plan(spec), inference)
+    def _build(self, spec: ResNetSpec, build: Build) -> ResNet:
+        p = inference_form(compile_plan(spec), build.inference)
         # Dropout alone draws from the seed.
-        net = ResNet(p, spec, numpy_dtype(dtype), nnx.Rngs(crc32(str(seed).encode())))
-        if inference:
+        rngs = nnx.Rngs(crc32(str(build.seed).encode()))
+        net = ResNet(p, spec, numpy_dtype(build.variables), rngs)
+        if build.inference:
             net.set_attributes(
                 use_running_average=True, deterministic=True, raise_if_not_found=False
             )

@@ -26,10 +26,9 @@ except ImportError:
 from resnet_keras.model import ResNet, deep_graph, output_layer, part_ends
 from resnet_keras.training import Trainer
 from resnet_keras.weights import WEIGHTS
-from shared_spec.backend import ModelVerbs, Outputs
+from shared_spec.backend import Build, ModelVerbs, Outputs
 from shared_spec.catalogue import list_models
 from shared_spec.kernels import xla
-from shared_spec.plan.folding import Inference
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.state import numpy_dtype
 
@@ -39,10 +38,14 @@ class Verbs(ModelVerbs[ResNet]):
 
     weights = WEIGHTS
 
-    def _build(
-        self, spec: ResNetSpec, dtype: str, seed: int, inference: Inference | bool
-    ) -> ResNet:
-        return ResNet(spec, dtype, trainable=not inference, seed=seed, inference=inference)
+    def _build(self, spec: ResNetSpec, build: Build) -> ResNet:
+        return ResNet(
+            spec,
+            build.variables,
+            trainable=not build.inference,
+            seed=build.seed,
+            inference=build.inference,
+        )
 
     def _has_float64(self) -> bool:
         if keras.backend.backend() != "jax":

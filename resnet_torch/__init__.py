@@ -22,11 +22,11 @@ from torch.overrides import TorchFunctionMode
 from resnet_torch.model import ResNet
 from resnet_torch.training import Trainer
 from resnet_torch.weights import WEIGHTS, from_numpy, to_numpy
-from shared_spec.backend import ModelVerbs, Outputs
+from shared_spec.backend import Build, ModelVerbs, Outputs
 from shared_spec.catalogue import list_models
 from shared_spec.kernels.torch_compile import frozen
 from shared_spec.plan.compiler import compile_plan
-from shared_spec.plan.folding import Inference, inference_form
+from shared_spec.plan.folding import inference_form
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.state import State
 
@@ -36,13 +36,11 @@ class Verbs(ModelVerbs[ResNet]):
 
     weights = WEIGHTS
 
-    def _build(
-        self, spec: ResNetSpec, dtype: str, seed: int, inference: Inference | bool
-    ) -> ResNet:
+    def _build(self, spec: ResNetSpec, build: Build) -> ResNet:
         with _NoInit():
-            net = ResNet(inference_form(compile_plan(spec), inference), spec)
-            net.to(getattr(torch, dtype))
-        if inference:
+            net = ResNet(inference_form(compile_plan(spec), build.inference), spec)
+            net.to(getattr(torch, build.variables))
+        if build.inference:
             # Vector units take a pixel's channels at once. torch's stubs know no memory_format
             # alone.
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

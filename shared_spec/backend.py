@@ -6,6 +6,7 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -237,10 +238,26 @@ class WeightVerbs(ABC, Generic[Model]):
         return {}
 
 
+@dataclass(frozen=True)
+class Build:
+    """What a call of `create_model` asks of a native model beside its spec."""
+
+    dtype: Any
+    """Of parameters and computation, as the call gives it; None if it does not."""
+    variables: str
+    """Name of the dtype of the model's variables."""
+    seed: int
+    inference: Inference | bool
+    native: Mapping[str, Any]
+    """Keywords of the framework's own, as in `ModelVerbs.native_options`."""
+
+
 class ModelVerbs(ABC, Generic[Model]):
     """The verbs on models: what is the framework's is in the methods that a backend adds."""
 
     weights: WeightVerbs[Model]
+    native_options: frozenset[str] = frozenset()
+    """Keywords of `create_model` that the framework's users know, and no spec has."""
 
     def __init__(self) -> None:
         self._named: dict[str, Callable[..., Model]] = {}
@@ -251,7 +268,7 @@ class ModelVerbs(ABC, Generic[Model]):
         *,
         weights: WeightsLike | None = None,
         seed: int = 0,
-        dtype: str = "float32",
+        dtype: Any = None,
         inference: Inference | bool = False,
         **overrides: Any,
     ) -> Model:
@@ -267,8 +284,8 @@ class ModelVerbs(ABC, Generic[Model]):
                 an override of `in_channels`, `num_classes` or `features_only` changes the net: see
                 `shared_spec.weights.adapt`.
             seed: of the fresh weights, which are bit-identical in every framework.
-            dtype: of parameters and computation: float64 (in JAX with `jax_enable_x64`), float32,
-                float16 or bfloat16.
+            dtype: of parameters and computation: float64 (in JAX with `jax_enable_x64`), float32
+                (the default), float16 or bfloat16.
             inference: True for the form that is fastest in inference, in evaluation mode and with
                 its batch norms folded into the convolutions; an `Inference` chooses among such
                 forms. It computes the same logits except for rounding, and can neither be trained
@@ -278,16 +295,18 @@ class ModelVerbs(ABC, Generic[Model]):
         Raises:
             ResNetError: with one sentence, if the name, spec, dtype or weights are not valid.
         """
+        native = {k: overrides.pop(k) for k in sorted(self.native_options & set(overrides))}
         spec = resolve(model, overrides)
-        numpy_dtype(dtype)
-        if dtype == "float64" and not self._has_float64():
+        variables = self._variable_dtype(dtype, native)
+        numpy_dtype(variables)
+        if variables == "float64" and not self._has_float64():
             raise FrameworkError(
                 "dtype: float64 needs jax.config.update('jax_enable_x64', True) before JAX is used"
             )
-        net = self._build(spec, dtype, seed, inference)
+        net = self._build(spec, Build(dtype, variables, seed, inference, native))
         if weights is None:
             trained = net.plan.trained or net.plan
-            return self._fill(net, cast_weights(initial_weights(trained, seed), dtype))
+            return self._fill(net, cast_weights(initial_weights(trained, seed), variables))
         # Without the overrides that ask for weights to be adapted.
         before = resolve(model, {k: v for k, v in overrides.items() if k not in ASKED})
 
@@ -376,8 +395,12 @@ class ModelVerbs(ABC, Generic[Model]):
         """
         return sum(self._sizes(model))
 
+    def _variable_dtype(self, dtype: Any, native: Mapping[str, Any]) -> str:
+        """Name of the dtype of the variables that a call asks for."""
+        return "float32" if dtype is None else dtype
+
     @abstractmethod
-    def _build(self, spec: ResNetSpec, dtype: str, seed: int, inference: Inference | bool) -> Model:
+    def _build(self, spec: ResNetSpec, build: Build) -> Model:
         """A native model whose weights are still to be filled in."""
 
     def _fill(self, model: Model, state: State) -> Model:
