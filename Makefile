@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 ENGINES := torch,keras:tensorflow,keras:jax,keras:torch,flax
 PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: install demo quick test test-all lint types test-oldest test-newest wheel bench gpu family clean
+.PHONY: install demo quick test test-all lint types test-oldest test-newest pretrained wheel bench gpu family clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -52,6 +52,10 @@ types: $(VENV)/.installed
 # CPUs where PIP_EXTRA_INDEX_URL names PyTorch's index of such builds.
 test-oldest test-newest: test-%:
 	$(PYTHON) benchmarks/versions.py $* $(if $(TORCH),--torch $(TORCH)) $(VERSIONS_OPTIONS)
+
+# The table of published weights, from the registries of the libraries that are installed.
+pretrained: $(VENV)/.peers
+	$(BIN)/python -m tests.pretrained_table $(if $(TIMM_RESULTS),--timm-results $(TIMM_RESULTS))
 
 # The built wheel, by itself: installed into an empty environment and used away from the checkout.
 wheel: $(VENV)/.installed

@@ -107,6 +107,11 @@ _VERBS = Verbs()
 create_model = _VERBS.create_model
 compiled = _VERBS.compiled
 predict = _VERBS.predict
+transforms = _VERBS.transforms
+preprocess = _VERBS.preprocess
+classify = _VERBS.classify
+save_pretrained = _VERBS.save_pretrained
+push_to_hub = _VERBS.push_to_hub
 activations = _VERBS.activations
 run_parts = _VERBS.run_parts
 parameter_count = _VERBS.parameter_count
@@ -129,6 +134,7 @@ __all__ = [
     "ResNet",
     "Trainer",
     "activations",
+    "classify",
     "compiled",
     "create_model",
     "dtype_name",
@@ -137,7 +143,11 @@ __all__ = [
     "load_weights",
     "parameter_count",
     "predict",
+    "preprocess",
+    "push_to_hub",
     "read_checkpoint",
     "run_parts",
+    "save_pretrained",
     "save_weights",
+    "transforms",
 ]

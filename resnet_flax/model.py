@@ -13,6 +13,7 @@ from shared_spec import plan
 from shared_spec.kernels.xla import summed
 from shared_spec.plan.network import Plan
 from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.preprocessing import Preprocessing
 
 
 class ResidualBlock(nnx.Module):
@@ -71,6 +72,9 @@ class ResNet(nnx.Module):
     Takes float images [N, H, W, C] and returns logits [N, num_classes], or, if the spec says
     `features_only`, the list of feature maps.
     """
+
+    preprocessing: Preprocessing | None = None
+    labels: tuple[str, ...] | None = None
 
     def __init__(self, p: Plan, spec: ResNetSpec, dtype: Any, rngs: nnx.Rngs) -> None:
         self.plan, self.spec = p, spec

@@ -18,6 +18,7 @@ from shared_spec.plan.folding import Inference, inference_form
 from shared_spec.plan.network import Plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.layouts import keras_layer
+from shared_spec.weights.preprocessing import Preprocessing
 
 
 def residual_block(x: Any, block: plan.Block, dtype: str) -> Any:
@@ -45,6 +46,9 @@ class ResNet(keras.Model):
     [N, H, W, C] and returns logits [N, num_classes], or, if the spec says `features_only`, the
     list of feature maps.
     """
+
+    preprocessing: Preprocessing | None = None
+    labels: tuple[str, ...] | None = None
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from resnet_torch.layers import build, run
 from shared_spec import plan
 from shared_spec.plan.network import Plan
 from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.preprocessing import Preprocessing
 
 
 class ResidualBlock(nn.Module):
@@ -49,6 +50,9 @@ class ResNet(nn.Module):
     Takes float images [N, C, H, W] and returns logits [N, num_classes], or, if the spec says
     `features_only`, the list of feature maps.
     """
+
+    preprocessing: Preprocessing | None = None
+    labels: tuple[str, ...] | None = None
 
     def __init__(self, p: Plan, spec: ResNetSpec) -> None:
         super().__init__()

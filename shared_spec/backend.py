@@ -6,15 +6,14 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from shared_spec.atomic_write import durable, workspace
 from shared_spec.catalogue import CATALOGUE
 from shared_spec.catalogue.resolve import ModelLike, resolve
-from shared_spec.download import download, is_reference
 from shared_spec.errors import (
     FrameworkError,
     ImageError,
@@ -23,21 +22,27 @@ from shared_spec.errors import (
     WeightsWarning,
 )
 from shared_spec.formats.detect import Opener
+from shared_spec.formats.hub_folder import certify as certify_folder
+from shared_spec.formats.hub_folder import save_hub_folder, write_card
 from shared_spec.formats.in_memory import open_in_memory
 from shared_spec.formats.name_map import NameMap, read_names
 from shared_spec.formats.read import Asked, read_checkpoint, read_source
-from shared_spec.formats.write import Save, described, write_checkpoint
+from shared_spec.formats.write import Save, described, is_checkpoint_folder, write_checkpoint
+from shared_spec.origin import completed, fetched, origin_of
 from shared_spec.plan.folding import Inference, require_trained
 from shared_spec.plan.layers import Parameter
 from shared_spec.plan.network import Plan
 from shared_spec.plan.summary import layer_rows
 from shared_spec.spec.resnet_spec import ResNetSpec
-from shared_spec.weights.adapt import ASKED, read_adapted
+from shared_spec.upload import upload
+from shared_spec.weights.adapt import ASKED, adapted, read_adapted
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.folding import weights_for
 from shared_spec.weights.initialize import initial_weights
+from shared_spec.weights.labels import Classified, classified
 from shared_spec.weights.layouts import ParameterLayout
 from shared_spec.weights.lazy_array import LazyArrays
+from shared_spec.weights.preprocessing import ImagesLike, Preprocessing
 from shared_spec.weights.state import (
     State,
     WeightsLike,
@@ -53,6 +58,10 @@ class PlannedModel(Protocol):
 
     plan: Plan
     spec: ResNetSpec
+    preprocessing: Preprocessing | None
+    """What images need before they enter it, if its weights tell."""
+    labels: tuple[str, ...] | None
+    """The names of its classes, if its weights tell."""
 
 
 Model = TypeVar("Model", bound=PlannedModel)
@@ -126,6 +135,8 @@ class WeightVerbs(ABC, Generic[Model]):
         for q in model.plan.parameters():
             array = self.layouts[q.role].to_native(state[q.name], own=self.keeps_arrays)
             self.assign(natives[q.name], array)
+        if isinstance(weights, str | os.PathLike):
+            remember(model, checkpoint)
         return model
 
     def save_weights(
@@ -146,8 +157,8 @@ class WeightVerbs(ABC, Generic[Model]):
             model: the model, or its canonical weights.
             path: `.safetensors` is the canonical file; `.pth`, `.keras`, `.weights.h5`, `.h5` and
                 `.msgpack` are those of the frameworks and libraries, no suffix a directory.
-            checkpoint: may carry preprocessing and labels, and the spec for weights without a
-                model; without one, their net is looked for in the catalogue.
+            checkpoint: may carry preprocessing and labels in place of the model's own, and the spec
+                for weights without a model, whose net is else looked for in the catalogue.
             format: whose names, as in `resnet-parity convert --to`: `"huggingface"` for a directory
                 of transformers, for example.
 
@@ -157,7 +168,9 @@ class WeightVerbs(ABC, Generic[Model]):
         if isinstance(model, Mapping):
             whole = described(model, checkpoint)
         else:
-            whole = described(self.export_weights(model), checkpoint, model.spec)
+            whole = described(
+                self.export_weights(model), checkpoint or remembered(model), model.spec
+            )
         write_checkpoint(path, whole, format, self.writers(model))
 
     def read_checkpoint(
@@ -266,7 +279,8 @@ class ModelVerbs(ABC, Generic[Model]):
         self,
         model: ModelLike,
         *,
-        weights: WeightsLike | None = None,
+        weights: Any = None,
+        pretrained: bool | str = False,
         seed: int = 0,
         dtype: Any = None,
         inference: Inference | bool = False,
@@ -275,14 +289,21 @@ class ModelVerbs(ABC, Generic[Model]):
         """Build a model, in training mode where its framework's models have one.
 
         Example:
+            >>> model = create_model("resnet50", pretrained=True)
             >>> model = create_model("resnet50", weights="resnet50.pth", num_classes=10)
+            >>> model = create_model("hf-hub:timm/resnet50.a1_in1k")
 
         Args:
-            model: a catalogue name, a `ResNetSpec`, or the path of a YAML, TOML or JSON spec file.
-            weights: None for fresh weights; the path of a checkpoint; `"hf-hub:owner/name"`; or
-                weights in memory, as `read_checkpoint` takes them. They have to fit, except where
-                an override of `in_channels`, `num_classes` or `features_only` changes the net: see
-                `shared_spec.weights.adapt`.
+            model: a catalogue name, alone or with a tag of published weights (`resnet50.a1_in1k`);
+                a `ResNetSpec`; the path of a YAML, TOML or JSON spec file; or a file or folder of
+                weights that says which net it is, or `"hf-hub:owner/name"`, with its weights.
+            weights: None for fresh weights; the path of a checkpoint; `"hf-hub:owner/name"`; a tag
+                of published weights, such as `"IMAGENET1K_V2"`, or torchvision's own record of
+                them; or weights in memory, as `read_checkpoint` takes them. They have to fit,
+                except where an override of `in_channels`, `num_classes` or `features_only` changes
+                the net: see `shared_spec.weights.adapt`.
+            pretrained: True for the default weights of the name or those of its tag, or a tag:
+                `list_models("resnet50*", pretrained=True)` lists them. They are downloaded once.
             seed: of the fresh weights, which are bit-identical in every framework.
             dtype: of parameters and computation: float64 (in JAX with `jax_enable_x64`), float32
                 (the default), float16 or bfloat16.
@@ -296,27 +317,99 @@ class ModelVerbs(ABC, Generic[Model]):
             ResNetError: with one sentence, if the name, spec, dtype or weights are not valid.
         """
         native = {k: overrides.pop(k) for k in sorted(self.native_options & set(overrides))}
-        spec = resolve(model, overrides)
+        origin = origin_of(model, weights, pretrained)
+        told = None
+        if origin.model is None and origin.weights is not None:
+            told = self._read(origin.weights, None)
+        net = origin.model if told is None else told.spec
+        if net is None:
+            raise WeightsError(
+                f"{model}: does not say which net it is; name the net, and the file by `weights`"
+            )
+        spec = resolve(net, overrides)
         variables = self._variable_dtype(dtype, native)
         numpy_dtype(variables)
         if variables == "float64" and not self._has_float64():
             raise FrameworkError(
                 "dtype: float64 needs jax.config.update('jax_enable_x64', True) before JAX is used"
             )
-        net = self._build(spec, Build(dtype, variables, seed, inference, native))
-        if weights is None:
-            trained = net.plan.trained or net.plan
-            return self._fill(net, cast_weights(initial_weights(trained, seed), variables))
-        # Without the overrides that ask for weights to be adapted.
-        before = resolve(model, {k: v for k, v in overrides.items() if k not in ASKED})
+        built = self._build(spec, Build(dtype, variables, seed, inference, native))
+        if origin.weights is None:
+            trained = built.plan.trained or built.plan
+            return self._fill(built, cast_weights(initial_weights(trained, seed), variables))
+        if told is not None:
+            found = replace(told, state=adapted(told.state, spec, overrides, seed))
+        else:
+            # Without the overrides that ask for weights to be adapted.
+            before = resolve(net, {k: v for k, v in overrides.items() if k not in ASKED})
+            found = read_adapted(self._read, origin.weights, (spec, before), overrides, seed)
+        self.weights.load_weights(built, found.state)
+        remember(built, completed(found, origin.published))
+        return built
 
-        def read(weights: WeightsLike, spec: ResNetSpec) -> Checkpoint:
-            checkpoint = self.weights.read_checkpoint(weights, spec)
-            warn_of_notes(checkpoint, weights)
-            return checkpoint
+    def _read(self, weights: WeightsLike, spec: ResNetSpec | None) -> Checkpoint:
+        checkpoint = self.weights.read_checkpoint(weights, spec)
+        warn_of_notes(checkpoint, weights)
+        return checkpoint
 
-        adapted = read_adapted(read, weights, (spec, before), overrides, seed)
-        return self.weights.load_weights(net, adapted)
+    def save_pretrained(
+        self, model: Model, folder: str | os.PathLike[str], *, certify: bool = True
+    ) -> None:
+        """Write a folder from which `create_model` builds the model in any framework: weights,
+        configuration with preprocessing and labels, model card and certificate. timm's
+        `create_model("local-dir:...", pretrained=True)` takes it too, if it has such a net.
+
+        Example:
+            >>> model.labels = ("cat", "dog")
+            >>> save_pretrained(model, "cats-and-dogs")
+            >>> other = resnet_flax.create_model("cats-and-dogs")
+
+        Args:
+            model: with `model.labels` and `model.preprocessing`, if they are known.
+            folder: where to write; one that was written so before is replaced.
+            certify: whether to run the weights in the frameworks that are installed, and write what
+                they gave into the certificate. It takes some seconds for each.
+
+        Raises:
+            ParityError: if frameworks disagree; nothing is then written.
+            ResNetError: if it cannot be written.
+        """
+        self._save_folder(model, folder, None, certify)
+
+    def push_to_hub(self, model: Model, name: str, *, certify: bool = True, **options: Any) -> str:
+        """Put what `save_pretrained` writes into a repository on the Hugging Face Hub.
+
+        Example:
+            >>> push_to_hub(model, "me/cats-and-dogs", private=True)
+            >>> other = resnet_keras.create_model("hf-hub:me/cats-and-dogs")
+
+        Args:
+            model: as in `save_pretrained`.
+            name: `owner/name`; the repository is created if it does not exist.
+            certify: as in `save_pretrained`.
+            **options: `private`, `revision`, `token` and `message`, as in `shared_spec.upload`.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            FrameworkError: if `huggingface_hub` is not installed.
+            ParityError: if frameworks disagree.
+            WeightsError: if the hub refuses or cannot be reached.
+        """
+        with workspace() as scratch:
+            self._save_folder(model, scratch / "folder", name, certify)
+            return upload(scratch / "folder", name, **options)
+
+    def _save_folder(
+        self, model: Model, folder: str | os.PathLike[str], name: str | None, certify: bool
+    ) -> None:
+        whole = described(self.weights.export_weights(model), remembered(model), model.spec)
+        with durable(folder, is_checkpoint_folder) as draft:
+            save_hub_folder(draft, whole)
+            if certify:
+                certify_folder(draft)
+            write_card(draft, whole, name)
 
     def compiled(self, model: Model) -> Callable[[Any], Any]:
         """The model in evaluation mode as a function, compiled as is fastest on the device at hand:
@@ -354,6 +447,75 @@ class ModelVerbs(ABC, Generic[Model]):
             ImageError: saying what was given and what the model takes.
         """
         return concatenate_outputs(self._outputs(model, batches(images, model.plan, batch_size)))
+
+    def transforms(self, model: Model) -> Preprocessing:
+        """How images become what the model's weights want: a function from Pillow images or paths
+        to arrays for `predict`.
+
+        Example:
+            >>> transforms(create_model("resnet50", pretrained=True)).image_size
+            224
+
+        Returns:
+            The preprocessing that came with the weights, `model.preprocessing`; for weights without
+            one that of ImageNet, or 0.5 and 0.5 for grey images.
+
+        Raises:
+            ImageError: if the model takes other numbers of channels than image files have.
+
+        Warns:
+            WeightsWarning: if the weights have none of their own.
+        """
+        if model.preprocessing is not None:
+            return model.preprocessing
+        found = Preprocessing.default(model.spec)
+        told = "ImageNet's" if model.spec.in_channels == 3 else "a mean and deviation of 0.5"
+        warnings.warn(
+            f"preprocessing: the model's weights have none of their own, and {told} is used; set "
+            f"model.preprocessing if it is another",
+            WeightsWarning,
+            stacklevel=2,
+        )
+        return found
+
+    def preprocess(self, model: Model, images: ImagesLike) -> np.ndarray:
+        """Pillow images or paths of image files, one or several, as the model's weights want them.
+
+        Example:
+            >>> logits = predict(model, preprocess(model, ["cat.jpg", "dog.jpg"]))
+
+        Returns:
+            [N, H, W, C], float32; see `transforms`.
+
+        Raises:
+            ImageError: if a file is missing or no image.
+        """
+        return self.transforms(model)(images)
+
+    def classify(self, model: Model, images: ImagesLike, *, top: int = 5) -> list[list[Classified]]:
+        """The most probable classes of Pillow images or image files, one or several.
+
+        Example:
+            >>> classify(create_model("resnet50", pretrained=True), "cat.jpg")[0][0].label
+            'tabby'
+
+        Args:
+            model: the model; it keeps its mode.
+            images: see `preprocess`.
+            top: how many classes of each image.
+
+        Returns:
+            For each image its classes, the most probable first: label, index and probability. The
+            labels are those of the weights, `model.labels`, or else numbers.
+
+        Raises:
+            ImageError: if a file is missing or no image.
+            WeightsError: if the model has no classes, or its logits are not finite.
+        """
+        if model.plan.outputs or not model.spec.num_classes:
+            raise WeightsError("the model gives features and no classes")
+        labels = remembered(model).labels
+        return classified(self.predict(model, self.preprocess(model, images)), labels, top)
 
     def activations(
         self, model: Model, images: np.ndarray, names: Iterable[str] | None = None
@@ -449,23 +611,28 @@ class ModelVerbs(ABC, Generic[Model]):
         return self._named.setdefault(name, build)
 
 
+def remember(model: PlannedModel, checkpoint: Checkpoint) -> None:
+    """Have a model know the preprocessing and the labels of its weights, as far as they are true of
+    its own channels and classes.
+    """
+    prepare, labels, spec = checkpoint.preprocessing, checkpoint.labels, model.spec
+    if prepare is not None and len(prepare.mean) != spec.in_channels:
+        prepare = prepare.for_channels(spec.in_channels)
+    model.preprocessing = prepare
+    model.labels = labels if labels is not None and len(labels) == spec.num_classes else None
+
+
+def remembered(model: PlannedModel) -> Checkpoint:
+    """What a model knows of its weights, and no arrays."""
+    labels = model.labels
+    known = labels if labels is not None and len(labels) == model.spec.num_classes else None
+    return Checkpoint({}, model.spec, model.preprocessing, known)
+
+
 def warn_of_notes(checkpoint: Checkpoint, weights: object) -> None:
     """Warn of what a file's reader has to say: nobody else would see it."""
     if checkpoint.notes:
         warnings.warn(f"{weights}: {'; '.join(checkpoint.notes)}", WeightsWarning, stacklevel=3)
-
-
-def fetched(
-    weights: str | os.PathLike[str], progress: Callable[[int, int | None], None] | None = None
-) -> Path:
-    """The path of a checkpoint, downloaded first if it is on the hub or at a URL.
-
-    Raises:
-        WeightsError: if it cannot be had.
-    """
-    if is_reference(weights):
-        return download(str(weights), progress=progress)
-    return Path(weights)
 
 
 def as_images(images: object, p: Plan) -> np.ndarray:

@@ -21,10 +21,10 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from shared_spec.atomic_write import durable
+from shared_spec.catalogue.pretrained import published_at, torchvision_weights
 from shared_spec.errors import WeightsError, framework_missing
 from shared_spec.formats.containers.sharded import shards_of
 from shared_spec.formats.detect import FOLDER_WEIGHTS
-from shared_spec.formats.dialects.torchvision_releases import torchvision_weights
 
 ProgressLike = Callable[[int, int | None], None]
 """Told how many bytes have come, and of how many, if the server says so."""
@@ -35,10 +35,11 @@ SUFFIXES = (
 """Of files that a URL may name."""
 
 _HUB = ("hf-hub:", "hf_hub:", "hf://")
-_TORCHVISION = "torchvision:"
+_TORCHVISION, _KAGGLE = "torchvision:", "kaggle:"
 _ACCEPTED = "'hf-hub:owner/name', 'torchvision:resnet50' or an http(s) URL"
 _CONFIG, _PROCESSOR = "config.json", "preprocessor_config.json"
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+"""`owner/name` on the hub."""
 # What git allows in the name of a branch or a tag, as far as it can lead to another file.
 _REVISION = re.compile(r"(?!/|\.)(?!.*(?:\.\.|//|/\.|@))[^\s\\~^:?*\[\x00-\x1f]+(?<!/)")
 _FILE = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")
@@ -48,6 +49,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAMED_HASH = re.compile(
     r"-(?!(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\.)([0-9a-f]{8,64})\.[a-z0-9.]+$"
 )
+_ADVICE = "`resnet-parity download` fills the cache where there is a network"
+_UNREACHABLE = f"the hub cannot be reached, and the cache lacks a file; {_ADVICE}"
 _TIMEOUT = 30.0
 """Seconds that a server may be silent."""
 _CHUNK = 2**20
@@ -59,7 +62,7 @@ def is_reference(weights: object) -> bool:
     """
     if not isinstance(weights, str):
         return False
-    known = weights.startswith((*_HUB, _TORCHVISION))
+    known = weights.startswith((*_HUB, _TORCHVISION, _KAGGLE))
     return known or re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", weights) is not None
 
 
@@ -78,6 +81,8 @@ def download(
               repository on the Hugging Face Hub has, one of the former in shards too, with its
               `config.json` and `preprocessor_config.json` if it has them;
             - `torchvision:resnet50` or `torchvision:ResNet50_Weights.IMAGENET1K_V1`;
+            - `kaggle:owner/model/framework/variation/version`: KerasHub's presets, which the client
+              `kagglehub` fetches;
             - an http(s) URL of a weights file. One that is cached is not looked for again.
         folder: in place of the cache.
         progress: called as bytes come from a URL; the hub's client shows its own bars.
@@ -86,15 +91,17 @@ def download(
         The file; for a repository that has a `config.json`, the directory that holds both.
 
     Raises:
-        FrameworkError: if `huggingface_hub` is needed and not installed.
-        WeightsError: if the reference is malformed, the file cannot be had, or its SHA-256 is not
-            the one that the hub or the file's name gives.
+        FrameworkError: if `huggingface_hub` or `kagglehub` is needed and not installed.
+        WeightsError: if the reference is malformed, the file cannot be had, or its digest is not
+            the one that the hub, the file's name or the publisher gives.
     """
     for prefix in _HUB:
         if reference.startswith(prefix):
             return _from_hub(reference, reference.removeprefix(prefix), folder)
     if reference.startswith(_TORCHVISION):
-        return _from_url(torchvision_weights(reference).url, folder, progress)
+        return _from_url(torchvision_weights(reference).where, folder, progress)
+    if reference.startswith(_KAGGLE):
+        return _from_kaggle(reference)
     if re.match(r"https?://", reference, re.IGNORECASE):
         return _from_url(reference, folder, progress)
     raise WeightsError(f"{reference}: cannot be fetched; expected {_ACCEPTED}")
@@ -109,7 +116,7 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "resnet-parity"
 
 
-def _offline() -> str | None:
+def offline() -> str | None:
     """The variable that forbids to fetch, if one does."""
     for name in ("RESNET_PARITY_OFFLINE", "HF_HUB_OFFLINE"):
         if os.environ.get(name, "").strip().upper() in ("1", "ON", "YES", "TRUE"):
@@ -119,7 +126,7 @@ def _offline() -> str | None:
 
 def _from_hub(reference: str, wanted: str, folder: str | os.PathLike[str] | None) -> Path:
     name, at, revision = wanted.partition("@")
-    if not _REPOSITORY.fullmatch(name) or (at and not _REVISION.fullmatch(revision)):
+    if not REPOSITORY.fullmatch(name) or (at and not _REVISION.fullmatch(revision)):
         raise WeightsError(
             f"{reference}: expected 'hf-hub:owner/name' or 'hf-hub:owner/name@revision'"
         )
@@ -160,7 +167,7 @@ class _Repository:
         self._reference, self._name, self._revision = reference, name, revision
         self._options: dict[str, Any] = {} if folder is None else {"cache_dir": folder}
         self._settled = False
-        self.local = _offline() is not None
+        self.local = offline() is not None
 
     def settle(self, files: Sequence[str]) -> None:
         """Find the commit by a file that is cached: without one the client tries for long to reach
@@ -198,9 +205,9 @@ class _Repository:
 
     def lacks(self, what: str) -> WeightsError:
         """What says that a file is not there."""
-        variable = _offline()
+        variable = offline()
         where = "cache" if self.local else "repository"
-        rule = f", and {variable} is set" if variable else ""
+        rule = f", and {variable} is set; {_ADVICE}" if variable else ""
         return _not_fetched(self._reference, f"{what} in the {where}{rule}")
 
     def _where(self) -> dict[str, Any]:
@@ -222,7 +229,7 @@ class _Repository:
         told = self._etag(path)
         if told is None or not _SHA256.fullmatch(told):  # small files have git's hash
             return
-        found = _sha256(path)
+        found = _digest(path)
         if found != told:
             raise WeightsError(
                 f"{self._reference}: {path.name} in the cache has the SHA-256 {found[:8]}..., and "
@@ -248,11 +255,36 @@ class _Repository:
             errors.GatedRepoError: "the repository asks for its terms to be accepted on the hub",
             errors.RepositoryNotFoundError: "there is no such repository, or it needs a token",
             errors.RevisionNotFoundError: f"there is no revision {self._revision!r}",
-            errors.LocalEntryNotFoundError: "the hub cannot be reached, and the cache lacks a file",
+            errors.LocalEntryNotFoundError: _UNREACHABLE,
         }
         told = next((text for kind, text in reasons.items() if isinstance(error, kind)), None)
-        reason = told or _first_line(error)
+        reason = told or first_line(error)
         return _not_fetched(self._reference, reason)
+
+
+def _from_kaggle(reference: str) -> Path:
+    """The directory of a version of a model on Kaggle, by its own client and in its cache."""
+    handle = reference.removeprefix(_KAGGLE)
+    if not re.fullmatch(r"(?:[A-Za-z0-9][\w.-]*/){4}\d+", handle, re.ASCII):
+        raise WeightsError(
+            f"{reference}: expected 'kaggle:owner/model/framework/variation/version'"
+        )
+    variable = offline()
+    if variable:
+        cache = os.environ.get("KAGGLEHUB_CACHE") or Path.home() / ".cache" / "kagglehub"
+        found = Path(cache) / "models" / handle
+        if found.is_dir():
+            return found
+        raise _not_fetched(reference, f"it is not in {cache}, and {variable} is set")
+    try:
+        import kagglehub
+    except ImportError:
+        raise framework_missing("models on Kaggle", "kagglehub", "kaggle") from None
+    # The client raises errors of its own, of its HTTP library's and of the system's.
+    try:
+        return Path(kagglehub.model_download(handle))
+    except Exception as error:
+        raise _not_fetched(reference, first_line(error)) from None
 
 
 def _from_url(
@@ -269,12 +301,11 @@ def _from_url(
     # Other servers have other files of this name.
     key = hashlib.sha256(parts._replace(fragment="").geturl().encode()).hexdigest()[:16]
     target = (cache_folder() if folder is None else Path(folder)) / key / name
-    named = _NAMED_HASH.search(name)
-    told = named[1] if named else ""
+    algorithm, told = _told_hash(url, name)
     cached = target.is_file()
-    if cached and _sha256(target).startswith(told):
+    if cached and _digest(target, algorithm).startswith(told):
         return target
-    variable = _offline()
+    variable = offline()
     if variable:
         state = f"the cached {target} is damaged" if cached else "it is not in the cache"
         raise WeightsError(f"{shown}: {state}, and {variable} forbids fetching it")
@@ -283,13 +314,28 @@ def _from_url(
     except OSError as error:
         raise WeightsError(f"{target.parent}: cannot be created ({error.strerror})") from None
     with durable(target) as draft:
-        found = _stream(url, shown, draft, progress)
+        _stream(url, shown, draft, progress)
+        found = _digest(draft, algorithm)
         if not found.startswith(told):
+            whose = "its publisher's is" if published_at(url) else "its name says"
             raise WeightsError(
-                f"{shown}: the file received has the SHA-256 {found[:8]}..., and its name "
-                f"says {told}"
+                f"{shown}: the file received has the {_HASHES[algorithm]} {found[:8]}..., and "
+                f"{whose} {told}"
             )
     return target
+
+
+_HASHES = {"sha256": "SHA-256", "md5": "MD5"}
+
+
+def _told_hash(url: str, name: str) -> tuple[str, str]:
+    """An algorithm, and how a file's digest has to begin by what its publisher or its name says."""
+    known = published_at(url)
+    if known is not None and known.hash is not None:
+        algorithm, _, told = known.hash.partition(":")
+        return algorithm, told
+    named = _NAMED_HASH.search(name)
+    return "sha256", named[1] if named else ""
 
 
 def _split(url: str) -> SplitResult:
@@ -321,9 +367,9 @@ def _opener() -> urllib.request.OpenerDirector:
     return opener
 
 
-def _stream(url: str, shown: str, draft: Path, progress: ProgressLike | None) -> str:
-    """Write what `url` gives to `draft`; return its SHA-256."""
-    found, count = hashlib.sha256(), 0
+def _stream(url: str, shown: str, draft: Path, progress: ProgressLike | None) -> None:
+    """Write what `url` gives to `draft`."""
+    count = 0
     with contextlib.closing(_answer(url, shown)) as response, draft.open("xb") as file:
         length = response.headers.get("Content-Length", "")
         total = int(length) if length.isdecimal() else None
@@ -331,17 +377,15 @@ def _stream(url: str, shown: str, draft: Path, progress: ProgressLike | None) ->
             try:
                 chunk = response.read(_CHUNK)
             except (OSError, http.client.HTTPException) as error:
-                raise _not_fetched(shown, f"after {count} bytes: {_first_line(error)}") from None
+                raise _not_fetched(shown, f"after {count} bytes: {first_line(error)}") from None
             if not chunk:
                 break
             file.write(chunk)
-            found.update(chunk)
             count += len(chunk)
             if progress is not None:
                 progress(count, total)
     if not count or (total is not None and count != total):
         raise _not_fetched(shown, f"{count} of {total or 'unknown'} bytes came")
-    return found.hexdigest()
 
 
 def _answer(url: str, shown: str) -> Any:
@@ -353,7 +397,7 @@ def _answer(url: str, shown: str) -> Any:
     # urllib lets errors of sockets, of http.client and of encodings through.
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
-        raise _not_fetched(shown, _first_line(reason)) from None
+        raise _not_fetched(shown, first_line(reason)) from None
     if response.headers.get_content_type() == "text/html":
         response.close()
         raise _not_fetched(shown, "a web page came, and no weights")
@@ -364,14 +408,15 @@ def _not_fetched(what: str, reason: str) -> WeightsError:
     return WeightsError(f"{what}: cannot be fetched ({reason})")
 
 
-def _sha256(path: Path) -> str:
+def _digest(path: Path, algorithm: str = "sha256") -> str:
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return hashlib.file_digest(file, algorithm).hexdigest()
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _first_line(reason: object) -> str:
+def first_line(reason: object) -> str:
+    """The first line of an error's text, or its kind."""
     lines = str(reason).strip().splitlines()
     return lines[0] if lines else type(reason).__name__

@@ -9,6 +9,7 @@ import typer
 from resnet_parity.cli.options import JsonOption, ModelArgument, print_result
 from resnet_parity.render import tables
 from shared_spec.catalogue import CATALOGUE, Entry, list_models
+from shared_spec.catalogue.pretrained import published
 from shared_spec.catalogue.resolve import resolve
 from shared_spec.errors import ResNetError
 from shared_spec.plan.compiler import compile_plan
@@ -24,9 +25,24 @@ def list_command(
     source: Annotated[
         str | None, typer.Option(help="Only nets of this library, such as timm or keras.")
     ] = None,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained", help="The published weights of these models.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """The models of the catalogue, with parameters and MACs."""
+    """The models of the catalogue, with parameters and MACs; or published weights of them, with
+    the accuracy that their publishers give.
+    """
+    if pretrained:
+        weights = [published()[name] for name in list_models(pattern, pretrained=True)]
+        weights = [w for w in weights if (source or "").lower() in w.library]
+        weights = [w for w in weights if not family or CATALOGUE[w.model].family in family]
+        if not weights:
+            raise ResNetError(
+                f"no published weights match {pattern!r} here; --pretrained lists all"
+            )
+        print_result([one.to_dict() for one in weights], as_json, tables.pretrained)
+        return
     rows = []
     for entry in catalogue_entries(pattern, family or [], source or ""):
         parameters, macs = totals(entry.spec)

@@ -26,10 +26,10 @@ from resnet_parity.engines.registry import parse_device, parse_engines, parse_pr
 from resnet_parity.render import plots, tables
 from resnet_parity.render.console import err
 from resnet_parity.render.progress import SweepProgress, progress
-from shared_spec.backend import fetched
 from shared_spec.catalogue import Entry
 from shared_spec.catalogue.resolve import resolve
 from shared_spec.errors import ResNetError
+from shared_spec.origin import fetched
 from shared_spec.plan.compiler import compile_plan
 
 

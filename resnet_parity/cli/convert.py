@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,12 +25,15 @@ from resnet_parity.engines.registry import parse_device, parse_engines
 from resnet_parity.render import tables
 from resnet_parity.render.console import err
 from resnet_parity.render.progress import downloading, progress
-from shared_spec.backend import fetched
 from shared_spec.catalogue import CATALOGUE
 from shared_spec.catalogue.resolve import resolve
 from shared_spec.errors import ResNetError
 from shared_spec.formats.write import format_names
+from shared_spec.origin import fetched
 from shared_spec.weights.labels import read_labels
+
+if TYPE_CHECKING:
+    from resnet_parity.convert.certificate import Certificate, Check
 
 
 def convert(
@@ -96,6 +100,44 @@ def convert(
     print_result(data, as_json, tables.converted)
 
 
+def certify(
+    weights: Annotated[
+        Path, typer.Argument(help="A file of weights, or a folder that save_pretrained wrote.")
+    ],
+    engines: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated; default: one of each installed framework."),
+    ] = None,
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Write a certificate for weights as they are, with nothing to convert.
+
+    The library whose files these are judges, if it is installed; each engine is held to its logits.
+    The certificate is written next to the weights as WEIGHTS.parity.json.
+    """
+    from resnet_parity.convert.verify import certify_file
+
+    chosen = None if engines is None else parse_engines(engines)
+    with progress(err) as advance:
+        certificate = certify_file(weights, chosen, parse_device(device), advance)
+    conclude(_compared(weights, certificate, certificate.checks), as_json, tables.verified)
+
+
+def _compared(target: Path, certificate: Certificate, checks: Sequence[Check]) -> dict[str, Any]:
+    """What engines gave for a file, as plain JSON data."""
+    return {
+        "target": str(target),
+        "holds": all(found.holds for found in checks),
+        "source": certificate.source,
+        "reference": certificate.reference_engine,
+        "judged_by": certificate.judged_by,
+        "assumed": certificate.assumed,
+        "notes": certificate.notes,
+        "checks": [asdict(found) for found in checks],
+    }
+
+
 def verify(
     target: Annotated[Path, typer.Argument(help="A file or directory that convert wrote.")],
     engines: Annotated[
@@ -120,14 +162,4 @@ def verify(
     chosen = None if engines is None else parse_engines(engines)
     with progress(err) as advance:
         certificate, checks = run_verify(target, chosen, parse_device(device), dtypes, advance)
-    data = {
-        "target": str(target),
-        "holds": all(found.holds for found in checks),
-        "source": certificate.source,
-        "reference": certificate.reference_engine,
-        "judged_by": certificate.judged_by,
-        "assumed": certificate.assumed,
-        "notes": certificate.notes,
-        "checks": [asdict(found) for found in checks],
-    }
-    conclude(data, as_json, tables.verified)
+    conclude(_compared(target, certificate, checks), as_json, tables.verified)

@@ -10,7 +10,6 @@ import typer
 
 from resnet_parity.cli.options import JsonOption, NamesOption, NetOption, print_result
 from resnet_parity.render import tables
-from shared_spec.backend import fetched
 from shared_spec.catalogue import CATALOGUE
 from shared_spec.catalogue.resolve import resolve
 from shared_spec.formats.detect import open_source
@@ -18,6 +17,7 @@ from shared_spec.formats.inspection import command_line, target_for
 from shared_spec.formats.inspection import inspect as look
 from shared_spec.formats.name_map import read_names
 from shared_spec.formats.suggestion import suggestion, write_suggestion
+from shared_spec.origin import fetched
 
 
 def inspect(

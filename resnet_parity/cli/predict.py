@@ -24,7 +24,6 @@ from resnet_parity.engines.registry import parse_device
 from resnet_parity.render import tables
 from resnet_parity.render.console import err
 from resnet_parity.render.progress import progress
-from shared_spec.backend import fetched
 from shared_spec.catalogue.resolve import resolve
 from shared_spec.errors import ResNetError
 from shared_spec.weights.labels import read_labels
@@ -54,5 +53,5 @@ def predict(
     with progress(err) as advance:
         advance(f"{len(images)} image{'s' if len(images) > 1 else ''} on {chosen.name}")
         where = parse_device(device)
-        found = classify(images, fetched(weights), spec, chosen, where, top, classes, place)
+        found = classify(images, weights, spec, chosen, where, top, classes, place)
     print_result(found, as_json, tables.predictions)

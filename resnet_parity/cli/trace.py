@@ -22,9 +22,9 @@ from resnet_parity.render import plots
 from resnet_parity.render.console import err
 from resnet_parity.render.progress import progress
 from resnet_parity.render.trace import table
-from shared_spec.backend import fetched
 from shared_spec.catalogue.resolve import resolve
 from shared_spec.errors import ResNetError
+from shared_spec.origin import fetched
 from shared_spec.spec.resnet_spec import ResNetSpec
 
 if TYPE_CHECKING:

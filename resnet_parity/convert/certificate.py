@@ -27,12 +27,12 @@ from PIL import Image
 from resnet_parity.numerics.difference import FLOAT64_TOLERANCE, ROUNDING_FACTOR
 from shared_spec.atomic_write import durable
 from shared_spec.errors import ResNetError, WeightsError
+from shared_spec.formats.certified import certificate_path
 from shared_spec.formats.containers.source import read_json, reason, require_file
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.initialize import generator
 from shared_spec.weights.preprocessing import Preprocessing
 
-SUFFIX = ".parity.json"
 RECONSTRUCTED = "reconstructed: "
 """How `judged_by` begins where no other library ran the source."""
 DTYPES = ("float64", "float32")
@@ -188,11 +188,6 @@ class Certificate:
             "checks": [asdict(check) for check in self.checks],
             "versions": self.versions,
         }
-
-
-def certificate_path(target: Path) -> Path:
-    """Where the certificate of a file or a directory lies."""
-    return target.with_name(target.name + SUFFIX)
 
 
 def read_certificate(path: Path) -> Certificate:

@@ -16,7 +16,6 @@ from resnet_parity.convert.certificate import (
     Certificate,
     Check,
     OnProgress,
-    certificate_path,
     remove_stale,
     write_certificate,
 )
@@ -25,9 +24,9 @@ from resnet_parity.convert.verify import certify
 from resnet_parity.engines.job import EngineJob
 from resnet_parity.engines.registry import ENGINES, Device, Engine, first_available
 from shared_spec.atomic_write import durable, workspace
-from shared_spec.backend import fetched
 from shared_spec.errors import FrameworkError, ParityError, WeightsError
 from shared_spec.formats.canonical_file import save_canonical
+from shared_spec.formats.certified import certificate_path
 from shared_spec.formats.containers import hdf5_sandbox
 from shared_spec.formats.containers.source import require_file
 from shared_spec.formats.read import WHOLE, Asked
@@ -37,6 +36,7 @@ from shared_spec.formats.write import (
     is_checkpoint_folder,
     target_format,
 )
+from shared_spec.origin import fetched
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint

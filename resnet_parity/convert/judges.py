@@ -11,12 +11,9 @@ from typing import Any
 
 from resnet_parity.engines.reference_libraries import peer_missing
 from resnet_parity.engines.registry import ENGINES, Engine
-from shared_spec.catalogue import CATALOGUE
-from shared_spec.errors import SpecError
+from shared_spec.catalogue.resolve import same_function
 from shared_spec.formats.dialects.linen import BLOCKS
-from shared_spec.formats.dialects.timm_config import ACTIVATIONS, FAMILIES, MODEL_ARGS
-from shared_spec.plan.compiler import compile_plan
-from shared_spec.plan.equivalence import function_of
+from shared_spec.formats.dialects.timm_config import timm_net
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint
 
@@ -70,7 +67,7 @@ def _torch_net(checkpoint: Checkpoint, spec: ResNetSpec) -> Facts | str:
     """The net of torchvision, or else of timm, that computes what the spec says."""
     where = {"names": dict(checkpoint.renamed)}
     absent = None
-    for library, find in (("torchvision", _torchvision_net), ("timm", _timm_net)):
+    for library, find in (("torchvision", _torchvision_net), ("timm", timm_net)):
         if (found := find(spec)) is not None:
             if peer_missing(library) is None:
                 return {"library": library, "name": found[0], "options": found[1]} | where
@@ -80,7 +77,7 @@ def _torch_net(checkpoint: Checkpoint, spec: ResNetSpec) -> Facts | str:
 
 def _torchvision_net(spec: ResNetSpec) -> tuple[str, Facts] | None:
     fields = ("num_classes", "output_stride")
-    name = _named(spec, frozenset({"torchvision"}), fields)
+    name = same_function(spec, frozenset({"torchvision"}), fields)
     if name is None or not spec.num_classes:
         return None
     options: Facts = {"num_classes": spec.num_classes}
@@ -89,38 +86,9 @@ def _torchvision_net(spec: ResNetSpec) -> tuple[str, Facts] | None:
     return name, options
 
 
-def _timm_net(spec: ResNetSpec) -> tuple[str, Facts] | None:
-    name = _named(spec, FAMILIES, tuple(MODEL_ARGS.values()))
-    if name is None:
-        return None
-    usual, options = CATALOGUE[name].spec, {}
-    theirs = {ours: name for name, ours in ACTIVATIONS.items()}
-    for argument, field in MODEL_ARGS.items():
-        value = getattr(spec, field)
-        if value != getattr(usual, field) and not field.startswith("drop_"):
-            options[argument] = theirs.get(value, value) if argument == "act_layer" else value
-    return name, options
-
-
-def _named(spec: ResNetSpec, families: frozenset[str], fields: tuple[str, ...]) -> str | None:
-    """The net of the catalogue that computes what `spec` says if it is given these fields of it."""
-    wanted = function_of(compile_plan(spec))
-    given = {field: getattr(spec, field) for field in fields}
-    for name, entry in CATALOGUE.items():
-        if entry.family not in families or entry.spec.depths != spec.depths:
-            continue
-        try:
-            plan = compile_plan(entry.spec.override(**given))
-        except SpecError:
-            continue
-        if function_of(plan) == wanted:
-            return name
-    return None
-
-
 def _application(checkpoint: Checkpoint, spec: ResNetSpec) -> Facts | str:
     fields = ("in_channels", "num_classes")
-    name = _named(spec, frozenset({"keras"}), fields)
+    name = same_function(spec, frozenset({"keras"}), fields)
     if name is None:
         return "keras.applications has no such net"
     name = name.removeprefix("keras_").replace("resnet", "ResNet").replace("v2", "V2")

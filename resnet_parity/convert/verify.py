@@ -18,25 +18,29 @@ from resnet_parity.convert.certificate import (
     Check,
     Inputs,
     OnProgress,
-    certificate_path,
     file_digest,
     installed_versions,
     read_certificate,
+    write_certificate,
 )
 from resnet_parity.convert.judges import Facts, Judge, judge_of
+from resnet_parity.convert.read import read_any
 from resnet_parity.engines.job import EngineJob
 from resnet_parity.engines.process import Worker
 from resnet_parity.engines.registry import ENGINES, Device, Engine
 from resnet_parity.numerics.difference import FLOAT64_TOLERANCE, difference
 from resnet_parity.numerics.rounding import TRIALS, rounding_errors
 from shared_spec.atomic_write import workspace
-from shared_spec.errors import ParityError, ResNetError
+from shared_spec.errors import FrameworkError, ParityError, ResNetError, WeightsError
+from shared_spec.formats.certified import certificate_path
 from shared_spec.formats.containers.source import require_file
+from shared_spec.formats.hub_folder import WEIGHTS
 from shared_spec.formats.read import WHOLE, Asked
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.lazy_array import entries_of
+from shared_spec.weights.state import check_weights
 
 
 def certify(
@@ -135,6 +139,57 @@ def certify(
                 f"source: {error} apart, over {wrong.bound:.1e}{there}; nothing was written"
             )
     return replace(certificate, checks=checks)
+
+
+def certify_file(
+    path: Path,
+    engines: Sequence[Engine] | None = None,
+    device: Device = "cpu",
+    on_progress: OnProgress = lambda text: None,
+) -> Certificate:
+    """Certify weights as they are, with nothing to convert: their reference logits come from the
+    library whose files these are, or else from an engine here, and engines are held to them.
+
+    Args:
+        path: a file; or a folder for the Hugging Face Hub, whose weights are certified.
+        engines: which engines; None takes one of each installed framework.
+        device: cpu, gpu or tpu.
+        on_progress: called with a short description as each stage of the work begins.
+
+    Returns:
+        The certificate, which lies beside the weights.
+
+    Raises:
+        ParityError: if an engine computes something else.
+        ResNetError: if the file cannot be read or is not clear, or no framework is installed.
+    """
+    file = path / WEIGHTS if path.is_dir() and (path / WEIGHTS).is_file() else path
+    require_file(file)
+    if engines is None:
+        here = [engine for engine in ENGINES.values() if engine.missing() is None]
+        engines = list({engine.name.partition(":")[0]: engine for engine in here[::-1]}.values())
+    if not engines:
+        raise FrameworkError(f"{path}: no framework is installed, so that nothing can be compared")
+    with workspace() as folder:
+        checkpoint = read_any(path, None, folder)
+        if checkpoint.spec is None:
+            raise WeightsError(f"{path}: does not say which net it is")
+        check_weights(compile_plan(checkpoint.spec), checkpoint.state, "float64", path)
+        made = certify(
+            path,
+            file,
+            checkpoint,
+            checkpoint,
+            engines[::-1],
+            named=file,
+            device=device,
+            on_progress=on_progress,
+        )
+    assert made is not None
+    # Beside the weights in a folder lies what may still change.
+    certificate = replace(made, source={"format": checkpoint.origin, **made.target})
+    write_certificate(certificate, file)
+    return certificate
 
 
 def verify(

@@ -15,13 +15,14 @@ from resnet_parity.convert.read import read_classifier
 from resnet_parity.datasets import Dataset, Loader, open_dataset, pixel_mean
 from resnet_parity.evaluate.crops import CROPS, Views, paper_scales
 from resnet_parity.train.recipes import changed
-from resnet_parity.train.run import RECIPE, WEIGHTS
+from resnet_parity.train.run import RECIPE
 from resnet_parity.train.run import prepare as prepare_training
 from shared_spec.atomic_write import workspace
-from shared_spec.backend import fetched
 from shared_spec.errors import DataError, ResNetError, WeightsError
 from shared_spec.formats.containers.source import require_file
+from shared_spec.formats.detect import RUN_WEIGHTS
 from shared_spec.formats.read import WHOLE, Asked
+from shared_spec.origin import fetched
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.summary import layer_rows
 from shared_spec.spec.resnet_spec import ResNetSpec
@@ -169,12 +170,12 @@ def _file_and_recipe(weights: str) -> tuple[Path, Recipe | None]:
         require_file(file)
         return file, None
     recipe = load_recipe(folder / RECIPE)
-    if not (folder / WEIGHTS).exists():
+    if not (folder / RUN_WEIGHTS).exists():
         raise WeightsError(
-            f"{folder}: the training has not come to its end, and has no {WEIGHTS}; go on with "
+            f"{folder}: the training has not come to its end, and has no {RUN_WEIGHTS}; go on with "
             f"`resnet-parity train --resume`"
         )
-    return folder / WEIGHTS, recipe
+    return folder / RUN_WEIGHTS, recipe
 
 
 def _declared(

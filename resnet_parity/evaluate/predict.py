@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from resnet_parity.convert.read import read_classifier
 from resnet_parity.engines.job import EngineJob
 from resnet_parity.engines.registry import Device, Engine
-from resnet_parity.numerics.top_k import log_softmax
 from shared_spec.atomic_write import workspace
+from shared_spec.catalogue.pretrained import published_at
 from shared_spec.errors import WeightsError
 from shared_spec.formats.read import WHOLE, Asked
+from shared_spec.origin import completed, fetched, published_weights
 from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.labels import classified
 from shared_spec.weights.preprocessing import Preprocessing, open_images
 
 
 def classify(
     images: Sequence[Path],
-    weights: Path,
+    weights: str,
     spec: ResNetSpec | None,
     engine: Engine,
     device: Device = "cpu",
@@ -42,9 +43,11 @@ def classify(
     """
     pictures = open_images(images)
     with workspace() as folder:
-        checkpoint, found = read_classifier(weights, spec, folder, True, asked)
-        labels = labels or checkpoint.labels or tuple(map(str, range(found.num_classes)))
-        if len(labels) != found.num_classes:
+        file, known = fetched(weights), published_weights(weights) or published_at(weights)
+        read, found = read_classifier(file, spec, folder, True, asked)
+        checkpoint = completed(read, known)
+        labels = labels or checkpoint.labels
+        if labels is not None and len(labels) != found.num_classes:
             raise WeightsError(
                 f"{weights}: has {len(labels)} labels for {found.num_classes} classes"
             )
@@ -58,17 +61,11 @@ def classify(
         }
         with job.worker(engine, device) as worker:
             logits = job.run(worker.call, "predict", **task)[1]["logits"]
-    if not np.isfinite(logits).all():
-        raise WeightsError(f"{weights}: the logits are not finite numbers")
+    try:
+        ranked = classified(logits, labels, top)
+    except WeightsError as error:
+        raise WeightsError(f"{weights}: {error}") from None
     return [
-        {"image": str(path), "classes": _ranked(row, labels, top)}
-        for path, row in zip(images, logits, strict=True)
-    ]
-
-
-def _ranked(logits: np.ndarray, labels: Sequence[str], top: int) -> list[dict[str, Any]]:
-    probabilities = np.exp(log_softmax(logits))
-    order = np.argsort(-probabilities, kind="stable")[:top]
-    return [
-        {"label": labels[i], "index": int(i), "probability": float(probabilities[i])} for i in order
+        {"image": str(path), "classes": [asdict(one) for one in found]}
+        for path, found in zip(images, ranked, strict=True)
     ]

@@ -72,6 +72,36 @@ def catalogue(console: Console, rows: Sequence[dict[str, Any]]) -> None:
     print("\n".join(lines), file=console.file)
 
 
+def pretrained(console: Console, rows: Sequence[dict[str, Any]]) -> None:
+    """Published weights, one a line; the place gives way on a terminal that is too narrow."""
+    names = [row["name"] for row in rows]
+    wide, libraries = max(map(len, names)), max(len(row["library"]) for row in rows)
+    head = f"{'name':{wide}}  {'library':{libraries}}  classes  input  top-1  top-5  where"
+    width = console.width if console.is_terminal else 1000
+    lines = []
+    for name, row in zip(names, rows, strict=True):
+        size = row["preprocessing"]["image_size"] if row["preprocessing"] else ""
+        tops = (f"{top:5.1f}" if (top := row[key]) is not None else " " * 5 for key in _TOPS)
+        line = (
+            f"{name:{wide}}  {row['library']:{libraries}}  {row['classes']:>7,}  {size:>5}  "
+            f"{'  '.join(tops)}  {row['where']}"
+        )
+        lines.append(line if len(line) <= width else line[: width - 1] + "…")
+    console.print(head, style="bold", highlight=False, no_wrap=True, overflow="ellipsis")
+    print("\n".join(lines), file=console.file)
+
+
+_TOPS = ("top1", "top5")
+
+
+def downloaded(console: Console, rows: Sequence[dict[str, Any]]) -> None:
+    """What was fetched, and what was not."""
+    for row in rows:
+        path = row["path"]
+        told = f"{plain(row['name'])}: {plain(path)}" if path else f"[red]{plain(row['error'])}[/]"
+        console.print(told, highlight=False, soft_wrap=True)
+
+
 def network(console: Console, data: dict[str, Any]) -> None:
     """One network, stage by stage."""
     size = " × ".join(map(str, data["input"]))

@@ -35,6 +35,7 @@ from resnet_parity.worker.distributed import devices
 from shared_spec.atomic_write import durable
 from shared_spec.errors import RecipeError, ResNetError
 from shared_spec.formats.canonical_file import read_safetensors, write_safetensors
+from shared_spec.formats.detect import RUN_WEIGHTS
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.training.recipe import Recipe, load_recipe
 from shared_spec.training.state import Progress
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from resnet_parity.worker.session import Session
 
 RECIPE, METRICS = "recipe.yaml", "metrics.jsonl"
-STATE, WEIGHTS, CURVES = "checkpoint.safetensors", "weights.safetensors", "curves.png"
+STATE, CURVES = "checkpoint.safetensors", "curves.png"
 _FLUSH = 20
 """Steps between records: reading a loss waits for the device."""
 
@@ -273,7 +274,7 @@ class _TrainingRun:
         scores = self.scores or Scores(math.nan, math.nan, math.nan, 0)
         if self._first:
             learnt = Checkpoint(trainer.averaged(), p.spec, p.preprocessing, p.names)
-            write_safetensors(self.folder / WEIGHTS, learnt)
+            write_safetensors(self.folder / RUN_WEIGHTS, learnt)
         speed = (p.steps - first) * p.recipe.batch_size / max(seconds, 1e-9)
         return Trained(self.folder, p.steps, self.loss, scores, seconds, speed)
 

@@ -31,8 +31,24 @@ _FAMILIES = (
 CATALOGUE: dict[str, Entry] = {e.name: e for family in _FAMILIES for e in family.ENTRIES}
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Names in the catalogue that match a shell-style `pattern`, in the catalogue's order."""
+def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
+    """Names in the catalogue that match a shell-style `pattern`, in the catalogue's order.
+
+    Example:
+        >>> list_models("resnet5?")
+        ['resnet50']
+        >>> list_models("resnet18", pretrained=True)[0]
+        'resnet18.a1_in1k'
+
+    Args:
+        pattern: such as `"resnet*50*"`.
+        pretrained: whether to give the published weights of these names, such as
+            `resnet50.a1_in1k`, the default ones of each name first.
+    """
+    if pretrained:
+        from shared_spec.catalogue.pretrained import list_pretrained  # it needs the catalogue
+
+        return list_pretrained(pattern)
     return [name for name in CATALOGUE if fnmatchcase(name, pattern)]
 
 

@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from shared_spec.atomic_write import durable
 from shared_spec.formats.containers.safetensors import open_safetensors, save_safetensors
@@ -36,7 +37,9 @@ def recorded(source: Source) -> Checkpoint:
         SpecError: if they are not of the form that is written here.
     """
     text = source.metadata.get(METADATA_KEY)
-    data = None
+    data: Any = None
+    if isinstance(text, dict):  # in a config.json
+        data = text
     if isinstance(text, str):  # another library's file may have anything of this name
         data = parse_json(text, f"{source.path}: its metadata")
     return Checkpoint.from_metadata({}, data, str(source.path))

@@ -97,6 +97,8 @@ FOLDER_WEIGHTS: dict[str, Opener] = {
     "flax_model.msgpack": open_msgpack,
 }
 """In a directory of Hugging Face; the first one is read, as transformers does."""
+RUN_WEIGHTS = "weights.safetensors"
+"""In the folder of a run of `resnet-parity train`."""
 _TENSORFLOW = "tf_model.h5"
 _ADAPTER = "adapter_config.json"
 
@@ -161,7 +163,9 @@ def _open_directory(path: Path, openers: Mapping[str, Opener]) -> Source:
             f"{path / 'model.safetensors'}: there is no such file of weights, nor any of "
             f"{', '.join(list(FOLDER_WEIGHTS)[1:])}"
         )
+    if (path / RUN_WEIGHTS).is_file():
+        return open_safetensors(path / RUN_WEIGHTS)
     raise WeightsError(
         f"{path}: a directory that holds neither an orbax checkpoint nor a config.json of Hugging "
-        f"Face or KerasHub"
+        f"Face or KerasHub, nor the {RUN_WEIGHTS} of a finished training"
     )

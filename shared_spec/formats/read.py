@@ -9,12 +9,14 @@ from pathlib import Path
 
 from shared_spec.catalogue import CATALOGUE
 from shared_spec.errors import SpecError, WeightsError
+from shared_spec.formats.certified import certified_spec
 from shared_spec.formats.containers.source import Source, shown
 from shared_spec.formats.detect import Opener, open_source
 from shared_spec.formats.dialects.bit import BIT
 from shared_spec.formats.dialects.canonical import (
     CANONICAL,
     FLAX_MODEL,
+    HUB,
     KERAS_MODEL,
     KERAS_MODEL_H5,
     KERAS_VARIABLES,
@@ -40,6 +42,7 @@ from shared_spec.formats.dialects.keras_applications import (
 )
 from shared_spec.formats.dialects.keras_hub import KERAS_HUB
 from shared_spec.formats.dialects.linen import LINEN
+from shared_spec.formats.dialects.timm_config import is_timm_config
 from shared_spec.formats.dialects.timm_torchvision import TIMM, TORCHVISION
 from shared_spec.formats.graphs.keras_file import has_graph, read_graph
 from shared_spec.formats.graphs.torch_modules import Modules, settled
@@ -73,6 +76,7 @@ WHOLE = Asked()
 
 
 DIALECTS: tuple[Dialect, ...] = (
+    HUB,
     *TIMM,
     TORCHVISION,
     *HUGGINGFACE,
@@ -203,7 +207,8 @@ def read_source(
     notes = () if found is None else found.notes
     if resize and spec is not None:
         spec = resized(dialect, source, spec) or spec
-    net, hint = told or spec, ""
+    certified = certified_spec(path) if told is None and spec is None else None
+    net, hint = told or spec or certified, ""
     if found is not None and found.modules:
         _refuse_hooks(source, found.part)
         given = [fit.spec for fit in fitting(dialect, source)] if net is None else [net]
@@ -214,6 +219,8 @@ def read_source(
     preprocessing, labels = dialect.extras(source, net)
     origin = f"{source.kind}, names of {dialect.library}"
     assumed = "" if told is not None and dialect.describes else _assumed(dialect, net, spec)
+    if certified is not None:
+        assumed = "the file's own certificate says which net it is"
     try:
         arrays = arrays_of(dialect, source, net)
     except SpecError as error:  # no such net can be compiled
@@ -230,11 +237,18 @@ def read_source(
         origin,
         notes,
         kind=source.kind,
-        library="resnet-parity" if METADATA_KEY in source.metadata else dialect.library,
+        library=_library(source, dialect),
         assumed=assumed,
         part=None if found is None else found.part or "/",
         renamed={n: places[name] for n, name in told_names.items() if name in places},
     )
+
+
+def _library(source: Source, dialect: Dialect) -> str:
+    """Whose the file is: a folder of ours that timm loads as well counts as timm's."""
+    if METADATA_KEY not in source.metadata:
+        return dialect.library
+    return "timm" if is_timm_config(source.metadata) else "resnet-parity"
 
 
 def _canonical(modules: Modules, dialect: Dialect, specs: Sequence[ResNetSpec]) -> Modules:

@@ -32,6 +32,7 @@ from shared_spec.formats.dialects.keras_applications import (
 )
 from shared_spec.formats.dialects.keras_hub import KERAS_HUB, KERAS_HUB_FILES, save_preset
 from shared_spec.formats.dialects.linen import LINEN
+from shared_spec.formats.hub_folder import HUB_FILES, save_hub_folder
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint
@@ -123,6 +124,7 @@ FORMATS: tuple[Format, ...] = (
     _applications(".keras", "keras.applications model", None),
     _applications(".weights.h5", "keras.applications weights of Keras 3", _save_applications),
     Format("huggingface", "", "Hugging Face directory", save_huggingface, ("torch",), _HF, _ALL),
+    Format("hub", "", "folder for the Hugging Face Hub", save_hub_folder, keeps=_ALL),
     Format("keras-hub", "", "KerasHub preset", _save_keras_hub, _KERAS, KERAS_HUB, _PREPARED),
     Format(
         "linen", ".msgpack", "Linen msgpack", partial(_save_msgpack, LINEN), ("flax",), LINEN, _SPEC
@@ -183,7 +185,8 @@ def checkpoint_for_library(checkpoint: Checkpoint, target: Format) -> Checkpoint
 
 def is_checkpoint_folder(files: Set[str]) -> bool:
     """Whether a directory that holds `files` is a checkpoint, which another may replace."""
-    return files <= HUGGINGFACE_FILES or files <= KERAS_HUB_FILES or CHECKPOINT_MARK in files
+    known = (HUGGINGFACE_FILES, KERAS_HUB_FILES, HUB_FILES)
+    return CHECKPOINT_MARK in files or any(files <= names for names in known)
 
 
 def described(

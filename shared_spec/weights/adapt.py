@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -26,7 +27,7 @@ def read_adapted(
     specs: tuple[ResNetSpec, ResNetSpec],
     asked: Collection[str],
     seed: int,
-) -> Mapping[str, np.ndarray]:
+) -> Checkpoint:
     """The weights of a file or a dict, adapted to a net as far as the call requested it.
 
     Args:
@@ -41,7 +42,8 @@ def read_adapted(
     # With all that either has, so that every name in the file is known.
     classes = spec.num_classes or before.num_classes or 1
     whole = before.override(num_classes=classes, features_only=False, out_indices=())
-    return adapted(read(weights, whole).state, spec, asked, seed)
+    found = read(weights, whole)
+    return replace(found, state=adapted(found.state, spec, asked, seed))
 
 
 def adapted(

@@ -1,13 +1,64 @@
-"""Names of classes from a file."""
+"""Names of classes, from a file, and the most probable classes of images."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from shared_spec.errors import SpecError
+import numpy as np
+
+from shared_spec.errors import SpecError, WeightsError
 from shared_spec.spec.files import read_start
+
+
+@dataclass(frozen=True)
+class Classified:
+    """One class of an image, with its probability."""
+
+    label: str
+    """The class's name; its number if the weights have no names."""
+    index: int
+    """Number of the class, from 0."""
+    probability: float
+    """From 0 to 1."""
+
+
+def classified(
+    logits: np.ndarray, labels: Sequence[str] | None = None, top: int = 5
+) -> list[list[Classified]]:
+    """The `top` most probable classes of each image, the best first.
+
+    Example:
+        >>> classified(np.array([[0.0, 2.0]]), ["cat", "dog"], top=1)[0][0].label
+        'dog'
+
+    Args:
+        logits: [N, classes].
+        labels: names of the classes.
+        top: how many, if there are so many classes.
+
+    Raises:
+        WeightsError: if a logit is not a finite number, or there are not as many labels.
+    """
+    wide = np.asarray(logits).astype(np.float64)
+    if not np.isfinite(wide).all():
+        raise WeightsError("the logits are not finite numbers")
+    classes = wide.shape[1]
+    if labels is not None and len(labels) != classes:
+        raise WeightsError(f"there are {len(labels)} labels for {classes} classes")
+    wide = np.exp(wide - wide.max(1, keepdims=True))
+    wide /= wide.sum(1, keepdims=True)
+    return [
+        [
+            Classified(str(i) if labels is None else labels[i], int(i), float(row[i]))
+            for i in np.argsort(-row, kind="stable")[:top]
+        ]
+        for row in wide
+    ]
+
 
 _SIZE_LIMIT = 10 * 2**20
 _FORMS = (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -16,6 +16,10 @@ from shared_spec.spec.validation import first_problem
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+ImageLike: TypeAlias = "Image | str | os.PathLike[str]"
+"""A Pillow image, or the path of an image file."""
+ImagesLike: TypeAlias = "ImageLike | Iterable[ImageLike]"
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -83,9 +87,31 @@ class Preprocessing(BaseModel):
             return cls(image_size=spec.image_size, mean=IMAGENET_MEAN, std=IMAGENET_STD)
         return cls(image_size=spec.image_size, mean=(0.5,), std=(0.5,))
 
-    def __call__(self, images: Sequence[Image]) -> np.ndarray:
-        """Pillow images to float32 [N, H, W, C]."""
-        return np.stack([self._one(image) for image in images])
+    def for_channels(self, count: int) -> Preprocessing | None:
+        """The same for images of another number of channels, with the averages of mean and standard
+        deviation, as timm has them; None where no image file has so many.
+        """
+        if count not in _MODES:
+            return None
+        mean, std = ((sum(told) / len(told),) * count for told in (self.mean, self.std))
+        return self.model_copy(update={"mean": mean, "std": std})
+
+    def __call__(self, images: ImagesLike) -> np.ndarray:
+        """Pillow images or paths of image files, one or several, to float32 [N, H, W, C].
+
+        Example:
+            >>> Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3)("cat.jpg").shape
+            (1, 224, 224, 3)
+
+        Raises:
+            ImageError: if a file is missing or no image, or an image is too narrow.
+        """
+        if isinstance(images, str | os.PathLike) or not isinstance(images, Iterable):
+            images = [images]
+        opened = open_images(list(images))
+        if not opened:
+            raise ImageError("images: expected at least one, got none")
+        return np.stack([self._one(image) for image in opened])
 
     def normalise(self, pixels: np.ndarray) -> np.ndarray:
         """Pixels in 0..1, [..., C] in the order RGB, to float32 inputs."""
@@ -136,16 +162,24 @@ def converted(image: Image, mode: str) -> Image:
         ) from None
 
 
-def open_images(paths: Sequence[str | os.PathLike[str]]) -> list[Image]:
-    """Decode image files, turned upright as their EXIF data says.
+def open_images(paths: Sequence[ImageLike]) -> list[Image]:
+    """Decode image files, turned upright as their EXIF data says; Pillow images stay as they are.
 
     Raises:
         ImageError: naming the first file that is missing or is no image.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    images = []
+    images: list[Image.Image] = []
     for path in paths:
+        if isinstance(path, Image.Image):
+            images.append(path)
+            continue
+        if not isinstance(path, str | os.PathLike):
+            raise ImageError(
+                f"images: expected Pillow images or paths, got {type(path).__name__}; arrays that "
+                f"are normalised already go to predict()"
+            )
         try:
             with Image.open(path) as image:
                 images.append(ImageOps.exif_transpose(image).copy())

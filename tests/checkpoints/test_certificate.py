@@ -17,7 +17,7 @@ import pytest
 from resnet_parity.convert import certificate as module
 from resnet_parity.convert import conversion
 from resnet_parity.convert import verify as verification
-from resnet_parity.convert.certificate import Inputs, certificate_path, read_certificate
+from resnet_parity.convert.certificate import Inputs, read_certificate
 from resnet_parity.convert.conversion import Converted, Proof, convert
 from resnet_parity.convert.verify import verify
 from resnet_parity.engines import job
@@ -35,6 +35,7 @@ from shared_spec import (
     write_safetensors,
 )
 from shared_spec.errors import SpecError
+from shared_spec.formats.certified import certificate_path
 from shared_spec.formats.read import read_checkpoint
 from tests.conftest import Pool
 from tests.specs import SMALL

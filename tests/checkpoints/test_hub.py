@@ -27,14 +27,11 @@ from shared_spec import (
     write_checkpoint,
     write_safetensors,
 )
+from shared_spec.catalogue.pretrained import imagenet_labels, published_at, torchvision_weights
 from shared_spec.download import cache_folder, download, is_reference
 from shared_spec.errors import WeightsError
 from shared_spec.formats.detect import FOLDER_WEIGHTS
 from shared_spec.formats.dialects import timm_torchvision
-from shared_spec.formats.dialects.torchvision_releases import (
-    torchvision_weights,
-    torchvision_weights_at,
-)
 from tests.peers import torchvision_models
 from tests.specs import SMALL
 
@@ -574,21 +571,21 @@ def enums() -> Iterator[tuple[str, Any]]:
 def test_the_table_of_torchvision_is_torchvisions() -> None:
     names = 0
     for model, enum in enums():
-        assert torchvision_weights(f"torchvision:{model}").url == enum.DEFAULT.url
+        assert torchvision_weights(f"torchvision:{model}").where == enum.DEFAULT.url
         for member in (*enum, enum.DEFAULT):
             found = torchvision_weights(str(member))
             theirs = member.transforms()
-            assert (found.name, found.url, found.model) == (str(member), member.url, model)
-            assert torchvision_weights_at(member.url) == found
+            assert (found.tag, found.where, found.model) == (member.name, member.url, model)
+            assert published_at(member.url) == found
             ours = found.preprocessing
             assert [ours.image_size] == theirs.crop_size
             assert [ours.shorter_side] == theirs.resize_size
             assert ours.interpolation == theirs.interpolation.value
             assert (list(ours.mean), list(ours.std)) == (theirs.mean, theirs.std)
             names += 1
-        assert torchvision_weights(f"{enum.__name__}.DEFAULT").url == enum.DEFAULT.url
+        assert torchvision_weights(f"{enum.__name__}.DEFAULT").where == enum.DEFAULT.url
     assert names == 27
-    assert torchvision_weights_at("https://example.com/a.pth") is None
+    assert published_at("https://example.com/a.pth") is None
 
 
 def test_unknown_weights_of_torchvision_are_refused() -> None:
@@ -664,15 +661,16 @@ def test_torchvisions_file_tells_its_net_by_its_hash(tmp_path: Path) -> None:
         read_checkpoint(path)
     real = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
     known = torchvision_weights("resnet18")
-    url = known.url.replace("resnet18-f37072fd", f"net-{real}")
-    timm_torchvision.torchvision_weights_at, kept = (
-        lambda asked: replace(known, url=url) if asked == url else None,
-        timm_torchvision.torchvision_weights_at,
+    url = known.where.replace("resnet18-f37072fd", f"net-{real}")
+    timm_torchvision.published_at, kept = (
+        lambda asked: replace(known, where=url) if asked == url else None,
+        timm_torchvision.published_at,
     )
     try:
         path = path.rename(tmp_path / f"net-{real}.pth")
         found = read_checkpoint(path)
     finally:
-        timm_torchvision.torchvision_weights_at = kept
+        timm_torchvision.published_at = kept
     assert found.spec == spec
     assert found.preprocessing == known.preprocessing
+    assert found.labels == imagenet_labels()

@@ -19,7 +19,7 @@ import torch
 import resnet_torch
 from resnet_parity.convert import certificate as module
 from resnet_parity.convert import judges
-from resnet_parity.convert.certificate import certificate_path, read_certificate
+from resnet_parity.convert.certificate import read_certificate
 from resnet_parity.convert.conversion import Converted, Proof, convert
 from resnet_parity.convert.verify import verify
 from resnet_parity.engines import job
@@ -35,6 +35,7 @@ from shared_spec import (
     resolve,
     write_safetensors,
 )
+from shared_spec.formats.certified import certificate_path
 from shared_spec.formats.containers.pytorch import save_pytorch
 from shared_spec.formats.dialects.detectron2 import NAMES
 from shared_spec.formats.dialects.dialect import Rules, rename

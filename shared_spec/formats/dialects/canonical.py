@@ -17,6 +17,7 @@ from shared_spec.formats.dialects.dialect import Dialect, Extras, Place, in_torc
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.layers import Parameter
 from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.checkpoint import METADATA_KEY
 from shared_spec.weights.layouts import FLAX, KERAS, TORCH, keras_layer
 
 KERAS_CLASS = "resnet_keras>ResNet"
@@ -85,6 +86,14 @@ CANONICAL = Dialect(
     _extras,
     describes=True,
 )
+
+
+HUB = replace(
+    CANONICAL,
+    name="hub",
+    recognises=lambda source: source.kind == "huggingface" and METADATA_KEY in source.metadata,
+)
+"""A folder for the Hugging Face Hub that was written here."""
 
 
 def _numbered(first: int) -> Dialect:

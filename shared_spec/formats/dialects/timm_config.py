@@ -10,12 +10,16 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
+from shared_spec import plan
 from shared_spec.catalogue import CATALOGUE
+from shared_spec.catalogue.resolve import same_function
 from shared_spec.errors import SpecError, did_you_mean
 from shared_spec.formats.containers.source import mapping
 from shared_spec.formats.dialects.huggingface import real_labels
+from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.spec.validation import first_problem
+from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 FAMILIES = frozenset({"torchvision", "timm", "timm_v2"})
@@ -66,6 +70,59 @@ class _Config(BaseModel):
     label_descriptions: dict[str, str] | None = None
     model_args: dict[str, Any] | None = None
     pretrained_cfg: _Pretrained = Field(default_factory=_Pretrained)
+
+
+def timm_net(spec: ResNetSpec) -> tuple[str, dict[str, Any]] | None:
+    """The net of timm that computes what a spec says, and its arguments, if there is one."""
+    name = same_function(spec, FAMILIES, MODEL_ARGS.values())
+    if name is None:
+        return None
+    usual, arguments = CATALOGUE[name].spec, {}
+    theirs = {ours: name for name, ours in ACTIVATIONS.items()}
+    for argument, field in MODEL_ARGS.items():
+        value = getattr(spec, field)
+        if value != getattr(usual, field) and not field.startswith("drop_"):
+            arguments[argument] = theirs.get(value, value) if argument == "act_layer" else value
+    return name, arguments
+
+
+def config_for_timm(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """The `config.json` with which timm loads a net from the hub, as far as the checkpoint tells
+    what is in it; None if timm has no such net or no such preprocessing.
+    """
+    spec, prepare = checkpoint.spec, checkpoint.preprocessing
+    assert spec is not None
+    found = None if spec.features_only else timm_net(spec)
+    if found is None or (prepare is not None and prepare.channel_order != "rgb"):
+        return None
+    name, arguments = found
+    p = compile_plan(spec)
+    side = spec.image_size if prepare is None else prepare.image_size
+    first = next(layer.name for layer in p.stem if isinstance(layer, plan.Conv))
+    heads = [layer for layer in p.head if isinstance(layer, plan.Conv | plan.Dense)]
+    pretrained: dict[str, Any] = {
+        "input_size": [spec.in_channels, side, side],
+        "num_classes": spec.num_classes,
+        "first_conv": first,
+        "classifier": heads[-1].name if heads else "head.fc" if spec.pre_activation else "fc",
+    }
+    if prepare is not None:
+        pretrained |= {
+            "interpolation": prepare.interpolation,
+            "crop_pct": prepare.crop,
+            "crop_mode": "center",
+            "mean": list(prepare.mean),
+            "std": list(prepare.std),
+        }
+    for key in ("num_classes", "in_chans"):  # timm takes them from elsewhere
+        arguments.pop(key, None)
+    config: dict[str, Any] = {"architecture": name, "num_classes": spec.num_classes}
+    config |= {"global_pool": spec.head_pool, "pretrained_cfg": pretrained}
+    if arguments:
+        config["model_args"] = arguments
+    if checkpoint.labels is not None:
+        config["label_names"] = list(checkpoint.labels)
+    return config
 
 
 def is_timm_config(data: object) -> bool:

@@ -11,15 +11,13 @@ from functools import cache
 from pathlib import Path
 
 from shared_spec.catalogue import CATALOGUE
+from shared_spec.catalogue.pretrained import Pretrained, imagenet_labels, published_at
 from shared_spec.formats.containers.source import Source
 from shared_spec.formats.dialects.canonical import CANONICAL
 from shared_spec.formats.dialects.dialect import Dialect, Extras, Place
 from shared_spec.formats.dialects.timm_config import is_timm_config, timm_config
-from shared_spec.formats.dialects.torchvision_releases import (
-    TorchvisionWeights,
-    torchvision_weights_at,
-)
 from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.checkpoint import METADATA_KEY
 from shared_spec.weights.layouts import TORCH
 
 _FOLDER = "https://download.pytorch.org/models/"
@@ -29,11 +27,11 @@ def _timm(source: Source) -> tuple[ResNetSpec, *Extras]:
     return timm_config(source.metadata, str(source.path / "config.json"))
 
 
-def _published(source: Source) -> TorchvisionWeights | None:
+def _published(source: Source) -> Pretrained | None:
     """The record of torchvision's file of this name, if the file is really it."""
     if source.kind != "pytorch":
         return None
-    found = torchvision_weights_at(_FOLDER + source.path.name)
+    found = published_at(_FOLDER + source.path.name)
     if found is None or not source.path.is_file():
         return None
     start = source.path.stem.rpartition("-")[2]
@@ -53,7 +51,7 @@ def _torchvision_spec(source: Source) -> ResNetSpec | None:
 
 def _torchvision_extras(source: Source, spec: ResNetSpec) -> Extras:
     found = _published(source)
-    return (None if found is None else found.preprocessing), None
+    return (None, None) if found is None else (found.preprocessing, imagenet_labels())
 
 
 _WRAPPED = "timm_model."
@@ -63,7 +61,8 @@ _WRAPPED = "timm_model."
 def _timm_dialect(prefix: str) -> Dialect:
     def recognises(source: Source) -> bool:
         wrapped = any(name.startswith(_WRAPPED) for name in source.tensors)
-        known = source.kind == "huggingface" and is_timm_config(source.metadata)
+        known = source.kind == "huggingface" and METADATA_KEY not in source.metadata
+        known = known and is_timm_config(source.metadata)
         return known and wrapped == bool(prefix)
 
     return replace(
