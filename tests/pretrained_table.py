@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import runpy
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -212,13 +214,21 @@ def main() -> None:
     """Write the table and the labels."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--timm-results", type=Path, help="timm's results-imagenet.csv")
+    parser.add_argument("--check", action="store_true", help="write nothing; print what is old")
     given: Any = parser.parse_args()
-    rows = with_accuracies(registered(), given.timm_results)
+    rows, labels = with_accuracies(registered(), given.timm_results), imagenet_labels()
+    if given.check:
+        pairs = zip_longest(rows, read(TABLE), fillvalue={})
+        old = [f"{theirs} is {ours}" for theirs, ours in pairs if theirs != ours]
+        if LABELS.read_text(encoding="utf-8").splitlines() != labels:
+            old.append("the labels are others")
+        print(json.dumps({"lines": len(rows), "old": old}))
+        return
     with TABLE.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    LABELS.write_text("".join(f"{label}\n" for label in imagenet_labels()), encoding="utf-8")
+    LABELS.write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
     print(f"{len(rows)} lines", file=sys.stderr)
 
 

@@ -8,9 +8,7 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,12 +30,13 @@ from shared_spec.download import cache_folder, download, is_reference
 from shared_spec.errors import WeightsError
 from shared_spec.formats.detect import FOLDER_WEIGHTS
 from shared_spec.formats.dialects import timm_torchvision
+from tests.hub_server import COMMIT, Hub, served, serving
 from tests.peers import torchvision_models
 from tests.specs import SMALL
 
 STATE = random_weights(compile_plan(SMALL), 11)
+ADVICE = "`resnet-parity download` fills the cache where there is a network"
 NOWHERE = "http://127.0.0.1:9"
-Handler = type[http.server.BaseHTTPRequestHandler]
 
 LOAD = """
 import sys
@@ -64,103 +63,10 @@ except ResNetError as error:
 """
 
 
-@contextmanager
-def served(handler: Handler) -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-@dataclass
-class Hub:
-    """Repositories by name and revision: a commit, and its files."""
-
-    url: str = ""
-    repositories: dict[str, dict[str, tuple[str, dict[str, bytes]]]] = field(default_factory=dict)
-    gated: set[str] = field(default_factory=set)
-    large: tuple[str, ...] = (".safetensors", ".bin")
-    """Suffixes of files that lie in LFS: their hash is the SHA-256, and they are redirected to."""
-    stored: dict[str, bytes] = field(default_factory=dict)
-    """What LFS gives for a hash, if not the file."""
-    asked: list[str] = field(default_factory=list)
-    then: dict[str, Callable[[], None]] = field(default_factory=dict)
-    """What happens after a request."""
-
-    def put(self, name: str, revision: str, commit: str, **files: bytes) -> None:
-        named = {key.replace("__", "."): content for key, content in files.items()}
-        self.repositories.setdefault(name, {})[revision] = commit, named
-        self.repositories[name][commit] = commit, named
-
-
-def answer(hub: Hub, path: str) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of huggingface.co for a file."""
-    if path.startswith("/lfs/"):
-        content = hub.stored[path.removeprefix("/lfs/")]
-        return 200, {"Content-Length": str(len(content))}, content
-    if "/resolve/" not in path:
-        return 404, {}, b""
-    owner, name, _, revision, file = path.strip("/").split("/", 4)
-    known = hub.repositories.get(f"{owner}/{name}")
-    if known is None:
-        return 401, {"X-Error-Code": "RepoNotFound"}, b""
-    if f"{owner}/{name}" in hub.gated:
-        return 403, {"X-Error-Code": "GatedRepo"}, b""
-    if revision not in known:
-        return 404, {"X-Error-Code": "RevisionNotFound"}, b""
-    commit, files = known[revision]
-    headers = {"X-Repo-Commit": commit}
-    if file not in files:
-        return 404, headers | {"X-Error-Code": "EntryNotFound"}, b""
-    content = files[file]
-    if not file.endswith(hub.large):
-        blob = b"blob %d\0" % len(content) + content
-        etag = hashlib.sha1(blob).hexdigest()  # noqa: S324 (git's own)
-        return 200, headers | {"ETag": f'"{etag}"', "Content-Length": str(len(content))}, content
-    etag = hashlib.sha256(content).hexdigest()
-    hub.stored.setdefault(etag, content)
-    headers |= {"X-Linked-Size": str(len(content)), "X-Linked-ETag": f'"{etag}"'}
-    elsewhere = hub.url.replace(
-        "127.0.0.1", "localhost"
-    )  # the client looks at such a one's headers
-    return 302, headers | {"Location": f"{elsewhere}/lfs/{etag}"}, b""
-
-
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    hub = Hub()
-
-    class Speaking(http.server.BaseHTTPRequestHandler):
-        def reply(self, body: bool) -> None:
-            asked = f"{self.command} {self.path}"
-            if "/api/" not in asked:  # what the client wants to know about itself
-                hub.asked.append(asked)
-            status, headers, content = answer(hub, self.path)
-            hub.then.pop(asked, lambda: None)()
-            self.send_response(status)
-            for key, value in ({"Content-Length": "0"} | headers).items():
-                self.send_header(key, value)
-            self.end_headers()
-            if body:
-                self.wfile.write(content)
-
-        def do_HEAD(self) -> None:
-            self.reply(body=False)
-
-        def do_GET(self) -> None:
-            self.reply(body=True)
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with served(Speaking) as url:
-        hub.url = url
-        yield hub
+    with serving(Hub()) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +76,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-COMMIT, OTHER = "0123456789abcdef0123456789abcdef01234567", "f" * 40
+OTHER = "f" * 40
 
 
 def fresh(
@@ -349,7 +255,7 @@ def test_what_the_hub_lacks_is_refused(hub: Hub, tmp_path: Path) -> None:
     for variable in ("HF_HUB_OFFLINE", "RESNET_PARITY_OFFLINE"):
         assert fresh("hf-hub:me/net", hub.url, tmp_path / "empty", **{variable: "1"}) == (
             f"refused: hf-hub:me/net: cannot be fetched (none of {', '.join(FOLDER_WEIGHTS)} in "
-            f"the cache, and {variable} is set)"
+            f"the cache, and {variable} is set; {ADVICE})"
         )
     assert hub.asked == []
 
@@ -363,7 +269,7 @@ def test_a_hub_that_is_not_reached_is_not_a_repository_that_lacks_files(
     message = fresh("hf-hub:me/net", NOWHERE, tmp_path / "empty")
     assert message == (
         "refused: hf-hub:me/net: cannot be fetched (the hub cannot be reached, and the cache lacks "
-        "a file)"
+        f"a file; {ADVICE})"
     )
 
 
