@@ -35,7 +35,7 @@ from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.adapt import ASKED, read_adapted
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.folding import weights_for
-from shared_spec.weights.initialize import initial_weights
+from shared_spec.weights.initialize import checked_seed, initial_weights
 from shared_spec.weights.layouts import ParameterLayout
 from shared_spec.weights.lazy_array import LazyArrays
 from shared_spec.weights.state import (
@@ -51,8 +51,13 @@ from shared_spec.weights.state import (
 class PlannedModel(Protocol):
     """A model of any backend."""
 
-    plan: Plan
-    spec: ResNetSpec
+    @property
+    def plan(self) -> Plan:
+        """What it was built from."""
+
+    @property
+    def spec(self) -> ResNetSpec:
+        """What the plan was compiled from."""
 
 
 Model = TypeVar("Model", bound=PlannedModel)
@@ -303,10 +308,10 @@ class ModelVerbs(ABC, Generic[Model]):
             raise FrameworkError(
                 "dtype: float64 needs jax.config.update('jax_enable_x64', True) before JAX is used"
             )
-        net = self._build(spec, Build(dtype, variables, seed, inference, native))
+        build = Build(dtype, variables, self._seed(seed, native), inference, native)
+        net = self._build(spec, build)
         if weights is None:
-            trained = net.plan.trained or net.plan
-            return self._fill(net, cast_weights(initial_weights(trained, seed), variables))
+            return self._fresh(net, build)
         # Without the overrides that ask for weights to be adapted.
         before = resolve(model, {k: v for k, v in overrides.items() if k not in ASKED})
 
@@ -315,7 +320,7 @@ class ModelVerbs(ABC, Generic[Model]):
             warn_of_notes(checkpoint, weights)
             return checkpoint
 
-        adapted = read_adapted(read, weights, (spec, before), overrides, seed)
+        adapted = read_adapted(read, weights, (spec, before), overrides, build.seed)
         return self.weights.load_weights(net, adapted)
 
     def compiled(self, model: Model) -> Callable[[Any], Any]:
@@ -402,6 +407,17 @@ class ModelVerbs(ABC, Generic[Model]):
     @abstractmethod
     def _build(self, spec: ResNetSpec, build: Build) -> Model:
         """A native model whose weights are still to be filled in."""
+
+    def _seed(self, seed: int, native: Mapping[str, Any]) -> int:
+        """The seed of the fresh weights that a call asks for."""
+        return checked_seed(seed)
+
+    def _fresh(self, model: Model, build: Build) -> Model:
+        """`model` with fresh weights."""
+        trained = model.plan.trained or model.plan
+        return self._fill(
+            model, cast_weights(initial_weights(trained, build.seed), build.variables)
+        )
 
     def _fill(self, model: Model, state: State) -> Model:
         """`model` with fresh weights that are nobody else's."""
