@@ -117,6 +117,8 @@ def every(x: jax.Array, rows: int, columns: int) -> jax.Array:
     """`x[:, ::rows, ::columns]`, of a size that JAX knows for a convolution's: sizes that are
     symbols are compared by how they are written.
     """
+    if rows == columns == 1:
+        return x
     return lax.slice(x, (0,) * x.ndim, x.shape, (1, rows, columns, 1))
 
 
@@ -346,9 +348,11 @@ def _avg_pool(layer: plan.AvgPool, x: jax.Array) -> jax.Array:
 def _blur_pool(layer: plan.BlurPool, x: jax.Array) -> jax.Array:
     """[N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), C]."""
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect")
-    s = layer.stride
-    x = 0.25 * x[:, :-2:s] + 0.5 * x[:, 1:-1:s] + 0.25 * x[:, 2::s]
-    return 0.25 * x[:, :, :-2:s] + 0.5 * x[:, :, 1:-1:s] + 0.25 * x[:, :, 2::s]
+    for axis in (1, 2):
+        size = x.shape[axis] - 2
+        taps = [lax.slice_in_dim(x, i, i + size, layer.stride, axis) for i in range(3)]
+        x = 0.25 * taps[0] + 0.5 * taps[1] + 0.25 * taps[2]
+    return x
 
 
 def _zero_pad_shortcut(layer: plan.ZeroPadShortcut, x: jax.Array) -> jax.Array:
