@@ -162,6 +162,7 @@ class BatchNorm(nnx.BatchNorm):
             epsilon=layer.eps,
             dtype=options.dtype,
             param_dtype=options.param_dtype,
+            axis_name=options.axis_name,
             # E[x^2] - E[x]^2 cancels where the mean is large.
             use_fast_variance=False,
             rngs=options.rngs,
