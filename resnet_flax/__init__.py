@@ -91,7 +91,9 @@ class Verbs(ModelVerbs[ResNet]):
         natives = self.weights.natives(model)
         given: Any = build.seed
         seed = [given] if isinstance(given, jax.core.Tracer) else []
-        if not seed and not any(isinstance(v[...], jax.core.Tracer) for v in natives.values()):
+        if not seed and not any(
+            isinstance(v.get_value(), jax.core.Tracer) for v in natives.values()
+        ):
             return super()._fresh(model, build)
 
         def draw(*traced: Any) -> dict[str, np.ndarray]:
@@ -100,7 +102,7 @@ class Verbs(ModelVerbs[ResNet]):
             return {q.name: FLAX[q.role].to_native(fitting[q.name]) for q in p.parameters()}
 
         p = model.plan
-        shapes = {name: jax.typeof(v[...]) for name, v in natives.items()}
+        shapes = {name: jax.typeof(v.get_value()) for name, v in natives.items()}
         arrays = jax.pure_callback(draw, shapes, *seed, vmap_method="sequential")
         for name, variable in natives.items():
             variable.set_value(arrays[name])

@@ -167,8 +167,11 @@ class BatchNorm(nnx.BatchNorm):
             use_fast_variance=False,
             rngs=options.rngs,
         )
-        self.mean = Statistic(jnp.zeros(layer.channels, options.param_dtype))
-        self.var = Statistic(jnp.ones(layer.channels, options.param_dtype))
+        # Where nothing is wider than they are, statistics are Flax's own.
+        widest = jnp.promote_types(options.param_dtype, jax.dtypes.canonicalize_dtype("float64"))
+        kind = nnx.BatchStat if widest == options.param_dtype else Statistic
+        self.mean = kind(jnp.zeros(layer.channels, options.param_dtype))
+        self.var = kind(jnp.ones(layer.channels, options.param_dtype))
         self.unbiased = layer.variance == "unbiased"
 
     def __call__(self, x: jax.Array, use_running_average: bool | None = None, **kwargs: Any) -> Any:

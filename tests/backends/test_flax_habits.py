@@ -164,6 +164,10 @@ def test_a_model_prints_as_stock_modules_do(probe: Probe) -> None:
         assert path in found["ours"]["table"]
 
 
+def test_a_model_is_a_linen_module_too(probe: Probe) -> None:
+    probe("linen")
+
+
 @pytest.mark.parametrize(
     "name",
     [
