@@ -64,8 +64,17 @@ class Verbs(ModelVerbs[ResNet]):
         if rngs is not None and not isinstance(rngs, nnx.Rngs):
             raise FrameworkError(f"rngs: expected nnx.Rngs, got {type(rngs).__name__}")
         stream = _stream(rngs, "params")
-        given: Any = seed if stream is None else jax.random.key_data(stream())
-        return given if isinstance(given, jax.core.Tracer) else _number(given)
+        if stream is not None:
+            words: Any = jax.random.key_data(stream())
+            return words if isinstance(words, jax.core.Tracer) else _number(words)
+        given: Any = seed
+        if (
+            isinstance(given, jax.core.Tracer)
+            and given.ndim == 0
+            and jnp.issubdtype(given.dtype, jnp.integer)
+        ):
+            return given
+        return super()._seed(seed, native)
 
     def _build(self, spec: ResNetSpec, build: Build) -> ResNet:
         p = inference_form(compile_plan(spec), build.inference)
@@ -75,7 +84,7 @@ class Verbs(ModelVerbs[ResNet]):
         rngs.dropout = _stream(native.get("rngs"), "dropout") or nnx.Rngs(_key(build.seed)).default
         dtype = None
         if native.get("param_dtype") is not None and build.dtype is not None:
-            dtype = numpy_dtype(_name(build.dtype))
+            dtype = self._numpy_dtype(_name(build.dtype))
         options = Options(numpy_dtype(build.variables), dtype, native.get("axis_name"), rngs)
         net = ResNet(p, spec, options)
         if build.inference:

@@ -303,11 +303,7 @@ class ModelVerbs(ABC, Generic[Model]):
         native = {k: overrides.pop(k) for k in sorted(self.native_options & set(overrides))}
         spec = resolve(model, overrides)
         variables = self._variable_dtype(dtype, native)
-        numpy_dtype(variables)
-        if variables == "float64" and not self._has_float64():
-            raise FrameworkError(
-                "dtype: float64 needs jax.config.update('jax_enable_x64', True) before JAX is used"
-            )
+        self._numpy_dtype(variables)
         build = Build(dtype, variables, self._seed(seed, native), inference, native)
         net = self._build(spec, build)
         if weights is None:
@@ -399,6 +395,15 @@ class ModelVerbs(ABC, Generic[Model]):
             25557032
         """
         return sum(self._sizes(model))
+
+    def _numpy_dtype(self, name: str) -> np.dtype[Any]:
+        """The numpy dtype called `name`, in which the framework can compute."""
+        dtype = numpy_dtype(name)
+        if name == "float64" and not self._has_float64():
+            raise FrameworkError(
+                "dtype: float64 needs jax.config.update('jax_enable_x64', True) before JAX is used"
+            )
+        return dtype
 
     def _variable_dtype(self, dtype: Any, native: Mapping[str, Any]) -> str:
         """Name of the dtype of the variables that a call asks for."""

@@ -44,7 +44,12 @@ def test_what_is_no_stream_seed_or_dtype_is_refused(probe: Probe) -> None:
     dtypes = "is not one of float64, float32, float16, bfloat16"
     told = probe("refusals")
     assert told.pop("object").startswith("dtype: <object object at")
+    assert told.pop("float64").startswith("dtype: float64 needs jax.config.update('jax_enable_x64'")
     assert told == {
+        "traced floats": "seed: expected an integer, got BatchTracer",
+        "traced keys": "seed: expected an integer, got BatchTracer",
+        "several": "seed: expected an integer, got DynamicJaxprTracer",
+        "list": "seed: expected an integer, got list",
         "rngs": "rngs: expected nnx.Rngs, got int",
         "seed": "seed: expected an integer, got str",
         "float": "seed: expected an integer, got float",

@@ -171,7 +171,17 @@ def refusals(resnet: Any) -> dict[str, str]:
         resnet.create_model(resolve("resnet20", FIELDS), weights=weights, num_classes=3, seed=seed)
         return seed
 
+    def made(seeds: Any) -> Any:
+        return nnx.state(ours(resnet, seed=seeds))
+
+    with jax.enable_x64(False):
+        wide = refusal(lambda: ours(resnet, dtype=jnp.float64, param_dtype=jnp.float32))
     return {
+        "float64": wide,
+        "traced floats": refusal(lambda: jax.vmap(made)(jnp.ones(2))),
+        "traced keys": refusal(lambda: jax.vmap(made)(jax.random.split(jax.random.key(0)))),
+        "several": refusal(lambda: jax.jit(made)(jnp.arange(2))),
+        "list": refusal(lambda: ours(resnet, seed=[1, 2])),
         "rngs": refusal(lambda: ours(resnet, rngs=0)),
         "seed": refusal(lambda: ours(resnet, seed="a")),
         "float": refusal(lambda: ours(resnet, seed=0.5)),
