@@ -1,11 +1,24 @@
-"""ResNets as native Flax NNX modules. The verbs are those of `resnet_torch` and `resnet_keras`."""
+"""ResNets as native Flax NNX modules. The verbs are those of `resnet_torch` and `resnet_keras`.
+
+`create_model` and the functions named after models also take keywords of NNX's own:
+
+- `rngs`: an `nnx.Rngs`. Fresh weights follow from its stream `params`, and dropout from its stream
+  `dropout`, or both from `default`; what it lacks follows from `seed`. Weights from `seed` alone
+  are those of the other frameworks.
+- `param_dtype`: of the variables, norm statistics included; `dtype` is then of computation alone.
+- `axis_name`: the axis of `jax.pmap`, `jax.shard_map` or `jax.vmap` over which batch norms take
+  their statistics.
+
+Example:
+    >>> model = create_model("resnet50", dtype=jnp.bfloat16, param_dtype=jnp.float32)
+    >>> nnx.vmap(lambda rngs: create_model("resnet20", rngs=rngs))(nnx.Rngs(0).split(5))
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 
@@ -18,6 +31,7 @@ try:
 except ImportError:
     raise framework_missing("resnet_flax", "Flax (jax, flax, optax)", "flax") from None
 
+from resnet_flax.layers import Options
 from resnet_flax.model import ResNet, find, replace
 from resnet_flax.training import Trainer
 from resnet_flax.weights import WEIGHTS
@@ -27,37 +41,94 @@ from shared_spec.kernels import xla
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.folding import inference_form
 from shared_spec.spec.resnet_spec import ResNetSpec
-from shared_spec.weights.state import numpy_dtype
+from shared_spec.weights.folding import weights_for
+from shared_spec.weights.initialize import checked_seed, initial_weights
+from shared_spec.weights.layouts import FLAX
+from shared_spec.weights.state import cast_weights, numpy_dtype
 
 
 class Verbs(ModelVerbs[ResNet]):
     """What the verbs do in Flax."""
 
     weights = WEIGHTS
+    native_options = frozenset({"rngs", "param_dtype", "axis_name"})
+
+    def _variable_dtype(self, dtype: Any, native: Mapping[str, Any]) -> str:
+        given = _name(native.get("param_dtype"))
+        if given is None:
+            return super()._variable_dtype(_name(dtype), native)
+        return numpy_dtype(given, "param_dtype").name
+
+    def _seed(self, seed: int, native: Mapping[str, Any]) -> Any:
+        rngs = native.get("rngs")
+        if rngs is not None and not isinstance(rngs, nnx.Rngs):
+            raise FrameworkError(f"rngs: expected nnx.Rngs, got {type(rngs).__name__}")
+        stream = _stream(rngs, "params")
+        if stream is not None:
+            words: Any = jax.random.key_data(stream())
+            return words if isinstance(words, jax.core.Tracer) else _number(words)
+        given: Any = seed
+        if (
+            isinstance(given, jax.core.Tracer)
+            and given.ndim == 0
+            and jnp.issubdtype(given.dtype, jnp.integer)
+        ):
+            return given
+        return super()._seed(seed, native)
 
     def _build(self, spec: ResNetSpec, build: Build) -> ResNet:
         p = inference_form(compile_plan(spec), build.inference)
-        # Dropout alone draws from the seed.
-        rngs = nnx.Rngs(crc32(str(build.seed).encode()))
-        net = ResNet(p, spec, numpy_dtype(build.variables), rngs)
+        native = build.native
+        # Layers ask for keys of parameters too, which are filled in later.
+        rngs = nnx.Rngs(params=0)
+        rngs.dropout = _stream(native.get("rngs"), "dropout") or nnx.Rngs(_key(build.seed)).default
+        dtype = None
+        if native.get("param_dtype") is not None and build.dtype is not None:
+            dtype = self._numpy_dtype(_name(build.dtype))
+        options = Options(numpy_dtype(build.variables), dtype, native.get("axis_name"), rngs)
+        net = ResNet(p, spec, options)
         if build.inference:
             net.set_attributes(
                 use_running_average=True, deterministic=True, raise_if_not_found=False
             )
         return net
 
+    def _fresh(self, model: ResNet, build: Build) -> ResNet:
+        """While JAX traces, numpy draws when the program runs: members of a `vmap` differ, an
+        `eval_shape` draws nothing, and weights are no constants of a program.
+        """
+        natives = self.weights.natives(model)
+        given: Any = build.seed
+        seed = [given] if isinstance(given, jax.core.Tracer) else []
+        if not seed and not any(
+            isinstance(v.get_value(), jax.core.Tracer) for v in natives.values()
+        ):
+            return super()._fresh(model, build)
+
+        def draw(*traced: Any) -> dict[str, np.ndarray]:
+            state = initial_weights(p.trained or p, _number(traced[0]) if traced else build.seed)
+            fitting = weights_for(p, cast_weights(state, build.variables), build.variables)
+            return {q.name: FLAX[q.role].to_native(fitting[q.name]) for q in p.parameters()}
+
+        p = model.plan
+        shapes = {name: jax.typeof(v.get_value()) for name, v in natives.items()}
+        arrays = jax.pure_callback(draw, shapes, *seed, vmap_method="sequential")
+        for name, variable in natives.items():
+            variable.set_value(arrays[name])
+        return model
+
     def _has_float64(self) -> bool:
         return bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
 
     def _compile(self, model: ResNet) -> Callable[[jax.Array], Any]:
         graph, state = nnx.split(_evaluating(model))
-        run = xla.jit(lambda state, x: nnx.merge(graph, state)(x), dtype_name(model))
+        run = xla.jit(lambda state, x: nnx.merge(graph, state)(x), _computed(model))
         return partial(run, state)
 
     def _outputs(self, model: ResNet, chunks: list[np.ndarray]) -> list[Any]:
         dtype = dtype_name(model)
         graph, state = nnx.split(_evaluating(model))
-        run = _forward(dtype)
+        run = _forward(_computed(model))
         return [run(graph, state, jnp.asarray(chunk, dtype)) for chunk in chunks]
 
     def _recorded(self, model: ResNet, images: np.ndarray, names: list[str]) -> Outputs:
@@ -92,6 +163,43 @@ class Verbs(ModelVerbs[ResNet]):
 def _forward(dtype: str) -> Any:
     """One function for all models: those of one kind are compiled once."""
     return xla.jit(lambda graph, state, x: nnx.merge(graph, state)(x), dtype, static_argnums=0)
+
+
+def _computed(model: ResNet) -> str:
+    """Name of the dtype of computation."""
+    return dtype_name(model) if model.dtype is None else str(model.dtype)
+
+
+def _name(dtype: Any) -> Any:
+    """The name of a dtype that may be given as `jnp.bfloat16` is."""
+    if dtype is None or isinstance(dtype, str):
+        return dtype
+    try:
+        return jnp.dtype(dtype).name
+    except TypeError:  # what it is instead is told by whoever looks it up
+        return dtype
+
+
+def _stream(rngs: nnx.Rngs | None, name: str) -> nnx.RngStream | None:
+    """The stream called `name`, or else `default`, if there is one."""
+    if rngs is None or not (name in rngs or "default" in rngs):
+        return None
+    stream: nnx.RngStream = rngs[name]
+    return stream
+
+
+def _number(seed: Any) -> int:
+    """The integer that a seed is, or that the words of a key's data make up."""
+    if np.ndim(seed) == 0:
+        return checked_seed(seed)
+    return int.from_bytes(np.asarray(seed, ">u4").tobytes(), "big")
+
+
+def _key(seed: Any) -> jax.Array:
+    """A key from the last word of a seed, or of a key's data, which may be traced."""
+    if isinstance(seed, jax.core.Tracer):
+        return jax.random.key(seed.ravel()[-1].astype(jnp.uint32))
+    return jax.random.key(np.uint32(seed % 2**32))
 
 
 def _evaluating(model: ResNet) -> ResNet:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.nnx.nn.dtypes import promote_dtype
 from jax import lax
 
 from shared_spec import plan
@@ -33,21 +34,33 @@ ACTIVATIONS: dict[str, Any] = {
 ZEROS = nnx.initializers.zeros_init()
 
 
-def build(layer: plan.Layer, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
-    """The native module of a layer record, with parameters of `dtype`."""
+@dataclass(frozen=True)
+class Options:
+    """What the layers of a model have in common, under NNX's names."""
+
+    param_dtype: Any
+    dtype: Any
+    """Of computation; None for what input and parameters promote to."""
+    axis_name: Any
+    """The axis over which batch norms take their statistics."""
+    rngs: nnx.Rngs
+
+
+def build(layer: plan.Layer, options: Options) -> nnx.Module:
+    """The native module of a layer record."""
     if type(layer) in FUNCTIONS:
         return Stateless(layer)
     if type(layer) not in BUILDERS:
         raise FrameworkError(f"resnet_flax has no layer for {type(layer).__name__}")
-    return BUILDERS[type(layer)](layer, dtype, rngs)
+    return BUILDERS[type(layer)](layer, options)
 
 
-def _conv(layer: plan.Conv, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
-    route: Any = lax.conv_general_dilated
+def _conv(layer: plan.Conv, options: Options) -> nnx.Module:
+    pointwise = layer.kernel_size == layer.groups == 1 and layer.padding in (0, "same")
+    route: Any = product if pointwise else lax.conv_general_dilated
+    promote: Any = promote_dtype
     if layer.standardize_eps is not None:
-        route = Standardized(layer.standardize_eps)
-    elif layer.kernel_size == layer.groups == 1 and layer.padding in (0, "same"):
-        route = product
+        route, promote = lax.conv_general_dilated, Standardized(layer.standardize_eps)
     conv: nnx.Module = nnx.Conv(
         layer.in_channels,
         layer.out_channels,
@@ -57,33 +70,37 @@ def _conv(layer: plan.Conv, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
         kernel_dilation=layer.dilation,
         feature_group_count=layer.groups,
         use_bias=layer.bias,
-        param_dtype=dtype,
+        dtype=options.dtype,
+        param_dtype=options.param_dtype,
         kernel_init=ZEROS,
         conv_general_dilated=route,
-        rngs=rngs,
+        promote_dtype=promote,
+        rngs=options.rngs,
     )
     return conv
 
 
-def _group_norm(layer: plan.GroupNorm, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
+def _group_norm(layer: plan.GroupNorm, options: Options) -> nnx.Module:
     return nnx.GroupNorm(
         layer.channels,
         num_groups=layer.groups,
         epsilon=layer.eps,
-        param_dtype=dtype,
+        dtype=options.dtype,
+        param_dtype=options.param_dtype,
         use_fast_variance=False,
-        rngs=rngs,
+        rngs=options.rngs,
     )
 
 
-def _dense(layer: plan.Dense, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
+def _dense(layer: plan.Dense, options: Options) -> nnx.Module:
     return nnx.Linear(
         layer.in_features,
         layer.out_features,
         use_bias=layer.bias,
-        param_dtype=dtype,
+        dtype=options.dtype,
+        param_dtype=options.param_dtype,
         kernel_init=ZEROS,
-        rngs=rngs,
+        rngs=options.rngs,
     )
 
 
@@ -93,23 +110,32 @@ def product(
     """`lax.conv_general_dilated` of a 1 x 1 kernel: where that is faster, as a matrix product."""
     if not products():
         return lax.conv_general_dilated(x, kernel, strides, *args, **options)
-    rows, columns = strides
-    return jnp.matmul(x[:, ::rows, ::columns], kernel[0, 0], precision=options.get("precision"))
+    return jnp.matmul(every(x, *strides), kernel[0, 0], precision=options.get("precision"))
+
+
+def every(x: jax.Array, rows: int, columns: int) -> jax.Array:
+    """`x[:, ::rows, ::columns]`, of a size that JAX knows for a convolution's: sizes that are
+    symbols are compared by how they are written.
+    """
+    if rows == columns == 1:
+        return x
+    return lax.slice(x, (0,) * x.ndim, x.shape, (1, rows, columns, 1))
 
 
 @dataclass(frozen=True)
 class Standardized:
-    """`lax.conv_general_dilated` of filters that are standardised, over their own weights. Two of
-    one `eps` are equal, so that models of one kind are compiled once.
+    """`promote_dtype` of convolutions whose filters are standardised, over their own weights and in
+    their own dtype. Two of one `eps` are equal, so that models of one kind are compiled once.
     """
 
     eps: float
 
-    def __call__(self, x: jax.Array, kernel: jax.Array, *args: Any, **options: Any) -> jax.Array:
-        """[N, H, W, C] and [h, w, C / groups, out] to [N, H', W', out]."""
+    def __call__(self, arrays: Any, /, *, dtype: Any = None, inexact: bool = True) -> Any:
+        """Input, kernel [h, w, C / groups, out] and bias, in one dtype."""
+        x, kernel, bias = arrays
         variance = kernel.var((0, 1, 2), keepdims=True)
         standard = (kernel - kernel.mean((0, 1, 2), keepdims=True)) * lax.rsqrt(variance + self.eps)
-        return lax.conv_general_dilated(x, standard, *args, **options)
+        return promote_dtype((x, standard, bias), dtype=dtype, inexact=inexact)
 
 
 def padding(amount: plan.Padding) -> Any:
@@ -129,18 +155,23 @@ class BatchNorm(nnx.BatchNorm):
     parameters' dtype (Flax's own are always float32).
     """
 
-    def __init__(self, layer: plan.BatchNorm, dtype: Any, rngs: nnx.Rngs) -> None:
+    def __init__(self, layer: plan.BatchNorm, options: Options) -> None:
         super().__init__(
             layer.channels,
             momentum=1 - layer.momentum,
             epsilon=layer.eps,
-            param_dtype=dtype,
+            dtype=options.dtype,
+            param_dtype=options.param_dtype,
+            axis_name=options.axis_name,
             # E[x^2] - E[x]^2 cancels where the mean is large.
             use_fast_variance=False,
-            rngs=rngs,
+            rngs=options.rngs,
         )
-        self.mean = Statistic(jnp.zeros(layer.channels, dtype))
-        self.var = Statistic(jnp.ones(layer.channels, dtype))
+        # Where nothing is wider than they are, statistics are Flax's own.
+        widest = jnp.promote_types(options.param_dtype, jax.dtypes.canonicalize_dtype("float64"))
+        kind = nnx.BatchStat if widest == options.param_dtype else Statistic
+        self.mean = kind(jnp.zeros(layer.channels, options.param_dtype))
+        self.var = kind(jnp.ones(layer.channels, options.param_dtype))
         self.unbiased = layer.variance == "unbiased"
 
     def __call__(self, x: jax.Array, use_running_average: bool | None = None, **kwargs: Any) -> Any:
@@ -151,6 +182,8 @@ class BatchNorm(nnx.BatchNorm):
         after = self.var[...]
         if self.unbiased and after is not before:
             n = x.size // x.shape[-1]
+            if self.axis_name is not None:
+                n = lax.psum(n, self.axis_name, axis_index_groups=self.axis_index_groups)  # type: ignore[no-untyped-call]
             # A single number has no unbiased variance: its biased one, 0, is taken.
             self.var[...] = kept + (after - kept) * (n / max(n - 1, 1))
         return y
@@ -159,41 +192,47 @@ class BatchNorm(nnx.BatchNorm):
 class EvoNorm(nnx.Module):
     """EvoNorm-S0: a gated activation over the deviation of its group."""
 
-    def __init__(self, layer: plan.EvoNorm, dtype: Any) -> None:
-        self.groups, self.eps = layer.groups, layer.eps
-        self.scale = nnx.Param(jnp.ones(layer.channels, dtype))
-        self.bias = nnx.Param(jnp.zeros(layer.channels, dtype))
-        self.v = nnx.Param(jnp.ones(layer.channels, dtype))
+    def __init__(self, layer: plan.EvoNorm, options: Options) -> None:
+        self.groups, self.eps, self.dtype = layer.groups, layer.eps, options.dtype
+        self.scale = nnx.Param(jnp.ones(layer.channels, options.param_dtype))
+        self.bias = nnx.Param(jnp.zeros(layer.channels, options.param_dtype))
+        self.v = nnx.Param(jnp.ones(layer.channels, options.param_dtype))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, H, W, C] to the same."""
+        x, scale, bias, v = promote_dtype(
+            (x, self.scale[...], self.bias[...], self.v[...]), dtype=self.dtype
+        )
         grouped = (*x.shape[:3], self.groups, -1)
         variance = x.reshape(grouped).var((1, 2, 4), keepdims=True)
-        y = (x * nnx.sigmoid(x * self.v[...])).reshape(grouped) * lax.rsqrt(variance + self.eps)
-        out: jax.Array = y.reshape(x.shape) * self.scale[...] + self.bias[...]
+        y = (x * nnx.sigmoid(x * v)).reshape(grouped) * lax.rsqrt(variance + self.eps)
+        out: jax.Array = y.reshape(x.shape) * scale + bias
         return out
 
 
 class FilterResponseNorm(nnx.Module):
     """Each map over its root mean square, then a learnt threshold."""
 
-    def __init__(self, layer: plan.FilterResponseNorm, dtype: Any) -> None:
-        self.eps = layer.eps
-        self.scale = nnx.Param(jnp.ones(layer.channels, dtype))
-        self.bias = nnx.Param(jnp.zeros(layer.channels, dtype))
-        self.tau = nnx.Param(jnp.zeros(layer.channels, dtype))
+    def __init__(self, layer: plan.FilterResponseNorm, options: Options) -> None:
+        self.eps, self.dtype = layer.eps, options.dtype
+        self.scale = nnx.Param(jnp.ones(layer.channels, options.param_dtype))
+        self.bias = nnx.Param(jnp.zeros(layer.channels, options.param_dtype))
+        self.tau = nnx.Param(jnp.zeros(layer.channels, options.param_dtype))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, H, W, C] to the same."""
+        x, scale, bias, tau = promote_dtype(
+            (x, self.scale[...], self.bias[...], self.tau[...]), dtype=self.dtype
+        )
         x = x * lax.rsqrt(jnp.square(x).mean((1, 2), keepdims=True) + self.eps)
-        return jnp.maximum(x * self.scale[...] + self.bias[...], self.tau[...])
+        return jnp.maximum(x * scale + bias, tau)
 
 
 class SqueezeExcite(nnx.Module):
     """Scale channels by a gate computed from their means."""
 
-    def __init__(self, layer: plan.SqueezeExcite, dtype: Any, rngs: nnx.Rngs) -> None:
-        self.fc1, self.fc2 = (build(conv, dtype, rngs) for conv in squeeze_convs(layer))
+    def __init__(self, layer: plan.SqueezeExcite, options: Options) -> None:
+        self.fc1, self.fc2 = (build(conv, options) for conv in squeeze_convs(layer))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, H, W, C] to the same."""
@@ -204,7 +243,7 @@ class SqueezeExcite(nnx.Module):
 class ChannelAttention(nnx.Module):
     """Scale channels by a gate computed from the means of their neighbours."""
 
-    def __init__(self, layer: plan.ChannelAttention, dtype: Any, rngs: nnx.Rngs) -> None:
+    def __init__(self, layer: plan.ChannelAttention, options: Options) -> None:
         p = layer.kernel_size // 2
         self.conv = nnx.Conv(
             1,
@@ -212,9 +251,10 @@ class ChannelAttention(nnx.Module):
             (layer.kernel_size,),
             padding=((p, p),),
             use_bias=False,
-            param_dtype=dtype,
+            dtype=options.dtype,
+            param_dtype=options.param_dtype,
             kernel_init=ZEROS,
-            rngs=rngs,
+            rngs=options.rngs,
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -226,20 +266,22 @@ class ChannelAttention(nnx.Module):
 class LayerScale(nnx.Module):
     """Scale each channel by a learnt number."""
 
-    def __init__(self, layer: plan.LayerScale, dtype: Any) -> None:
-        self.gamma = nnx.Param(jnp.ones(layer.channels, dtype))
+    def __init__(self, layer: plan.LayerScale, options: Options) -> None:
+        self.dtype = options.dtype
+        self.gamma = nnx.Param(jnp.ones(layer.channels, options.param_dtype))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, H, W, C] to the same."""
-        y: jax.Array = x * self.gamma[...]
+        x, gamma = promote_dtype((x, self.gamma[...]), dtype=self.dtype)
+        y: jax.Array = x * gamma
         return y
 
 
 class DropBlock(nnx.Dropout):
     """Drop squares of pixels, in training."""
 
-    def __init__(self, layer: plan.DropBlock, rngs: nnx.Rngs) -> None:
-        super().__init__(layer.rate, rngs=rngs)
+    def __init__(self, layer: plan.DropBlock, options: Options) -> None:
+        super().__init__(layer.rate, rngs=options.rngs)
         self.layer = layer
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -297,9 +339,12 @@ def _max_pool(layer: plan.MaxPool, x: jax.Array) -> jax.Array:
 def _avg_pool(layer: plan.AvgPool, x: jax.Array) -> jax.Array:
     """[N, H, W, C] to [N, H', W', C]: the mean, of padding too only if the plan says so."""
     window, strides = (layer.kernel_size,) * 2, (layer.stride,) * 2
-    y: jax.Array = nnx.avg_pool(
-        x, window, strides, padding(layer.padding), count_include_pad=layer.count_padding
-    )
+    around = padding(layer.padding)
+    if around == "SAME" and layer.kernel_size == 2:
+        # The same windows (at even sizes, none reaches the padding), and no question of whether a
+        # size is even, which has no answer while it is a symbol.
+        around = ((0, 1), (0, 1))
+    y: jax.Array = nnx.avg_pool(x, window, strides, around, count_include_pad=layer.count_padding)
     # Flax divides by counts of JAX's default float, which is not always the input's.
     return y.astype(x.dtype)
 
@@ -307,14 +352,16 @@ def _avg_pool(layer: plan.AvgPool, x: jax.Array) -> jax.Array:
 def _blur_pool(layer: plan.BlurPool, x: jax.Array) -> jax.Array:
     """[N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), C]."""
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect")
-    s = layer.stride
-    x = 0.25 * x[:, :-2:s] + 0.5 * x[:, 1:-1:s] + 0.25 * x[:, 2::s]
-    return 0.25 * x[:, :, :-2:s] + 0.5 * x[:, :, 1:-1:s] + 0.25 * x[:, :, 2::s]
+    for axis in (1, 2):
+        size = x.shape[axis] - 2
+        taps = [lax.slice_in_dim(x, i, i + size, layer.stride, axis) for i in range(3)]
+        x = 0.25 * taps[0] + 0.5 * taps[1] + 0.25 * taps[2]
+    return x
 
 
 def _zero_pad_shortcut(layer: plan.ZeroPadShortcut, x: jax.Array) -> jax.Array:
     """[N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), before + C + after]."""
-    x = x[:, :: layer.stride, :: layer.stride, :]
+    x = every(x, layer.stride, layer.stride)
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (layer.before, layer.after)))
 
 
@@ -345,20 +392,20 @@ FUNCTIONS: dict[type, Callable[[Any, jax.Array], jax.Array]] = {
 }
 """What each layer record without variables computes: plain functions, as Flax's own pools are."""
 
-BUILDERS: dict[type, Callable[[Any, Any, nnx.Rngs], nnx.Module]] = {
+BUILDERS: dict[type, Callable[[Any, Options], nnx.Module]] = {
     plan.Conv: _conv,
     plan.BatchNorm: BatchNorm,
     plan.GroupNorm: _group_norm,
-    plan.EvoNorm: lambda layer, dtype, rngs: EvoNorm(layer, dtype),
-    plan.FilterResponseNorm: lambda layer, dtype, rngs: FilterResponseNorm(layer, dtype),
+    plan.EvoNorm: EvoNorm,
+    plan.FilterResponseNorm: FilterResponseNorm,
     plan.SqueezeExcite: SqueezeExcite,
     plan.ChannelAttention: ChannelAttention,
-    plan.LayerScale: lambda layer, dtype, rngs: LayerScale(layer, dtype),
-    plan.Dropout: lambda layer, dtype, rngs: nnx.Dropout(layer.rate, rngs=rngs),
-    plan.DropPath: lambda layer, dtype, rngs: nnx.Dropout(
-        layer.rate, broadcast_dims=(1, 2, 3), rngs=rngs
+    plan.LayerScale: LayerScale,
+    plan.Dropout: lambda layer, options: nnx.Dropout(layer.rate, rngs=options.rngs),
+    plan.DropPath: lambda layer, options: nnx.Dropout(
+        layer.rate, broadcast_dims=(1, 2, 3), rngs=options.rngs
     ),
-    plan.DropBlock: lambda layer, dtype, rngs: DropBlock(layer, rngs),
+    plan.DropBlock: DropBlock,
     plan.Dense: _dense,
 }
-"""The native module of each other record, with parameters of a dtype."""
+"""The native module of each other record."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 from flax import nnx
 
-from resnet_flax.layers import build
+from resnet_flax.layers import Options, build
 from shared_spec import plan
 from shared_spec.kernels.xla import summed
 from shared_spec.plan.network import Plan
@@ -19,12 +19,12 @@ from shared_spec.weights.preprocessing import Preprocessing
 class ResidualBlock(nnx.Module):
     """`output(branch(pre(x)) + shortcut)`; the plan's chains are attributes, such as `conv1`."""
 
-    def __init__(self, block: plan.Block, dtype: Any, rngs: nnx.Rngs) -> None:
+    def __init__(self, block: plan.Block, options: Options) -> None:
         self._shortcut_from = block.shortcut_from
-        self._pre = attach(self, block.name, block.pre, dtype, rngs)
-        self._branch = attach(self, block.name, block.branch, dtype, rngs)
-        self._shortcut = attach(self, block.name, block.shortcut, dtype, rngs)
-        self._output = attach(self, block.name, block.output, dtype, rngs)
+        self._pre = attach(self, block.name, block.pre, options)
+        self._branch = attach(self, block.name, block.branch, options)
+        self._shortcut = attach(self, block.name, block.shortcut, options)
+        self._output = attach(self, block.name, block.output, options)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, H, W, C] to [N, H', W', C']."""
@@ -59,10 +59,10 @@ class Named(nnx.Module):
 class Stage(Chain):
     """Residual blocks one after another."""
 
-    def __init__(self, stage: plan.Stage, dtype: Any, rngs: nnx.Rngs) -> None:
+    def __init__(self, stage: plan.Stage, options: Options) -> None:
         super().__init__()
         for block in stage.blocks:
-            module = ResidualBlock(block, dtype, rngs)
+            module = ResidualBlock(block, options)
             place(self, block.name.removeprefix(stage.name + "."), module)
 
 
@@ -73,15 +73,44 @@ class ResNet(nnx.Module):
     `features_only`, the list of feature maps.
     """
 
-    preprocessing: Preprocessing | None = None
-    labels: tuple[str, ...] | None = None
-
-    def __init__(self, p: Plan, spec: ResNetSpec, dtype: Any, rngs: nnx.Rngs) -> None:
-        self.plan, self.spec = p, spec
-        self._stem = attach(self, "", p.stem, dtype, rngs)
-        places = (place(self, stage.name, Stage(stage, dtype, rngs)) for stage in p.stages)
+    def __init__(self, p: Plan, spec: ResNetSpec, options: Options) -> None:
+        # What begins so is not printed: each takes thousands of characters.
+        self._plan, self._spec = p, spec
+        self._labels: tuple[str, ...] | None = None
+        self._preprocessing: Preprocessing | None = None
+        self.dtype = options.dtype
+        self._stem = attach(self, "", p.stem, options)
+        places = (place(self, stage.name, Stage(stage, options)) for stage in p.stages)
         self._stages = tuple(dict.fromkeys(places))
-        self._head = attach(self, "", p.head, dtype, rngs)
+        self._head = attach(self, "", p.head, options)
+
+    @property
+    def plan(self) -> Plan:
+        """What the network was built from."""
+        return self._plan
+
+    @property
+    def spec(self) -> ResNetSpec:
+        """What the plan was compiled from."""
+        return self._spec
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """What images need before they enter, if the weights tell."""
+        return self._preprocessing
+
+    @preprocessing.setter
+    def preprocessing(self, value: Preprocessing | None) -> None:
+        self._preprocessing = value
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """The names of the classes, if the weights tell."""
+        return self._labels
+
+    @labels.setter
+    def labels(self, value: Sequence[str] | None) -> None:
+        self._labels = None if value is None else tuple(value)
 
     def __call__(self, x: jax.Array) -> jax.Array | list[jax.Array]:
         """[N, H, W, C] to [N, num_classes], or to feature maps."""
@@ -111,7 +140,7 @@ def chain(module: nnx.Module, names: Iterable[str], x: jax.Array) -> jax.Array:
 
 
 def attach(
-    parent: nnx.Module, prefix: str, layers: plan.Layers, dtype: Any, rngs: nnx.Rngs
+    parent: nnx.Module, prefix: str, layers: plan.Layers, options: Options
 ) -> tuple[str, ...]:
     """Build `layers` under `parent`, at their names without `prefix`.
 
@@ -120,7 +149,7 @@ def attach(
         numbered modules or a `Named` one.
     """
     names = (
-        place(parent, layer.name.removeprefix(prefix + "."), build(layer, dtype, rngs))
+        place(parent, layer.name.removeprefix(prefix + "."), build(layer, options))
         for layer in layers
     )
     return tuple(dict.fromkeys(names))

@@ -105,10 +105,13 @@ class Trainer(BaseTrainer[ResNet]):
         )
         for path in self.optimization.frozen_norms(self._model.plan):
             find(view, path).use_running_average = True
-        if self.optimization.precision == "bfloat16":
-            for _, module in nnx.iter_modules(view):
-                if hasattr(module, "dtype"):
-                    module.dtype = jnp.bfloat16
+        # The recipe's precision, whatever the model's own; and the step is of the whole batch.
+        narrow = self.optimization.precision == "bfloat16" or self._model.dtype is not None
+        for _, module in nnx.iter_modules(view):
+            if narrow and hasattr(module, "dtype"):
+                module.dtype = jnp.dtype(self.optimization.precision)
+            if isinstance(module, nnx.BatchNorm):
+                module.axis_name = None
         places = {
             (*_path(q.module), self.verbs.layouts[q.role].leaf): n
             for n, q in self._parameters.items()

@@ -48,8 +48,16 @@ class Weights(WeightVerbs[ResNet]):
         return np.array(native)
 
     def assign(self, native: nnx.Variable[Any], array: np.ndarray) -> None:
-        """Give a variable a value."""
-        native.set_value(jnp.asarray(array, native.dtype))
+        """Give a variable a value, on the devices that it lies on."""
+        now, array = native.get_value(), array.astype(native.dtype, copy=False)
+        sharding = None if isinstance(now, jax.core.Tracer) else getattr(now, "sharding", None)
+        if sharding is None:
+            native.set_value(jnp.asarray(array))
+        elif getattr(now, "committed", True):
+            native.set_value(jax.device_put(array, sharding))
+        else:  # nor is the new one bound to the device that it lies on
+            with jax.default_device(*sharding.device_set):
+                native.set_value(jnp.asarray(array))
 
     def writers(self, model: ResNet | Mapping[str, np.ndarray]) -> Mapping[str, Save]:
         """Directories of orbax: our own, and those of Flax's imagenet example."""

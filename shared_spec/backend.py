@@ -38,7 +38,7 @@ from shared_spec.upload import upload
 from shared_spec.weights.adapt import ASKED, adapted, read_adapted
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.folding import weights_for
-from shared_spec.weights.initialize import initial_weights
+from shared_spec.weights.initialize import checked_seed, initial_weights
 from shared_spec.weights.labels import Classified, classified
 from shared_spec.weights.layouts import ParameterLayout
 from shared_spec.weights.lazy_array import LazyArrays
@@ -56,12 +56,18 @@ from shared_spec.weights.state import (
 class PlannedModel(Protocol):
     """A model of any backend."""
 
-    plan: Plan
-    spec: ResNetSpec
     preprocessing: Preprocessing | None
     """What images need before they enter it, if its weights tell."""
     labels: tuple[str, ...] | None
     """The names of its classes, if its weights tell."""
+
+    @property
+    def plan(self) -> Plan:
+        """What it was built from."""
+
+    @property
+    def spec(self) -> ResNetSpec:
+        """What the plan was compiled from."""
 
 
 Model = TypeVar("Model", bound=PlannedModel)
@@ -328,21 +334,18 @@ class ModelVerbs(ABC, Generic[Model]):
             )
         spec = resolve(net, overrides)
         variables = self._variable_dtype(dtype, native)
-        numpy_dtype(variables)
-        if variables == "float64" and not self._has_float64():
-            raise FrameworkError(
-                "dtype: float64 needs jax.config.update('jax_enable_x64', True) before JAX is used"
-            )
-        built = self._build(spec, Build(dtype, variables, seed, inference, native))
+        self._numpy_dtype(variables)
+        build = Build(dtype, variables, self._seed(seed, native), inference, native)
+        built = self._build(spec, build)
         if origin.weights is None:
-            trained = built.plan.trained or built.plan
-            return self._fill(built, cast_weights(initial_weights(trained, seed), variables))
+            return self._fresh(built, build)
         if told is not None:
-            found = replace(told, state=adapted(told.state, spec, overrides, seed))
+            found = replace(told, state=adapted(told.state, spec, overrides, build.seed))
         else:
             # Without the overrides that ask for weights to be adapted.
             before = resolve(net, {k: v for k, v in overrides.items() if k not in ASKED})
-            found = read_adapted(self._read, origin.weights, (spec, before), overrides, seed)
+            wanted = spec, before
+            found = read_adapted(self._read, origin.weights, wanted, overrides, build.seed)
         self.weights.load_weights(built, found.state)
         remember(built, completed(found, origin.published))
         return built
@@ -557,6 +560,15 @@ class ModelVerbs(ABC, Generic[Model]):
         """
         return sum(self._sizes(model))
 
+    def _numpy_dtype(self, name: str) -> np.dtype[Any]:
+        """The numpy dtype called `name`, in which the framework can compute."""
+        dtype = numpy_dtype(name)
+        if name == "float64" and not self._has_float64():
+            raise FrameworkError(
+                "dtype: float64 needs jax.config.update('jax_enable_x64', True) before JAX is used"
+            )
+        return dtype
+
     def _variable_dtype(self, dtype: Any, native: Mapping[str, Any]) -> str:
         """Name of the dtype of the variables that a call asks for."""
         return "float32" if dtype is None else dtype
@@ -564,6 +576,17 @@ class ModelVerbs(ABC, Generic[Model]):
     @abstractmethod
     def _build(self, spec: ResNetSpec, build: Build) -> Model:
         """A native model whose weights are still to be filled in."""
+
+    def _seed(self, seed: int, native: Mapping[str, Any]) -> int:
+        """The seed of the fresh weights that a call asks for."""
+        return checked_seed(seed)
+
+    def _fresh(self, model: Model, build: Build) -> Model:
+        """`model` with fresh weights."""
+        trained = model.plan.trained or model.plan
+        return self._fill(
+            model, cast_weights(initial_weights(trained, build.seed), build.variables)
+        )
 
     def _fill(self, model: Model, state: State) -> Model:
         """`model` with fresh weights that are nobody else's."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import operator
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,15 +17,28 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from shared_spec import plan
+from shared_spec.errors import SpecError
 from shared_spec.plan.layers import Layer, Parameter
 from shared_spec.plan.network import Block, Plan
 from shared_spec.plan.parameters import parameters_of
 from shared_spec.weights.state import State
 
 
+def checked_seed(seed: object) -> int:
+    """A seed as an integer.
+
+    Raises:
+        SpecError: if it is none: what JAX traces, for example, has no value yet.
+    """
+    try:
+        return operator.index(seed)  # type: ignore[arg-type]
+    except TypeError:
+        raise SpecError(f"seed: expected an integer, got {type(seed).__name__}") from None
+
+
 def generator(seed: int, name: str) -> np.random.Generator:
     """The generator of the array called `name` under `seed`."""
-    key = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest()
+    key = hashlib.blake2b(f"{checked_seed(seed)}/{name}".encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
 
 

@@ -38,8 +38,8 @@ _MANY = 50
 _SHOWN = 10
 
 
-def numpy_dtype(name: str) -> np.dtype[Any]:
-    """The numpy dtype called `name`.
+def numpy_dtype(name: str, argument: str = "dtype") -> np.dtype[Any]:
+    """The numpy dtype called `name`, which was given as `argument`.
 
     Raises:
         WeightsError: if a model cannot have it.
@@ -47,7 +47,7 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     try:
         return DTYPES[name]
     except (KeyError, TypeError):
-        raise WeightsError(f"dtype: {name!r} is not one of {', '.join(DTYPES)}") from None
+        raise WeightsError(f"{argument}: {name!r} is not one of {', '.join(DTYPES)}") from None
 
 
 def cast_weights(state: Mapping[str, np.ndarray], dtype: str) -> State:

@@ -46,9 +46,9 @@ def _flax(record: Any, images: np.ndarray, training: bool) -> np.ndarray:
     import jax.numpy as jnp
     from flax import nnx
 
-    from resnet_flax.layers import build
+    from resnet_flax.layers import Options, build
 
-    module = build(record, jnp.float32, nnx.Rngs(7))
+    module = build(record, Options(jnp.float32, None, None, nnx.Rngs(7)))
     module.set_attributes(deterministic=not training)
     return np.array(module(jnp.asarray(images)))
 
