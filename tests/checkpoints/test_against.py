@@ -5,7 +5,8 @@ knows.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from resnet_parity.convert.certificate import certificate_path, read_certificate
 from resnet_parity.convert.conversion import Converted, convert
 from resnet_parity.convert.verify import Proof
 from resnet_parity.engines import job
-from resnet_parity.engines.registry import ENGINES
+from resnet_parity.engines.registry import ENGINES, Device, Engine
 from shared_spec import (
     Checkpoint,
     ParityError,
@@ -195,6 +196,30 @@ def test_what_it_does_not_confirm_is_not_written(tmp_path: Path, kind: str) -> N
     assert isinstance(caught.value, ParityError) == ("computes something else" in told)
     assert (tmp_path / "out.safetensors").read_text() == "old"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.pth", "out.safetensors"]
+
+
+def test_its_process_ends_with_it(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the caller's code does to PyTorch stays there."""
+    told: list[str] = []
+
+    class Telling:
+        def call(self, operation: str, **arguments: Any) -> Any:
+            told.append(operation)
+            return pool["torch"].call(operation, **arguments)
+
+    @contextmanager
+    def start(engine: Engine, device: Device = "cpu") -> Iterator[Any]:
+        yield Telling()
+        told.append("end")
+
+    monkeypatch.setattr(job, "Worker", start)
+    _plain(randomised(own.make()), tmp_path / "a.pth")
+    against(tmp_path / "a.pth", "make")
+    assert told[:2] == ["judge", "end"]
+    assert "evaluate" in told[2:]
+    assert told.count("judge") == 1
 
 
 # Names that nobody knows, all the way: proposed, given back, and proved.
