@@ -20,6 +20,7 @@ from resnet_parity.cli.options import (
     conclude,
     parse_names,
     print_result,
+    require_factory,
 )
 from resnet_parity.engines.registry import parse_device, parse_engines
 from resnet_parity.render import tables
@@ -65,8 +66,17 @@ def convert(
     ] = True,
     judge: Annotated[
         str,
-        typer.Option(help="required refuses what no other library has loaded and run by itself."),
+        typer.Option(
+            help="required refuses what neither another library nor a model of yours has run."
+        ),
     ] = "any",
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="MODULE:FUNCTION that makes your own PyTorch model, which then judges; one with a "
+            "parameter gets the file's path and returns the model loaded."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Convert weights between the formats of PyTorch, Keras, Flax and the libraries around them.
@@ -75,8 +85,9 @@ def convert(
     for bit, then run in an engine of its framework and compared with the source. The certificate is
     written next to it as TARGET.parity.json.
     """
-    from resnet_parity.convert.conversion import Proof, keep_freed_memory
     from resnet_parity.convert.conversion import convert as run_convert
+    from resnet_parity.convert.conversion import keep_freed_memory
+    from resnet_parity.convert.verify import Proof
 
     if engines is not None and not verify_it:
         raise ResNetError("--engines: with --no-verify none is run; leave one of them out")
@@ -84,6 +95,10 @@ def convert(
         raise ResNetError(f"--judge: {judge!r} is not one of any, required")
     if judge == "required" and not verify_it:
         raise ResNetError("--judge: with --no-verify nobody judges; leave one of them out")
+    if against is not None:
+        require_factory(against)
+        if not verify_it:
+            raise ResNetError("--against: with --no-verify nobody judges; leave one of them out")
     spec = None if model is None else resolve(model)
     classes = None if labels is None else read_labels(labels)
     place = asked_of(source, part, names)
@@ -92,7 +107,7 @@ def convert(
     with progress(err) as advance:
         path = fetched(source, downloading(advance, source))
         advance(f"{source} to {target}")
-        asked = Proof(chosen, parse_device(device), advance, judge == "required")
+        asked = Proof(chosen, parse_device(device), advance, judge == "required", against)
         proof = asked if verify_it else None
         named = model in CATALOGUE  # and not by a file that tells channels and classes
         done = run_convert(path, target, spec, to, classes, proof, resize=named, asked=place)
@@ -116,11 +131,11 @@ def certify(
     The library whose files these are judges, if it is installed; each engine is held to its logits.
     The certificate is written next to the weights as WEIGHTS.parity.json.
     """
-    from resnet_parity.convert.verify import certify_file
+    from resnet_parity.convert.verify import Proof, certify_file
 
-    chosen = None if engines is None else parse_engines(engines)
+    chosen = None if engines is None else tuple(parse_engines(engines))
     with progress(err) as advance:
-        certificate = certify_file(weights, chosen, parse_device(device), advance)
+        certificate = certify_file(weights, Proof(chosen, parse_device(device), advance))
     conclude(_compared(weights, certificate, certificate.checks), as_json, tables.verified)
 
 

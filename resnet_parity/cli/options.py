@@ -131,3 +131,12 @@ def require_file(path: Path | None) -> None:
         raise ResNetError(f"{path}: its directory does not exist; create it first")
     if path.is_dir():
         raise ResNetError(f"{path}: is a directory; name a file")
+
+
+def require_factory(against: str) -> None:
+    """Raise a `ResNetError` unless `--against` is of the form `module:function`."""
+    module, _, function = against.partition(":")
+    if not all(part.isidentifier() for part in [*module.split("."), function]):
+        raise ResNetError(
+            f"--against: {against!r} is not of the form MODULE:FUNCTION, such as my_net:make_model"
+        )

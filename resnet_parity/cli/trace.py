@@ -16,6 +16,7 @@ from resnet_parity.cli.options import (
     WeightsOption,
     asked_of,
     conclude,
+    require_factory,
 )
 from resnet_parity.engines.registry import ENGINES, parse_device, parse_engines
 from resnet_parity.render import plots
@@ -120,11 +121,7 @@ def _against(factory: str | None, names: Path | None) -> UserModel | None:
         if names is not None:
             raise ResNetError("--names: only with --against")
         return None
-    module, _, function = factory.partition(":")
-    if not all(part.isidentifier() for part in [*module.split("."), function]):
-        raise ResNetError(
-            f"--against: {factory!r} is not of the form MODULE:FUNCTION, such as my_net:make_model"
-        )
+    require_factory(factory)
     from resnet_parity.trace.compare import UserModel
     from shared_spec.spec.files import read_declaration
 

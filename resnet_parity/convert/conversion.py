@@ -15,16 +15,15 @@ from resnet_parity.convert.certificate import (
     RECONSTRUCTED,
     Certificate,
     Check,
-    OnProgress,
     remove_stale,
     write_certificate,
 )
 from resnet_parity.convert.read import read_any
-from resnet_parity.convert.verify import certify
+from resnet_parity.convert.verify import Proof, certify
 from resnet_parity.engines.job import EngineJob
-from resnet_parity.engines.registry import ENGINES, Device, Engine, first_available
+from resnet_parity.engines.registry import first_available
 from shared_spec.atomic_write import durable, workspace
-from shared_spec.errors import FrameworkError, ParityError, WeightsError
+from shared_spec.errors import ParityError, WeightsError
 from shared_spec.formats.canonical_file import save_canonical
 from shared_spec.formats.certified import certificate_path
 from shared_spec.formats.containers import hdf5_sandbox
@@ -149,9 +148,8 @@ def convert(
                         checkpoint,
                         whole,
                         proof.engines_for(wanted),
+                        proof,
                         named=target,
-                        device=proof.device,
-                        on_progress=proof.on_progress,
                     )
                 if proof.judge_required:
                     _require_judge(made, path)
@@ -178,32 +176,6 @@ def convert(
         () if made is None else tuple(made.checks),
         removed,
     )
-
-
-@dataclass(frozen=True)
-class Proof:
-    """How a conversion is to be verified."""
-
-    engines: tuple[Engine, ...] | None = None
-    """None takes the first installed engine of the target's framework."""
-    device: Device = "cpu"
-    on_progress: OnProgress = lambda text: None
-    judge_required: bool = False
-    """Refuse what no other library has loaded and run."""
-
-    def engines_for(self, wanted: Format) -> list[Engine]:
-        """Those that verify a format.
-
-        Raises:
-            FrameworkError: if one that was named is not installed.
-        """
-        if self.engines is not None:
-            for engine in self.engines:
-                if (absent := engine.missing()) is not None:
-                    raise FrameworkError(f"{engine.name}: {absent}")
-            return list(self.engines)
-        names = wanted.engines or tuple(ENGINES)
-        return [ENGINES[n] for n in names if ENGINES[n].missing() is None][:1]
 
 
 def _require_judge(made: Certificate | None, source: Path) -> None:

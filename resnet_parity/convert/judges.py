@@ -12,6 +12,7 @@ from typing import Any
 from resnet_parity.engines.reference_libraries import peer_missing
 from resnet_parity.engines.registry import ENGINES, Engine
 from shared_spec.catalogue.resolve import same_function
+from shared_spec.errors import FrameworkError, ResNetError
 from shared_spec.formats.dialects.linen import BLOCKS
 from shared_spec.formats.dialects.timm_config import timm_net
 from shared_spec.spec.resnet_spec import ResNetSpec
@@ -43,10 +44,20 @@ class Judge:
         return self.engine.missing() is not None or absent is not None
 
 
-def judge_of(checkpoint: Checkpoint) -> tuple[Judge, Facts] | str:
-    """Who judges a source, and with which facts; or why nobody does, in words."""
+def judge_of(checkpoint: Checkpoint, against: str | None = None) -> tuple[Judge, Facts] | str:
+    """Who judges a source, and with which facts; or why nobody does, in words.
+
+    Args:
+        checkpoint: what the source holds.
+        against: the user's own model in PyTorch, `module:function`, which then judges.
+
+    Raises:
+        ResNetError: if the user's model cannot judge the source, or PyTorch is not installed.
+    """
     spec, origin = checkpoint.spec, checkpoint.origin
     assert spec is not None
+    if against is not None:
+        return _USERS, _of_user(checkpoint, spec, against)
     if checkpoint.library in _OURS:
         return f"{origin}; resnet-parity itself is the library that writes such files"
     judge = next((judge for judge in JUDGES if judge.claims(checkpoint)), None)
@@ -61,6 +72,18 @@ def judge_of(checkpoint: Checkpoint) -> tuple[Judge, Facts] | str:
 
 
 _OURS = ("resnet-parity", "resnet_keras", "resnet_flax")
+
+
+def _of_user(checkpoint: Checkpoint, spec: ResNetSpec, against: str) -> Facts:
+    """What the user's own model is told."""
+    if (absent := _USERS.engine.missing()) is not None:
+        raise FrameworkError(f"--against: {_USERS.engine.name}: {absent}")
+    if checkpoint.own_graph is not None:
+        raise ResNetError("--against: not for a file with a graph of its own, which Keras runs")
+    if spec.features_only:
+        raise ResNetError("--against: not for the maps of features; convert the net with its pool")
+    names = list(checkpoint.renamed) if checkpoint.kind in _IN_TORCH else None
+    return {"factory": against, "names": names}
 
 
 def _torch_net(checkpoint: Checkpoint, spec: ResNetSpec) -> Facts | str:
@@ -148,12 +171,19 @@ def _names_of(library: str) -> Callable[[Checkpoint], bool]:
 def _in_torch(checkpoint: Checkpoint) -> bool:
     """Whether a file holds arrays of torchvision's and timm's names, or such that lead to them."""
     named = bool(checkpoint.renamed)
-    return checkpoint.kind in ("pytorch", "safetensors") and named
+    return checkpoint.kind in _IN_TORCH and named
+
+
+_IN_TORCH = ("pytorch", "safetensors")
+"""Kinds of files that hold arrays of PyTorch's modules."""
 
 
 _TORCH, _FLAX = ENGINES["torch"], ENGINES["flax"]
 # On Keras's TensorFlow engine its own layers compute in float64 throughout.
 _KERAS = ENGINES["keras:tensorflow"]
+
+_USERS = Judge("users_model", "the caller's model", None, _TORCH, lambda checkpoint: False)
+"""It claims nothing: whoever calls has to ask for it."""
 
 JUDGES = (
     Judge(

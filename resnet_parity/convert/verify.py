@@ -36,11 +36,40 @@ from shared_spec.formats.certified import certificate_path
 from shared_spec.formats.containers.source import require_file
 from shared_spec.formats.hub_folder import WEIGHTS
 from shared_spec.formats.read import WHOLE, Asked
+from shared_spec.formats.write import Format
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.lazy_array import entries_of
 from shared_spec.weights.state import check_weights
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How a conversion is to be verified."""
+
+    engines: tuple[Engine, ...] | None = None
+    """None takes the first installed engine of the target's framework."""
+    device: Device = "cpu"
+    on_progress: OnProgress = lambda text: None
+    judge_required: bool = False
+    """Refuse what no other library has loaded and run."""
+    against: str | None = None
+    """The user's own model in PyTorch as the judge: `module:function`."""
+
+    def engines_for(self, wanted: Format) -> list[Engine]:
+        """Those that verify a format.
+
+        Raises:
+            FrameworkError: if one that was named is not installed.
+        """
+        if self.engines is not None:
+            for engine in self.engines:
+                if (absent := engine.missing()) is not None:
+                    raise FrameworkError(f"{engine.name}: {absent}")
+            return list(self.engines)
+        names = wanted.engines or tuple(ENGINES)
+        return [ENGINES[n] for n in names if ENGINES[n].missing() is None][:1]
 
 
 def certify(
@@ -49,10 +78,9 @@ def certify(
     checkpoint: Checkpoint,
     whole: Checkpoint,
     engines: Sequence[Engine],
+    proof: Proof,
     *,
     named: Path,
-    device: Device = "cpu",
-    on_progress: OnProgress = lambda text: None,
 ) -> Certificate | None:
     """Compare a converted file with its source, both read again by the engines that compute them.
 
@@ -63,27 +91,38 @@ def certify(
         whole: what the target should hold: the same, or other weights for the same function.
         engines: in which the target is run, each in float64 and float32. The first one installed
             of the source's own framework, or of these, gives the reference.
+        proof: on which device, and who judges.
         named: the path that the target will have.
-        device: where.
-        on_progress: called with a short description as each stage of the work begins.
 
     Returns:
         The certificate, or None if no framework is installed.
 
     Raises:
         ParityError: if the target computes something else.
-        ResNetError: if an engine fails.
+        ResNetError: if an engine fails, or the caller's model cannot judge.
     """
     assert checkpoint.spec is not None
     assert whole.spec is not None
+    chosen = judge_of(checkpoint, proof.against)
     engine = _reference_engine(checkpoint, engines)
     if engine is None:
         return None
-    own = checkpoint.own_graph
+    own, on_progress = checkpoint.own_graph, proof.on_progress
     inputs = Inputs.of(whole.spec, checkpoint.preprocessing, None if own is None else own.size)
     with workspace() as folder, _Workers(EngineJob(folder)) as workers:
         job = workers.job
-        run = _CertificateRun(workers, job.save("images", {"images": inputs.array()}), device)
+        run = _CertificateRun(workers, job.save("images", {"images": inputs.array()}), proof.device)
+        theirs = None
+        if isinstance(chosen, str):
+            judged_by = f"{RECONSTRUCTED}{chosen}"
+        else:
+            on_progress(f"the source by {chosen[0].library}, float64")
+            judged_by, theirs = run.judged(chosen, source, inputs, checkpoint)
+        if proof.against is not None:
+            workers.end()  # whatever the caller's code has changed in it
+            if theirs is None:
+                why = judged_by.removeprefix(RECONSTRUCTED)
+                raise ResNetError(f"{why}; nothing was written")
         on_progress(f"reference: {engine.name}, float64")
         read = source, checkpoint.spec, Asked(checkpoint.part, checkpoint.names)
         found, _ = run.outputs(engine, read, ("float64",), TRIALS, "cpu")
@@ -92,15 +131,10 @@ def certify(
         ours = found.pop("float64")
         trials = (_numbered(arrays) for arrays in found.values())
         rounding = max(rounding_errors(_numbered(ours), trials).values())
-        by, reference = engine, ours
-        chosen = judge_of(checkpoint)
-        if isinstance(chosen, str):
-            judged_by = f"{RECONSTRUCTED}{chosen}"
+        if isinstance(chosen, str) or theirs is None:
+            by, reference = engine, ours
         else:
-            on_progress(f"the source by {chosen[0].library}, float64")
-            judged_by, theirs = run.judged(chosen, source, inputs, checkpoint)
-            if theirs is not None:
-                by, reference = chosen[0].engine, theirs
+            by, reference = chosen[0].engine, theirs
         permutation = whole.state is checkpoint.state
         dtypes = {entry.dtype.name for entry in entries_of(whole.state).values()}
         written = target, whole.spec, WHOLE
@@ -141,20 +175,13 @@ def certify(
     return replace(certificate, checks=checks)
 
 
-def certify_file(
-    path: Path,
-    engines: Sequence[Engine] | None = None,
-    device: Device = "cpu",
-    on_progress: OnProgress = lambda text: None,
-) -> Certificate:
+def certify_file(path: Path, proof: Proof) -> Certificate:
     """Certify weights as they are, with nothing to convert: their reference logits come from the
     library whose files these are, or else from an engine here, and engines are held to them.
 
     Args:
         path: a file; or a folder for the Hugging Face Hub, whose weights are certified.
-        engines: which engines; None takes one of each installed framework.
-        device: cpu, gpu or tpu.
-        on_progress: called with a short description as each stage of the work begins.
+        proof: without engines, one of each installed framework is taken.
 
     Returns:
         The certificate, which lies beside the weights.
@@ -165,9 +192,10 @@ def certify_file(
     """
     file = path / WEIGHTS if path.is_dir() and (path / WEIGHTS).is_file() else path
     require_file(file)
+    engines = proof.engines
     if engines is None:
         here = [engine for engine in ENGINES.values() if engine.missing() is None]
-        engines = list({engine.name.partition(":")[0]: engine for engine in here[::-1]}.values())
+        engines = tuple({e.name.partition(":")[0]: e for e in here[::-1]}.values())[::-1]
     if not engines:
         raise FrameworkError(f"{path}: no framework is installed, so that nothing can be compared")
     with workspace() as folder:
@@ -175,16 +203,7 @@ def certify_file(
         if checkpoint.spec is None:
             raise WeightsError(f"{path}: does not say which net it is")
         check_weights(compile_plan(checkpoint.spec), checkpoint.state, "float64", path)
-        made = certify(
-            path,
-            file,
-            checkpoint,
-            checkpoint,
-            engines[::-1],
-            named=file,
-            device=device,
-            on_progress=on_progress,
-        )
+        made = certify(path, file, checkpoint, checkpoint, engines, proof, named=file)
     assert made is not None
     # Beside the weights in a folder lies what may still change.
     certificate = replace(made, source={"format": checkpoint.origin, **made.target})
@@ -256,10 +275,14 @@ class _Workers(AbstractContextManager["_Workers"]):
         """An engine's worker, in the place of the last one."""
         wanted = engine.name, device
         if self._running is None or self._running[0] != wanted:
-            self._running = None
-            self._stack.close()
+            self.end()
             self._running = wanted, self._stack.enter_context(self.job.worker(engine, device))
         return self._running[1]
+
+    def end(self) -> None:
+        """End the process that is running."""
+        self._running = None
+        self._stack.close()
 
     def __exit__(self, *failure: Any) -> None:
         self._stack.__exit__(*failure)

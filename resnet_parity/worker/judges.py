@@ -1,5 +1,6 @@
 """Libraries that run a source file by themselves, each loading it its own safe way in float64, to
-judge a conversion. Which source is whose to judge: `resnet_parity/convert/judges.py`.
+judge a conversion, and the caller's own model. Which source is whose to judge:
+`resnet_parity/convert/judges.py`.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from resnet_parity.worker.reference_libraries import (
     torchvision_models,
 )
 from resnet_parity.worker.session import Session, Written, one_line, writing
-from shared_spec.errors import ResNetError
+from resnet_parity.worker.user_model import made, tried
+from shared_spec.errors import ResNetError, some
 from shared_spec.formats.canonical_file import read_safetensors
 from shared_spec.formats.containers.source import read_json
 from shared_spec.formats.dialects.dialect import COUNTERS
 from shared_spec.formats.dialects.keras_hub import HUB_MODELS
+from shared_spec.formats.search import plain
 
 Verdict = tuple[str, Any]
 """Who computed, with which net, and what the images became."""
@@ -72,6 +75,8 @@ def _torch_result(net: Any, batch: np.ndarray) -> Any:
     net.double().eval()
     with float64_statistics(), torch.inference_mode():
         found = net(torch.from_numpy(batch).permute(0, 3, 1, 2))
+    if not isinstance(found, torch.Tensor):
+        raise TypeError(f"it returns a {type(found).__name__}, expected a tensor of logits")
     return found.numpy()
 
 
@@ -143,6 +148,56 @@ def state_dict(
     net = _strictly_loaded(net, arrays, f"{library}'s {name}")
     version = importlib.import_module(library).__version__
     return f"{library} {version}, {name} with the file's arrays", _torch_result(net, batch)
+
+
+def users_model(path: Path, batch: np.ndarray, factory: str, names: list[str] | None) -> Verdict:
+    """A user's own model in PyTorch, with the file that it loads itself or with the file's arrays.
+
+    Args:
+        path: the file.
+        batch: images.
+        factory: `module:function`; a function with a parameter gets the path, and has to load it.
+        names: of the net's arrays, as in `Checkpoint.renamed`; None if PyTorch cannot read them.
+    """
+    import torch
+
+    net, loaded = made(factory, path)
+    if not isinstance(net, torch.nn.Module):
+        given = f"{type(net).__module__}.{type(net).__qualname__}"
+        raise ResNetError(f"--against: {factory} returned {given}, expected a torch.nn.Module")
+    if not loaded:
+        try:
+            net = _with_own_names(net, path, names, factory)
+        # As torch does for names and shapes that do not fit, and files that it does not take.
+        except Exception as error:
+            why = str(error) if isinstance(error, ResNetError) else one_line(error)
+            raise ResNetError(
+                f"--against: {why}; with a parameter, which gets the file's path, {factory} may "
+                f"load the file itself"
+            ) from None
+    found = tried(factory, lambda: _torch_result(net, batch))
+    how = "from the file's path" if loaded else "with the file's arrays"
+    return f"{factory}, given by the caller, {how}", found
+
+
+def _with_own_names(net: Any, path: Path, names: list[str] | None, factory: str) -> Any:
+    """A net with the arrays of a file by their names there, less those of modules around the net:
+    all that are in the same module, and no others.
+    """
+    if names is None:
+        raise ResNetError(f"{path.name} is no file of PyTorch's arrays")
+    mapping, _, first = names[0].rpartition("/") if names else ("", "", "")
+    found = _torch_arrays(path)
+    arrays = {plain(n): x for n, x in (_at(found, mapping) if mapping else found).items()}
+    words = plain(first).split(".")[:-1]
+    places = ["".join(f"{word}." for word in words[:n]) for n in range(len(words) + 1)]
+    expected = {name for name in net.state_dict() if not COUNTERS.search(name)}
+    place = min(places, key=lambda above: sum(above + n not in arrays for n in expected))
+    inside = {n.removeprefix(place): x for n, x in arrays.items() if n.startswith(place)}
+    extra = sorted(n for n in inside.keys() - expected if not COUNTERS.search(n))
+    if extra and expected <= inside.keys():
+        raise ResNetError(f"{factory} has no {some(extra)}, which the file has")
+    return _strictly_loaded(net, inside, factory)
 
 
 _WRAPPER = "timm_wrapper"
@@ -377,6 +432,7 @@ JUDGES: dict[str, Callable[..., Verdict]] = {
     function.__name__: function
     for function in (
         state_dict,
+        users_model,
         timm_folder,
         bit,
         transformers_folder,

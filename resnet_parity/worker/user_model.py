@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -108,13 +109,13 @@ def run_own(
         ResNetError: if the model cannot be made, takes other weights, or fails.
     """
     check_names(names, p)
-    own = _wrapped(session, _made(factory), dtype, factory)
+    own = _wrapped(session, made(factory)[0], dtype, factory)
     named = {q.name: renamed(q.name, names) for q in p.parameters()}
     own.load({named[q.name]: (q, state[q.name]) for q in p.parameters()})
     found = nodes(p)
     theirs = {part.name: renamed(part.name, names) for part in found}
     present = [part for part in found if own.has(theirs[part.name])]
-    entered, left, result = _tried(
+    entered, left, result = tried(
         factory, lambda: own.run(images, [theirs[part.name] for part in present])
     )
     arrays: State = {}
@@ -173,8 +174,13 @@ def check_names(names: Mapping[str, str], p: Plan) -> None:
             raise ResNetError(f"--names: the spec has no {name!r}{near}")
 
 
-def _made(factory: str) -> Any:
-    """What the user's function returns."""
+def made(factory: str, path: Path | None = None) -> tuple[Any, bool]:
+    """What the user's function returns, and whether it has been given `path`: if it has a parameter
+    for it.
+
+    Raises:
+        ResNetError: if there is no such function, or it fails.
+    """
     module, _, name = factory.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
@@ -189,10 +195,24 @@ def _made(factory: str) -> Any:
     if not callable(getattr(loaded, name, None)):
         near = did_you_mean(name, vars(loaded))
         raise ResNetError(f"--against: {module} has no function {name!r}{near}")
-    return _tried(factory, getattr(loaded, name))
+    function = getattr(loaded, name)
+    if path is None or not _takes_one(function):
+        return tried(factory, function), False
+    return tried(factory, lambda: function(str(path))), True
 
 
-def _tried(factory: str, call: Callable[[], Any]) -> Any:
+def _takes_one(function: Callable[..., Any]) -> bool:
+    """Whether a function has a parameter that needs a value."""
+    try:
+        known = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # it is not written in Python
+        return False
+    named = (p for p in known if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
+    return any(p.default is p.empty for p in named)
+
+
+def tried(factory: str, call: Callable[[], Any]) -> Any:
+    """What a call of the user's code returns; what it raises becomes a `ResNetError`."""
     try:
         return call()
     except ResNetError:

@@ -69,8 +69,8 @@ def suggestion(source: Source, spec: ResNetSpec | None = None) -> Suggestion:
             return Suggestion({m.name: matched.get(m.name) for m in modules}, found, name)
     asked = "the model that was named" if spec is not None else "any model of the catalogue"
     raise WeightsError(
-        f"{source.path}: its {sum(kernels.values())} kernels are not those of {asked}; name "
-        f"another (--model), or write the map by hand"
+        f"{source.path}: its {sum(kernels.values())} kernels, with the norms around them, are not "
+        f"those of {asked}; name another (--model), or write the map by hand"
     )
 
 

@@ -16,6 +16,10 @@ from shared_spec.errors import ResNetError, SpecError, did_you_mean
 
 _SHOWN = 20
 """Problems that are reported."""
+_VALUES = 40_000
+"""In one field; the longest has eight for each of 5,000 blocks. pydantic takes a kilobyte for each
+value that is wrong, before it looks at how many there are.
+"""
 
 
 class Document(BaseModel):
@@ -39,6 +43,9 @@ class Document(BaseModel):
         where = where or cls.origin
         if not isinstance(data, dict):
             raise cls.refusal(f"{where}: expected a mapping of fields, got {type(data).__name__}")
+        for name, value in data.items():
+            if _has_more(value, _VALUES):
+                raise cls.refusal(f"{where}: {str(name)[:80]}: has more than {_VALUES:,} values")
         try:
             return cls.model_validate(data)
         except ValidationError as error:
@@ -80,6 +87,17 @@ def _docstrings(record: type) -> Iterator[tuple[str, str]]:
         match field_and_below:
             case ast.AnnAssign(ast.Name(name)), ast.Expr(ast.Constant(str(text))):
                 yield name, " ".join(text.split())
+
+
+def _has_more(value: object, most: int) -> bool:
+    """Whether there are more than so many values in nested lists and mappings."""
+    rest, count = [value], 0
+    while rest and count <= most:
+        item = rest.pop()
+        if isinstance(item, dict | list | tuple):
+            count += len(item)
+            rest.extend(item.values() if isinstance(item, dict) else item)
+    return count > most
 
 
 @contextmanager

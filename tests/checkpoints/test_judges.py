@@ -20,8 +20,8 @@ import resnet_torch
 from resnet_parity.convert import certificate as module
 from resnet_parity.convert import judges
 from resnet_parity.convert.certificate import read_certificate
-from resnet_parity.convert.conversion import Converted, Proof, convert
-from resnet_parity.convert.verify import verify
+from resnet_parity.convert.conversion import Converted, convert
+from resnet_parity.convert.verify import Proof, verify
 from resnet_parity.engines import job
 from resnet_parity.engines.registry import ENGINES
 from shared_spec import (

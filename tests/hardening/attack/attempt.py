@@ -258,8 +258,12 @@ def _described(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def memory() -> Iterator[list[float]]:
-    """The megabytes that are needed at most, above those in use at the beginning."""
+    """The megabytes that are needed at most, above those in use at the beginning: not above what
+    earlier attempts have freed and the C library has kept, or it would hide as much.
+    """
     found = [0.0]
+    with contextlib.suppress(AttributeError):  # without glibc
+        ctypes.CDLL(None).malloc_trim(0)
     before = _status("VmRSS") if _reset_peak() else None
     yield found
     if before is not None:

@@ -413,6 +413,11 @@ CASES = [
         told({"depths": [1], "block": "basic", "block_widths": [["x"]] * 90_000}),
         "block_widths",
     ),
+    Case(
+        "spec: 90,000 depths that are words",
+        told({"depths": ["x"] * 90_000, "block": "basic"}),
+        "depths: has more than 40,000 values",
+    ),
     # zip
     Case(
         "keras: config.json of 10 GB",
