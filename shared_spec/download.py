@@ -273,7 +273,7 @@ def _from_kaggle(reference: str) -> Path:
     if variable:
         cache = os.environ.get("KAGGLEHUB_CACHE") or Path.home() / ".cache" / "kagglehub"
         found = Path(cache) / "models" / handle
-        if found.is_dir():
+        if found.with_name(f"{found.name}.complete").exists():  # the client's own mark
             return found
         raise _not_fetched(reference, f"it is not in {cache}, and {variable} is set")
     try:

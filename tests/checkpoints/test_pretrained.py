@@ -261,6 +261,7 @@ def test_kerashubs_presets_come_by_kaggles_client(
     preset.parent.mkdir(parents=True)
     state = random_weights(compile_plan(spec), 5)
     write_checkpoint(preset, Checkpoint(state, spec), "keras-hub")
+    preset.with_name("2.complete").touch()
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path))
     monkeypatch.setenv("RESNET_PARITY_OFFLINE", "1")
     model = resnet_torch.create_model("resnet_vd_18", pretrained=True)
