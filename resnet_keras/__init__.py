@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from shared_spec.errors import FrameworkError, framework_missing
+from shared_spec.errors import FrameworkError, SpecError, framework_missing
 
 try:
     import keras
@@ -23,7 +23,8 @@ except ImportError:
     extra = {"jax": "keras,flax", "torch": "keras,torch"}.get(engine, engine)
     raise framework_missing(f"resnet_keras on the {engine} engine", engine, extra) from None
 
-from resnet_keras.model import ResNet, deep_graph, output_layer, part_ends
+from resnet_keras.model import Form, ResNet, deep_graph, output_layer, part_ends
+from resnet_keras.model import build as built
 from resnet_keras.training import Trainer
 from resnet_keras.weights import WEIGHTS
 from shared_spec.backend import Build, ModelVerbs, Outputs
@@ -37,15 +38,50 @@ class Verbs(ModelVerbs[ResNet]):
     """What the verbs do in Keras."""
 
     weights = WEIGHTS
+    native_options = frozenset(
+        {
+            "classes",
+            "classifier_activation",
+            "include_top",
+            "input_shape",
+            "input_tensor",
+            "name",
+            "pooling",
+        }
+    )
+
+    def _fields(self, native: Mapping[str, Any]) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
+        _, _, channels = _image_shape(native)
+        if channels is not None:
+            fields["in_channels"] = channels
+        if not native.get("include_top", True):
+            fields["num_classes"] = 0
+            if (pooling := native.get("pooling")) is not None:
+                if pooling not in ("avg", "max"):
+                    raise SpecError(f"pooling: {pooling!r} is not one of 'avg', 'max' and None")
+                fields["head_pool"] = pooling
+        elif native.get("classes") is not None:
+            fields["num_classes"] = native["classes"]
+        return fields
+
+    def _variable_dtype(self, dtype: Any, native: Mapping[str, Any]) -> str:
+        return str(_policy(dtype).variable_dtype)
 
     def _build(self, spec: ResNetSpec, build: Build) -> ResNet:
-        return ResNet(
-            spec,
-            build.variables,
-            trainable=not build.inference,
-            seed=build.seed,
-            inference=build.inference,
+        native = build.native
+        top = native.get("include_top", True)
+        form = Form(
+            _policy(build.dtype),
+            native.get("name") or "resnet",
+            build.seed,
+            build.inference,
+            not top and native.get("pooling") is None and not spec.features_only,
+            _image_shape(native)[:2],
+            native.get("input_tensor"),
+            native.get("classifier_activation") if top else None,
         )
+        return built(spec, form)
 
     def _has_float64(self) -> bool:
         if keras.backend.backend() != "jax":
@@ -91,6 +127,45 @@ class Verbs(ModelVerbs[ResNet]):
 
     def _sizes(self, model: ResNet) -> Iterator[int]:
         return (int(np.prod(v.shape)) for v in model.trainable_variables)
+
+
+def _policy(dtype: Any) -> keras.DTypePolicy:
+    """What `dtype=` asks for: a dtype or its name, a policy or its name, or Keras's global one."""
+    policy = keras.config.dtype_policy() if dtype is None else dtype
+    if isinstance(policy, str) and policy.startswith("mixed_"):
+        kind = policy.removeprefix("mixed_")
+        policy = keras.DTypePolicy(policy) if kind in ("float16", "bfloat16") else policy
+    if not isinstance(policy, keras.DTypePolicy):
+        numpy_dtype(policy)
+        policy = keras.DTypePolicy(policy)
+    if type(policy) is not keras.DTypePolicy:
+        raise FrameworkError(
+            f"dtype: {policy.name} is a policy of {type(policy).__name__}, expected a DTypePolicy; "
+            f"model.quantize quantises a model that is made"
+        )
+    return policy
+
+
+def _image_shape(native: Mapping[str, Any]) -> tuple[int | None, int | None, int | None]:
+    """Height, width and channels of images, as far as a call says them.
+
+    Raises:
+        SpecError: if it says no such thing.
+    """
+    given, tensor = native.get("input_shape"), native.get("input_tensor")
+    if tensor is not None and not keras.utils.is_keras_tensor(tensor):
+        raise SpecError(f"input_tensor: expected a keras.Input, got {type(tensor).__name__}")
+    shape = (None, None, None) if given is None else given
+    if tensor is not None:
+        if given is not None and tuple(tensor.shape[1:]) != tuple(given):
+            raise SpecError(f"input_tensor: has shape {tensor.shape}, and input_shape is {given}")
+        shape = tensor.shape[1:]
+    if not isinstance(shape, tuple | list) or len(shape) != 3:
+        raise SpecError(f"input_shape: {shape} is not (height, width, channels)")
+    if any(n is not None and type(n) is not int for n in shape):
+        raise SpecError(f"input_shape: {shape} is not of whole numbers or None")
+    height, width, channels = shape
+    return height, width, channels
 
 
 def _input(model: ResNet, array: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from resnet_keras.model import ResNet
+from resnet_keras.model import Form, ResNet, build
 from shared_spec.backend import WeightVerbs
 from shared_spec.errors import SpecError
 from shared_spec.formats.detect import name_suffix
@@ -52,7 +52,8 @@ class Weights(WeightVerbs[ResNet]):
             if not isinstance(native, ResNet):
                 assert whole.spec is not None
                 kind = next(iter(entries_of(whole.state).values())).dtype.name
-                native = self.load_weights(ResNet(whole.spec, kind), whole.state)
+                native = build(whole.spec, Form(keras.DTypePolicy(kind)))
+                self.load_weights(native, whole.state)
             if name_suffix(draft) == ".keras":
                 native.save(draft)
             else:

@@ -296,6 +296,7 @@ class ModelVerbs(ABC, Generic[Model]):
             ResNetError: with one sentence, if the name, spec, dtype or weights are not valid.
         """
         native = {k: overrides.pop(k) for k in sorted(self.native_options & set(overrides))}
+        overrides = joined(overrides, self._fields(native))
         spec = resolve(model, overrides)
         variables = self._variable_dtype(dtype, native)
         numpy_dtype(variables)
@@ -395,6 +396,10 @@ class ModelVerbs(ABC, Generic[Model]):
         """
         return sum(self._sizes(model))
 
+    def _fields(self, native: Mapping[str, Any]) -> dict[str, Any]:
+        """Fields of the spec for which keywords of the framework's own stand."""
+        return {}
+
     def _variable_dtype(self, dtype: Any, native: Mapping[str, Any]) -> str:
         """Name of the dtype of the variables that a call asks for."""
         return "float32" if dtype is None else dtype
@@ -447,6 +452,21 @@ class ModelVerbs(ABC, Generic[Model]):
         note = f" ({entry.note})" if entry.note else ""
         build.__doc__ = f"`create_model({name!r}, ...)`{note}. Source: {entry.source}."
         return self._named.setdefault(name, build)
+
+
+def joined(overrides: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides of a spec, and what a framework's own keywords say of it.
+
+    Raises:
+        SpecError: if they differ.
+    """
+    for name in sorted(fields.keys() & overrides.keys()):
+        if overrides[name] != fields[name]:
+            raise SpecError(
+                f"{name}: given as {overrides[name]!r}, and another argument makes it "
+                f"{fields[name]!r}"
+            )
+    return {**overrides, **fields}
 
 
 def warn_of_notes(checkpoint: Checkpoint, weights: object) -> None:

@@ -8,7 +8,6 @@ from itertools import takewhile
 from shared_spec import plan
 from shared_spec.errors import ResNetError, SpecError, WeightsError, some
 from shared_spec.formats.containers.source import Source, shown
-from shared_spec.formats.dialects.canonical import is_keras_model
 from shared_spec.formats.dialects.dialect import Place
 from shared_spec.formats.dialects.keras_applications import keras_place
 from shared_spec.formats.dialects.keras_hub import KERAS_HUB
@@ -26,6 +25,7 @@ from shared_spec.formats.graphs.keras_made import MadeModel, Member
 from shared_spec.formats.graphs.keras_model import BROKEN, Graph, Node, graph_of
 from shared_spec.formats.graphs.keras_parts import parts_of_graph
 from shared_spec.formats.graphs.keras_preprocessing import PixelArithmetic, arithmetic_of
+from shared_spec.formats.keras_config import is_keras_model
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.layers import Parameter
 from shared_spec.plan.parameters import parameters_of
