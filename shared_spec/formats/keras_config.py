@@ -105,7 +105,7 @@ def has_own_spec(model: Mapping[str, Any]) -> bool:
     if "layers" not in config:
         return True
     try:
-        return structure(without_activation(config)) == config["structure"]
+        return bool(structure(without_activation(config)) == config["structure"])
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
         return False
 
