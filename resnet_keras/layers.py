@@ -145,7 +145,8 @@ def _max_pool(layer: plan.MaxPool, x: Any, own: Own) -> Any:
     if layer.padding != "same" and layer.padding > 0:
         entered = x._keras_history.operation
         if getattr(entered, "activation", None) is keras.activations.relu:
-            x = RectifiedPadding2D(layer.padding, **_inner(own, "pad"))(x)
+            # Zeros win no maximum there, and Keras has a layer for them.
+            x = keras.layers.ZeroPadding2D(layer.padding, **_inner(own, "pad"))(x)
         else:
             x = LowestPadding2D(padding=layer.padding, **_inner(own, "pad"))(x)
     return MaxPooling2D(layer.kernel_size, layer.stride, padding, **own)(x)
@@ -407,7 +408,8 @@ class Conv2D(keras.layers.Conv2D):
 
         native, kernel = inputs.permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1)
         how = self.strides, padding, self.dilation_rate, self.groups
-        return conv2d(native, kernel, bias, *how).permute(0, 2, 3, 1)
+        y = conv2d(native, kernel, bias, *how).permute(0, 2, 3, 1)
+        return y if self.activation is None else self.activation(y)
 
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
         """As `call`, without the bias."""
@@ -601,16 +603,6 @@ class LowestPadding2D(_Configured, keras.layers.Layer):
         return ops.pad(inputs, ((0, 0), (p, p), (p, p), (0, 0)), constant_values=-float("inf"))
 
 
-@saved_as(keras.layers.ZeroPadding2D)
-class RectifiedPadding2D(keras.layers.ZeroPadding2D):
-    """As `LowestPadding2D`, behind a ReLU, where zeros never win a maximum either."""
-
-    def call(self, inputs: Any) -> Any:
-        """[N, H, W, C] to [N, H + 2 padding, W + 2 padding, C]."""
-        rows, columns = self.padding
-        return ops.pad(inputs, ((0, 0), rows, columns, (0, 0)), constant_values=-float("inf"))
-
-
 @keras.saving.register_keras_serializable(PACKAGE)
 class DropBlock(_Configured, keras.layers.Layer):
     """Drop squares of pixels, in training."""
@@ -677,7 +669,8 @@ class Dense(keras.layers.Dense):
             return super().call(inputs, training=training)
         # ops.matmul gives float32 on the PyTorch engine; a 1x1 convolution keeps float64.
         y = ops.conv(inputs[:, None, None, :], self.kernel[None, None])[:, 0, 0, :]
-        return y if self.bias is None else y + self.bias
+        y = y if self.bias is None else y + self.bias
+        return y if self.activation is None else self.activation(y)
 
 
 BUILDERS: dict[type, Callable[[Any, Any, Own], Any]] = {

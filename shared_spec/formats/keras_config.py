@@ -26,8 +26,8 @@ _PRECISIONS |= {"float32", "float64"}
 
 
 def structure(config: Mapping[str, Any]) -> str:
-    """SHA-256 of what the layers of a functional model compute in inference, whatever their weights
-    and their precision.
+    """SHA-256 of what a model of ours is made with, and of what its layers compute in inference,
+    whatever their weights and their precision.
 
     Args:
         config: of the model, as `get_config` gives it or a file has it.
@@ -36,8 +36,9 @@ def structure(config: Mapping[str, Any]) -> str:
         KeyError, TypeError, AttributeError: if Keras writes no such configuration.
     """
     layers = sorted((_computed(layer) for layer in config["layers"]), key=lambda x: str(x[0]))
-    ends = config["input_layers"], config["output_layers"]
-    return hashlib.sha256(json.dumps([layers, ends], sort_keys=True).encode()).hexdigest()
+    keys = "spec", "inference", "maps", "input_layers", "output_layers"
+    text = json.dumps([layers, [config[key] for key in keys]], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _computed(layer: Mapping[str, Any]) -> list[Any]:

@@ -114,7 +114,7 @@ _SPEC: dict[str, list[Any]] = {
 def made_otherwise(config: dict[str, Any], draw: Draw) -> str | None:
     """Another argument in the configuration of a model that is saved by what it is made with."""
     holders = [found for found in _mappings(config) if {*found} & {"block_type", "spec", "pooling"}]
-    holders = [found for found in holders if "layers" not in found]
+    holders = [found for found in holders if "layers" not in found or "spec" in found]
     if not holders:
         return None
     holder = one_of(draw, *holders)
