@@ -1,5 +1,29 @@
 """ResNets as native Keras 3 models, on its TensorFlow, JAX or PyTorch engine. The verbs are those
 of `resnet_torch` and `resnet_flax`.
+
+`create_model`, and so each named function, takes what keras.applications' functions take too:
+
+- `include_top=False` leaves out the classifier; `pooling="avg"` or `"max"` then pools the maps;
+- `input_shape=(height, width, channels)`, where None is any size, as both are if it is left out;
+- `input_tensor`: a `keras.Input`, or what layers make of one;
+- `classes`: another name of `num_classes`;
+- `classifier_activation`: None, unlike there, so that a net gives logits;
+- `name` of the model, for several of them in one program;
+- `dtype` may be a policy or its name; if it is left out, Keras's global policy counts.
+
+Example:
+    >>> body = resnet_keras.resnet50(
+    ...     include_top=False, input_shape=(96, 96, 3), name="body", dtype="mixed_bfloat16"
+    ... )
+    >>> body.output_shape
+    (None, 3, 3, 2048)
+    >>> net = keras.Sequential([body, keras.layers.Flatten(), keras.layers.Dense(10)])
+    >>> net.save("net.keras")  # with all that is set on its layers
+
+A file loads with `keras.saving.load_model`: without importing this package, where all layers are
+Keras's own (those of `keras_resnet50`, `resnet_vd_50` and `flax_resnet50` are; PyTorch's rule for
+running variances and what else Keras has no layer for need `import resnet_keras` first). A whole
+`.h5` file becomes a `keras.Model` of the same layers, as it has no place for the class.
 """
 
 from __future__ import annotations
@@ -91,17 +115,18 @@ class Verbs(ModelVerbs[ResNet]):
         return bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
 
     def _compile(self, model: ResNet) -> Callable[[Any], Any]:
+        dtype = str(model.layers[-1].compute_dtype)
         if keras.backend.backend() == "torch":
             from shared_spec.kernels.torch_compile import frozen
 
-            return frozen(lambda x: model(x, training=False), model.kind)
+            return frozen(lambda x: model(x, training=False), dtype)
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
             forward: Callable[[Any], Any] = tf.function(lambda x: model(x, training=False))
             return forward
         trained, others = model.trainable_variables, model.non_trainable_variables
-        run = xla.jit(lambda t, o, x: model.stateless_call(t, o, x, training=False)[0], model.kind)
+        run = xla.jit(lambda t, o, x: model.stateless_call(t, o, x, training=False)[0], dtype)
         # Read at each call: Keras's own functions give the memory of variables away.
         return lambda images: run([v.value for v in trained], [v.value for v in others], images)
 

@@ -153,6 +153,7 @@ class ResNet(keras.Model):
             super().__init__(inputs, outputs, name=name, **kwargs)
         self.plan, self.spec, self.seed = p, spec, seed
         self.inference, self.maps, self.structure = inference, maps, structure
+        self.kind = str(keras.backend.standardize_dtype(self.weights[0].dtype))
         last = classifier(p)
         self.classifier = None if last is None else keras_layer(last.name)
         arrange_kernels(self)
@@ -160,11 +161,6 @@ class ResNet(keras.Model):
         if keras.backend.backend() == "tensorflow":
             # On a CPU, XLA makes this engine slower; compile(jit_compile=...) decides anew.
             self.jit_compile = False
-
-    @property
-    def kind(self) -> str:
-        """The dtype of the variables."""
-        return str(keras.backend.standardize_dtype(self.weights[0].dtype))
 
     def get_config(self) -> dict[str, Any]:
         """What files keep: that of a functional model, and the spec."""
