@@ -122,8 +122,8 @@ def _is_of_our_class(model: Mapping[str, Any]) -> bool:
     if kind in (KERAS_CLASS, FUNCTIONAL_CLASS):
         return True
     # Whole models in `.h5` files have the last part of the name alone.
-    config = model.get("config") or ()
-    last = "Functional" if "layers" in config else "ResNet"
+    config = model.get("config")
+    last = "Functional" if isinstance(config, Mapping) and "layers" in config else "ResNet"
     return "module" not in model and "inbound_nodes" not in model and bool(kind == last)
 
 
@@ -138,9 +138,12 @@ def own_activation(config: Mapping[str, Any]) -> str | None:
 
 def without_activation(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The configuration of a model of ours, its classifier linear."""
+    name = config.get("classifier")
+    if name is None:
+        return config
     layers = [
         {**layer, "config": {**layer["config"], "activation": "linear"}}
-        if layer["config"]["name"] == config.get("classifier") and own_activation(config)
+        if layer["config"]["name"] == name
         else layer
         for layer in config["layers"]
     ]

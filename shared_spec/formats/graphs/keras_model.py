@@ -96,6 +96,8 @@ class _Reader:
         self._where = where
         self._nodes: list[Node] = []
         self._models = 0
+        self._made: dict[int, str | None] = {}
+        """What `made_class` says of each layer: it goes through all that is in one."""
 
     def read(self, config: Mapping[str, Any]) -> Graph:
         image = self._add(Node((), "Input", {}, ()))
@@ -143,7 +145,9 @@ class _Reader:
         # None and False are what a layer does without.
         options = {k: v for k, v in call.options.items() if v not in (None, False)}
         entering = tuple(inputs)
-        made = made_class(layer)
+        if id(layer) not in self._made:
+            self._made[id(layer)] = made_class(layer)
+        made = self._made[id(layer)]
         node = Node((*path, name), made or kind, layer["config"], entering, call.arguments, options)
         if options and (kind in _MODELS or made):
             raise self._refusal(f"{node} is called with {told_options(node)}")
