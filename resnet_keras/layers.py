@@ -25,6 +25,20 @@ from shared_spec.weights.layouts import keras_layer
 PACKAGE = "resnet_keras"
 
 
+def saved_as(kind: type) -> Callable[[type], type]:
+    """Have files name a class of Keras's in the place of ours, which computes the same as fast or
+    as exactly as it can: who reads them needs no import of this package.
+    """
+
+    def decorate(ours: Any) -> type:
+        ours.__name__, ours.__module__ = kind.__name__, "keras.layers"
+        # Pickles name the class too.
+        ours._unpickle_model = kind._unpickle_model  # type: ignore[attr-defined]
+        return ours  # type: ignore[no-any-return]
+
+    return decorate
+
+
 def layer_seed(name: str, seed: int = 0) -> int:
     """What a layer's dropout draws from, so that no two layers drop the same.
 
@@ -35,11 +49,11 @@ def layer_seed(name: str, seed: int = 0) -> int:
 
 
 Own = dict[str, Any]
-"""dtype and name of a Keras layer, as its constructor takes them."""
+"""dtype policy and name of a Keras layer, as its constructor takes them."""
 
 
-def apply(layer: plan.Layer, x: Any, dtype: str) -> Any:
-    """The output of a layer record on the symbolic tensor `x`, with layers of `dtype`."""
+def apply(layer: plan.Layer, x: Any, dtype: keras.DTypePolicy) -> Any:
+    """The output of a layer record on the symbolic tensor `x`, with layers of a dtype policy."""
     if type(layer) not in BUILDERS:
         raise FrameworkError(f"resnet_keras has no layer for {type(layer).__name__}")
     return BUILDERS[type(layer)](layer, x, {"dtype": dtype, "name": keras_layer(layer.name)})
@@ -74,8 +88,10 @@ def _conv(layer: plan.Conv, x: Any, own: Own) -> Any:
 
 
 def _batch_norm(layer: plan.BatchNorm, x: Any, own: Own) -> Any:
-    unbiased, momentum = layer.variance == "unbiased", 1 - layer.momentum
-    return BatchNormalization(unbiased=unbiased, momentum=momentum, epsilon=layer.eps, **own)(x)
+    options = {"momentum": 1 - layer.momentum, "epsilon": layer.eps, **own}
+    if layer.variance == "unbiased":
+        return BatchNormalization(unbiased=True, **options)(x)
+    return BiasedBatchNormalization(**options)(x)
 
 
 def _group_norm(layer: plan.GroupNorm, x: Any, own: Own) -> Any:
@@ -127,7 +143,12 @@ def _activation(layer: plan.Activation, x: Any, own: Own) -> Any:
 def _max_pool(layer: plan.MaxPool, x: Any, own: Own) -> Any:
     padding = "same" if layer.padding == "same" else "valid"
     if layer.padding != "same" and layer.padding > 0:
-        x = LowestPadding2D(padding=layer.padding, **_inner(own, "pad"))(x)
+        entered = x._keras_history.operation
+        if getattr(entered, "activation", None) is keras.activations.relu:
+            # Zeros win no maximum there, and Keras has a layer for them.
+            x = keras.layers.ZeroPadding2D(layer.padding, **_inner(own, "pad"))(x)
+        else:
+            x = LowestPadding2D(padding=layer.padding, **_inner(own, "pad"))(x)
     return MaxPooling2D(layer.kernel_size, layer.stride, padding, **own)(x)
 
 
@@ -149,6 +170,11 @@ def _dropout(layer: plan.Dropout, x: Any, own: Own) -> Any:
     return keras.layers.Dropout(layer.rate, seed=layer_seed(own["name"]), **own)(x)
 
 
+def _identity(layer: plan.Identity, x: Any, own: Own) -> Any:
+    # It keeps its arguments in files as they are given, which have to be names there.
+    return keras.layers.Identity(**own | {"dtype": own["dtype"].name})(x)
+
+
 def _drop_path(layer: plan.DropPath, x: Any, own: Own) -> Any:
     shape = (None, 1, 1, 1)
     return keras.layers.Dropout(layer.rate, shape, layer_seed(own["name"]), **own)(x)
@@ -161,7 +187,9 @@ def _drop_block(layer: plan.DropBlock, x: Any, own: Own) -> Any:
 
 def _dense(layer: plan.Dense, x: Any, own: Own) -> Any:
     options = {"use_bias": layer.bias, "kernel_initializer": "zeros"}
-    return Dense(layer.out_features, **options, **own)(x)
+    # Keras quantises its own class alone.
+    kind = Dense if own["dtype"].compute_dtype == "float64" else keras.layers.Dense
+    return kind(layer.out_features, **options, **own)(x)
 
 
 class _Configured:
@@ -290,13 +318,11 @@ def tensorflow_batch_norm(x: Any, gamma: Any, beta: Any, eps: float) -> tuple[An
     return y, mean, tf.math.multiply_no_nan(variance, (n - 1) / n)
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
-class BatchNormalization(_Configured, keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` in the layer's own precision (at least float32), with the
-    plan's rule for the running variance.
-    """
+@saved_as(keras.layers.BatchNormalization)
+class BiasedBatchNormalization(keras.layers.BatchNormalization):
+    """`keras.layers.BatchNormalization` in the layer's own precision (at least float32)."""
 
-    arguments = ("unbiased",)
+    unbiased = False
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """[N, H, W, C] to the same."""
@@ -340,6 +366,13 @@ class BatchNormalization(_Configured, keras.layers.BatchNormalization):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
+class BatchNormalization(_Configured, BiasedBatchNormalization):
+    """As Keras's, with PyTorch's rule for the running variance, which Keras's has not."""
+
+    arguments = ("unbiased",)
+
+
+@saved_as(keras.layers.GroupNormalization)
 class GroupNormalization(keras.layers.GroupNormalization):
     """`keras.layers.GroupNormalization` in the layer's own precision (at least float32)."""
 
@@ -355,7 +388,7 @@ class GroupNormalization(keras.layers.GroupNormalization):
         return ops.cast(y, self.compute_dtype)
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
+@saved_as(keras.layers.Conv2D)
 class Conv2D(keras.layers.Conv2D):
     """`keras.layers.Conv2D` by the fastest route of its engine.
 
@@ -375,7 +408,8 @@ class Conv2D(keras.layers.Conv2D):
 
         native, kernel = inputs.permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1)
         how = self.strides, padding, self.dilation_rate, self.groups
-        return conv2d(native, kernel, bias, *how).permute(0, 2, 3, 1)
+        y = conv2d(native, kernel, bias, *how).permute(0, 2, 3, 1)
+        return y if self.activation is None else self.activation(y)
 
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
         """As `call`, without the bias."""
@@ -401,7 +435,7 @@ class Conv2D(keras.layers.Conv2D):
         return rows // 2, columns // 2
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
+@saved_as(keras.layers.Add)
 class Add(keras.layers.Add):
     """`keras.layers.Add` of two, which JAX's compiler keeps in one place."""
 
@@ -439,7 +473,7 @@ def arrange_like(variable: Any, reference: Any) -> None:
         tensor.data = torch.empty_like(reference.value).copy_(tensor.data)
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
+@saved_as(keras.layers.MaxPooling2D)
 class MaxPooling2D(keras.layers.MaxPooling2D):
     """`keras.layers.MaxPooling2D`, without Keras's copies on PyTorch; see `Conv2D`."""
 
@@ -614,7 +648,7 @@ class ZeroPadShortcut(_Configured, keras.layers.Layer):
         return ops.pad(x, ((0, 0), (0, 0), (0, 0), (self.before, self.after)))
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
+@saved_as(keras.layers.GlobalAveragePooling2D)
 class GlobalAveragePooling2D(keras.layers.GlobalAveragePooling2D):
     """`keras.layers.GlobalAveragePooling2D` in the layer's own precision."""
 
@@ -625,7 +659,7 @@ class GlobalAveragePooling2D(keras.layers.GlobalAveragePooling2D):
         return ops.sum(inputs, axis=(1, 2), keepdims=self.keepdims) / count
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
+@saved_as(keras.layers.Dense)
 class Dense(keras.layers.Dense):
     """`keras.layers.Dense` in the layer's own precision."""
 
@@ -635,7 +669,8 @@ class Dense(keras.layers.Dense):
             return super().call(inputs, training=training)
         # ops.matmul gives float32 on the PyTorch engine; a 1x1 convolution keeps float64.
         y = ops.conv(inputs[:, None, None, :], self.kernel[None, None])[:, 0, 0, :]
-        return y if self.bias is None else y + self.bias
+        y = y if self.bias is None else y + self.bias
+        return y if self.activation is None else self.activation(y)
 
 
 BUILDERS: dict[type, Callable[[Any, Any, Own], Any]] = {
@@ -647,7 +682,7 @@ BUILDERS: dict[type, Callable[[Any, Any, Own], Any]] = {
     plan.ZeroPad: lambda layer, x, own: keras.layers.ZeroPadding2D(layer.amount, **own)(x),
     plan.SpaceToDepth: _of(SpaceToDepth),
     plan.Flatten: lambda layer, x, own: keras.layers.Flatten(**own)(x),
-    plan.Identity: lambda layer, x, own: keras.layers.Identity(**own)(x),
+    plan.Identity: _identity,
     plan.AvgPool: _avg_pool,
     plan.BlurPool: _of(BlurPool),
     plan.SqueezeExcite: _squeeze_excite,
@@ -663,3 +698,22 @@ BUILDERS: dict[type, Callable[[Any, Any, Own], Any]] = {
     plan.Dense: _dense,
 }
 """What each layer record gives on a tensor, with Keras layers of a name and dtype."""
+
+STAND_INS: dict[str, Any] = {
+    kind.__name__: kind
+    for kind in (
+        Conv2D,
+        BiasedBatchNormalization,
+        GroupNormalization,
+        Add,
+        MaxPooling2D,
+        GlobalAveragePooling2D,
+        Dense,
+    )
+}
+"""What takes the place of Keras's layers when one of our models is loaded."""
+
+# Files of earlier versions have the layers under our name.
+keras.saving.get_custom_objects().update(
+    {f"{PACKAGE}>{x}": STAND_INS[x] for x in STAND_INS if x != "BatchNormalization"}
+)

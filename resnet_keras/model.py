@@ -5,14 +5,23 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import keras
 import numpy as np
 
-from resnet_keras.layers import PACKAGE, Add, apply, arrange_kernels, layer_seed
+from resnet_keras.layers import PACKAGE, STAND_INS, Add, apply, arrange_kernels, layer_seed
 from shared_spec import plan
+from shared_spec.errors import FrameworkError
+from shared_spec.formats.keras_config import (
+    FUNCTIONAL_CLASS,
+    classifier,
+    has_own_spec,
+    headless,
+    structure,
+    without_activation,
+)
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.folding import Inference, inference_form
 from shared_spec.plan.network import Plan
@@ -21,7 +30,7 @@ from shared_spec.weights.layouts import keras_layer
 from shared_spec.weights.preprocessing import Preprocessing
 
 
-def residual_block(x: Any, block: plan.Block, dtype: str) -> Any:
+def residual_block(x: Any, block: plan.Block, dtype: keras.DTypePolicy) -> Any:
     """`output(branch(pre(x)) + shortcut)` on the symbolic tensor `x` of shape [N, H, W, C]."""
     h = chain(x, block.pre, dtype)
     y = chain(h, block.branch, dtype)
@@ -31,74 +40,187 @@ def residual_block(x: Any, block: plan.Block, dtype: str) -> Any:
     return chain(y, block.output, dtype)
 
 
-def residual_stage(x: Any, stage: plan.Stage, dtype: str) -> Any:
+def residual_stage(x: Any, stage: plan.Stage, dtype: keras.DTypePolicy) -> Any:
     """Residual blocks one after another."""
     for block in stage.blocks:
         x = residual_block(x, block, dtype)
     return x
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
+@dataclass(frozen=True)
+class Form:
+    """What a model is beside its spec, as `create_model` is asked for it."""
+
+    dtype: keras.DTypePolicy
+    name: str = "resnet"
+    seed: int = 0
+    inference: Inference | bool = False
+    maps: bool = False
+    """Whether it ends in the last maps, without pool and classifier."""
+    image_shape: tuple[int | None, int | None] = (None, None)
+    """Height and width of images, if they are fixed."""
+    images: Any = None
+    """The symbolic tensor that enters it, if there is one already."""
+    activation: Any = None
+    """Of the classifier."""
+
+
+def build(spec: ResNetSpec, form: Form, kind: type[ResNet] | None = None) -> ResNet:
+    """The model of a spec, whose weights are still to be filled in.
+
+    Raises:
+        FrameworkError: if Keras is set to channels before rows.
+    """
+    if keras.config.image_data_format() != "channels_last":
+        raise FrameworkError(
+            "image_data_format: resnet_keras computes on channels_last alone; call "
+            "keras.config.set_image_data_format('channels_last') before a model is made"
+        )
+    p = planned(spec, form.inference, form.maps)
+    x, dtype = form.images, form.dtype
+    if x is None:
+        shape = (*form.image_shape, p.in_channels)
+        x = keras.Input(shape, dtype=dtype.variable_dtype, name="images")
+    (inputs,) = keras.utils.get_source_inputs(x)
+    whole, found = x is inputs, {}
+    for layer in p.stem:
+        found[layer.name] = x = apply(layer, x, dtype)
+    for stage in p.stages:
+        found[stage.name] = x = residual_stage(x, stage, dtype)
+    outputs = [found[name] for name in p.outputs] or chain(x, p.head, dtype)
+    model = (kind or ResNet)(
+        inputs,
+        outputs,
+        form.name,
+        spec=spec,
+        seed=form.seed,
+        inference=form.inference,
+        maps=form.maps,
+    )
+    # What is in front of the net is not the spec's.
+    model.structure = structure(model.get_config()) if whole else None
+    if form.inference:
+        model.trainable = False
+    if form.activation is not None and model.classifier is not None:
+        model.get_layer(model.classifier).activation = keras.activations.get(form.activation)
+    return model
+
+
+def planned(spec: ResNetSpec, inference: Inference | bool = False, maps: bool = False) -> Plan:
+    """The plan of a model; with `maps`, of what Keras calls a net without its top."""
+    p = compile_plan(spec)
+    return inference_form(replace(p, head=headless(p.head)) if maps else p, inference)
+
+
+@keras.saving.register_keras_serializable(PACKAGE, "Functional")
 class ResNet(keras.Model):
     """A residual network built from a plan, as a functional model.
 
     Layer names are the plan's, with `_` for `.`: `layer1_0_conv1`. Takes float images
     [N, H, W, C] and returns logits [N, num_classes], or, if the spec says `features_only`, the
     list of feature maps.
+
+    In files it is a functional model with all that is set on its layers. Keras makes a `ResNet` of
+    it again where `resnet_keras` is imported, and else a `keras.Model` of the same layers, unless
+    one of them is in `resnet_keras` alone.
     """
 
     preprocessing: Preprocessing | None = None
     labels: tuple[str, ...] | None = None
 
+    __module__ = "keras.src.models.functional"  # with the name below, Keras's own class in files
+    _unpickle_model = keras.Model._unpickle_model
+
+    def __new__(cls, *args: Any, spec: Any = None, **kwargs: Any) -> Any:
+        """A model without a spec, such as a clone with other layers, is Keras's own."""
+        if spec is None and (args or kwargs):
+            return keras.Model(*args, **kwargs)
+        return super().__new__(cls)
+
     def __init__(
         self,
+        inputs: Any,
+        outputs: Any,
+        name: str | None = None,
+        *,
         spec: ResNetSpec | dict[str, Any],
-        dtype: str = "float32",
-        name: str = "resnet",
-        trainable: bool = True,
         seed: int = 0,
         inference: Inference | bool | dict[str, Any] = False,
+        maps: bool = False,
+        structure: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        if not isinstance(spec, ResNetSpec):
-            spec = ResNetSpec.parse(spec)
-        if isinstance(inference, dict):
-            inference = Inference(**inference)
-        p = inference_form(compile_plan(spec), inference)
-        inputs = keras.Input((None, None, p.in_channels), dtype=dtype, name="images")
-        found, x = {}, inputs
-        for layer in p.stem:
-            found[layer.name] = x = apply(layer, x, dtype)
-        for stage in p.stages:
-            found[stage.name] = x = residual_stage(x, stage, dtype)
-        outputs = [found[name] for name in p.outputs] or chain(x, p.head, dtype)
+        spec = spec if isinstance(spec, ResNetSpec) else ResNetSpec.parse(spec)
+        inference = Inference(**inference) if isinstance(inference, dict) else inference
+        p = planned(spec, inference, maps)
         with deep_graph(p):
-            super().__init__(inputs, outputs, name=name)
-        self.plan, self.spec, self.kind, self.seed = p, spec, dtype, seed
-        self.inference = inference
+            super().__init__(inputs, outputs, name=name, **kwargs)
+        self.plan, self.spec, self.seed = p, spec, seed
+        self.inference, self.maps, self.structure = inference, maps, structure
+        self.kind = str(keras.backend.standardize_dtype(self.weights[0].dtype))
+        last = classifier(p)
+        self.classifier = None if last is None else keras_layer(last.name)
         arrange_kernels(self)
         self._seed_dropouts()
-        self.trainable = trainable
         if keras.backend.backend() == "tensorflow":
             # On a CPU, XLA makes this engine slower; compile(jit_compile=...) decides anew.
             self.jit_compile = False
 
     def get_config(self) -> dict[str, Any]:
-        """What `.keras` files keep: the spec, from which the model is built again."""
+        """What files keep: that of a functional model, and the spec."""
         form = self.inference if isinstance(self.inference, bool) else asdict(self.inference)
-        return {
+        config: dict[str, Any] = super().get_config()
+        return config | {
             "spec": self.spec.to_dict(),
-            "dtype": self.kind,
-            "name": self.name,
-            "trainable": self.trainable,
             "seed": self.seed,
             "inference": form,
+            "maps": self.maps,
+            "structure": self.structure,
+            "classifier": self.classifier,
         }
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> ResNet:
+        """From what `get_config` gave; earlier files have the spec alone."""
+        if "layers" not in config:
+            known = {k: config[k] for k in ("name", "seed") if k in config}
+            inference = config.get("inference", False)
+            if isinstance(inference, dict):
+                inference = Inference(**inference)
+            policy = keras.DTypePolicy(config.get("dtype", "float32"))
+            spec = ResNetSpec.parse(config["spec"])
+            model = build(spec, Form(policy, inference=inference, **known), EarlierResNet)
+            model.trainable = config.get("trainable", True)
+            return model
+        unchanged = has_own_spec({"registered_name": FUNCTIONAL_CLASS, "config": config})
+        with keras.saving.custom_object_scope(STAND_INS):
+            needed = {k: v for k, v in config.items() if k != "classifier"}
+            found: ResNet = super().from_config(needed, custom_objects)
+        if unchanged:
+            # Another version of Keras may have other settings.
+            found.structure = structure(without_activation(found.get_config()))
+        return found
 
     def _seed_dropouts(self) -> None:
         """Make what dropout draws follow from the model's seed too."""
         for layer in drawing_layers(self):
             key, state = layer_seed(layer.name, self.seed), layer.seed_generator.state
             state.assign(np.array([key, 0], state.dtype))
+
+
+ResNet.__name__ = "Functional"
+
+
+@keras.saving.register_keras_serializable(PACKAGE, "ResNet")
+class EarlierResNet(ResNet):
+    """From a file of an earlier version, in which a model around it has its weights under the name
+    that the class had.
+    """
+
+
+EarlierResNet.__name__ = "ResNet"
 
 
 def drawing_layers(model: keras.Model) -> list[Any]:
@@ -118,7 +240,7 @@ def deep_graph(p: Plan) -> Iterator[None]:
         sys.setrecursionlimit(kept)
 
 
-def chain(x: Any, layers: plan.Layers, dtype: str) -> Any:
+def chain(x: Any, layers: plan.Layers, dtype: keras.DTypePolicy) -> Any:
     """Apply `layers` one after another."""
     for layer in layers:
         x = apply(layer, x, dtype)

@@ -10,16 +10,18 @@ from typing import Any
 import keras
 import numpy as np
 
-from resnet_keras.model import ResNet
+from resnet_keras.model import Form, ResNet, build
 from shared_spec.backend import WeightVerbs
-from shared_spec.errors import SpecError
+from shared_spec.errors import SpecError, WeightsError
 from shared_spec.formats.detect import name_suffix
 from shared_spec.formats.dialects.dialect import foreign_arrays
 from shared_spec.formats.dialects.keras_applications import APPLICATIONS
 from shared_spec.formats.write import Save
+from shared_spec.plan.layers import Parameter
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.layouts import KERAS, keras_layer
 from shared_spec.weights.lazy_array import entries_of
+from shared_spec.weights.state import DTYPES
 
 
 class Weights(WeightVerbs[ResNet]):
@@ -35,6 +37,20 @@ class Weights(WeightVerbs[ResNet]):
         """What finds the model's own layer at a dotted path of the plan."""
         layers = {layer.name: layer for layer in model.layers}
         return lambda path: layers[keras_layer(path)]
+
+    def native(self, modules: Callable[[str], Any], q: Parameter) -> Any:
+        """The model's own variable of a parameter.
+
+        Raises:
+            WeightsError: if its layer was replaced or quantised.
+        """
+        native = super().native(modules, q)
+        if (kind := keras.backend.standardize_dtype(native.dtype)) not in DTYPES:
+            raise WeightsError(
+                f"{q.module} was quantised in this model: {q.name} is of {kind}, expected one of "
+                f"{', '.join(DTYPES)}"
+            )
+        return native
 
     def copied(self, native: Any) -> np.ndarray:
         """A copy of what a variable or a tensor holds."""
@@ -52,7 +68,8 @@ class Weights(WeightVerbs[ResNet]):
             if not isinstance(native, ResNet):
                 assert whole.spec is not None
                 kind = next(iter(entries_of(whole.state).values())).dtype.name
-                native = self.load_weights(ResNet(whole.spec, kind), whole.state)
+                native = build(whole.spec, Form(keras.DTypePolicy(kind)))
+                self.load_weights(native, whole.state)
             if name_suffix(draft) == ".keras":
                 native.save(draft)
             else:

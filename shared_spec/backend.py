@@ -323,6 +323,7 @@ class ModelVerbs(ABC, Generic[Model]):
             ResNetError: with one sentence, if the name, spec, dtype or weights are not valid.
         """
         native = {k: overrides.pop(k) for k in sorted(self.native_options & set(overrides))}
+        overrides = joined(overrides, self._fields(native))
         origin = origin_of(model, weights, pretrained)
         told = None
         if origin.model is None and origin.weights is not None:
@@ -569,6 +570,10 @@ class ModelVerbs(ABC, Generic[Model]):
             )
         return dtype
 
+    def _fields(self, native: Mapping[str, Any]) -> dict[str, Any]:
+        """Fields of the spec for which keywords of the framework's own stand."""
+        return {}
+
     def _variable_dtype(self, dtype: Any, native: Mapping[str, Any]) -> str:
         """Name of the dtype of the variables that a call asks for."""
         return "float32" if dtype is None else dtype
@@ -650,6 +655,21 @@ def remembered(model: PlannedModel) -> Checkpoint:
     labels = model.labels
     known = labels if labels is not None and len(labels) == model.spec.num_classes else None
     return Checkpoint({}, model.spec, model.preprocessing, known)
+
+
+def joined(overrides: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides of a spec, and what a framework's own keywords say of it.
+
+    Raises:
+        SpecError: if they differ.
+    """
+    for name in sorted(fields.keys() & overrides.keys()):
+        if overrides[name] != fields[name]:
+            raise SpecError(
+                f"{name}: given as {overrides[name]!r}, and another argument makes it "
+                f"{fields[name]!r}"
+            )
+    return {**overrides, **fields}
 
 
 def warn_of_notes(checkpoint: Checkpoint, weights: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from shared_spec.errors import ResNetError
 from shared_spec.formats.graphs.keras_layers import TRAINING_ONLY
 from shared_spec.formats.graphs.keras_model import graph_of
+from shared_spec.formats.keras_config import is_keras_model
 from shared_spec.formats.read import read_checkpoint
 from tests.conftest import Pool
 from tests.formats.keras_reading import SOURCES, verdict
@@ -100,6 +102,9 @@ MADE: dict[str, str | None] = {
     "a classifier in a row": None,
     "ours": None,
     "ours in a row": None,
+    "ours with softmax, in a row": None,
+    "ours without its top": None,
+    "layers of ours": None,
     "the last map of ours": None,
     "two classifiers": "activation of layer 'first' (keras_hub>ResNetImageClassifier) computes",
     "ours after another": "refused: layer 'first' (Conv2D) computes",
@@ -236,6 +241,20 @@ def test_layers_of_training_give_what_they_take(pool: Pool) -> None:
         "probe", function="keras_models:changes_in_inference", kinds=sorted(TRAINING_ONLY)
     )
     assert found == {}
+
+
+def test_a_damaged_model_of_ours_has_no_spec(pool: Pool, tmp_path: Path) -> None:
+    path = tmp_path / "model.keras"
+    save(pool, "ours", path, "keras_sources")
+    with zipfile.ZipFile(path) as file:
+        whole = json.loads(file.read("config.json"))
+    assert is_keras_model(whole)
+    for value in (None, 3, [], {}, "x", [3], [{"config": 3}], [[]] * 9):
+        assert not is_keras_model({**whole, "config": value})
+        for key in ("layers", "spec", "structure", "maps", "input_layers"):
+            assert not is_keras_model({**whole, "config": {**whole["config"], key: value}}) or (
+                key == "maps" and not value
+            )
 
 
 @pytest.mark.parametrize("damage", ["layers", "config", "input_layers", "inbound_nodes", "name"])

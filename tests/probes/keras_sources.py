@@ -114,7 +114,7 @@ _SPEC: dict[str, list[Any]] = {
 def made_otherwise(config: dict[str, Any], draw: Draw) -> str | None:
     """Another argument in the configuration of a model that is saved by what it is made with."""
     holders = [found for found in _mappings(config) if {*found} & {"block_type", "spec", "pooling"}]
-    holders = [found for found in holders if "layers" not in found]
+    holders = [found for found in holders if "layers" not in found or "spec" in found]
     if not holders:
         return None
     holder = one_of(draw, *holders)
@@ -152,7 +152,7 @@ def _classifier(**more: Any) -> keras.Model:
     return hub.models.ResNetImageClassifier(_backbone(), num_classes=3, **options)
 
 
-def _ours(**fields: Any) -> keras.Model:
+def _ours(include_top: bool = True, classifier: str | None = None, **fields: Any) -> keras.Model:
     given = {
         "depths": [1, 1],
         "block": "basic",
@@ -161,8 +161,15 @@ def _ours(**fields: Any) -> keras.Model:
         "num_classes": 0,
     }
     spec = ResNetSpec.parse(given | fields)
-    model: keras.Model = resnet_keras.create_model(spec, dtype="float64")
+    model: keras.Model = resnet_keras.create_model(
+        spec, dtype="float64", include_top=include_top, classifier_activation=classifier
+    )
     return model
+
+
+def _layers_of(model: keras.Model) -> keras.Model:
+    """A model of the same layers, which is none of ours."""
+    return keras.Model(model.input, model.output)
 
 
 def _row(*row: Any) -> keras.Model:
@@ -192,6 +199,11 @@ MADE: dict[str, Callable[[], keras.Model]] = {
     "ours in a row": lambda: _row(
         layers.RandomFlip(), _ours(attention="se", layer_scale=0.5), layers.Dense(3)
     ),
+    "ours with softmax, in a row": lambda: _row(_ours(num_classes=3, classifier="softmax")),
+    "ours without its top": lambda: _row(
+        _ours(include_top=False, pre_activation=True), layers.GlobalAveragePooling2D()
+    ),
+    "layers of ours": lambda: _layers_of(_ours(num_classes=3, pre_activation=True, conv_bias=True)),
     "the last map of ours": lambda: _last_map(_ours(features_only=True, out_indices=[2])),
     # What no spec says.
     "two classifiers": lambda: _row(_classifier(name="first"), layers.Dense(3)),

@@ -5,23 +5,19 @@ those that they have inside Keras and Flax NNX.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
-from typing import Any
 
 from shared_spec.errors import WeightsError
 from shared_spec.formats.canonical_file import recorded
 from shared_spec.formats.containers.source import Source, mapping
 from shared_spec.formats.dialects.dialect import Dialect, Extras, Place, in_torch
+from shared_spec.formats.keras_config import is_keras_model
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.layers import Parameter
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import METADATA_KEY
 from shared_spec.weights.layouts import FLAX, KERAS, TORCH, keras_layer
-
-KERAS_CLASS = "resnet_keras>ResNet"
-"""How Keras registers our model."""
 
 
 @cache
@@ -40,14 +36,6 @@ def keras_model_place(q: Parameter, spec: ResNetSpec, legacy: bool = False) -> P
     slot = KERAS[q.role]
     leaf = slot.leaf if legacy else _numbers(spec)[q.name]
     return Place(f"{keras_layer(q.module)}/{leaf}", slot)
-
-
-def is_keras_model(metadata: Mapping[str, Any]) -> bool:
-    """Whether a configuration is our model's; `.h5` files have the last part of its name alone."""
-    kind = metadata.get("registered_name", metadata.get("class_name"))
-    return kind == KERAS_CLASS or (
-        "module" not in metadata and kind == KERAS_CLASS.partition(">")[2]
-    )
 
 
 def _flax(q: Parameter, spec: ResNetSpec) -> Place:

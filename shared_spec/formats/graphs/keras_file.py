@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from shared_spec import plan
 from shared_spec.errors import ResNetError, SpecError, WeightsError, some
 from shared_spec.formats.containers.source import Source, shown
-from shared_spec.formats.dialects.canonical import is_keras_model
 from shared_spec.formats.dialects.dialect import Place
 from shared_spec.formats.dialects.keras_applications import keras_place
 from shared_spec.formats.dialects.keras_hub import KERAS_HUB
@@ -26,11 +25,13 @@ from shared_spec.formats.graphs.keras_made import MadeModel, Member
 from shared_spec.formats.graphs.keras_model import BROKEN, Graph, Node, graph_of
 from shared_spec.formats.graphs.keras_parts import parts_of_graph
 from shared_spec.formats.graphs.keras_preprocessing import PixelArithmetic, arithmetic_of
+from shared_spec.formats.keras_config import is_keras_model
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.layers import Parameter
 from shared_spec.plan.parameters import parameters_of
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint, OwnGraph
+from shared_spec.weights.layouts import KERAS
 from shared_spec.weights.lazy_array import LazyArray, LazyArrays
 from shared_spec.weights.preprocessing import Preprocessing
 
@@ -220,9 +221,10 @@ def _place(owner: Node | Member, theirs: Parameter, ours: Parameter, legacy: boo
     if isinstance(owner, Member):
         return owner.place(theirs, legacy)
     path = owner.path
-    return keras_place(
-        "/".join(dict.fromkeys((path[0], path[-1])) if legacy else path), ours, legacy
-    )
+    layer = "/".join(dict.fromkeys((path[0], path[-1])) if legacy else path)
+    # A classifier that is dense here may be a 1x1 convolution there, and the other way round.
+    dense = theirs.role == "dense_kernel"
+    return replace(keras_place(layer, ours, legacy), slot=KERAS[theirs.role], dense=dense)
 
 
 def _final_activation(parts: list[Part]) -> Step | None:

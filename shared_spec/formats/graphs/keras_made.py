@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from shared_spec import plan
 from shared_spec.formats.dialects import keras_hub
-from shared_spec.formats.dialects.canonical import KERAS_CLASS, keras_model_place
+from shared_spec.formats.dialects.canonical import keras_model_place
 from shared_spec.formats.dialects.dialect import Place
 from shared_spec.formats.dialects.keras_applications import HEAD, keras_place
 from shared_spec.formats.graphs.events import Fork, Part, Step, parts_of
 from shared_spec.formats.graphs.keras_layers import LayerError, check_precision
 from shared_spec.formats.graphs.keras_model import Node
+from shared_spec.formats.keras_config import KERAS_CLASS, headless, own_activation
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.layers import Layer, Parameter
 from shared_spec.plan.network import Plan
@@ -75,11 +77,9 @@ def made_model(node: Node) -> MadeModel:
 
     p = compile_plan(spec)
     if not classifies:  # it ends in maps
-        kept = [layer for layer in p.head if not isinstance(layer, plan.GlobalPool | plan.Flatten)]
-        p = replace(p, head=tuple(kept))
+        p = replace(p, head=headless(p.head))
     function = node.config.get("activation")
-    end = () if function in (None, "linear") else (plan.Activation("activation", function),)
-    return _made(node, spec, replace(p, head=(*p.head, *end)), find)
+    return _made(node, spec, _ending_in(p, None if function == "linear" else function), find)
 
 
 def _ours(node: Node) -> MadeModel:
@@ -92,7 +92,17 @@ def _ours(node: Node) -> MadeModel:
     def find(q: Parameter, legacy: bool) -> tuple[tuple[str, ...], Place]:
         return (), keras_model_place(q, spec, legacy)
 
-    return _made(node, spec, compile_plan(spec), find)
+    p = compile_plan(spec)
+    if node.config.get("maps"):
+        p = replace(p, head=headless(p.head))
+    function = own_activation(node.config) if "layers" in node.config else None
+    return _made(node, spec, _ending_in(p, function), find)
+
+
+def _ending_in(p: Plan, function: Any) -> Plan:
+    """With an activation at the end, if there is one."""
+    end = () if function is None else (plan.Activation("activation", function),)
+    return replace(p, head=(*p.head, *end))
 
 
 def _made(node: Node, spec: ResNetSpec, p: Plan, find: _Find) -> MadeModel:

@@ -9,12 +9,12 @@ from typing import Any
 
 from shared_spec.errors import WeightsError
 from shared_spec.formats.containers.source import shown
-from shared_spec.formats.dialects.canonical import KERAS_CLASS
 from shared_spec.formats.dialects.keras_hub import HUB_CLASSES
+from shared_spec.formats.keras_config import KERAS_CLASS, has_own_spec, is_ours_with_layers
 
 _MODELS = {"Functional", "Model", "Sequential"}
 MADE = (KERAS_CLASS, *HUB_CLASSES)
-"""Models whose files have what they are made with, instead of their layers."""
+"""Models whose files have what they are made with, beside their layers or instead of them."""
 _CALLS = 20_000
 """Of layers in a model; ResNet-1202 has 7,000."""
 _DEPTH = 12
@@ -96,12 +96,14 @@ class _Reader:
         self._where = where
         self._nodes: list[Node] = []
         self._models = 0
+        self._made: dict[int, str | None] = {}
+        """What `made_class` says of each layer: it goes through all that is in one."""
 
     def read(self, config: Mapping[str, Any]) -> Graph:
         image = self._add(Node((), "Input", {}, ()))
         if (made := made_class(config)) is not None:
             output = self._add(Node((), made, config["config"], (image,), (None,)))
-        elif config["class_name"] in _MODELS and is_kerass(config):
+        elif _class(config) in _MODELS and is_kerass(config):
             output = self._model(config, (), [image])
         else:
             kind = config.get("registered_name") or config["class_name"]
@@ -137,13 +139,15 @@ class _Reader:
         inputs: Sequence[Tensor],
         call: _Call,
     ) -> Tensor:
-        kind, name = layer["class_name"], layer["config"]["name"]
+        kind, name = _class(layer), layer["config"]["name"]
         if not isinstance(kind, str) or not isinstance(name, str):
             raise TypeError("a layer without a class or a name")
         # None and False are what a layer does without.
         options = {k: v for k, v in call.options.items() if v not in (None, False)}
         entering = tuple(inputs)
-        made = made_class(layer)
+        if id(layer) not in self._made:
+            self._made[id(layer)] = made_class(layer)
+        made = self._made[id(layer)]
         node = Node((*path, name), made or kind, layer["config"], entering, call.arguments, options)
         if options and (kind in _MODELS or made):
             raise self._refusal(f"{node} is called with {told_options(node)}")
@@ -238,13 +242,15 @@ def _sizes(shape: Sequence[Any]) -> tuple[int | None, ...]:
 
 
 def made_class(layer: Mapping[str, Any]) -> str | None:
-    """The registered name of a model that is not saved as layers, if that is what a layer is;
-    `.h5` files have it as the class, and of a whole model no more than its last part.
+    """The registered name of a model that is known by what it is made with, if that is what a layer
+    is; `.h5` files have it as the class, and of a whole model no more than its last part.
     """
+    if has_own_spec(layer):
+        return KERAS_CLASS
     kind = layer.get("registered_name") or layer.get("class_name")
     if "module" not in layer and "inbound_nodes" not in layer:
-        kind = next((name for name in MADE if name.partition(">")[2] == kind), kind)
-    return kind if kind in MADE else None
+        kind = next((name for name in HUB_CLASSES if name.partition(">")[2] == kind), kind)
+    return kind if kind in HUB_CLASSES else None
 
 
 def is_kerass(layer: Mapping[str, Any]) -> bool:
@@ -252,7 +258,12 @@ def is_kerass(layer: Mapping[str, Any]) -> bool:
     module = layer.get("module", "keras")
     registered = layer.get("registered_name")
     ours = isinstance(module, str) and module.split(".")[0] in ("keras", "tf_keras")
-    return ours and registered in (None, layer["class_name"])
+    return is_ours_with_layers(layer) or (ours and registered in (None, layer["class_name"]))
+
+
+def _class(layer: Mapping[str, Any]) -> Any:
+    """What a layer is, for whoever opens models: ours is a functional one."""
+    return "Functional" if is_ours_with_layers(layer) else layer["class_name"]
 
 
 _Reference = tuple[str, int, int]
@@ -294,7 +305,7 @@ def _of_call(reference: _Reference, named: Mapping[str, Any], ends: bool = False
     name, number, tensor = reference
     layer = named[name]
     old = any(isinstance(call, list) for call in layer["inbound_nodes"])
-    if layer["class_name"] in ("Functional", "Model") or made_class(layer):
+    if _class(layer) in ("Functional", "Model") or made_class(layer):
         number -= ends or old
     elif layer["class_name"] == "Sequential" and old:
         inside = layer["config"]
