@@ -305,8 +305,7 @@ class ModelVerbs(ABC, Generic[Model]):
             )
         net = self._build(spec, Build(dtype, variables, seed, inference, native))
         if weights is None:
-            trained = net.plan.trained or net.plan
-            return self._fill(net, cast_weights(initial_weights(trained, seed), variables))
+            return self._initialise(net, seed, variables)
         # Without the overrides that ask for weights to be adapted.
         before = resolve(model, {k: v for k, v in overrides.items() if k not in ASKED})
 
@@ -402,6 +401,11 @@ class ModelVerbs(ABC, Generic[Model]):
     @abstractmethod
     def _build(self, spec: ResNetSpec, build: Build) -> Model:
         """A native model whose weights are still to be filled in."""
+
+    def _initialise(self, model: Model, seed: int, dtype: str) -> Model:
+        """`model` with weights drawn from `seed`."""
+        trained = model.plan.trained or model.plan
+        return self._fill(model, cast_weights(initial_weights(trained, seed), dtype))
 
     def _fill(self, model: Model, state: State) -> Model:
         """`model` with fresh weights that are nobody else's."""
