@@ -366,19 +366,17 @@ class ZeroPadShortcut(nn.Module):
 
 
 class GlobalPool(nn.Module):
-    """Mean and maximum over H and W, one of them or both; in two steps, as timm has them and
-    torchvision.
-    """
+    """Mean and maximum over H and W, one of them or both: torchvision's `avgpool`, then flat."""
 
     def __init__(self, layer: plan.GlobalPool) -> None:
         super().__init__()
         self.pool = nn.AdaptiveAvgPool2d(1) if layer.kind == "avg" else MaximumPool(layer.kind)
-        self.flatten = nn.Identity() if layer.keep_axes else nn.Flatten()
+        self.keep_axes = layer.keep_axes
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to [N, C], or to [N, C, 1, 1]; 2 C channels for catavgmax."""
-        y: Tensor = self.flatten(self.pool(x))
-        return y
+        y: Tensor = self.pool(x)
+        return y if self.keep_axes else torch.flatten(y, 1)
 
 
 class MaximumPool(nn.Module):
@@ -440,7 +438,8 @@ class DropBlock(nn.Module):
         """[N, C, H, W] to the same."""
         if not self.training:
             return x
-        if torch.jit.is_scripting():  # type: ignore[attr-defined] # it does not compile the other branch
+        # TorchScript does not compile the other branch.
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
             raise RuntimeError("DropBlock: TorchScript of it runs in evaluation mode alone")
         else:  # noqa: RET506
             return drop_squares(x, self.rate, self.block_size, self.gamma_scale)

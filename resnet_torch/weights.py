@@ -92,17 +92,17 @@ def _check_layers(model: ResNet) -> None:
     Raises:
         WeightsError: naming the first that was replaced.
     """
-    kinds: dict[plan.Layer, type] = {}
+    kinds: dict[plan.Layer, list[type]] = {}
     for layer in model.plan.layers():
         if not any(parameters_of(layer)):
             record = replace(layer, name="")
             if record not in kinds:
-                kinds[record] = type(build(record))
+                kinds[record] = [type(part) for part in build(record).modules()]
             try:
-                module = model.get_submodule(layer.name)
+                found = [type(part) for part in model.get_submodule(layer.name).modules()]
             except AttributeError:
                 raise replaced(layer.name) from None
-            if type(module) is not kinds[record]:
+            if found != kinds[record]:
                 raise replaced(layer.name)
     for block in model.plan.blocks():
         shortcut = getattr(model.get_submodule(block.name), "downsample", None)
