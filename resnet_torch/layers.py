@@ -370,13 +370,26 @@ class GlobalPool(nn.Module):
 
     def __init__(self, layer: plan.GlobalPool) -> None:
         super().__init__()
-        self.pool = nn.AdaptiveAvgPool2d(1) if layer.kind == "avg" else MaximumPool(layer.kind)
+        self.pool = MeanPool(1) if layer.kind == "avg" else MaximumPool(layer.kind)
         self.keep_axes = layer.keep_axes
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to [N, C], or to [N, C, 1, 1]; 2 C channels for catavgmax."""
         y: Tensor = self.pool(x)
-        return y if self.keep_axes else torch.flatten(y, 1)
+        if self.keep_axes:
+            return y
+        # Of one pixel, there is nothing left to flatten: in no graph is the size of the batch.
+        return torch.flatten(y.squeeze(-1).squeeze(-1), 1)
+
+
+class MeanPool(nn.AdaptiveAvgPool2d):
+    """`nn.AdaptiveAvgPool2d(1)`, which PyTorch would compute by strides that are those of one size
+    of batch.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, C, 1, 1]."""
+        return x.mean((2, 3), keepdim=True)
 
 
 class MaximumPool(nn.Module):
