@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -75,6 +76,13 @@ class Verbs(ModelVerbs[ResNet]):
 
     def _recorded(self, model: ResNet, images: np.ndarray, names: list[str]) -> Outputs:
         outputs: Outputs = {}
+        places = Counter(map(id, (m for _, m in model.named_modules(remove_duplicate=False))))
+        for name in names:
+            if places[id(model.get_submodule(name))] > 1:
+                raise FrameworkError(
+                    f"activations: {name} is one module with others in this model, which runs it "
+                    f"in each of their places; hook it, or give each place its own"
+                )
 
         def record(name: str, module: torch.nn.Module, args: object, output: torch.Tensor) -> None:
             # Copied at once: the activation after it may work in place.

@@ -113,7 +113,11 @@ class ResNet(TorchvisionNet, TimmNet, Scriptable):
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Put a new classifier, with PyTorch's own initial values, in the place of the old one, as
-        timm does; `plan` and `spec` follow.
+        timm does; `plan` and `spec` follow, so that the verbs take the model as it is now.
+
+        Example:
+            >>> model.reset_classifier(10)
+            >>> save_weights(model, "ten.safetensors")
 
         Args:
             num_classes: 0 for pooled features.

@@ -152,6 +152,9 @@ class TimmNet(nn.Module):
     ) -> Any:
         """The features, and those of the levels asked for.
 
+        Example:
+            >>> features, (middle, last) = model.forward_intermediates(images, [2, 4])
+
         Args:
             x: images [N, C, H, W].
             indices: of `feature_info`; a number for the last so many, None for all.
@@ -192,13 +195,20 @@ class TimmNet(nn.Module):
         return self.get_submodule(name) if name else nn.Identity()
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep no activations inside of blocks for the backward pass: compute them again."""
+        """Keep no activations inside of blocks for the backward pass: compute them again.
+
+        Example:
+            >>> model.set_grad_checkpointing()
+        """
         for stage in self.plan.stages:
             self.get_submodule(stage.name).grad_checkpointing = enable  # type: ignore[assignment]
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns of parameters' names, from the stem to the last block, for rates that differ
         from layer to layer; `coarse` groups stages.
+
+        Example:
+            >>> timm.optim.create_optimizer_v2(model, "adamw", lr=1e-3, layer_decay=0.7)
         """
         stem = "|".join(dict.fromkeys(x.name.partition(".")[0] for x in self.plan.stem))
         stage = re.sub(r"\d+", r"(\\d+)", next((s.name for s in self.plan.stages), ""))

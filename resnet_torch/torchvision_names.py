@@ -60,7 +60,11 @@ class TorchvisionBlock(_Named):
 
 
 class TorchvisionNet(_Named):
-    """`relu` of a net is `act1`; `avgpool` is the pool in `global_pool`, which flattens too."""
+    """`relu` of a net is `act1`; `avgpool` is the pool in `global_pool`, which flattens too.
+
+    Example:
+        >>> model.avgpool = torch.nn.AdaptiveMaxPool2d(1)
+    """
 
     called = _NET
     plan: Plan

@@ -110,6 +110,12 @@ def replacements(resnet: Any) -> None:
     block.relu = nn.GELU()
     assert [type(block.act1), type(block.act2), type(block.act3)] == [nn.GELU] * 3
     assert block.relu is block.act1
+    model = resnet.create_model("resnet50")
+    model.layer1[0].relu = nn.GELU()
+    batch = np.zeros((1, 32, 32, 3), np.float32)
+    assert len(resnet.activations(model, batch, ["layer1.0.bn1", "layer2.0.act1"])) == 2
+    with pytest.raises(FrameworkError, match=r"layer1.0.act1 is one module with others"):
+        resnet.activations(model, batch, ["layer1.0.act1"])
     block.downsample = None
     with pytest.raises(RuntimeError, match="must match"):
         block(images(8)[:, :1].expand(2, 64, 8, 8))
