@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -21,7 +22,8 @@ from torch.overrides import TorchFunctionMode
 
 from resnet_torch.model import ResNet
 from resnet_torch.training import Trainer
-from resnet_torch.weights import WEIGHTS, from_numpy, to_numpy
+from resnet_torch.weights import WEIGHTS, from_numpy, on_meta, to_numpy
+from resnet_torch.wrappers import of_bare, of_planned
 from shared_spec.backend import Build, ModelVerbs, Outputs
 from shared_spec.catalogue import list_models
 from shared_spec.kernels.torch_compile import frozen
@@ -47,16 +49,25 @@ class Verbs(ModelVerbs[ResNet]):
             net.eval().requires_grad_(False)
         return net
 
+    def _variable_dtype(self, dtype: Any, native: Mapping[str, Any]) -> str:
+        kind = torch.get_default_dtype() if dtype is None else dtype
+        return str(kind).removeprefix("torch.") if isinstance(kind, torch.dtype) else kind
+
+    def _fresh(self, model: ResNet, build: Build) -> ResNet:
+        # In the device context "meta", arrays have no values.
+        return model if on_meta(model) else super()._fresh(model, build)
+
     def _fill(self, model: ResNet, state: State) -> ResNet:
         if model.plan.trained is not None:
             return super()._fill(model, state)
         # Assigned, not copied. The missing keys are batch counters.
-        tensors = {name: from_numpy(array) for name, array in state.items()}
+        device = next(model.parameters()).device
+        tensors = {name: from_numpy(array).to(device) for name, array in state.items()}
         model.load_state_dict(tensors, strict=False, assign=True)
         return model
 
     def _compile(self, model: ResNet) -> Callable[[torch.Tensor], Any]:
-        own = copy.deepcopy(getattr(model, "_orig_mod", model)).eval().requires_grad_(False)
+        own = copy.deepcopy(model).eval().requires_grad_(False)
         return frozen(lambda images: own(images), dtype_name(own), fullgraph=True)
 
     def _outputs(self, model: ResNet, chunks: list[np.ndarray]) -> list[Any]:
@@ -64,9 +75,14 @@ class Verbs(ModelVerbs[ResNet]):
             return [_last(model(_input(model, chunk))) for chunk in chunks]
 
     def _recorded(self, model: ResNet, images: np.ndarray, names: list[str]) -> Outputs:
-        # torch.compile leaves hooks out of what it has compiled.
-        model = getattr(model, "_orig_mod", model)
         outputs: Outputs = {}
+        places = Counter(map(id, (m for _, m in model.named_modules(remove_duplicate=False))))
+        for name in names:
+            if places[id(model.get_submodule(name))] > 1:
+                raise FrameworkError(
+                    f"activations: {name} is one module with others in this model, which runs it "
+                    f"in each of their places; hook it, or give each place its own"
+                )
 
         def record(name: str, module: torch.nn.Module, args: object, output: torch.Tensor) -> None:
             # Copied at once: the activation after it may work in place.
@@ -139,21 +155,21 @@ class _NoInit(TorchFunctionMode):
 _VERBS = Verbs()
 
 create_model = _VERBS.create_model
-compiled = _VERBS.compiled
-predict = _VERBS.predict
-transforms = _VERBS.transforms
-preprocess = _VERBS.preprocess
-classify = _VERBS.classify
-save_pretrained = _VERBS.save_pretrained
-push_to_hub = _VERBS.push_to_hub
-activations = _VERBS.activations
-run_parts = _VERBS.run_parts
-parameter_count = _VERBS.parameter_count
-export_weights = WEIGHTS.export_weights
-load_weights = WEIGHTS.load_weights
-save_weights = WEIGHTS.save_weights
+compiled = of_bare(_VERBS.compiled)
+predict = of_planned(_VERBS.predict)
+transforms = of_bare(_VERBS.transforms)
+preprocess = of_bare(_VERBS.preprocess)
+classify = of_planned(_VERBS.classify)
+save_pretrained = of_bare(_VERBS.save_pretrained)
+push_to_hub = of_bare(_VERBS.push_to_hub)
+activations = of_bare(_VERBS.activations)
+run_parts = of_bare(_VERBS.run_parts)
+parameter_count = of_bare(_VERBS.parameter_count)
+export_weights = of_bare(WEIGHTS.export_weights)
+load_weights = of_bare(WEIGHTS.load_weights)
+save_weights = of_bare(WEIGHTS.save_weights)
 read_checkpoint = WEIGHTS.read_checkpoint
-dtype_name = WEIGHTS.dtype_name
+dtype_name = of_bare(WEIGHTS.dtype_name)
 
 # Every catalogue name is a function, such as `resnet50(num_classes=10)`.
 __getattr__: Callable[[str], Callable[..., ResNet]] = _VERBS.named_model

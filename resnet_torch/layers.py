@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from shared_spec import plan
@@ -92,6 +93,16 @@ def run(layer: nn.Module, x: Tensor) -> Tensor:
     return y
 
 
+def chain(module: nn.Module, names: Iterable[str], x: Tensor) -> Tensor:
+    """Run the children of `module` called `names` one after another.
+
+    They are looked up on every call, so that a replaced child (`model.fc = ...`) takes effect.
+    """
+    for name in names:
+        x = run(getattr(module, name), x)
+    return x
+
+
 def _watched(layer: nn.Module) -> bool:
     """Whether something acts between `layer(x)` and its class's `forward`."""
     every = nn.modules.module
@@ -113,9 +124,12 @@ def pad_same(x: Tensor, kernel_size: int, stride: int, value: float) -> Tensor:
     return F.pad(x, amounts, value=value)
 
 
-def _extent(conv: nn.Conv2d) -> int:
+fx.wrap("pad_same")
+
+
+def _extent(kernel_size: int, dilation: int) -> int:
     """Pixels that a dilated kernel spans."""
-    return (conv.kernel_size[0] - 1) * conv.dilation[0] + 1
+    return (kernel_size - 1) * dilation + 1
 
 
 class Conv2dSame(nn.Conv2d):
@@ -123,7 +137,10 @@ class Conv2dSame(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to [N, out, ceil(H / stride), ceil(W / stride)]."""
-        return super().forward(pad_same(x, _extent(self), self.stride[0], 0.0))
+        extent = _extent(self.kernel_size[0], self.dilation[0])
+        x = pad_same(x, extent, self.stride[0], 0.0)
+        y: Tensor = self._conv_forward(x, self.weight, self.bias)
+        return y
 
 
 class StandardizedConv2d(nn.Conv2d):
@@ -136,12 +153,11 @@ class StandardizedConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to [N, out, H', W']."""
         if self.pads_same:
-            x = pad_same(x, _extent(self), self.stride[0], 0.0)
+            extent = _extent(self.kernel_size[0], self.dilation[0])
+            x = pad_same(x, extent, self.stride[0], 0.0)
         variance, mean = torch.var_mean(self.weight, (1, 2, 3), correction=0, keepdim=True)
         standard = (self.weight - mean) * (variance + self.eps).rsqrt()
-        y: Tensor = F.conv2d(
-            x, standard, self.bias, self.stride, self.padding, self.dilation, self.groups
-        )
+        y: Tensor = self._conv_forward(x, standard, self.bias)
         return y
 
 
@@ -172,12 +188,12 @@ class EvoNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to the same."""
-        scale, bias, v = (t[:, None, None] for t in (self.weight, self.bias, self.v))
         n, c, h, w = x.shape
         grouped = (n, self.groups, c // self.groups, h, w)
         variance = x.reshape(grouped).var((2, 3, 4), correction=0, keepdim=True)
-        y = (x * (x * v).sigmoid()).reshape(grouped) * (variance + self.eps).rsqrt()
-        return y.reshape(x.shape) * scale + bias
+        gated = x * (x * self.v[:, None, None]).sigmoid()
+        y = gated.reshape(grouped) * (variance + self.eps).rsqrt()
+        return y.reshape(x.shape) * self.weight[:, None, None] + self.bias[:, None, None]
 
 
 class FilterResponseNorm(nn.Module):
@@ -192,9 +208,9 @@ class FilterResponseNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to the same."""
-        scale, bias, tau = (t[:, None, None] for t in (self.weight, self.bias, self.tau))
         x = x * (x.square().mean((2, 3), keepdim=True) + self.eps).rsqrt()
-        return torch.maximum(x * scale + bias, tau)
+        y = x * self.weight[:, None, None] + self.bias[:, None, None]
+        return torch.maximum(y, self.tau[:, None, None])
 
 
 class MaxPool2dSame(nn.Module):
@@ -206,7 +222,7 @@ class MaxPool2dSame(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to [N, C, ceil(H / stride), ceil(W / stride)]."""
-        x = pad_same(x, self.kernel_size, self.stride, -torch.inf)
+        x = pad_same(x, self.kernel_size, self.stride, -math.inf)
         return F.max_pool2d(x, self.kernel_size, self.stride)
 
 
@@ -228,24 +244,36 @@ class AvgPool2dSame(nn.Module):
         return F.avg_pool2d(padded, self.kernel_size, self.stride)
 
 
+def blur(x: Tensor, kernel: Tensor, stride: int) -> Tensor:
+    """Convolve each channel of [N, C, H, W] with a kernel of 3 x 3, reflecting at the border."""
+    channels = x.shape[1]
+    kernel = kernel.expand(channels, 1, 3, 3)
+    return F.conv2d(F.pad(x, (1, 1, 1, 1), "reflect"), kernel, stride=stride, groups=channels)
+
+
+fx.wrap("blur")
+
+
 class BlurPool(nn.Module):
     """Binomial blur and subsampling for each channel, reflecting one pixel at the border."""
-
-    filter: Tensor
 
     def __init__(self, stride: int) -> None:
         super().__init__()
         self.stride = stride
         row = torch.tensor([0.25, 0.5, 0.25])
-        self.register_buffer("filter", row[:, None] * row, persistent=False)
+        self.filter = nn.Buffer(row[:, None] * row, persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        # `to_empty` makes a buffer without its values, and no checkpoint has these.
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            row = self.filter.new_tensor([0.25, 0.5, 0.25])
+            self.filter.copy_(row[:, None] * row)
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to [N, C, ceil(H / stride), ceil(W / stride)]."""
-        channels = x.shape[1]
-        kernel = self.filter.expand(channels, 1, 3, 3)
-        return F.conv2d(
-            F.pad(x, (1, 1, 1, 1), "reflect"), kernel, stride=self.stride, groups=channels
-        )
+        return blur(x, self.filter, self.stride)
 
 
 class SqueezeExcite(nn.Module):
@@ -286,25 +314,42 @@ class LayerScale(nn.Module):
         return x * self.gamma[:, None, None]
 
 
+def biased_batch_norm(
+    x: Tensor,
+    statistics: tuple[Tensor, Tensor],
+    affine: tuple[Tensor, Tensor],
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    """Batch normalisation whose running variance takes the biased estimate of the batch."""
+    mean, variance = statistics
+    # On a copy: what batch_norm updates it also keeps for the backward pass.
+    updated = variance.clone()
+    y = F.batch_norm(x, mean, updated, affine[0], affine[1], True, momentum, eps)
+    n = x.numel() // x.shape[1]
+    with torch.no_grad():
+        kept = variance * (1 - momentum)
+        variance.copy_(kept + (updated - kept) * ((n - 1) / n))
+    return y
+
+
+fx.wrap("biased_batch_norm")
+
+
 class BiasedBatchNorm2d(nn.BatchNorm2d):
     """`nn.BatchNorm2d` whose running variance takes the biased estimate of each batch."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to the same."""
-        if not self.training or self.running_var is None or self.momentum is None:
+        mean, variance, momentum = self.running_mean, self.running_var, self.momentum
+        if mean is None or variance is None or momentum is None:
             return super().forward(x)
-        # On a copy: what batch_norm updates it also keeps for the backward pass.
-        updated = self.running_var.clone()
-        y = F.batch_norm(
-            x, self.running_mean, updated, self.weight, self.bias, True, self.momentum, self.eps
-        )
-        n = x.numel() // x.shape[1]
-        with torch.no_grad():
-            kept = self.running_var * (1 - self.momentum)
-            self.running_var.copy_(kept + (updated - kept) * ((n - 1) / n))
-            if self.num_batches_tracked is not None:
-                self.num_batches_tracked.add_(1)
-        return y
+        if not self.training:
+            return F.batch_norm(x, mean, variance, self.weight, self.bias, False, 0.0, self.eps)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        affine = (self.weight, self.bias)
+        return biased_batch_norm(x, (mean, variance), affine, momentum, self.eps)
 
 
 class ZeroPadShortcut(nn.Module):
@@ -321,20 +366,45 @@ class ZeroPadShortcut(nn.Module):
 
 
 class GlobalPool(nn.Module):
-    """Mean and maximum over H and W, one of them or both."""
+    """Mean and maximum over H and W, one of them or both: torchvision's `avgpool`, then flat."""
 
     def __init__(self, layer: plan.GlobalPool) -> None:
         super().__init__()
-        self.keep_axes, self.kind = layer.keep_axes, layer.kind
+        self.pool = MeanPool(1) if layer.kind == "avg" else MaximumPool(layer.kind)
+        self.keep_axes = layer.keep_axes
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to [N, C], or to [N, C, 1, 1]; 2 C channels for catavgmax."""
-        if self.kind == "avg":
-            return x.mean((2, 3), keepdim=self.keep_axes)
-        maximum = x.amax((2, 3), keepdim=self.keep_axes)
+        y: Tensor = self.pool(x)
+        if self.keep_axes:
+            return y
+        # Of one pixel, there is nothing left to flatten: in no graph is the size of the batch.
+        return torch.flatten(y.squeeze(-1).squeeze(-1), 1)
+
+
+class MeanPool(nn.AdaptiveAvgPool2d):
+    """`nn.AdaptiveAvgPool2d(1)`, which PyTorch would compute by strides that are those of one size
+    of batch.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, C, 1, 1]."""
+        return x.mean((2, 3), keepdim=True)
+
+
+class MaximumPool(nn.Module):
+    """The maximum over H and W, alone or with the mean."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, C, 1, 1], or to [N, 2 C, 1, 1]."""
+        maximum = x.amax((2, 3), keepdim=True)
         if self.kind == "max":
             return maximum
-        mean = x.mean((2, 3), keepdim=self.keep_axes)
+        mean = x.mean((2, 3), keepdim=True)
         return (mean + maximum) / 2 if self.kind == "avgmax" else torch.cat((mean, maximum), 1)
 
 
@@ -353,26 +423,39 @@ class DropPath(nn.Module):
         return x * x.new_empty((x.shape[0], 1, 1, 1)).bernoulli_(keep).div_(keep)
 
 
+def drop_squares(x: Tensor, rate: float, block_size: int, gamma_scale: float) -> Tensor:
+    """`x` without squares of pixels, as `plan.DropBlock` says."""
+    n, _, h, w = x.shape
+    kh, kw, gamma = plan.DropBlock("", rate, block_size, gamma_scale).window(h, w)
+    dropped = x.new_empty((n, 1, h, w)).bernoulli_(gamma)
+    # An even square reaches one pixel further up and left than down and right.
+    dropped = F.pad(dropped, ((kw - 1) // 2, kw // 2, (kh - 1) // 2, kh // 2))
+    kept = 1 - F.max_pool2d(dropped, (kh, kw), 1)
+    # The sum in float32: 16-bit floats cannot count the pixels of a batch.
+    share = kept.sum(dtype=torch.promote_types(x.dtype, torch.float32)) / kept.numel()
+    return x * (kept / share.clamp_min(1e-7)).to(x.dtype)
+
+
+fx.wrap("drop_squares")
+
+
 class DropBlock(nn.Module):
     """Drop squares of pixels, in training."""
 
     def __init__(self, layer: plan.DropBlock) -> None:
         super().__init__()
-        self.layer = layer
+        self.rate, self.block_size = layer.rate, layer.block_size
+        self.gamma_scale = layer.gamma_scale
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to the same."""
         if not self.training:
             return x
-        n, _, h, w = x.shape
-        kh, kw, gamma = self.layer.window(h, w)
-        dropped = x.new_empty((n, 1, h, w)).bernoulli_(gamma)
-        # An even square reaches one pixel further up and left than down and right.
-        dropped = F.pad(dropped, ((kw - 1) // 2, kw // 2, (kh - 1) // 2, kh // 2))
-        kept = 1 - F.max_pool2d(dropped, (kh, kw), 1)
-        # The sum in float32: 16-bit floats cannot count the pixels of a batch.
-        share = kept.sum(dtype=torch.promote_types(x.dtype, torch.float32)) / kept.numel()
-        return x * (kept / share.clamp_min(1e-7)).to(x.dtype)
+        # TorchScript does not compile the other branch.
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            raise RuntimeError("DropBlock: TorchScript of it runs in evaluation mode alone")
+        else:  # noqa: RET506
+            return drop_squares(x, self.rate, self.block_size, self.gamma_scale)
 
 
 BUILDERS: dict[type, Callable[[Any], nn.Module]] = {

@@ -2,49 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from resnet_torch.layers import build, run
+from resnet_torch.layers import build, chain, run
+from resnet_torch.scripting import Scriptable
+from resnet_torch.timm_methods import TimmNet, before_pool
+from resnet_torch.torchvision_names import TorchvisionBlock, TorchvisionNet
 from shared_spec import plan
+from shared_spec.errors import FrameworkError
+from shared_spec.plan.compiler import compile_plan
+from shared_spec.plan.folding import require_trained
 from shared_spec.plan.network import Plan
-from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.spec.resnet_spec import EXPANSION, ResNetSpec
 from shared_spec.weights.preprocessing import Preprocessing
 
 
-class ResidualBlock(nn.Module):
-    """`output(branch(pre(x)) + shortcut)`; the plan's chains are attributes, such as `conv1`."""
+class ResidualBlock(TorchvisionBlock, Scriptable):
+    """`output(branch(pre(x)) + shortcut)`; the plan's chains are attributes, such as `conv1`.
 
-    def __init__(self, block: plan.Block) -> None:
+    Attributes:
+        stride: of the whole block.
+        expansion: output channels, in those that the block's stage has in its name: 1 or 4.
+        downsample: what is on the shortcut, or None.
+    """
+
+    downsample: nn.Module | None
+
+    def __init__(self, block: plan.Block, expansion: int) -> None:
         super().__init__()
-        self.shortcut_from = block.shortcut_from
+        self.expansion = expansion
+        self.stride = math.prod(getattr(layer, "stride", 1) for layer in block.branch)
         self._pre = attach(self, block.name, block.pre)
         self._branch = attach(self, block.name, block.branch)
-        self._shortcut = attach(self, block.name, block.shortcut)
+        self._adds = block.shortcut_from is not None
+        # What a user puts where there is nothing takes, in timm's nets, the output of `pre`.
+        self._from_pre = block.shortcut_from == "pre" or bool(block.pre and not block.shortcut)
+        if self._adds and not attach(self, block.name, block.shortcut):
+            self.register_module("downsample", None)
         self._output = attach(self, block.name, block.output)
+        names = (x.name for x in block.layers() if isinstance(x, plan.Activation))
+        self._activations = tuple(name.removeprefix(block.name + ".") for name in names)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to [N, C', H', W']."""
         h = chain(self, self._pre, x)
         y = chain(self, self._branch, h)
-        if self.shortcut_from is not None:
-            s = chain(self, self._shortcut, x if self.shortcut_from == "input" else h)
+        if self._adds:
+            if self.downsample is not None:
+                x = run(self.downsample, h if self._from_pre else x)
             # What ends a branch (a convolution, a norm, a scale) needs its output for no gradient.
-            y = y.add_(s)
+            # Written so, it is the sum that quantization looks for.
+            y += x
         return chain(self, self._output, y)
 
 
-class Stage(nn.Sequential):
+class Stage(nn.Sequential, Scriptable):
     """Residual blocks one after another."""
 
-    def __init__(self, stage: plan.Stage) -> None:
+    grad_checkpointing = False
+
+    def __init__(self, stage: plan.Stage, expansion: int) -> None:
         super().__init__()
         for block in stage.blocks:
-            place(self, block.name.removeprefix(stage.name + "."), ResidualBlock(block))
+            name = block.name.removeprefix(stage.name + ".")
+            place(self, name, ResidualBlock(block, expansion))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, C', H', W']; with `grad_checkpointing`, blocks are computed again in
+        the backward pass.
+        """
+        again = self.grad_checkpointing and isinstance(x, Tensor) and torch.is_grad_enabled()
+        for block in self:
+            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
+        return x
 
 
-class ResNet(nn.Module):
+class ResNet(TorchvisionNet, TimmNet, Scriptable):
     """A residual network built from a plan; module paths are the plan's names.
 
     Takes float images [N, C, H, W] and returns logits [N, num_classes], or, if the spec says
@@ -57,45 +95,76 @@ class ResNet(nn.Module):
     def __init__(self, p: Plan, spec: ResNetSpec) -> None:
         super().__init__()
         self.plan, self.spec = p, spec
-        self._stem = attach(self, "", p.stem)
-        places = (place(self, stage.name, Stage(stage)) for stage in p.stages)
-        self._stages = tuple(dict.fromkeys(places))
-        self._head = attach(self, "", p.head)
+        stem = attach(self, "", p.stem)
+        stages = (
+            place(self, stage.name, Stage(stage, EXPANSION[kind]))
+            for stage, kind in zip(p.stages, spec.blocks, strict=False)
+        )
+        self._body = (*stem, *dict.fromkeys(stages))
+        self._norm = attach(self, "", before_pool(p))
+        head = p.head[len(before_pool(p)) :]
+        self._head = attach(self, "", head)
+        self._steps = p.steps()[: len(p.steps()) - len(head)]
+        without_head = spec.override(features_only=True, head_pool="avg", drop_rate=0)
+        self._taps = p.outputs or compile_plan(without_head).outputs
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """[N, C, H, W] to [N, num_classes], or to feature maps."""
         if self.plan.outputs:
-            return self._features(x)
-        x = chain(self, self._stem, x)
-        x = chain(self, self._stages, x)
-        return chain(self, self._head, x)
+            levels: list[Tensor] = self.forward_intermediates(x, intermediates_only=True)
+            return levels
+        return self.forward_head(self.forward_features(x))
 
-    def _features(self, x: Tensor) -> list[Tensor]:
-        found = []
-        for name in self.plan.steps():
-            x = self.get_submodule(name)(x)
-            if name in self.plan.outputs:
-                found.append(x)
-        return found
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Put a new classifier, with PyTorch's own initial values, in the place of the old one, as
+        timm does; `plan` and `spec` follow, so that the verbs take the model as it is now.
+
+        Example:
+            >>> model.reset_classifier(10)
+            >>> save_weights(model, "ten.safetensors")
+
+        Args:
+            num_classes: 0 for pooled features.
+            global_pool: as the spec's `head_pool`; None keeps it.
+
+        Raises:
+            ResNetError: if the model has no head, or is for inference alone.
+        """
+        require_trained(self.plan, "to reset")
+        if self.plan.outputs:
+            raise FrameworkError("reset_classifier: a features-only model has no classifier")
+        pool = {} if global_pool is None else {"head_pool": global_pool}
+        spec = self.spec.override(num_classes=num_classes, **pool)
+        p = compile_plan(spec)
+        head = p.head[len(before_pool(p)) :]
+        like = next(self.parameters())
+        kept = {x: self.get_submodule(x.name) for x in self.plan.head if x in head}
+        for name in self._head:
+            delattr(self, name)
+        self.plan, self.spec = p, spec
+        classifier = self.get_classifier(name_only=True)
+        with torch.device(like.device):
+            self._head = attach(
+                self,
+                "",
+                head,
+                lambda x: build(x) if x.name == classifier or x not in kept else kept[x],
+            )
+        self.get_classifier().to(like.device, like.dtype).train(self.training)
 
 
-def chain(module: nn.Module, names: Iterable[str], x: Tensor) -> Tensor:
-    """Run the children of `module` called `names` one after another.
-
-    They are looked up on every call, so that a replaced child (`model.fc = ...`) takes effect.
-    """
-    for name in names:
-        x = run(getattr(module, name), x)
-    return x
-
-
-def attach(parent: nn.Module, prefix: str, layers: plan.Layers) -> tuple[str, ...]:
-    """Build `layers` under `parent`, at their names without `prefix`.
+def attach(
+    parent: nn.Module,
+    prefix: str,
+    layers: plan.Layers,
+    make: Callable[[plan.Layer], nn.Module] = build,
+) -> tuple[str, ...]:
+    """Put what `make` gives for `layers` under `parent`, at their names without `prefix`.
 
     Returns:
         The children of `parent` to run, in order; a dotted name becomes an `nn.Sequential`.
     """
-    names = (place(parent, layer.name.removeprefix(prefix + "."), build(layer)) for layer in layers)
+    names = (place(parent, layer.name.removeprefix(prefix + "."), make(layer)) for layer in layers)
     return tuple(dict.fromkeys(names))
 
 

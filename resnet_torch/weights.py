@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from resnet_torch.layers import build
 from resnet_torch.model import ResNet
+from shared_spec import plan
 from shared_spec.backend import WeightVerbs
+from shared_spec.errors import WeightsError
+from shared_spec.plan.parameters import parameters_of
 from shared_spec.weights.layouts import TORCH
-from shared_spec.weights.state import DTYPES
+from shared_spec.weights.state import DTYPES, State, replaced
 
 
 class Weights(WeightVerbs[ResNet]):
@@ -19,6 +24,28 @@ class Weights(WeightVerbs[ResNet]):
 
     layouts = TORCH
     keeps_arrays = False
+
+    def export_weights(self, model: ResNet) -> State:
+        """As `WeightVerbs.export_weights`, of a model that may be compiled, parallel or averaged.
+
+        Raises:
+            WeightsError: if a layer was replaced by one that its plan lacks.
+        """
+        _check_layers(model)
+        return super().export_weights(model)
+
+    def natives(self, model: ResNet) -> dict[str, Tensor]:
+        """As `WeightVerbs.natives`.
+
+        Raises:
+            WeightsError: on the meta device too, whose tensors have no values.
+        """
+        if on_meta(model):
+            raise WeightsError(
+                "model: it is on the meta device and has no values; model.to_empty(device='cpu') "
+                "gives it memory"
+            )
+        return super().natives(model)
 
     def dtype_name(self, model: ResNet) -> str:
         """The dtype of the model's parameters, such as `"float32"`."""
@@ -52,6 +79,35 @@ def from_numpy(array: np.ndarray) -> Tensor:
     if array.dtype == DTYPES["bfloat16"]:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
+
+
+def on_meta(model: ResNet) -> bool:
+    """Whether the model has shapes alone."""
+    return next(model.parameters()).is_meta
+
+
+def _check_layers(model: ResNet) -> None:
+    """Hold the layers without parameters against the plan: no weights would tell of another.
+
+    Raises:
+        WeightsError: naming the first that was replaced.
+    """
+    kinds: dict[plan.Layer, list[type]] = {}
+    for layer in model.plan.layers():
+        if not any(parameters_of(layer)):
+            record = replace(layer, name="")
+            if record not in kinds:
+                kinds[record] = [type(part) for part in build(record).modules()]
+            try:
+                found = [type(part) for part in model.get_submodule(layer.name).modules()]
+            except AttributeError:
+                raise replaced(layer.name) from None
+            if found != kinds[record]:
+                raise replaced(layer.name)
+    for block in model.plan.blocks():
+        shortcut = getattr(model.get_submodule(block.name), "downsample", None)
+        if shortcut is not None and not block.shortcut:
+            raise replaced(f"{block.name}.downsample")
 
 
 WEIGHTS = Weights()

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from shared_spec import ResNetSpec, save_spec
-from shared_spec.formats.dialects.canonical import KERAS_CLASS
+from shared_spec.formats.keras_config import KERAS_CLASS
 from shared_spec.formats.write import write_checkpoint
 from tests.hardening.attack.child import Child
 from tests.hardening.attack.mutate import Member, zip_of

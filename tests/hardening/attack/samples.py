@@ -37,9 +37,10 @@ from shared_spec.formats.containers.hdf5 import KerasLayer, save_keras3, save_le
 from shared_spec.formats.containers.safetensors import save_safetensors
 from shared_spec.formats.detect import open_source
 from shared_spec.formats.dialects.bit import BIT
-from shared_spec.formats.dialects.canonical import KERAS_CLASS, KERAS_MODEL
+from shared_spec.formats.dialects.canonical import KERAS_MODEL
 from shared_spec.formats.dialects.dialect import Dialect, foreign_arrays
 from shared_spec.formats.dialects.keras_applications import APPLICATIONS_H5
+from shared_spec.formats.keras_config import KERAS_CLASS
 from shared_spec.formats.write import write_checkpoint
 from shared_spec.weights.lazy_array import LazyArray
 
