@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from resnet_flax.layers import Options, Stateless, build
 from resnet_flax.model import ResNet, find
+from shared_spec import plan
 from shared_spec.backend import WeightVerbs
 from shared_spec.errors import FrameworkError, WeightsError, framework_missing
 from shared_spec.formats.containers.source import Source
@@ -25,6 +28,7 @@ from shared_spec.formats.write import Save
 from shared_spec.weights.checkpoint import METADATA_KEY, Checkpoint
 from shared_spec.weights.layouts import FLAX
 from shared_spec.weights.lazy_array import LazyArray, LazyArrays
+from shared_spec.weights.state import State, check_settings, replaced
 
 
 class Weights(WeightVerbs[ResNet]):
@@ -34,6 +38,15 @@ class Weights(WeightVerbs[ResNet]):
 
     def __init__(self) -> None:
         self.openers = {ORBAX: open_orbax}
+
+    def export_weights(self, model: ResNet) -> State:
+        """As `WeightVerbs.export_weights`.
+
+        Raises:
+            WeightsError: if a layer was replaced by one that its plan lacks, or has other settings.
+        """
+        _check_layers(model)
+        return super().export_weights(model)
 
     def dtype_name(self, model: ResNet) -> str:
         """The dtype of the model's parameters, such as `"float32"`."""
@@ -96,6 +109,37 @@ def _tree(dialect: Dialect, checkpoint: Checkpoint) -> dict[str, Any]:
             node = node.setdefault(folder, {})
         node[leaf] = np.ascontiguousarray(array.read())
     return tree
+
+
+_APART = {"use_running_average", "momentum", "unbiased", "deterministic", "rate", "rng_collection"}
+_APART |= {"axis_name", "axis_index_groups", "dtype", "precision", "preferred_element_type"}
+"""Attributes of modules that change nothing in inference, or precision alone."""
+
+
+def _check_layers(model: ResNet) -> None:
+    """Hold the layers against the plan: no weights would tell of other settings.
+
+    Raises:
+        WeightsError: naming the first that was replaced or has another setting.
+    """
+    made: dict[plan.Layer, nnx.Module] = {}
+
+    def fresh(record: plan.Layer) -> nnx.Module:
+        return build(record, Options(jnp.float32, None, None, nnx.Rngs(0)))
+
+    for layer in model.plan.layers():
+        record = replace(layer, name="")
+        if record not in made:
+            made[record] = nnx.eval_shape(partial(fresh, record))
+        try:
+            found = find(model, layer.name)
+        except (AttributeError, IndexError):
+            raise replaced(layer.name) from None
+        if isinstance(found, Stateless) != isinstance(made[record], Stateless):
+            raise replaced(layer.name)
+        if isinstance(found, Stateless) and replace(found.layer, name="") != record:
+            raise replaced(layer.name)
+        check_settings(layer.name, found, made[record], _APART)
 
 
 def open_orbax(path: Path) -> Source:

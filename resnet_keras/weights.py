@@ -16,18 +16,32 @@ from shared_spec.errors import SpecError, WeightsError
 from shared_spec.formats.detect import name_suffix
 from shared_spec.formats.dialects.dialect import foreign_arrays
 from shared_spec.formats.dialects.keras_applications import APPLICATIONS
+from shared_spec.formats.keras_config import structure, without_activation
 from shared_spec.formats.write import Save
 from shared_spec.plan.layers import Parameter
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.layouts import KERAS, keras_layer
 from shared_spec.weights.lazy_array import entries_of
-from shared_spec.weights.state import DTYPES
+from shared_spec.weights.state import DTYPES, State
 
 
 class Weights(WeightVerbs[ResNet]):
     """Variables of Keras layers."""
 
     layouts = KERAS
+
+    def export_weights(self, model: ResNet) -> State:
+        """As `WeightVerbs.export_weights`.
+
+        Raises:
+            WeightsError: if a layer was replaced by one that its plan lacks, or has other settings.
+        """
+        if structure(without_activation(model.get_config())) != model.structure:
+            raise WeightsError(
+                "a layer of this model has other settings than in its spec, with which the weights "
+                "would be saved; model.save keeps them, and convert reads what such a file computes"
+            )
+        return super().export_weights(model)
 
     def dtype_name(self, model: ResNet) -> str:
         """The dtype of the model's parameters, such as `"float32"`."""

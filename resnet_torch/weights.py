@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from resnet_torch.layers import build
 from resnet_torch.model import ResNet
@@ -16,7 +16,7 @@ from shared_spec.backend import WeightVerbs
 from shared_spec.errors import WeightsError
 from shared_spec.plan.parameters import parameters_of
 from shared_spec.weights.layouts import TORCH
-from shared_spec.weights.state import DTYPES, State, replaced
+from shared_spec.weights.state import DTYPES, State, check_settings, replaced
 
 
 class Weights(WeightVerbs[ResNet]):
@@ -29,7 +29,7 @@ class Weights(WeightVerbs[ResNet]):
         """As `WeightVerbs.export_weights`, of a model that may be compiled, parallel or averaged.
 
         Raises:
-            WeightsError: if a layer was replaced by one that its plan lacks.
+            WeightsError: if a layer was replaced by one that its plan lacks, or has other settings.
         """
         _check_layers(model)
         return super().export_weights(model)
@@ -81,29 +81,37 @@ def from_numpy(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array)
 
 
+_IN_TRAINING = frozenset({"training", "momentum", "inplace", "p", "rate"})
+"""Attributes of modules that change nothing in inference."""
+
+
 def on_meta(model: ResNet) -> bool:
     """Whether the model has shapes alone."""
     return next(model.parameters()).is_meta
 
 
 def _check_layers(model: ResNet) -> None:
-    """Hold the layers without parameters against the plan: no weights would tell of another.
+    """Hold the layers against the plan: no weights would tell of other settings, or of another
+    layer without parameters.
 
     Raises:
-        WeightsError: naming the first that was replaced.
+        WeightsError: naming the first that was replaced or has another setting.
     """
-    kinds: dict[plan.Layer, list[type]] = {}
+    made: dict[plan.Layer, list[nn.Module]] = {}
     for layer in model.plan.layers():
-        if not any(parameters_of(layer)):
-            record = replace(layer, name="")
-            if record not in kinds:
-                kinds[record] = [type(part) for part in build(record).modules()]
-            try:
-                found = [type(part) for part in model.get_submodule(layer.name).modules()]
-            except AttributeError:
-                raise replaced(layer.name) from None
-            if found != kinds[record]:
-                raise replaced(layer.name)
+        record = replace(layer, name="")
+        if record not in made:
+            with torch.device("meta"):
+                made[record] = [*build(record).modules()]
+        try:
+            found = [*model.get_submodule(layer.name).modules()]
+        except AttributeError:
+            raise replaced(layer.name) from None
+        fresh = made[record]
+        if not any(parameters_of(layer)) and [*map(type, found)] != [*map(type, fresh)]:
+            raise replaced(layer.name)
+        for part, new in zip(found, fresh, strict=False):
+            check_settings(layer.name, part, new, _IN_TRAINING)
     for block in model.plan.blocks():
         shortcut = getattr(model.get_submodule(block.name), "downsample", None)
         if shortcut is not None and not block.shortcut:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -152,6 +152,32 @@ def check_native(
 def replaced(module: str) -> WeightsError:
     """The error for a model that no longer has the layer its plan names."""
     return WeightsError(f"{module} was replaced in this model by a layer that its plan lacks")
+
+
+_PLAIN = (bool, int, float, str, tuple, type(None))
+
+
+def check_settings(name: str, layer: object, fresh: object, apart: Collection[str]) -> None:
+    """Hold the settings of a native layer against those of a fresh one.
+
+    Args:
+        name: of the layer.
+        layer: whose attributes count: numbers, texts and tuples.
+        fresh: what a backend builds for the layer's record.
+        apart: names of attributes that change nothing in inference.
+
+    Raises:
+        WeightsError: naming the first that is another: no weights would tell of it.
+    """
+    now = vars(layer)
+    for key, value in vars(fresh).items():
+        if isinstance(value, _PLAIN) and not key.startswith("_") and key not in apart:
+            found = now.get(key, value)
+            if not isinstance(found, _PLAIN) or found != value:
+                raise WeightsError(
+                    f"{name}: its {key} is {found!r:.40} in this model and {value!r} in its spec, "
+                    f"which the weights would be saved with; make a model of a spec that says so"
+                )
 
 
 def digest(state: Mapping[str, np.ndarray]) -> str:

@@ -44,6 +44,12 @@ def test_a_failed_load_names_everything_and_changes_nothing(worker: Worker) -> N
         assert part in message
 
 
+def test_weights_are_not_exported_under_a_spec_that_says_something_else(worker: Worker) -> None:
+    message = probe(worker, "changed_setting")
+    assert "in its spec" in message
+    assert "bn1: its eps" in message or worker.engine.name.startswith("keras:")
+
+
 def test_the_verbs_are_the_same(worker: Worker) -> None:
     probe(worker, "verbs")
 

@@ -68,6 +68,21 @@ def failed_load_changes_nothing(resnet: Any) -> str:
     raise AssertionError("the load did not fail")
 
 
+def changed_setting(resnet: Any) -> str:
+    """What is said of an export under a spec that says something else."""
+    model = resnet.create_model(SMALL, seed=1)
+    norm = model.get_layer("bn1") if hasattr(model, "get_layer") else model.bn1
+    norm.momentum = 0.5  # in training alone
+    resnet.export_weights(model)
+    leaf = "eps" if hasattr(norm, "eps") else "epsilon"
+    setattr(norm, leaf, 0.25)
+    try:
+        resnet.export_weights(model)
+    except WeightsError as error:
+        return str(error)
+    raise AssertionError("it was exported")
+
+
 def verbs(resnet: Any) -> None:
     """The verbs of the design, in one script that is the same for every framework."""
     assert "resnet50" in resnet.list_models("resnet*50*")
