@@ -17,7 +17,6 @@ from flax import nnx
 from resnet_flax.layers import Options, Stateless, build
 from resnet_flax.model import ResNet, find
 from shared_spec import plan
-from shared_spec.backend import WeightVerbs
 from shared_spec.errors import FrameworkError, WeightsError, framework_missing
 from shared_spec.formats.containers.source import Source
 from shared_spec.formats.detect import ORBAX
@@ -25,6 +24,7 @@ from shared_spec.formats.dialects.canonical import FLAX_MODEL
 from shared_spec.formats.dialects.dialect import Dialect, foreign_arrays
 from shared_spec.formats.dialects.linen import LINEN
 from shared_spec.formats.write import Save
+from shared_spec.weight_verbs import WeightVerbs
 from shared_spec.weights.checkpoint import METADATA_KEY, Checkpoint
 from shared_spec.weights.layouts import FLAX
 from shared_spec.weights.lazy_array import LazyArray, LazyArrays

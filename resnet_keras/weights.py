@@ -11,7 +11,6 @@ import keras
 import numpy as np
 
 from resnet_keras.model import Form, ResNet, build
-from shared_spec.backend import WeightVerbs
 from shared_spec.errors import SpecError, WeightsError
 from shared_spec.formats.detect import name_suffix
 from shared_spec.formats.dialects.dialect import foreign_arrays
@@ -19,6 +18,7 @@ from shared_spec.formats.dialects.keras_applications import APPLICATIONS
 from shared_spec.formats.keras_config import structure, without_activation
 from shared_spec.formats.write import Save
 from shared_spec.plan.layers import Parameter
+from shared_spec.weight_verbs import WeightVerbs
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.layouts import KERAS, keras_layer
 from shared_spec.weights.lazy_array import entries_of

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from resnet_torch.layers import build
 from resnet_torch.model import ResNet
 from shared_spec import plan
-from shared_spec.backend import WeightVerbs
 from shared_spec.errors import WeightsError
 from shared_spec.plan.parameters import parameters_of
+from shared_spec.weight_verbs import WeightVerbs
 from shared_spec.weights.layouts import TORCH
 from shared_spec.weights.state import DTYPES, State, check_settings, replaced
 

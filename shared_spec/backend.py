@@ -1,4 +1,4 @@
-"""What the public verbs of the three backends share."""
+"""The verbs on models that the three backends share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic
 
 import numpy as np
 
@@ -21,240 +21,36 @@ from shared_spec.errors import (
     WeightsError,
     WeightsWarning,
 )
-from shared_spec.formats.detect import Opener
 from shared_spec.formats.hub_folder import certify as certify_folder
 from shared_spec.formats.hub_folder import save_hub_folder, write_card
-from shared_spec.formats.in_memory import open_in_memory
-from shared_spec.formats.name_map import NameMap, read_names
-from shared_spec.formats.read import Asked, read_checkpoint, read_source
-from shared_spec.formats.write import Save, described, is_checkpoint_folder, write_checkpoint
-from shared_spec.origin import completed, fetched, origin_of
-from shared_spec.plan.folding import Inference, require_trained
-from shared_spec.plan.layers import Parameter
+from shared_spec.formats.write import described, is_checkpoint_folder
+from shared_spec.origin import completed, origin_of
+from shared_spec.plan.folding import Inference
 from shared_spec.plan.network import Plan
 from shared_spec.plan.summary import layer_rows
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.upload import upload
+from shared_spec.weight_verbs import (
+    Model,
+    WeightVerbs,
+    remember,
+    remembered,
+    warn_of_notes,
+)
 from shared_spec.weights.adapt import ASKED, adapted, read_adapted
 from shared_spec.weights.checkpoint import Checkpoint
-from shared_spec.weights.folding import weights_for
 from shared_spec.weights.initialize import checked_seed, initial_weights
 from shared_spec.weights.labels import Classified, classified
-from shared_spec.weights.layouts import ParameterLayout
-from shared_spec.weights.lazy_array import LazyArrays
 from shared_spec.weights.preprocessing import ImagesLike, Preprocessing
 from shared_spec.weights.state import (
     State,
     WeightsLike,
     cast_weights,
-    check_native,
     numpy_dtype,
-    replaced,
 )
 
-
-class PlannedModel(Protocol):
-    """A model of any backend."""
-
-    preprocessing: Preprocessing | None
-    """What images need before they enter it, if its weights tell."""
-    labels: tuple[str, ...] | None
-    """The names of its classes, if its weights tell."""
-
-    @property
-    def plan(self) -> Plan:
-        """What it was built from."""
-
-    @property
-    def spec(self) -> ResNetSpec:
-        """What the plan was compiled from."""
-
-
-Model = TypeVar("Model", bound=PlannedModel)
-Names = NameMap | str | os.PathLike[str]
 Outputs = dict[str, np.ndarray]
 """What layers and blocks gave, by their canonical names."""
-
-
-class WeightVerbs(ABC, Generic[Model]):
-    """The verbs on weights: what is the framework's is in the methods that a backend adds."""
-
-    layouts: Mapping[str, ParameterLayout]
-    openers: Mapping[str, Opener] = {}
-    """Kinds of checkpoints that only this framework can open."""
-    keeps_arrays = True
-    """Whether `assign` may keep the array that it is given."""
-
-    def export_weights(self, model: Model) -> State:
-        """The model's weights as numpy arrays under canonical names: a copy.
-
-        Example:
-            >>> other = resnet_flax.create_model("resnet50")
-            >>> resnet_flax.load_weights(other, resnet_torch.export_weights(model))
-
-        Raises:
-            WeightsError: if a layer was replaced by one that its plan lacks.
-        """
-        require_trained(model.plan, "to export")
-        natives = self.natives(model)
-        return {
-            q.name: self.layouts[q.role].to_canonical(self.copied(natives[q.name]))
-            for q in model.plan.parameters()
-        }
-
-    def load_weights(
-        self,
-        model: Model,
-        weights: WeightsLike,
-        *,
-        part: str | None = None,
-        names: Names | None = None,
-    ) -> Model:
-        """Load weights that are in memory, or a checkpoint of any kind (orbax needs Flax), strictly
-        and in place.
-
-        Example:
-            >>> model = load_weights(create_model("resnet50"), "resnet50.pth")
-            >>> load_weights(model, torch.load("resnet50.pth", weights_only=True))
-            >>> load_weights(model, nnx.state(flax_model))
-            >>> load_weights(model, keras_model.variables)
-
-        Args:
-            model: the model.
-            weights: see `read_checkpoint`.
-            part: see `read_checkpoint`.
-            names: see `read_checkpoint`.
-
-        Raises:
-            WeightsError: with every mismatch in its `mismatches`; the model is then unchanged.
-
-        Warns:
-            WeightsWarning: of what else a file holds, which is left out, and what was assumed.
-        """
-        checkpoint = self.read_checkpoint(weights, model.spec, part=part, names=names)
-        warn_of_notes(checkpoint, weights)
-        # Read whole before anything is assigned.
-        state = weights_for(model.plan, checkpoint.state, self.dtype_name(model), weights)
-        natives = self.natives(model)
-        shapes = {name: tuple(native.shape) for name, native in natives.items()}
-        check_native(shapes, model.plan, self.layouts)
-        for q in model.plan.parameters():
-            array = self.layouts[q.role].to_native(state[q.name], own=self.keeps_arrays)
-            self.assign(natives[q.name], array)
-        if isinstance(weights, str | os.PathLike):
-            remember(model, checkpoint)
-        return model
-
-    def save_weights(
-        self,
-        model: Model | Mapping[str, np.ndarray],
-        path: str | os.PathLike[str],
-        checkpoint: Checkpoint | None = None,
-        *,
-        format: str | None = None,
-    ) -> None:
-        """Write a model's weights durably, in the format that the suffix or `format` asks for.
-
-        Example:
-            >>> save_weights(model, "resnet50.safetensors")
-            >>> save_weights(model, "resnet50", format="huggingface")
-
-        Args:
-            model: the model, or its canonical weights.
-            path: `.safetensors` is the canonical file; `.pth`, `.keras`, `.weights.h5`, `.h5` and
-                `.msgpack` are those of the frameworks and libraries, no suffix a directory.
-            checkpoint: may carry preprocessing and labels in place of the model's own, and the spec
-                for weights without a model, whose net is else looked for in the catalogue.
-            format: whose names, as in `resnet-parity convert --to`: `"huggingface"` for a directory
-                of transformers, for example.
-
-        Raises:
-            ResNetError: if the format is unknown, has no such net, or needs another framework.
-        """
-        if isinstance(model, Mapping):
-            whole = described(model, checkpoint)
-        else:
-            whole = described(
-                self.export_weights(model), checkpoint or remembered(model), model.spec
-            )
-        write_checkpoint(path, whole, format, self.writers(model))
-
-    def read_checkpoint(
-        self,
-        weights: WeightsLike,
-        spec: ResNetSpec | None = None,
-        *,
-        part: str | None = None,
-        names: Names | None = None,
-    ) -> Checkpoint:
-        """Canonical weights from memory or from a checkpoint of any kind (orbax needs Flax).
-
-        Example:
-            >>> read_checkpoint("resnet50.pth").state["conv1.weight"].shape
-            (64, 3, 7, 7)
-
-        Args:
-            weights: a path; canonical names to numpy arrays, or to tensors, arrays and variables of
-                any framework on any device (a PyTorch state dict; its counters are left out); a
-                tree of them under Flax's paths, such as `nnx.State`; or the variables of our Keras
-                model, in a list or by their paths.
-            spec: the net, if the weights do not identify it.
-            part: which of several nets in a file, by its place: `teacher/backbone.`.
-            names: a map from names in a file, or beginnings of names, to canonical ones; or the
-                path of a YAML file with it.
-
-        Raises:
-            WeightsError: if the file is missing, damaged, or needs another framework, or the
-                weights are of another kind.
-        """
-        if isinstance(weights, LazyArrays):  # what this has returned before
-            return Checkpoint(weights)
-        if isinstance(weights, str | os.PathLike):
-            given = read_names(names) if isinstance(names, str | os.PathLike) else names
-            return read_checkpoint(fetched(weights), spec, self.openers, asked=Asked(part, given))
-        if part is not None or names is not None:
-            raise WeightsError(
-                "part, names: only for files; weights in memory have to be the net's"
-            )
-        return read_source(open_in_memory(weights), spec)
-
-    @abstractmethod
-    def dtype_name(self, model: Model) -> str:
-        """The dtype of the model's parameters, such as `"float32"`."""
-
-    @abstractmethod
-    def modules(self, model: Model) -> Callable[[str], Any]:
-        """What finds the model's own module at a dotted path of the plan."""
-
-    @abstractmethod
-    def copied(self, native: Any) -> np.ndarray:
-        """A copy of what a variable holds, in its own layout."""
-
-    @abstractmethod
-    def assign(self, native: Any, array: np.ndarray) -> None:
-        """Give a variable a value, in its own layout."""
-
-    def native(self, modules: Callable[[str], Any], q: Parameter) -> Any:
-        """The model's own variable of a parameter.
-
-        Raises:
-            WeightsError: if its layer was replaced.
-        """
-        try:
-            native = getattr(modules(q.module), self.layouts[q.role].leaf)
-            native.shape  # noqa: B018 - a layer without a bias has None for it
-        except (AttributeError, KeyError):
-            raise replaced(q.module) from None
-        return native
-
-    def natives(self, model: Model) -> dict[str, Any]:
-        """The model's own variables, by canonical name."""
-        modules = self.modules(model)
-        return {q.name: self.native(modules, q) for q in model.plan.parameters()}
-
-    def writers(self, model: Model | Mapping[str, np.ndarray]) -> Mapping[str, Save]:
-        """Formats that only this framework can write, with what writes `model` so."""
-        return {}
 
 
 @dataclass(frozen=True)
@@ -639,24 +435,6 @@ class ModelVerbs(ABC, Generic[Model]):
         return self._named.setdefault(name, build)
 
 
-def remember(model: PlannedModel, checkpoint: Checkpoint) -> None:
-    """Have a model know the preprocessing and the labels of its weights, as far as they are true of
-    its own channels and classes.
-    """
-    prepare, labels, spec = checkpoint.preprocessing, checkpoint.labels, model.spec
-    if prepare is not None and len(prepare.mean) != spec.in_channels:
-        prepare = prepare.for_channels(spec.in_channels)
-    model.preprocessing = prepare
-    model.labels = labels if labels is not None and len(labels) == spec.num_classes else None
-
-
-def remembered(model: PlannedModel) -> Checkpoint:
-    """What a model knows of its weights, and no arrays."""
-    labels = model.labels
-    known = labels if labels is not None and len(labels) == model.spec.num_classes else None
-    return Checkpoint({}, model.spec, model.preprocessing, known)
-
-
 def joined(overrides: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
     """Overrides of a spec, and what a framework's own keywords say of it.
 
@@ -670,12 +448,6 @@ def joined(overrides: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str,
                 f"{fields[name]!r}"
             )
     return {**overrides, **fields}
-
-
-def warn_of_notes(checkpoint: Checkpoint, weights: object) -> None:
-    """Warn of what a file's reader has to say: nobody else would see it."""
-    if checkpoint.notes:
-        warnings.warn(f"{weights}: {'; '.join(checkpoint.notes)}", WeightsWarning, stacklevel=3)
 
 
 def as_images(images: object, p: Plan) -> np.ndarray:

@@ -8,13 +8,13 @@ from pathlib import Path
 from resnet_parity.engines.job import EngineJob
 from resnet_parity.engines.registry import first_available
 from shared_spec.atomic_write import workspace
-from shared_spec.backend import warn_of_notes
 from shared_spec.errors import WeightsError
 from shared_spec.formats.containers.source import require_file
 from shared_spec.formats.detect import is_orbax
 from shared_spec.formats.read import WHOLE, Asked, read_checkpoint
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weight_verbs import warn_of_notes
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.state import check_weights
 

@@ -24,7 +24,7 @@ from shared_spec.weights.layouts import ParameterLayout
 from shared_spec.weights.state import State
 
 if TYPE_CHECKING:
-    from shared_spec.backend import WeightVerbs
+    from shared_spec.weight_verbs import WeightVerbs
 
 Model = TypeVar("Model")
 Natives = Mapping[str, Any]
