@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from resnet_torch.scripting import Scriptable
 from shared_spec import plan
 from shared_spec.errors import FrameworkError
 from shared_spec.kernels.torch_conv import conv2d
@@ -161,7 +162,7 @@ class StandardizedConv2d(nn.Conv2d):
         return y
 
 
-class SpaceToDepth(nn.Module):
+class SpaceToDepth(Scriptable):
     """Blocks of 2 x 2 pixels as pixels of four times the channels."""
 
     def __init__(self, layer: plan.SpaceToDepth) -> None:
