@@ -25,6 +25,7 @@ from shared_spec import (
     write_safetensors,
 )
 from tests.conftest import ROOT
+from tests.hardening.attack.samples import TINY
 
 KEPT = ROOT / "tests" / "kept"
 SPEC = resolve("resnet50", {"depths": [1, 1], "widths": [8, 8], "stem_width": 8, "num_classes": 3})
@@ -70,6 +71,13 @@ def test_a_certificate_still_holds() -> None:
         ("torch", "float64", True),
         ("torch", "float32", True),
     ]
+
+
+def test_a_functional_keras_model_is_read() -> None:
+    found = read_checkpoint(KEPT / "functional.keras")
+    assert found.spec == TINY
+    assert found.library == "resnet_keras"
+    assert same(found.state, random_weights(compile_plan(TINY), 11))
 
 
 def test_a_run_goes_on_where_it_ended(tmp_path: Path) -> None:

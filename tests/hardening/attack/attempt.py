@@ -29,6 +29,7 @@ from resnet_parity.engines.registry import ENGINES
 from resnet_parity.render import console as printed
 from resnet_parity.render import progress, tables
 from shared_spec import ResNetError, ResNetSpec, compile_plan, load_spec, read_safetensors
+from shared_spec.formats import certified
 from shared_spec.formats.containers import hdf5_child, hdf5_sandbox
 from shared_spec.formats.read import read_checkpoint
 from shared_spec.plan.summary import stage_rows
@@ -109,7 +110,7 @@ def use_spec(path: Path, spec: ResNetSpec | None) -> None:
 
 def use_certificate(path: Path, spec: ResNetSpec | None) -> None:
     """What `resnet-parity verify` does with a file before an engine starts, and after."""
-    target = path.with_name(path.name.removesuffix(certificate.SUFFIX))
+    target = path.with_name(path.name.removesuffix(certified.SUFFIX))
 
     def checks(run: Any, engines: Any, file: Any, held: Any, _: Any) -> list[certificate.Check]:
         """In the place of the engines."""
@@ -150,7 +151,7 @@ def attempt(reader: str, path: Path, spec: ResNetSpec | None = None) -> Outcome:
             with contextlib.redirect_stdout(io.StringIO()):
                 READERS[reader](path, spec)
         except ResNetError as error:
-            named = str(path).removesuffix(certificate.SUFFIX)  # the target is named as often
+            named = str(path).removesuffix(certified.SUFFIX)  # the target is named as often
             return _judged(str(error), Path(named))
         return "valid", ""
 

@@ -850,6 +850,7 @@ _STRUCTURED: dict[str, Change] = {
     ".h5": _hdf5,
     ".weights.h5": _hdf5,
     ".keras": _zip(_keras_member),
+    ".keras of layers": _zip(_keras_member),
     ".keras graph": _zip(_keras_member),
     ".h5 graph": _hdf5,
     ".pth": _torch,
@@ -861,6 +862,7 @@ _STRUCTURED: dict[str, Change] = {
     ".msgpack": _msgpack,
     ".npz": _zip(_npz_member),
     "Hugging Face": _json,
+    "hub folder": _json,
     "Hugging Face shards": _json,
     "spec .json": _json,
     "spec .yaml": _spec_text,
@@ -868,6 +870,6 @@ _STRUCTURED: dict[str, Change] = {
     "certificate": _json,
 }
 
-_HDF5 = (".h5", ".weights.h5", ".keras", ".keras graph", ".h5 graph")
+_HDF5 = (".h5", ".weights.h5", ".keras", ".keras of layers", ".keras graph", ".h5 graph")
 
 __all__ = ["Member", "Pairs", "Raw", "damaged", "dumped", "members_of", "mutate", "zip_of"]

@@ -150,6 +150,10 @@ def _huggingface(path: Path) -> None:
     write_checkpoint(path, checkpoint(TINY), "huggingface")
 
 
+def _hub_folder(path: Path) -> None:
+    write_checkpoint(path, checkpoint(TINY), "hub")
+
+
 def _shards(path: Path) -> None:
     """As transformers saves what is too large for one file."""
     _huggingface(path)
@@ -218,6 +222,7 @@ FORMATS = {
         "a.weights.h5", lambda path: save_keras3(path, _keras_layers(KERAS_MODEL, TINY)), spec=TINY
     ),
     ".keras": Format("a.keras", _keras_model),
+    ".keras of layers": Format("a.keras", partial(_kept, "functional.keras")),
     ".keras graph": Format("a.keras", partial(_kept, "graph.keras")),
     ".h5 graph": Format("a.h5", partial(_kept, "graph.h5")),
     ".pth": Format("a.pth", lambda path: _torch(path, zipped=True), spec=TINY),
@@ -229,6 +234,7 @@ FORMATS = {
     ".msgpack": Format("a.msgpack", _with_suffix, spec=TINY),
     ".npz": Format("a.npz", _bit),
     "Hugging Face": Format("a", _huggingface, damaged=("config.json", "preprocessor_config.json")),
+    "hub folder": Format("a", _hub_folder, damaged=("config.json",)),
     "Hugging Face shards": Format("a", _shards, damaged=("model.safetensors.index.json",)),
     "spec .json": Format("a.json", lambda path: save_spec(path, SPEC_FILE), "spec"),
     "spec .yaml": Format("a.yaml", lambda path: save_spec(path, SPEC_FILE), "spec"),
