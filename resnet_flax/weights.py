@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 from resnet_flax.layers import Options, Stateless, build
-from resnet_flax.model import ResNet, find
+from resnet_flax.model import Chain, ResNet, find
 from shared_spec import plan
 from shared_spec.errors import FrameworkError, WeightsError, framework_missing
 from shared_spec.formats.containers.source import Source
@@ -135,11 +135,25 @@ def _check_layers(model: ResNet) -> None:
             found = find(model, layer.name)
         except (AttributeError, IndexError):
             raise replaced(layer.name) from None
-        if isinstance(found, Stateless) != isinstance(made[record], Stateless):
+        if type(found) is not type(made[record]):
             raise replaced(layer.name)
         if isinstance(found, Stateless) and replace(found.layer, name="") != record:
             raise replaced(layer.name)
         check_settings(layer.name, found, made[record], _APART)
+    _check_chains(model)
+
+
+def _check_chains(model: ResNet) -> None:
+    """Raise a `WeightsError` if a stage or a chain runs something that the plan lacks."""
+    names = [*(layer.name for layer in model.plan.layers()), *(b.name for b in model.plan.blocks())]
+    children: dict[str, set[str]] = {}
+    for name in names:
+        parent, _, child = name.rpartition(".")
+        children.setdefault(parent, set()).add(child)
+    for parent, expected in children.items():
+        module = find(model, parent)
+        if isinstance(module, Chain) and len(module) != len(expected):
+            raise replaced(f"{parent}.{len(expected)}")
 
 
 def open_orbax(path: Path) -> Source:

@@ -37,6 +37,7 @@ from typing import Any
 import numpy as np
 
 from shared_spec.errors import FrameworkError, SpecError, framework_missing
+from shared_spec.formats.keras_config import own_activation
 
 try:
     import keras
@@ -113,6 +114,9 @@ class Verbs(ModelVerbs[ResNet]):
         import jax
 
         return bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
+
+    def _ending(self, model: ResNet) -> str | None:
+        return own_activation(model.get_config())
 
     def _compile(self, model: ResNet) -> Callable[[Any], Any]:
         dtype = str(model.layers[-1].compute_dtype)

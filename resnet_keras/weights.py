@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,11 +12,11 @@ import keras
 import numpy as np
 
 from resnet_keras.model import Form, ResNet, build
-from shared_spec.errors import SpecError, WeightsError
+from shared_spec.errors import SpecError, WeightsError, WeightsWarning
 from shared_spec.formats.detect import name_suffix
 from shared_spec.formats.dialects.dialect import foreign_arrays
 from shared_spec.formats.dialects.keras_applications import APPLICATIONS
-from shared_spec.formats.keras_config import structure, without_activation
+from shared_spec.formats.keras_config import own_activation, structure, without_activation
 from shared_spec.formats.write import Save
 from shared_spec.plan.layers import Parameter
 from shared_spec.weight_verbs import WeightVerbs
@@ -36,12 +37,31 @@ class Weights(WeightVerbs[ResNet]):
         Raises:
             WeightsError: if a layer was replaced by one that its plan lacks, or has other settings.
         """
+        if model.structure is None:
+            raise WeightsError(
+                "a model on an input tensor of its own is not exported: what is before the net "
+                "is not in its spec; make the net without input_tensor, and call it on the tensor"
+            )
         if structure(without_activation(model.get_config())) != model.structure:
             raise WeightsError(
                 "a layer of this model has other settings than in its spec, with which the weights "
                 "would be saved; model.save keeps them, and convert reads what such a file computes"
             )
         return super().export_weights(model)
+
+    def check_saved(self, model: ResNet) -> None:
+        """As `WeightVerbs.check_saved`."""
+        if model.maps:
+            raise WeightsError(
+                "a model made with include_top=False and without pooling ends in maps, which its "
+                "spec does not say; save it with model.save, or make it with features_only=True"
+            )
+        if (function := own_activation(model.get_config())) is not None:
+            warnings.warn(
+                f"the {function} behind the logits is left out: weights do not tell of it",
+                WeightsWarning,
+                stacklevel=3,
+            )
 
     def dtype_name(self, model: ResNet) -> str:
         """The dtype of the model's parameters, such as `"float32"`."""

@@ -141,7 +141,7 @@ class ResNet(TorchvisionNet, TimmNet, Scriptable):
         kept = {x: self.get_submodule(x.name) for x in self.plan.head if x in head}
         for name in self._head:
             delattr(self, name)
-        self.plan, self.spec = p, spec
+        self.plan, self.spec, self.labels = p, spec, None
         classifier = self.get_classifier(name_only=True)
         with torch.device(like.device):
             self._head = attach(

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import zip_longest
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
 
 from resnet_torch.layers import build
 from resnet_torch.model import ResNet
 from shared_spec import plan
 from shared_spec.errors import WeightsError
-from shared_spec.plan.parameters import parameters_of
 from shared_spec.weight_verbs import WeightVerbs
 from shared_spec.weights.layouts import TORCH
 from shared_spec.weights.state import DTYPES, State, check_settings, replaced
@@ -107,15 +109,40 @@ def _check_layers(model: ResNet) -> None:
             found = [*model.get_submodule(layer.name).modules()]
         except AttributeError:
             raise replaced(layer.name) from None
-        fresh = made[record]
-        if not any(parameters_of(layer)) and [*map(type, found)] != [*map(type, fresh)]:
-            raise replaced(layer.name)
-        for part, new in zip(found, fresh, strict=False):
+        for part, new in zip_longest(found, made[record]):
+            if new is None and parametrize.is_parametrized(found[0]):
+                break  # what computes the weights, which are saved as they are
+            if part is None or new is None or not _runs_as(part, new):
+                raise replaced(layer.name)
             check_settings(layer.name, part, new, _IN_TRAINING)
+    _check_sequences(model)
     for block in model.plan.blocks():
         shortcut = getattr(model.get_submodule(block.name), "downsample", None)
         if shortcut is not None and not block.shortcut:
             raise replaced(f"{block.name}.downsample")
+
+
+def _runs_as(part: nn.Module, new: nn.Module) -> bool:
+    """Whether two modules have the same computation: batch norms may be of several processes."""
+    if isinstance(part, _BatchNorm) and isinstance(new, _BatchNorm):
+        return True
+    kinds = type(part), type(new)
+    return all(
+        getattr(kinds[0], name, None) is getattr(kinds[1], name, None)
+        for name in ("forward", "_conv_forward")
+    )
+
+
+def _check_sequences(model: ResNet) -> None:
+    """Raise a `WeightsError` if a stage or a sequence runs something that the plan lacks."""
+    names = {layer.name for layer in model.plan.layers()}
+    inner = {name.rpartition(".")[0] for name in names} | names
+    inner |= {block.name for block in model.plan.blocks()}
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Sequential) and path not in names:
+            for child in module._modules:
+                if f"{path}.{child}" not in inner:
+                    raise replaced(f"{path}.{child}")
 
 
 WEIGHTS = Weights()

@@ -21,10 +21,10 @@ from shared_spec.errors import (
     WeightsError,
     WeightsWarning,
 )
+from shared_spec.formats.hub_folder import HUB_FILES, save_hub_folder, write_card
 from shared_spec.formats.hub_folder import certify as certify_folder
-from shared_spec.formats.hub_folder import save_hub_folder, write_card
 from shared_spec.formats.write import described, is_checkpoint_folder
-from shared_spec.origin import completed, origin_of
+from shared_spec.origin import origin_of
 from shared_spec.plan.folding import Inference
 from shared_spec.plan.network import Plan
 from shared_spec.plan.summary import layer_rows
@@ -144,7 +144,10 @@ class ModelVerbs(ABC, Generic[Model]):
             wanted = spec, before
             found = read_adapted(self._read, origin.weights, wanted, overrides, build.seed)
         self.weights.load_weights(built, found.state)
-        remember(built, completed(found, origin.published))
+        remember(built, found)
+        if "image_size" in overrides and built.preprocessing is not None:
+            size = {"image_size": spec.image_size}
+            built.preprocessing = built.preprocessing.model_copy(update=size)
         return built
 
     def _read(self, weights: WeightsLike, spec: ResNetSpec | None) -> Checkpoint:
@@ -198,12 +201,14 @@ class ModelVerbs(ABC, Generic[Model]):
             WeightsError: if the hub refuses or cannot be reached.
         """
         with workspace() as scratch:
-            self._save_folder(model, scratch / "folder", name, certify)
-            return upload(scratch / "folder", name, **options)
+            folder, revision = scratch / name.rpartition("/")[2], options.get("revision")
+            self._save_folder(model, folder, f"{name}@{revision}" if revision else name, certify)
+            return upload(folder, name, replaced=sorted(HUB_FILES), **options)
 
     def _save_folder(
         self, model: Model, folder: str | os.PathLike[str], name: str | None, certify: bool
     ) -> None:
+        self.weights.check_saved(model)
         whole = described(self.weights.export_weights(model), remembered(model), model.spec)
         with durable(folder, is_checkpoint_folder) as draft:
             save_hub_folder(draft, whole)
@@ -314,8 +319,15 @@ class ModelVerbs(ABC, Generic[Model]):
         """
         if model.plan.outputs or not model.spec.num_classes:
             raise WeightsError("the model gives features and no classes")
-        labels = remembered(model).labels
-        return classified(self.predict(model, self.preprocess(model, images)), labels, top)
+        if top < 1:
+            raise WeightsError(f"top: {top} is not a number of classes; give at least 1")
+        labels, ending = remembered(model).labels, self._ending(model)
+        outputs = self.predict(model, self.preprocess(model, images))
+        if ending == "softmax":
+            outputs = np.log(np.maximum(outputs.astype(np.float64), np.finfo(np.float64).tiny))
+        elif ending is not None:
+            raise WeightsError(f"the model ends in {ending}, whose outputs are no probabilities")
+        return classified(outputs, labels, top)
 
     def activations(
         self, model: Model, images: np.ndarray, names: Iterable[str] | None = None
@@ -416,6 +428,10 @@ class ModelVerbs(ABC, Generic[Model]):
     @abstractmethod
     def _parts(self, model: Model, inputs: Mapping[str, np.ndarray]) -> Outputs:
         """What layers and blocks give, each for its own input."""
+
+    def _ending(self, model: Model) -> str | None:
+        """The function behind the logits; None if there is none."""
+        return None
 
     def named_model(self, name: str) -> Callable[..., Model]:
         """The function called as a model of the catalogue: `resnet50(**fields)` is

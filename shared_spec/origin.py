@@ -36,8 +36,6 @@ class Origin:
     """None: the net that the weights' file tells of."""
     weights: WeightsLike | None
     """None: fresh ones."""
-    published: Pretrained | None = None
-    """The line about the weights in the table of published ones, if they are called by it."""
 
 
 def origin_of(
@@ -54,8 +52,7 @@ def origin_of(
             raise WeightsError(
                 f"{model}: is weights itself; leave `weights` and `pretrained` out, or name the net"
             )
-        known = published_at(model) if isinstance(model, str) else None
-        return Origin(None, os.fspath(model), known)  # type: ignore[arg-type]
+        return Origin(None, os.fspath(model))  # type: ignore[arg-type]
     if pretrained:
         if weights is not None:
             raise WeightsError("weights, pretrained: both say which weights; leave one of them out")
@@ -64,13 +61,24 @@ def origin_of(
                 f"pretrained: weights are published for nets with a name, such as 'resnet50'; for "
                 f"{model!r:.80} name a file by `weights`"
             )
-        entry = find_pretrained(model, pretrained if isinstance(pretrained, str) else None)
-        return Origin(entry.spec, entry.where, entry)
+        weights = pretrained if isinstance(pretrained, str) else ""
+        entry = find_pretrained(model.partition(".")[0], weights or model.partition(".")[2] or None)
+        return _of_one_net(model, entry)
     found = published_weights(weights, model if isinstance(model, str) else None)
-    if found is None:
-        known = published_at(weights) if isinstance(weights, str) else None
-        return Origin(model, weights, known)
-    return Origin(found.spec, found.where, found)
+    return Origin(model, weights) if found is None else _of_one_net(model, found)
+
+
+def _of_one_net(model: ModelLike, found: Pretrained) -> Origin:
+    """A net with published weights.
+
+    Raises:
+        WeightsError: if the weights are another net's, or the net's name has another tag.
+    """
+    if not isinstance(model, str) or model.partition(".")[0] not in CATALOGUE:
+        return Origin(model, found.where)  # to be held against the weights when they are loaded
+    if model not in (found.model, found.name):
+        raise WeightsError(f"{model}: {found.name} are other weights; name one of the two")
+    return Origin(found.spec, found.where)
 
 
 def names_weights(model: object) -> bool:
@@ -82,7 +90,14 @@ def names_weights(model: object) -> bool:
     name = os.fspath(model)
     if not isinstance(name, str) or name.lower().endswith(SPEC_SUFFIXES) or name in published():
         return False
-    return name.lower().endswith(SUFFIXES) or Path(name).exists()
+    return name.lower().endswith(SUFFIXES) or _exists(name)
+
+
+def _exists(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except OSError:  # a name that is too long, or a directory that may not be looked into
+        return False
 
 
 def published_weights(weights: object, model: str | None = None) -> Pretrained | None:
@@ -101,7 +116,7 @@ def published_weights(weights: object, model: str | None = None) -> Pretrained |
         return found
     if not isinstance(weights, str) or weights.lower().endswith(SUFFIXES):
         return None
-    if not _NAME.fullmatch(weights) or Path(weights).exists():
+    if not _NAME.fullmatch(weights) or _exists(weights):
         return None
     if "_Weights." in weights:
         return torchvision_weights(weights)
@@ -126,13 +141,16 @@ def fetched(
     return download(place, progress=progress) if is_reference(place) else Path(place)
 
 
-def completed(checkpoint: Checkpoint, entry: Pretrained | None) -> Checkpoint:
-    """What a file tells, with what its publisher says where the file does not.
+def completed(checkpoint: Checkpoint, weights: str | os.PathLike[str]) -> Checkpoint:
+    """What a file tells, with what its publisher says where the file does not, if it was called by
+    the name or the place of published weights: a copy of such a file may hold others.
 
     Example:
-        >>> completed(read_checkpoint(path), published_at("hf-hub:timm/resnet18.a1_in1k")).labels[0]
+        >>> name = "resnet18.a1_in1k"
+        >>> completed(read_checkpoint(fetched(name)), name).labels[0]
         'tench'
     """
+    entry = published_weights(weights) or published_at(os.fspath(weights))
     if entry is None:
         return checkpoint
     labels = imagenet_labels() if entry.labels == "imagenet-1k" else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ def upload(
     revision: str | None = None,
     token: str | None = None,
     message: str = "Weights, configuration and model card",
+    replaced: Sequence[str] = (),
 ) -> str:
     """Put a folder into a repository, which is created if it does not exist.
 
@@ -27,6 +29,7 @@ def upload(
         revision: the branch; None for the main one.
         token: None takes the one that the client knows (`hf auth login`, `HF_TOKEN`).
         message: of the commit.
+        replaced: names of files that belong together: those that the folder lacks are removed.
 
     Returns:
         The address of the commit.
@@ -50,7 +53,11 @@ def upload(
         if revision is not None:
             client.create_branch(name, branch=revision, exist_ok=True)
         done = client.upload_folder(
-            repo_id=name, folder_path=folder, revision=revision, commit_message=message
+            repo_id=name,
+            folder_path=folder,
+            revision=revision,
+            commit_message=message,
+            delete_patterns=list(replaced) or None,
         )
     except Exception as error:
         raise WeightsError(f"{name}: cannot be written to ({first_line(error)})") from None

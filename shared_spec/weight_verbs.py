@@ -18,8 +18,8 @@ from shared_spec.formats.detect import Opener
 from shared_spec.formats.in_memory import open_in_memory
 from shared_spec.formats.name_map import NameMap, read_names
 from shared_spec.formats.read import Asked, read_checkpoint, read_source
-from shared_spec.formats.write import Save, described, write_checkpoint
-from shared_spec.origin import fetched
+from shared_spec.formats.write import Save, described, target_format, write_checkpoint
+from shared_spec.origin import completed, fetched
 from shared_spec.plan.folding import require_trained
 from shared_spec.plan.layers import Parameter
 from shared_spec.plan.network import Plan
@@ -123,8 +123,7 @@ class WeightVerbs(ABC, Generic[Model]):
         for q in model.plan.parameters():
             array = self.layouts[q.role].to_native(state[q.name], own=self.keeps_arrays)
             self.assign(natives[q.name], array)
-        if isinstance(weights, str | os.PathLike):
-            remember(model, checkpoint)
+        remember(model, checkpoint)
         return model
 
     def save_weights(
@@ -156,9 +155,10 @@ class WeightVerbs(ABC, Generic[Model]):
         if isinstance(model, Mapping):
             whole = described(model, checkpoint)
         else:
-            whole = described(
-                self.export_weights(model), checkpoint or remembered(model), model.spec
-            )
+            known = checkpoint or remembered(model)
+            whole = described(self.export_weights(model), known, model.spec)
+            if target_format(path, format).name != "keras":  # which has the model itself
+                self.check_saved(model)
         write_checkpoint(path, whole, format, self.writers(model))
 
     def read_checkpoint(
@@ -193,12 +193,22 @@ class WeightVerbs(ABC, Generic[Model]):
             return Checkpoint(weights)
         if isinstance(weights, str | os.PathLike):
             given = read_names(names) if isinstance(names, str | os.PathLike) else names
-            return read_checkpoint(fetched(weights), spec, self.openers, asked=Asked(part, given))
+            asked = Asked(part, given)
+            found = read_checkpoint(fetched(weights), spec, self.openers, asked=asked)
+            return completed(found, weights)
         if part is not None or names is not None:
             raise WeightsError(
                 "part, names: only for files; weights in memory have to be the net's"
             )
         return read_source(open_in_memory(weights), spec)
+
+    def check_saved(self, model: Model) -> None:
+        """Say what of a model no spec and no weights can tell.
+
+        Raises:
+            WeightsError: if its outputs would be others.
+        """
+        return
 
     @abstractmethod
     def dtype_name(self, model: Model) -> str:
@@ -251,10 +261,26 @@ def remember(model: PlannedModel, checkpoint: Checkpoint) -> None:
 
 
 def remembered(model: PlannedModel) -> Checkpoint:
-    """What a model knows of its weights, and no arrays."""
-    labels = model.labels
-    known = labels if labels is not None and len(labels) == model.spec.num_classes else None
-    return Checkpoint({}, model.spec, model.preprocessing, known)
+    """What a model knows of its weights, and no arrays.
+
+    Raises:
+        WeightsError: if what was set as its labels or its preprocessing cannot be that.
+    """
+    labels: Any = model.labels  # a user may have set anything
+    prepare: Any = model.preprocessing
+    classes = model.spec.num_classes
+    if prepare is not None and not isinstance(prepare, Preprocessing):
+        raise WeightsError(
+            f"model.preprocessing: expected a Preprocessing, got {type(prepare).__name__}"
+        )
+    if labels is None:
+        return Checkpoint({}, model.spec, prepare)
+    texts = not isinstance(labels, str) and all(isinstance(label, str) for label in labels)
+    if not texts or len(labels) != classes:
+        raise WeightsError(
+            f"model.labels: expected {classes} texts, one a class, got {labels!r:.80}"
+        )
+    return Checkpoint({}, model.spec, prepare, tuple(labels))
 
 
 def warn_of_notes(checkpoint: Checkpoint, weights: object) -> None:

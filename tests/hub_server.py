@@ -54,6 +54,16 @@ def answer(hub: Hub, path: str) -> tuple[int, dict[str, str], bytes]:
     if path.startswith("/lfs/"):
         content = hub.stored[path.removeprefix("/lfs/")]
         return 200, {"Content-Length": str(len(content))}, content
+    if path.startswith("/api/models/") and "/tree/" in path:
+        _, _, owner, name, _, revision = path.partition("?")[0].strip("/").split("/")
+        _, files = hub.repositories[f"{owner}/{name}"].get(revision, ("", {}))
+        listed = [
+            {"type": "file", "path": path, "size": len(content), "oid": "0" * 40}
+            for path, content in files.items()
+        ]
+        content = json.dumps(listed).encode()
+        kind = "application/json"
+        return 200, {"Content-Length": str(len(content)), "Content-Type": kind}, content
     if "/resolve/" not in path:
         return 404, {}, b""
     owner, name, _, revision, file = path.strip("/").split("/", 4)
@@ -107,9 +117,11 @@ def written(hub: Hub, path: str, body: bytes) -> tuple[int, dict[str, str], byte
             for x in lines
             if x["key"] == "file"
         }
-        hub.put(f"{asked[2]}/{asked[3]}", asked[5], COMMIT)
-        hub.repositories[f"{asked[2]}/{asked[3]}"][asked[5]] = COMMIT, files
-        hub.repositories[f"{asked[2]}/{asked[3]}"][COMMIT] = COMMIT, files
+        repository = hub.repositories[f"{asked[2]}/{asked[3]}"]
+        _, before = repository.get(asked[5], ("", {}))
+        gone = {x["value"]["path"] for x in lines if x["key"] == "deletedFile"}
+        files = {k: v for k, v in before.items() if k not in gone} | files
+        repository[asked[5]] = repository[COMMIT] = COMMIT, files
         url = f"{hub.url}/{asked[2]}/{asked[3]}/commit/{COMMIT}"
         found = {"commitUrl": url, "commitOid": COMMIT, "success": True}
     content = json.dumps(found).encode()

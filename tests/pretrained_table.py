@@ -153,7 +153,7 @@ def keras_hub_rows() -> Iterator[Row]:
             model = model.replace("resnet_5", "resnet5")
         where = entry["kaggle_handle"].replace("kaggle://", "kaggle:")
         yield row(
-            model, preset, where, library="keras_hub", classes=1000, labels=IMAGENET
+            model, preset, where, library="KerasHub", classes=1000, labels=IMAGENET
         )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ def list_command(
     """
     if pretrained:
         weights = [published()[name] for name in list_models(pattern, pretrained=True)]
-        weights = [w for w in weights if (source or "").lower() in w.library]
+        weights = [w for w in weights if (source or "").lower() in w.library.lower()]
         weights = [w for w in weights if not family or CATALOGUE[w.model].family in family]
         if not weights:
             raise ResNetError(

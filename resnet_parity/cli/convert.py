@@ -145,6 +145,7 @@ def _compared(target: Path, certificate: Certificate, checks: Sequence[Check]) -
         "target": str(target),
         "holds": all(found.holds for found in checks),
         "source": certificate.source,
+        "converted": certificate.source["sha256"] != certificate.target["sha256"],
         "reference": certificate.reference_engine,
         "judged_by": certificate.judged_by,
         "assumed": certificate.assumed,

@@ -13,7 +13,7 @@ from resnet_parity.render.progress import downloading, progress
 from shared_spec.catalogue import list_models
 from shared_spec.catalogue.pretrained import published
 from shared_spec.download import is_reference
-from shared_spec.errors import ResNetError, WeightsError
+from shared_spec.errors import ResNetError
 from shared_spec.origin import fetched
 
 
@@ -43,7 +43,7 @@ def download(
             row: dict[str, Any] = {"name": name, "path": None, "error": None}
             try:
                 row["path"] = str(fetched(name, downloading(advance, name)))
-            except WeightsError as error:
+            except ResNetError as error:
                 row["error"] = str(error)
             rows.append(row)
     print_result(rows, as_json, tables.downloaded)
@@ -51,12 +51,16 @@ def download(
         raise typer.Exit(1)
 
 
+def _of(name: str, library: str) -> bool:
+    return library.lower() == published()[name].library.lower()
+
+
 def _named(text: str, library: str | None) -> list[str]:
     """The weights that one argument asks for."""
     if is_reference(text):
         return [text]
     names = list_models(text, pretrained=True)
-    found = [name for name in names if library in (None, published()[name].library)]
+    found = [name for name in names if library is None or _of(name, library)]
     if not found:
         where = f" of {library}" if library else ""
         raise ResNetError(

@@ -58,7 +58,7 @@ def judge_of(checkpoint: Checkpoint, against: str | None = None) -> tuple[Judge,
     assert spec is not None
     if against is not None:
         return _USERS, _of_user(checkpoint, spec, against)
-    if checkpoint.library in _OURS:
+    if checkpoint.library in _OURS or (checkpoint.library == "resnet_keras" and checkpoint.assumed):
         return f"{origin}; resnet-parity itself is the library that writes such files"
     judge = next((judge for judge in JUDGES if judge.claims(checkpoint)), None)
     if judge is None:
@@ -71,7 +71,7 @@ def judge_of(checkpoint: Checkpoint, against: str | None = None) -> tuple[Judge,
     return facts if isinstance(facts, str) else (judge, facts)
 
 
-_OURS = ("resnet-parity", "resnet_keras", "resnet_flax")
+_OURS = ("resnet-parity", "resnet_flax")
 
 
 def _of_user(checkpoint: Checkpoint, spec: ResNetSpec, against: str) -> Facts:
@@ -151,7 +151,8 @@ def _jax_resnet(checkpoint: Checkpoint, spec: ResNetSpec) -> Facts:
 
 def _graph(checkpoint: Checkpoint, spec: ResNetSpec) -> Facts | str:
     own = checkpoint.own_graph
-    assert own is not None
+    if own is None:  # a model of ours, which claims that its layers are those of its spec
+        return {"logits": False, "library": "resnet_keras"}
     here = own.library in (None, "resnet_keras") or (
         own.library == "keras_hub" and peer_missing("KerasHub") is None
     )
@@ -191,7 +192,7 @@ JUDGES = (
         "keras with TensorFlow",
         None,
         _KERAS,
-        lambda c: c.own_graph is not None,
+        lambda c: c.own_graph is not None or (c.library == "resnet_keras" and not c.assumed),
         _graph,
     ),
     Judge("transformers_folder", "transformers", "transformers", _TORCH, _names_of("transformers")),

@@ -22,7 +22,7 @@ from shared_spec.errors import DataError, ResNetError, WeightsError
 from shared_spec.formats.containers.source import require_file
 from shared_spec.formats.detect import RUN_WEIGHTS
 from shared_spec.formats.read import WHOLE, Asked
-from shared_spec.origin import fetched
+from shared_spec.origin import completed, fetched
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.summary import layer_rows
 from shared_spec.spec.resnet_spec import ResNetSpec
@@ -105,7 +105,8 @@ def prepare(request: EvaluationRequest) -> PreparedEvaluation:
             )
         trained = changed(trained, request.path, ())
     with workspace() as folder:
-        checkpoint, net = read_classifier(file, request.spec, folder, request.resize, request.asked)
+        read, net = read_classifier(file, request.spec, folder, request.resize, request.asked)
+        checkpoint = completed(read, weights)
         # What passed through a worker lies in the folder.
         state = dict(checkpoint.state)
     declared, split = _declared(request, recipe or trained, net)

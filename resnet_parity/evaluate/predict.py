@@ -11,10 +11,9 @@ from resnet_parity.convert.read import read_classifier
 from resnet_parity.engines.job import EngineJob
 from resnet_parity.engines.registry import Device, Engine
 from shared_spec.atomic_write import workspace
-from shared_spec.catalogue.pretrained import published_at
 from shared_spec.errors import WeightsError
 from shared_spec.formats.read import WHOLE, Asked
-from shared_spec.origin import completed, fetched, published_weights
+from shared_spec.origin import completed, fetched
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.labels import classified
 from shared_spec.weights.preprocessing import Preprocessing, open_images
@@ -43,9 +42,8 @@ def classify(
     """
     pictures = open_images(images)
     with workspace() as folder:
-        file, known = fetched(weights), published_weights(weights) or published_at(weights)
-        read, found = read_classifier(file, spec, folder, True, asked)
-        checkpoint = completed(read, known)
+        read, found = read_classifier(fetched(weights), spec, folder, True, asked)
+        checkpoint = completed(read, weights)
         labels = labels or checkpoint.labels
         if labels is not None and len(labels) != found.num_classes:
             raise WeightsError(

@@ -376,11 +376,9 @@ def _short(value: object) -> str:
 
 def verified(console: Console, data: dict[str, Any]) -> None:
     """A converted file compared with its certificate."""
-    say(
-        console,
-        f"{plain(data['target'])}, converted from {plain(data['source'].get('name', '?'))}; "
-        f"reference: {plain(data['reference'])} in float64",
-    )
+    source = data["source"]
+    made = f", converted from {plain(source.get('name', '?'))}" if data["converted"] else ""
+    say(console, f"{plain(data['target'])}{made}; reference: {plain(data['reference'])} in float64")
     say(console, f"The source was judged by: {plain(data['judged_by'])}")
     _assumed(console, data)
     say_plain(console, *data["notes"], before="Note: ")

@@ -31,6 +31,8 @@ def certified_spec(path: Path) -> ResNetSpec | None:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if mapping(data.get("target")).get("sha256") != found:
             return None
+        if data.get("resnet_parity") not in (1, 2) or data.get("holds") is not True:
+            return None
         return ResNetSpec.parse(data.get("spec"), str(beside))
     except ResNetError:
         return None

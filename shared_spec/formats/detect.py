@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from shared_spec.errors import WeightsError
 from shared_spec.formats.containers.hdf5 import open_hdf5, open_keras
@@ -17,12 +18,14 @@ from shared_spec.formats.containers.sharded import open_sharded
 from shared_spec.formats.containers.source import (
     Source,
     open_zip,
+    parse_json,
     read_json,
     reason,
     require_file,
     system_errors,
 )
 from shared_spec.formats.dialects.keras_hub import is_preset, open_preset
+from shared_spec.weights.checkpoint import METADATA_KEY
 
 ORBAX = "orbax"
 CHECKPOINT_MARK = "_CHECKPOINT_METADATA"
@@ -132,6 +135,21 @@ def _open_members(path: Path, names: list[str]) -> Source:
     raise WeightsError(f"{path}: a zip file that holds no weights of PyTorch, Keras or numpy")
 
 
+def _require_one_record(path: Path, config: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+    """Raise a `WeightsError` if the configuration of a folder that was written here says something
+    else than its weights.
+    """
+    if METADATA_KEY not in config:
+        return
+    text = told.get(METADATA_KEY)
+    record = parse_json(text, f"{path}: its weights' metadata") if isinstance(text, str) else None
+    if record != config[METADATA_KEY]:
+        raise WeightsError(
+            f"{path}: what its config.json says as {METADATA_KEY} is not what its weights say; "
+            f"expected one spec, preprocessing and labels in both"
+        )
+
+
 def _open_directory(path: Path, openers: Mapping[str, Opener]) -> Source:
     if is_orbax(path):
         if ORBAX not in openers:
@@ -152,6 +170,7 @@ def _open_directory(path: Path, openers: Mapping[str, Opener]) -> Source:
         for name, opener in FOLDER_WEIGHTS.items():
             if (path / name).is_file():
                 found = opener(path / name)
+                _require_one_record(path, config, found.metadata)
                 kind = "huggingface flax" if found.kind == "flax" else "huggingface"
                 return replace(found, path=path, kind=kind, metadata=config)
         if (path / _TENSORFLOW).is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -56,14 +57,14 @@ def write_card(folder: Path, checkpoint: Checkpoint, name: str | None = None) ->
     Args:
         folder: with everything else in it; its certificate too, if it has one.
         checkpoint: what is in it.
-        name: `owner/name` on the hub; None where that is not known.
+        name: `owner/name` on the hub, or `owner/name@revision`; None where that is not known.
     """
     spec = checkpoint.spec
     assert spec is not None
     architecture = read_json(folder / CONFIG).get("architecture")
-    place = f"hf-hub:{name}" if name else folder.name
+    place = f"hf-hub:{name}" if name else f"./{folder.name}"
     parts = [
-        _front(architecture),
+        _front(architecture, bool(spec.num_classes) and not spec.features_only),
         f"# {name or folder.name}\n\n{_summary(spec)}",
         _stages(spec),
         _loading(place, architecture, spec),
@@ -73,9 +74,10 @@ def write_card(folder: Path, checkpoint: Checkpoint, name: str | None = None) ->
     (folder / CARD).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def _front(architecture: object) -> str:
-    tags = ["image-classification", "resnet", "resnet-parity", *(["timm"] if architecture else [])]
-    lines = ["---", "pipeline_tag: image-classification", "tags:", *(f"- {tag}" for tag in tags)]
+def _front(architecture: object, classifies: bool) -> str:
+    task = "image-classification" if classifies else "image-feature-extraction"
+    tags = [task, "resnet", "resnet-parity", *(["timm"] if architecture else [])]
+    lines = ["---", f"pipeline_tag: {task}", "tags:", *(f"- {tag}" for tag in tags)]
     lines += ["library_name: timm"] if architecture else ["library_name: resnet-parity"]
     return "\n".join([*lines, "---"])
 
@@ -118,7 +120,7 @@ def _loading(place: str, architecture: object, spec: ResNetSpec) -> str:
     )
     code = (
         "import resnet_torch as resnet  # PyTorch; resnet_keras for Keras, resnet_flax for Flax\n\n"
-        f'model = resnet.create_model("{place}")\n{use}'
+        f"model = resnet.create_model({json.dumps(place)})\n{use}"
     )
     text = (
         f"## Use\n\nThe same in PyTorch, Keras and Flax, by the import:\n\n```python\n{code}\n```"
@@ -127,7 +129,7 @@ def _loading(place: str, architecture: object, spec: ResNetSpec) -> str:
         where = place if place.startswith("hf-hub:") else f"local-dir:{place}"
         text += (
             f"\n\nIn timm, whose `{architecture}` computes the same function:\n\n```python\n"
-            f'import timm\n\nmodel = timm.create_model("{where}", pretrained=True)\n```'
+            f"import timm\n\nmodel = timm.create_model({json.dumps(where)}, pretrained=True)\n```"
         )
     return text
 
@@ -149,9 +151,7 @@ def _preparation(checkpoint: Checkpoint) -> str:
 def _proof(folder: Path) -> str:
     path = folder / CERTIFICATE
     if not path.is_file():
-        return (
-            "## Proof\n\nThere is no certificate: nobody has compared these weights in two places."
-        )
+        return "## Proof\n\nThere is no certificate of these weights."
     certificate = read_json(path)
     reference = certificate["reference"]
     rows = [
@@ -164,10 +164,13 @@ def _proof(folder: Path) -> str:
         )
         for check in certificate["checks"]
     ]
+    only = len({check["engine"] for check in certificate["checks"]}) == 1
+    own = reference["judged_by"].startswith("reconstructed")
+    alone = " One engine alone was run, so that nothing else has confirmed it." * (only and own)
     assumed = f" Assumed: {reference['assumed']}." if reference.get("assumed") else ""
     return (
-        f"## Proof\n\nThe reference logits were judged by: {reference['judged_by']}.{assumed} "
-        f"Largest difference from them, relative to the largest logit:\n\n"
+        f"## Proof\n\nThe reference logits were judged by: {reference['judged_by']}."
+        f"{assumed}{alone} Largest difference from them, relative to the largest logit:\n\n"
         + _table(("engine", "dtype", "device", "difference", "bound"), rows)
         + f"\n\n`resnet-parity verify {WEIGHTS}` holds the weights against `{CERTIFICATE}` on any "
         f"machine."

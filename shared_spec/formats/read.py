@@ -9,7 +9,7 @@ from pathlib import Path
 
 from shared_spec.catalogue import CATALOGUE
 from shared_spec.errors import SpecError, WeightsError
-from shared_spec.formats.certified import certified_spec
+from shared_spec.formats.certified import certificate_path, certified_spec
 from shared_spec.formats.containers.source import Source, shown
 from shared_spec.formats.detect import Opener, open_source
 from shared_spec.formats.dialects.bit import BIT
@@ -221,6 +221,7 @@ def read_source(
     assumed = "" if told is not None and dialect.describes else _assumed(dialect, net, spec)
     if certified is not None:
         assumed = "the file's own certificate says which net it is"
+        notes += (f"taken as the net that {certificate_path(path).name} names",)
     try:
         arrays = arrays_of(dialect, source, net)
     except SpecError as error:  # no such net can be compiled

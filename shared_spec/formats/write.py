@@ -32,7 +32,7 @@ from shared_spec.formats.dialects.keras_applications import (
 )
 from shared_spec.formats.dialects.keras_hub import KERAS_HUB, KERAS_HUB_FILES, save_preset
 from shared_spec.formats.dialects.linen import LINEN
-from shared_spec.formats.hub_folder import HUB_FILES, save_hub_folder
+from shared_spec.formats.hub_folder import HUB_FILES, WEIGHTS, save_hub_folder
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint
@@ -183,10 +183,16 @@ def checkpoint_for_library(checkpoint: Checkpoint, target: Format) -> Checkpoint
     return replace(checkpoint, state=state, spec=theirs)
 
 
+_ARRAYS = {WEIGHTS, "model.weights.h5"}
+"""Without one of these, a folder of such names is somebody's notes."""
+
+
 def is_checkpoint_folder(files: Set[str]) -> bool:
     """Whether a directory that holds `files` is a checkpoint, which another may replace."""
+    if not files or CHECKPOINT_MARK in files:
+        return True
     known = (HUGGINGFACE_FILES, KERAS_HUB_FILES, HUB_FILES)
-    return CHECKPOINT_MARK in files or any(files <= names for names in known)
+    return not files.isdisjoint(_ARRAYS) and any(files <= names for names in known)
 
 
 def described(

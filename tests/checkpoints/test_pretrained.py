@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ from shared_spec.catalogue.pretrained import (
     published,
     torchvision_weights,
 )
-from shared_spec.errors import ImageError, UnknownModelError, WeightsError
+from shared_spec.errors import ImageError, ResNetError, UnknownModelError, WeightsError
 from shared_spec.formats.hub_folder import CARD, CERTIFICATE, CONFIG, WEIGHTS
 from shared_spec.origin import names_weights, origin_of
 from tests.command import command, refused
@@ -194,7 +195,7 @@ def test_weights_by_name(arguments: tuple[Any, ...], where: str) -> None:
 def test_torchvisions_own_record_is_a_name() -> None:
     models = torchvision_models()
     found = origin_of("resnet50", models.ResNet50_Weights.IMAGENET1K_V2)
-    assert (found.weights, found.published) == (V2, torchvision_weights("resnet50"))
+    assert (found.model, found.weights) == (torchvision_weights("resnet50").spec, V2)
     with pytest.raises(WeightsError, match="are not weights of one of torchvision's ResNets"):
         origin_of("resnet50", models.VGG11_Weights.DEFAULT)
 
@@ -209,12 +210,21 @@ def test_a_tag_is_a_net_of_its_size_and_classes() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("resnet50.nope", None, True), "resnet50.nope: there are no weights 'nope' for it; expec"),
+        (("resnet50.nope", None, True), "resnet50: there are no weights 'nope' for it; expec"),
         (("resnet50", "nope"), "resnet50: there are no weights 'nope' for it; expected one of a1_"),
         (("d2l_resnet18", None, True), "no published weights of such a net are known; did you mea"),
         (("resnet18", "a.pth", True), "weights, pretrained: both say which weights; leave one of"),
         ((SMALL, None, True), "pretrained: weights are published for nets with a name, such as"),
         (("hf-hub:me/net", "a.pth"), "hf-hub:me/net: is weights itself; leave `weights` and"),
+        (
+            ("resnet18", "ResNet50_Weights.DEFAULT"),
+            "resnet18: resnet50.IMAGENET1K_V2 are other weig",
+        ),
+        (
+            ("resnet18", "resnet50.a1_in1k"),
+            "resnet18: resnet50.a1_in1k are other weights; name one",
+        ),
+        (("resnet50.a1_in1k", None, "a2_in1k"), "resnet50.a1_in1k: resnet50.a2_in1k are other wei"),
         (("resnet50", "ResNet50_Weights.V9"), "torchvision has no ResNet weights named 'ResNet50_"),
     ],
 )
@@ -301,11 +311,18 @@ def test_a_file_is_enough(written: Any, tmp_path: Path) -> None:
     state = random_weights(compile_plan(SMALL), 7)
     path = written(tmp_path, Checkpoint(state, SMALL))
     assert names_weights(path)
-    model = resnet_torch.create_model(str(path))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        model = resnet_torch.create_model(str(path))
+    assert [str(w.message).endswith("parity.json names") for w in told] == [True] * (
+        written is certified_file
+    )
     assert model.spec == SMALL
     assert digest(resnet_torch.export_weights(model)) == digest(state)
     # A classifier of another size is drawn anew.
-    other = resnet_torch.create_model(path, num_classes=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        other = resnet_torch.create_model(path, num_classes=3)
     assert other.fc.out_features == 3
     assert (other.conv1.weight == model.conv1.weight).all()
 
@@ -315,9 +332,12 @@ def test_a_certificate_of_another_file_tells_nothing(tmp_path: Path) -> None:
     write_checkpoint(path, Checkpoint(random_weights(compile_plan(SMALL), 8), SMALL))
     with pytest.raises(WeightsError):
         resnet_torch.create_model(path)
-    path.with_name("w.pth.parity.json").write_text('{"target": 3}')
-    with pytest.raises(WeightsError):
-        resnet_torch.create_model(path)
+    digest_now = hashlib.sha256(path.read_bytes()).hexdigest()
+    claim = {"target": {"sha256": digest_now}, "spec": SMALL.to_dict(), "resnet_parity": 2}
+    for text in ('{"target": 3}', json.dumps(claim), json.dumps(claim | {"holds": False})):
+        path.with_name("w.pth.parity.json").write_text(text)
+        with pytest.raises(WeightsError):
+            resnet_torch.create_model(path)
 
 
 # timm's smallest net, and one that timm does not have.
@@ -357,10 +377,62 @@ def test_a_saved_folder_is_a_model_again(net: str, tmp_path: Path) -> None:
     # Another one takes its place, and nothing that is no such folder gives way.
     resnet_torch.save_pretrained(model, folder, certify=False)
     assert {p.name for p in folder.iterdir()} == {WEIGHTS, CONFIG, CARD}
-    assert "There is no certificate" in (folder / CARD).read_text(encoding="utf-8")
+    assert "There is no certificate of these weights" in (folder / CARD).read_text(encoding="utf-8")
     (folder / "notes.txt").touch()
     with pytest.raises(Exception, match="mine"):
         resnet_torch.save_pretrained(model, folder, certify=False)
+
+
+def test_a_spec_of_ones_own_stays_the_net_of_named_weights() -> None:
+    origin = origin_of(SMALL, "resnet50.a1_in1k")
+    assert (origin.model, origin.weights) == (SMALL, "hf-hub:timm/resnet50.a1_in1k")
+
+
+def test_a_folder_says_one_thing(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    state = random_weights(compile_plan(SMALL), 7)
+    write_checkpoint(folder, Checkpoint(state, SMALL), "hub")
+    config = json.loads((folder / CONFIG).read_text())
+    config["resnet_parity"]["spec"]["activation"] = "gelu"
+    (folder / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match="as resnet_parity is not what its weights say"):
+        resnet_torch.create_model(str(folder))
+    assert "is not what its weights say" in refused("certify", folder)
+
+
+@pytest.mark.parametrize("names", [("README.md",), ("README.md", "config.json"), ("config.json",)])
+def test_notes_do_not_give_way_to_weights(names: tuple[str, ...], tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_text("mine")
+    model = resnet_torch.create_model(SMALL)
+    for save in (resnet_torch.save_pretrained, resnet_torch.save_weights):
+        options = {"certify": False} if save is resnet_torch.save_pretrained else {"format": "hub"}
+        with pytest.raises(ResNetError, match="project"):
+            save(model, folder, **options)
+    assert [(folder / name).read_text() for name in names] == ["mine"] * len(names)
+
+
+def test_labels_are_those_of_the_weights(tmp_path: Path) -> None:
+    labels = tuple(map(str, range(SMALL.num_classes)))
+    state = random_weights(compile_plan(SMALL))
+    path = own_file(tmp_path, Checkpoint(state, SMALL, Preprocessing.default(SMALL), labels))
+    for change in (
+        lambda model: resnet_torch.load_weights(model, random_weights(model.plan, 9)),
+        lambda model: model.reset_classifier(SMALL.num_classes),
+    ):
+        model = resnet_torch.create_model(path)
+        assert model.labels == labels
+        change(model)
+        assert model.labels is None
+    for wrong in ("abc", (1,) * SMALL.num_classes, ("a",)):
+        model.labels = wrong
+        with pytest.raises(WeightsError, match=r"^model.labels: expected \d+ texts, one a class"):
+            resnet_torch.save_pretrained(model, tmp_path / "folder", certify=False)
+        with pytest.raises(WeightsError, match=r"^model.labels"):
+            resnet_torch.classify(model, PHOTOGRAPH)
+    assert not (tmp_path / "folder").exists()
 
 
 def test_timm_loads_a_saved_folder(tmp_path: Path) -> None:
@@ -416,10 +488,13 @@ def test_a_model_goes_to_the_hub_and_comes_back_in_another_framework(tmp_path: P
     path = own_file(tmp_path, Checkpoint(state, SMALL, prepare, labels))
     with serving(Hub()) as hub:
         place = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
+        # Of an earlier push, which had a certificate, and something of the user's own.
+        hub.put("me/net", "main", "e" * 40)
+        hub.repositories["me/net"]["main"] = "e" * 40, {CERTIFICATE: b"{}", "notes.md": b"mine"}
         line = run("-c", PUSH, path, "me/net", **place)
         assert line == f"{hub.url}/me/net/commit/{COMMIT}"
         _, files = hub.repositories["me/net"]["main"]
-        assert files.keys() == {WEIGHTS, CONFIG, CARD}
+        assert files.keys() == {WEIGHTS, CONFIG, CARD, "notes.md"}
         assert 'create_model("hf-hub:me/net")' in files[CARD].decode()
         assert run("-c", READ, **place) == f"{digest(state)} {labels} 48"
         refusal = run("-c", PUSH, path, "other/net", **place)
