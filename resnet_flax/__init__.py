@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from shared_spec.errors import FrameworkError, framework_missing
+from shared_spec.weights.preprocessing import Preprocessing
 
 try:
     import jax
@@ -239,6 +240,7 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "FrameworkError",
+    "Preprocessing",
     "ResNet",
     "Trainer",
     "activations",

@@ -24,6 +24,8 @@ from shared_spec.formats.dialects.canonical import FLAX_MODEL
 from shared_spec.formats.dialects.dialect import Dialect, foreign_arrays
 from shared_spec.formats.dialects.linen import LINEN
 from shared_spec.formats.write import Save
+from shared_spec.plan.network import Plan
+from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weight_verbs import WeightVerbs
 from shared_spec.weights.checkpoint import METADATA_KEY, Checkpoint
 from shared_spec.weights.layouts import FLAX
@@ -45,8 +47,13 @@ class Weights(WeightVerbs[ResNet]):
         Raises:
             WeightsError: if a layer was replaced by one that its plan lacks, or has other settings.
         """
+        self.follow(model)
         _check_layers(model)
         return super().export_weights(model)
+
+    def set_spec(self, model: ResNet, p: Plan, spec: ResNetSpec) -> None:
+        """As `WeightVerbs.set_spec`."""
+        model._plan, model._spec = p, spec
 
     def dtype_name(self, model: ResNet) -> str:
         """The dtype of the model's parameters, such as `"float32"`."""

@@ -38,6 +38,7 @@ import numpy as np
 
 from shared_spec.errors import FrameworkError, SpecError, framework_missing
 from shared_spec.formats.keras_config import own_activation
+from shared_spec.weights.preprocessing import Preprocessing
 
 try:
     import keras
@@ -239,6 +240,7 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "FrameworkError",
+    "Preprocessing",
     "ResNet",
     "Trainer",
     "activations",

@@ -37,6 +37,7 @@ class Weights(WeightVerbs[ResNet]):
         Raises:
             WeightsError: if a layer was replaced by one that its plan lacks, or has other settings.
         """
+        self.follow(model)
         if model.structure is None:
             raise WeightsError(
                 "a model on an input tensor of its own is not exported: what is before the net "

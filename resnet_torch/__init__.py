@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from shared_spec.errors import FrameworkError, framework_missing
+from shared_spec.weights.preprocessing import Preprocessing
 
 try:
     import torch
@@ -181,6 +182,7 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "FrameworkError",
+    "Preprocessing",
     "ResNet",
     "Trainer",
     "activations",

@@ -33,6 +33,7 @@ class Weights(WeightVerbs[ResNet]):
         Raises:
             WeightsError: if a layer was replaced by one that its plan lacks, or has other settings.
         """
+        self.follow(model)
         _check_layers(model)
         return super().export_weights(model)
 
@@ -137,7 +138,8 @@ def _check_sequences(model: ResNet) -> None:
     """Raise a `WeightsError` if a stage or a sequence runs something that the plan lacks."""
     names = {layer.name for layer in model.plan.layers()}
     inner = {name.rpartition(".")[0] for name in names} | names
-    inner |= {block.name for block in model.plan.blocks()}
+    inner |= {part.name for part in (*model.plan.stages, *model.plan.blocks())}
+    inner |= {name.rpartition(".")[0] for name in inner}
     for path, module in model.named_modules():
         if isinstance(module, nn.Sequential) and path not in names:
             for child in module._modules:

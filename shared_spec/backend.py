@@ -29,7 +29,7 @@ from shared_spec.plan.folding import Inference
 from shared_spec.plan.network import Plan
 from shared_spec.plan.summary import layer_rows
 from shared_spec.spec.resnet_spec import ResNetSpec
-from shared_spec.upload import upload
+from shared_spec.upload import require_writable, upload
 from shared_spec.weight_verbs import (
     Model,
     WeightVerbs,
@@ -200,6 +200,7 @@ class ModelVerbs(ABC, Generic[Model]):
             ParityError: if frameworks disagree.
             WeightsError: if the hub refuses or cannot be reached.
         """
+        require_writable(name)
         with workspace() as scratch:
             folder, revision = scratch / name.rpartition("/")[2], options.get("revision")
             self._save_folder(model, folder, f"{name}@{revision}" if revision else name, certify)
@@ -208,6 +209,7 @@ class ModelVerbs(ABC, Generic[Model]):
     def _save_folder(
         self, model: Model, folder: str | os.PathLike[str], name: str | None, certify: bool
     ) -> None:
+        self.weights.follow(model)
         self.weights.check_saved(model)
         whole = described(self.weights.export_weights(model), remembered(model), model.spec)
         with durable(folder, is_checkpoint_folder) as draft:
@@ -230,6 +232,7 @@ class ModelVerbs(ABC, Generic[Model]):
             A function that takes and gives what `model` does, as its framework's tensors: images
             [N, H, W, C], or [N, C, H, W] in PyTorch, to [N, num_classes].
         """
+        self.weights.follow(model)
         return self._compile(model)
 
     def predict(self, model: Model, images: np.ndarray, *, batch_size: int = 64) -> Any:
@@ -251,6 +254,7 @@ class ModelVerbs(ABC, Generic[Model]):
         Raises:
             ImageError: saying what was given and what the model takes.
         """
+        self.weights.follow(model)
         return concatenate_outputs(self._outputs(model, batches(images, model.plan, batch_size)))
 
     def transforms(self, model: Model) -> Preprocessing:
@@ -271,8 +275,9 @@ class ModelVerbs(ABC, Generic[Model]):
         Warns:
             WeightsWarning: if the weights have none of their own.
         """
-        if model.preprocessing is not None:
-            return model.preprocessing
+        self.weights.follow(model)
+        if (known := remembered(model).preprocessing) is not None:
+            return known
         found = Preprocessing.default(model.spec)
         told = "ImageNet's" if model.spec.in_channels == 3 else "a mean and deviation of 0.5"
         warnings.warn(
@@ -317,6 +322,7 @@ class ModelVerbs(ABC, Generic[Model]):
             ImageError: if a file is missing or no image.
             WeightsError: if the model has no classes, or its logits are not finite.
         """
+        self.weights.follow(model)
         if model.plan.outputs or not model.spec.num_classes:
             raise WeightsError("the model gives features and no classes")
         if top < 1:
@@ -344,6 +350,7 @@ class ModelVerbs(ABC, Generic[Model]):
         Raises:
             ResNetError: if the images do not fit the model, or it has no layer of such a name.
         """
+        self.weights.follow(model)
         images = as_images(images, model.plan)
         return self._recorded(model, images, activation_names(model.plan, names))
 
@@ -357,6 +364,7 @@ class ModelVerbs(ABC, Generic[Model]):
         Raises:
             SpecError: if the model has no layer or block of such a name.
         """
+        self.weights.follow(model)
         names = activation_names(model.plan, inputs)
         return self._parts(model, {name: inputs[name] for name in names})
 

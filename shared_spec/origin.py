@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shared_spec.catalogue import CATALOGUE
+from shared_spec.catalogue import CATALOGUE, find
 from shared_spec.catalogue.pretrained import (
     Pretrained,
     find_pretrained,
@@ -56,6 +56,8 @@ def origin_of(
     if pretrained:
         if weights is not None:
             raise WeightsError("weights, pretrained: both say which weights; leave one of them out")
+        if isinstance(model, str) and _NAME.fullmatch(model):
+            find(model.partition(".")[0])
         if not isinstance(model, str) or model.partition(".")[0] not in CATALOGUE:
             raise WeightsError(
                 f"pretrained: weights are published for nets with a name, such as 'resnet50'; for "
@@ -122,6 +124,8 @@ def published_weights(weights: object, model: str | None = None) -> Pretrained |
         return torchvision_weights(weights)
     if weights in published():
         return published()[weights]
+    if weights.partition(".")[0] in CATALOGUE:
+        return find_pretrained(weights)
     if model is None or model.partition(".")[0] not in CATALOGUE:
         return None
     return find_pretrained(model.partition(".")[0], weights)

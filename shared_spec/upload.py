@@ -10,6 +10,14 @@ from shared_spec.download import REPOSITORY, first_line, offline
 from shared_spec.errors import WeightsError, framework_missing
 
 
+def require_writable(name: str) -> None:
+    """Raise a `WeightsError` if a repository cannot be written to, as far as can be told here."""
+    if not REPOSITORY.fullmatch(name):
+        raise WeightsError(f"{name}: expected 'owner/name' of a repository on the hub")
+    if variable := offline():
+        raise WeightsError(f"{name}: cannot be written to, and {variable} is set")
+
+
 def upload(
     folder: Path,
     name: str,
@@ -38,10 +46,7 @@ def upload(
         FrameworkError: if `huggingface_hub` is not installed.
         WeightsError: if the name is malformed, or the hub refuses or cannot be reached.
     """
-    if not REPOSITORY.fullmatch(name):
-        raise WeightsError(f"{name}: expected 'owner/name' of a repository on the hub")
-    if variable := offline():
-        raise WeightsError(f"{name}: cannot be written to, and {variable} is set")
+    require_writable(name)
     try:
         import huggingface_hub
     except ImportError:

@@ -10,6 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from shared_spec import plan
 from shared_spec.errors import (
     WeightsError,
     WeightsWarning,
@@ -20,6 +21,7 @@ from shared_spec.formats.name_map import NameMap, read_names
 from shared_spec.formats.read import Asked, read_checkpoint, read_source
 from shared_spec.formats.write import Save, described, target_format, write_checkpoint
 from shared_spec.origin import completed, fetched
+from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.folding import require_trained
 from shared_spec.plan.layers import Parameter
 from shared_spec.plan.network import Plan
@@ -77,6 +79,7 @@ class WeightVerbs(ABC, Generic[Model]):
         Raises:
             WeightsError: if a layer was replaced by one that its plan lacks.
         """
+        self.follow(model)
         require_trained(model.plan, "to export")
         natives = self.natives(model)
         return {
@@ -113,6 +116,7 @@ class WeightVerbs(ABC, Generic[Model]):
         Warns:
             WeightsWarning: of what else a file holds, which is left out, and what was assumed.
         """
+        self.follow(model)
         checkpoint = self.read_checkpoint(weights, model.spec, part=part, names=names)
         warn_of_notes(checkpoint, weights)
         # Read whole before anything is assigned.
@@ -201,6 +205,36 @@ class WeightVerbs(ABC, Generic[Model]):
                 "part, names: only for files; weights in memory have to be the net's"
             )
         return read_source(open_in_memory(weights), spec)
+
+    def follow(self, model: Model) -> None:
+        """Have plan and spec follow a classifier of another width that a user has put in, as
+        `model.fc = nn.Linear(512, 10)` does.
+
+        Raises:
+            WeightsError: if the model is none that `create_model` made.
+        """
+        if not hasattr(model, "plan"):
+            raise WeightsError(
+                f"expected a model that create_model made, got {type(model).__name__}; one with "
+                f"such a model inside is saved as its framework does, and convert reads the file"
+            )
+        found = [x for x in model.plan.head if isinstance(x, plan.Dense | plan.Conv)]
+        if not found or model.plan.trained is not None:
+            return
+        try:
+            classifier = self.modules(model)(found[-1].name)
+        except (AttributeError, KeyError):
+            return  # to be named when the layers are looked at
+        width = getattr(classifier, "out_features", getattr(classifier, "out_channels", None))
+        if isinstance(width, int) and width not in (0, model.spec.num_classes):
+            spec = model.spec.override(num_classes=width)
+            self.set_spec(model, compile_plan(spec), spec)
+            model.labels = None
+
+    def set_spec(self, model: Model, p: Plan, spec: ResNetSpec) -> None:
+        """Give a model another plan and spec."""
+        native: Any = model
+        native.plan, native.spec = p, spec
 
     def check_saved(self, model: Model) -> None:
         """Say what of a model no spec and no weights can tell.

@@ -29,6 +29,7 @@ from resnet_parity.render.progress import downloading, progress
 from shared_spec.catalogue import CATALOGUE
 from shared_spec.catalogue.resolve import resolve
 from shared_spec.errors import ResNetError
+from shared_spec.formats.hub_folder import CERTIFICATE, WEIGHTS
 from shared_spec.formats.write import format_names
 from shared_spec.origin import fetched
 from shared_spec.weights.labels import read_labels
@@ -105,19 +106,19 @@ def convert(
     chosen = None if engines is None else tuple(parse_engines(engines))
     keep_freed_memory()
     with progress(err) as advance:
-        path = fetched(source, downloading(advance, source))
+        fetched(source, downloading(advance, source))
         advance(f"{source} to {target}")
         asked = Proof(chosen, parse_device(device), advance, judge == "required", against)
         proof = asked if verify_it else None
         named = model in CATALOGUE  # and not by a file that tells channels and classes
-        done = run_convert(path, target, spec, to, classes, proof, resize=named, asked=place)
+        done = run_convert(source, target, spec, to, classes, proof, resize=named, asked=place)
     data = {**asdict(done), "source": source}
     print_result(data, as_json, tables.converted)
 
 
 def certify(
     weights: Annotated[
-        Path, typer.Argument(help="A file of weights, or a folder that save_pretrained wrote.")
+        str, typer.Argument(help="A file of weights, or a folder that save_pretrained wrote.")
     ],
     engines: Annotated[
         str | None,
@@ -135,8 +136,9 @@ def certify(
 
     chosen = None if engines is None else tuple(parse_engines(engines))
     with progress(err) as advance:
-        certificate = certify_file(weights, Proof(chosen, parse_device(device), advance))
-    conclude(_compared(weights, certificate, certificate.checks), as_json, tables.verified)
+        path = fetched(weights, downloading(advance, weights))
+        certificate = certify_file(path, Proof(chosen, parse_device(device), advance))
+    conclude(_compared(path, certificate, certificate.checks), as_json, tables.verified)
 
 
 def _compared(target: Path, certificate: Certificate, checks: Sequence[Check]) -> dict[str, Any]:
@@ -175,6 +177,8 @@ def verify(
     from resnet_parity.convert.verify import verify as run_verify
 
     dtypes = parse_names("dtype", dtype, DTYPES)
+    if (target / CERTIFICATE).is_file():  # a folder for the hub, which has its own
+        target = target / WEIGHTS
     chosen = None if engines is None else parse_engines(engines)
     with progress(err) as advance:
         certificate, checks = run_verify(target, chosen, parse_device(device), dtypes, advance)

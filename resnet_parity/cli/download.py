@@ -10,7 +10,7 @@ from resnet_parity.cli.options import JsonOption, print_result
 from resnet_parity.render import tables
 from resnet_parity.render.console import err
 from resnet_parity.render.progress import downloading, progress
-from shared_spec.catalogue import list_models
+from shared_spec.catalogue import CATALOGUE, list_models
 from shared_spec.catalogue.pretrained import published
 from shared_spec.download import is_reference
 from shared_spec.errors import ResNetError
@@ -21,8 +21,8 @@ def download(
     weights: Annotated[
         list[str],
         typer.Argument(
-            help="Names of published weights, also with * and ?, models, or references: "
-            "resnet50.a1_in1k, 'resnet5*', hf-hub:owner/name, a URL."
+            help="Published weights: the default ones of a model (resnet50), by name "
+            "(resnet50.a1_in1k), all that match ('resnet5*'); or hf-hub:owner/name, or a URL."
         ),
     ],
     library: Annotated[
@@ -61,6 +61,8 @@ def _named(text: str, library: str | None) -> list[str]:
         return [text]
     names = list_models(text, pretrained=True)
     found = [name for name in names if library is None or _of(name, library)]
+    if text in CATALOGUE:
+        found = found[:1]
     if not found:
         where = f" of {library}" if library else ""
         raise ResNetError(

@@ -35,7 +35,7 @@ from shared_spec.formats.write import (
     is_checkpoint_folder,
     target_format,
 )
-from shared_spec.origin import fetched
+from shared_spec.origin import completed, fetched
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint
@@ -118,7 +118,7 @@ def convert(
                 hdf5_sandbox.h5py_module()
             hdf5_sandbox.wait()
     with workspace() as folder:
-        checkpoint = read_any(path, spec, folder, resize, asked)
+        checkpoint = completed(read_any(path, spec, folder, resize, asked), source)
         if labels is not None:
             checkpoint = replace(checkpoint, labels=labels)
         found = checkpoint.spec

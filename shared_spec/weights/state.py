@@ -151,7 +151,10 @@ def check_native(
 
 def replaced(module: str) -> WeightsError:
     """The error for a model that no longer has the layer its plan names."""
-    return WeightsError(f"{module} was replaced in this model by a layer that its plan lacks")
+    return WeightsError(
+        f"{module} was replaced in this model by a layer that its plan lacks; save such a model as "
+        f"its framework does"
+    )
 
 
 _PLAIN = (bool, int, float, str, tuple, type(None))

@@ -95,8 +95,9 @@ def test_every_parameter_gets_a_gradient(worker: Worker, variance: str) -> None:
 @pytest.mark.parametrize("engine", ["torch", "flax"])
 def test_a_replaced_layer_is_told_and_nothing_is_loaded(pool: Pool, engine: str) -> None:
     size, load, export = probe(pool[engine], "replaced_layers")
-    assert "fc was replaced in this model: its" in size
-    assert load == export == "fc was replaced in this model by a layer that its plan lacks"
+    assert "fc.weight has shape (7, 128), expected (3, 128)" in size
+    assert load == export
+    assert load.startswith("fc was replaced in this model by a layer that its plan lacks; save")
 
 
 @pytest.mark.parametrize("engine", [name for name in ENGINES if name != "torch"])

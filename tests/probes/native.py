@@ -270,6 +270,9 @@ def replaced_layers(resnet: Any) -> list[str]:
                 verb(model)
             except WeightsError as error:
                 out.append(str(error))
+        if head is heads[0]:  # a classifier of another width is one that a spec can say
+            assert model.spec.num_classes == 3
+            assert resnet.export_weights(model)["fc.weight"].shape == (3, 128)
         model.fc = resnet.create_model(SMALL).fc
         assert (resnet.export_weights(model)["conv1.weight"] == before).all()
     return out
@@ -361,9 +364,8 @@ def torch_habits(resnet: Any) -> None:
     torch.testing.assert_close(twin(x), reference, rtol=0, atol=0)
     twin.fc = nn.Linear(512, 3)
     assert twin(x).shape == (2, 3)
-    # An edited model is not saved under its old spec.
-    with pytest.raises(WeightsError, match=r"fc.weight has shape \(3, 512\), expected"):
-        resnet.save_weights(twin, "never-written.safetensors")
+    assert resnet.export_weights(twin)["fc.weight"].shape == (3, 512)
+    assert twin.spec.num_classes == 3
     twin.layer4 = nn.Identity()
     twin.fc = nn.Linear(256, 3)
     assert twin(x).shape == (2, 3)
