@@ -138,7 +138,8 @@ def _check_sequences(model: ResNet) -> None:
     """Raise a `WeightsError` if a stage or a sequence runs something that the plan lacks."""
     names = {layer.name for layer in model.plan.layers()}
     inner = {name.rpartition(".")[0] for name in names} | names
-    inner |= {part.name for part in (*model.plan.stages, *model.plan.blocks())}
+    inner |= {stage.name for stage in model.plan.stages}
+    inner |= {block.name for block in model.plan.blocks()}
     inner |= {name.rpartition(".")[0] for name in inner}
     for path, module in model.named_modules():
         if isinstance(module, nn.Sequential) and path not in names:
