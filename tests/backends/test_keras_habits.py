@@ -179,3 +179,8 @@ def test_exports_go_as_far_as_those_of_keras_applications(
 ) -> None:
     for kind, (theirs, ours) in probe(pool, engine, "exports", folder=str(tmp_path)).items():
         assert ours == theirs, kind
+
+
+def test_endings_are_neither_doubled_nor_lost(pool: Pool, tmp_path: Path) -> None:
+    probe(pool, ONE, "endings", folder=str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "a.safetensors"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,9 +40,10 @@ from shared_spec.formats.certified import certificate_path
 from shared_spec.formats.containers.pytorch import save_pytorch
 from shared_spec.formats.dialects.detectron2 import NAMES
 from shared_spec.formats.dialects.dialect import Rules, rename
+from shared_spec.formats.keras_config import structure, without_activation
 from shared_spec.formats.read import Asked
 from tests.command import command
-from tests.conftest import Pool
+from tests.conftest import ROOT, Pool
 from tests.formats.test_bit import SPEC as BIT
 from tests.formats.test_bit import arrays as bit_arrays
 from tests.peers import timm_model, torchvision_models, transformers_model
@@ -533,6 +535,44 @@ def test_it_is_told(pool: Pool, tmp_path: Path) -> None:
     assert certificate["reference"]["notes"] == ["left out, beside the net: queue"] == data["notes"]
 
 
+KEPT = ROOT / "tests" / "kept"
+
+
+def claiming(folder: Path, layer: str, **settings: Any) -> Path:
+    """A Keras model of ours with other settings, whose record says that they are its spec's."""
+    with zipfile.ZipFile(KEPT / "functional.keras") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    model = json.loads(members["config.json"])
+    (found,) = (x for x in model["config"]["layers"] if x["config"]["name"] == layer)
+    found["config"] |= settings
+    model["config"]["structure"] = structure(without_activation(model["config"]))
+    members["config.json"] = json.dumps(model).encode()
+    with zipfile.ZipFile(folder / "a.keras", "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return folder / "a.keras"
+
+
+@pytest.mark.parametrize(
+    ("layer", "settings"),
+    [("act1", {"activation": "tanh"}), ("bn1", {"epsilon": 0.5}), ("act1", {})],
+)
+def test_keras_judges_a_model_of_ours_by_its_layers(
+    tmp_path: Path, layer: str, settings: dict[str, Any]
+) -> None:
+    path, target = claiming(tmp_path, layer, **settings), tmp_path / TARGET
+    if not settings:
+        done = convert(path, target, proof=Proof((ENGINES["torch"],)))
+        assert done.judged_by is not None
+        assert done.judged_by.startswith("keras ")
+        assert done.judged_by.endswith("with resnet_keras, the file's own graph")
+        return
+    with pytest.raises(ParityError, match="computes something else than what was read of it"):
+        convert(path, target, proof=Proof((ENGINES["torch"],)))
+    assert not target.exists()
+    assert not certificate_path(target).exists()
+
+
 # Nobody to judge.
 
 
@@ -540,12 +580,6 @@ def _ours(folder: Path) -> tuple[Path, dict[str, Any]]:
     path = folder / "a.safetensors"
     write_safetensors(path, Checkpoint(random_weights(compile_plan(SMALL)), SMALL))
     return path, {}
-
-
-def _ours_in_keras(folder: Path) -> tuple[Path, dict[str, Any]]:
-    path, _ = _ours(folder)
-    convert(path, folder / "a.keras")
-    return folder / "a.keras", {}
 
 
 def _nobodys(folder: Path) -> tuple[Path, dict[str, Any]]:
@@ -563,10 +597,6 @@ def _maps(folder: Path) -> tuple[Path, dict[str, Any]]:
 OURS = "resnet-parity itself is the library that writes such files"
 UNJUDGED: dict[str, tuple[Callable[[Path], tuple[Path, dict[str, Any]]], str]] = {
     "our canonical file": (_ours, OURS),
-    "our Keras file": (
-        _ours_in_keras,
-        "resnet-parity itself is the library that writes such files",
-    ),
     "a net of no library": (_nobodys, "neither torchvision nor timm has this net"),
     "maps": (_maps, "torchvision is not asked for the maps of features"),
 }

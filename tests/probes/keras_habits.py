@@ -18,7 +18,14 @@ import numpy as np
 import pytest
 from keras.src.applications import resnet as applications
 
-from shared_spec import Checkpoint, ResNetError, WeightsError, resolve, write_safetensors
+from shared_spec import (
+    Checkpoint,
+    ResNetError,
+    WeightsError,
+    WeightsWarning,
+    resolve,
+    write_safetensors,
+)
 from tests.probes.native import random_images
 
 TINY = {"depths": [1, 1], "widths": [8, 16], "stem_width": 8}
@@ -573,3 +580,37 @@ def exports(resnet: Any, folder: str) -> dict[str, list[str]]:
         y = loaded.serve(images)
         np.testing.assert_allclose(y, models[1].predict(images, verbose=0), rtol=1e-4, atol=1e-5)
     return found
+
+
+def endings(resnet: Any, folder: str) -> None:
+    """What stands behind the logits or in front of the pool is neither applied twice nor lost."""
+    picture = str(Path(__file__).parents[2] / "resnet_parity" / "assets" / "china.jpg")
+    prepare = resnet.Preprocessing(image_size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
+    found = []
+    for function in (None, "softmax", "sigmoid"):
+        model = tiny(resnet, classifier_activation=function)
+        model.preprocessing = prepare
+        if function == "sigmoid":
+            with pytest.raises(WeightsError, match="ends in sigmoid, whose outputs are no prob"):
+                resnet.classify(model, picture)
+            continue
+        found.append([c.probability for c in resnet.classify(model, picture)[0]])
+        if function == "softmax":
+            images = resnet.preprocess(model, picture)
+            np.testing.assert_allclose(found[-1], -np.sort(-resnet.predict(model, images))[0], 1e-6)
+            with pytest.warns(WeightsWarning, match="the softmax behind the logits is left out"):
+                resnet.save_weights(model, f"{folder}/a.safetensors")
+            with pytest.warns(WeightsWarning, match="the softmax"):
+                resnet.save_pretrained(model, f"{folder}/a", certify=False)
+    np.testing.assert_allclose(*found, rtol=1e-5)
+    maps = tiny(resnet, include_top=False, num_classes=0)
+    for save in (
+        lambda: resnet.save_weights(maps, f"{folder}/b.safetensors"),
+        lambda: resnet.save_pretrained(maps, f"{folder}/b", certify=False),
+    ):
+        with pytest.raises(WeightsError, match="ends in maps, which its spec does not say"):
+            save()
+    outer = keras.Sequential([maps, keras.layers.GlobalAveragePooling2D()])
+    for verb in (resnet.export_weights, lambda m: resnet.predict(m, random_images((1, 32, 32, 3)))):
+        with pytest.raises(WeightsError, match="expected a model that create_model made, got Seq"):
+            verb(outer)
