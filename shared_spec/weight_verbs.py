@@ -290,8 +290,13 @@ def remember(model: PlannedModel, checkpoint: Checkpoint) -> None:
     prepare, labels, spec = checkpoint.preprocessing, checkpoint.labels, model.spec
     if prepare is not None and len(prepare.mean) != spec.in_channels:
         prepare = prepare.for_channels(spec.in_channels)
-    model.preprocessing = prepare
-    model.labels = labels if labels is not None and len(labels) == spec.num_classes else None
+    if labels is not None and len(labels) != spec.num_classes:
+        labels = None
+    # NNX counts what was ever set among a module's attributes.
+    if model.preprocessing != prepare:
+        model.preprocessing = prepare
+    if model.labels != labels:
+        model.labels = labels
 
 
 def remembered(model: PlannedModel) -> Checkpoint:
