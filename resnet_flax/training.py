@@ -30,6 +30,10 @@ class Trainer(BaseTrainer[ResNet]):
     With several devices, on one host or (after `jax.distributed.initialize`) on many, each gets an
     equal part of every batch; the step is that of the whole batch, norms included. `images` and
     `labels` are then this process' part.
+
+    Example:
+        >>> trainer = Trainer(create_model("resnet20"), optimization(learning_rate=0.1), steps=64_000)
+        >>> loss = trainer.step(images, labels)
     """
 
     verbs = WEIGHTS

@@ -30,7 +30,7 @@ from shared_spec.weight_verbs import WeightVerbs
 from shared_spec.weights.checkpoint import METADATA_KEY, Checkpoint
 from shared_spec.weights.layouts import FLAX
 from shared_spec.weights.lazy_array import LazyArray, LazyArrays
-from shared_spec.weights.state import State, check_settings, replaced
+from shared_spec.weights.state import check_settings, replaced
 
 
 class Weights(WeightVerbs[ResNet]):
@@ -41,22 +41,21 @@ class Weights(WeightVerbs[ResNet]):
     def __init__(self) -> None:
         self.openers = {ORBAX: open_orbax}
 
-    def export_weights(self, model: ResNet) -> State:
-        """As `WeightVerbs.export_weights`.
-
-        Raises:
-            WeightsError: if a layer was replaced by one that its plan lacks, or has other settings.
-        """
-        self.follow(model)
+    def check_layers(self, model: ResNet) -> None:
+        """As `WeightVerbs.check_layers`."""
         _check_layers(model)
-        return super().export_weights(model)
 
     def set_spec(self, model: ResNet, p: Plan, spec: ResNetSpec) -> None:
         """As `WeightVerbs.set_spec`."""
         model._plan, model._spec = p, spec
 
     def dtype_name(self, model: ResNet) -> str:
-        """The dtype of the model's parameters, such as `"float32"`."""
+        """The dtype of the model's parameters, such as `"float32"`.
+
+        Example:
+            >>> dtype_name(create_model("resnet18", dtype="bfloat16"))
+            'bfloat16'
+        """
         return str(self.native(self.modules(model), next(model.plan.parameters())).dtype)
 
     def modules(self, model: ResNet) -> Callable[[str], Any]:

@@ -146,6 +146,10 @@ class Trainer(BaseTrainer[ResNet]):
     batch, norms included: with `keras.distribution.DataParallel` on the JAX engine, set before the
     model is built, and with a strategy of `tf.distribute` on TensorFlow's, where model and trainer
     are made in its scope.
+
+    Example:
+        >>> trainer = Trainer(create_model("resnet20"), optimization(learning_rate=0.1), steps=64_000)
+        >>> loss = trainer.step(images, labels)
     """
 
     verbs = WEIGHTS

@@ -23,7 +23,7 @@ from shared_spec.weight_verbs import WeightVerbs
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.layouts import KERAS, keras_layer
 from shared_spec.weights.lazy_array import entries_of
-from shared_spec.weights.state import DTYPES, State
+from shared_spec.weights.state import DTYPES
 
 
 class Weights(WeightVerbs[ResNet]):
@@ -31,13 +31,9 @@ class Weights(WeightVerbs[ResNet]):
 
     layouts = KERAS
 
-    def export_weights(self, model: ResNet) -> State:
-        """As `WeightVerbs.export_weights`.
-
-        Raises:
-            WeightsError: if a layer was replaced by one that its plan lacks, or has other settings.
-        """
-        self.follow(model)
+    def check_layers(self, model: ResNet) -> None:
+        """As `WeightVerbs.check_layers`."""
+        self.natives(model)  # says of a layer that it was replaced or quantised
         if model.structure is None:
             raise WeightsError(
                 "a model on an input tensor of its own is not exported: what is before the net "
@@ -48,7 +44,6 @@ class Weights(WeightVerbs[ResNet]):
                 "a layer of this model has other settings than in its spec, with which the weights "
                 "would be saved; model.save keeps them, and convert reads what such a file computes"
             )
-        return super().export_weights(model)
 
     def check_saved(self, model: ResNet) -> None:
         """As `WeightVerbs.check_saved`."""
@@ -65,7 +60,12 @@ class Weights(WeightVerbs[ResNet]):
             )
 
     def dtype_name(self, model: ResNet) -> str:
-        """The dtype of the model's parameters, such as `"float32"`."""
+        """The dtype of the model's parameters, such as `"float32"`.
+
+        Example:
+            >>> dtype_name(create_model("resnet18", dtype="bfloat16"))
+            'bfloat16'
+        """
         return str(model.kind)
 
     def modules(self, model: ResNet) -> Callable[[str], Any]:

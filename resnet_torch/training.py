@@ -29,6 +29,10 @@ class Trainer(BaseTrainer[ResNet]):
 
     With a process group of `torch.distributed`, each process trains on its part of every batch:
     gradients are averaged (`DistributedDataParallel`), and norms see the whole batch.
+
+    Example:
+        >>> trainer = Trainer(create_model("resnet20"), optimization(learning_rate=0.1), steps=64_000)
+        >>> loss = trainer.step(images, labels)
     """
 
     verbs = WEIGHTS

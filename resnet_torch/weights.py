@@ -18,7 +18,7 @@ from shared_spec import plan
 from shared_spec.errors import WeightsError
 from shared_spec.weight_verbs import WeightVerbs
 from shared_spec.weights.layouts import TORCH
-from shared_spec.weights.state import DTYPES, State, check_settings, replaced
+from shared_spec.weights.state import DTYPES, check_settings, replaced
 
 
 class Weights(WeightVerbs[ResNet]):
@@ -27,15 +27,9 @@ class Weights(WeightVerbs[ResNet]):
     layouts = TORCH
     keeps_arrays = False
 
-    def export_weights(self, model: ResNet) -> State:
-        """As `WeightVerbs.export_weights`, of a model that may be compiled, parallel or averaged.
-
-        Raises:
-            WeightsError: if a layer was replaced by one that its plan lacks, or has other settings.
-        """
-        self.follow(model)
+    def check_layers(self, model: ResNet) -> None:
+        """As `WeightVerbs.check_layers`."""
         _check_layers(model)
-        return super().export_weights(model)
 
     def natives(self, model: ResNet) -> dict[str, Tensor]:
         """As `WeightVerbs.natives`.
@@ -51,7 +45,12 @@ class Weights(WeightVerbs[ResNet]):
         return super().natives(model)
 
     def dtype_name(self, model: ResNet) -> str:
-        """The dtype of the model's parameters, such as `"float32"`."""
+        """The dtype of the model's parameters, such as `"float32"`.
+
+        Example:
+            >>> dtype_name(create_model("resnet18", dtype="bfloat16"))
+            'bfloat16'
+        """
         return str(next(model.parameters()).dtype).removeprefix("torch.")
 
     def modules(self, model: ResNet) -> Callable[[str], torch.nn.Module]:

@@ -279,7 +279,7 @@ def _from_kaggle(reference: str) -> Path:
     try:
         import kagglehub
     except ImportError:
-        raise framework_missing("models on Kaggle", "kagglehub", "kaggle") from None
+        raise framework_missing("Kaggle", "kagglehub", "kaggle") from None
     # The client raises errors of its own, of its HTTP library's and of the system's.
     try:
         return Path(kagglehub.model_download(handle))

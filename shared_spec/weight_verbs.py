@@ -77,10 +77,11 @@ class WeightVerbs(ABC, Generic[Model]):
             >>> resnet_flax.load_weights(other, resnet_torch.export_weights(model))
 
         Raises:
-            WeightsError: if a layer was replaced by one that its plan lacks.
+            WeightsError: if a layer was replaced by one that its plan lacks, or has other settings.
         """
         self.follow(model)
         require_trained(model.plan, "to export")
+        self.check_layers(model)
         natives = self.natives(model)
         return {
             q.name: self.layouts[q.role].to_canonical(self.copied(natives[q.name]))
@@ -236,6 +237,14 @@ class WeightVerbs(ABC, Generic[Model]):
         native: Any = model
         native.plan, native.spec = p, spec
 
+    @abstractmethod
+    def check_layers(self, model: Model) -> None:
+        """Hold the layers against the plan: no weights would tell of other settings.
+
+        Raises:
+            WeightsError: naming the first that was replaced or has another setting.
+        """
+
     def check_saved(self, model: Model) -> None:
         """Say what of a model no spec and no weights can tell.
 
@@ -246,7 +255,12 @@ class WeightVerbs(ABC, Generic[Model]):
 
     @abstractmethod
     def dtype_name(self, model: Model) -> str:
-        """The dtype of the model's parameters, such as `"float32"`."""
+        """The dtype of the model's parameters.
+
+        Example:
+            >>> dtype_name(create_model("resnet18", dtype="bfloat16"))
+            'bfloat16'
+        """
 
     @abstractmethod
     def modules(self, model: Model) -> Callable[[str], Any]:

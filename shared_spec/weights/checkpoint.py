@@ -48,7 +48,9 @@ class Checkpoint:
     kind: str = ""
     """Of the container, as `Source.kind`."""
     library: str = ""
-    """Whose names the file has, as `Dialect.library`; `resnet-parity` if our metadata are in it."""
+    """Whose names the file has, as `Dialect.library`; `resnet-parity` if our metadata are in it and
+    no other library loads it.
+    """
     assumed: str = ""
     """What says which net it is where the file itself does not; empty if it does."""
     part: str | None = None
