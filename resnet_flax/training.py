@@ -32,7 +32,8 @@ class Trainer(BaseTrainer[ResNet]):
     `labels` are then this process' part.
 
     Example:
-        >>> trainer = Trainer(create_model("resnet20"), optimization(learning_rate=0.1), steps=64_000)
+        >>> model = create_model("resnet20")
+        >>> trainer = Trainer(model, optimization(learning_rate=0.1), steps=64_000)
         >>> loss = trainer.step(images, labels)
     """
 

@@ -31,7 +31,8 @@ class Trainer(BaseTrainer[ResNet]):
     gradients are averaged (`DistributedDataParallel`), and norms see the whole batch.
 
     Example:
-        >>> trainer = Trainer(create_model("resnet20"), optimization(learning_rate=0.1), steps=64_000)
+        >>> model = create_model("resnet20")
+        >>> trainer = Trainer(model, optimization(learning_rate=0.1), steps=64_000)
         >>> loss = trainer.step(images, labels)
     """
 
