@@ -377,7 +377,9 @@ def _short(value: object) -> str:
 def verified(console: Console, data: dict[str, Any]) -> None:
     """A converted file compared with its certificate."""
     source = data["source"]
-    made = f", converted from {plain(source.get('name', '?'))}" if data["converted"] else ""
+    made = (
+        f", converted from {plain(source.get('name', '?'))}" if data.get("converted", True) else ""
+    )
     say(console, f"{plain(data['target'])}{made}; reference: {plain(data['reference'])} in float64")
     say(console, f"The source was judged by: {plain(data['judged_by'])}")
     _assumed(console, data)
