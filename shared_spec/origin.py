@@ -63,9 +63,9 @@ def origin_of(
                 f"pretrained: weights are published for nets with a name, such as 'resnet50'; for "
                 f"{model!r:.80} name a file by `weights`"
             )
-        weights = pretrained if isinstance(pretrained, str) else ""
-        entry = find_pretrained(model.partition(".")[0], weights or model.partition(".")[2] or None)
-        return _of_one_net(model, entry)
+        name, _, tag = model.partition(".")
+        asked = pretrained if isinstance(pretrained, str) else tag
+        return _of_one_net(model, find_pretrained(name, asked or None))
     found = published_weights(weights, model if isinstance(model, str) else None)
     return Origin(model, weights) if found is None else _of_one_net(model, found)
 

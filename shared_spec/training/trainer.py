@@ -57,6 +57,7 @@ class BaseTrainer(ABC, Generic[Model]):
         Raises:
             ResNetError: if the model has no classes, another dtype, or none of the parts named.
         """
+        self.verbs.follow(model)
         require_trained(model.plan, "to train")
         require_classes(model.spec)
         dtype, needed = self.verbs.dtype_name(model), optimization.dtype
