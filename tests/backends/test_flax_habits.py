@@ -197,3 +197,7 @@ def test_a_model_is_a_linen_module_too(probe: Probe) -> None:
 )
 def test_habits(probe: Probe, name: str) -> None:
     probe("habit", name=name)
+
+
+def test_an_edited_model_is_not_saved(probe: Probe) -> None:
+    probe("an_edited_model_is_not_saved")

@@ -16,12 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 from shared_spec import random_images, random_weights, resolve
-from shared_spec.errors import ResNetError
+from shared_spec.errors import ResNetError, WeightsError
 
 FIELDS = {
     "depths": [1],
@@ -665,3 +666,22 @@ HABITS: dict[str, Callable[[Any], Any]] = {
 def habit(resnet: Any, name: str) -> None:
     model, stock = pair(resnet)
     same(HABITS[name](model), HABITS[name](stock), 1e-5)
+
+
+def an_edited_model_is_not_saved(resnet: Any) -> None:
+    class Other(nnx.Conv):
+        pass
+
+    def other(net: Any) -> None:
+        net.layer1[0].conv1 = Other(8, 8, (3, 3), use_bias=False, rngs=nnx.Rngs(0))
+
+    edits: dict[str, Callable[[Any], Any]] = {
+        "layer1.0.conv1": other,
+        "layer1.1": lambda net: net.layer1.append(resnet.create_model(net.spec).layer1[0]),
+    }
+    for layer, change in edits.items():
+        net = resnet.create_model("resnet18", depths=[1, 1], widths=[8, 8], stem_width=8)
+        resnet.export_weights(net)
+        change(net)
+        with pytest.raises(WeightsError, match=f"{layer} was replaced"):
+            resnet.export_weights(net)

@@ -326,7 +326,15 @@ def an_edited_model_is_not_saved(resnet: Any) -> None:
         "layer1.1.downsample": _add_downsample,
         "layer2.0.downsample.0": lambda m: setattr(m.layer2[0], "downsample", None),
         "fc": lambda m: setattr(m, "fc", nn.Conv1d(512, 10, 1, bias=False)),
+        "layer4.2": lambda m: m.layer4.append(copy.deepcopy(m.layer4[1])),
+        "layer2.0.downsample.2": lambda m: m.layer2[0].downsample.append(nn.Sigmoid()),
+        "conv1": lambda m: setattr(m, "conv1", Halved(3, 64, 7, 2, 3, bias=False)),
     }
+
+    class Halved(nn.Conv2d):
+        def forward(self, x: Any) -> Any:
+            return super().forward(x) / 2
+
     for layer, change in edits.items():
         model = resnet.create_model("resnet18")
         resnet.export_weights(model)
