@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
 from resnet_torch.layers import BiasedBatchNorm2d
@@ -72,8 +73,20 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 
 def _summed(x: Tensor) -> Tensor:
     """The sum over processes, through which gradients flow."""
-    y: Tensor = all_reduce(x)  # type: ignore[no-untyped-call]
+    y: Tensor = _Sum.apply(x)  # type: ignore[no-untyped-call]
     return y
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = x.clone()
+        dist.all_reduce(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _summed(gradient)
 
 
 def mean_over_processes(tensors: list[Tensor]) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -38,6 +39,10 @@ def join(engine: Engine, device: Device, several: bool) -> tuple[int, int]:
 def _torchrun(device: Device) -> tuple[int, int]:
     import torch
     from torch import distributed
+
+    # Some of its defaults are the process group at the time of the import, kept for good: `leave`
+    # could not end that group's threads, and one of them can abort the process when Python ends.
+    from torch.distributed.nn import functional  # noqa: F401
 
     if "WORLD_SIZE" not in os.environ:
         raise FrameworkError(
@@ -76,6 +81,7 @@ def leave(engine: Engine, count: int) -> None:
     if count > 1 and engine.name == "torch":
         from torch import distributed
 
+        gc.collect()  # models in cycles hold the group too
         distributed.destroy_process_group()
 
 

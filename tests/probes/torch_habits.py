@@ -436,6 +436,8 @@ def wrapped_models(resnet: Any) -> None:
         AveragedModel(torch.compile(model, backend="eager")),
         nn.DataParallel(torch.compile(nn.DataParallel(model), backend="eager")),
     ]
+    from torch.distributed.nn import functional  # noqa: F401 - before the group: it keeps it
+
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         wrapped.append(nn.parallel.DistributedDataParallel(model))

@@ -14,6 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from resnet_parity.engines.registry import ENGINES
+from resnet_parity.worker import distributed
+
 DEVICES = {"torch": 2, "flax": 8, "keras:jax": 8, "keras:tensorflow": 2}
 
 
@@ -59,6 +62,10 @@ def main() -> None:
             state = run()
     else:
         state = run()
+    if engine == "torch" and count > 1:
+        distributed.leave(ENGINES["torch"], count)
+        threads = {path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")}
+        assert not [name for name in threads if "gloo" in name], threads
     name = kind if count == 1 else f"{kind}-{rank}"
     write_safetensors(folder / f"{name}.safetensors", Checkpoint(state))
 
@@ -72,11 +79,9 @@ def prepare(engine: str, many: bool, count: int, port: int, rank: int) -> None:
     if many and engine in ("flax", "keras:jax"):
         os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES[engine]}"
     if engine == "torch" and count > 1:
-        import torch
-
-        torch.distributed.init_process_group(
-            "gloo", f"tcp://127.0.0.1:{port}", world_size=count, rank=rank
-        )
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count)}
+        distributed.join(ENGINES["torch"], "cpu", several=True)
     if many and engine == "keras:jax":
         import keras
 
