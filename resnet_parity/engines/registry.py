@@ -1,4 +1,4 @@
-"""The five engines, and worker processes that run them apart from one another.
+"""The engines, and worker processes that run them apart from one another.
 
 Keras can have one engine a process, and frameworks compete for memory and threads; so each engine
 runs in a process of its own and exchanges safetensors files with this one.
@@ -34,8 +34,8 @@ def missing_modules(modules: Iterable[str], install: str | None = None) -> str |
 
 @dataclass(frozen=True)
 class Engine:
-    """A backend package on a framework: `requires` are the modules that must be installed,
-    `install` the extra that brings them.
+    """A backend package on a framework or a runtime: `requires` are the modules that must be
+    installed, `install` the extra that brings them.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Engine:
     requires: tuple[str, ...]
     install: str
     keras_backend: str | None = None
+    onnx_runtime: str | None = None
 
     def missing(self) -> str | None:
         """None, or a sentence that says what is not installed and how to get it."""
@@ -55,6 +56,8 @@ class Engine:
         env |= {"TF_CPP_MIN_LOG_LEVEL": "3", "JAX_ENABLE_X64": "1", "PYTHONUNBUFFERED": "1"}
         if self.keras_backend is not None:
             env["KERAS_BACKEND"] = self.keras_backend
+        if self.onnx_runtime is not None:
+            env["RESNET_ONNX_RUNTIME"] = self.onnx_runtime
         if device == "cpu":
             env |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
         elif device == "tpu":
@@ -81,10 +84,25 @@ ENGINES: dict[str, Engine] = {
         Engine("flax", "resnet_flax", ("jax", "flax", "optax"), "flax"),
     )
 }
+"""Frameworks, in which models train too."""
+
+
+_ONNX = "resnet_onnx"
+RUNTIMES: dict[str, Engine] = {
+    engine.name: engine
+    for engine in (
+        Engine("onnxruntime", _ONNX, ("onnx", "onnxruntime"), "onnx", onnx_runtime="onnxruntime"),
+        Engine("openvino", _ONNX, ("onnx", "openvino"), "openvino", onnx_runtime="openvino"),
+        Engine("onnx:reference", _ONNX, ("onnx",), "onnx", onnx_runtime="onnx:reference"),
+    )
+}
+"""What runs exported models, and no other."""
+
+ALL_ENGINES = ENGINES | RUNTIMES
 
 
 def parse_engines(text: str | None) -> list[Engine]:
-    """Engines from a comma-separated list; all five if None.
+    """Engines from a comma-separated list; all frameworks, and no runtimes, if None.
 
     Raises:
         FrameworkError: naming an unknown or repeated entry.
@@ -93,16 +111,14 @@ def parse_engines(text: str | None) -> list[Engine]:
         return list(ENGINES.values())
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
-        raise FrameworkError(f"engines: name at least one of {', '.join(ENGINES)}")
+        raise FrameworkError(f"engines: name at least one of {', '.join(ALL_ENGINES)}")
     for name in names:
-        if name not in ENGINES:
-            near = did_you_mean(name, ENGINES)
-            raise FrameworkError(
-                f"engines: there is no engine {name!r}{near or '; known: ' + ', '.join(ENGINES)}"
-            )
+        if name not in ALL_ENGINES:
+            near = did_you_mean(name, ALL_ENGINES) or "; known: " + ", ".join(ALL_ENGINES)
+            raise FrameworkError(f"engines: there is no engine {name!r}{near}")
         if names.count(name) > 1:
             raise FrameworkError(f"engines: {name!r} is named twice")
-    return [ENGINES[name] for name in names]
+    return [ALL_ENGINES[name] for name in names]
 
 
 def parse_device(text: str) -> Device:
@@ -136,6 +152,6 @@ def first_available(names: Sequence[str]) -> Engine:
         FrameworkError: if none is.
     """
     for name in names:
-        if ENGINES[name].missing() is None:
-            return ENGINES[name]
-    raise FrameworkError(f"{names[0]}: {ENGINES[names[0]].missing()}")
+        if ALL_ENGINES[name].missing() is None:
+            return ALL_ENGINES[name]
+    raise FrameworkError(f"{names[0]}: {ALL_ENGINES[names[0]].missing()}")

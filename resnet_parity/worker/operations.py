@@ -34,7 +34,8 @@ from shared_spec.weights.state import State, cast_weights, check_weights
 
 def info(session: Session) -> dict[str, Any]:
     """Versions and device."""
-    modules = {"resnet_keras": ["keras"], "resnet_flax": ["flax"]}.get(session.package, [])
+    beside = {"resnet_keras": ["keras"], "resnet_flax": ["flax"], "resnet_onnx": ["onnx"]}
+    modules = beside.get(session.package, [])
     names = sorted({*modules, *session.uses})
     versions = {n: str(importlib.import_module(n).__version__) for n in names}
     return {"versions": versions, "device": session.hardware}

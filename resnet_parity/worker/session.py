@@ -60,6 +60,8 @@ class Session:
         """The frameworks that compute: torch, tensorflow, jax."""
         if self.package == "resnet_keras":
             return {self.keras_backend or "tensorflow"}
+        if self.package == "resnet_onnx":
+            return {os.environ["RESNET_ONNX_RUNTIME"].partition(":")[0]}
         return {"resnet_torch": {"torch"}, "resnet_flax": {"jax"}}[self.package]
 
     def model(self, spec: Mapping[str, Any], weights: str, dtype: str) -> Any:
@@ -160,7 +162,14 @@ def _tensorflow_device(device: str) -> str | None:
     return str(tf.config.experimental.get_device_details(found[0]).get("device_name", device))
 
 
+def _runtime_device(device: str) -> str | None:
+    return device if device == "cpu" else None
+
+
 _DEVICE_NAMES: dict[str, Callable[[str], str | None]] = {
+    "onnxruntime": _runtime_device,
+    "openvino": _runtime_device,
+    "onnx": _runtime_device,
     "torch": _torch_device,
     "jax": _jax_device,
     "tensorflow": _tensorflow_device,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 
 from shared_spec.plan.folding import convolutions_and_norms, space_to_depth_of
-from shared_spec.plan.layers import BatchNorm, Conv, SpaceToDepth
+from shared_spec.plan.layers import BatchNorm, Conv, Parameter, SpaceToDepth
 from shared_spec.plan.network import Plan
+from shared_spec.weights.lazy_array import LazyArray, entries_of
 from shared_spec.weights.state import State, check_weights, numpy_dtype
 
 
@@ -23,46 +25,73 @@ def weights_for(
     Raises:
         WeightsError: if `state` does not fit.
     """
-    trained = p.trained or p
-    check_weights(trained, state, dtype, where)
+    check_weights(p.trained or p, state, dtype, where)
     if p.trained is None:
         return dict(state)
-    found: State = {}
+    return {name: entry.array() for name, entry in weight_entries(p, state, dtype).items()}
+
+
+def weight_entries(p: Plan, state: Mapping[str, np.ndarray], dtype: str) -> dict[str, LazyArray]:
+    """The arrays of plan `p` in `dtype`, each computed and rounded when it is read.
+
+    Raises:
+        WeightsError: if `state` does not fit.
+    """
+    trained, target = p.trained or p, numpy_dtype(dtype)
+    check_weights(trained, state, "float64")
+    given = entries_of(state)
+    computed: dict[str, Callable[[], np.ndarray]] = {}
     kept = {layer.name: layer for layer in p.layers()}
-    for layer, norm in convolutions_and_norms(trained):
+    for layer, norm in convolutions_and_norms(trained) if p.trained is not None else ():
         if isinstance(layer, Conv):
-            kernel, bias = _folded_weights(layer, norm, state)
             form = kept[layer.name]
             assert isinstance(form, Conv)
-            if form.kernel_size != layer.kernel_size:
-                kernel = _spread(kernel, space_to_depth_of(layer))
-            found[f"{layer.name}.weight"] = kernel
+            computed[f"{layer.name}.weight"] = partial(_folded_kernel, layer, form, norm, given)
             if form.bias:
-                found[f"{layer.name}.bias"] = bias
-    target = numpy_dtype(dtype)
-    names = [q.name for q in p.parameters()]
-    return {n: np.asarray(found[n] if n in found else state[n]).astype(target) for n in names}
+                computed[f"{layer.name}.bias"] = partial(_folded_bias, layer, norm, given)
+
+    def entry(q: Parameter) -> LazyArray:
+        read = computed.get(q.name) or given[q.name].read
+        return LazyArray(q.shape, target, lambda: np.asarray(read()).astype(target, copy=False))
+
+    return {q.name: entry(q) for q in p.parameters()}
 
 
-def _folded_weights(
-    layer: Conv, norm: BatchNorm | None, state: Mapping[str, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel and bias, in float64, with which the convolution computes what its norm does too."""
+Entries = Mapping[str, LazyArray]
 
-    def wide(name: str) -> np.ndarray:
-        return np.asarray(state[name]).astype(np.float64)
 
-    kernel = wide(f"{layer.name}.weight")
-    bias = wide(f"{layer.name}.bias") if layer.bias else np.zeros(layer.out_channels)
+def _wide(given: Entries, name: str) -> np.ndarray:
+    return given[name].read().astype(np.float64)
+
+
+def _scale(norm: BatchNorm, given: Entries) -> np.ndarray:
+    scale: np.ndarray = _wide(given, f"{norm.name}.weight") / np.sqrt(
+        _wide(given, f"{norm.name}.running_var") + norm.eps
+    )
+    return scale
+
+
+def _folded_kernel(layer: Conv, form: Conv, norm: BatchNorm | None, given: Entries) -> np.ndarray:
+    """The kernel, in float64, with which the convolution computes what its norm does too."""
+    kernel = _wide(given, f"{layer.name}.weight")
     if layer.standardize_eps is not None:
         mean = kernel.mean((1, 2, 3), keepdims=True)
         variance = kernel.var((1, 2, 3), keepdims=True)
         kernel = (kernel - mean) / np.sqrt(variance + layer.standardize_eps)
     if norm is not None:
-        scale = wide(f"{norm.name}.weight") / np.sqrt(wide(f"{norm.name}.running_var") + norm.eps)
-        bias = (bias - wide(f"{norm.name}.running_mean")) * scale + wide(f"{norm.name}.bias")
-        kernel = kernel * scale[:, None, None, None]
-    return kernel, bias
+        kernel = kernel * _scale(norm, given)[:, None, None, None]
+    if form.kernel_size != layer.kernel_size:
+        kernel = _spread(kernel, space_to_depth_of(layer))
+    return kernel
+
+
+def _folded_bias(layer: Conv, norm: BatchNorm | None, given: Entries) -> np.ndarray:
+    """The bias that goes with it."""
+    bias = _wide(given, f"{layer.name}.bias") if layer.bias else np.zeros(layer.out_channels)
+    if norm is not None:
+        mean = _wide(given, f"{norm.name}.running_mean")
+        bias = (bias - mean) * _scale(norm, given) + _wide(given, f"{norm.name}.bias")
+    return bias
 
 
 def _spread(kernel: np.ndarray, blocks: SpaceToDepth) -> np.ndarray:

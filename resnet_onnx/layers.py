@@ -1,0 +1,330 @@
+"""One builder a layer record: plan record in, nodes of operators out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from resnet_onnx.graph import HALVES, Graph
+from shared_spec import plan
+from shared_spec.errors import FrameworkError
+from shared_spec.plan.parameters import squeeze_convs
+from shared_spec.weights.state import numpy_dtype
+
+_FARTHEST = np.iinfo(np.int64).max
+
+
+def build(g: Graph, layer: plan.Layer, x: str) -> str:
+    """Add the nodes of a layer record to `g`; the tensor that they give from the tensor `x`."""
+    if type(layer) not in BUILDERS:
+        raise FrameworkError(f"resnet_onnx has no layer for {type(layer).__name__}")
+    g.places[layer.name] = BUILDERS[type(layer)](g, layer, x)
+    return g.places[layer.name]
+
+
+def chain(g: Graph, layers: plan.Layers, x: str) -> str:
+    """Layers one after another."""
+    for layer in layers:
+        x = build(g, layer, x)
+    return x
+
+
+def _nothing(g: Graph, layer: plan.Layer, x: str) -> str:
+    return x
+
+
+def _window(layer: plan.MaxPool | plan.AvgPool | plan.Conv) -> dict[str, Any]:
+    window: dict[str, Any] = {
+        "kernel_shape": [layer.kernel_size] * 2,
+        "strides": [layer.stride] * 2,
+    }
+    if layer.padding == "same":
+        return {**window, "auto_pad": "SAME_UPPER"}
+    return {**window, "pads": [layer.padding] * 4}
+
+
+def _conv(g: Graph, layer: plan.Conv, x: str) -> str:
+    kernel = f"{layer.name}.weight"
+    if layer.standardize_eps is not None:
+        wide = _widened(g, layer.name, kernel)
+        kernel = _normalised(g, wide, (1, 2, 3), layer.standardize_eps, layer.name)
+        if g.dtype in HALVES:
+            kernel = g.cast(kernel, g.dtype, f"{layer.name}/kernel")
+    inputs = [x, kernel, *([f"{layer.name}.bias"] if layer.bias else [])]
+    spread = {"dilations": [layer.dilation] * 2, "group": layer.groups}
+    return g.node("Conv", *inputs, name=layer.name, **_window(layer), **spread)
+
+
+def _normalised(g: Graph, x: str, axes: tuple[int, ...], eps: float, name: str) -> str:
+    """(x - mean) / sqrt(variance + eps), mean and biased variance over axes.
+
+    ONNX's own operators have eps as an attribute, which is of float32 in every file.
+    """
+    centred = g.node("Sub", x, g.mean(x, axes, f"{name}/mean"), name=f"{name}/centred")
+    deviation = _deviation(g, centred, axes, eps, name)
+    return g.node("Div", centred, deviation, name=f"{name}/normalised")
+
+
+def _deviation(g: Graph, centred: str, axes: tuple[int, ...], eps: float, name: str) -> str:
+    """sqrt(mean of squares + eps)."""
+    squares = g.node("Mul", centred, centred, name=f"{name}/squares")
+    variance = g.mean(squares, axes, f"{name}/variance")
+    padded = g.node("Add", variance, _number(g, eps), name=f"{name}/variance_eps")
+    return g.node("Sqrt", padded, name=f"{name}/deviation")
+
+
+def _number(g: Graph, value: float) -> str:
+    return g.number(value, dtype="float32" if g.dtype in HALVES else None)
+
+
+def _batch_norm(g: Graph, layer: plan.BatchNorm, x: str) -> str:
+    leaves = ("weight", "bias", "running_mean", "running_var")
+    inputs = [f"{layer.name}.{leaf}" for leaf in leaves]
+    return g.node("BatchNormalization", x, *inputs, name=layer.name, epsilon=layer.eps)
+
+
+def _widened(g: Graph, name: str, x: str) -> str:
+    """`x` in float32 if the graph computes in a half: sums of squares would leave its range."""
+    return g.cast(x, "float32", f"{name}/wide") if g.dtype in HALVES else x
+
+
+def _per_channel(g: Graph, layer: plan.Layer, leaf: str) -> str:
+    """A vector of the layer's weights, to be broadcast over rows and columns."""
+    name = f"{layer.name}.{leaf}"
+    wide = _widened(g, f"{layer.name}/{leaf}", name)
+    return g.node("Unsqueeze", wide, g.whole(1, 2), name=f"{layer.name}/{leaf}")
+
+
+def _affine(g: Graph, layer: plan.Layer, x: str, name: str) -> str:
+    scaled = g.node("Mul", x, _per_channel(g, layer, "weight"), name=f"{layer.name}/scaled")
+    return g.node("Add", scaled, _per_channel(g, layer, "bias"), name=name)
+
+
+def _narrowed(g: Graph, layer: plan.Layer, make: Callable[[str], str]) -> str:
+    """What `make` gives under the name it is told, in the graph's own dtype."""
+    if g.dtype not in HALVES:
+        return make(layer.name)
+    return g.cast(make(f"{layer.name}/whole"), g.dtype, layer.name)
+
+
+def _group_norm(g: Graph, layer: plan.GroupNorm, x: str) -> str:
+    name = layer.name
+    wide = _widened(g, name, x)
+    groups = g.node("Reshape", wide, g.whole(0, layer.groups, -1), name=f"{name}/groups")
+    normalised = _normalised(g, groups, (2,), layer.eps, name)
+    shape = g.node("Shape", x, name=f"{name}/shape")
+    maps = g.node("Reshape", normalised, shape, name=f"{name}/maps")
+    return _narrowed(g, layer, lambda last: _affine(g, layer, maps, last))
+
+
+def _evo_norm(g: Graph, layer: plan.EvoNorm, x: str) -> str:
+    name = layer.name
+    wide = _widened(g, name, x)
+    groups = g.node("Reshape", wide, g.whole(0, layer.groups, -1), name=f"{name}/groups")
+    mean = g.mean(groups, (2,), f"{name}/mean")
+    centred = g.node("Sub", groups, mean, name=f"{name}/centred")
+    deviation = _deviation(g, centred, (2,), layer.eps, name)
+    gate = g.node("Mul", wide, _per_channel(g, layer, "v"), name=f"{name}/weighted")
+    gate = g.node("Sigmoid", gate, name=f"{name}/gate")
+    gated = g.node("Mul", wide, gate, name=f"{name}/gated")
+    gated = g.node("Reshape", gated, g.whole(0, layer.groups, -1), name=f"{name}/gated_groups")
+    divided = g.node("Div", gated, deviation, name=f"{name}/divided")
+    maps = g.node("Reshape", divided, g.node("Shape", x, name=f"{name}/shape"), name=f"{name}/maps")
+    return _narrowed(g, layer, lambda last: _affine(g, layer, maps, last))
+
+
+def _filter_response_norm(g: Graph, layer: plan.FilterResponseNorm, x: str) -> str:
+    name = layer.name
+    wide = _widened(g, name, x)
+    deviation = _deviation(g, wide, (2, 3), layer.eps, name)
+    divided = g.node("Div", wide, deviation, name=f"{name}/divided")
+    y = _affine(g, layer, divided, f"{name}/affine")
+    tau = _per_channel(g, layer, "tau")
+    return _narrowed(g, layer, lambda last: g.node("Max", y, tau, name=last))
+
+
+def _zero_pad(g: Graph, layer: plan.ZeroPad, x: str) -> str:
+    sides = (0, 0, layer.amount, layer.amount)
+    return g.node("Pad", x, g.whole(*sides, *sides), name=layer.name)
+
+
+def _activation(g: Graph, layer: plan.Activation, x: str) -> str:
+    return ACTIVATIONS[layer.function](g, layer.name, x)
+
+
+def _max_pool(g: Graph, layer: plan.MaxPool, x: str) -> str:
+    return g.node("MaxPool", x, name=layer.name, **_window(layer))
+
+
+def _avg_pool(g: Graph, layer: plan.AvgPool, x: str) -> str:
+    counted = int(layer.count_padding)
+    return g.node("AveragePool", x, name=layer.name, count_include_pad=counted, **_window(layer))
+
+
+def _blur_pool(g: Graph, layer: plan.BlurPool, x: str) -> str:
+    row = np.array([0.25, 0.5, 0.25])
+    kernel = np.broadcast_to(row[:, None] * row, (layer.channels, 1, 3, 3))
+    g.constants[f"{layer.name}.filter"] = kernel.astype(numpy_dtype(g.dtype))
+    sides = (0, 0, 1, 1)
+    padded = g.node("Pad", x, g.whole(*sides, *sides), name=f"{layer.name}/padded", mode="reflect")
+    how: dict[str, Any] = {"strides": [layer.stride] * 2, "group": layer.channels}
+    return g.node("Conv", padded, f"{layer.name}.filter", name=layer.name, **how)
+
+
+def _squeeze_excite(g: Graph, layer: plan.SqueezeExcite, x: str) -> str:
+    first, second = squeeze_convs(layer)
+    y = g.node("GlobalAveragePool", x, name=f"{layer.name}/mean")
+    y = g.node("Relu", _conv(g, first, y), name=f"{layer.name}/relu")
+    gate = g.node("Sigmoid", _conv(g, second, y), name=f"{layer.name}/gate")
+    return g.node("Mul", x, gate, name=layer.name)
+
+
+def _channel_attention(g: Graph, layer: plan.ChannelAttention, x: str) -> str:
+    name, side = layer.name, layer.kernel_size // 2
+    y = g.node("GlobalAveragePool", x, name=f"{name}/mean")
+    y = g.node("Reshape", y, g.whole(0, 1, -1), name=f"{name}/channels")
+    window: dict[str, Any] = {"kernel_shape": [layer.kernel_size], "pads": [side, side]}
+    y = g.node("Conv", y, f"{name}.conv.weight", name=f"{name}.conv", **window)
+    gate = g.node("Sigmoid", y, name=f"{name}/sigmoid")
+    gate = g.node("Reshape", gate, g.whole(0, -1, 1, 1), name=f"{name}/gate")
+    return g.node("Mul", x, gate, name=name)
+
+
+def _layer_scale(g: Graph, layer: plan.LayerScale, x: str) -> str:
+    scale = f"{layer.name}.gamma"
+    scale = g.node("Unsqueeze", scale, g.whole(1, 2), name=f"{layer.name}/gamma")
+    return g.node("Mul", x, scale, name=layer.name)
+
+
+def _zero_pad_shortcut(g: Graph, layer: plan.ZeroPadShortcut, x: str) -> str:
+    starts, ends = g.whole(0, 0), g.whole(_FARTHEST, _FARTHEST)
+    axes, steps = g.whole(2, 3), g.whole(layer.stride, layer.stride)
+    y = g.node("Slice", x, starts, ends, axes, steps, name=f"{layer.name}/sliced")
+    pads = g.whole(0, layer.before, 0, 0, 0, layer.after, 0, 0)
+    return g.node("Pad", y, pads, name=layer.name)
+
+
+def _global_pool(g: Graph, layer: plan.GlobalPool, x: str) -> str:
+    name = layer.name
+    pooled = name if layer.keep_axes else f"{name}/pooled"
+    if layer.kind == "avg":
+        y = g.node("GlobalAveragePool", x, name=pooled)
+    elif layer.kind == "max":
+        y = g.node("GlobalMaxPool", x, name=pooled)
+    else:
+        both = (
+            g.node("GlobalAveragePool", x, name=f"{name}/mean"),
+            g.node("GlobalMaxPool", x, name=f"{name}/maximum"),
+        )
+        if layer.kind == "catavgmax":
+            y = g.node("Concat", *both, name=pooled, axis=1)
+        else:
+            total = g.node("Add", *both, name=f"{name}/sum")
+            y = g.node("Mul", total, g.number(0.5), name=pooled)
+    return y if layer.keep_axes else g.node("Flatten", y, name=name, axis=1)
+
+
+def _flatten(g: Graph, layer: plan.Flatten, x: str) -> str:
+    return g.node("Flatten", x, name=layer.name, axis=1)
+
+
+def _dense(g: Graph, layer: plan.Dense, x: str) -> str:
+    inputs = [x, f"{layer.name}.weight", *([f"{layer.name}.bias"] if layer.bias else [])]
+    return g.node("Gemm", *inputs, name=layer.name, transB=1)
+
+
+def _relu6(g: Graph, name: str, x: str) -> str:
+    return g.node("Clip", x, g.number(0), g.number(6), name=name)
+
+
+def _leaky_relu(g: Graph, name: str, x: str) -> str:
+    # Not LeakyRelu: its slope is an attribute, which is of float32 in every file.
+    return g.node("PRelu", x, g.number(plan.LEAKY_SLOPE), name=name)
+
+
+def _selu(g: Graph, name: str, x: str) -> str:
+    negative, scale = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
+    y = g.node("Elu", x, name=f"{name}/elu")
+    y = g.node("PRelu", y, g.number(negative), name=f"{name}/negative")
+    return g.node("Mul", y, g.number(scale), name=name)
+
+
+def _silu(g: Graph, name: str, x: str) -> str:
+    return g.node("Mul", x, g.node("Sigmoid", x, name=f"{name}/sigmoid"), name=name)
+
+
+def _mish(g: Graph, name: str, x: str) -> str:
+    y = g.node("Tanh", g.node("Softplus", x, name=f"{name}/softplus"), name=f"{name}/tanh")
+    return g.node("Mul", x, y, name=name)
+
+
+def _gelu(g: Graph, name: str, x: str) -> str:
+    y = g.node("Div", x, g.number(np.sqrt(2)), name=f"{name}/scaled")
+    y = g.node("Add", g.node("Erf", y, name=f"{name}/erf"), g.number(1), name=f"{name}/shifted")
+    y = g.node("Mul", x, y, name=f"{name}/product")
+    return g.node("Mul", y, g.number(0.5), name=name)
+
+
+def _gelu_tanh(g: Graph, name: str, x: str) -> str:
+    cube = g.node("Mul", g.node("Mul", x, x, name=f"{name}/square"), x, name=f"{name}/cube")
+    y = g.node("Mul", cube, g.number(0.044715), name=f"{name}/weighted")
+    y = g.node(
+        "Mul",
+        g.node("Add", x, y, name=f"{name}/sum"),
+        g.number(np.sqrt(2 / np.pi)),
+        name=f"{name}/scaled",
+    )
+    y = g.node("Add", g.node("Tanh", y, name=f"{name}/tanh"), g.number(1), name=f"{name}/shifted")
+    y = g.node("Mul", x, y, name=f"{name}/product")
+    return g.node("Mul", y, g.number(0.5), name=name)
+
+
+def _hardswish(g: Graph, name: str, x: str) -> str:
+    y = g.node("Add", x, g.number(3), name=f"{name}/shifted")
+    y = g.node("Clip", y, g.number(0), g.number(6), name=f"{name}/relu6")
+    y = g.node("Mul", x, y, name=f"{name}/product")
+    return g.node("Div", y, g.number(6), name=name)
+
+
+def _one(operator: str) -> Callable[[Graph, str, str], str]:
+    return lambda g, name, x: g.node(operator, x, name=name)
+
+
+ACTIVATIONS: dict[str, Callable[[Graph, str, str], str]] = {
+    "relu": _one("Relu"),
+    "relu6": _relu6,
+    "leaky_relu": _leaky_relu,
+    "elu": _one("Elu"),
+    "selu": _selu,
+    "silu": _silu,
+    "mish": _mish,
+    "gelu": _gelu,
+    "gelu_tanh": _gelu_tanh,
+    "hardswish": _hardswish,
+}
+
+BUILDERS: dict[type[plan.Layer], Callable[[Graph, Any, str], str]] = {
+    plan.Conv: _conv,
+    plan.BatchNorm: _batch_norm,
+    plan.GroupNorm: _group_norm,
+    plan.EvoNorm: _evo_norm,
+    plan.FilterResponseNorm: _filter_response_norm,
+    plan.Identity: _nothing,
+    plan.ZeroPad: _zero_pad,
+    plan.Activation: _activation,
+    plan.MaxPool: _max_pool,
+    plan.AvgPool: _avg_pool,
+    plan.BlurPool: _blur_pool,
+    plan.SqueezeExcite: _squeeze_excite,
+    plan.ChannelAttention: _channel_attention,
+    plan.LayerScale: _layer_scale,
+    plan.ZeroPadShortcut: _zero_pad_shortcut,
+    plan.GlobalPool: _global_pool,
+    plan.Flatten: _flatten,
+    plan.Dense: _dense,
+    plan.Dropout: _nothing,
+    plan.DropPath: _nothing,
+    plan.DropBlock: _nothing,
+}
