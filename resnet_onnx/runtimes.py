@@ -7,11 +7,14 @@ import io
 import math
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
-from onnx import ModelProto, TensorProto, numpy_helper
+import onnx
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from resnet_onnx.graph import CONSTANT
+from resnet_onnx.model import IMAGES
 from shared_spec.errors import FrameworkError
 
 VARIABLE = "RESNET_ONNX_RUNTIME"
@@ -102,6 +105,30 @@ RUNTIMES: dict[str, tuple[Callable[[ModelProto], Run], tuple[str, ...]]] = {
     "onnx:reference": (_reference, ("float64", "float32", "float16", "bfloat16")),
 }
 """What starts each, and in which dtypes it runs nets."""
+
+
+def run_file(path: Path, dtype: str, given: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """What the model in a file gives, channels last, for the input that it takes of `images` and
+    `pixels`, [N, H, W, C]; in float64, a model of narrower floats is widened.
+
+    Raises:
+        FrameworkError: if the runtime does not compute in `dtype`.
+    """
+    model = onnx.load(path)
+    if dtype == "float64":
+        model = widened(model)
+    (entry,) = model.graph.input
+    array = given[entry.name]
+    if entry.name == IMAGES:
+        kind = helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type)
+        array = np.ascontiguousarray(np.moveaxis(array, -1, 1).astype(kind))
+    run = started(model, dtype)
+    size = entry.type.tensor_type.shape.dim[0].dim_value or len(array)
+    # A model of another number of images gets the first ones again.
+    filled = array[np.arange(-(-len(array) // size) * size) % len(array)]
+    chunks = [run({entry.name: filled[i : i + size]}) for i in range(0, len(filled), size)]
+    outputs = (np.concatenate(parts)[: len(array)] for parts in zip(*chunks, strict=True))
+    return [np.moveaxis(x, 1, -1) for x in outputs]
 
 
 def widened(model: ModelProto) -> ModelProto:

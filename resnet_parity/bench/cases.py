@@ -25,6 +25,9 @@ def cases(request: BenchRequest, report: BenchReport) -> list[Case]:
     sides = candidates(request.name, request.spec, engines, request.peers, report.missing)
     settings = itertools.product(request.dtypes, request.modes, request.batches, sides)
     for dtype, mode, batch, side in settings:
+        if mode == "train" and not side.engine.trains:
+            report.note(f"{side.engine.name}: it runs models and does not train them")
+            continue
         base = Case(side, mode, batch, request.pixels, dtype, "plain", "channels_last", "none")
         found += _variants(base, request, report)
     return list(dict.fromkeys(found))
@@ -42,6 +45,8 @@ def _variants(base: Case, request: BenchRequest, report: BenchReport) -> Iterato
     compiles: Iterable[str] = request.compiles
     if framework_of(engine) == "jax":
         compiles = ("jit",)
+    elif not engine.trains:
+        compiles, layouts = ("none",), ("channels_first",)
     elif own and base.mode == "train" and engine.package == "resnet_keras":
         compiles = ("none",)
         if "default" in request.compiles:
@@ -91,6 +96,6 @@ def setting_of(case: Case) -> str:
 
 def framework_of(engine: Engine) -> str:
     """What computes under an engine."""
-    if engine.keras_backend is not None:
-        return engine.keras_backend
+    if engine.keras_backend or engine.onnx_runtime:
+        return engine.keras_backend or engine.onnx_runtime or ""
     return {"resnet_torch": "torch", "resnet_flax": "jax"}[engine.package]

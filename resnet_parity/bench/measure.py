@@ -135,7 +135,8 @@ class Bench:
     def _rate(self) -> None:
         """The best that any framework reaches, now and before."""
         frameworks: dict[str, Engine] = {}
-        for engine in self.engines:
+        able = [engine for engine in self.engines if engine.trains]
+        for engine in able or [e for e in ENGINES.values() if e.missing() is None][:1]:
             frameworks.setdefault(framework_of(engine), engine)
         for framework, engine in frameworks.items():
             self.on_progress(f"what {framework} reaches at best on this device")

@@ -173,10 +173,10 @@ def verify(
     The certificate carries the inputs and the source's float64 logits, so neither the source nor
     its framework is needed.
     """
-    from resnet_parity.convert.certificate import DTYPES
+    from resnet_parity.convert.certificate import FULL
     from resnet_parity.convert.verify import verify as run_verify
 
-    dtypes = parse_names("dtype", dtype, DTYPES)
+    dtypes = parse_names("dtype", dtype, FULL)
     if (target / CERTIFICATE).is_file():  # a folder for the hub, which has its own
         target = target / WEIGHTS
     chosen = None if engines is None else parse_engines(engines)

@@ -32,10 +32,12 @@ from shared_spec.formats.containers.source import read_json, reason, require_fil
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.initialize import generator
 from shared_spec.weights.preprocessing import Preprocessing
+from shared_spec.weights.state import DTYPES
 
 RECONSTRUCTED = "reconstructed: "
 """How `judged_by` begins where no other library ran the source."""
-DTYPES = ("float64", "float32")
+FULL = ("float64", "float32")
+"""The dtypes in which frameworks run a file of weights."""
 _SIDE = 128
 """Largest height and width of the inputs."""
 _SEED = 2026
@@ -150,7 +152,7 @@ class Certificate:
     notes: tuple[str, ...]
     """What of the source was left out, assumed, or expressed in another way, a sentence each."""
     rounding: float
-    """How far rounding to float32 is measured to move the logits."""
+    """How far rounding to float32, or the target's own dtype, is measured to move the outputs."""
     checks: list[Check]
     versions: dict[str, str]
 

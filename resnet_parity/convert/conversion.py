@@ -19,7 +19,7 @@ from resnet_parity.convert.certificate import (
     write_certificate,
 )
 from resnet_parity.convert.read import read_any
-from resnet_parity.convert.verify import Proof, certify
+from resnet_parity.convert.verify import Proof, Target, certify
 from resnet_parity.engines.job import EngineJob
 from resnet_parity.engines.registry import first_available
 from shared_spec.atomic_write import durable, workspace
@@ -142,15 +142,9 @@ def convert(
             made = None
             if proof is not None:
                 with _apart(seconds, "verify"):
-                    made = certify(
-                        path,
-                        draft,
-                        checkpoint,
-                        whole,
-                        proof.engines_for(wanted),
-                        proof,
-                        named=target,
-                    )
+                    engines = proof.engines_for(wanted)
+                    written = Target(draft, target, whole)
+                    made = certify(path, written, checkpoint, engines, proof)
                 if proof.judge_required:
                     _require_judge(made, path)
         if made is not None:

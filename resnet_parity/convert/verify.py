@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from resnet_parity.convert.certificate import (
-    DTYPES,
+    FULL,
     RECONSTRUCTED,
     Certificate,
     Check,
@@ -27,9 +27,10 @@ from resnet_parity.convert.judges import Facts, Judge, judge_of
 from resnet_parity.convert.read import read_any
 from resnet_parity.engines.job import EngineJob
 from resnet_parity.engines.process import Worker
-from resnet_parity.engines.registry import ENGINES, Device, Engine
+from resnet_parity.engines.registry import ALL_ENGINES, ENGINES, Device, Engine
 from resnet_parity.numerics.difference import FLOAT64_TOLERANCE, difference
 from resnet_parity.numerics.rounding import TRIALS, rounding_errors
+from resnet_parity.numerics.top_k import log_softmax
 from shared_spec.atomic_write import workspace
 from shared_spec.errors import FrameworkError, ParityError, ResNetError, WeightsError
 from shared_spec.formats.certified import certificate_path
@@ -72,15 +73,31 @@ class Proof:
         return [ENGINES[n] for n in names if ENGINES[n].missing() is None][:1]
 
 
+@dataclass(frozen=True)
+class Target:
+    """What was written, and is to be run."""
+
+    path: Path
+    """Where it lies now."""
+    named: Path
+    """The path that it will have."""
+    whole: Checkpoint
+    """What it should hold: what the source does, or other weights for the same function."""
+    exported: RuntimeFile | None = None
+    """If it is no file of weights, but one that a runtime runs."""
+
+    def file(self) -> File:
+        """As engines read it."""
+        assert self.whole.spec is not None
+        return File(self.path, self.whole.spec, exported=self.exported)
+
+
 def certify(
     source: Path,
-    target: Path,
+    target: Target,
     checkpoint: Checkpoint,
-    whole: Checkpoint,
     engines: Sequence[Engine],
     proof: Proof,
-    *,
-    named: Path,
 ) -> Certificate | None:
     """Compare a converted file with its source, both read again by the engines that compute them.
 
@@ -88,11 +105,10 @@ def certify(
         source: the file that was converted.
         target: what was written.
         checkpoint: what the source holds.
-        whole: what the target should hold: the same, or other weights for the same function.
-        engines: in which the target is run, each in float64 and float32. The first one installed
-            of the source's own framework, or of these, gives the reference.
+        engines: in which the target is run: weights in float64 and float32, an exported file in
+            its own dtype. The first framework installed, if possible the source's own, gives the
+            reference.
         proof: on which device, and who judges.
-        named: the path that the target will have.
 
     Returns:
         The certificate, or None if no framework is installed.
@@ -101,6 +117,7 @@ def certify(
         ParityError: if the target computes something else.
         ResNetError: if an engine fails, or the caller's model cannot judge.
     """
+    whole, exported = target.whole, target.exported
     assert checkpoint.spec is not None
     assert whole.spec is not None
     chosen = judge_of(checkpoint, proof.against)
@@ -108,10 +125,11 @@ def certify(
     if engine is None:
         return None
     own, on_progress = checkpoint.own_graph, proof.on_progress
-    inputs = Inputs.of(whole.spec, checkpoint.preprocessing, None if own is None else own.size)
+    size = exported.size if exported is not None else None if own is None else own.size
+    inputs = Inputs.of(whole.spec, checkpoint.preprocessing, size)
     with workspace() as folder, _Workers(EngineJob(folder)) as workers:
         job = workers.job
-        run = _CertificateRun(workers, job.save("images", {"images": inputs.array()}), proof.device)
+        run = _CertificateRun(workers, _saved(job, inputs, exported), proof.device)
         theirs = None
         if isinstance(chosen, str):
             judged_by = f"{RECONSTRUCTED}{chosen}"
@@ -124,10 +142,14 @@ def certify(
                 why = judged_by.removeprefix(RECONSTRUCTED)
                 raise ResNetError(f"{why}; nothing was written")
         on_progress(f"reference: {engine.name}, float64")
-        read = source, checkpoint.spec, Asked(checkpoint.part, checkpoint.names)
-        found, _ = run.outputs(engine, read, ("float64",), TRIALS, "cpu")
+        read = File(source, checkpoint.spec, Asked(checkpoint.part, checkpoint.names))
+        narrow = "float32" if exported is None else exported.dtype
+        found, _ = run.outputs(engine, read, ("float64",), Trials(narrow), "cpu")
         if not all(np.isfinite(array).all() for arrays in found.values() for array in arrays):
             raise ParityError(f"{source}: its logits are not finite numbers")
+        if exported is not None and exported.head == "softmax":
+            found = {name: [np.exp(log_softmax(x)) for x in a] for name, a in found.items()}
+            theirs = theirs and [np.exp(log_softmax(x)) for x in theirs]
         ours = found.pop("float64")
         trials = (_numbered(arrays) for arrays in found.values())
         rounding = max(rounding_errors(_numbered(ours), trials).values())
@@ -135,12 +157,13 @@ def certify(
             by, reference = engine, ours
         else:
             by, reference = chosen[0].engine, theirs
-        permutation = whole.state is checkpoint.state
+        permutation = whole.state is checkpoint.state and (exported is None or exported.permutation)
         dtypes = {entry.dtype.name for entry in entries_of(whole.state).values()}
-        written = target, whole.spec, WHOLE
+        if exported is not None:
+            dtypes = {exported.dtype}
         certificate = Certificate(
             {"name": source.name, "format": checkpoint.origin, "sha256": file_digest(source)},
-            {"name": named.name, "sha256": file_digest(target)},
+            {"name": target.named.name, "sha256": file_digest(target.path), **_told(exported)},
             whole.spec,
             permutation,
             # Keras rounds the constants of arithmetic on pixels to float32.
@@ -162,14 +185,17 @@ def certify(
                 f"{'not a number' if off is None else f'{off:.1e}'} apart, over "
                 f"{certificate.bound('float64'):.1e}; nothing was written"
             )
-        checks = run.checks(engines, written, certificate, on_progress)
+        checks = run.checks(engines, target.file(), certificate, on_progress)
         wrong = next((check for check in checks if not check.holds), None)
         if wrong is not None:
-            on_progress("looking for the layer")
-            there = run.first_that_differs((engine, read), (ENGINES[wrong.engine], written))
+            there = ""
+            if exported is None:
+                on_progress("looking for the layer")
+                written = ENGINES[wrong.engine], target.file()
+                there = run.first_that_differs((engine, read), written)
             error = "not a number" if wrong.error is None else f"{wrong.error:.1e}"
             raise ParityError(
-                f"{named}: {wrong.engine} in {wrong.dtype} computes something else than the "
+                f"{target.named}: {wrong.engine} in {wrong.dtype} computes something else than the "
                 f"source: {error} apart, over {wrong.bound:.1e}{there}; nothing was written"
             )
     return replace(certificate, checks=checks)
@@ -203,7 +229,7 @@ def certify_file(path: Path, proof: Proof) -> Certificate:
         if checkpoint.spec is None:
             raise WeightsError(f"{path}: does not say which net it is")
         check_weights(compile_plan(checkpoint.spec), checkpoint.state, "float64", path)
-        made = certify(path, file, checkpoint, checkpoint, engines, proof, named=file)
+        made = certify(path, Target(file, file, checkpoint), checkpoint, engines, proof)
     assert made is not None
     # Beside the weights in a folder lies what may still change.
     certificate = replace(made, source={"format": checkpoint.origin, **made.target})
@@ -215,7 +241,7 @@ def verify(
     target: Path,
     engines: Sequence[Engine] | None = None,
     device: Device = "cpu",
-    dtypes: Sequence[str] = DTYPES,
+    dtypes: Sequence[str] = FULL,
     on_progress: OnProgress = lambda text: None,
 ) -> tuple[Certificate, list[Check]]:
     """Hold a converted file against its certificate, here and now.
@@ -225,7 +251,8 @@ def verify(
         engines: which engines; None takes those that the certificate names, as far as they are
             installed, or else any one that is.
         device: cpu, gpu or tpu.
-        dtypes: float64, float32 or both. A TPU has no float64.
+        dtypes: float64, float32 or both. A TPU has no float64. What was exported runs in the dtype
+            that it was exported in.
         on_progress: called with a short description as each stage of the work begins.
 
     Returns:
@@ -243,24 +270,94 @@ def verify(
             f"{target}: is not the file of its certificate: its SHA-256 is {found[:16]}…, the "
             f"certificate's {str(certificate.target.get('sha256'))[:16]}…"
         )
+    exported = _exported(certificate.target)
     if engines is None:
-        named = [ENGINES[c.engine] for c in certificate.checks if c.engine in ENGINES]
+        named = [ALL_ENGINES[c.engine] for c in certificate.checks if c.engine in ALL_ENGINES]
         here = [e for e in dict.fromkeys(named) if e.missing() is None]
-        engines = here or [e for e in ENGINES.values() if e.missing() is None][:1]
+        engines = here
+        if exported is None and not here:
+            engines = [e for e in ENGINES.values() if e.missing() is None][:1]
     if not engines:
-        raise ResNetError("verify: no framework is installed; install torch, keras or flax")
+        wanted = "torch, keras or flax"
+        if exported is not None:
+            wanted = " or ".join(dict.fromkeys(check.engine for check in certificate.checks))
+        raise ResNetError(f"verify: nothing is installed that runs the file; install {wanted}")
     with workspace() as folder, _Workers(EngineJob(folder)) as workers:
-        images = workers.job.save("images", {"images": certificate.inputs.array()})
+        images = _saved(workers.job, certificate.inputs, exported)
         run = _CertificateRun(workers, images, device, tuple(dtypes))
-        checks = run.checks(engines, (target, certificate.spec, WHOLE), certificate, on_progress)
+        file = File(target, certificate.spec, exported=exported)
+        checks = run.checks(engines, file, certificate, on_progress)
     return certificate, checks
 
 
 Outputs = dict[str, list[np.ndarray]]
 """By dtype, `float64`, or by trial, `trial0`: what a net returns, or the outputs of its layers."""
 
-File = tuple[Path, ResNetSpec, Asked]
-"""A checkpoint and its net."""
+
+@dataclass(frozen=True)
+class RuntimeFile:
+    """What is known of a file that a runtime runs."""
+
+    dtype: str
+    """In which it computes."""
+    head: str = "logits"
+    """`softmax` if it gives probabilities."""
+    size: tuple[int, int] | None = None
+    """Height and width of images, if it takes no others."""
+    permutation: bool = True
+    """Whether it holds the source's numbers, bit for bit."""
+    bgr: bool = False
+    """Whether it takes pixels, RGB, where the weights want the order BGR."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file and its net."""
+
+    path: Path
+    spec: ResNetSpec
+    asked: Asked = WHOLE
+    exported: RuntimeFile | None = None
+
+    def dtypes(self, engine: Engine, wanted: Sequence[str]) -> Sequence[str]:
+        """Those in which an engine runs it: what was exported, in its own, or in that of float64 by
+        the one that can.
+        """
+        if self.exported is None:
+            return wanted
+        return ("float64",) if engine.name == "onnx:reference" else (self.exported.dtype,)
+
+
+def _told(exported: RuntimeFile | None) -> dict[str, str]:
+    """What a certificate says of a file that a runtime runs."""
+    if exported is None:
+        return {}
+    order = {"channel_order": "bgr"} if exported.bgr else {}
+    return {"dtype": exported.dtype, "head": exported.head, **order}
+
+
+def _exported(target: Mapping[str, str]) -> RuntimeFile | None:
+    """The inverse of `_told`."""
+    if "dtype" not in target:
+        return None
+    bgr = target.get("channel_order") == "bgr"
+    return RuntimeFile(target["dtype"], target.get("head", "logits"), bgr=bgr)
+
+
+def _saved(job: EngineJob, inputs: Inputs, exported: RuntimeFile | None) -> str:
+    """A file with the inputs, as `images` and, before anything was done with them, `pixels`."""
+    arrays = {"images": inputs.array()}
+    if exported is not None:
+        arrays["pixels"] = inputs.pixels[..., ::-1] if exported.bgr else inputs.pixels
+    return job.save("images", arrays)
+
+
+@dataclass(frozen=True)
+class Trials:
+    """How often weights are changed, as rounding in a dtype would."""
+
+    dtype: str = "float32"
+    count: int = TRIALS
 
 
 class _Workers(AbstractContextManager["_Workers"]):
@@ -295,29 +392,31 @@ class _CertificateRun:
     workers: _Workers
     images: str
     device: Device
-    dtypes: tuple[str, ...] = DTYPES
+    dtypes: tuple[str, ...] = FULL
 
     def outputs(
         self,
         engine: Engine,
         file: File,
         dtypes: Sequence[str],
-        trials: int,
+        trials: Trials | None,
         device: Device,
         layers: bool = False,
     ) -> tuple[Outputs, dict[str, str]]:
-        """What a checkpoint makes of the images, or all its layers, and the engine's versions."""
-        path, spec, place = file
-        asked: dict[str, Any] = {"source": str(path.resolve()), "spec": spec.to_dict()}
-        asked |= {
-            "place": {"part": place.part, "names": place.names},
-            "dtypes": list(dtypes),
-            "trials": trials,
-            "layers": layers,
-        }
+        """What a file makes of the images, or all its layers, and the engine's versions."""
+        asked: dict[str, Any] = {"source": str(file.path.resolve()), "dtypes": list(dtypes)}
+        operation = "run_exported"
+        if file.exported is None:
+            operation, place = "evaluate", file.asked
+            asked |= {
+                "spec": file.spec.to_dict(),
+                "place": {"part": place.part, "names": place.names},
+                "trials": None if trials is None else [trials.dtype, trials.count],
+                "layers": layers,
+            }
         worker = self.workers.at(engine, device)
         facts = worker.call("info")
-        _, arrays = self.workers.job.run(worker.call, "evaluate", images=self.images, **asked)
+        _, arrays = self.workers.job.run(worker.call, operation, images=self.images, **asked)
         found: Outputs = {}
         for name in sorted(arrays):
             found.setdefault(name.partition("/")[0], []).append(arrays[name])
@@ -360,9 +459,10 @@ class _CertificateRun:
         """Every engine in every dtype against the reference of a certificate."""
         checks = []
         for engine in engines:
-            on_progress(f"{engine.name}: {', '.join(self.dtypes)}")
-            found, versions = self.outputs(engine, file, self.dtypes, 0, self.device)
-            for dtype in self.dtypes:
+            dtypes = file.dtypes(engine, self.dtypes)
+            on_progress(f"{engine.name}: {', '.join(dtypes)}")
+            found, versions = self.outputs(engine, file, dtypes, None, self.device)
+            for dtype in dtypes:
                 bound = held.bound(dtype)
                 error = _error(held.reference, found[dtype], f"{engine.name} in {dtype}")
                 holds = error is not None and error <= bound
@@ -372,13 +472,13 @@ class _CertificateRun:
     def first_that_differs(self, source: tuple[Engine, File], target: tuple[Engine, File]) -> str:
         """The first layer whose output differs in float64, in words; nothing if none is found."""
         names, theirs = (
-            [layer.name for layer in compile_plan(spec).layers()]
-            for _, (_, spec, _) in (source, target)
+            [layer.name for layer in compile_plan(file.spec).layers()]
+            for _, file in (source, target)
         )
         if names != theirs:
             return ""
         a, b = (
-            self.outputs(engine, file, ("float64",), 0, "cpu", layers=True)[0]["float64"]
+            self.outputs(engine, file, ("float64",), None, "cpu", layers=True)[0]["float64"]
             for engine, file in (source, target)
         )
         for name, x, y in zip(names, a, b, strict=True):
@@ -408,5 +508,5 @@ def _reference_engine(checkpoint: Checkpoint, engines: Sequence[Engine]) -> Engi
     """One that is installed: of the source's own framework if possible."""
     own = {"keras2": "keras", "keras3": "keras", "flax": "flax"}
     first = [e for e in ENGINES.values() if e.name.startswith(own.get(checkpoint.kind, "torch"))]
-    candidates = (*first, *engines, *ENGINES.values())
+    candidates = (*first, *(e for e in engines if e.trains), *ENGINES.values())
     return next((engine for engine in candidates if engine.missing() is None), None)

@@ -45,6 +45,11 @@ class Engine:
     keras_backend: str | None = None
     onnx_runtime: str | None = None
 
+    @property
+    def trains(self) -> bool:
+        """Whether it is a framework, and no runtime of exported models."""
+        return self.onnx_runtime is None
+
     def missing(self) -> str | None:
         """None, or a sentence that says what is not installed and how to get it."""
         return missing_modules(self.requires, f"'resnet-parity[{self.install}]'")

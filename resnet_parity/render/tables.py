@@ -293,6 +293,26 @@ def converted(console: Console, data: dict[str, Any]) -> None:
             "The weights are others than the source's: the target's library needs these for the "
             "same function.",
         )
+    _proven(console, data)
+    say_plain(console, *data["notes"], before="Note: ")
+    if data["lost"]:
+        say(console, f"This format has no place for {join_words(data['lost'])}.")
+
+
+def exported(console: Console, data: dict[str, Any]) -> None:
+    """The result of an export."""
+    say(console, f"{plain(data['source'])} → {plain(data['target'])}")
+    say(
+        console,
+        f"[green]✓[/] ONNX, operators of version {data['opset']}, {data['dtype']}, "
+        f"{data['bytes']:,} bytes, written in {data['seconds']['export']:.2f} s",
+    )
+    _proven(console, data)
+    say_plain(console, *data["notes"], before="Note: ")
+
+
+def _proven(console: Console, data: dict[str, Any]) -> None:
+    """The certificate of a file that was written."""
     _checks(console, data["checks"])
     _assumed(console, data)
     if data["certificate"]:
@@ -300,9 +320,6 @@ def converted(console: Console, data: dict[str, Any]) -> None:
         say(console, f"Certificate: {plain(data['certificate'])}")
     if data["removed"]:
         say(console, f"Removed {plain(data['removed'])}: it certified what was there before.")
-    say_plain(console, *data["notes"], before="Note: ")
-    if data["lost"]:
-        say(console, f"This format has no place for {join_words(data['lost'])}.")
 
 
 _TOLD = 10

@@ -102,6 +102,8 @@ def make_side(session: Session, job: BenchJob, times: Times) -> Side:
         return _torch_side(session, job, times)
     if session.package == "resnet_keras":
         return _keras_side(session, job, times)
+    if session.package == "resnet_onnx":
+        return _onnx_side(session, job, times)
     return _linen_side(job, times) if job.peer else _flax_side(session, job, times)
 
 
@@ -357,6 +359,12 @@ def _flax_side(session: Session, job: BenchJob, times: Times) -> Side:
     if job.mode == "train":
         return _own_trainer(session, job, model)
     return _jax_passes(session.resnet.compiled(model), job)
+
+
+def _onnx_side(session: Session, job: BenchJob, times: Times) -> Side:
+    forward = session.resnet.compiled(_own(session, job, times))
+    images = np.ascontiguousarray(np.moveaxis(job.images, -1, 1).astype(np.float32))
+    return _passes(forward, images, lambda y: y)
 
 
 def _jax_passes(forward: Callable[[Any], Any], job: BenchJob) -> Side:

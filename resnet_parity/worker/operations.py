@@ -18,6 +18,7 @@ from resnet_parity.engines.reference_libraries import REFERENCES
 from resnet_parity.numerics.rounding import perturbed
 from resnet_parity.numerics.teacher_forcing import inputs_of, rounded
 from resnet_parity.worker import bench
+from resnet_parity.worker.exported import run_exported
 from resnet_parity.worker.judges import judge
 from resnet_parity.worker.reference_libraries import reference_logits
 from resnet_parity.worker.session import Operation, Session, Written, narrowed, one_line, writing
@@ -137,13 +138,14 @@ def evaluate(
     source: str,
     spec: dict[str, Any],
     dtypes: list[str],
-    trials: int,
+    trials: list[Any] | None,
     images: str,
     place: dict[str, Any],
     layers: bool = False,
 ) -> Written:
     """What a checkpoint, read by the backend itself, makes of images: `<dtype>/<output>`, and in
-    float64 with its weights changed as rounding to float32 would, `trial<i>/<output>`; with
+    float64 with its weights changed as rounding in a dtype would so many times, which `trials`
+    are, `trial<i>/<output>`; with
     `layers` the output of every layer too, `<dtype>/<number>`.
     """
     given = ResNetSpec.parse(spec)
@@ -152,8 +154,10 @@ def evaluate(
     check_weights(p, state, "float64", source)
     batch = read_safetensors(images).state["images"]
     runs = [(dtype, dtype, narrowed(state, dtype)) for dtype in dtypes]
-    wide = cast_weights(state, "float64") if trials else {}
-    runs += [(f"trial{i}", "float64", perturbed(p, wide, "float32", i)) for i in range(trials)]
+    if trials is not None:
+        narrow, count = trials
+        wide = cast_weights(state, "float64")
+        runs += [(f"trial{i}", "float64", perturbed(p, wide, narrow, i)) for i in range(count)]
     results: State = {}
     for name, dtype, weights in runs:
         model = session.placed(given, weights, dtype)
@@ -313,4 +317,6 @@ def write(
 
 
 _OWN = (info, run, reference, predict, classify, evaluate, trace, trace_model, train, read, write)
-OPERATIONS: dict[str, Operation] = {f.__name__: f for f in (*_OWN, judge, *bench.OPERATIONS)}
+OPERATIONS: dict[str, Operation] = {
+    f.__name__: f for f in (*_OWN, judge, run_exported, *bench.OPERATIONS)
+}

@@ -21,6 +21,7 @@ from shared_spec.errors import SpecError
 from shared_spec.plan.layers import Layer, Parameter
 from shared_spec.plan.network import Block, Plan
 from shared_spec.plan.parameters import parameters_of
+from shared_spec.weights.lazy_array import LazyArray, LazyArrays
 from shared_spec.weights.state import State
 
 
@@ -54,6 +55,16 @@ def initial_weights(p: Plan, seed: int = 0) -> State:
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         arrays = pool.map(lambda q: _initial(q, generator(seed, q.name)), parameters)
         return {q.name: array for q, array in zip(parameters, arrays, strict=True)}
+
+
+def initial_entries(p: Plan, seed: int = 0) -> LazyArrays:
+    """As `initial_weights`, each array drawn when it is read."""
+    kind = np.dtype(np.float32)
+
+    def entry(q: Parameter) -> LazyArray:
+        return LazyArray(q.shape, kind, lambda: _initial(q, generator(seed, q.name)))
+
+    return LazyArrays({q.name: entry(q) for q in p.parameters()})
 
 
 def _initial(q: Parameter, rng: np.random.Generator) -> np.ndarray:

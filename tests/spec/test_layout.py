@@ -10,7 +10,14 @@ import pytest
 
 from tests.conftest import ROOT
 
-PACKAGES = ("shared_spec", "resnet_torch", "resnet_keras", "resnet_flax", "resnet_parity")
+PACKAGES = (
+    "shared_spec",
+    "resnet_onnx",
+    "resnet_torch",
+    "resnet_keras",
+    "resnet_flax",
+    "resnet_parity",
+)
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 MOST = 14
 """Files of a folder beside its `__init__`, as many as are seen at a glance."""

@@ -1,0 +1,101 @@
+"""The command `export`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resnet_parity.cli.options import (
+    JsonOption,
+    WeightsOption,
+    parse_names,
+    parse_size,
+    print_result,
+)
+from resnet_parity.engines.registry import RUNTIMES, parse_engines
+from resnet_parity.render import tables
+from resnet_parity.render.console import err
+from resnet_parity.render.progress import downloading, progress
+from shared_spec.errors import FrameworkError, ResNetError
+from shared_spec.origin import fetched, origin_of
+
+
+def export(
+    model: Annotated[
+        str,
+        typer.Argument(help="A catalogue name, alone or with a tag; a spec file; or weights."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")],
+    weights: WeightsOption = None,
+    batch: Annotated[str, typer.Option(help="dynamic, or a number of images.")] = "dynamic",
+    size: Annotated[str, typer.Option(help="dynamic, or pixels: 224 or 97x64.")] = "dynamic",
+    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
+    preprocessing: Annotated[
+        str,
+        typer.Option(
+            help="outside; or inside, for a graph that takes pixels of 8 bits [N, H, W, C]."
+        ),
+    ] = "outside",
+    head: Annotated[str, typer.Option(help="logits or softmax.")] = "logits",
+    opset: Annotated[
+        int | None, typer.Option(help="Version of the operators; default: 17, with bfloat16 22.")
+    ] = None,
+    fold: Annotated[
+        bool, typer.Option("--fold/--no-fold", help="Whether norms go into convolutions.")
+    ] = False,
+    engines: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Run the file in these of {', '.join(RUNTIMES)}; default: all installed."
+        ),
+    ] = None,
+    verify_it: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Whether to run the file.")
+    ] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Export a net to an ONNX file, written from its plan.
+
+    The file is run in each runtime and compared with the source in float64 before it takes its
+    place. The certificate is written next to it as OUTPUT.parity.json.
+    """
+    from resnet_parity.convert.export import Wanted
+    from resnet_parity.convert.export import export as run_export
+    from resnet_parity.convert.verify import Proof
+
+    if engines is not None and not verify_it:
+        raise ResNetError("--engines: with --no-verify none is run; leave one of them out")
+    if output.suffix != ".onnx":
+        raise ResNetError(f"--output: {output}: its suffix is not .onnx")
+    (inside,) = parse_names("--preprocessing", preprocessing, ("outside", "inside"))
+    (kind,) = parse_names("--dtype", dtype, ("float32", "float16", "bfloat16"))
+    (ending,) = parse_names("--head", head, ("logits", "softmax"))
+    origin = origin_of(model, weights)
+    chosen = None if engines is None else tuple(parse_engines(engines))
+    try:
+        from resnet_onnx.file import Form
+    except FrameworkError as error:
+        raise FrameworkError(f"ONNX: {error}") from None
+    form = Form(
+        opset,
+        None if batch == "dynamic" else _number(batch),
+        None if size == "dynamic" else parse_size("--size", size),
+        inside == "inside",
+        ending,
+    )
+    with progress(err) as advance:
+        if isinstance(origin.weights, str):
+            fetched(origin.weights, downloading(advance, origin.weights))
+        advance(f"{model} to {output}")
+        proof = Proof(chosen, on_progress=advance) if verify_it else None
+        done = run_export(origin, output, Wanted(form, kind, fold), proof)
+    print_result(asdict(done), as_json, tables.exported)
+
+
+def _number(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise ResNetError(f"--batch: {text!r} is neither dynamic nor a number of images")
+    return int(text)
