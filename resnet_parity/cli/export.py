@@ -72,7 +72,6 @@ def export(
         raise ResNetError(f"--output: {output}: its suffix is not .onnx")
     (inside,) = parse_names("--preprocessing", preprocessing, ("outside", "inside"))
     (kind,) = parse_names("--dtype", dtype, ("float32", "float16", "bfloat16"))
-    (ending,) = parse_names("--head", head, ("logits", "softmax"))
     origin = origin_of(model, weights)
     chosen = None if engines is None else tuple(parse_engines(engines))
     try:
@@ -84,7 +83,7 @@ def export(
         None if batch == "dynamic" else _number(batch),
         None if size == "dynamic" else parse_size("--size", size),
         inside == "inside",
-        ending,
+        head,  # type: ignore[arg-type]  # which Form checks
     )
     with progress(err) as advance:
         if isinstance(origin.weights, str):

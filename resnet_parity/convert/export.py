@@ -94,8 +94,7 @@ def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = N
             )
         if proof is not None and not engines:
             notes.append(
-                "nothing was run: no runtime is installed; pip install 'resnet-parity[onnx]' brings "
-                "one"
+                "nothing was run: no runtime is installed; run: pip install 'resnet-parity[onnx]'"
             )
         p = inference_form(compile_plan(checkpoint.spec), wanted.folded)
         entries = weight_entries(p, checkpoint.state, wanted.dtype)
