@@ -100,7 +100,13 @@ def chain(module: nn.Module, names: Iterable[str], x: Tensor) -> Tensor:
     They are looked up on every call, so that a replaced child (`model.fc = ...`) takes effect.
     """
     for name in names:
-        x = run(getattr(module, name), x)
+        layer = getattr(module, name)
+        if layer is None:
+            raise FrameworkError(
+                f"{name}: was set to None in this {type(module).__name__}, which runs it; "
+                f"nn.Identity() leaves it out"
+            )
+        x = run(layer, x)
     return x
 
 
@@ -371,7 +377,7 @@ class GlobalPool(nn.Module):
 
     def __init__(self, layer: plan.GlobalPool) -> None:
         super().__init__()
-        self.pool = MeanPool(1) if layer.kind == "avg" else MaximumPool(layer.kind)
+        self.pool = MeanPool((1, 1)) if layer.kind == "avg" else MaximumPool(layer.kind)
         self.keep_axes = layer.keep_axes
 
     def forward(self, x: Tensor) -> Tensor:
@@ -384,8 +390,8 @@ class GlobalPool(nn.Module):
 
 
 class MeanPool(nn.AdaptiveAvgPool2d):
-    """`nn.AdaptiveAvgPool2d(1)`, which PyTorch would compute by strides that are those of one size
-    of batch.
+    """`nn.AdaptiveAvgPool2d((1, 1))`, which PyTorch would compute by strides that are those of one
+    size of batch.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from shared_spec.errors import (
     SpecError,
     WeightsError,
     WeightsWarning,
+    arguments_as,
 )
 from shared_spec.formats.hub_folder import HUB_FILES, save_hub_folder, write_card
 from shared_spec.formats.hub_folder import certify as certify_folder
@@ -48,6 +49,13 @@ from shared_spec.weights.state import (
     cast_weights,
     numpy_dtype,
 )
+
+_OF_CREATE_MODEL = {
+    "spec": "`model`, and the file by `weights`",
+    "part": "`part` of read_checkpoint",
+    "names": "`names` of read_checkpoint",
+}
+"""What `create_model` has for arguments of `read_checkpoint`."""
 
 Outputs = dict[str, np.ndarray]
 """What layers and blocks gave, by their canonical names."""
@@ -151,7 +159,8 @@ class ModelVerbs(ABC, Generic[Model]):
         return built
 
     def _read(self, weights: WeightsLike, spec: ResNetSpec | None) -> Checkpoint:
-        checkpoint = self.weights.read_checkpoint(weights, spec)
+        with arguments_as(_OF_CREATE_MODEL):
+            checkpoint = self.weights.read_checkpoint(weights, spec)
         warn_of_notes(checkpoint, weights)
         return checkpoint
 

@@ -5,6 +5,7 @@ model of theirs and on ours with its weights, and has to give the same.
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import pickle
 import warnings
@@ -73,6 +74,31 @@ def _add_downsample(m: Any) -> None:
     m.layer1[1].downsample = nn.AvgPool2d(3, 1, 1)
 
 
+def _replace_every(m: Any, kind: type, new: Any) -> None:
+    """The loop that is in many repositories."""
+    for name, child in m.named_children():
+        if isinstance(child, kind):
+            setattr(m, name, new(child))
+        else:
+            _replace_every(child, kind, new)
+
+
+def _frozen(old: Any) -> Any:
+    from torchvision.ops import FrozenBatchNorm2d
+
+    new = FrozenBatchNorm2d(old.num_features).double()
+    new.running_var.fill_(3)
+    return new
+
+
+def _fuse(m: Any, layers: list[str]) -> None:
+    from torch.ao.quantization import fuse_modules
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated, and used
+        fuse_modules(m, layers, inplace=True)
+
+
 def replacements(resnet: Any) -> None:
     """Each takes effect, as in torchvision."""
     from torch import nn
@@ -88,6 +114,17 @@ def replacements(resnet: Any) -> None:
         "conv1": lambda m: setattr(m, "conv1", nn.AvgPool2d(1)),
         "added downsample": _add_downsample,
         "bn2": lambda m: setattr(m.layer1[0], "bn2", nn.Identity()),
+        "add_module avgpool": lambda m: m.add_module("avgpool", nn.AdaptiveMaxPool2d(1)),
+        "add_module relu": lambda m: m.add_module("relu", nn.SiLU()),
+        "register_module relu": lambda m: m.layer1[0].register_module("relu", nn.SiLU()),
+        "register_module bn1": lambda m: m.layer1[0].register_module("bn1", nn.Identity()),
+        "every ReLU": lambda m: _replace_every(m, nn.ReLU, lambda old: nn.GELU()),
+        "every norm frozen": lambda m: _replace_every(m, nn.BatchNorm2d, _frozen),
+        "every norm of groups": lambda m: _replace_every(
+            m, nn.BatchNorm2d, lambda old: nn.GroupNorm(8, old.num_features).double()
+        ),
+        "fused stem": lambda m: _fuse(m, ["conv1", "bn1", "relu"]),
+        "fused shortcut": lambda m: _fuse(m, ["layer2.0.downsample.0", "layer2.0.downsample.1"]),
     }
     x = images(33)
     for name in ("resnet18", "resnet50"):
@@ -100,7 +137,8 @@ def replacements(resnet: Any) -> None:
             if edit == "conv1":
                 a.conv1 = b.conv1 = nn.Conv2d(3, 64, 5, padding=2).double()
             close(b(x), a(x))
-            assert b(x).shape != before.shape or (b(x) - before).abs().max() > 1e-6, edit
+            if not edit.startswith("fused"):
+                assert b(x).shape != before.shape or (b(x) - before).abs().max() > 1e-6, edit
     theirs, ours = pair(resnet, "resnet18")
     for m in (theirs, ours):
         _drop_downsample(m)
@@ -119,10 +157,51 @@ def replacements(resnet: Any) -> None:
     block.downsample = None
     with pytest.raises(RuntimeError, match="must match"):
         block(images(8)[:, :1].expand(2, 64, 8, 8))
+    # torchvision would take out the ReLU after the sum too.
+    _, ours = pair(resnet, "resnet18")
+    with pytest.raises(AssertionError, match=r"fuser method for: .*Together"):
+        _fuse(ours, ["layer1.0.conv1", "layer1.0.bn1", "layer1.0.relu"])
+    before = ours(x)
+    _fuse(ours, ["layer1.0.conv1", "layer1.0.bn1", "layer1.0.act1"])
+    close(ours(x), before)
+
+
+def taken_away(resnet: Any) -> None:
+    """As in torchvision a layer that is None or deleted is missed when it is run, and not before,
+    since some who do so run the rest by hand.
+    """
+    theirs, ours = pair(resnet, "resnet18")
+    x = images(33)
+    for m in (theirs, ours):
+        m.avgpool = m.fc = None
+    for m in (theirs, ours):
+        del m.avgpool, m.fc
+    maps = []
+    for m in (theirs, ours):
+        y = m.layer1(m.maxpool(m.relu(m.bn1(m.conv1(x)))))
+        maps.append(m.layer4(m.layer3(m.layer2(y))))
+    close(*maps)
+    for path, name, told in (
+        ("layer1.0", "relu", "act1: was set to None in this ResidualBlock"),
+        ("layer1.0", "conv2", "conv2: was set to None"),
+        ("", "relu", "act1: was set to None in this ResNet"),
+        ("", "fc", "fc: was set to None"),
+    ):
+        theirs, ours = pair(resnet, "resnet18")
+        for m, refusal in (
+            (theirs, pytest.raises(TypeError)),
+            (ours, pytest.raises(FrameworkError, match=told)),
+        ):
+            setattr(m.get_submodule(path), name, None)
+            assert getattr(m.get_submodule(path), name) is None
+            with refusal:
+                m(x)
 
 
 def hooks(resnet: Any) -> None:
     """Hooks written for torchvision see what they see there."""
+    from torch import nn
+
     x = images()
     seen: list[list[Any]] = []
     for model in pair(resnet, "resnet50"):
@@ -143,9 +222,18 @@ def hooks(resnet: Any) -> None:
     for a, b in zip(theirs, ours, strict=True):
         close(b, a)
     _, model = pair(resnet, "resnet18")
-    model.layer1[0].relu.inplace = False  # as guided backpropagation does
+    relu = model.layer1[0].relu
+    assert isinstance(relu, nn.ReLU)
+    assert relu.inplace
+    assert not relu.training
+    relu.inplace = False  # as guided backpropagation does
     assert not model.layer1[0].act1.inplace
     assert not model.layer1[0].act2.inplace
+    assert not pickle.loads(pickle.dumps(copy.deepcopy(relu))).inplace  # noqa: S301 ours
+    close(
+        nn.Sequential(model.layer1[0].bn1, relu)(x[:, :1].expand(2, 64, 64, 64)).min(),
+        x.new_zeros(()),
+    )
     gradients: list[Any] = []
     handle = model.layer1[0].relu.register_full_backward_hook(
         lambda module, inputs, outputs: gradients.append(inputs)
@@ -171,11 +259,14 @@ def names_that_nothing_calls(resnet: Any) -> None:
         (resnet.create_model("resnetv2_50d_frn").stages[0].blocks[0], "relu"),
         (resnet.create_model("resnetv2_18"), "relu"),
         (resnet.create_model("resnetv2_18"), "conv1"),
+        (cifar.layer1[0], "drop_path"),
     ):
-        with pytest.raises(AttributeError, match="no "):
-            setattr(model, name, nn.Identity())
-        assert not hasattr(model, name)
+        for put in (functools.partial(setattr, model), model.add_module, model.register_module):
+            with pytest.raises(AttributeError, match="no "):
+                put(name, nn.Identity())
+            assert not hasattr(model, name)
     cifar.extra = nn.Identity()  # any other name is the user's
+    cifar.layer1[0].add_module("extra", nn.Identity())
     replaced = resnet.create_model("resnet20")
     replaced.global_pool = nn.AdaptiveAvgPool2d(1)
     with pytest.raises(AttributeError, match="no global pool"):

@@ -84,7 +84,7 @@ def settled(
                 nearest = problems
     if nearest is None:
         raise WeightsError(
-            f"{where}: its arrays fit no model of the catalogue; name a spec file (--model)"
+            f"{where}: its arrays fit no model of the catalogue; name a spec file (`spec`)"
         )
     raise WeightsError(f"{where}: {nearest[0]}")
 
