@@ -134,6 +134,11 @@ class ResNet(TorchvisionNet, TimmNet, Scriptable):
         require_trained(self.plan, "to reset")
         if self.plan.outputs:
             raise FrameworkError("reset_classifier: a features-only model has no classifier")
+        if global_pool == "":
+            raise FrameworkError(
+                "reset_classifier: global_pool '' would leave the maps without a pool, which is no "
+                "net here; forward_features(images) gives them"
+            )
         pool = {} if global_pool is None else {"head_pool": global_pool}
         spec = self.spec.override(num_classes=num_classes, **pool)
         p = compile_plan(spec)

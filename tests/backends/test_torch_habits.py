@@ -40,6 +40,8 @@ SMALL = {"depths": [1, 2], "widths": [32, 64]}
         "gradients_are_checkpointed",
         "a_new_classifier",
         "an_edited_model_is_not_saved",
+        "other_libraries_keywords",
+        "pretrained_by_place",
         "timm_config",
         "timm_optimizers",
         "quantized_sums",

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shared_spec import FrameworkError, SpecError, WeightsError, resolve
+from shared_spec import FrameworkError, SpecError, UnknownModelError, WeightsError, resolve
 from tests.peers import timm_model, torchvision_models
 
 EXACT: dict[str, float] = {"rtol": 1e-12, "atol": 1e-12}
@@ -401,8 +401,9 @@ def a_new_classifier(resnet: Any) -> None:
         path = model.get_classifier(name_only=True)
         for key, tensor in model.state_dict().items():
             assert key.startswith(path) or torch.equal(tensor, kept[key])
-        with pytest.raises(SpecError, match="head_pool"):
-            model.reset_classifier(3, "")
+        for classes in (0, 3):
+            with pytest.raises(FrameworkError, match=r"global_pool .* forward_features\(images\)"):
+                model.reset_classifier(classes, "")
     with pytest.raises(FrameworkError, match="features-only"):
         resnet.create_model("resnet18", features_only=True).reset_classifier(3)
 
@@ -432,6 +433,60 @@ def an_edited_model_is_not_saved(resnet: Any) -> None:
         change(model)
         with pytest.raises(WeightsError, match=f"{layer} was replaced"):
             resnet.export_weights(model)
+
+
+def other_libraries_keywords(resnet: Any) -> None:
+    """Their keyword is refused by the name that it has here, under which it means the same."""
+    x = images(64)
+    for library, name, theirs, ours in (
+        ("timm", "resnet18", {"in_chans": 1}, {"in_channels": 1}),
+        ("timm", "resnet18", {"global_pool": "catavgmax"}, {"head_pool": "catavgmax"}),
+        ("timm", "resnet18", {"act_layer": "gelu"}, {"activation": "gelu"}),
+        ("timm", "resnet18", {"norm_layer": "groupnorm"}, {"norm": "group"}),
+        ("timm", "resnet18", {"down_kernel_size": 3}, {"shortcut_kernel": 3}),
+        ("timm", "resnet18", {"avg_down": True}, {"shortcut_pool": "avg"}),
+        ("timm", "resnet18", {"block_args": {"attn_layer": "se"}}, {"attention": "se"}),
+        ("timm", "resnet50", {"cardinality": 2}, {"groups": 2}),
+        ("timm", "resnet50", {"block_reduce_first": 2}, {"reduce_first": 2}),
+        ("torchvision", "resnet50", {"width_per_group": 32}, {"base_width": 32}),
+        ("torchvision", "resnet50", {"zero_init_residual": True}, {"zero_init_last": True}),
+    ):
+        if library == "timm":
+            reference = timm_model(name, **theirs)
+        else:
+            reference = getattr(torchvision_models(), name)(**theirs)
+        reference = reference.double().eval()
+        model = resnet.create_model(name, dtype="float64", seed=4, **ours).eval()
+        reference.load_state_dict(model.state_dict(), strict=True)
+        batch = x[:, : model.spec.in_channels]
+        close(model(batch), reference(batch))
+        (word,), (field,) = theirs, ours
+        with pytest.raises(SpecError, match=f"{word}: there is no such field; .*{field}"):
+            resnet.create_model(name, **theirs)
+    timm_model("resnet18", scriptable=True, exportable=True, no_jit=True)
+    for word in ("scriptable", "exportable", "no_jit"):
+        with pytest.raises(SpecError, match=f"{word}: .*leave it out"):
+            resnet.create_model("resnet18", **{word: True})
+    with pytest.raises(SpecError, match="checkpoint_path: there is no such field; it is `weights`"):
+        resnet.create_model("resnet18", checkpoint_path="a.pth")
+    # timm's other keywords are ours.
+    reference = timm_model("resnet18", features_only=True, out_indices=(1, 3), output_stride=16)
+    model = resnet.create_model(
+        "resnet18", features_only=True, out_indices=(1, 3), output_stride=16
+    )
+    assert [tuple(y.shape) for y in reference.eval()(x.float())] == [
+        tuple(y.shape) for y in model.eval()(x.float())
+    ]
+
+
+def pretrained_by_place(resnet: Any) -> None:
+    """`create_model("resnet18", True)`, as in timm, and `resnet18(True)`, as in both."""
+    for call in (resnet.resnet18, functools.partial(resnet.create_model, "resnet18")):
+        with pytest.raises(UnknownModelError, match="no weights 'of_nobody' for it; expected one"):
+            call("of_nobody")
+        with pytest.raises(WeightsError, match="weights, pretrained: both say which"):
+            call(True, weights="a.pth")
+        assert call(False, num_classes=3).num_classes == 3
 
 
 def timm_config(resnet: Any) -> None:
