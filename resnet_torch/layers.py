@@ -378,15 +378,22 @@ class GlobalPool(nn.Module):
     def __init__(self, layer: plan.GlobalPool) -> None:
         super().__init__()
         self.pool = MeanPool((1, 1)) if layer.kind == "avg" else MaximumPool(layer.kind)
-        self.keep_axes = layer.keep_axes
+        self.flatten = nn.Identity() if layer.keep_axes else FlattenPixel()
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to [N, C], or to [N, C, 1, 1]; 2 C channels for catavgmax."""
-        y: Tensor = self.pool(x)
-        if self.keep_axes:
-            return y
-        # Of one pixel, there is nothing left to flatten: in no graph is the size of the batch.
-        return torch.flatten(y.squeeze(-1).squeeze(-1), 1)
+        y: Tensor = self.flatten(self.pool(x))
+        return y
+
+
+class FlattenPixel(nn.Flatten):
+    """`nn.Flatten` that has nothing left to do where there is one pixel: in no graph is the size of
+    the batch.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, 1, 1] to [N, C]; [N, C, H, W] to [N, C H W]."""
+        return torch.flatten(x.squeeze(-1).squeeze(-1), 1)
 
 
 class MeanPool(nn.AdaptiveAvgPool2d):

@@ -32,6 +32,7 @@ SMALL = {"depths": [1, 2], "widths": [32, 64]}
     [
         "torchvision_attributes",
         "replacements",
+        "pooled_maps",
         "taken_away",
         "hooks",
         "names_that_nothing_calls",

@@ -166,6 +166,38 @@ def replacements(resnet: Any) -> None:
     close(ours(x), before)
 
 
+def pooled_maps(resnet: Any) -> None:
+    """The parts of timm's `global_pool`, and nodes for what torchvision calls avgpool, flatten."""
+    from torch import nn
+
+    torchvision_models()
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    x = images(65)
+    for name in ("resnet18", "resnetv2_18"):
+        theirs, ours = pair(resnet, name, "timm")
+        pools = [
+            m.get_submodule("head" if "v2" in name else "").global_pool for m in (theirs, ours)
+        ]
+        assert [[n for n, _ in p.named_children()] for p in pools] == [["pool", "flatten"]] * 2
+        close(ours(x), theirs(x))
+        for pool in pools:
+            pool.pool = nn.AdaptiveMaxPool2d(1)
+        close(ours(x), theirs(x))
+    theirs, ours = pair(resnet, "resnet18", "timm")
+    for m in (theirs, ours):
+        m.global_pool.flatten, m.fc = nn.Identity(), nn.Identity()
+    assert ours(x).shape == (2, 512, 1, 1)
+    close(ours(x), theirs(x))
+    theirs, ours = pair(resnet, "resnet18")
+    nodes = {"avgpool": "global_pool.pool", "flatten": "global_pool.flatten", "relu": "act1"}
+    nodes |= {"layer1.0.relu": "layer1.0.act1", "layer1.0.relu_1": "layer1.0.act2"}
+    a = create_feature_extractor(theirs, [*nodes])(x)
+    b = create_feature_extractor(ours, [*nodes.values()])(x)
+    for node, here in nodes.items():
+        close(b[here], a[node])
+
+
 def taken_away(resnet: Any) -> None:
     """As in torchvision a layer that is None or deleted is missed when it is run, and not before,
     since some who do so run the rest by hand.
