@@ -117,11 +117,13 @@ class Together:
     """
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
-        vars(self)["_layers"] = layers
+        object.__setattr__(self, "_layers", layers)  # as torch.compile understands it
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
-        return type(self._layers[0])
+        # torch.compile asks before there are layers.
+        layers = vars(self).get("_layers")
+        return type(layers[0]) if layers else Together
 
     def __call__(self, x: Any) -> Any:
         """What the first gives."""
@@ -134,6 +136,8 @@ class Together:
         return Together, (self._layers,)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_layers":
+            raise AttributeError(name)
         if name.startswith("register_") and name.endswith("_hook"):
             return partial(self._on_each, name)
         return getattr(self._layers[0], name)

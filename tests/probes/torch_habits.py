@@ -700,6 +700,17 @@ def copies(resnet: Any) -> None:
     import torch
     from torch import nn
 
+    class ByHand(nn.Module):
+        def __init__(self, net: Any) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Any) -> Any:
+            x = self.net.relu(self.net.bn1(self.net.conv1(x)))
+            block = self.net.layer1[0]
+            y = block.bn2(block.conv2(block.relu(block.bn1(block.conv1(x)))))
+            return block.relu(y + x)
+
     _, model = pair(resnet, "resnet18")
     model.avgpool = nn.AdaptiveMaxPool2d(1)
     model.layer1[0].relu = nn.GELU()
@@ -718,6 +729,15 @@ def copies(resnet: Any) -> None:
         if isinstance(twin, type(model)):
             assert type(twin.avgpool) is nn.AdaptiveMaxPool2d
             assert twin.layer1[0].relu is twin.layer1[0].act2
+    # And so does what runs the layers of one by hand.
+    by_hand = ByHand(pair(resnet, "resnet18")[1])
+    for twin in (
+        torch.compile(by_hand, fullgraph=True, backend="eager"),
+        torch.export.export(by_hand, (x,)).module(),
+        torch.fx.symbolic_trace(by_hand),
+    ):
+        close(twin(x), by_hand(x))
+    close(by_hand(x), ByHand(pair(resnet, "resnet18")[0])(x))
     text = str(resnet.create_model("resnet18"))
     assert "(global_pool): GlobalPool(" in text
     assert len(text) < 8_000
