@@ -100,7 +100,13 @@ def chain(module: nn.Module, names: Iterable[str], x: Tensor) -> Tensor:
     They are looked up on every call, so that a replaced child (`model.fc = ...`) takes effect.
     """
     for name in names:
-        x = run(getattr(module, name), x)
+        layer = getattr(module, name)
+        if layer is None:
+            raise FrameworkError(
+                f"{name}: was set to None in this {type(module).__name__}, which runs it; "
+                f"nn.Identity() leaves it out"
+            )
+        x = run(layer, x)
     return x
 
 
@@ -371,21 +377,28 @@ class GlobalPool(nn.Module):
 
     def __init__(self, layer: plan.GlobalPool) -> None:
         super().__init__()
-        self.pool = MeanPool(1) if layer.kind == "avg" else MaximumPool(layer.kind)
-        self.keep_axes = layer.keep_axes
+        self.pool = MeanPool((1, 1)) if layer.kind == "avg" else MaximumPool(layer.kind)
+        self.flatten = nn.Identity() if layer.keep_axes else FlattenPixel()
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to [N, C], or to [N, C, 1, 1]; 2 C channels for catavgmax."""
-        y: Tensor = self.pool(x)
-        if self.keep_axes:
-            return y
-        # Of one pixel, there is nothing left to flatten: in no graph is the size of the batch.
-        return torch.flatten(y.squeeze(-1).squeeze(-1), 1)
+        y: Tensor = self.flatten(self.pool(x))
+        return y
+
+
+class FlattenPixel(nn.Flatten):
+    """`nn.Flatten` that has nothing left to do where there is one pixel: in no graph is the size of
+    the batch.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, 1, 1] to [N, C]; [N, C, H, W] to [N, C H W]."""
+        return torch.flatten(x.squeeze(-1).squeeze(-1), 1)
 
 
 class MeanPool(nn.AdaptiveAvgPool2d):
-    """`nn.AdaptiveAvgPool2d(1)`, which PyTorch would compute by strides that are those of one size
-    of batch.
+    """`nn.AdaptiveAvgPool2d((1, 1))`, which PyTorch would compute by strides that are those of one
+    size of batch.
     """
 
     def forward(self, x: Tensor) -> Tensor:

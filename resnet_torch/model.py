@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -43,7 +44,7 @@ class ResidualBlock(TorchvisionBlock, Scriptable):
         # What a user puts where there is nothing takes, in timm's nets, the output of `pre`.
         self._from_pre = block.shortcut_from == "pre" or bool(block.pre and not block.shortcut)
         if self._adds and not attach(self, block.name, block.shortcut):
-            self.register_module("downsample", None)
+            place(self, "downsample", None)
         self._output = attach(self, block.name, block.output)
         names = (x.name for x in block.layers() if isinstance(x, plan.Activation))
         self._activations = tuple(name.removeprefix(block.name + ".") for name in names)
@@ -133,6 +134,11 @@ class ResNet(TorchvisionNet, TimmNet, Scriptable):
         require_trained(self.plan, "to reset")
         if self.plan.outputs:
             raise FrameworkError("reset_classifier: a features-only model has no classifier")
+        if global_pool == "":
+            raise FrameworkError(
+                "reset_classifier: global_pool '' would leave the maps without a pool, which is no "
+                "net here; forward_features(images) gives them"
+            )
         pool = {} if global_pool is None else {"head_pool": global_pool}
         spec = self.spec.override(num_classes=num_classes, **pool)
         p = compile_plan(spec)
@@ -168,13 +174,14 @@ def attach(
     return tuple(dict.fromkeys(names))
 
 
-def place(parent: nn.Module, path: str, module: nn.Module) -> str:
+def place(parent: nn.Module, path: str, module: nn.Module | None) -> str:
     """Put `module` at the dotted `path` below `parent`; return the first name of the path."""
     first, _, rest = path.partition(".")
+    add = functools.partial(nn.Module.add_module, parent)  # a net's own refuses what is not there
     if not rest:
-        parent.add_module(first, module)
+        add(first, module)
         return first
     if not hasattr(parent, first):
-        parent.add_module(first, nn.Sequential())
+        add(first, nn.Sequential())
     place(getattr(parent, first), rest, module)
     return first

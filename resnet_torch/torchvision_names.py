@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -16,9 +17,9 @@ from resnet_torch.layers import GlobalPool
 from shared_spec.plan.network import Plan
 
 _NET = {"conv1", "bn1", "relu", "act1", "maxpool", "layer1", "layer2", "layer3", "layer4"}
-_NET |= {"avgpool", "global_pool", "fc", "stem", "stages", "norm", "head"}
+_NET |= {"avgpool", "global_pool", "fc", "stem", "stages", "norm", "head", "drop_rate"}
 _BLOCK = {f"{kind}{n}" for kind in ("conv", "bn", "norm", "act") for n in (1, 2, 3)}
-_BLOCK |= {"relu", "downsample", "se", "aa"}
+_BLOCK |= {"relu", "downsample", "se", "aa", "drop_path", "drop_block"}
 
 
 class _Named(nn.Module):
@@ -28,13 +29,34 @@ class _Named(nn.Module):
 
     called: set[str]
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def _places(self, name: str) -> list[tuple[nn.Module, str]]:
+        """The parent and the name of each layer that `name` means here.
+
+        Raises:
+            AttributeError: if there is none.
+        """
         if name in self.called and name not in self._modules:
             raise AttributeError(
                 f"{name}: this {type(self).__name__} has no layer of that name, so that nothing "
                 f"would call it; it has {', '.join(self._modules)}"
             )
-        super().__setattr__(name, value)
+        return [(self, name)]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in self.called:
+            super().__setattr__(name, value)
+            return
+        for parent, child in self._places(name):
+            nn.Module.__setattr__(parent, child, value)
+
+    def __delattr__(self, name: str) -> None:
+        for parent, child in self._places(name):
+            nn.Module.__delattr__(parent, child)
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        """As setting an attribute."""
+        for parent, child in self._places(name):
+            nn.Module.add_module(parent, child, module)
 
 
 class TorchvisionBlock(_Named):
@@ -44,19 +66,17 @@ class TorchvisionBlock(_Named):
     _activations: tuple[str, ...]
 
     @property
-    def relu(self) -> nn.Module:
+    def relu(self) -> Any:
         """The block's activations: the module itself if they are one, else `Together`."""
         layers = list(dict.fromkeys(getattr(self, name) for name in self._activations))
         if not layers:
             raise AttributeError("relu: this block has no activation of its own")
         return layers[0] if len(layers) == 1 else Together(layers)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "relu" and vars(self).get("_activations"):
-            for activation in self._activations:
-                self.add_module(activation, value)
-        else:
-            super().__setattr__(name, value)
+    def _places(self, name: str) -> list[tuple[nn.Module, str]]:
+        if name == "relu" and self._activations:
+            return [(self, activation) for activation in self._activations]
+        return super()._places(name)
 
 
 class TorchvisionNet(_Named):
@@ -70,20 +90,19 @@ class TorchvisionNet(_Named):
     plan: Plan
 
     @property
-    def relu(self) -> nn.Module:
+    def relu(self) -> Any:
         """The activation after the stem."""
-        return self.get_submodule("act1")
+        return self.act1
 
     @property
     def avgpool(self) -> nn.Module:
         """The global pool: [N, C, H, W] to [N, C, 1, 1]."""
         return self._pool().pool
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "avgpool" and "_modules" in vars(self):
-            self._pool().pool = value
-        else:
-            super().__setattr__("act1" if name == "relu" else name, value)
+    def _places(self, name: str) -> list[tuple[nn.Module, str]]:
+        if name == "avgpool":
+            return [(self._pool(), "pool")]
+        return super()._places("act1" if name == "relu" else name)
 
     def _pool(self) -> GlobalPool:
         for module in self.modules():
@@ -92,47 +111,40 @@ class TorchvisionNet(_Named):
         raise AttributeError("avgpool: this net has no global pool, or another in its place")
 
 
-class Together(nn.Module):
-    """Several layers as the one that they are in torchvision: what is hooked on it, or set on it,
-    is on each.
+class Together:
+    """Several layers as the one that they are in torchvision, and an instance of its class: what is
+    hooked on it, or set on it, is on each; the rest is the first's, as they compute the same.
     """
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
-        super().__init__()
-        vars(self)["_layers"] = layers  # they are registered where they are run
+        object.__setattr__(self, "_layers", layers)  # as torch.compile understands it
 
-    def forward(self, x: Any) -> Any:
-        """What the first gives; they compute the same."""
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        # torch.compile asks before there are layers.
+        layers = vars(self).get("_layers")
+        return type(layers[0]) if layers else Together
+
+    def __call__(self, x: Any) -> Any:
+        """What the first gives."""
         return self._layers[0](x)
 
-    def extra_repr(self) -> str:
-        """The layers."""
-        return ", ".join(map(repr, self._layers))
+    def __repr__(self) -> str:
+        return f"Together({', '.join(map(repr, self._layers))})"
+
+    def __reduce__(self) -> Any:
+        return Together, (self._layers,)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(vars(self)["_layers"][0], name)
+        if name == "_layers":
+            raise AttributeError(name)
+        if name.startswith("register_") and name.endswith("_hook"):
+            return partial(self._on_each, name)
+        return getattr(self._layers[0], name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        for layer in vars(self).get("_layers", ()):
+        for layer in self._layers:
             setattr(layer, name, value)
-        if "_layers" not in vars(self):
-            super().__setattr__(name, value)
-
-    def register_forward_hook(self, *args: Any, **options: Any) -> Any:
-        """As of `nn.Module`, and so the next three."""
-        return self._on_each("register_forward_hook", *args, **options)
-
-    def register_forward_pre_hook(self, *args: Any, **options: Any) -> Any:
-        """See `register_forward_hook`."""
-        return self._on_each("register_forward_pre_hook", *args, **options)
-
-    def register_full_backward_hook(self, *args: Any, **options: Any) -> Any:
-        """See `register_forward_hook`."""
-        return self._on_each("register_full_backward_hook", *args, **options)
-
-    def register_full_backward_pre_hook(self, *args: Any, **options: Any) -> Any:
-        """See `register_forward_hook`."""
-        return self._on_each("register_full_backward_pre_hook", *args, **options)
 
     def _on_each(self, register: str, *args: Any, **options: Any) -> _Handles:
         handles = _Handles()

@@ -20,6 +20,7 @@ from shared_spec.errors import (
     SpecError,
     WeightsError,
     WeightsWarning,
+    arguments_as,
 )
 from shared_spec.formats.hub_folder import HUB_FILES, save_hub_folder, write_card
 from shared_spec.formats.hub_folder import certify as certify_folder
@@ -48,6 +49,13 @@ from shared_spec.weights.state import (
     cast_weights,
     numpy_dtype,
 )
+
+_OF_CREATE_MODEL = {
+    "spec": "`model`, and the file by `weights`",
+    "part": "`part` of read_checkpoint",
+    "names": "`names` of read_checkpoint",
+}
+"""What `create_model` has for arguments of `read_checkpoint`."""
 
 Outputs = dict[str, np.ndarray]
 """What layers and blocks gave, by their canonical names."""
@@ -80,9 +88,9 @@ class ModelVerbs(ABC, Generic[Model]):
     def create_model(
         self,
         model: ModelLike,
+        pretrained: bool | str = False,
         *,
         weights: Any = None,
-        pretrained: bool | str = False,
         seed: int = 0,
         dtype: Any = None,
         inference: Inference | bool = False,
@@ -99,14 +107,15 @@ class ModelVerbs(ABC, Generic[Model]):
             model: a catalogue name, alone or with a tag of published weights (`resnet50.a1_in1k`);
                 a `ResNetSpec`; the path of a YAML, TOML or JSON spec file; or a file or folder of
                 weights that says which net it is, or `"hf-hub:owner/name"`, with its weights.
+            pretrained: True for the default weights of the name or those of its tag, or a tag:
+                `list_models("resnet50*", pretrained=True)` lists them. They are downloaded once.
             weights: None for fresh weights; the path of a checkpoint; `"hf-hub:owner/name"`; a tag
                 of published weights, such as `"IMAGENET1K_V2"`, or torchvision's own record of
                 them; or weights in memory, as `read_checkpoint` takes them. They have to fit,
                 except where an override of `in_channels`, `num_classes` or `features_only` changes
                 the net: see `shared_spec.weights.adapt`.
-            pretrained: True for the default weights of the name or those of its tag, or a tag:
-                `list_models("resnet50*", pretrained=True)` lists them. They are downloaded once.
-            seed: of the fresh weights, which are bit-identical in every framework.
+            seed: of the fresh weights, which are bit-identical in every framework, and at every
+                call that does not name another.
             dtype: of parameters and computation: float64 (in JAX with `jax_enable_x64`), float32
                 (the default), float16 or bfloat16.
             inference: True for the form that is fastest in inference, in evaluation mode and with
@@ -151,7 +160,8 @@ class ModelVerbs(ABC, Generic[Model]):
         return built
 
     def _read(self, weights: WeightsLike, spec: ResNetSpec | None) -> Checkpoint:
-        checkpoint = self.weights.read_checkpoint(weights, spec)
+        with arguments_as(_OF_CREATE_MODEL):
+            checkpoint = self.weights.read_checkpoint(weights, spec)
         warn_of_notes(checkpoint, weights)
         return checkpoint
 
@@ -325,8 +335,8 @@ class ModelVerbs(ABC, Generic[Model]):
         self.weights.follow(model)
         if model.plan.outputs or not model.spec.num_classes:
             raise WeightsError("the model gives features and no classes")
-        if top < 1:
-            raise WeightsError(f"top: {top} is not a number of classes; give at least 1")
+        if not isinstance(top, int) or top < 1:
+            raise WeightsError(f"top: {top!r} is not a number of classes; give at least 1")
         labels, ending = remembered(model).labels, self._ending(model)
         outputs = self.predict(model, self.preprocess(model, images))
         if ending == "softmax":
@@ -362,11 +372,16 @@ class ModelVerbs(ABC, Generic[Model]):
             >>> run_parts(model, {"maxpool": np.zeros((1, 112, 112, 64), np.float32)})
 
         Raises:
-            SpecError: if the model has no layer or block of such a name.
+            ResNetError: if the model has no layer or block of such a name, or an input is no array.
         """
         self.weights.follow(model)
+        if not isinstance(inputs, Mapping):
+            raise SpecError(
+                f"inputs: expected the names of layers and blocks with their arrays, got "
+                f"{type(inputs).__name__}"
+            )
         names = activation_names(model.plan, inputs)
-        return self._parts(model, {name: inputs[name] for name in names})
+        return self._parts(model, {name: _numbers(name, inputs[name]) for name in names})
 
     def parameter_count(self, model: Model) -> int:
         """Number of trainable scalars in the native model.
@@ -449,8 +464,8 @@ class ModelVerbs(ABC, Generic[Model]):
         if entry is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
-        def build(**options: Any) -> Model:
-            return self.create_model(name, **options)
+        def build(pretrained: bool | str = False, **options: Any) -> Model:
+            return self.create_model(name, pretrained, **options)
 
         build.__name__ = build.__qualname__ = name
         build.__module__ = package
@@ -480,14 +495,7 @@ def as_images(images: object, p: Plan) -> np.ndarray:
     Raises:
         ImageError: saying what was given and what the model takes.
     """
-    try:
-        array = np.asarray(images)
-        array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    except (ValueError, TypeError) as error:
-        raise ImageError(f"images: expected an array of numbers ({error})") from None
-    numeric = array.dtype.kind in "fiu" and array.dtype.itemsize <= 8
-    if not numeric and array.dtype.name != "bfloat16":
-        raise ImageError(f"images: expected an array of numbers, got dtype {array.dtype}")
+    array = _numbers("images", images)
     if array.ndim != 4 or array.shape[0] == 0 or array.shape[3] != p.in_channels:
         raise ImageError(
             f"images: expected shape [N, height, width, {p.in_channels}] with N of at least 1, "
@@ -497,6 +505,36 @@ def as_images(images: object, p: Plan) -> np.ndarray:
         layer_rows(p, (array.shape[1], array.shape[2]))
     except SpecError as error:
         raise ImageError(f"images: {error}") from None
+    return array
+
+
+_KINDS = {"S": "bytes", "U": "texts", "O": "objects", "V": "records", "b": "truth values"}
+"""What arrays hold that are of no numbers, by numpy's letters."""
+
+
+def _numbers(where: str, given: object) -> np.ndarray:
+    """What was given as an array of real numbers in the machine's byte order.
+
+    Raises:
+        ImageError: saying what was given, `where` it is none.
+    """
+    try:
+        array = np.asarray(given)
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    except (ValueError, TypeError, RuntimeError) as error:  # the last are PyTorch's
+        why = str(error).partition(". ")[0].rstrip(".")
+        raise ImageError(
+            f"{where}: expected an array of numbers, got {type(given).__name__} that numpy does "
+            f"not take ({why})"
+        ) from None
+    numeric = array.dtype.kind in "fiu" and array.dtype.itemsize <= 8
+    if not numeric and array.dtype.name != "bfloat16":
+        what = type(given).__name__ if array.ndim == 0 or not isinstance(given, np.ndarray) else ""
+        held = _KINDS.get(array.dtype.kind, array.dtype.name)
+        what = f"{what or 'an array'} of {held}" if array.ndim else what
+        raise ImageError(
+            f"{where}: expected an array of numbers, got {what}; preprocess() reads image files"
+        )
     return array
 
 
@@ -516,7 +554,7 @@ def batches(images: object, p: Plan, size: int) -> list[np.ndarray]:
         ImageError: as `as_images`, and if `size` is less than 1.
     """
     if not isinstance(size, int) or size < 1:
-        raise ImageError(f"batch_size: {size} is not a number of images; give at least 1")
+        raise ImageError(f"batch_size: {size!r} is not a number of images; give at least 1")
     array = as_images(images, p)
     return [array[i : i + size] for i in range(0, len(array), size)]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 _LONGEST = 15_000
 
@@ -70,6 +72,26 @@ def some(items: Sequence[str], most: int = 10) -> str:
     """`"a, b, c and 3 more"`: at most so many of a list that may be long."""
     more = f" and {len(items) - most:,} more" if len(items) > most else ""
     return ", ".join(items[:most]) + more
+
+
+def reworded(text: str, words: Mapping[str, str]) -> str:
+    """A message with its arguments, which stand between backticks, as their caller knows them.
+
+    Example:
+        >>> reworded("a.pth: name the model (`spec`)", {"spec": "--model"})
+        'a.pth: name the model (--model)'
+    """
+    return re.sub(r"`(\w+)`", lambda found: words.get(found[1], found[0]), text)
+
+
+@contextmanager
+def arguments_as(words: Mapping[str, str]) -> Iterator[None]:
+    """Errors from within, `reworded`."""
+    try:
+        yield
+    except ResNetError as error:
+        error.args = (reworded(str(error), words),)
+        raise
 
 
 def nearest(name: str, candidates: Iterable[str], count: int = 3) -> list[str]:

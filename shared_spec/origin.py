@@ -47,6 +47,11 @@ def origin_of(
         UnknownModelError: if there are no published weights of such a name.
         WeightsError: if weights are named twice, or for no net.
     """
+    if not isinstance(pretrained, bool | str | None):
+        raise WeightsError(
+            f"pretrained: expected True, False or a tag such as 'a1_in1k', got "
+            f"{type(pretrained).__name__}"
+        )
     if names_weights(model):
         if weights is not None or isinstance(pretrained, str):
             raise WeightsError(

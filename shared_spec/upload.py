@@ -12,7 +12,7 @@ from shared_spec.errors import WeightsError, framework_missing
 
 def require_writable(name: str) -> None:
     """Raise a `WeightsError` if a repository cannot be written to, as far as can be told here."""
-    if not REPOSITORY.fullmatch(name):
+    if not isinstance(name, str) or not REPOSITORY.fullmatch(name):
         raise WeightsError(f"{name}: expected 'owner/name' of a repository on the hub")
     if variable := offline():
         raise WeightsError(f"{name}: cannot be written to, and {variable} is set")

@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from shared_spec import plan
+from shared_spec.catalogue.resolve import ModelLike, resolve
 from shared_spec.errors import (
     WeightsError,
     WeightsWarning,
@@ -169,7 +170,7 @@ class WeightVerbs(ABC, Generic[Model]):
     def read_checkpoint(
         self,
         weights: WeightsLike,
-        spec: ResNetSpec | None = None,
+        spec: ModelLike | None = None,
         *,
         part: str | None = None,
         names: Names | None = None,
@@ -185,7 +186,7 @@ class WeightVerbs(ABC, Generic[Model]):
                 any framework on any device (a PyTorch state dict; its counters are left out); a
                 tree of them under Flax's paths, such as `nnx.State`; or the variables of our Keras
                 model, in a list or by their paths.
-            spec: the net, if the weights do not identify it.
+            spec: the net, if the weights do not identify it, as `create_model` takes it.
             part: which of several nets in a file, by its place: `teacher/backbone.`.
             names: a map from names in a file, or beginnings of names, to canonical ones; or the
                 path of a YAML file with it.
@@ -196,16 +197,17 @@ class WeightVerbs(ABC, Generic[Model]):
         """
         if isinstance(weights, LazyArrays):  # what this has returned before
             return Checkpoint(weights)
+        net = None if spec is None else resolve(spec)
         if isinstance(weights, str | os.PathLike):
             given = read_names(names) if isinstance(names, str | os.PathLike) else names
             asked = Asked(part, given)
-            found = read_checkpoint(fetched(weights), spec, self.openers, asked=asked)
+            found = read_checkpoint(fetched(weights), net, self.openers, asked=asked)
             return completed(found, weights)
         if part is not None or names is not None:
             raise WeightsError(
                 "part, names: only for files; weights in memory have to be the net's"
             )
-        return read_source(open_in_memory(weights), spec)
+        return read_source(open_in_memory(weights), net)
 
     def follow(self, model: Model) -> None:
         """Have plan and spec follow a classifier of another width that a user has put in, as

@@ -29,6 +29,7 @@ from resnet_parity.cli import (
     trace,
     train,
 )
+from resnet_parity.cli.options import in_options
 from resnet_parity.render.console import err, out
 from resnet_parity.render.text import plain
 from shared_spec.errors import ParityError, ResNetError, WeightsError, WeightsWarning
@@ -52,10 +53,11 @@ def main() -> None:
     try:
         app()
     except ResNetError as error:
+        text = in_options(str(error))
         if isinstance(error, WeightsError) and error.mismatches and "--json" in sys.argv:
-            told = {"error": str(error), "mismatches": error.mismatches}
+            told = {"error": text, "mismatches": error.mismatches}
             print(json.dumps(told, indent=2))
-        err.print(f"[bold red]error:[/] {plain(error)}", highlight=False, soft_wrap=True)
+        err.print(f"[bold red]error:[/] {plain(text)}", highlight=False, soft_wrap=True)
         sys.exit(1 if isinstance(error, ParityError) else 2)
     except MemoryError:
         err.print("[bold red]error:[/] the model does not fit into this machine's memory")
@@ -68,7 +70,7 @@ def main() -> None:
 def _show_warning(usual: Callable[..., None], message: Warning | str, *where: Any) -> None:
     """What was left out of a file of weights is a line for people, and not one of Python's."""
     if isinstance(message, WeightsWarning):
-        err.print(f"Note: {plain(message)}", highlight=False, soft_wrap=True)
+        err.print(f"Note: {plain(in_options(str(message)))}", highlight=False, soft_wrap=True)
     else:
         usual(message, *where)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from resnet_parity.cli.options import JsonOption, NamesOption, NetOption, print_result
+from resnet_parity.cli.options import JsonOption, NamesOption, NetOption, in_options, print_result
 from resnet_parity.render import tables
 from shared_spec.catalogue import CATALOGUE
 from shared_spec.catalogue.resolve import resolve
@@ -40,7 +40,9 @@ def inspect(
     found = look(path, spec, given, resize=model in CATALOGUE)
     typed = None if names is None else str(names)
     data = asdict(found)
+    data["problem"] = in_options(found.problem)
     for net, record in zip(found.nets, data["nets"], strict=True):
+        record["problem"] = in_options(net.problem)
         record["spec"] = None if net.spec is None else net.spec.to_dict()
         record["command"] = found.command(net, source, model, typed)
     opened = open_source(path)

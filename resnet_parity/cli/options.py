@@ -14,7 +14,7 @@ import typer
 from resnet_parity.engines.registry import ENGINES, Engine, parse_engines
 from resnet_parity.numerics.record import JsonRecord
 from resnet_parity.render.console import out
-from shared_spec.errors import ResNetError
+from shared_spec.errors import ResNetError, reworded
 from shared_spec.formats.name_map import read_names
 from shared_spec.formats.read import Asked
 
@@ -43,6 +43,20 @@ EnginesOption = Annotated[
 ]
 EngineOption = Annotated[str, typer.Option(help=f"One of {', '.join(ENGINES)}.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of the random weights and images.")]
+
+
+_OPTIONS = {
+    "spec": "--model",
+    "part": "--part",
+    "names": "--names",
+    "format": "--to",
+    "weights": "--weights",
+}
+
+
+def in_options(text: str) -> str:
+    """A message about Python's arguments with the command line's options."""
+    return reworded(text, _OPTIONS)
 
 
 def command_line() -> str:

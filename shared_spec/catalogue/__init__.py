@@ -15,7 +15,7 @@ from shared_spec.catalogue import (
     torchvision,
 )
 from shared_spec.catalogue.entry import Entry
-from shared_spec.errors import UnknownModelError, did_you_mean
+from shared_spec.errors import SpecError, UnknownModelError, did_you_mean
 
 _FAMILIES = (
     torchvision,
@@ -44,7 +44,14 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
         pattern: such as `"resnet*50*"`.
         pretrained: whether to give the published weights of these names, such as
             `resnet50.a1_in1k`, the default ones of each name first.
+
+    Raises:
+        SpecError: if the pattern is no text.
     """
+    if not isinstance(pattern, str):
+        raise SpecError(
+            f"pattern: expected a text such as 'resnet*50*', got {type(pattern).__name__}"
+        )
     if pretrained:
         from shared_spec.catalogue.pretrained import list_pretrained  # it needs the catalogue
 

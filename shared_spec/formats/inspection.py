@@ -203,7 +203,7 @@ def _net(source: Source, spec: ResNetSpec | None, resize: bool, asked: Asked) ->
         problem=problem,
     )
     if read.spec is None:
-        problem = "the file does not say which model it is; name it (--model)"
+        problem = "the file does not say which model it is; name it (`spec`)"
         return replace(net, problem=problem), True
     net = replace(net, classes=read.spec.num_classes)
     if fits:

@@ -67,7 +67,7 @@ def renamed(source: Source, names: NameMap) -> tuple[Source, dict[str, str]]:
             tried.append(idle)
     idle = min(tried, key=len)
     raise WeightsError(
-        f"{source.path}: --names: no array is called {some([shown(n) for n in idle])}; "
+        f"{source.path}: `names`: no array is called {some([shown(n) for n in idle])}; "
         f"expected names of arrays or modules in the file, such as "
         f"{', '.join(shown(n) for n in list(own)[:3])}"
     )
@@ -96,7 +96,7 @@ def _renamed(
             continue
         new = value.replace("*", "{}").format(*parts) + rest if parts else value + rest
         if new in found:
-            raise WeightsError(f"{source.path}: --names: two arrays become {shown(new)}")
+            raise WeightsError(f"{source.path}: `names`: two arrays become {shown(new)}")
         found[new] = told
     return found, [key for key in names if key not in used]
 

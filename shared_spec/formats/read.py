@@ -66,9 +66,9 @@ class Asked:
 
     def refuse(self, source: Source, why: str) -> None:
         """Raise a `WeightsError` if it was asked of a file that has no parts and no other names."""
-        for option, value in (("--part", self.part), ("--names", self.names)):
+        for option, value in (("part", self.part), ("names", self.names)):
             if value is not None:
-                raise WeightsError(f"{source.path}: {option}: not for such a file, which {why}")
+                raise WeightsError(f"{source.path}: `{option}`: not for such a file, which {why}")
 
 
 WHOLE = Asked()
@@ -280,13 +280,13 @@ def _require_strides(found: Part, spec: ResNetSpec | None) -> None:
     if found.dilated and (spec is None or spec.output_stride is None):
         raise WeightsError(
             f"{path}: {found.company} beside the net is of a segmenter, whose net is dilated as a "
-            f"rule, and the arrays do not say; name a spec file (--model) with its output_stride, "
+            f"rule, and the arrays do not say; name a spec file (`spec`) with its output_stride, "
             f"which is 8 in torchvision's DeepLabV3 and FCN, and 32 without dilation"
         )
     if spec is None:
         raise WeightsError(
             f"{path}: {found.company} beside the net works on maps, as a detector or a segmenter "
-            f"does, whose net may be dilated, and the arrays do not say; name the model (--model)"
+            f"does, whose net may be dilated, and the arrays do not say; name the model (`spec`)"
         )
 
 
@@ -306,7 +306,7 @@ def _unknown_names(source: Source) -> WeightsError:
     some = ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
     return WeightsError(
         f"{source.path}: holds no ResNet under names that are known (it has "
-        f"{some or 'no arrays'}); --names maps them to canonical ones"
+        f"{some or 'no arrays'}); `names` maps them to canonical ones"
     )
 
 

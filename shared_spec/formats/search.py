@@ -211,7 +211,7 @@ def chosen(source: Source, part: str | None) -> Part | None:
     if not all(_equal(first, other) for other in rest):
         raise WeightsError(
             f"{source.path}: holds {len(found)} ResNets, and which one is meant is not clear; "
-            f"name it (--part): {some([c.part or '/' for c in found])}"
+            f"name it (`part`): {some([c.part or '/' for c in found])}"
         )
     notes = []
     if rest:
@@ -228,7 +228,7 @@ def _asked(found: list[Candidate], part: str, source: Source) -> list[Candidate]
     if not exact and not below:
         there = some([c.part or "/" for c in found]) or "none under names that are known"
         raise WeightsError(
-            f"{source.path}: --part: there is no ResNet at {shown(part)}; there are {there}"
+            f"{source.path}: `part`: there is no ResNet at {shown(part)}; there are {there}"
         )
     return exact or below
 

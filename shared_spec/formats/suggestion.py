@@ -70,7 +70,7 @@ def suggestion(source: Source, spec: ResNetSpec | None = None) -> Suggestion:
     asked = "the model that was named" if spec is not None else "any model of the catalogue"
     raise WeightsError(
         f"{source.path}: its {sum(kernels.values())} kernels, with the norms around them, are not "
-        f"those of {asked}; name another (--model), or write the map by hand"
+        f"those of {asked}; name another (`spec`), or write the map by hand"
     )
 
 

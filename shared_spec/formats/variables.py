@@ -41,7 +41,7 @@ def net_in(source: Source, part: str | None) -> tuple[Source, tuple[str, ...]]:
         found = [p for p in found if _place(p).startswith(f"{wanted}/") or _place(p) == part]
         if not found:
             raise WeightsError(
-                f"{source.path}: --part: there is no ResNet at {shown(part)}; there are "
+                f"{source.path}: `part`: there is no ResNet at {shown(part)}; there are "
                 f"{some([_place(p) for p in places]) or 'none under names that are known'}"
             )
     if not found:
@@ -49,7 +49,7 @@ def net_in(source: Source, part: str | None) -> tuple[Source, tuple[str, ...]]:
     if len(found) > 1:
         raise WeightsError(
             f"{source.path}: holds {len(found)} ResNets, and which one is meant is not clear; name "
-            f"it (--part): {some([_place(p) for p in found])}"
+            f"it (`part`): {some([_place(p) for p in found])}"
         )
     above, prefix = found[0]
     if not above and not prefix:

@@ -153,7 +153,7 @@ def target_format(path: str | os.PathLike[str], to: str | None = None) -> Format
         raise WeightsError(f"{path}: {suffix} files of {READ_ONLY[suffix]} are read, not written")
     names = format_names()
     if to is not None and to not in names:
-        raise WeightsError(f"to: {to!r} is not one of {', '.join(names)}")
+        raise WeightsError(f"`format`: {to!r} is not one of {', '.join(names)}")
     if to is None and not fits:
         known = ", ".join(dict.fromkeys(f.suffix or "no suffix (a directory)" for f in FORMATS))
         raise WeightsError(f"{path}: unknown suffix {suffix!r}; known are {known}")

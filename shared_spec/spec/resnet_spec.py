@@ -40,6 +40,52 @@ EXPANSION = {"basic": 1, "bottleneck": 4}
 """Channels after a block in units of its planes."""
 
 
+ELSEWHERE = {
+    name: f"it is {here!r}"
+    for name, here in (
+        # timm's
+        ("in_chans", "in_channels"),
+        ("global_pool", "head_pool"),
+        ("layers", "depths"),
+        ("cardinality", "groups"),
+        ("act_layer", "activation"),
+        ("norm_layer", "norm"),
+        ("aa_layer", "anti_alias"),
+        ("attn_layer", "attention"),
+        ("stem_type", "stem"),
+        ("stem_chs", "stem_width"),
+        ("block_reduce_first", "reduce_first"),
+        ("down_kernel_size", "shortcut_kernel"),
+        ("img_size", "image_size"),
+        ("bn_eps", "norm_eps"),
+        ("bn_momentum", "norm_momentum"),
+        # torchvision's
+        ("width_per_group", "base_width"),
+        ("zero_init_residual", "zero_init_last"),
+        ("replace_stride_with_dilation", "output_stride"),
+        # keras.applications', which resnet_keras takes itself
+        ("classes", "num_classes"),
+        ("pooling", "head_pool"),
+    )
+} | {
+    "checkpoint_path": "it is `weights`",
+    "avg_down": "it is shortcut_pool='avg'",
+    "block_args": "attention and se_ratio say what a block has",
+    "input_shape": "in_channels are its channels; any height and width are taken",
+    "include_top": "num_classes=0 gives pooled features",
+    **dict.fromkeys(
+        ("scriptable", "exportable", "no_jit"), "leave it out: every model is scripted and exported"
+    ),
+    **dict.fromkeys(
+        ("pretrained_cfg", "pretrained_cfg_overlay"),
+        "name the weights by `pretrained` or `weights`, and set model.preprocessing",
+    ),
+    "cache_dir": "the environment's HF_HOME says where downloads are kept",
+    "progress": "leave it out",
+}
+"""What to say of the fields that other libraries' models have."""
+
+
 class ResNetSpec(Document):
     """A residual network. The defaults are torchvision's ResNet (stride on the 3×3, "v1.5").
 
@@ -50,6 +96,7 @@ class ResNetSpec(Document):
 
     origin, refusal = "spec", SpecError
     title = ("ResNet spec", "A residual network for resnet-parity")
+    elsewhere = ELSEWHERE
 
     depths: Annotated[tuple[Depth, ...], Field(min_length=1, max_length=8)]
     """Blocks in each stage, for example [3, 4, 6, 3]."""

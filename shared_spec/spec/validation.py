@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, ClassVar, Self, get_args
@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self, get_args
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema
 
-from shared_spec.errors import ResNetError, SpecError, did_you_mean
+from shared_spec.errors import ResNetError, SpecError, did_you_mean, some
 
 _SHOWN = 20
 """Problems that are reported."""
@@ -31,6 +31,8 @@ class Document(BaseModel):
     refusal: ClassVar[type[ResNetError]]
     title: ClassVar[tuple[str, str]] = ("", "")
     """Of the schema of its files, and what such a file describes."""
+    elsewhere: ClassVar[Mapping[str, str]] = {}
+    """What to say of fields that other libraries have, by their names there."""
 
     @classmethod
     def parse(cls, data: object, where: str | None = None) -> Self:
@@ -135,9 +137,10 @@ def sentences(model: type[BaseModel], error: ValidationError) -> list[str]:
         path = ".".join(str(part)[:80] for part in location if part not in tags)[:200]
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            near = did_you_mean(str(location[-1]), fields)
-            known = "" if near else "; known fields are " + ", ".join(fields)
-            out.append(f"{path}: there is no such field{near}{known}")
+            name = str(location[-1])
+            hint = getattr(model, "elsewhere", {}).get(name)
+            hint = f"; {hint}" if hint else did_you_mean(name, fields)
+            out.append(f"{path}: there is no such field{hint or '; known are ' + some(fields)}")
         elif problem["type"] == "missing":
             out.append(f"{path}: this field is required")
         elif path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -81,7 +81,7 @@ class Preprocessing(BaseModel):
         if spec.in_channels not in _MODES:
             raise ImageError(
                 f"the model takes {spec.in_channels} channels, and image files have 1 or 3; "
-                f"call predict() from Python with arrays"
+                f"in Python, predict() takes arrays"
             )
         if spec.in_channels == 3:
             return cls(image_size=spec.image_size, mean=IMAGENET_MEAN, std=IMAGENET_STD)
@@ -106,9 +106,12 @@ class Preprocessing(BaseModel):
         Raises:
             ImageError: if a file is missing or no image, or an image is too narrow.
         """
-        if isinstance(images, str | os.PathLike) or not isinstance(images, Iterable):
-            images = [images]
-        opened = open_images(list(images))
+        several: Any = images
+        # Bytes and open files would give numbers and lines.
+        one = isinstance(images, str | os.PathLike | bytes | bytearray) or hasattr(images, "read")
+        if one or not isinstance(images, Iterable):
+            several = [images]
+        opened = open_images(list(several))
         if not opened:
             raise ImageError("images: expected at least one, got none")
         return np.stack([self._one(image) for image in opened])
@@ -185,6 +188,8 @@ def open_images(paths: Sequence[ImageLike]) -> list[Image]:
                 images.append(ImageOps.exif_transpose(image).copy())
         except FileNotFoundError:
             raise ImageError(f"{path}: there is no such image file") from None
+        except IsADirectoryError:
+            raise ImageError(f"{path}: is a directory; name the image files in it") from None
         except UnidentifiedImageError:
             raise ImageError(f"{path}: not an image that Pillow can read") from None
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -32,6 +32,8 @@ SMALL = {"depths": [1, 2], "widths": [32, 64]}
     [
         "torchvision_attributes",
         "replacements",
+        "pooled_maps",
+        "taken_away",
         "hooks",
         "names_that_nothing_calls",
         "torchvision_extractors",
@@ -39,6 +41,8 @@ SMALL = {"depths": [1, 2], "widths": [32, 64]}
         "gradients_are_checkpointed",
         "a_new_classifier",
         "an_edited_model_is_not_saved",
+        "other_libraries_keywords",
+        "pretrained_by_place",
         "timm_config",
         "timm_optimizers",
         "quantized_sums",

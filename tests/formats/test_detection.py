@@ -105,7 +105,7 @@ def test_where_detectron_s_bottlenecks_have_their_stride_is_asked(
     torch.save(model.state_dict(), tmp_path / "a.pth")
     message = refused(tmp_path / "a.pth")
     assert "a.pth: a net of detectron2 with bottlenecks" in message
-    assert "name the model (--model), for the 1x1 a spec file with stride_on: 1x1" in message
+    assert "name the model (`spec`), for the 1x1 a spec file with stride_on: 1x1" in message
     stride_on = {False: "3x3", True: "1x1"}
     fields = SMALL | {"num_classes": 0}
     spec = resolve("resnet50", fields | {"stride_on": stride_on[in_1x1]})
@@ -230,7 +230,7 @@ def test_torchvision_s_files_fit_several(tmp_path: Path, name: str, expected: li
     torch.save(getattr(torchvision_models(), name)(num_classes=1000).state_dict(), path)
     message = refused(path)
     assert f"a.pth: its arrays fit {', '.join(expected)}, which compute different" in message
-    assert "name the one that it is (--model)" in message
+    assert "name the one that it is (`spec`)" in message
     convert(path, tmp_path / "b.safetensors", resolve(name))
     assert read_safetensors(tmp_path / "b.safetensors").spec == resolve(name)
 

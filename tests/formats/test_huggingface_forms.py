@@ -361,7 +361,7 @@ def test_what_names_do_not_say_is_asked_for(
     with pytest.raises(WeightsError) as caught:
         read_checkpoint(file)
     assert message in str(caught.value)
-    assert str(caught.value).endswith("put its config.json beside it or name the model (--model)")
+    assert str(caught.value).endswith("put its config.json beside it or name the model (`spec`)")
     assert digest(read_checkpoint(file, found.spec).state) == digest(found.state)
     # A configuration of something else is none.
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))

@@ -329,5 +329,5 @@ def test_weights_alone_need_the_model(folder: Path, tmp_path: Path) -> None:
     found = read_checkpoint(tmp_path / "bare.weights.h5", spec.override(num_classes=0))
     assert "conv1.weight" in found.state
     assert len(found.state) + 2 == len(read_checkpoint(tmp_path / "a.safetensors").state)
-    with pytest.raises(ResNetError, match="--model"):
+    with pytest.raises(ResNetError, match="`spec`"):
         read_checkpoint(tmp_path / "bare.weights.h5")

@@ -23,7 +23,8 @@ import pytest
 import torch
 from torch import nn
 
-from shared_spec import WeightsError
+import resnet_torch
+from shared_spec import WeightsError, read_checkpoint, resolve
 from shared_spec.formats.containers.pytorch import open_pytorch
 from shared_spec.formats.containers.source import Source
 from tests.hardening.attack.cases import state_dict, storage, tensor, torch_zip, unicode
@@ -490,3 +491,40 @@ def test_opcodes_that_reach_outside_are_refused(tmp_path: Path, opcode: bytes) -
     path = tmp_path / torch_zip("a.pth", state_dict(value=opcode))(tmp_path)
     with pytest.raises(WeightsError, match=r"which torch\.save does not write"):
         open_pytorch(path)
+
+
+@pytest.mark.parametrize("kind", ["avg", "max", "avgmax", "catavgmax"])
+def test_a_whole_model_of_ours_keeps_its_pool(kind: str, tmp_path: Path) -> None:
+    """No array tells of it, but where both kinds are side by side."""
+    spec = resolve("resnet18", {"depths": [1, 1], "widths": [8, 16], "head_pool": kind})
+    model = resnet_torch.create_model(spec, seed=1).eval()
+    torch.save(model, tmp_path / "a.pth")
+    checkpoint = read_checkpoint(tmp_path / "a.pth", spec)
+    assert checkpoint.spec is not None
+    assert checkpoint.spec.head_pool == kind
+    again = resnet_torch.create_model(checkpoint.spec, weights=checkpoint.state).eval()
+    images = drawn(2, 3, 32, 32)
+    loaded = torch.load(tmp_path / "a.pth", weights_only=False)
+    torch.testing.assert_close(again(images), loaded(images))
+    with pytest.raises(WeightsError):
+        read_checkpoint(
+            tmp_path / "a.pth", spec.override(head_pool="max" if kind == "avg" else "avg")
+        )
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (nn.AdaptiveMaxPool2d(1), "pools by max"),
+        (nn.AdaptiveAvgPool2d(7), "pools by a map of 7"),
+        (nn.Identity(), "and the net has a pool there"),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_another_pool_under_torchvision_s_name(other: nn.Module, told: str, tmp_path: Path) -> None:
+    spec = resolve("resnet18", {"depths": [1, 1], "widths": [8, 16]})
+    model = resnet_torch.create_model(spec)
+    model.avgpool = other
+    torch.save(model, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match=told):
+        read_checkpoint(tmp_path / "a.pth", spec)

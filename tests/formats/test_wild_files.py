@@ -204,7 +204,7 @@ def test_two_nets_are_asked_for(tmp_path: Path, one: str, other: str) -> None:
         parts = {place: place.partition("/") for place in models}
         return {key: under(p, models[place].state_dict()) for place, (key, _, p) in parts.items()}
 
-    assert f"holds 2 ResNets, and which one is meant is not clear; name it (--part): {one}" in (
+    assert f"holds 2 ResNets, and which one is meant is not clear; name it (`part`): {one}" in (
         refusal(tree(), tmp_path)
     )
     assert "there is no ResNet at 'third.'; there are" in (
@@ -416,7 +416,7 @@ def test_names_by_a_map(tmp_path: Path, form: str, place: str) -> None:
     model = Own()
     state: Any = under(place, model.named()) if place.endswith(".") else model.named()
     content = {"state_dict": state, "epoch": 3} if place.endswith("/") else state
-    assert "--names maps them to canonical ones" in refusal(content, tmp_path, None)
+    assert "`names` maps them to canonical ones" in refusal(content, tmp_path, None)
     (tmp_path / "map.yaml").write_text(LINES[form] + ENDS)
     asked = Asked(names=read_names(tmp_path / "map.yaml"))
     assert_converts(content, model, tmp_path, asked=asked)
@@ -436,7 +436,7 @@ def test_a_map_may_be_that_of_trace(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "why"),
     [
-        ("body: layer1\n", "--names: no array is called 'body'; expected names of arrays or"),
+        ("body: layer1\n", "`names`: no array is called 'body'; expected names of arrays or"),
         ("s1.b0.bn1: layer1.0.bn2\ns1.b0.bn2: layer1.0.bn2\n", "two arrays become 'layer1.0.bn2."),
         ("s1.*.bn1: layer1.bn1\n", "or with as many * on both sides"),
         ("s1: 3\n", "expected lines 'name in the file: canonical name'"),

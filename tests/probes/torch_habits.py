@@ -5,6 +5,7 @@ model of theirs and on ours with its weights, and has to give the same.
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import pickle
 import warnings
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shared_spec import FrameworkError, SpecError, WeightsError, resolve
+from shared_spec import FrameworkError, SpecError, UnknownModelError, WeightsError, resolve
 from tests.peers import timm_model, torchvision_models
 
 EXACT: dict[str, float] = {"rtol": 1e-12, "atol": 1e-12}
@@ -73,6 +74,31 @@ def _add_downsample(m: Any) -> None:
     m.layer1[1].downsample = nn.AvgPool2d(3, 1, 1)
 
 
+def _replace_every(m: Any, kind: type, new: Any) -> None:
+    """The loop that is in many repositories."""
+    for name, child in m.named_children():
+        if isinstance(child, kind):
+            setattr(m, name, new(child))
+        else:
+            _replace_every(child, kind, new)
+
+
+def _frozen(old: Any) -> Any:
+    from torchvision.ops import FrozenBatchNorm2d
+
+    new = FrozenBatchNorm2d(old.num_features).double()
+    new.running_var.fill_(3)
+    return new
+
+
+def _fuse(m: Any, layers: list[str]) -> None:
+    from torch.ao.quantization import fuse_modules
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated, and used
+        fuse_modules(m, layers, inplace=True)
+
+
 def replacements(resnet: Any) -> None:
     """Each takes effect, as in torchvision."""
     from torch import nn
@@ -88,6 +114,17 @@ def replacements(resnet: Any) -> None:
         "conv1": lambda m: setattr(m, "conv1", nn.AvgPool2d(1)),
         "added downsample": _add_downsample,
         "bn2": lambda m: setattr(m.layer1[0], "bn2", nn.Identity()),
+        "add_module avgpool": lambda m: m.add_module("avgpool", nn.AdaptiveMaxPool2d(1)),
+        "add_module relu": lambda m: m.add_module("relu", nn.SiLU()),
+        "register_module relu": lambda m: m.layer1[0].register_module("relu", nn.SiLU()),
+        "register_module bn1": lambda m: m.layer1[0].register_module("bn1", nn.Identity()),
+        "every ReLU": lambda m: _replace_every(m, nn.ReLU, lambda old: nn.GELU()),
+        "every norm frozen": lambda m: _replace_every(m, nn.BatchNorm2d, _frozen),
+        "every norm of groups": lambda m: _replace_every(
+            m, nn.BatchNorm2d, lambda old: nn.GroupNorm(8, old.num_features).double()
+        ),
+        "fused stem": lambda m: _fuse(m, ["conv1", "bn1", "relu"]),
+        "fused shortcut": lambda m: _fuse(m, ["layer2.0.downsample.0", "layer2.0.downsample.1"]),
     }
     x = images(33)
     for name in ("resnet18", "resnet50"):
@@ -100,7 +137,8 @@ def replacements(resnet: Any) -> None:
             if edit == "conv1":
                 a.conv1 = b.conv1 = nn.Conv2d(3, 64, 5, padding=2).double()
             close(b(x), a(x))
-            assert b(x).shape != before.shape or (b(x) - before).abs().max() > 1e-6, edit
+            if not edit.startswith("fused"):
+                assert b(x).shape != before.shape or (b(x) - before).abs().max() > 1e-6, edit
     theirs, ours = pair(resnet, "resnet18")
     for m in (theirs, ours):
         _drop_downsample(m)
@@ -119,10 +157,83 @@ def replacements(resnet: Any) -> None:
     block.downsample = None
     with pytest.raises(RuntimeError, match="must match"):
         block(images(8)[:, :1].expand(2, 64, 8, 8))
+    # torchvision would take out the ReLU after the sum too.
+    _, ours = pair(resnet, "resnet18")
+    with pytest.raises(AssertionError, match=r"fuser method for: .*Together"):
+        _fuse(ours, ["layer1.0.conv1", "layer1.0.bn1", "layer1.0.relu"])
+    before = ours(x)
+    _fuse(ours, ["layer1.0.conv1", "layer1.0.bn1", "layer1.0.act1"])
+    close(ours(x), before)
+
+
+def pooled_maps(resnet: Any) -> None:
+    """The parts of timm's `global_pool`, and nodes for what torchvision calls avgpool, flatten."""
+    from torch import nn
+
+    torchvision_models()
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    x = images(65)
+    for name in ("resnet18", "resnetv2_18"):
+        theirs, ours = pair(resnet, name, "timm")
+        pools = [
+            m.get_submodule("head" if "v2" in name else "").global_pool for m in (theirs, ours)
+        ]
+        assert [[n for n, _ in p.named_children()] for p in pools] == [["pool", "flatten"]] * 2
+        close(ours(x), theirs(x))
+        for pool in pools:
+            pool.pool = nn.AdaptiveMaxPool2d(1)
+        close(ours(x), theirs(x))
+    theirs, ours = pair(resnet, "resnet18", "timm")
+    for m in (theirs, ours):
+        m.global_pool.flatten, m.fc = nn.Identity(), nn.Identity()
+    assert ours(x).shape == (2, 512, 1, 1)
+    close(ours(x), theirs(x))
+    theirs, ours = pair(resnet, "resnet18")
+    nodes = {"avgpool": "global_pool.pool", "flatten": "global_pool.flatten", "relu": "act1"}
+    nodes |= {"layer1.0.relu": "layer1.0.act1", "layer1.0.relu_1": "layer1.0.act2"}
+    a = create_feature_extractor(theirs, [*nodes])(x)
+    b = create_feature_extractor(ours, [*nodes.values()])(x)
+    for node, here in nodes.items():
+        close(b[here], a[node])
+
+
+def taken_away(resnet: Any) -> None:
+    """As in torchvision a layer that is None or deleted is missed when it is run, and not before,
+    since some who do so run the rest by hand.
+    """
+    theirs, ours = pair(resnet, "resnet18")
+    x = images(33)
+    for m in (theirs, ours):
+        m.avgpool = m.fc = None
+    for m in (theirs, ours):
+        del m.avgpool, m.fc
+    maps = []
+    for m in (theirs, ours):
+        y = m.layer1(m.maxpool(m.relu(m.bn1(m.conv1(x)))))
+        maps.append(m.layer4(m.layer3(m.layer2(y))))
+    close(*maps)
+    for path, name, told in (
+        ("layer1.0", "relu", "act1: was set to None in this ResidualBlock"),
+        ("layer1.0", "conv2", "conv2: was set to None"),
+        ("", "relu", "act1: was set to None in this ResNet"),
+        ("", "fc", "fc: was set to None"),
+    ):
+        theirs, ours = pair(resnet, "resnet18")
+        for m, refusal in (
+            (theirs, pytest.raises(TypeError)),
+            (ours, pytest.raises(FrameworkError, match=told)),
+        ):
+            setattr(m.get_submodule(path), name, None)
+            assert getattr(m.get_submodule(path), name) is None
+            with refusal:
+                m(x)
 
 
 def hooks(resnet: Any) -> None:
     """Hooks written for torchvision see what they see there."""
+    from torch import nn
+
     x = images()
     seen: list[list[Any]] = []
     for model in pair(resnet, "resnet50"):
@@ -143,9 +254,18 @@ def hooks(resnet: Any) -> None:
     for a, b in zip(theirs, ours, strict=True):
         close(b, a)
     _, model = pair(resnet, "resnet18")
-    model.layer1[0].relu.inplace = False  # as guided backpropagation does
+    relu = model.layer1[0].relu
+    assert isinstance(relu, nn.ReLU)
+    assert relu.inplace
+    assert not relu.training
+    relu.inplace = False  # as guided backpropagation does
     assert not model.layer1[0].act1.inplace
     assert not model.layer1[0].act2.inplace
+    assert not pickle.loads(pickle.dumps(copy.deepcopy(relu))).inplace  # noqa: S301 ours
+    close(
+        nn.Sequential(model.layer1[0].bn1, relu)(x[:, :1].expand(2, 64, 64, 64)).min(),
+        x.new_zeros(()),
+    )
     gradients: list[Any] = []
     handle = model.layer1[0].relu.register_full_backward_hook(
         lambda module, inputs, outputs: gradients.append(inputs)
@@ -171,11 +291,14 @@ def names_that_nothing_calls(resnet: Any) -> None:
         (resnet.create_model("resnetv2_50d_frn").stages[0].blocks[0], "relu"),
         (resnet.create_model("resnetv2_18"), "relu"),
         (resnet.create_model("resnetv2_18"), "conv1"),
+        (cifar.layer1[0], "drop_path"),
     ):
-        with pytest.raises(AttributeError, match="no "):
-            setattr(model, name, nn.Identity())
-        assert not hasattr(model, name)
+        for put in (functools.partial(setattr, model), model.add_module, model.register_module):
+            with pytest.raises(AttributeError, match="no "):
+                put(name, nn.Identity())
+            assert not hasattr(model, name)
     cifar.extra = nn.Identity()  # any other name is the user's
+    cifar.layer1[0].add_module("extra", nn.Identity())
     replaced = resnet.create_model("resnet20")
     replaced.global_pool = nn.AdaptiveAvgPool2d(1)
     with pytest.raises(AttributeError, match="no global pool"):
@@ -310,8 +433,9 @@ def a_new_classifier(resnet: Any) -> None:
         path = model.get_classifier(name_only=True)
         for key, tensor in model.state_dict().items():
             assert key.startswith(path) or torch.equal(tensor, kept[key])
-        with pytest.raises(SpecError, match="head_pool"):
-            model.reset_classifier(3, "")
+        for classes in (0, 3):
+            with pytest.raises(FrameworkError, match=r"global_pool .* forward_features\(images\)"):
+                model.reset_classifier(classes, "")
     with pytest.raises(FrameworkError, match="features-only"):
         resnet.create_model("resnet18", features_only=True).reset_classifier(3)
 
@@ -341,6 +465,60 @@ def an_edited_model_is_not_saved(resnet: Any) -> None:
         change(model)
         with pytest.raises(WeightsError, match=f"{layer} was replaced"):
             resnet.export_weights(model)
+
+
+def other_libraries_keywords(resnet: Any) -> None:
+    """Their keyword is refused by the name that it has here, under which it means the same."""
+    x = images(64)
+    for library, name, theirs, ours in (
+        ("timm", "resnet18", {"in_chans": 1}, {"in_channels": 1}),
+        ("timm", "resnet18", {"global_pool": "catavgmax"}, {"head_pool": "catavgmax"}),
+        ("timm", "resnet18", {"act_layer": "gelu"}, {"activation": "gelu"}),
+        ("timm", "resnet18", {"norm_layer": "groupnorm"}, {"norm": "group"}),
+        ("timm", "resnet18", {"down_kernel_size": 3}, {"shortcut_kernel": 3}),
+        ("timm", "resnet18", {"avg_down": True}, {"shortcut_pool": "avg"}),
+        ("timm", "resnet18", {"block_args": {"attn_layer": "se"}}, {"attention": "se"}),
+        ("timm", "resnet50", {"cardinality": 2}, {"groups": 2}),
+        ("timm", "resnet50", {"block_reduce_first": 2}, {"reduce_first": 2}),
+        ("torchvision", "resnet50", {"width_per_group": 32}, {"base_width": 32}),
+        ("torchvision", "resnet50", {"zero_init_residual": True}, {"zero_init_last": True}),
+    ):
+        if library == "timm":
+            reference = timm_model(name, **theirs)
+        else:
+            reference = getattr(torchvision_models(), name)(**theirs)
+        reference = reference.double().eval()
+        model = resnet.create_model(name, dtype="float64", seed=4, **ours).eval()
+        reference.load_state_dict(model.state_dict(), strict=True)
+        batch = x[:, : model.spec.in_channels]
+        close(model(batch), reference(batch))
+        (word,), (field,) = theirs, ours
+        with pytest.raises(SpecError, match=f"{word}: there is no such field; .*{field}"):
+            resnet.create_model(name, **theirs)
+    timm_model("resnet18", scriptable=True, exportable=True, no_jit=True)
+    for word in ("scriptable", "exportable", "no_jit"):
+        with pytest.raises(SpecError, match=f"{word}: .*leave it out"):
+            resnet.create_model("resnet18", **{word: True})
+    with pytest.raises(SpecError, match="checkpoint_path: there is no such field; it is `weights`"):
+        resnet.create_model("resnet18", checkpoint_path="a.pth")
+    # timm's other keywords are ours.
+    reference = timm_model("resnet18", features_only=True, out_indices=(1, 3), output_stride=16)
+    model = resnet.create_model(
+        "resnet18", features_only=True, out_indices=(1, 3), output_stride=16
+    )
+    assert [tuple(y.shape) for y in reference.eval()(x.float())] == [
+        tuple(y.shape) for y in model.eval()(x.float())
+    ]
+
+
+def pretrained_by_place(resnet: Any) -> None:
+    """`create_model("resnet18", True)`, as in timm, and `resnet18(True)`, as in both."""
+    for call in (resnet.resnet18, functools.partial(resnet.create_model, "resnet18")):
+        with pytest.raises(UnknownModelError, match="no weights 'of_nobody' for it; expected one"):
+            call("of_nobody")
+        with pytest.raises(WeightsError, match="weights, pretrained: both say which"):
+            call(True, weights="a.pth")
+        assert call(False, num_classes=3).num_classes == 3
 
 
 def timm_config(resnet: Any) -> None:
@@ -522,6 +700,17 @@ def copies(resnet: Any) -> None:
     import torch
     from torch import nn
 
+    class ByHand(nn.Module):
+        def __init__(self, net: Any) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Any) -> Any:
+            x = self.net.relu(self.net.bn1(self.net.conv1(x)))
+            block = self.net.layer1[0]
+            y = block.bn2(block.conv2(block.relu(block.bn1(block.conv1(x)))))
+            return block.relu(y + x)
+
     _, model = pair(resnet, "resnet18")
     model.avgpool = nn.AdaptiveMaxPool2d(1)
     model.layer1[0].relu = nn.GELU()
@@ -540,6 +729,15 @@ def copies(resnet: Any) -> None:
         if isinstance(twin, type(model)):
             assert type(twin.avgpool) is nn.AdaptiveMaxPool2d
             assert twin.layer1[0].relu is twin.layer1[0].act2
+    # And so does what runs the layers of one by hand.
+    by_hand = ByHand(pair(resnet, "resnet18")[1])
+    for twin in (
+        torch.compile(by_hand, fullgraph=True, backend="eager"),
+        torch.export.export(by_hand, (x,)).module(),
+        torch.fx.symbolic_trace(by_hand),
+    ):
+        close(twin(x), by_hand(x))
+    close(by_hand(x), ByHand(pair(resnet, "resnet18")[0])(x))
     text = str(resnet.create_model("resnet18"))
     assert "(global_pool): GlobalPool(" in text
     assert len(text) < 8_000

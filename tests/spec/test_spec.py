@@ -66,7 +66,7 @@ def test_drawn_specs_survive_a_file(
     ("fields", "message"),
     [
         ({"blok": "basic"}, "blok: there is no such field; did you mean 'block"),
-        ({"qqq": 1}, "qqq: there is no such field; known fields are depths, block,"),
+        ({"qqq": 1}, "qqq: there is no such field; known are depths, block,"),
         ({"block": "basis"}, "block: input should be 'basic' or 'bottleneck' (got 'basis')"),
         ({"depths": []}, "depths: tuple should have at least 1 item"),
         ({"depths": "34"}, "depths:"),

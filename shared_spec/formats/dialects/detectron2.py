@@ -35,7 +35,7 @@ def _spec_of(source: Source) -> ResNetSpec:
     if "stem.conv1.norm.running_mean" not in shapes:
         raise WeightsError(
             f"{source.path}: a net of detectron2 without batch norm, and the file says no "
-            f"more; name a spec file (--model)"
+            f"more; name a spec file (`spec`)"
         )
     stem = shapes.get("stem.conv1.weight", ())
     stages = numbered_stages(shapes, lambda s, b: f"res{s + 2}.{b}.", "shortcut.weight")
@@ -45,7 +45,7 @@ def _spec_of(source: Source) -> ResNetSpec:
         raise WeightsError(
             f"{source.path}: a net of detectron2 with bottlenecks, whose stride is on the 3x3 "
             f"convolution or, in MSRA's models, on the first 1x1 one, which the file does not "
-            f"say; name the model (--model), for the 1x1 a spec file with stride_on: 1x1"
+            f"say; name the model (`spec`), for the 1x1 a spec file with stride_on: 1x1"
         )
     return spec
 

@@ -216,7 +216,7 @@ def detected(
                 )
         raise UndecidedNetError(
             f"{source.path}: the file does not say which model it is, and its arrays fit none of "
-            f"the catalogue; name the model or a spec file (--model)"
+            f"the catalogue; name the model or a spec file (`spec`)"
         )
     for hint in hints:
         named = [(len(name), name, fit.spec) for fit in found for name in fit.names]
@@ -227,7 +227,7 @@ def detected(
     models = [fit.names[0] for fit in found]
     raise UndecidedNetError(
         f"{source.path}: its arrays fit {', '.join(models)}, which compute different functions; "
-        f"name the one that it is (--model)",
+        f"name the one that it is (`spec`)",
         models,
     )
 

@@ -345,7 +345,7 @@ def _inferred(source: Source, kind: str, stem: str) -> ResNetSpec:
 def _unsaid(source: Source, what: str) -> WeightsError:
     return WeightsError(
         f"{source.path}: weights of transformers without their configuration, whose names and "
-        f"shapes do not say {what}; put its {CONFIG} beside it or name the model (--model)"
+        f"shapes do not say {what}; put its {CONFIG} beside it or name the model (`spec`)"
     )
 
 

@@ -123,7 +123,7 @@ def _spec_of(source: Source) -> ResNetSpec:
         # Without a projection, it is unknown where a stage begins.
         raise WeightsError(
             f"{source.path}: a net of {LIBRARY} with {len(stages)} projections instead of "
-            f"{_STAGES}, so it is unknown where its stages begin; name the model (--model)"
+            f"{_STAGES}, so it is unknown where its stages begin; name the model (`spec`)"
         )
     return spec_from(stem, stages, head, _BASE_D if deep else _BASE, source.path, LIBRARY)
 

@@ -88,7 +88,7 @@ def _spec_of(source: Source) -> ResNetSpec:
     first, last = shapes.get(f"conv1_conv/{kernel}"), shapes.get(f"{HEAD}/{kernel}")
     if first is None or len(first) != 4 or 0 in depths or (last is not None and len(last) != 2):
         raise WeightsError(
-            f"{source.path}: not a ResNet of keras.applications; name the model (--model) if it is "
+            f"{source.path}: not a ResNet of keras.applications; name the model (`spec`) if it is "
             f"a variant of one"
         )
     return CATALOGUE["keras_resnet50v2" if v2 else "keras_resnet50"].spec.override(
@@ -140,7 +140,7 @@ def _old_spec(source: Source) -> ResNetSpec:
     if first is None or len(widths) < 5 or (last is not None and len(last) != 2):
         raise WeightsError(
             f"{source.path}: has some names of keras.applications before Keras 2.3, but not those "
-            f"of one of its ResNets; name the model (--model) if it is a variant of one"
+            f"of one of its ResNets; name the model (`spec`) if it is a variant of one"
         )
     return CATALOGUE["keras_resnet50"].spec.override(
         depths=depths,

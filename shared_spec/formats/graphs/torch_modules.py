@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from shared_spec import plan
 from shared_spec.errors import SpecError, WeightsError, some
@@ -84,7 +84,7 @@ def settled(
                 nearest = problems
     if nearest is None:
         raise WeightsError(
-            f"{where}: its arrays fit no model of the catalogue; name a spec file (--model)"
+            f"{where}: its arrays fit no model of the catalogue; name a spec file (`spec`)"
         )
     raise WeightsError(f"{where}: {nearest[0]}")
 
@@ -100,9 +100,9 @@ def _variants(spec: ResNetSpec, modules: Modules) -> Iterator[ResNetSpec]:
     functions = [f for name, m in modules.items() if "." not in name and (f := _function(m))]
     if functions:
         fields["activation"] = functions[0]
-    heads = [n for n in modules if "." not in n or n == "head.global_pool"]
+    heads = [n for n in modules if "." not in n or n in _HEAD_POOLS]
     kinds = [k for name in heads if (k := _head_pool(modules[name]))]
-    if kinds:
+    if kinds and kinds[0] in get_args(ResNetSpec.model_fields["head_pool"].annotation):
         fields["head_pool"] = kinds[0]
     for stride in _STRIDES:
         try:
@@ -184,7 +184,7 @@ def _misplaced(name: str, modules: Modules) -> str:
 def _pools(name: str, layers: Mapping[str, plan.Layer]) -> bool:
     """Whether a pool of the net is at a place."""
     last = name.rpartition(".")[2]
-    if name in ("avgpool", "global_pool", "avg_pool") or last == "global_pool":
+    if name in ("avgpool", "global_pool", "avg_pool", *_HEAD_POOLS) or last == "global_pool":
         return True
     return any(
         isinstance(layer, plan.MaxPool | plan.AvgPool) and f"{layer.name}.".startswith(f"{name}.")
@@ -277,16 +277,21 @@ def _function(module: Module) -> str | None:
     return "gelu_tanh" if tanh else _ACTIVATIONS[name]
 
 
+_HEAD_POOLS = ("head.global_pool", "global_pool.pool", "head.global_pool.pool")
+"""Where a pool over a whole map is, if it is no child of the net itself."""
+
+
 def _head_pool(module: Module) -> str | None:
     """How a module pools a whole map, if it does."""
     kinds: dict[str, Callable[[Any], str]] = {
         "torch.nn.modules.pooling.AdaptiveAvgPool2d": lambda size: "avg",
         "torch.nn.modules.pooling.AdaptiveMaxPool2d": lambda size: "max",
+        "resnet_torch.layers.MeanPool": lambda size: "avg",
     }
     if module.type == "timm.layers.adaptive_avgmax_pool.SelectAdaptivePool2d":
         return str(module.attributes.get("pool_type", "avg"))
-    if module.type == "resnet_torch.layers.GlobalPool":
-        return str(module.attributes.get("kind", "avg"))
+    if module.type == "resnet_torch.layers.MaximumPool":
+        return str(module.attributes.get("kind"))
     if module.type not in kinds:
         return None
     size = module.attributes.get("output_size", 1)
