@@ -45,6 +45,15 @@ class Weights(WeightVerbs[ResNet]):
         """As `WeightVerbs.check_layers`."""
         _check_layers(model)
 
+    def require_values(self, model: ResNet) -> None:
+        """As `WeightVerbs.require_values`."""
+        variables = jax.tree.leaves(nnx.state(model, nnx.Param))
+        if any(isinstance(v, jax.ShapeDtypeStruct) for v in variables):
+            raise WeightsError(
+                "model: it has shapes and no values, as nnx.eval_shape makes it; load_weights "
+                "gives it values"
+            )
+
     def set_spec(self, model: ResNet, p: Plan, spec: ResNetSpec) -> None:
         """As `WeightVerbs.set_spec`."""
         model._plan, model._spec = p, spec

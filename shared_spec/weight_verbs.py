@@ -83,6 +83,7 @@ class WeightVerbs(ABC, Generic[Model]):
         """
         self.follow(model)
         require_trained(model.plan, "to export")
+        self.require_values(model)
         self.check_layers(model)
         natives = self.natives(model)
         return {
@@ -251,6 +252,10 @@ class WeightVerbs(ABC, Generic[Model]):
         Raises:
             WeightsError: naming the first that was replaced or has another setting.
         """
+
+    def require_values(self, model: Model) -> None:
+        """Raise a `WeightsError` if the model has shapes alone."""
+        return
 
     def check_saved(self, model: Model) -> None:
         """Say what of a model no spec and no weights can tell.

@@ -29,6 +29,7 @@ from shared_spec import (
     resolve,
     write_safetensors,
 )
+from shared_spec.errors import WeightsWarning
 from tests.command import command, refused
 
 SPEC = resolve("resnet20", {"depths": [1, 1, 1], "num_classes": 4, "image_size": 16})
@@ -230,9 +231,9 @@ def test_convert_and_predict(weights: Path, image: Path, tmp_path: Path) -> None
     assert found["torch"] == pytest.approx(found["flax"], rel=1e-4)
     spec = tmp_path / "spec.json"
     spec.write_text(json.dumps(SPEC.to_dict()))
-    text, _ = run(
-        "predict", image, "--weights", tmp_path / "w.pth", "--model", spec, "--top", 2, "--json"
-    )
+    asked = ("predict", image, "--weights", tmp_path / "w.pth", "--model", spec, "--top", 2)
+    with pytest.warns(WeightsWarning, match=r"w.pth: has no preprocessing, and ImageNet's is used"):
+        text, _ = run(*asked, "--json")
     assert len(json.loads(text)[0]["classes"]) == 2
 
 
