@@ -29,7 +29,6 @@ from shared_spec import (
     resolve,
     write_safetensors,
 )
-from shared_spec.errors import WeightsWarning
 from tests.command import command, refused
 
 SPEC = resolve("resnet20", {"depths": [1, 1, 1], "num_classes": 4, "image_size": 16})
@@ -212,6 +211,7 @@ def test_a_conversion_is_proved_and_the_proof_repeated(weights: Path, tmp_path: 
 
 
 @pytest.mark.frameworks
+@pytest.mark.filterwarnings("always::shared_spec.errors.WeightsWarning")
 def test_convert_and_predict(weights: Path, image: Path, tmp_path: Path) -> None:
     out, _ = run("convert", weights, tmp_path / "w.pth")
     assert "read back bit for bit" in out
@@ -232,8 +232,9 @@ def test_convert_and_predict(weights: Path, image: Path, tmp_path: Path) -> None
     spec = tmp_path / "spec.json"
     spec.write_text(json.dumps(SPEC.to_dict()))
     asked = ("predict", image, "--weights", tmp_path / "w.pth", "--model", spec, "--top", 2)
-    with pytest.warns(WeightsWarning, match=r"w.pth: has no preprocessing, and ImageNet's is used"):
-        text, _ = run(*asked, "--json")
+    text, told = run(*asked, "--json")
+    assert "Note: " in told
+    assert "w.pth: has no preprocessing, and ImageNet's is used; a .safetensors file" in told
     assert len(json.loads(text)[0]["classes"]) == 2
 
 
