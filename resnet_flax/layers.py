@@ -15,7 +15,7 @@ from jax import lax
 
 from shared_spec import plan
 from shared_spec.errors import FrameworkError
-from shared_spec.kernels.xla import products
+from shared_spec.kernels.xla import averaged, products
 from shared_spec.plan.parameters import squeeze_convs
 
 ACTIVATIONS: dict[str, Any] = {
@@ -367,12 +367,12 @@ def _zero_pad_shortcut(layer: plan.ZeroPadShortcut, x: jax.Array) -> jax.Array:
 
 def _global_pool(layer: plan.GlobalPool, x: jax.Array) -> jax.Array:
     """[N, H, W, C] to [N, C], or to [N, 1, 1, C]; 2 C channels for catavgmax."""
-    if layer.kind == "avg":
-        return x.mean((1, 2), keepdims=layer.keep_axes)
-    maximum = x.max((1, 2), keepdims=layer.keep_axes)
     if layer.kind == "max":
-        return maximum
-    mean = x.mean((1, 2), keepdims=layer.keep_axes)
+        return x.max((1, 2), keepdims=layer.keep_axes)
+    mean: jax.Array = averaged(x, layer.keep_axes)
+    if layer.kind == "avg":
+        return mean
+    maximum = x.max((1, 2), keepdims=layer.keep_axes)
     if layer.kind == "avgmax":
         return (mean + maximum) / 2
     return jnp.concatenate((mean, maximum), -1)

@@ -17,9 +17,9 @@ from flax import nnx
 from resnet_flax.layers import Options, Stateless, build
 from resnet_flax.model import Chain, ResNet, find
 from shared_spec import plan
-from shared_spec.errors import FrameworkError, WeightsError, framework_missing
-from shared_spec.formats.containers.source import Source
-from shared_spec.formats.detect import ORBAX
+from shared_spec.errors import ResNetError, WeightsError, framework_missing
+from shared_spec.formats.containers.source import Source, shown
+from shared_spec.formats.detect import CHECKPOINT_MARK, ORBAX, orbax_steps
 from shared_spec.formats.dialects.canonical import FLAX_MODEL
 from shared_spec.formats.dialects.dialect import Dialect, foreign_arrays
 from shared_spec.formats.dialects.linen import LINEN
@@ -44,6 +44,15 @@ class Weights(WeightVerbs[ResNet]):
     def check_layers(self, model: ResNet) -> None:
         """As `WeightVerbs.check_layers`."""
         _check_layers(model)
+
+    def require_values(self, model: ResNet) -> None:
+        """As `WeightVerbs.require_values`."""
+        variables = jax.tree.leaves(nnx.state(model, nnx.Param))
+        if any(isinstance(v, jax.ShapeDtypeStruct) for v in variables):
+            raise WeightsError(
+                "model: it has shapes and no values, as nnx.eval_shape makes it; load_weights "
+                "gives it values"
+            )
 
     def set_spec(self, model: ResNet, p: Plan, spec: ResNetSpec) -> None:
         """As `WeightVerbs.set_spec`."""
@@ -163,38 +172,73 @@ def _check_chains(model: ResNet) -> None:
 
 
 def open_orbax(path: Path) -> Source:
-    """An orbax checkpoint of a nested dict of arrays.
+    """An orbax checkpoint: a tree of arrays, or several, each under the name of its item. Of those
+    that a `CheckpointManager` keeps, the last is read, as it restores that one itself.
 
     Raises:
         WeightsError: if it is damaged, or holds something else.
     """
     path = path.resolve()  # orbax takes absolute paths alone
+    notes: tuple[str, ...] = ()
+    folder = path
+    if not (path / CHECKPOINT_MARK).exists():
+        *earlier, folder = orbax_steps(path)
+        if earlier:
+            notes = (f"read at the last of its {len(earlier) + 1} steps, {folder.name}",)
     try:
-        with _orbax().StandardCheckpointer() as checkpointer:
-            custom = checkpointer.metadata(path).custom_metadata or {}
-            target = jax.tree.map(
-                lambda leaf: np.empty(leaf.shape, leaf.dtype),
-                dict(checkpointer.metadata(path).item_metadata),
-            )
-            tree = checkpointer.restore(path, target)
-    except FrameworkError:
+        with _orbax().PyTreeCheckpointer() as checkpointer:
+            if (folder / _TREE).exists():
+                tree, custom = _restored(checkpointer, folder)
+            else:
+                items = sorted(item for item in folder.iterdir() if (item / _TREE).exists())
+                if not items:
+                    raise WeightsError(f"{folder}: holds no tree of arrays")
+                tree = {item.name: _restored(checkpointer, item)[0] for item in items}
+                custom = {}
+    except ResNetError:
         raise
     # Orbax and tensorstore raise errors of many kinds.
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
-        raise WeightsError(f"{path}: not a readable orbax checkpoint ({reason})") from None
-    arrays = {"/".join(names): LazyArray.of(a) for names, a in _leaves(tree, (), str(path))}
-    return Source(path, "flax", LazyArrays(arrays), custom)
+        raise WeightsError(f"{folder}: not a readable orbax checkpoint ({reason})") from None
+    arrays: dict[str, LazyArray] = {}
+    for names, array in _leaves(tree, (), str(folder)):
+        name = "/".join(names)
+        if name in arrays:
+            raise WeightsError(f"{folder}: holds {shown(name)} twice")
+        arrays[name] = LazyArray.of(array)
+    return Source(path, "flax", LazyArrays(arrays), custom, notes=notes)
+
+
+_TREE = "_METADATA"
+"""A file in each directory of orbax's that holds a tree."""
+
+
+def _restored(checkpointer: Any, folder: Path) -> tuple[Any, Mapping[str, Any]]:
+    """The tree in a directory, its arrays as numpy's, and what was saved to describe it."""
+    found = checkpointer.metadata(folder)
+    target = jax.tree.map(
+        lambda leaf: np.empty(leaf.shape, leaf.dtype) if hasattr(leaf, "shape") else ...,
+        found.item_metadata.tree,
+    )
+    # Or arrays would go to the devices that they were saved from.
+    as_numpy = _orbax().RestoreArgs(restore_type=np.ndarray)
+    tree = checkpointer.restore(
+        folder, target, restore_args=jax.tree.map(lambda _: as_numpy, target)
+    )
+    return tree, found.custom_metadata or {}
 
 
 def _leaves(node: object, names: tuple[str, ...], where: str) -> Iterator[Any]:
+    if isinstance(node, list | tuple):
+        node = dict(enumerate(node))
     if isinstance(node, dict):
         if len(names) > 32:
             raise WeightsError(f"{where}: nested deeper than any model")
         for key, child in node.items():
             yield from _leaves(child, (*names, str(key)), where)
-    elif isinstance(node, np.ndarray | jax.Array):
-        yield names, np.asarray(node)
+    elif isinstance(node, np.ndarray):
+        yield names, node
 
 
 WEIGHTS = Weights()

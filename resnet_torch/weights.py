@@ -37,12 +37,16 @@ class Weights(WeightVerbs[ResNet]):
         Raises:
             WeightsError: on the meta device too, whose tensors have no values.
         """
+        self.require_values(model)
+        return super().natives(model)
+
+    def require_values(self, model: ResNet) -> None:
+        """As `WeightVerbs.require_values`."""
         if on_meta(model):
             raise WeightsError(
                 "model: it is on the meta device and has no values; model.to_empty(device='cpu') "
-                "gives it memory"
+                "gives it memory, and load_weights values"
             )
-        return super().natives(model)
 
     def dtype_name(self, model: ResNet) -> str:
         """The dtype of the model's parameters, such as `"float32"`.

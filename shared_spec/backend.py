@@ -243,6 +243,7 @@ class ModelVerbs(ABC, Generic[Model]):
             [N, H, W, C], or [N, C, H, W] in PyTorch, to [N, num_classes].
         """
         self.weights.follow(model)
+        self.weights.require_values(model)
         return self._compile(model)
 
     def predict(self, model: Model, images: np.ndarray, *, batch_size: int = 64) -> Any:
@@ -265,6 +266,7 @@ class ModelVerbs(ABC, Generic[Model]):
             ImageError: saying what was given and what the model takes.
         """
         self.weights.follow(model)
+        self.weights.require_values(model)
         return concatenate_outputs(self._outputs(model, batches(images, model.plan, batch_size)))
 
     def transforms(self, model: Model) -> Preprocessing:
@@ -361,6 +363,7 @@ class ModelVerbs(ABC, Generic[Model]):
             ResNetError: if the images do not fit the model, or it has no layer of such a name.
         """
         self.weights.follow(model)
+        self.weights.require_values(model)
         images = as_images(images, model.plan)
         return self._recorded(model, images, activation_names(model.plan, names))
 
@@ -380,6 +383,7 @@ class ModelVerbs(ABC, Generic[Model]):
                 f"inputs: expected the names of layers and blocks with their arrays, got "
                 f"{type(inputs).__name__}"
             )
+        self.weights.require_values(model)
         names = activation_names(model.plan, inputs)
         return self._parts(model, {name: _numbers(name, inputs[name]) for name in names})
 

@@ -6,6 +6,7 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -20,6 +21,7 @@ from shared_spec.formats.detect import Opener
 from shared_spec.formats.in_memory import open_in_memory
 from shared_spec.formats.name_map import NameMap, read_names
 from shared_spec.formats.read import Asked, read_checkpoint, read_source
+from shared_spec.formats.variables import net_in
 from shared_spec.formats.write import Save, described, target_format, write_checkpoint
 from shared_spec.origin import completed, fetched
 from shared_spec.plan.compiler import compile_plan
@@ -82,6 +84,7 @@ class WeightVerbs(ABC, Generic[Model]):
         """
         self.follow(model)
         require_trained(model.plan, "to export")
+        self.require_values(model)
         self.check_layers(model)
         natives = self.natives(model)
         return {
@@ -207,7 +210,12 @@ class WeightVerbs(ABC, Generic[Model]):
             raise WeightsError(
                 "part, names: only for files; weights in memory have to be the net's"
             )
-        return read_source(open_in_memory(weights), net)
+        source = open_in_memory(weights)
+        if source.kind != "flax":
+            return read_source(source, net)
+        source, notes = net_in(source, None)
+        found = read_source(source, net)
+        return replace(found, notes=notes + found.notes)
 
     def follow(self, model: Model) -> None:
         """Have plan and spec follow a classifier of another width that a user has put in, as
@@ -246,6 +254,10 @@ class WeightVerbs(ABC, Generic[Model]):
         Raises:
             WeightsError: naming the first that was replaced or has another setting.
         """
+
+    def require_values(self, model: Model) -> None:
+        """Raise a `WeightsError` if the model has shapes alone."""
+        return
 
     def check_saved(self, model: Model) -> None:
         """Say what of a model no spec and no weights can tell.

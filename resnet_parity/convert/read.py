@@ -34,16 +34,20 @@ def read_any(
         ResNetError: if the file cannot be read.
     """
     if is_orbax(path):
-        if asked != WHOLE:
+        if asked.names is not None:
             raise WeightsError(
-                f"{path}: --part and --names: only for files of PyTorch's modules, and this one is "
-                f"of the kind orbax"
+                f"{path}: --names: only for files of PyTorch's modules, and this one is of the "
+                f"kind orbax"
             )
         output = folder / "read.safetensors"
         given = None if spec is None else spec.to_dict()
         with EngineJob(folder).worker(first_available(("flax",))) as worker:
-            known = worker.call("read", source=str(path.resolve()), spec=given, output=str(output))
-        checkpoint = replace(read_checkpoint(output), origin="Flax orbax directory", **known)
+            known = worker.call(
+                "read", source=str(path.resolve()), spec=given, part=asked.part, output=str(output)
+            )
+        notes = tuple(known.pop("notes"))
+        origin = "Flax orbax directory"
+        checkpoint = replace(read_checkpoint(output), origin=origin, notes=notes, **known)
     else:
         checkpoint = read_checkpoint(path, spec, resize=resize, asked=asked)
     found, any_ends = checkpoint.spec, {"in_channels": 3, "num_classes": 1}

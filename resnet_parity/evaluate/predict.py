@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,7 @@ from resnet_parity.convert.read import read_classifier
 from resnet_parity.engines.job import EngineJob
 from resnet_parity.engines.registry import Device, Engine
 from shared_spec.atomic_write import workspace
-from shared_spec.errors import WeightsError
+from shared_spec.errors import WeightsError, WeightsWarning
 from shared_spec.formats.read import WHOLE, Asked
 from shared_spec.origin import completed, fetched
 from shared_spec.spec.resnet_spec import ResNetSpec
@@ -37,6 +38,9 @@ def classify(
     Returns:
         One record an image: `image`, and `classes` with `label`, `index` and `probability`.
 
+    Warns:
+        WeightsWarning: if the weights have no preprocessing.
+
     Raises:
         ResNetError: if an image or the weights cannot be read, or the engine is missing.
     """
@@ -49,7 +53,16 @@ def classify(
             raise WeightsError(
                 f"{weights}: has {len(labels)} labels for {found.num_classes} classes"
             )
-        prepare = checkpoint.preprocessing or Preprocessing.default(found)
+        prepare = checkpoint.preprocessing
+        if prepare is None:
+            prepare = Preprocessing.default(found)
+            told = "ImageNet's" if found.in_channels == 3 else "a mean and deviation of 0.5"
+            warnings.warn(
+                f"{weights}: has no preprocessing, and {told} is used; a .safetensors file that "
+                f"save_weights wrote after model.preprocessing was set keeps another",
+                WeightsWarning,
+                stacklevel=2,
+            )
         job = EngineJob(folder)
         task: dict[str, Any] = {
             "spec": found.to_dict(),

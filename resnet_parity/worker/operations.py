@@ -292,14 +292,16 @@ def _scalar(value: Any) -> np.ndarray:
     return np.array([float(value)])
 
 
-def read(session: Session, source: str, spec: dict[str, Any] | None, output: str) -> dict[str, str]:
+def read(
+    session: Session, source: str, spec: dict[str, Any] | None, output: str, part: str | None = None
+) -> dict[str, Any]:
     """A file in one of the backend's formats, to a canonical file; the dtype is kept. The answer is
     what the canonical file does not tell.
     """
     given = None if spec is None else ResNetSpec.parse(spec)
-    found = session.resnet.read_checkpoint(source, given)
+    found = session.resnet.read_checkpoint(source, given, part=part)
     write_safetensors(output, found)
-    return {key: getattr(found, key) for key in ("kind", "library", "assumed")}
+    return {key: getattr(found, key) for key in ("kind", "library", "assumed", "notes")}
 
 
 def write(

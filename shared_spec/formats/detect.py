@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -42,8 +43,18 @@ def name_suffix(path: Path) -> str:
 
 
 def is_orbax(path: Path) -> bool:
-    """Whether a directory is an orbax checkpoint, which Flax alone can read."""
-    return path.is_dir() and (path / CHECKPOINT_MARK).exists()
+    """Whether a directory is an orbax checkpoint, which Flax alone can read, or has one a step."""
+    return path.is_dir() and ((path / CHECKPOINT_MARK).exists() or bool(orbax_steps(path)))
+
+
+def orbax_steps(path: Path) -> list[Path]:
+    """The checkpoints in a directory that orbax's `CheckpointManager` keeps, or training with Flax
+    without it: each is named by its step, which may follow a prefix. The last one comes last.
+    """
+    with system_errors(path):
+        numbered = ((re.search(r"(?:^|_)([0-9]{1,18})$", p.name), p) for p in path.iterdir())
+        found = [(int(m[1]), p) for m, p in numbered if m and (p / CHECKPOINT_MARK).exists()]
+    return [p for _, p in sorted(found)]
 
 
 def open_source(path: Path, openers: Mapping[str, Opener] | None = None) -> Source:

@@ -158,7 +158,7 @@ def checkpoint_of(
         return read_graph(source, spec)
     found, ours = None, METADATA_KEY in source.metadata
     own: dict[str, str] = {}
-    notes: tuple[str, ...] = ()
+    notes = source.notes
     if in_torch(source):
         if asked.names is not None:
             source, own = renamed(source, asked.names)
@@ -166,7 +166,8 @@ def checkpoint_of(
         found = None if ours and asked.part is None else chosen(source, asked.part)
         source = source if found is None else found.source
     elif source.kind == "flax" and asked.names is None:
-        source, notes = net_in(source, asked.part)
+        source, told = net_in(source, asked.part)
+        notes += told
     else:
         asked.refuse(source, f"is of the kind {source.kind}")
     source = with_plain_names(_flat(source))

@@ -23,26 +23,52 @@ def summed(a: Any, b: Any) -> Any:
     time grow with the square of the depth, forward and backward. XLA does not fuse a call that is
     marked as not to be inlined. Other devices fuse by cost and are left alone.
     """
+    return _apart(_sum)(a, b)
+
+
+def averaged(x: Any, keepdims: bool) -> Any:
+    """The mean of each map of `x`, [N, H, W, C], apart from what made the maps.
+
+    On CPUs, XLA hands a mean to YNNPACK together with the ReLU before it, whose maximum there gives
+    zero for NaN: a broken net would look right.
+    """
+    return _apart(_mean_of_each if keepdims else _mean)(x)
+
+
+def _sum(a: Any, b: Any) -> Any:
+    return a + b
+
+
+def _mean(x: Any) -> Any:
+    return x.mean((1, 2))
+
+
+def _mean_of_each(x: Any) -> Any:
+    return x.mean((1, 2), keepdims=True)
+
+
+def _apart(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, on CPUs as a call that XLA fuses with nothing around it."""
     import jax
 
-    return (_kept() if jax.default_backend() == "cpu" else jax.numpy.add)(a, b)
+    return _called(function) if jax.default_backend() == "cpu" else function
 
 
 @cache
-def _kept() -> Callable[[Any, Any], Any]:
+def _called(function: Callable[..., Any]) -> Callable[..., Any]:
     import jax
 
     try:
         from jax.experimental.xla_metadata import set_xla_metadata
     except ImportError:  # which may move, as all that is experimental
-        return jax.numpy.add
-    add = jax.jit(lambda a, b: a + b)
+        return function
+    compiled = jax.jit(function)
 
-    def kept(a: Any, b: Any) -> Any:
+    def called(*arrays: Any) -> Any:
         with set_xla_metadata(inlineable="false"):  # type: ignore[no-untyped-call]
-            return add(a, b)
+            return compiled(*arrays)
 
-    return kept
+    return called
 
 
 def jit(function: Callable[..., Any], dtype: str, **options: Any) -> Any:

@@ -31,6 +31,19 @@ def test_each_sum_is_computed_once(pool: Pool, engine: str) -> None:
         assert 3 < sizes[1][what] / sizes[0][what] < 5, what
 
 
+@pytest.mark.parametrize("fields", [{}, {"num_classes": 0}])
+def test_a_pixel_that_is_no_number_shows(pool: Pool, fields: dict[str, Any]) -> None:
+    """A ReLU and a mean that XLA gives to its library together lose it."""
+    small = {"depths": [1, 1], "widths": [8, 8], "stem_width": 8, "num_classes": 4}
+    found = pool["flax"].call(
+        "probe",
+        function="xla:not_numbers",
+        spec=resolve("resnet18", small | fields).to_dict(),
+        size=128,
+    )
+    assert found == {how: [True, False] for how in ("predict", "compiled", "jit", "eager")}
+
+
 @pytest.mark.parametrize("engine", ["flax", "keras:jax"])
 def test_convolutions_are_xlas_own_with_avx2_alone(pool: Pool, engine: str) -> None:
     def told(flags: list[str], xla_flags: str = "") -> Any:

@@ -211,6 +211,7 @@ def test_a_conversion_is_proved_and_the_proof_repeated(weights: Path, tmp_path: 
 
 
 @pytest.mark.frameworks
+@pytest.mark.filterwarnings("always::shared_spec.errors.WeightsWarning")
 def test_convert_and_predict(weights: Path, image: Path, tmp_path: Path) -> None:
     out, _ = run("convert", weights, tmp_path / "w.pth")
     assert "read back bit for bit" in out
@@ -230,9 +231,10 @@ def test_convert_and_predict(weights: Path, image: Path, tmp_path: Path) -> None
     assert found["torch"] == pytest.approx(found["flax"], rel=1e-4)
     spec = tmp_path / "spec.json"
     spec.write_text(json.dumps(SPEC.to_dict()))
-    text, _ = run(
-        "predict", image, "--weights", tmp_path / "w.pth", "--model", spec, "--top", 2, "--json"
-    )
+    asked = ("predict", image, "--weights", tmp_path / "w.pth", "--model", spec, "--top", 2)
+    text, told = run(*asked, "--json")
+    assert "Note: " in told
+    assert "w.pth: has no preprocessing, and ImageNet's is used; a .safetensors file" in told
     assert len(json.loads(text)[0]["classes"]) == 2
 
 

@@ -335,7 +335,8 @@ def test_part_without_weights(command_: str) -> None:
     assert "--part and --names: only with --weights" in refused(command_, "resnet20", "--part", "a")
 
 
-def test_an_orbax_directory_has_no_parts(tmp_path: Path) -> None:
+def test_an_orbax_directory_has_no_other_names(tmp_path: Path) -> None:
     *_, folder, _, _, _, _, _, _ = every_kind(tmp_path)
-    message = refused("convert", folder, tmp_path / "b.pth", "--part", "a/")
-    assert "--part and --names: only for files of PyTorch's modules" in message
+    (tmp_path / "map.yaml").write_text("a: fc")
+    message = refused("convert", folder, tmp_path / "b.pth", "--names", tmp_path / "map.yaml")
+    assert "--names: only for files of PyTorch's modules" in message

@@ -235,8 +235,19 @@ def abstract(resnet: Any) -> None:
     assert nnx.graphdef(model) == nnx.graphdef(real)
     shapes = jax.tree.map(lambda v: (v.shape, v.dtype), nnx.state(model))
     assert shapes == jax.tree.map(lambda v: (v.shape, v.dtype), nnx.state(real))
+    x = np.asarray(images(2, 8, 8))
+    for verb in (
+        resnet.export_weights,
+        resnet.compiled,
+        lambda m: resnet.predict(m, x),
+        lambda m: resnet.activations(m, x),
+        lambda m: resnet.run_parts(m, {"conv1": x}),
+    ):
+        with pytest.raises(WeightsError, match="model: it has shapes and no values"):
+            verb(model)
     resnet.load_weights(model, resnet.export_weights(real))
     same(values(model), values(real))
+    same(resnet.predict(model, x), resnet.predict(real, x))
 
 
 def compiled_creation(resnet: Any) -> None:

@@ -654,7 +654,15 @@ def devices(resnet: Any) -> None:
     with torch.device("meta"):
         empty = resnet.create_model("resnetblur18", depths=[1, 1], widths=[16, 16]).eval()
     full = resnet.create_model(empty.spec, seed=3).eval()
-    for verb in (resnet.export_weights, lambda m: resnet.load_weights(m, full.state_dict())):
+    array = np.zeros((1, 32, 32, 3), np.float32)
+    for verb in (
+        resnet.export_weights,
+        resnet.compiled,
+        lambda m: resnet.load_weights(m, full.state_dict()),
+        lambda m: resnet.predict(m, array),
+        lambda m: resnet.activations(m, array),
+        lambda m: resnet.run_parts(m, {"conv1": array}),
+    ):
         with pytest.raises(WeightsError, match="meta device and has no values"):
             verb(empty)
     empty.to_empty(device="cpu")

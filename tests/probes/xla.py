@@ -32,6 +32,25 @@ def program(resnet: Any, spec: dict[str, Any]) -> dict[str, int]:
     }
 
 
+def not_numbers(resnet: Any, spec: dict[str, Any], size: int) -> dict[str, list[bool]]:
+    """Which images give a logit that is not a number, of a pair whose first has such a pixel."""
+    import jax
+    from flax import nnx
+
+    model = resnet.create_model(ResNetSpec.parse(spec), seed=0)
+    model.eval()
+    images = np.random.default_rng(0).standard_normal((2, size, size, 3), np.float32)
+    images[0, size // 2, size // 2, 1] = np.nan
+    x = jax.numpy.asarray(images)
+    found = {
+        "predict": resnet.predict(model, images),
+        "compiled": resnet.compiled(model)(x),
+        "jit": nnx.jit(lambda model, x: model(x))(model, x),
+        "eager": model(x),
+    }
+    return {how: np.isnan(np.asarray(y)).any(1).tolist() for how, y in found.items()}
+
+
 def told(resnet: Any, flags: list[str], xla_flags: str) -> dict[str, Any]:
     """On a processor of these flags: the compiler's options, whether a convolution goes to the
     library that they are about, and how many 1 x 1 convolutions of a net become products, compiled

@@ -56,6 +56,8 @@ class Source:
     """Path to the type of each object beside the tensors whose meaning is not known."""
     modules: Mapping[str, Module] = field(default_factory=dict)
     """The modules of whole models by their paths; that of a model by itself is empty."""
+    notes: tuple[str, ...] = ()
+    """What was left out or chosen when it was opened, a sentence each."""
 
     def __post_init__(self) -> None:
         """Refuse what no checkpoint has, and what would make a message unreadable."""
