@@ -49,10 +49,20 @@ def started(model: ModelProto, dtype: str, name: str | None = None) -> Run:
         FrameworkError: if the runtime does not compute in it.
     """
     name = name or runtime()
-    start, dtypes = RUNTIMES[name]
-    if dtype not in dtypes:
-        raise FrameworkError(f"{name} does not compute in {dtype}; it does in {', '.join(dtypes)}")
-    return start(model)
+    require_dtype(name, dtype)
+    return RUNTIMES[name][0](model)
+
+
+def runs(name: str, dtype: str) -> bool:
+    """Whether a runtime computes in a dtype."""
+    return dtype in RUNTIMES[name][1]
+
+
+def require_dtype(name: str, dtype: str) -> None:
+    """Raise a `FrameworkError` unless a runtime computes in a dtype."""
+    if not runs(name, dtype):
+        able = ", ".join(RUNTIMES[name][1])
+        raise FrameworkError(f"{name} does not compute in {dtype}; it does in {able}")
 
 
 def _onnxruntime(model: ModelProto) -> Run:

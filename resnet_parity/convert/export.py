@@ -81,7 +81,7 @@ def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = N
     from resnet_onnx.file import write
 
     start = time.perf_counter()
-    engines = [] if proof is None else _runtimes(proof)
+    engines = [] if proof is None else _runtimes(proof, wanted.dtype)
     with workspace() as folder:
         source, path, checkpoint = _source(origin, folder, proof is not None)
         assert checkpoint.spec is not None
@@ -135,14 +135,17 @@ def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = N
     )
 
 
-def _runtimes(proof: Proof) -> list[Engine]:
-    """Those that run the file: the ones asked for, or all that are installed.
+def _runtimes(proof: Proof, dtype: str) -> list[Engine]:
+    """Those that run a file of `dtype`: the ones asked for, or all that are installed and can.
 
     Raises:
         FrameworkError: if one that was named is not installed, or runs no such files.
     """
+    from resnet_onnx.runtimes import require_dtype, runs
+
     if proof.engines is None:
-        return [engine for engine in RUNTIMES.values() if engine.missing() is None]
+        able = (engine for engine in RUNTIMES.values() if runs(engine.name, dtype))
+        return [engine for engine in able if engine.missing() is None]
     for engine in proof.engines:
         if engine.trains:
             raise FrameworkError(
@@ -150,6 +153,7 @@ def _runtimes(proof: Proof) -> list[Engine]:
             )
         if (absent := engine.missing()) is not None:
             raise FrameworkError(f"{engine.name}: {absent}")
+        require_dtype(engine.name, dtype)
     return list(proof.engines)
 
 
