@@ -18,7 +18,7 @@ from resnet_parity.cli.options import (
     conclude,
     require_factory,
 )
-from resnet_parity.engines.registry import ENGINES, parse_device, parse_engines
+from resnet_parity.engines.registry import ALL_ENGINES, parse_device, parse_engines
 from resnet_parity.render import plots
 from resnet_parity.render.console import err
 from resnet_parity.render.progress import progress
@@ -42,7 +42,9 @@ def trace(
     model: ModelArgument,
     engines: Annotated[
         str | None,
-        typer.Option(help=f"Two of {', '.join(ENGINES)}, the reference first; one for --against."),
+        typer.Option(
+            help=f"Two of {', '.join(ALL_ENGINES)}, the reference first; one for --against."
+        ),
     ] = None,
     weights: WeightsOption = None,
     part: PartOption = None,

@@ -17,7 +17,7 @@ import numpy as np
 
 from resnet_parity.engines.job import EngineJob
 from resnet_parity.engines.process import Start, Worker
-from resnet_parity.engines.registry import RUNTIMES, Device, Engine
+from resnet_parity.engines.registry import RUNTIMES, Device, Engine, require_training
 from resnet_parity.numerics.difference import (
     FLOAT64_TOLERANCE,
     GRADIENT_TOLERANCE,
@@ -105,7 +105,8 @@ def trace(  # noqa: PLR0913 a verb
         raise ResNetError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
     if gradients and not isinstance(other, Engine):
         raise ResNetError("--gradients: compares engines, not a model of your own")
-    if gradients:
+    if gradients and isinstance(other, Engine):
+        require_training([reference, other])
         require_classes(spec)
     p = compile_plan(spec)
     weights = cast_weights(random_weights(p, seed) if weights is None else weights, dtype)
