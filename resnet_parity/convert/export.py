@@ -103,18 +103,20 @@ def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = N
             write(draft, p, entries, wanted.dtype, wanted.form, checkpoint)
             if engines:
                 before = time.perf_counter()
+                same = _dtypes(checkpoint) == {wanted.dtype}
                 told = RuntimeFile(
                     wanted.dtype,
                     wanted.form.head,
                     wanted.form.size,
-                    not wanted.folded and _dtypes(checkpoint) == {wanted.dtype},
-                    wanted.form.preprocessing and _takes_bgr(checkpoint),
+                    permutation=not wanted.folded and same,
+                    rounded=not wanted.folded and not same,
+                    bgr=wanted.form.preprocessing and _takes_bgr(checkpoint),
                 )
                 written = Target(draft, target, checkpoint, told)
                 assert proof is not None
-                made = certify(
-                    path, written, replace(checkpoint, notes=tuple(notes)), engines, proof
-                )
+                noted = replace(checkpoint, notes=tuple(notes))
+                made = certify(path, written, noted, engines, proof)
+                notes = list(notes if made is None else made.notes)
                 seconds = time.perf_counter() - before
         if made is not None:
             write_certificate(made, target)
