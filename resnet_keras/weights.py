@@ -19,7 +19,7 @@ from shared_spec.formats.dialects.keras_applications import APPLICATIONS
 from shared_spec.formats.keras_config import own_activation, structure, without_activation
 from shared_spec.formats.write import Save
 from shared_spec.plan.layers import Parameter
-from shared_spec.weight_verbs import WeightVerbs
+from shared_spec.weight_verbs import WeightVerbs, remember
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.layouts import KERAS, keras_layer
 from shared_spec.weights.lazy_array import entries_of
@@ -106,11 +106,23 @@ class Weights(WeightVerbs[ResNet]):
                 native = build(whole.spec, Form(keras.DTypePolicy(kind)))
                 self.load_weights(native, whole.state)
             if name_suffix(draft) == ".keras":
-                native.save(draft)
+                with _knowing(native, whole):
+                    native.save(draft)
             else:
                 native.save_weights(draft)
 
         return {"keras": save, "keras-applications": _save_applications}
+
+
+@contextmanager
+def _knowing(model: ResNet, checkpoint: Checkpoint) -> Iterator[None]:
+    """The model with what a checkpoint tells of images and classes, for the length of a block."""
+    kept = model.preprocessing, model.labels
+    remember(model, checkpoint)
+    try:
+        yield
+    finally:
+        model.preprocessing, model.labels = kept
 
 
 _APPLICATIONS = {(3, 4, 6, 3): "ResNet50", (3, 4, 23, 3): "ResNet101", (3, 8, 36, 3): "ResNet152"}

@@ -1,5 +1,6 @@
 """A model of `resnet_keras` in the configuration that Keras saves: its layers, as of any functional
-model, and beside them the spec, with a digest of what layers its spec alone makes.
+model, and beside them the spec, with a digest of what layers its spec alone makes, and what its
+images and classes are.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from shared_spec.errors import SpecError
 from shared_spec.plan import Conv, Dense, Flatten, GlobalPool
 from shared_spec.plan.layers import Layer
 from shared_spec.plan.network import Plan
+from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.checkpoint import Checkpoint
 
 KERAS_CLASS = "resnet_keras>ResNet"
 """How Keras registers our model in a file that has the spec alone, as earlier versions wrote it."""
@@ -125,6 +129,30 @@ def _is_of_our_class(model: Mapping[str, Any]) -> bool:
     config = model.get("config")
     last = "Functional" if isinstance(config, Mapping) and "layers" in config else "ResNet"
     return "module" not in model and "inbound_nodes" not in model and bool(kind == last)
+
+
+def extras_in(config: Mapping[str, Any], spec: ResNetSpec, where: str) -> Checkpoint:
+    """The preprocessing and the labels in the configuration of a model of ours, and no arrays.
+
+    Args:
+        config: as a file has it; earlier files have neither.
+        spec: of the net that is in the file.
+        where: for messages.
+
+    Raises:
+        SpecError: if they are of another form, or not of the net's channels and classes.
+    """
+    told = {key: config.get(key) for key in ("preprocessing", "labels")}
+    found = Checkpoint.from_metadata({}, {"version": 1, **told}, where)
+    prepare, labels = found.preprocessing, found.labels
+    if labels is not None and len(labels) != spec.num_classes:
+        raise SpecError(f"{where}: has {len(labels)} labels for {spec.num_classes} classes")
+    if prepare is not None and len(prepare.mean) != spec.in_channels:
+        raise SpecError(
+            f"{where}: its preprocessing gives {len(prepare.mean)} channels, and the net takes "
+            f"{spec.in_channels}"
+        )
+    return found
 
 
 def own_activation(config: Mapping[str, Any]) -> str | None:

@@ -123,6 +123,38 @@ def test_a_changed_model_is_read_as_what_it_computes(
     assert found == READ
 
 
+def test_labels_and_preprocessing_are_in_files(pool: Pool, tmp_path: Path) -> None:
+    files = probe(pool, ONE, "what_is_known", folder=str(tmp_path))
+    assert len(files) == 5
+    for path in files:
+        found = read_checkpoint(Path(path))
+        assert found.labels is not None
+        assert found.preprocessing is not None
+        told = path.endswith("told.keras")
+        assert found.labels[:2] == (("a", "b") if told else ("ant", "bee"))
+        assert found.preprocessing.image_size == (7 if told else 33)
+
+
+def test_what_a_file_tells_has_to_be_true_of_its_net(pool: Pool, tmp_path: Path) -> None:
+    said = probe(pool, ONE, "changed_knowledge", folder=str(tmp_path))
+    parts = [
+        "has 4 labels for 5 classes",
+        "the labels in its metadata are not a list of strings",
+        "the labels in its metadata are not a list of strings",
+        "its preprocessing gives 1 channels, and the net takes 3",
+        "preprocessing image_size",
+        "preprocessing std",
+        "preprocessing function",
+        "preprocessing ",
+    ]
+    for number, (message, part) in enumerate(zip(said, parts, strict=True)):
+        assert part in message
+        with pytest.raises(ResNetError) as caught:
+            read_checkpoint(tmp_path / f"{number}.keras")
+        assert part in str(caught.value)
+        assert "\n" not in message + str(caught.value)
+
+
 @pytest.mark.parametrize("engine", KERAS)
 def test_policies_are_kerass(pool: Pool, engine: str) -> None:
     probe(pool, engine, "policies")

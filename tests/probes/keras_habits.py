@@ -20,7 +20,9 @@ from keras.src.applications import resnet as applications
 
 from shared_spec import (
     Checkpoint,
+    Preprocessing,
     ResNetError,
+    SpecError,
     WeightsError,
     WeightsWarning,
     resolve,
@@ -37,6 +39,10 @@ def tiny(resnet: Any, name: str = "resnet50", **options: Any) -> Any:
     """A small net with statistics that are not those of the start."""
     depth = FOUR if "strides" in resolve(name).model_fields_set else TINY
     return shaken(resnet.create_model(name, **{"num_classes": 5, **depth, **options}))
+
+
+LABELS = ("ant", "bee", "cat", "dog", "eel")
+PREPARE = Preprocessing(image_size=SIZE, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
 
 
 def shaken(model: Any) -> Any:
@@ -208,6 +214,7 @@ def loaded_without_us(resnet: Any, folder: str, names: list[str]) -> Any:
     expected = {}
     for name in names:
         model = tiny(resnet, name)
+        model.labels, model.preprocessing = LABELS, PREPARE
         for suffix in ("keras", "h5"):
             path = f"{folder}/{name}.{suffix}"
             model.save(path)
@@ -325,6 +332,85 @@ def changed_files(resnet: Any, folder: str, suffix: str) -> list[list[str]]:
         write_safetensors(f"{path}.answers", Checkpoint(state))
         found.append([name, path, f"{path}.answers"])
     return found
+
+
+# What is known of images and classes.
+
+
+def what_is_known(resnet: Any, folder: str) -> list[str]:
+    """Labels and preprocessing come back with a model, by Keras, by pickle and by our verbs, within
+    another model too; the files in which they are.
+    """
+    picture = str(Path(__file__).parents[2] / "resnet_parity" / "assets" / "china.jpg")
+    files = []
+
+    def known(model: Any) -> Any:
+        return model.labels, model.preprocessing
+
+    for number, function in enumerate((None, "softmax")):
+        model = tiny(resnet, classifier_activation=function)
+        model.labels, model.preprocessing = LABELS, PREPARE
+        expected = resnet.classify(model, picture)
+        assert {c.label for c in expected[0]} == {*LABELS}
+        files += [f"{folder}/{number}.keras", f"{folder}/{number}.h5"]
+        model.save(files[-1])
+        loaded = reloaded(model, files[-2])
+        for twin in (loaded, pickle.loads(pickle.dumps(model))):  # noqa: S301 ours
+            assert known(twin) == (LABELS, PREPARE)
+            assert resnet.classify(twin, picture) == expected
+            np.testing.assert_array_equal(
+                resnet.preprocess(twin, picture), resnet.preprocess(model, picture)
+            )
+        outer = keras.Sequential([keras.Input((SIZE, SIZE, 3)), model, keras.layers.Dense(2)])
+        assert known(reloaded(outer, f"{folder}/outer.keras").layers[0]) == (LABELS, PREPARE)
+    other = resnet.Preprocessing(image_size=7, mean=(0.5,) * 3, std=(0.5,) * 3)
+    told = Checkpoint({}, None, other, tuple("abcde"))
+    files.append(f"{folder}/told.keras")
+    resnet.save_weights(tiny(resnet), files[-1], told)
+    assert known(keras.saving.load_model(files[-1])) == (told.labels, other)
+    bare = reloaded(tiny(resnet), f"{folder}/bare.keras")
+    assert known(bare) == (None, None)
+    for key, value in (("labels", ("cat",)), ("labels", [1] * 5), ("preprocessing", {})):
+        setattr(bare, key, value)
+        with pytest.raises(WeightsError, match=f"model.{key}: expected"):
+            bare.save(f"{folder}/wrong.keras")
+        setattr(bare, key, None)
+    return files
+
+
+def changed_knowledge(resnet: Any, folder: str) -> list[str]:
+    """What Keras says of files in which somebody wrote what is not true of the net."""
+    model = tiny(resnet)
+    model.labels, model.preprocessing = LABELS, PREPARE
+    path, said = Path(folder) / "known.keras", []
+    model.save(path)
+    for number, change in enumerate(LIES):
+        with zipfile.ZipFile(path) as source:
+            parts = {name: source.read(name) for name in source.namelist()}
+        config = json.loads(parts["config.json"])
+        config["config"] |= change
+        parts["config.json"] = json.dumps(config).encode()
+        with zipfile.ZipFile(Path(folder) / f"{number}.keras", "w") as target:
+            for name, data in parts.items():
+                target.writestr(name, data)
+        with pytest.raises(SpecError) as caught:
+            keras.saving.load_model(Path(folder) / f"{number}.keras")
+        said.append(str(caught.value))
+    assert not (Path(folder) / f"{len(LIES)}.keras").exists()
+    return said
+
+
+_WHAT: dict[str, Any] = PREPARE.model_dump(mode="json")
+LIES: tuple[dict[str, Any], ...] = (
+    {"labels": ["ant", "bee", "cat", "dog"]},
+    {"labels": ["ant", "bee", "cat", "dog", 5]},
+    {"labels": {"0": "ant"}},
+    {"preprocessing": _WHAT | {"mean": [0.5], "std": [0.5]}},
+    {"preprocessing": _WHAT | {"image_size": 10**9}},
+    {"preprocessing": _WHAT | {"std": [0.2, 0.2, 0]}},
+    {"preprocessing": _WHAT | {"function": "os.system"}},
+    {"preprocessing": [1]},
+)
 
 
 # dtype policies, and what Keras is set to.
