@@ -641,31 +641,122 @@ def callbacks(resnet: Any, folder: str) -> None:
         model.load_weights(f"{folder}/kept.weights.h5")
 
 
-def exports(resnet: Any, folder: str) -> dict[str, list[str]]:
-    """What comes of `export` in each of Keras's formats: of keras.applications' model, and ours."""
-    found: dict[str, list[str]] = {}
-    models = application(classes=5, input_shape=(32, 32, 3)), tiny(resnet, input_shape=(32, 32, 3))
-    for model in models:
-        model.predict(random_images((1, 32, 32, 3)), verbose=0)
-        for kind, suffix in (("tf_saved_model", ""), ("onnx", ".onnx"), ("litert", ".tflite")):
-            path = f"{folder}/{model.name}{suffix}"
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    model.export(path, format=kind, verbose=False)
-            except Exception as error:  # whatever is not installed, or an engine cannot do
-                said = type(error).__name__
-            else:
-                said = "exported"
-            found.setdefault(kind, []).append(said)
-    if found["tf_saved_model"][1] == "exported":
-        import tensorflow as tf
+def _saved_model(path: str, x: np.ndarray) -> Any:
+    import tensorflow as tf
 
-        images = random_images((1, 32, 32, 3))
-        loaded = tf.saved_model.load(f"{folder}/{models[1].name}")
-        y = loaded.serve(images)
-        np.testing.assert_allclose(y, models[1].predict(images, verbose=0), rtol=1e-4, atol=1e-5)
+    loaded = tf.saved_model.load(path)
+    return loaded.serve(x)
+
+
+def _onnx(path: str, x: np.ndarray) -> Any:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path)
+    return session.run(None, {session.get_inputs()[0].name: x})[0]
+
+
+def _openvino(path: str, x: np.ndarray) -> Any:
+    import openvino
+
+    model = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return next(iter(model(x).values()))
+
+
+def _litert(path: str, x: np.ndarray) -> Any:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(path)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x)
+    interpreter.invoke()
+    return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+
+
+def _torch(path: str, x: np.ndarray) -> Any:
+    import torch
+
+    program = torch.export.load(path)
+    # litert-torch takes other constants for each other.
+    assert all(x.is_contiguous() for x in program.constants.values() if torch.is_tensor(x))
+    return program.module()(torch.from_numpy(x)).detach().numpy()
+
+
+EXPORTS: dict[str, tuple[str, Callable[[str, np.ndarray], Any]]] = {
+    "tf_saved_model": ("", _saved_model),
+    "onnx": (".onnx", _onnx),
+    "openvino": (".xml", _openvino),
+    "litert": (".tflite", _litert),
+    "torch": (".pt2", _torch),
+}
+"""Keras's formats: the suffix of each, and what runs its files."""
+
+
+def _stock(side: int | None) -> keras.Model:
+    """A net of Keras's own layers with a shortcut that strides."""
+    layers = keras.layers
+    images = keras.Input((side, side, 3))
+    x = layers.ReLU()(layers.Conv2D(8, 3, padding="same")(images))
+    y = layers.Conv2D(8, 3, 2)(layers.ZeroPadding2D(1)(layers.BatchNormalization()(x)))
+    y = layers.Add()([y, layers.Conv2D(8, 1, 2)(x)])
+    y = layers.Dense(5)(layers.GlobalAveragePooling2D()(y))
+    return shaken(keras.Model(images, y, name="stock"))
+
+
+def exports(resnet: Any, folder: str) -> dict[str, list[str]]:
+    """What comes of `export` in each of Keras's formats, of a model of Keras's layers, of ours, and
+    of one around ours: `right`, `wrong`, or the error.
+    """
+
+    def nested(side: int | None) -> keras.Model:
+        # ONNX Runtime refuses the max pools that jax2onnx 0.17 writes, of any model.
+        pool = {"stem_pool": "none"} if keras.backend.backend() == "jax" else {}
+        inner = tiny(resnet, "resnet18", input_shape=(side, side, 3), **pool)
+        return keras.Sequential([keras.Input((side, side, 3)), inner], name="nested")
+
+    def ours(side: int | None) -> keras.Model:
+        return tiny(resnet, "resnet20", input_shape=(side, side, 3))
+
+    found: dict[str, list[str]] = {}
+    images = random_images((1, 32, 32, 3))
+    for side in (32, None):
+        for make in (_stock, ours, nested):
+            model = make(side)
+            expected = keras.ops.convert_to_numpy(model(images, training=False))
+            for kind, (suffix, run) in EXPORTS.items():
+                if side is None and kind != "onnx":
+                    continue
+                path = f"{folder}/{model.name}{suffix}"
+                try:
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")
+                        model.export(path, format=kind, verbose=False)
+                        y = np.asarray(run(path, images))
+                except Exception as error:  # whatever is not installed, or an engine cannot do
+                    said = type(error).__name__
+                else:
+                    close = np.abs(y - expected).max() < 1e-4 * np.abs(expected).max()
+                    said = "right" if close else "wrong"
+                found.setdefault(kind if side else f"{kind}, any size", []).append(said)
+    if keras.backend.backend() == "jax":
+        found["symbols"] = [_with_symbols(make(None), images) for make in (_stock, ours, nested)]
     return found
+
+
+def _with_symbols(model: keras.Model, images: np.ndarray) -> str:
+    """What comes of `jax.export` for images of any number and size."""
+    import jax
+    from jax import export
+
+    n, h, w = export.symbolic_shape("n, h, w")
+    kinds = model.trainable_variables, model.non_trainable_variables
+    values = [[v.value for v in kind] for kind in kinds]
+
+    def forward(x: Any) -> Any:
+        return model.stateless_call(*values, x, training=False)[0]
+
+    exported = export.export(jax.jit(forward))(jax.ShapeDtypeStruct((n, h, w, 3), "float32"))
+    y, expected = exported.call(images), np.asarray(model(images))
+    return "right" if np.abs(y - expected).max() < 1e-4 * np.abs(expected).max() else "wrong"
 
 
 def endings(resnet: Any, folder: str) -> None:
