@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from shared_spec.errors import SpecError
@@ -25,6 +25,7 @@ FUNCTIONAL_CLASS = "resnet_keras>Functional"
 _TRAINING = {"name", "trainable", "seed", "momentum", "rate", "noise_shape", "block_size"}
 """Settings that change nothing in inference, as those of these endings do."""
 _ENDINGS = ("_initializer", "_regularizer", "_constraint")
+_MADE_WITH = "spec", "inference", "maps"
 _PRECISIONS = {f"{kind}{name}" for name in ("float16", "bfloat16") for kind in ("", "mixed_")}
 _PRECISIONS |= {"float32", "float64"}
 
@@ -39,9 +40,32 @@ def structure(config: Mapping[str, Any]) -> str:
     Raises:
         KeyError, TypeError, AttributeError: if Keras writes no such configuration.
     """
-    layers = sorted((_computed(layer) for layer in config["layers"]), key=lambda x: str(x[0]))
-    keys = "spec", "inference", "maps", "input_layers", "output_layers"
-    text = json.dumps([layers, [config[key] for key in keys]], sort_keys=True)
+    layers = [_computed(layer) for layer in config["layers"]]
+    return _digest(layers, [config[key] for key in (*_MADE_WITH, "input_layers", "output_layers")])
+
+
+def net_structure(config: Mapping[str, Any], names: Collection[str]) -> str | None:
+    """As `structure`, of the layers with these names, which one tensor enters, whatever gives it;
+    None if it is not one.
+    """
+    entries: set[tuple[Any, ...]] = set()
+
+    def inner(call: Any) -> Any:
+        if not isinstance(call, list | tuple):
+            return {k: inner(v) for k, v in call.items()} if isinstance(call, Mapping) else call
+        if len(call) == 3 and isinstance(call[0], str) and call[0] not in names:
+            entries.add(tuple(call))
+            return None
+        return [inner(item) for item in call]
+
+    layers = [_computed(x) for x in config["layers"] if x["config"]["name"] in names]
+    layers = [[*layer[:-1], inner(layer[-1])] for layer in layers]
+    found = _digest(layers, [config[key] for key in (*_MADE_WITH, "output_layers")])
+    return found if len(entries) == 1 else None
+
+
+def _digest(layers: list[list[Any]], rest: list[Any]) -> str:
+    text = json.dumps([sorted(layers, key=lambda x: str(x[0])), rest], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

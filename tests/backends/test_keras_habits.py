@@ -69,9 +69,12 @@ def test_training_goes_on_from_a_file(pool: Pool, engine: str, tmp_path: Path) -
 def test_files_load_without_this_package(pool: Pool, tmp_path: Path) -> None:
     names = ["keras_resnet50", "keras_resnet50v2", "resnet_vd_18", "flax_resnet18", "resnet18"]
     found = probe(pool, ONE, "loaded_without_us", folder=str(tmp_path), names=names)
-    assert len(found) == 11
+    assert len(found) == 14
     for name, said in found.items():
-        if name.startswith("resnet18"):
+        # Keras writes the class of a model in another one into `.h5` files, and not its module.
+        if name.startswith("nested") and name.endswith(".h5"):
+            assert said.startswith("Unknown layer: 'resnet_keras>Functional'")
+        elif "resnet18" in name and "flax" not in name:
             assert "resnet_keras" in said
             assert "BatchNormalization" in said
         else:

@@ -215,13 +215,18 @@ def loaded_without_us(resnet: Any, folder: str, names: list[str]) -> Any:
     for name in names:
         model = tiny(resnet, name)
         model.labels, model.preprocessing = LABELS, PREPARE
-        for suffix in ("keras", "h5"):
-            path = f"{folder}/{name}.{suffix}"
-            model.save(path)
-            expected[path] = answers(model)
-    nested = keras.Sequential([keras.Input((SIZE, SIZE, 3)), tiny(resnet, names[0])])
-    nested.save(f"{folder}/nested.keras")
-    expected[f"{folder}/nested.keras"] = answers(nested)
+        whole = [(model, name)]
+        if name in (names[0], names[-1]):
+            nested = keras.Sequential([keras.Input((SIZE, SIZE, 3)), model])
+            whole.append((nested, f"nested-{name}"))
+        for outer, stem in whole:
+            for suffix in ("keras", "h5"):
+                path = f"{folder}/{stem}.{suffix}"
+                outer.save(path)
+                expected[path] = answers(outer)
+                np.testing.assert_allclose(
+                    answers(keras.saving.load_model(path)), expected[path], rtol=1e-4, atol=1e-5
+                )
     command = [sys.executable, "-P", "-c", WITHOUT_US, str(images), *expected]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder)
     found = json.loads(done.stdout.splitlines()[-1])
@@ -569,6 +574,7 @@ def bodies_and_heads(resnet: Any, folder: str, name: str) -> None:
         random_images((2, SIZE, SIZE, 3)) / 2, verbose=0
     )
     np.testing.assert_allclose(answers(behind), half, rtol=1e-4, atol=1e-5)
+    _exported_behind(resnet, behind, state, folder)
     both = keras.Model(images, [behind.output, whole(images)])
     for number, model in enumerate((maps, chances, behind, both)):
         loaded = reloaded(model, f"{folder}/{number}.keras")
@@ -579,6 +585,22 @@ def bodies_and_heads(resnet: Any, folder: str, name: str) -> None:
         if model is not both:
             assert type(loaded) is type(model)
             assert loaded.spec == model.spec
+
+
+def _exported_behind(resnet: Any, behind: Any, state: Any, folder: str) -> None:
+    """The weights of a net behind layers of somebody's are its own, if its layers are."""
+    loaded = reloaded(behind, f"{folder}/behind.keras")
+    for model in (behind, loaded):
+        exported = resnet.export_weights(model)
+        assert len(exported) == len(state) - 2  # of the classifier
+        for name, array in exported.items():
+            np.testing.assert_array_equal(array, state[name])
+        with pytest.raises(WeightsError, match="layers in front of this net"):
+            resnet.save_weights(model, f"{folder}/behind.safetensors")
+    norm = next(x for x in loaded.layers if isinstance(x, keras.layers.BatchNormalization))
+    norm.epsilon *= 2
+    with pytest.raises(WeightsError, match="a layer of this model has other settings"):
+        resnet.export_weights(loaded)
 
 
 # What else Keras's users do.
