@@ -15,7 +15,7 @@ from jax import lax
 
 from shared_spec import plan
 from shared_spec.errors import FrameworkError
-from shared_spec.kernels.xla import averaged, products
+from shared_spec.kernels.xla import averaged, every, products
 from shared_spec.plan.parameters import squeeze_convs
 
 ACTIVATIONS: dict[str, Any] = {
@@ -111,15 +111,6 @@ def product(
     if not products():
         return lax.conv_general_dilated(x, kernel, strides, *args, **options)
     return jnp.matmul(every(x, *strides), kernel[0, 0], precision=options.get("precision"))
-
-
-def every(x: jax.Array, rows: int, columns: int) -> jax.Array:
-    """`x[:, ::rows, ::columns]`, of a size that JAX knows for a convolution's: sizes that are
-    symbols are compared by how they are written.
-    """
-    if rows == columns == 1:
-        return x
-    return lax.slice(x, (0,) * x.ndim, x.shape, (1, rows, columns, 1))
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,9 @@ Example:
 A file loads with `keras.saving.load_model`: without importing this package, where all layers are
 Keras's own (those of `keras_resnet50`, `resnet_vd_50` and `flax_resnet50` are; PyTorch's rule for
 running variances and what else Keras has no layer for need `import resnet_keras` first). A whole
-`.h5` file becomes a `keras.Model` of the same layers, as it has no place for the class.
+`.h5` file becomes a `keras.Model` of the same layers, as it has no place for the class; one of
+another model with ours inside needs the import too, and Keras says so with `Unknown layer:
+'resnet_keras>Functional'`.
 """
 
 from __future__ import annotations

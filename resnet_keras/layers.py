@@ -18,7 +18,7 @@ from keras import ops
 
 from shared_spec import plan
 from shared_spec.errors import FrameworkError
-from shared_spec.kernels.xla import products, summed
+from shared_spec.kernels.xla import every, products, summed
 from shared_spec.plan.parameters import squeeze_convs
 from shared_spec.weights.layouts import keras_layer
 
@@ -411,13 +411,24 @@ class Conv2D(keras.layers.Conv2D):
         y = conv2d(native, kernel, bias, *how).permute(0, 2, 3, 1)
         return y if self.activation is None else self.activation(y)
 
+    @property
+    def kernel(self) -> Any:
+        """[H, W, in, out]; see `arrange_kernels`."""
+        if keras.backend.backend() == "torch":
+            import torch
+
+            if torch.compiler.is_exporting():
+                from shared_spec.kernels.torch_conv import for_export
+
+                return for_export(lambda: ops.convert_to_tensor(super(Conv2D, self).kernel))
+        return super().kernel
+
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
         """As `call`, without the bias."""
         pointwise = self.kernel_size == (1, 1) and self.groups == 1
         if pointwise and keras.backend.backend() == "jax" and products():
-            rows, columns = self.strides
             kernel = ops.convert_to_tensor(kernel)
-            return ops.matmul(inputs[:, ::rows, ::columns], kernel[0, 0])
+            return ops.matmul(every(inputs, *self.strides), kernel[0, 0])
         return super().convolution_op(inputs, kernel)
 
     def effective_kernel(self) -> Any:
@@ -485,6 +496,17 @@ class MaxPooling2D(keras.layers.MaxPooling2D):
 
         y = F.max_pool2d(inputs.permute(0, 3, 1, 2), self.pool_size, self.strides)
         return y.permute(0, 2, 3, 1)
+
+
+_ALL = slice(0, None, 1)
+
+
+def _taken(x: Any, rows: slice = _ALL, columns: slice = _ALL) -> Any:
+    """`x[:, rows, columns]`, in JAX of a size that it knows for a convolution's."""
+    if keras.backend.backend() != "jax":
+        return x[:, rows, columns]
+    inner = x[:, rows.start : rows.stop, columns.start : columns.stop]
+    return every(inner, rows.step, columns.step)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -587,8 +609,11 @@ class BlurPool(_Configured, keras.layers.Layer):
         """[N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), C]."""
         x = ops.pad(inputs, ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect")
         s = self.stride
-        x = 0.25 * x[:, :-2:s] + 0.5 * x[:, 1:-1:s] + 0.25 * x[:, 2::s]
-        return 0.25 * x[:, :, :-2:s] + 0.5 * x[:, :, 1:-1:s] + 0.25 * x[:, :, 2::s]
+        taps = slice(0, -2, s), slice(1, -1, s), slice(2, None, s)
+        first, middle, last = (_taken(x, rows=tap) for tap in taps)
+        x = 0.25 * first + 0.5 * middle + 0.25 * last
+        first, middle, last = (_taken(x, columns=tap) for tap in taps)
+        return 0.25 * first + 0.5 * middle + 0.25 * last
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -644,7 +669,7 @@ class ZeroPadShortcut(_Configured, keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """[N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), before + C + after]."""
-        x = inputs[:, :: self.stride, :: self.stride, :]
+        x = _taken(inputs, *[slice(0, None, self.stride)] * 2)
         return ops.pad(x, ((0, 0), (0, 0), (0, 0), (self.before, self.after)))
 
 

@@ -17,6 +17,7 @@ from shared_spec.errors import FrameworkError
 from shared_spec.formats.keras_config import (
     FUNCTIONAL_CLASS,
     classifier,
+    extras_in,
     has_own_spec,
     headless,
     structure,
@@ -26,6 +27,7 @@ from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.folding import Inference, inference_form
 from shared_spec.plan.network import Plan
 from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weight_verbs import remember, remembered
 from shared_spec.weights.layouts import keras_layer
 from shared_spec.weights.preprocessing import Preprocessing
 
@@ -167,7 +169,13 @@ class ResNet(keras.Model):
             self.jit_compile = False
 
     def get_config(self) -> dict[str, Any]:
-        """What files keep: that of a functional model, and the spec."""
+        """What files keep: that of a functional model, the spec, and what is known of images and
+        classes.
+
+        Raises:
+            WeightsError: if what was set as `labels` or `preprocessing` cannot be that.
+        """
+        known = remembered(self).metadata()
         form = self.inference if isinstance(self.inference, bool) else asdict(self.inference)
         config: dict[str, Any] = super().get_config()
         return config | {
@@ -177,6 +185,8 @@ class ResNet(keras.Model):
             "maps": self.maps,
             "structure": self.structure,
             "classifier": self.classifier,
+            "preprocessing": known.get("preprocessing"),
+            "labels": known.get("labels"),
         }
 
     @classmethod
@@ -196,8 +206,10 @@ class ResNet(keras.Model):
             return model
         unchanged = has_own_spec({"registered_name": FUNCTIONAL_CLASS, "config": config})
         with keras.saving.custom_object_scope(STAND_INS):
-            needed = {k: v for k, v in config.items() if k != "classifier"}
+            told = "classifier", "preprocessing", "labels"
+            needed = {k: v for k, v in config.items() if k not in told}
             found: ResNet = super().from_config(needed, custom_objects)
+        remember(found, extras_in(config, found.spec, f"the configuration of {found.name}"))
         if unchanged:
             # Another version of Keras may have other settings.
             found.structure = structure(without_activation(found.get_config()))

@@ -16,10 +16,15 @@ from shared_spec.errors import SpecError, WeightsError, WeightsWarning
 from shared_spec.formats.detect import name_suffix
 from shared_spec.formats.dialects.dialect import foreign_arrays
 from shared_spec.formats.dialects.keras_applications import APPLICATIONS
-from shared_spec.formats.keras_config import own_activation, structure, without_activation
+from shared_spec.formats.keras_config import (
+    net_structure,
+    own_activation,
+    structure,
+    without_activation,
+)
 from shared_spec.formats.write import Save
 from shared_spec.plan.layers import Parameter
-from shared_spec.weight_verbs import WeightVerbs
+from shared_spec.weight_verbs import WeightVerbs, remember
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.layouts import KERAS, keras_layer
 from shared_spec.weights.lazy_array import entries_of
@@ -34,12 +39,15 @@ class Weights(WeightVerbs[ResNet]):
     def check_layers(self, model: ResNet) -> None:
         """As `WeightVerbs.check_layers`."""
         self.natives(model)  # says of a layer that it was replaced or quantised
-        if model.structure is None:
-            raise WeightsError(
-                "a model on an input tensor of its own is not exported: what is before the net "
-                "is not in its spec; make the net without input_tensor, and call it on the tensor"
-            )
-        if structure(without_activation(model.get_config())) != model.structure:
+        config = without_activation(model.get_config())
+        if model.structure is not None:
+            unchanged = structure(config) == model.structure
+        else:  # what is in front of the net is not its spec's
+            form = Form(keras.DTypePolicy(model.kind), maps=model.maps)
+            made = build(model.spec, form)
+            names = {layer.name for layer in made.layers} - {made.layers[0].name}
+            unchanged = net_structure(config, names) == net_structure(made.get_config(), names)
+        if not unchanged:
             raise WeightsError(
                 "a layer of this model has other settings than in its spec, with which the weights "
                 "would be saved; model.save keeps them, and convert reads what such a file computes"
@@ -47,6 +55,11 @@ class Weights(WeightVerbs[ResNet]):
 
     def check_saved(self, model: ResNet) -> None:
         """As `WeightVerbs.check_saved`."""
+        if model.structure is None:
+            raise WeightsError(
+                "layers in front of this net, of its input_tensor, are not in its spec; save it "
+                "with model.save, or its export_weights as weights of the net alone"
+            )
         if model.maps:
             raise WeightsError(
                 "a model made with include_top=False and without pooling ends in maps, which its "
@@ -106,11 +119,23 @@ class Weights(WeightVerbs[ResNet]):
                 native = build(whole.spec, Form(keras.DTypePolicy(kind)))
                 self.load_weights(native, whole.state)
             if name_suffix(draft) == ".keras":
-                native.save(draft)
+                with _knowing(native, whole):
+                    native.save(draft)
             else:
                 native.save_weights(draft)
 
         return {"keras": save, "keras-applications": _save_applications}
+
+
+@contextmanager
+def _knowing(model: ResNet, checkpoint: Checkpoint) -> Iterator[None]:
+    """The model with what a checkpoint tells of images and classes, for the length of a block."""
+    kept = model.preprocessing, model.labels
+    remember(model, checkpoint)
+    try:
+        yield
+    finally:
+        model.preprocessing, model.labels = kept
 
 
 _APPLICATIONS = {(3, 4, 6, 3): "ResNet50", (3, 4, 23, 3): "ResNet101", (3, 8, 36, 3): "ResNet152"}

@@ -1,17 +1,21 @@
 """A model of `resnet_keras` in the configuration that Keras saves: its layers, as of any functional
-model, and beside them the spec, with a digest of what layers its spec alone makes.
+model, and beside them the spec, with a digest of what layers its spec alone makes, and what its
+images and classes are.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from shared_spec.errors import SpecError
 from shared_spec.plan import Conv, Dense, Flatten, GlobalPool
 from shared_spec.plan.layers import Layer
 from shared_spec.plan.network import Plan
+from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.checkpoint import Checkpoint
 
 KERAS_CLASS = "resnet_keras>ResNet"
 """How Keras registers our model in a file that has the spec alone, as earlier versions wrote it."""
@@ -21,6 +25,7 @@ FUNCTIONAL_CLASS = "resnet_keras>Functional"
 _TRAINING = {"name", "trainable", "seed", "momentum", "rate", "noise_shape", "block_size"}
 """Settings that change nothing in inference, as those of these endings do."""
 _ENDINGS = ("_initializer", "_regularizer", "_constraint")
+_MADE_WITH = "spec", "inference", "maps"
 _PRECISIONS = {f"{kind}{name}" for name in ("float16", "bfloat16") for kind in ("", "mixed_")}
 _PRECISIONS |= {"float32", "float64"}
 
@@ -35,9 +40,32 @@ def structure(config: Mapping[str, Any]) -> str:
     Raises:
         KeyError, TypeError, AttributeError: if Keras writes no such configuration.
     """
-    layers = sorted((_computed(layer) for layer in config["layers"]), key=lambda x: str(x[0]))
-    keys = "spec", "inference", "maps", "input_layers", "output_layers"
-    text = json.dumps([layers, [config[key] for key in keys]], sort_keys=True)
+    layers = [_computed(layer) for layer in config["layers"]]
+    return _digest(layers, [config[key] for key in (*_MADE_WITH, "input_layers", "output_layers")])
+
+
+def net_structure(config: Mapping[str, Any], names: Collection[str]) -> str | None:
+    """As `structure`, of the layers with these names, which one tensor enters, whatever gives it;
+    None if it is not one.
+    """
+    entries: set[tuple[Any, ...]] = set()
+
+    def inner(call: Any) -> Any:
+        if not isinstance(call, list | tuple):
+            return {k: inner(v) for k, v in call.items()} if isinstance(call, Mapping) else call
+        if len(call) == 3 and isinstance(call[0], str) and call[0] not in names:
+            entries.add(tuple(call))
+            return None
+        return [inner(item) for item in call]
+
+    layers = [_computed(x) for x in config["layers"] if x["config"]["name"] in names]
+    layers = [[*layer[:-1], inner(layer[-1])] for layer in layers]
+    found = _digest(layers, [config[key] for key in (*_MADE_WITH, "output_layers")])
+    return found if len(entries) == 1 else None
+
+
+def _digest(layers: list[list[Any]], rest: list[Any]) -> str:
+    text = json.dumps([sorted(layers, key=lambda x: str(x[0])), rest], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -125,6 +153,30 @@ def _is_of_our_class(model: Mapping[str, Any]) -> bool:
     config = model.get("config")
     last = "Functional" if isinstance(config, Mapping) and "layers" in config else "ResNet"
     return "module" not in model and "inbound_nodes" not in model and bool(kind == last)
+
+
+def extras_in(config: Mapping[str, Any], spec: ResNetSpec, where: str) -> Checkpoint:
+    """The preprocessing and the labels in the configuration of a model of ours, and no arrays.
+
+    Args:
+        config: as a file has it; earlier files have neither.
+        spec: of the net that is in the file.
+        where: for messages.
+
+    Raises:
+        SpecError: if they are of another form, or not of the net's channels and classes.
+    """
+    told = {key: config.get(key) for key in ("preprocessing", "labels")}
+    found = Checkpoint.from_metadata({}, {"version": 1, **told}, where)
+    prepare, labels = found.preprocessing, found.labels
+    if labels is not None and len(labels) != spec.num_classes:
+        raise SpecError(f"{where}: has {len(labels)} labels for {spec.num_classes} classes")
+    if prepare is not None and len(prepare.mean) != spec.in_channels:
+        raise SpecError(
+            f"{where}: its preprocessing gives {len(prepare.mean)} channels, and the net takes "
+            f"{spec.in_channels}"
+        )
+    return found
 
 
 def own_activation(config: Mapping[str, Any]) -> str | None:

@@ -116,7 +116,7 @@ FORMATS: tuple[Format, ...] = (
     Format("canonical", ".safetensors", "canonical safetensors", save_canonical, keeps=_ALL),
     Format("canonical", ".pth", "PyTorch state dict", _save_pytorch, ("torch",)),
     Format("canonical", ".pt", "PyTorch state dict", _save_pytorch, ("torch",)),
-    Format("keras", ".keras", "Keras model", None, _KERAS, keeps=_SPEC),
+    Format("keras", ".keras", "Keras model", None, _KERAS, keeps=_ALL),
     Format("keras", ".weights.h5", "Keras weights", None, _KERAS),
     Format("flax", ".msgpack", "Flax msgpack", partial(_save_msgpack, FLAX_MODEL), ("flax",)),
     Format("flax", "", "Flax orbax directory", None, ("flax",), keeps=_ALL),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -63,6 +64,20 @@ def conv2d(
             y = _product(last, weight, bias, stride, padding)
             return y.view(*sizes, weight.shape[0]).permute(0, 3, 1, 2)
     return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+
+def for_export(read: Callable[[], Tensor]) -> Tensor:
+    """What `read` gives, a kernel [rows, columns, in, out] that lies in memory as convolutions read
+    it, to `torch.export` as the contiguous constant [out, rows, columns, in] and a permutation.
+
+    LiteRT's converter (litert-torch 0.10) makes contiguous copies of other constants and knows each
+    by its address: one that lies where an earlier copy was freed becomes that one, silently.
+    """
+    from torch.utils._python_dispatch import _disable_current_modes
+
+    with _disable_current_modes():  # so that the constant itself is what is recorded
+        constant = read().detach().permute(3, 0, 1, 2)
+    return constant.permute(1, 2, 3, 0)
 
 
 def _recorded() -> bool:

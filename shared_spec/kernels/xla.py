@@ -71,6 +71,17 @@ def _called(function: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
+def every(x: Any, rows: int, columns: int) -> Any:
+    """`x[:, ::rows, ::columns]`, of a size that JAX knows for a convolution's: sizes that are
+    symbols are compared by how they are written.
+    """
+    if rows == columns == 1:
+        return x
+    from jax import lax
+
+    return lax.slice(x, (0,) * x.ndim, x.shape, (1, rows, columns, 1))
+
+
 def jit(function: Callable[..., Any], dtype: str, **options: Any) -> Any:
     """`jax.jit` of what computes in `dtype`, with what makes ResNets faster on the device at hand.
 

@@ -87,7 +87,7 @@ def test_there_and_back(source: Path, tmp_path: Path, kind: str) -> None:
     found = read_safetensors(back)
     assert digest(found.state) == digest(STATE)
     assert found.spec == SMALL
-    if kind in ("canonical", "orbax"):
+    if kind in ("canonical", "keras", "orbax"):
         assert (found.preprocessing, found.labels) == (PREPARE, LABELS)
         assert done.lost == ()
     else:

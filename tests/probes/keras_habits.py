@@ -20,7 +20,9 @@ from keras.src.applications import resnet as applications
 
 from shared_spec import (
     Checkpoint,
+    Preprocessing,
     ResNetError,
+    SpecError,
     WeightsError,
     WeightsWarning,
     resolve,
@@ -37,6 +39,10 @@ def tiny(resnet: Any, name: str = "resnet50", **options: Any) -> Any:
     """A small net with statistics that are not those of the start."""
     depth = FOUR if "strides" in resolve(name).model_fields_set else TINY
     return shaken(resnet.create_model(name, **{"num_classes": 5, **depth, **options}))
+
+
+LABELS = ("ant", "bee", "cat", "dog", "eel")
+PREPARE = Preprocessing(image_size=SIZE, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
 
 
 def shaken(model: Any) -> Any:
@@ -208,13 +214,19 @@ def loaded_without_us(resnet: Any, folder: str, names: list[str]) -> Any:
     expected = {}
     for name in names:
         model = tiny(resnet, name)
-        for suffix in ("keras", "h5"):
-            path = f"{folder}/{name}.{suffix}"
-            model.save(path)
-            expected[path] = answers(model)
-    nested = keras.Sequential([keras.Input((SIZE, SIZE, 3)), tiny(resnet, names[0])])
-    nested.save(f"{folder}/nested.keras")
-    expected[f"{folder}/nested.keras"] = answers(nested)
+        model.labels, model.preprocessing = LABELS, PREPARE
+        whole = [(model, name)]
+        if name in (names[0], names[-1]):
+            nested = keras.Sequential([keras.Input((SIZE, SIZE, 3)), model])
+            whole.append((nested, f"nested-{name}"))
+        for outer, stem in whole:
+            for suffix in ("keras", "h5"):
+                path = f"{folder}/{stem}.{suffix}"
+                outer.save(path)
+                expected[path] = answers(outer)
+                np.testing.assert_allclose(
+                    answers(keras.saving.load_model(path)), expected[path], rtol=1e-4, atol=1e-5
+                )
     command = [sys.executable, "-P", "-c", WITHOUT_US, str(images), *expected]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder)
     found = json.loads(done.stdout.splitlines()[-1])
@@ -325,6 +337,85 @@ def changed_files(resnet: Any, folder: str, suffix: str) -> list[list[str]]:
         write_safetensors(f"{path}.answers", Checkpoint(state))
         found.append([name, path, f"{path}.answers"])
     return found
+
+
+# What is known of images and classes.
+
+
+def what_is_known(resnet: Any, folder: str) -> list[str]:
+    """Labels and preprocessing come back with a model, by Keras, by pickle and by our verbs, within
+    another model too; the files in which they are.
+    """
+    picture = str(Path(__file__).parents[2] / "resnet_parity" / "assets" / "china.jpg")
+    files = []
+
+    def known(model: Any) -> Any:
+        return model.labels, model.preprocessing
+
+    for number, function in enumerate((None, "softmax")):
+        model = tiny(resnet, classifier_activation=function)
+        model.labels, model.preprocessing = LABELS, PREPARE
+        expected = resnet.classify(model, picture)
+        assert {c.label for c in expected[0]} == {*LABELS}
+        files += [f"{folder}/{number}.keras", f"{folder}/{number}.h5"]
+        model.save(files[-1])
+        loaded = reloaded(model, files[-2])
+        for twin in (loaded, pickle.loads(pickle.dumps(model))):  # noqa: S301 ours
+            assert known(twin) == (LABELS, PREPARE)
+            assert resnet.classify(twin, picture) == expected
+            np.testing.assert_array_equal(
+                resnet.preprocess(twin, picture), resnet.preprocess(model, picture)
+            )
+        outer = keras.Sequential([keras.Input((SIZE, SIZE, 3)), model, keras.layers.Dense(2)])
+        assert known(reloaded(outer, f"{folder}/outer.keras").layers[0]) == (LABELS, PREPARE)
+    other = resnet.Preprocessing(image_size=7, mean=(0.5,) * 3, std=(0.5,) * 3)
+    told = Checkpoint({}, None, other, tuple("abcde"))
+    files.append(f"{folder}/told.keras")
+    resnet.save_weights(tiny(resnet), files[-1], told)
+    assert known(keras.saving.load_model(files[-1])) == (told.labels, other)
+    bare = reloaded(tiny(resnet), f"{folder}/bare.keras")
+    assert known(bare) == (None, None)
+    for key, value in (("labels", ("cat",)), ("labels", [1] * 5), ("preprocessing", {})):
+        setattr(bare, key, value)
+        with pytest.raises(WeightsError, match=f"model.{key}: expected"):
+            bare.save(f"{folder}/wrong.keras")
+        setattr(bare, key, None)
+    return files
+
+
+def changed_knowledge(resnet: Any, folder: str) -> list[str]:
+    """What Keras says of files in which somebody wrote what is not true of the net."""
+    model = tiny(resnet)
+    model.labels, model.preprocessing = LABELS, PREPARE
+    path, said = Path(folder) / "known.keras", []
+    model.save(path)
+    for number, change in enumerate(LIES):
+        with zipfile.ZipFile(path) as source:
+            parts = {name: source.read(name) for name in source.namelist()}
+        config = json.loads(parts["config.json"])
+        config["config"] |= change
+        parts["config.json"] = json.dumps(config).encode()
+        with zipfile.ZipFile(Path(folder) / f"{number}.keras", "w") as target:
+            for name, data in parts.items():
+                target.writestr(name, data)
+        with pytest.raises(SpecError) as caught:
+            keras.saving.load_model(Path(folder) / f"{number}.keras")
+        said.append(str(caught.value))
+    assert not (Path(folder) / f"{len(LIES)}.keras").exists()
+    return said
+
+
+_WHAT: dict[str, Any] = PREPARE.model_dump(mode="json")
+LIES: tuple[dict[str, Any], ...] = (
+    {"labels": ["ant", "bee", "cat", "dog"]},
+    {"labels": ["ant", "bee", "cat", "dog", 5]},
+    {"labels": {"0": "ant"}},
+    {"preprocessing": _WHAT | {"mean": [0.5], "std": [0.5]}},
+    {"preprocessing": _WHAT | {"image_size": 10**9}},
+    {"preprocessing": _WHAT | {"std": [0.2, 0.2, 0]}},
+    {"preprocessing": _WHAT | {"function": "os.system"}},
+    {"preprocessing": [1]},
+)
 
 
 # dtype policies, and what Keras is set to.
@@ -483,6 +574,7 @@ def bodies_and_heads(resnet: Any, folder: str, name: str) -> None:
         random_images((2, SIZE, SIZE, 3)) / 2, verbose=0
     )
     np.testing.assert_allclose(answers(behind), half, rtol=1e-4, atol=1e-5)
+    _exported_behind(resnet, behind, state, folder)
     both = keras.Model(images, [behind.output, whole(images)])
     for number, model in enumerate((maps, chances, behind, both)):
         loaded = reloaded(model, f"{folder}/{number}.keras")
@@ -493,6 +585,22 @@ def bodies_and_heads(resnet: Any, folder: str, name: str) -> None:
         if model is not both:
             assert type(loaded) is type(model)
             assert loaded.spec == model.spec
+
+
+def _exported_behind(resnet: Any, behind: Any, state: Any, folder: str) -> None:
+    """The weights of a net behind layers of somebody's are its own, if its layers are."""
+    loaded = reloaded(behind, f"{folder}/behind.keras")
+    for model in (behind, loaded):
+        exported = resnet.export_weights(model)
+        assert len(exported) == len(state) - 2  # of the classifier
+        for name, array in exported.items():
+            np.testing.assert_array_equal(array, state[name])
+        with pytest.raises(WeightsError, match="layers in front of this net"):
+            resnet.save_weights(model, f"{folder}/behind.safetensors")
+    norm = next(x for x in loaded.layers if isinstance(x, keras.layers.BatchNormalization))
+    norm.epsilon *= 2
+    with pytest.raises(WeightsError, match="a layer of this model has other settings"):
+        resnet.export_weights(loaded)
 
 
 # What else Keras's users do.
@@ -555,31 +663,122 @@ def callbacks(resnet: Any, folder: str) -> None:
         model.load_weights(f"{folder}/kept.weights.h5")
 
 
-def exports(resnet: Any, folder: str) -> dict[str, list[str]]:
-    """What comes of `export` in each of Keras's formats: of keras.applications' model, and ours."""
-    found: dict[str, list[str]] = {}
-    models = application(classes=5, input_shape=(32, 32, 3)), tiny(resnet, input_shape=(32, 32, 3))
-    for model in models:
-        model.predict(random_images((1, 32, 32, 3)), verbose=0)
-        for kind, suffix in (("tf_saved_model", ""), ("onnx", ".onnx"), ("litert", ".tflite")):
-            path = f"{folder}/{model.name}{suffix}"
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    model.export(path, format=kind, verbose=False)
-            except Exception as error:  # whatever is not installed, or an engine cannot do
-                said = type(error).__name__
-            else:
-                said = "exported"
-            found.setdefault(kind, []).append(said)
-    if found["tf_saved_model"][1] == "exported":
-        import tensorflow as tf
+def _saved_model(path: str, x: np.ndarray) -> Any:
+    import tensorflow as tf
 
-        images = random_images((1, 32, 32, 3))
-        loaded = tf.saved_model.load(f"{folder}/{models[1].name}")
-        y = loaded.serve(images)
-        np.testing.assert_allclose(y, models[1].predict(images, verbose=0), rtol=1e-4, atol=1e-5)
+    loaded = tf.saved_model.load(path)
+    return loaded.serve(x)
+
+
+def _onnx(path: str, x: np.ndarray) -> Any:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path)
+    return session.run(None, {session.get_inputs()[0].name: x})[0]
+
+
+def _openvino(path: str, x: np.ndarray) -> Any:
+    import openvino
+
+    model = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return next(iter(model(x).values()))
+
+
+def _litert(path: str, x: np.ndarray) -> Any:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(path)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x)
+    interpreter.invoke()
+    return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+
+
+def _torch(path: str, x: np.ndarray) -> Any:
+    import torch
+
+    program = torch.export.load(path)
+    # litert-torch takes other constants for each other.
+    assert all(x.is_contiguous() for x in program.constants.values() if torch.is_tensor(x))
+    return program.module()(torch.from_numpy(x)).detach().numpy()
+
+
+EXPORTS: dict[str, tuple[str, Callable[[str, np.ndarray], Any]]] = {
+    "tf_saved_model": ("", _saved_model),
+    "onnx": (".onnx", _onnx),
+    "openvino": (".xml", _openvino),
+    "litert": (".tflite", _litert),
+    "torch": (".pt2", _torch),
+}
+"""Keras's formats: the suffix of each, and what runs its files."""
+
+
+def _stock(side: int | None) -> keras.Model:
+    """A net of Keras's own layers with a shortcut that strides."""
+    layers = keras.layers
+    images = keras.Input((side, side, 3))
+    x = layers.ReLU()(layers.Conv2D(8, 3, padding="same")(images))
+    y = layers.Conv2D(8, 3, 2)(layers.ZeroPadding2D(1)(layers.BatchNormalization()(x)))
+    y = layers.Add()([y, layers.Conv2D(8, 1, 2)(x)])
+    y = layers.Dense(5)(layers.GlobalAveragePooling2D()(y))
+    return shaken(keras.Model(images, y, name="stock"))
+
+
+def exports(resnet: Any, folder: str) -> dict[str, list[str]]:
+    """What comes of `export` in each of Keras's formats, of a model of Keras's layers, of ours, and
+    of one around ours: `right`, `wrong`, or the error.
+    """
+
+    def nested(side: int | None) -> keras.Model:
+        # ONNX Runtime refuses the max pools that jax2onnx 0.17 writes, of any model.
+        pool = {"stem_pool": "none"} if keras.backend.backend() == "jax" else {}
+        inner = tiny(resnet, "resnet18", input_shape=(side, side, 3), **pool)
+        return keras.Sequential([keras.Input((side, side, 3)), inner], name="nested")
+
+    def ours(side: int | None) -> keras.Model:
+        return tiny(resnet, "resnet20", input_shape=(side, side, 3))
+
+    found: dict[str, list[str]] = {}
+    images = random_images((1, 32, 32, 3))
+    for side in (32, None):
+        for make in (_stock, ours, nested):
+            model = make(side)
+            expected = keras.ops.convert_to_numpy(model(images, training=False))
+            for kind, (suffix, run) in EXPORTS.items():
+                if side is None and kind != "onnx":
+                    continue
+                path = f"{folder}/{model.name}{suffix}"
+                try:
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")
+                        model.export(path, format=kind, verbose=False)
+                        y = np.asarray(run(path, images))
+                except Exception as error:  # whatever is not installed, or an engine cannot do
+                    said = type(error).__name__
+                else:
+                    close = np.abs(y - expected).max() < 1e-4 * np.abs(expected).max()
+                    said = "right" if close else "wrong"
+                found.setdefault(kind if side else f"{kind}, any size", []).append(said)
+    if keras.backend.backend() == "jax":
+        found["symbols"] = [_with_symbols(make(None), images) for make in (_stock, ours, nested)]
     return found
+
+
+def _with_symbols(model: keras.Model, images: np.ndarray) -> str:
+    """What comes of `jax.export` for images of any number and size."""
+    import jax
+    from jax import export
+
+    n, h, w = export.symbolic_shape("n, h, w")
+    kinds = model.trainable_variables, model.non_trainable_variables
+    values = [[v.value for v in kind] for kind in kinds]
+
+    def forward(x: Any) -> Any:
+        return model.stateless_call(*values, x, training=False)[0]
+
+    exported = export.export(jax.jit(forward))(jax.ShapeDtypeStruct((n, h, w, 3), "float32"))
+    y, expected = exported.call(images), np.asarray(model(images))
+    return "right" if np.abs(y - expected).max() < 1e-4 * np.abs(expected).max() else "wrong"
 
 
 def endings(resnet: Any, folder: str) -> None:

@@ -12,7 +12,7 @@ from shared_spec.errors import WeightsError
 from shared_spec.formats.canonical_file import recorded
 from shared_spec.formats.containers.source import Source, mapping
 from shared_spec.formats.dialects.dialect import Dialect, Extras, Place, in_torch
-from shared_spec.formats.keras_config import is_keras_model
+from shared_spec.formats.keras_config import extras_in, is_keras_model
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.layers import Parameter
 from shared_spec.spec.resnet_spec import ResNetSpec
@@ -65,6 +65,12 @@ def _keras_spec(source: Source) -> ResNetSpec | None:
     return ResNetSpec.parse(config.get("spec"), str(source.path))
 
 
+def _keras_extras(source: Source, spec: ResNetSpec) -> Extras:
+    config = mapping(source.metadata.get("config"))
+    found = extras_in(config, spec, f"{source.path}: its configuration")
+    return found.preprocessing, found.labels
+
+
 CANONICAL = Dialect(
     "canonical",
     "torchvision and timm",
@@ -115,6 +121,7 @@ KERAS_MODEL = Dialect(
     lambda source: source.kind == "keras3",
     keras_model_place,
     _keras_spec,
+    _keras_extras,
     describes=True,
 )
 KERAS_VARIABLES = Dialect(

@@ -25,7 +25,7 @@ from shared_spec.formats.graphs.keras_made import MadeModel, Member
 from shared_spec.formats.graphs.keras_model import BROKEN, Graph, Node, graph_of
 from shared_spec.formats.graphs.keras_parts import parts_of_graph
 from shared_spec.formats.graphs.keras_preprocessing import PixelArithmetic, arithmetic_of
-from shared_spec.formats.keras_config import is_keras_model
+from shared_spec.formats.keras_config import extras_in, is_keras_model, is_ours_with_layers
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.layers import Parameter
 from shared_spec.plan.parameters import parameters_of
@@ -103,6 +103,11 @@ class _Match:
         own = OwnGraph(size, prepare is not None, activation is not None, averaged, library)
         if averaged:
             notes.append("it gives maps; the model here gives their means over rows and columns")
+        labels = None
+        if is_ours_with_layers(self.source.metadata):
+            told = extras_in(self.source.metadata["config"], spec, "its configuration")
+            # Of what enters the model; layers in front of the net say it of the net.
+            prepare, labels = prepare or told.preprocessing, told.labels
         if made is not None and made.node.config.get("preprocessor"):
             theirs, note = self._preprocessor(made, spec)
             prepare, notes = prepare or theirs, [*notes, *note]
@@ -110,7 +115,7 @@ class _Match:
             LazyArrays(weights),
             spec,
             prepare,
-            None,
+            labels,
             origin,
             tuple(notes),
             own,
