@@ -325,7 +325,8 @@ class File:
         """
         if self.exported is None:
             return wanted
-        return ("float64",) if engine.name == "onnx:reference" else (self.exported.dtype,)
+        wide = engine.name == "onnx:reference" and self.exported.dtype != "int8"
+        return ("float64",) if wide else (self.exported.dtype,)
 
 
 def _told(exported: RuntimeFile | None) -> dict[str, str]:

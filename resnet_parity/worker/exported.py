@@ -28,6 +28,13 @@ def run_exported(session: Session, source: str, dtypes: list[str], images: str) 
     return {}, found
 
 
+def calibrate(session: Session, source: str, images: str) -> dict[str, float]:
+    """The largest magnitude of each output of an ONNX file on a file of `images`."""
+    from resnet_onnx.calibration import largest
+
+    return largest(Path(source), read_safetensors(images).state["images"])
+
+
 def _onnx(path: Path, dtype: str, given: dict[str, np.ndarray]) -> list[np.ndarray]:
     from resnet_onnx.runtimes import run_file
 
