@@ -109,12 +109,14 @@ def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = N
                 "nothing was run: no runtime is installed; run: pip install 'resnet-parity[onnx]'"
             )
         quantization, on_progress = wanted.quantization, proof.on_progress if proof else _silent
-        made, seconds, limits, quantized, job = None, 0.0, None, None, EngineJob(folder)
+        made, seconds, quantized, job = None, 0.0, None, EngineJob(folder)
+        limits = inputs = None
         p, float_dtype = compile_plan(checkpoint.spec), wanted.dtype
         if quantization is not None:
             require_logits(checkpoint.spec)
             p, float_dtype = inference_form(p, True), "float32"
-            limits = calibrate(job, p, checkpoint, quantization, on_progress)
+            size = wanted.form.size
+            limits, inputs = calibrate(job, p, checkpoint, quantization, size, on_progress)
         p = inference_form(p, wanted.folded and quantization is None)
         entries = weight_entries(p, checkpoint.state, float_dtype)
         with durable(target) as draft:
@@ -130,7 +132,7 @@ def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = N
                     p.trained is None and _dtypes(checkpoint) == {wanted.dtype},
                     wanted.form.preprocessing and _takes_bgr(checkpoint),
                 )
-                written = Target(draft, target, checkpoint, exported)
+                written = Target(draft, target, checkpoint, exported, inputs)
                 assert proof is not None
                 made = certify(
                     path, written, replace(checkpoint, notes=tuple(notes)), engines, proof

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from resnet_parity.convert.certificate import HeldOut, OnProgress, Quantized
+from resnet_parity.convert.certificate import HeldOut, Inputs, OnProgress, Quantized
 from resnet_parity.convert.verify import Target
 from resnet_parity.datasets import Dataset, Loader
 from resnet_parity.engines.job import EngineJob
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _BATCH = 64
 """Images that travel to an engine at a time."""
+_SHOWN, _PIXELS = 4, 2**17
+"""How many images of a calibration a certificate has at most, and how many of their pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,31 +79,39 @@ def calibrate(
     p: Plan,
     checkpoint: Checkpoint,
     quantization: Quantization,
+    size: tuple[int, int] | None,
     on_progress: OnProgress,
-) -> Limits:
-    """The limits of a net's tensors.
+) -> tuple[Limits, Inputs]:
+    """The limits of a net's tensors, and some of the images for its certificate: others may be
+    beyond these limits, and are not what the net is for.
 
     Args:
         job: where files go.
         p: the plan, for inference.
         checkpoint: the net's weights, and how it takes images.
         quantization: gives the images.
+        size: the one that the graph takes, if it takes no other.
         on_progress: called with a short description as each stage of the work begins.
 
     Raises:
-        ResNetError: if an image cannot be read, or a tensor is not finite.
+        ResNetError: if an image cannot be read, a tensor is not finite, or the images have another
+            size.
     """
     from resnet_onnx.calibration import limits_of, write_observed
 
     assert checkpoint.spec is not None
     prepare = checkpoint.preprocessing or quantization.preprocessing
-    loader = Loader(
-        quantization.calibration,
-        (),
-        prepare or Preprocessing.default(checkpoint.spec),
-        _BATCH,
-        mean_image=quantization.mean_image,
-    )
+    prepare = prepare or Preprocessing.default(checkpoint.spec)
+    mean, dataset = quantization.mean_image, quantization.calibration
+    loader = Loader(dataset, (), prepare, _BATCH, mean_image=mean)
+    height, width, _ = loader.held_out_shape
+    if size not in (None, (height, width)):
+        raise SpecError(
+            f"size: the weights' preprocessing makes images of {height}x{width}, and a graph of "
+            f"int8 is for the size that its ranges were measured at; give that, or leave it out"
+        )
+    count = max(1, min(_SHOWN, _PIXELS // (height * width), len(dataset)))
+    places, shown = np.arange(count) * len(dataset) // count, []
     model, engine = job.folder / "observed.onnx", calibrating_engine()
     write_observed(model, p, weight_entries(p, checkpoint.state, "float32"))
     found: dict[str, float] = {}
@@ -112,9 +122,11 @@ def calibrate(
             file = job.save("calibration", {"images": images})
             seen = worker.call("calibrate", source=str(model), images=file)
             found = {name: float(np.maximum(found.get(name, 0), x)) for name, x in seen.items()}
+            shown += [images[i - done] for i in places if done <= i < done + len(images)]
             done += len(images)
     model.unlink()
-    return limits_of(found)
+    pixels = _pixels(np.stack(shown), prepare)
+    return limits_of(found), Inputs(pixels, prepare.mean, prepare.std)
 
 
 def require_fit(path: Path, named: Path, p: Plan, entries: Mapping[str, LazyArray]) -> None:
@@ -182,7 +194,8 @@ def _asked(
     """Logits or probabilities of normalised images."""
     arrays = {"images": images}
     if prepare is not None:
-        arrays["pixels"] = _pixels(images, prepare)
+        pixels = _pixels(images, prepare)
+        arrays["pixels"] = pixels[..., ::-1] if prepare.channel_order == "bgr" else pixels
     file = job.save("held_out", arrays)
     (found,) = job.run(worker.call, operation, images=file, **asked)[1].values()
     return found
@@ -218,7 +231,7 @@ def _classes(
 
 
 def _pixels(images: np.ndarray, prepare: Preprocessing) -> np.ndarray:
-    """Bytes, RGB, that normalised images were."""
+    """Bytes that normalised images were, their channels in the net's order."""
     pixels = (images * np.asarray(prepare.std) + np.asarray(prepare.mean)) * 255
     whole: np.ndarray = np.rint(pixels).clip(0, 255).astype(np.uint8)
-    return whole[..., ::-1] if prepare.channel_order == "bgr" else whole
+    return whole

@@ -85,6 +85,8 @@ class Target:
     """What it should hold: what the source does, or other weights for the same function."""
     exported: RuntimeFile | None = None
     """If it is no file of weights, but one that a runtime runs."""
+    inputs: Inputs | None = None
+    """Those of the certificate, if it is for no others."""
 
     def file(self) -> File:
         """As engines read it."""
@@ -126,7 +128,7 @@ def certify(
         return None
     own, on_progress = checkpoint.own_graph, proof.on_progress
     size = exported.size if exported is not None else None if own is None else own.size
-    inputs = Inputs.of(whole.spec, checkpoint.preprocessing, size)
+    inputs = target.inputs or Inputs.of(whole.spec, checkpoint.preprocessing, size)
     with workspace() as folder, _Workers(EngineJob(folder)) as workers:
         job = workers.job
         run = _CertificateRun(workers, _saved(job, inputs, exported), proof.device)
