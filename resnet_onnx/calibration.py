@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import onnx
+from onnx import ModelProto
 
-from resnet_onnx.file import INLINE, save, skeleton, weights_of
+from resnet_onnx.file import INLINE, Weight, in_memory, save, skeleton, weights_of
 from resnet_onnx.model import IMAGES
-from resnet_onnx.quantization import Limits, points_of
+from resnet_onnx.quantization import Limits, points_of, quantized_weights
 from resnet_onnx.runtimes import started
 from shared_spec.errors import SpecError, WeightsError
 from shared_spec.plan.network import Plan
@@ -25,8 +25,27 @@ _AT_ONCE = 4
 """Images, whose tensors are all in memory."""
 
 
+def observed(p: Plan) -> ModelProto:
+    """A float32 model, without its weights, that gives the tensors that `quantize` would round."""
+    return skeleton(p, "float32", outputs=tuple(points_of(p)))
+
+
+def quantized(p: Plan, entries: Mapping[str, LazyArray], images: np.ndarray) -> ModelProto:
+    """A model of int8, in memory, whose limits are those of images.
+
+    Args:
+        p: the plan, for inference.
+        entries: its weights, of float32, by canonical name.
+        images: normalised, [N, H, W, C].
+    """
+    floats = in_memory(observed(p), weights_of(p.layers(), entries, "float32"))
+    limits = limits_of(largest(floats, images))
+    weights = [Weight(n, x) for n, x in quantized_weights(p, entries, limits).items()]
+    return in_memory(skeleton(p, "float32", limits=limits), weights)
+
+
 def write_observed(path: Path, p: Plan, entries: Mapping[str, LazyArray]) -> None:
-    """Write a float32 model that gives the tensors that `quantize` would round.
+    """Write an `observed` model with its weights.
 
     Args:
         path: the file.
@@ -43,12 +62,11 @@ def write_observed(path: Path, p: Plan, entries: Mapping[str, LazyArray]) -> Non
             f"dtype: int8 is for nets of at most {INLINE:,} bytes in float32; this one has {size:,}"
         )
     with path.open("wb") as file:
-        save(file, skeleton(p, "float32", outputs=tuple(points_of(p))), weights)
+        save(file, observed(p), weights)
 
 
-def largest(path: Path, images: np.ndarray) -> dict[str, float]:
+def largest(model: ModelProto, images: np.ndarray) -> dict[str, float]:
     """The largest magnitude of each output of a model on images, normalised, [N, H, W, C]."""
-    model = onnx.load(path)
     names = [output.name.removesuffix("/output") for output in model.graph.output]
     run, found = started(model, "float32"), dict.fromkeys(names, 0.0)
     for i in range(0, len(images), _AT_ONCE):

@@ -94,6 +94,7 @@ def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = N
 
     start = time.perf_counter()
     engines = [] if proof is None else _runtimes(proof)
+    opset = wanted.form.version(wanted.dtype)
     with workspace() as folder:
         source, path, checkpoint = _source(origin, folder, proof is not None)
         assert checkpoint.spec is not None
@@ -148,7 +149,7 @@ def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = N
         source,
         str(target),
         wanted.dtype,
-        wanted.form.version(wanted.dtype),
+        opset,
         target.stat().st_size,
         {"export": round(time.perf_counter() - start - seconds, 3), "verify": round(seconds, 3)},
         tuple(notes),

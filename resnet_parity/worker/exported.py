@@ -30,9 +30,11 @@ def run_exported(session: Session, source: str, dtypes: list[str], images: str) 
 
 def calibrate(session: Session, source: str, images: str) -> dict[str, float]:
     """The largest magnitude of each output of an ONNX file on a file of `images`."""
+    import onnx
+
     from resnet_onnx.calibration import largest
 
-    return largest(Path(source), read_safetensors(images).state["images"])
+    return largest(onnx.load(source), read_safetensors(images).state["images"])
 
 
 def _onnx(path: Path, dtype: str, given: dict[str, np.ndarray]) -> list[np.ndarray]:

@@ -72,7 +72,7 @@ def quantized(path: Path, spec: ResNetSpec, state: State, images: np.ndarray) ->
     p = inference_form(compile_plan(spec), True)
     entries = weight_entries(p, state, "float32")
     write_observed(path.with_name("observed.onnx"), p, entries)
-    limits = limits_of(largest(path.with_name("observed.onnx"), images))
+    limits = limits_of(largest(onnx.load(path.with_name("observed.onnx")), images))
     write(path, p, entries, "float32", Form(), Checkpoint(state, spec), limits)
     return limits
 
