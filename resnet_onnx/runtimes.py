@@ -6,8 +6,10 @@ import importlib.util
 import io
 import math
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,6 +18,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from resnet_onnx.graph import CONSTANT
 from resnet_onnx.model import IMAGES
 from shared_spec.errors import FrameworkError
+from shared_spec.weights.state import State
 
 VARIABLE = "RESNET_ONNX_RUNTIME"
 """Of the environment: which runtime computes."""
@@ -48,10 +51,20 @@ def started(model: ModelProto, dtype: str, name: str | None = None) -> Run:
         FrameworkError: if the runtime does not compute in it.
     """
     name = name or runtime()
-    start, dtypes = RUNTIMES[name]
-    if dtype not in dtypes:
-        raise FrameworkError(f"{name} does not compute in {dtype}; it does in {', '.join(dtypes)}")
-    return start(model)
+    require_dtype(name, dtype)
+    return RUNTIMES[name][0](model)
+
+
+def runs(name: str, dtype: str) -> bool:
+    """Whether a runtime computes in a dtype."""
+    return dtype in RUNTIMES[name][1]
+
+
+def require_dtype(name: str, dtype: str) -> None:
+    """Raise a `FrameworkError` unless a runtime computes in a dtype."""
+    if not runs(name, dtype):
+        able = ", ".join(RUNTIMES[name][1])
+        raise FrameworkError(f"{name} does not compute in {dtype}; it does in {able}")
 
 
 def _onnxruntime(model: ModelProto) -> Run:
@@ -85,6 +98,9 @@ def _reference(model: ModelProto) -> Run:
 
 
 def _openvino(model: ModelProto) -> Run:
+    # Reading a model would tell its maker so, in a process forked from this one.
+    blocked: Any = None
+    sys.modules.setdefault("openvino_telemetry", blocked)
     import openvino
 
     core = openvino.Core()
@@ -114,9 +130,7 @@ def run_file(path: Path, dtype: str, given: Mapping[str, np.ndarray]) -> list[np
     Raises:
         FrameworkError: if the runtime does not compute in `dtype`.
     """
-    model = onnx.load(path)
-    if dtype == "float64":
-        model = widened(model)
+    model = _opened(path, dtype)
     (entry,) = model.graph.input
     array = given[entry.name]
     if entry.name == IMAGES:
@@ -129,6 +143,36 @@ def run_file(path: Path, dtype: str, given: Mapping[str, np.ndarray]) -> list[np
     chunks = [run({entry.name: filled[i : i + size]}) for i in range(0, len(filled), size)]
     outputs = (np.concatenate(parts)[: len(array)] for parts in zip(*chunks, strict=True))
     return [np.moveaxis(x, 1, -1) for x in outputs]
+
+
+def tensors_of(path: Path, dtype: str, images: np.ndarray) -> tuple[State, list[np.ndarray]]:
+    """Every tensor that the model in a file computes on images [N, H, W, C], by its name there and
+    in the order of computation; and its outputs.
+
+    Raises:
+        FrameworkError: if the runtime does not compute in `dtype`, or the model does not take one
+            array of images.
+    """
+    model = _opened(path, dtype)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [entry for entry in model.graph.input if entry.name not in constants]
+    if len(inputs) != 1 or len(inputs[0].type.tensor_type.shape.dim) != 4:
+        raise FrameworkError(f"{path}: expected a model of one input, images")
+    (entry,), ends = inputs, [output.name for output in model.graph.output]
+    names = dict.fromkeys(name for node in model.graph.node for name in node.output if name)
+    added = [helper.make_empty_tensor_value_info(name) for name in names if name not in ends]
+    model.graph.output.extend(added)
+    last = entry.type.tensor_type.shape.dim[3].dim_value == images.shape[-1]
+    array = images if last else np.moveaxis(images, -1, 1)
+    kind = helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type)
+    found = started(model, dtype)({entry.name: np.ascontiguousarray(array.astype(kind))})
+    outputs = dict(zip((output.name for output in model.graph.output), found, strict=True))
+    return {name: outputs[name] for name in names}, [outputs[name] for name in ends]
+
+
+def _opened(path: Path, dtype: str) -> ModelProto:
+    model = onnx.load(path)
+    return widened(model) if dtype == "float64" else model
 
 
 def widened(model: ModelProto) -> ModelProto:

@@ -397,7 +397,7 @@ def _answer(url: str, shown: str) -> Any:
     # urllib lets errors of sockets, of http.client and of encodings through.
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
-        raise _not_fetched(shown, first_line(reason)) from None
+        raise _not_fetched(shown, f"{first_line(reason)}; {_ADVICE}") from None
     if response.headers.get_content_type() == "text/html":
         response.close()
         raise _not_fetched(shown, "a web page came, and no weights")

@@ -13,7 +13,7 @@ from resnet_parity.check.engine_runs import judge_presence, run_engine
 from resnet_parity.check.result import TrainingReport
 from resnet_parity.engines.job import EngineJob
 from resnet_parity.engines.process import Start, Worker
-from resnet_parity.engines.registry import Device, Engine
+from resnet_parity.engines.registry import Device, Engine, require_training
 from resnet_parity.numerics.difference import (
     GRADIENT_TOLERANCE,
     ROUNDING_FACTOR,
@@ -79,6 +79,7 @@ def check_training(  # noqa: PLR0913 a verb
     Raises:
         ResNetError: if the weights do not fit, or the net has no classes.
     """
+    require_training(engines)
     require_classes(spec)
     recipe = (optimization or comparison_optimization()).model_copy(update={"precision": dtype})
     side = min(64, max(spec.image_size, 8))

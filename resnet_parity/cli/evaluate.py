@@ -17,7 +17,7 @@ from resnet_parity.cli.options import (
     asked_of,
     conclude,
 )
-from resnet_parity.engines.registry import ENGINES, Engine, parse_device, parse_engines
+from resnet_parity.engines.registry import ALL_ENGINES, Engine, parse_device, parse_engines
 from resnet_parity.render import tables
 from resnet_parity.render.console import err
 from resnet_parity.render.progress import ImageProgress
@@ -45,7 +45,7 @@ def evaluate(
     names: NamesOption = None,
     engines: Annotated[
         str | None,
-        typer.Option(help=f"Comma-separated, of {', '.join(ENGINES)}; default: all installed."),
+        typer.Option(help=f"Comma-separated, of {', '.join(ALL_ENGINES)}; default: all installed."),
     ] = None,
     crops: Annotated[
         str, typer.Option(help="center, 10, or multi_scale (fully convolutional).")

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from resnet_parity.engines.registry import ENGINES, Engine, parse_engines
+from resnet_parity.engines.registry import ALL_ENGINES, ENGINES, RUNTIMES, Engine, parse_engines
 from resnet_parity.numerics.record import JsonRecord
 from resnet_parity.render.console import out
 from shared_spec.errors import ResNetError, reworded
@@ -39,9 +39,12 @@ NamesOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option(help="cpu, gpu or tpu.")]
 EnginesOption = Annotated[
-    str | None, typer.Option(help=f"Comma-separated; default: {', '.join(ENGINES)}.")
+    str | None,
+    typer.Option(
+        help=f"Comma-separated; default: {', '.join(ENGINES)}. Also {', '.join(RUNTIMES)}."
+    ),
 ]
-EngineOption = Annotated[str, typer.Option(help=f"One of {', '.join(ENGINES)}.")]
+EngineOption = Annotated[str, typer.Option(help=f"One of {', '.join(ALL_ENGINES)}.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of the random weights and images.")]
 
 
@@ -100,7 +103,7 @@ def one_engine(text: str) -> Engine:
     """
     engines = parse_engines(text)
     if len(engines) != 1:
-        raise ResNetError(f"engine: {text!r}; name one of {', '.join(ENGINES)}")
+        raise ResNetError(f"engine: {text!r}; name one of {', '.join(ALL_ENGINES)}")
     return engines[0]
 
 

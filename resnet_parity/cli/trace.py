@@ -18,20 +18,21 @@ from resnet_parity.cli.options import (
     conclude,
     require_factory,
 )
-from resnet_parity.engines.registry import ENGINES, parse_device, parse_engines
+from resnet_parity.engines.registry import ALL_ENGINES, parse_device, parse_engines
 from resnet_parity.render import plots
 from resnet_parity.render.console import err
 from resnet_parity.render.progress import progress
 from resnet_parity.render.trace import table
 from shared_spec.catalogue.resolve import resolve
 from shared_spec.errors import ResNetError
+from shared_spec.formats.containers.source import require_file as require_source
 from shared_spec.origin import fetched
 from shared_spec.spec.resnet_spec import ResNetSpec
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from resnet_parity.trace.compare import UserModel
+    from resnet_parity.trace.compare import ExportedFile, UserModel
 
 UNDECIDED = 3
 """The exit code if rounding hides too much for a verdict."""
@@ -41,7 +42,9 @@ def trace(
     model: ModelArgument,
     engines: Annotated[
         str | None,
-        typer.Option(help=f"Two of {', '.join(ENGINES)}, the reference first; one for --against."),
+        typer.Option(
+            help=f"Two of {', '.join(ALL_ENGINES)}, the reference first; one for --against."
+        ),
     ] = None,
     weights: WeightsOption = None,
     part: PartOption = None,
@@ -65,7 +68,8 @@ def trace(
     against: Annotated[
         str | None,
         typer.Option(
-            help="MODULE:FUNCTION that makes a model of your own, in --engines' framework."
+            help="MODULE:FUNCTION that makes a model of your own, in --engines' framework; or an "
+            "ONNX file, with its --weights."
         ),
     ] = None,
     names: Annotated[
@@ -90,6 +94,8 @@ def trace(
         raise ResNetError("engines: name two, the reference first")
     if own is not None and len(chosen) != 1:
         raise ResNetError("engines: with --against name one, of your model's framework")
+    if against is not None and against.endswith(".onnx") and weights is None:
+        raise ResNetError("--against: with an ONNX file, --weights names those that are in it")
     spec = resolve(model)
     images = _images(spec, what, image_size, batch or (4 if gradients else 2), seed)
     from resnet_parity.convert.read import read_for
@@ -116,11 +122,18 @@ def trace(
     conclude(found, as_json, table, UNDECIDED if found.verdict == "undecided" else 1)
 
 
-def _against(factory: str | None, names: Path | None) -> UserModel | None:
+def _against(factory: str | None, names: Path | None) -> UserModel | ExportedFile | None:
     if factory is None:
         if names is not None:
             raise ResNetError("--names: only with --against")
         return None
+    if factory.endswith(".onnx"):
+        from resnet_parity.trace.compare import ExportedFile
+
+        if names is not None:
+            raise ResNetError("--names: only for a model of your own")
+        require_source(Path(factory))
+        return ExportedFile(Path(factory))
     require_factory(factory)
     from resnet_parity.trace.compare import UserModel
     from shared_spec.spec.files import read_declaration

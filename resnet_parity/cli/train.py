@@ -16,7 +16,7 @@ from resnet_parity.cli.options import (
     one_engine,
     print_result,
 )
-from resnet_parity.engines.registry import parse_device
+from resnet_parity.engines.registry import parse_device, require_training
 from resnet_parity.render import plots, tables
 from resnet_parity.render.console import err
 from resnet_parity.render.progress import TrainingProgress
@@ -73,6 +73,7 @@ def train(
         raise RecipeError("RECIPE: name one; --list shows those that come with the package")
     found = changed(find_recipe(recipe), data, change or [])
     chosen = one_engine(engine)
+    require_training([chosen])
     missing = chosen.missing()
     if missing is not None:
         raise FrameworkError(f"{chosen.name}: {missing}")

@@ -93,7 +93,7 @@ def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = N
     from resnet_onnx.file import write
 
     start = time.perf_counter()
-    engines = [] if proof is None else _runtimes(proof)
+    engines = [] if proof is None else _runtimes(proof, wanted.dtype)
     opset = wanted.form.version(wanted.dtype)
     with workspace() as folder:
         source, path, checkpoint = _source(origin, folder, proof is not None)
@@ -126,18 +126,21 @@ def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = N
                 require_fit(draft, target, p, entries)
             if engines:
                 before = time.perf_counter()
+                plain = p.trained is None
+                same = _dtypes(checkpoint) == {wanted.dtype}
                 exported = RuntimeFile(
                     wanted.dtype,
                     wanted.form.head,
                     wanted.form.size,
-                    p.trained is None and _dtypes(checkpoint) == {wanted.dtype},
-                    wanted.form.preprocessing and _takes_bgr(checkpoint),
+                    permutation=plain and same,
+                    rounded=plain and not same,
+                    bgr=wanted.form.preprocessing and _takes_bgr(checkpoint),
                 )
                 written = Target(draft, target, checkpoint, exported, inputs)
                 assert proof is not None
-                made = certify(
-                    path, written, replace(checkpoint, notes=tuple(notes)), engines, proof
-                )
+                noted = replace(checkpoint, notes=tuple(notes))
+                made = certify(path, written, noted, engines, proof)
+                notes = list(notes if made is None else made.notes)
                 if made is not None and quantization is not None:
                     quantized = evaluate(job, written, engines, quantization, on_progress)
                     made = replace(made, quantized=quantized)
@@ -166,14 +169,17 @@ def _silent(text: str) -> None:
     """No progress is shown."""
 
 
-def _runtimes(proof: Proof) -> list[Engine]:
-    """Those that run the file: the ones asked for, or all that are installed.
+def _runtimes(proof: Proof, dtype: str) -> list[Engine]:
+    """Those that run a file of `dtype`: the ones asked for, or all that are installed and can.
 
     Raises:
         FrameworkError: if one that was named is not installed, or runs no such files.
     """
+    from resnet_onnx.runtimes import require_dtype, runs
+
     if proof.engines is None:
-        return [engine for engine in RUNTIMES.values() if engine.missing() is None]
+        able = (engine for engine in RUNTIMES.values() if runs(engine.name, dtype))
+        return [engine for engine in able if engine.missing() is None]
     for engine in proof.engines:
         if engine.trains:
             raise FrameworkError(
@@ -181,6 +187,7 @@ def _runtimes(proof: Proof) -> list[Engine]:
             )
         if (absent := engine.missing()) is not None:
             raise FrameworkError(f"{engine.name}: {absent}")
+        require_dtype(engine.name, dtype)
     return list(proof.engines)
 
 

@@ -33,6 +33,7 @@ from resnet_parity.numerics.rounding import TRIALS, rounding_errors
 from resnet_parity.numerics.top_k import log_softmax
 from shared_spec.atomic_write import workspace
 from shared_spec.errors import FrameworkError, ParityError, ResNetError, WeightsError
+from shared_spec.formats.canonical_file import save_canonical
 from shared_spec.formats.certified import certificate_path
 from shared_spec.formats.containers.source import require_file
 from shared_spec.formats.hub_folder import WEIGHTS
@@ -41,7 +42,8 @@ from shared_spec.formats.write import Format
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint
-from shared_spec.weights.lazy_array import entries_of
+from shared_spec.weights.folding import weight_entries
+from shared_spec.weights.lazy_array import LazyArrays, entries_of
 from shared_spec.weights.state import check_weights
 
 
@@ -149,9 +151,9 @@ def certify(
         found, _ = run.outputs(engine, read, ("float64",), Trials(narrow), "cpu")
         if not all(np.isfinite(array).all() for arrays in found.values() for array in arrays):
             raise ParityError(f"{source}: its logits are not finite numbers")
-        if exported is not None and exported.head == "softmax":
-            found = {name: [np.exp(log_softmax(x)) for x in a] for name, a in found.items()}
-            theirs = theirs and [np.exp(log_softmax(x)) for x in theirs]
+        if exported is not None:
+            found = {name: exported.ending(arrays) for name, arrays in found.items()}
+            theirs = theirs and exported.ending(theirs)
         ours = found.pop("float64")
         trials = (_numbered(arrays) for arrays in found.values())
         rounding = max(rounding_errors(_numbered(ours), trials).values())
@@ -187,6 +189,9 @@ def certify(
                 f"{'not a number' if off is None else f'{off:.1e}'} apart, over "
                 f"{certificate.bound('float64'):.1e}; nothing was written"
             )
+        if exported is not None and exported.rounded:
+            on_progress(f"reference: {engine.name}, float64, with the weights in {narrow}")
+            certificate = _with_rounded(certificate, run, engine, whole, exported)
         checks = run.checks(engines, target.file(), certificate, on_progress)
         wrong = next((check for check in checks if not check.holds), None)
         if wrong is not None:
@@ -201,6 +206,32 @@ def certify(
                 f"source: {error} apart, over {wrong.bound:.1e}{there}; nothing was written"
             )
     return replace(certificate, checks=checks)
+
+
+def _with_rounded(
+    certificate: Certificate,
+    run: _CertificateRun,
+    engine: Engine,
+    whole: Checkpoint,
+    exported: RuntimeFile,
+) -> Certificate:
+    """A certificate whose reference has the weights as the target has them, rounded, so that its
+    function is told apart from others closer than rounding is.
+    """
+    path = run.workers.job.folder / "rounded.safetensors"
+    assert whole.spec is not None
+    p = compile_plan(whole.spec)
+    entries = LazyArrays(weight_entries(p, whole.state, exported.dtype))
+    save_canonical(path, replace(whole, state=entries))
+    found, _ = run.outputs(engine, File(path, whole.spec), ("float64",), None, "cpu")
+    reference = exported.ending(found["float64"])
+    moved = _error(certificate.reference, reference, "the net with rounded weights")
+    note = (
+        f"the weights are rounded to {exported.dtype}, which moves the outputs by "
+        f"{'more than numbers go' if moved is None else f'{moved:.1e}'}; the reference has them so"
+    )
+    notes = (*certificate.notes, note)
+    return replace(certificate, reference=reference, exact=True, notes=notes)
 
 
 def certify_file(path: Path, proof: Proof) -> Certificate:
@@ -308,8 +339,16 @@ class RuntimeFile:
     """Height and width of images, if it takes no others."""
     permutation: bool = True
     """Whether it holds the source's numbers, bit for bit."""
+    rounded: bool = False
+    """Whether it holds them rounded, and no others."""
     bgr: bool = False
     """Whether it takes pixels, RGB, where the weights want the order BGR."""
+
+    def ending(self, logits: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """What it gives, for the outputs of its net."""
+        if self.head == "logits":
+            return list(logits)
+        return [np.exp(log_softmax(x)) for x in logits]
 
 
 @dataclass(frozen=True)

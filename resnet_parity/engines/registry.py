@@ -126,6 +126,19 @@ def parse_engines(text: str | None) -> list[Engine]:
     return [ALL_ENGINES[name] for name in names]
 
 
+def require_training(engines: Iterable[Engine]) -> None:
+    """Refuse what runs models and does not train them.
+
+    Raises:
+        FrameworkError: naming the first.
+    """
+    for engine in engines:
+        if not engine.trains:
+            raise FrameworkError(
+                f"{engine.name}: runs models and does not train them; {', '.join(ENGINES)} do"
+            )
+
+
 def parse_device(text: str) -> Device:
     """A device kind.
 

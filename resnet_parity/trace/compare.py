@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from resnet_parity.engines.job import EngineJob
 from resnet_parity.engines.process import Start, Worker
-from resnet_parity.engines.registry import Device, Engine
+from resnet_parity.engines.registry import RUNTIMES, Device, Engine, require_training
 from resnet_parity.numerics.difference import (
     FLOAT64_TOLERANCE,
     GRADIENT_TOLERANCE,
@@ -57,10 +58,17 @@ class UserModel:
     names: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class ExportedFile:
+    """A file that was exported, by anybody."""
+
+    path: Path
+
+
 def trace(  # noqa: PLR0913 a verb
     spec: ResNetSpec,
     reference: Engine,
-    other: Engine | UserModel,
+    other: Engine | UserModel | ExportedFile,
     images: np.ndarray,
     *,
     name: str = "model",
@@ -77,7 +85,8 @@ def trace(  # noqa: PLR0913 a verb
     Args:
         spec: the network.
         reference: the engine that the other is compared with.
-        other: another engine, or a user's own model, which runs in the reference's framework.
+        other: another engine; a user's own model, which runs in the reference's framework; or an
+            ONNX file, which onnx.reference runs.
         images: [N, H, W, C], normalised.
         name: what to call the network in the report.
         dtype: float64, or float32 within what rounding is measured to cause in the reference.
@@ -94,14 +103,15 @@ def trace(  # noqa: PLR0913 a verb
     """
     if dtype not in DTYPES:
         raise ResNetError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
-    if gradients and isinstance(other, UserModel):
+    if gradients and not isinstance(other, Engine):
         raise ResNetError("--gradients: compares engines, not a model of your own")
-    if gradients:
+    if gradients and isinstance(other, Engine):
+        require_training([reference, other])
         require_classes(spec)
     p = compile_plan(spec)
     weights = cast_weights(random_weights(p, seed) if weights is None else weights, dtype)
     check_weights(p, weights, dtype)
-    named = other.factory if isinstance(other, UserModel) else other.name
+    named = other.name if isinstance(other, Engine) else _name(other)
     rule = rule_in(dtype, FLOAT64_TOLERANCE)
     report = TraceReport(name, reference.name, named, dtype, list(images.shape), rule)
     with workspace() as folder:
@@ -128,7 +138,7 @@ class _TraceRun:
     on_progress: Callable[[str], None]
 
     def compare(
-        self, reference: Engine, other: Engine | UserModel, report: TraceReport
+        self, reference: Engine, other: Engine | UserModel | ExportedFile, report: TraceReport
     ) -> list[TraceRow]:
         """The rows; what the workers said about themselves goes into the report."""
         asked: dict[str, Any] = {
@@ -149,6 +159,12 @@ class _TraceRun:
             with self.job.worker(reference, self.device) as worker:
                 own = asdict(other)
                 answer, theirs = self.job.run(worker.call, "trace_model", own=own, **asked)
+        elif isinstance(other, ExportedFile):
+            runtime = RUNTIMES["onnx:reference"]
+            with self.job.worker(runtime) as worker:
+                report.engines.append(EngineFacts(runtime.name, **worker.call("info")))
+                source = str(other.path.resolve())
+                answer, theirs = self.job.run(worker.call, "trace_file", source=source, **asked)
         else:
             with self.job.worker(other, self.device) as worker:
                 report.engines.append(EngineFacts(other.name, **worker.call("info")))
@@ -207,6 +223,10 @@ class _TraceRun:
                 continue
             row.bound = 2 * ROUNDING_FACTOR * max(worst[f"forced/{name}"], least)
             row.propagated_bound = 2 * ROUNDING_FACTOR * max(worst[f"output/{name}"], least)
+
+
+def _name(other: UserModel | ExportedFile) -> str:
+    return other.factory if isinstance(other, UserModel) else other.path.name
 
 
 def _error(mine: np.ndarray, other: np.ndarray | None, row: TraceRow | None = None) -> float | None:

@@ -7,9 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from resnet_parity.numerics.alignment import SAME_VALUES, aligned, forms
 from resnet_parity.worker.session import Session, Written, writing
+from resnet_parity.worker.user_model import not_seen
 from shared_spec.errors import ResNetError
 from shared_spec.formats.canonical_file import read_safetensors
+from shared_spec.plan.compiler import compile_plan
+from shared_spec.plan.dataflow import nodes
+from shared_spec.spec.resnet_spec import ResNetSpec
 
 
 @writing
@@ -35,6 +40,38 @@ def calibrate(session: Session, source: str, images: str) -> dict[str, float]:
     from resnet_onnx.calibration import largest
 
     return largest(onnx.load(source), read_safetensors(images).state["images"])
+
+
+@writing
+def trace_file(
+    session: Session,
+    source: str,
+    spec: dict[str, Any],
+    weights: str,
+    dtype: str,
+    images: str,
+    reference: str,
+) -> Written:
+    """As the operation `trace_model`, of a file that was exported: `output/<name>` of layers and
+    blocks that one of its tensors stands for, and `result/<name>`.
+    """
+    from resnet_onnx.runtimes import tensors_of
+
+    p = compile_plan(ResNetSpec.parse(spec))
+    batch = read_safetensors(images).state["images"]
+    known = read_safetensors(reference).state
+    found = nodes(p)
+    wanted = {part.name: known[f"output/{part.name}"] for part in found}
+    tensors, ends = tensors_of(Path(source), dtype, batch)
+    layers = aligned(found, wanted, tensors, SAME_VALUES[dtype])
+    arrays = {f"output/{name}": np.ascontiguousarray(x) for name, x in layers.items()}
+    if len(ends) == len(p.results()):
+        for (key, name), end in zip(p.results().items(), ends, strict=True):
+            given = next(forms(end, wanted[name].shape), end)
+            arrays[f"result/{key}"] = np.ascontiguousarray(given)
+    unseen = [part.name for part in found if part.name not in layers]
+    notes = not_seen(unseen, len(found), "tensor of their own in the file")
+    return {"broken": {}, "notes": notes}, arrays
 
 
 def _onnx(path: Path, dtype: str, given: dict[str, np.ndarray]) -> list[np.ndarray]:

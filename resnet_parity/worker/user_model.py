@@ -6,7 +6,7 @@ import importlib
 import inspect
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -145,13 +145,16 @@ def _notes(found: list[Node], arrays: State) -> list[str]:
         raise ResNetError(
             "--against: no layer of the model has a name of the spec's; --names maps them"
         )
+    what = "module of their own in the model, or one that runs more than once"
+    return not_seen(unseen, len(found), what)
+
+
+def not_seen(unseen: Sequence[str], count: int, what: str) -> list[str]:
+    """A note on those of `count` layers and blocks that have no such thing, if there are any."""
     if not unseen:
         return []
     told = ", ".join(unseen[:_TOLD]) + (" and so on" if len(unseen) > _TOLD else "")
-    return [
-        f"{len(unseen)} of {len(found)} layers and blocks have no module of their own in the "
-        f"model, or one that runs more than once: {told}"
-    ]
+    return [f"{len(unseen)} of {count} layers and blocks have no {what}: {told}"]
 
 
 def renamed(name: str, names: Mapping[str, str]) -> str:
