@@ -27,6 +27,7 @@ from onnx import (
 from resnet_onnx.graph import HALVES, TYPES, Graph
 from resnet_onnx.layers import build
 from resnet_onnx.model import IMAGES, PIXELS, block, network, normalised
+from resnet_onnx.quantization import Limits, quantize, quantized_weights, stored
 from shared_spec import plan
 from shared_spec.atomic_write import durable, early
 from shared_spec.errors import SpecError
@@ -41,8 +42,9 @@ from shared_spec.weights.preprocessing import Preprocessing
 OLDEST, USUAL = 17, 17
 """Versions of the operators: the oldest that is written, and the one that is unless another is
 asked for."""
-_BFLOAT16 = 22
-"""The first version whose convolutions are of bfloat16 too."""
+_FIRST = {"bfloat16": 22, "int8": 19}
+"""The first versions whose convolutions are of bfloat16 too, and whose integers ONNX's own
+reference computes."""
 INLINE = 2**31 - 2**24
 """Bytes of weights that one file may have: Protocol Buffers end at 2 GiB."""
 _SIDE = 224
@@ -55,7 +57,8 @@ class Form:
     """What an exported graph takes and gives.
 
     Attributes:
-        opset: version of the operators, at least 17; None for 17, or 22 with bfloat16.
+        opset: version of the operators, at least 17; None for 17, or with bfloat16 22 and with int8
+            19, which these need.
         batch: number of images; None for any.
         size: height and width of images; None for any.
         preprocessing: whether the graph takes pixels, [N, H, W, C] of 8 bits in the order RGB, of
@@ -84,11 +87,10 @@ class Form:
         Raises:
             SpecError: if the one that was asked for has no such convolutions.
         """
-        if dtype != "bfloat16":
-            return self.opset or USUAL
-        if self.opset is not None and self.opset < _BFLOAT16:
-            raise SpecError(f"opset: {self.opset} has no bfloat16; give {_BFLOAT16} or more")
-        return self.opset or _BFLOAT16
+        first = _FIRST.get(dtype, USUAL)
+        if self.opset is not None and self.opset < first:
+            raise SpecError(f"opset: {self.opset} has no {dtype}; give {first} or more")
+        return self.opset or first
 
 
 ANY_SIZE = Form()
@@ -101,14 +103,16 @@ def skeleton(
     form: Form = ANY_SIZE,
     prepare: Preprocessing | None = None,
     outputs: Sequence[str] = (),
+    limits: Limits | None = None,
 ) -> ModelProto:
     """A model without its weights: the names of these are the canonical ones. It gives the plan's
-    results, or else the outputs of layers and blocks.
+    results, or else `outputs`: those of layers and blocks, or tensors. With `limits`, the float
+    graph is quantised.
 
     Raises:
         ResNetError: if the net has no such form.
     """
-    g = Graph(dtype, form.version(dtype))
+    g = Graph(dtype, form.version(dtype if limits is None else "int8"))
     outside = "float32" if dtype in HALVES else dtype
     if not form.preprocessing:
         given = _tensor(IMAGES, outside, form, (p.in_channels, *(form.size or ("height", "width"))))
@@ -123,15 +127,21 @@ def skeleton(
     if outputs:
         results = [
             helper.make_tensor_value_info(
-                g.node("Identity", g.places[name], name=f"{name}/output"), TYPES[dtype], None
+                g.node("Identity", g.places.get(name, name), name=f"{name}/output"),
+                TYPES[dtype],
+                None,
             )
             for name in outputs
         ]
     else:
         results = [_tensor(name, outside, form, x) for name, x in _finish(g, p, form, dtype)]
+    arrays = [(q.name, dtype, q.shape) for q in p.parameters()]
+    if limits is not None:
+        quantize(g, p, limits)
+        arrays = [(x.name, x.dtype, x.shape) for *_, parts in stored(p) for x in parts]
     model = _model(g, given, results)
     # Of weights, inference needs no values.
-    kinds = [TensorProto(name=q.name, data_type=TYPES[dtype], dims=q.shape) for q in p.parameters()]
+    kinds = [TensorProto(name=n, data_type=TYPES[kind], dims=shape) for n, kind, shape in arrays]
     count = len(model.graph.initializer)
     model.graph.initializer.extend(kinds)
     inferred = shape_inference.infer_shapes(model, strict_mode=True)
@@ -205,6 +215,7 @@ def write(
     dtype: str,
     form: Form,
     known: Checkpoint,
+    limits: Limits | None = None,
 ) -> None:
     """Write a net with its weights durably. Two writings of the same are equal, byte by byte.
 
@@ -218,14 +229,19 @@ def write(
         dtype: of weights and computation.
         form: what the graph takes and gives.
         known: spec, preprocessing and labels, which go into the file too.
+        limits: with them the net, of float32, is quantised: see `resnet_onnx.quantization`.
 
     Raises:
         ResNetError: if the net has no such form, or the file cannot be written.
     """
-    model = skeleton(p, dtype, form, known.preprocessing)
-    told = {**known.metadata(), "graph": {"dtype": dtype, **asdict(form)}}
+    model = skeleton(p, dtype, form, known.preprocessing, limits=limits)
+    kind = dtype if limits is None else "int8"
+    told = {**known.metadata(), "graph": {"dtype": kind, **asdict(form)}}
     helper.set_model_props(model, {METADATA_KEY: json.dumps(told)})
-    weights = weights_of(p.layers(), entries, dtype)
+    if limits is None:
+        weights = weights_of(p.layers(), entries, dtype)
+    else:
+        weights = [Weight(n, x) for n, x in quantized_weights(p, entries, limits).items()]
     target = Path(path).resolve()
     with durable(target) as draft:
         if sum(weight.entry.nbytes for weight in weights) <= INLINE:

@@ -20,6 +20,8 @@ TYPES: dict[str, int] = {
     "float32": TensorProto.FLOAT,
     "float16": TensorProto.FLOAT16,
     "bfloat16": TensorProto.BFLOAT16,
+    "int8": TensorProto.INT8,
+    "int32": TensorProto.INT32,
 }
 
 HALVES = ("float16", "bfloat16")
@@ -55,6 +57,11 @@ class Graph:
         ending = "" if kind == self.dtype else f"/{kind}"
         name = f"{CONSTANT}{'_'.join(map(repr, map(float, values)))}{ending}"
         self.constants[name] = exact.astype(numpy_dtype(kind))
+        return name
+
+    def constant(self, name: str, value: np.ndarray) -> str:
+        """An array that is no weight, by its name."""
+        self.constants[name] = value
         return name
 
     def whole(self, *values: int) -> str:

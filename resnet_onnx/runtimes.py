@@ -115,10 +115,10 @@ def _openvino(model: ModelProto) -> Run:
 
 
 RUNTIMES: dict[str, tuple[Callable[[ModelProto], Run], tuple[str, ...]]] = {
-    "onnxruntime": (_onnxruntime, ("float32", "float16")),
+    "onnxruntime": (_onnxruntime, ("float32", "float16", "int8")),
     # What is wider or narrower it would compute in float32, and not say so.
-    "openvino": (_openvino, ("float32", "float16", "bfloat16")),
-    "onnx:reference": (_reference, ("float64", "float32", "float16", "bfloat16")),
+    "openvino": (_openvino, ("float32", "float16", "bfloat16", "int8")),
+    "onnx:reference": (_reference, ("float64", "float32", "float16", "bfloat16", "int8")),
 }
 """What starts each, and in which dtypes it runs nets."""
 

@@ -37,6 +37,9 @@ def _variants(base: Case, request: BenchRequest, report: BenchReport) -> Iterato
     """The forms, layouts and ways to compile in which a side is timed."""
     own, engine = base.candidate.peer is None, base.engine
     forms = [f for f in request.forms if own and (f == "plain" or base.mode == "infer")]
+    if "int8" in forms and (engine.trains or base.dtype != "float32"):
+        forms.remove("int8")
+        report.note(f"{engine.name}, {base.dtype}: int8 is a form of float32 nets, for runtimes")
     layouts: Iterable[str] = ("channels_last",)
     if engine.name == "torch":
         layouts = request.layouts if own else dict.fromkeys((*PEER_LAYOUTS, *request.layouts))

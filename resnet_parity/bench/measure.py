@@ -126,6 +126,8 @@ class Bench:
         """Give each row its bound; those that are above."""
         for row in self._measured():
             case = row.case
+            if case.form == "int8":
+                continue  # no framework has products of integers to measure
             p = compile_plan(case.candidate.spec)
             rates = self.rates[case.dtype]
             seconds = bound_seconds(p, case.size, case.mode, case.batch, rates)
@@ -293,6 +295,7 @@ class Bench:
     def _reference(self, case: Case) -> State:
         narrow = self.request.tf32 and case.dtype == "float32"
         roundoff = COARSE.get(self.request.device, case.dtype) if narrow else case.dtype
+        roundoff = "int8" if case.form == "int8" else roundoff
         file = self._weights_file(case)
         key = (file, case.mode, distinct(case.batch), case.size, roundoff)
         if key not in self._references:
@@ -328,15 +331,17 @@ def farthest_result(reference: State, found: State, batch: int) -> tuple[str, fl
 
 def judge_ratios(rows: Sequence[BenchRow]) -> None:
     """Hold ours against the fastest peer of its engine in the same setting that is compiled alike,
-    or the fastest of all if none is.
+    or the fastest of all if none is; and int8 against our fastest float net.
     """
     for row in rows:
         if row.case.candidate.peer is not None or row.speed is None:
             continue
+        narrow = row.case.form == "int8"
         peers = [
             other
             for other in rows
-            if other.case.candidate.peer is not None
+            if ((other.case.candidate.peer is not None) != narrow)
+            and other.case.form != "int8"
             and other.speed is not None
             and other.case.engine == row.case.engine
             and setting_of(other.case) == setting_of(row.case)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from resnet_parity.bench.scaling import ScalingAxis
 
 MODES, LAYOUTS = ("infer", "train"), ("channels_last", "channels_first")
-COMPILES, FORMS = ("none", "default"), ("plain", "inference")
+COMPILES, FORMS = ("none", "default"), ("plain", "inference", "int8")
 LARGEST = 100_000
 
 
@@ -62,7 +62,10 @@ def bench(
         ),
     ] = "none",
     form: Annotated[
-        str, typer.Option(help="plain, inference (batch norms are folded) or both.")
+        str,
+        typer.Option(
+            help="Any of plain, inference (batch norms are folded) and, in runtimes, int8."
+        ),
     ] = "plain",
     peers: Annotated[
         bool, typer.Option("--peers/--no-peers", help="Also time the libraries that have the net.")

@@ -19,12 +19,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib import metadata, resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from PIL import Image
+from pydantic import Field
 
 from resnet_parity.numerics.difference import FLOAT64_TOLERANCE, ROUNDING_FACTOR
+from resnet_parity.numerics.record import JsonRecord, Measured
 from shared_spec.atomic_write import durable
 from shared_spec.errors import ResNetError, WeightsError
 from shared_spec.formats.certified import certificate_path
@@ -49,6 +51,9 @@ _PACKAGES = ("resnet-parity", "numpy", "torch", "keras", "tensorflow", "jax", "f
 
 OnProgress = Callable[[str], None]
 
+Share = Annotated[float, Field(ge=0, le=1)]
+Text = Annotated[str, Field(max_length=1_000)]
+
 
 @dataclass(frozen=True)
 class Check:
@@ -62,6 +67,39 @@ class Check:
     bound: float
     holds: bool
     versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What one engine made of labelled images, beside the float32 net on the same ones.
+
+    Intervals are of 95 %: see `resnet_parity.numerics.intervals`.
+    """
+
+    engine: Text
+    images: Annotated[int, Field(ge=1)]
+    float_engine: Text
+    """Which computed the float32 net."""
+    float_top1: Share
+    """Share of images whose class that finds the likeliest."""
+    top1: Share
+    loss: Measured
+    """`float_top1` less `top1`."""
+    loss_interval: tuple[Measured, Measured]
+    agreement: Share
+    """Share of images for which both find the same class the likeliest."""
+    agreement_interval: tuple[Share, Share]
+
+
+@dataclass(frozen=True)
+class Quantized(JsonRecord):
+    """From which images the ranges of tensors are, and what became of the accuracy on others."""
+
+    calibration: Text
+    images: Annotated[int, Field(ge=1)]
+    evaluation: Text | None = None
+    """Which data were held out; None if none were given."""
+    held_out: Annotated[tuple[HeldOut, ...], Field(max_length=10)] = ()
 
 
 @dataclass(frozen=True)
@@ -155,6 +193,8 @@ class Certificate:
     """How far rounding to float32, or the target's own dtype, is measured to move the outputs."""
     checks: list[Check]
     versions: dict[str, str]
+    quantized: Quantized | None = None
+    """How a file of int8 came about, and what became of the accuracy."""
 
     @property
     def holds(self) -> bool:
@@ -189,6 +229,7 @@ class Certificate:
             "rounding": self.rounding,
             "checks": [asdict(check) for check in self.checks],
             "versions": self.versions,
+            **({} if self.quantized is None else {"quantized": self.quantized.to_dict()}),
         }
 
 
@@ -223,6 +264,7 @@ def read_certificate(path: Path) -> Certificate:
             rounding,
             [_check_of(item) for item in data["checks"]],
             {str(k): str(v) for k, v in data["versions"].items()},
+            Quantized.from_dict(data["quantized"]) if "quantized" in data else None,
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, zlib.error) as error:
         if isinstance(error, ResNetError):
@@ -261,7 +303,7 @@ def _line(text: object) -> str:
 
 
 def _check_of(data: Any) -> Check:
-    if not isinstance(data["engine"], str) or data["dtype"] not in DTYPES:
+    if not isinstance(data["engine"], str) or data["dtype"] not in (*DTYPES, "int8"):
         raise ValueError("a check in it names no engine or dtype")
     return Check(**data)
 

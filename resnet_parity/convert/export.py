@@ -7,9 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnet_parity.convert.certificate import Check, remove_stale, write_certificate
+from resnet_parity.convert.certificate import Check, Quantized, remove_stale, write_certificate
+from resnet_parity.convert.quantized import (
+    Quantization,
+    calibrate,
+    evaluate,
+    require_fit,
+    require_logits,
+)
 from resnet_parity.convert.read import read_any
 from resnet_parity.convert.verify import Proof, RuntimeFile, Target, certify
+from resnet_parity.engines.job import EngineJob
 from resnet_parity.engines.registry import RUNTIMES, Engine, missing_modules
 from shared_spec.atomic_write import durable, workspace
 from shared_spec.catalogue.resolve import resolve
@@ -37,7 +45,9 @@ class Wanted:
     """What the graph takes and gives."""
     dtype: str = "float32"
     folded: bool = False
-    """Whether batch norms go into convolutions."""
+    """Whether batch norms go into convolutions, as they always do in int8."""
+    quantization: Quantization | None = None
+    """For the dtype int8, and no other."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,8 @@ class Exported:
     checks: tuple[Check, ...] = ()
     removed: str | None = None
     """A certificate of an earlier file."""
+    quantized: Quantized | None = None
+    """Of int8, what became of the accuracy."""
 
 
 def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = None) -> Exported:
@@ -82,6 +94,7 @@ def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = N
 
     start = time.perf_counter()
     engines = [] if proof is None else _runtimes(proof, wanted.dtype)
+    opset = wanted.form.version(wanted.dtype)
     with workspace() as folder:
         source, path, checkpoint = _source(origin, folder, proof is not None)
         assert checkpoint.spec is not None
@@ -96,27 +109,41 @@ def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = N
             notes.append(
                 "nothing was run: no runtime is installed; run: pip install 'resnet-parity[onnx]'"
             )
-        p = inference_form(compile_plan(checkpoint.spec), wanted.folded)
-        entries = weight_entries(p, checkpoint.state, wanted.dtype)
-        made, seconds = None, 0.0
+        quantization, on_progress = wanted.quantization, proof.on_progress if proof else _silent
+        made, seconds, quantized, job = None, 0.0, None, EngineJob(folder)
+        limits = inputs = None
+        p, float_dtype = compile_plan(checkpoint.spec), wanted.dtype
+        if quantization is not None:
+            require_logits(checkpoint.spec)
+            p, float_dtype = inference_form(p, True), "float32"
+            size = wanted.form.size
+            limits, inputs = calibrate(job, p, checkpoint, quantization, size, on_progress)
+        p = inference_form(p, wanted.folded and quantization is None)
+        entries = weight_entries(p, checkpoint.state, float_dtype)
         with durable(target) as draft:
-            write(draft, p, entries, wanted.dtype, wanted.form, checkpoint)
+            write(draft, p, entries, float_dtype, wanted.form, checkpoint, limits)
+            if quantization is not None:
+                require_fit(draft, target, p, entries)
             if engines:
                 before = time.perf_counter()
+                plain = p.trained is None
                 same = _dtypes(checkpoint) == {wanted.dtype}
-                told = RuntimeFile(
+                exported = RuntimeFile(
                     wanted.dtype,
                     wanted.form.head,
                     wanted.form.size,
-                    permutation=not wanted.folded and same,
-                    rounded=not wanted.folded and not same,
+                    permutation=plain and same,
+                    rounded=plain and not same,
                     bgr=wanted.form.preprocessing and _takes_bgr(checkpoint),
                 )
-                written = Target(draft, target, checkpoint, told)
+                written = Target(draft, target, checkpoint, exported, inputs)
                 assert proof is not None
                 noted = replace(checkpoint, notes=tuple(notes))
                 made = certify(path, written, noted, engines, proof)
                 notes = list(notes if made is None else made.notes)
+                if made is not None and quantization is not None:
+                    quantized = evaluate(job, written, engines, quantization, on_progress)
+                    made = replace(made, quantized=quantized)
                 seconds = time.perf_counter() - before
         if made is not None:
             write_certificate(made, target)
@@ -125,7 +152,7 @@ def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = N
         source,
         str(target),
         wanted.dtype,
-        wanted.form.version(wanted.dtype),
+        opset,
         target.stat().st_size,
         {"export": round(time.perf_counter() - start - seconds, 3), "verify": round(seconds, 3)},
         tuple(notes),
@@ -134,7 +161,12 @@ def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = N
         checkpoint.assumed,
         () if made is None else tuple(made.checks),
         removed,
+        quantized,
     )
+
+
+def _silent(text: str) -> None:
+    """No progress is shown."""
 
 
 def _runtimes(proof: Proof, dtype: str) -> list[Engine]:

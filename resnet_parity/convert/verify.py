@@ -87,6 +87,8 @@ class Target:
     """What it should hold: what the source does, or other weights for the same function."""
     exported: RuntimeFile | None = None
     """If it is no file of weights, but one that a runtime runs."""
+    inputs: Inputs | None = None
+    """Those of the certificate, if it is for no others."""
 
     def file(self) -> File:
         """As engines read it."""
@@ -128,7 +130,7 @@ def certify(
         return None
     own, on_progress = checkpoint.own_graph, proof.on_progress
     size = exported.size if exported is not None else None if own is None else own.size
-    inputs = Inputs.of(whole.spec, checkpoint.preprocessing, size)
+    inputs = target.inputs or Inputs.of(whole.spec, checkpoint.preprocessing, size)
     with workspace() as folder, _Workers(EngineJob(folder)) as workers:
         job = workers.job
         run = _CertificateRun(workers, _saved(job, inputs, exported), proof.device)
@@ -364,7 +366,8 @@ class File:
         """
         if self.exported is None:
             return wanted
-        return ("float64",) if engine.name == "onnx:reference" else (self.exported.dtype,)
+        wide = engine.name == "onnx:reference" and self.exported.dtype != "int8"
+        return ("float64",) if wide else (self.exported.dtype,)
 
 
 def _told(exported: RuntimeFile | None) -> dict[str, str]:

@@ -45,6 +45,19 @@ class Folder:
         return self.files[index]
 
 
+def read_images(path: str, channels: int) -> Folder:
+    """All images in a folder and in those in it, of no class.
+
+    Raises:
+        DataError: if there is none, or a link leads out of the folder.
+    """
+    root = directory(path)
+    files = list(_images(root, root))
+    if not files:
+        raise DataError(f"{root}: no image in it; {', '.join(SUFFIXES)} are accepted")
+    return Folder(files, np.zeros(len(files), np.int64), ("",), channels)
+
+
 def decoded(image: Image, channels: int) -> np.ndarray:
     """A Pillow image as uint8 [H, W, C], RGB or grey."""
     pixels = np.asarray(converted(image, "RGB" if channels == 3 else "L"))

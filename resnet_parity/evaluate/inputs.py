@@ -284,6 +284,12 @@ def spread(count: int, limit: int | None) -> np.ndarray:
     return np.arange(taken) * count // taken
 
 
+def thinned(dataset: Dataset, limit: int) -> Dataset:
+    """At most `limit` images, spread evenly over a data set."""
+    same = np.arange(len(dataset.names))
+    return _Chosen(dataset, spread(len(dataset), limit), same, dataset.names)
+
+
 class _Chosen:
     """Some images of a data set, their labels those of the net."""
 

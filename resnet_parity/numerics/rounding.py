@@ -63,13 +63,29 @@ def perturbed(p: Plan, state: State, dtype: str, seed: int) -> State:
     amounts of about u * sqrt(n), u being the unit roundoff (Higham and Mary 2019, probabilistic
     backward error analysis). So each kernel gets normal relative changes of that size, and what
     this does to the logits in float64 is what rounding in `dtype` may do.
+
+    In int8, a kernel is itself rounded to multiples of a 127th of each output channel's largest
+    weight, and what enters it is rounded as coarsely. So it gets normal changes of what two such
+    roundings do: each has a standard deviation of its step over the root of 12.
     """
     return {q.name: perturbed_array(q, state[q.name], dtype, seed) for q in p.parameters()}
 
 
 def perturbed_array(q: Parameter, array: np.ndarray, dtype: str, seed: int) -> np.ndarray:
     """One array of `perturbed`, of the shape of `q`, in float64."""
+    if dtype == "int8":
+        return _rounded_off(q, array, seed)
     terms = math.prod(q.shape[1:]) if q.role in ("conv_kernel", "dense_kernel") else 1
     noise = generator(seed, f"rounding/{q.name}").standard_normal(q.shape)
     change: np.ndarray = array * (1 + UNIT_ROUNDOFF[dtype] * math.sqrt(terms) * noise)
     return change
+
+
+def _rounded_off(q: Parameter, array: np.ndarray, seed: int) -> np.ndarray:
+    wide: np.ndarray = array.astype(np.float64)
+    if q.role not in ("conv_kernel", "dense_kernel"):
+        return wide
+    noise = generator(seed, f"rounding/{q.name}").standard_normal(q.shape)
+    step = np.abs(wide).max(tuple(range(1, wide.ndim)), keepdims=True) / 127
+    changed: np.ndarray = wide + step * math.sqrt(2 / 12) * noise
+    return changed

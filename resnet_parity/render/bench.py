@@ -90,7 +90,7 @@ def _speeds(rows: Sequence[Timed]) -> Table:
             _name(row),
             f"{row.images_per_second:,.1f}",
             f"{low:,.1f}–{high:,.1f}",
-            f"{row.share:.1%}",
+            "–" if row.share is None else f"{row.share:.1%}",
             "" if row.ratio is None else f"{row.ratio:.2f}",
             plain(row.against or ""),
         )
@@ -121,7 +121,8 @@ def _scaled(console: Console, points: Sequence[Scaled]) -> None:
         for p in sorted(some, key=lambda p: groups.index((p.engine, p.side, p.mode, p.dtype))):
             cells = ["[red]refused[/]"]
             if p.refused is None:
-                cells = [f"{p.images_per_second:,.1f}", f"{p.share:.1%}", f"{p.first_call:.2f} s"]
+                share = "–" if p.share is None else f"{p.share:.1%}"
+                cells = [f"{p.images_per_second:,.1f}", share, f"{p.first_call:.2f} s"]
             table.add_row(plain(p.side), p.mode, p.dtype, p.label, *cells)
         say(console, f"\n[bold]over the {over}[/]\n")
         console.print(table)

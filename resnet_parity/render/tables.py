@@ -308,6 +308,16 @@ def exported(console: Console, data: dict[str, Any]) -> None:
         f"{data['bytes']:,} bytes, written in {data['seconds']['export']:.2f} s",
     )
     _proven(console, data)
+    for found in (data["quantized"] or {"held_out": ()})["held_out"]:
+        low, high = (f"{100 * x:+.2f}" for x in found["loss_interval"])
+        least, most = (f"{100 * x:.2f}" for x in found["agreement_interval"])
+        say(
+            console,
+            f"{found['engine']} on {found['images']:,} held-out images: top-1 "
+            f"{found['top1']:.2%}, {found['float_top1']:.2%} in float32 by "
+            f"{found['float_engine']}: {100 * found['loss']:+.2f} points lost, 95 % between {low} "
+            f"and {high}; the same class for {found['agreement']:.2%}, between {least} and {most}",
+        )
     say_plain(console, *data["notes"], before="Note: ")
 
 

@@ -172,7 +172,8 @@ def _speed(bench: BenchReport, key: Key, rows: Sequence[Timed], ident: str) -> P
         name = _named(label, row)
         notes = [f"{number_format.rate(row.images_per_second)} img/s"]
         notes += [] if row.share is None else [f"{number_format.percent(row.share)} of bound"]
-        notes += [] if row.ratio is None else [f"{number_format.ratio(row.ratio)} peer"]
+        against = "float" if row.form == "int8" else "peer"
+        notes += [] if row.ratio is None else [f"{number_format.ratio(row.ratio)} {against}"]
         note = " · ".join(notes)
         bound = _finite(row.bound_images_per_second)
         value = None if row.refused else _finite(row.images_per_second)

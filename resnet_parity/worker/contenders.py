@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_parity.engines.bench_job import BenchJob
+from resnet_parity.engines.bench_job import BenchJob, distinct_images
 from resnet_parity.engines.reference_libraries import PEER_FOLDERS, PEERS
 from resnet_parity.worker.reference_libraries import (
     KEYS,
@@ -37,8 +37,10 @@ from shared_spec.formats.dialects.dialect import foreign_arrays
 from shared_spec.formats.dialects.linen import BLOCKS, LINEN
 from shared_spec.kernels.torch_compile import frozen
 from shared_spec.plan.compiler import compile_plan
+from shared_spec.plan.folding import inference_form
 from shared_spec.plan.network import Plan
 from shared_spec.training.optimization import Optimization, optimization
+from shared_spec.weights.folding import weight_entries
 from shared_spec.weights.state import State
 
 RATE, MOMENTUM = 1e-3, 0.9
@@ -362,9 +364,28 @@ def _flax_side(session: Session, job: BenchJob, times: Times) -> Side:
 
 
 def _onnx_side(session: Session, job: BenchJob, times: Times) -> Side:
-    forward = session.resnet.compiled(_own(session, job, times))
+    if job.form == "int8":
+        forward = _int8(job, times)
+    else:
+        forward = session.resnet.compiled(_own(session, job, times))
     images = np.ascontiguousarray(np.moveaxis(job.images, -1, 1).astype(np.float32))
     return _passes(forward, images, lambda y: y)
+
+
+def _int8(job: BenchJob, times: Times) -> Callable[[Any], Any]:
+    """Our net quantised, with the ranges that tensors have on the images that are timed."""
+    from resnet_onnx.calibration import quantized
+    from resnet_onnx.model import IMAGES
+    from resnet_onnx.runtimes import started
+
+    with counted(times, "load"):
+        state = dict(read_safetensors(job.weights).state)
+    with counted(times, "build"):
+        p = inference_form(compile_plan(job.net), True)
+        images = distinct_images(job.net, job.size, job.batch, job.seed)
+        model = quantized(p, weight_entries(p, state, "float32"), images)
+        run = started(model, "int8")
+    return lambda x: run({IMAGES: x})[0]
 
 
 def _jax_passes(forward: Callable[[Any], Any], job: BenchJob) -> Side:

@@ -33,6 +33,15 @@ def run_exported(session: Session, source: str, dtypes: list[str], images: str) 
     return {}, found
 
 
+def calibrate(session: Session, source: str, images: str) -> dict[str, float]:
+    """The largest magnitude of each output of an ONNX file on a file of `images`."""
+    import onnx
+
+    from resnet_onnx.calibration import largest
+
+    return largest(onnx.load(source), read_safetensors(images).state["images"])
+
+
 @writing
 def trace_file(
     session: Session,
