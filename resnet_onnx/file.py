@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 from onnx import (
@@ -26,10 +25,11 @@ from onnx import (
 
 from resnet_onnx.graph import HALVES, TYPES, Graph
 from resnet_onnx.layers import build
-from resnet_onnx.model import IMAGES, PIXELS, block, network, normalised
+from resnet_onnx.model import block, network, normalised
 from shared_spec import plan
 from shared_spec.atomic_write import durable, early
 from shared_spec.errors import SpecError
+from shared_spec.export_formats import ANY_SIZE, IMAGES, PIXELS, Form, outer_dtype
 from shared_spec.plan.layers import Layer
 from shared_spec.plan.network import Block, Plan
 from shared_spec.plan.parameters import parameters_of
@@ -47,52 +47,22 @@ INLINE = 2**31 - 2**24
 """Bytes of weights that one file may have: Protocol Buffers end at 2 GiB."""
 _SIDE = 224
 """Of images of any size, to count channels with."""
-_CLASSIFIERS = (plan.Dense, plan.Conv)
 
 
-@dataclass(frozen=True)
-class Form:
-    """What an exported graph takes and gives.
+def version(form: Form, dtype: str) -> int:
+    """Of the operators, for a graph of `dtype`.
 
-    Attributes:
-        opset: version of the operators, at least 17; None for 17, or 22 with bfloat16.
-        batch: number of images; None for any.
-        size: height and width of images; None for any.
-        preprocessing: whether the graph takes pixels, [N, H, W, C] of 8 bits in the order RGB, of
-            images that are resized and cropped already, and normalises them itself.
-        head: `softmax` for probabilities in the place of logits.
+    Raises:
+        SpecError: if there is none, or the one that was asked for has no such convolutions.
     """
-
-    opset: int | None = None
-    batch: int | None = None
-    size: tuple[int, int] | None = None
-    preprocessing: bool = False
-    head: Literal["logits", "softmax"] = "logits"
-
-    def __post_init__(self) -> None:
-        newest = defs.onnx_opset_version()
-        if self.opset is not None and not OLDEST <= self.opset <= newest:
-            raise SpecError(f"opset: {self.opset} is not one of {OLDEST} to {newest}")
-        if self.batch is not None and self.batch < 1:
-            raise SpecError(f"batch: {self.batch} is not a number of images; give at least 1")
-        if self.head not in ("logits", "softmax"):
-            raise SpecError(f"head: {self.head!r} is not one of logits, softmax")
-
-    def version(self, dtype: str) -> int:
-        """Of the operators, for a graph of `dtype`.
-
-        Raises:
-            SpecError: if the one that was asked for has no such convolutions.
-        """
-        if dtype != "bfloat16":
-            return self.opset or USUAL
-        if self.opset is not None and self.opset < _BFLOAT16:
-            raise SpecError(f"opset: {self.opset} has no bfloat16; give {_BFLOAT16} or more")
-        return self.opset or _BFLOAT16
-
-
-ANY_SIZE = Form()
-"""Normalised images of any number and size."""
+    newest = defs.onnx_opset_version()
+    if form.opset is not None and not OLDEST <= form.opset <= newest:
+        raise SpecError(f"opset: {form.opset} is not one of {OLDEST} to {newest}")
+    if dtype != "bfloat16":
+        return form.opset or USUAL
+    if form.opset is not None and form.opset < _BFLOAT16:
+        raise SpecError(f"opset: {form.opset} has no bfloat16; give {_BFLOAT16} or more")
+    return form.opset or _BFLOAT16
 
 
 def skeleton(
@@ -108,16 +78,15 @@ def skeleton(
     Raises:
         ResNetError: if the net has no such form.
     """
-    g = Graph(dtype, form.version(dtype))
-    outside = "float32" if dtype in HALVES else dtype
-    if not form.preprocessing:
+    g = Graph(dtype, version(form, dtype))
+    outside = outer_dtype(dtype)
+    steps = form.normalisation(prepare)
+    if steps is None:
         given = _tensor(IMAGES, outside, form, (p.in_channels, *(form.size or ("height", "width"))))
     else:
-        if prepare is None:
-            raise SpecError("preprocessing: the weights have none that a graph could do")
         pixels = (*(form.size or ("height", "width")), p.in_channels)
         given = _tensor(PIXELS, "uint8", form, pixels)
-        normalised(g, prepare, PIXELS)
+        normalised(g, steps, PIXELS)
     x = g.cast(IMAGES, dtype, f"{IMAGES}/{dtype}") if dtype in HALVES else IMAGES
     network(g, p, x)
     if outputs:
@@ -144,7 +113,7 @@ def piece(p: Plan, name: str, dtype: str, rank: int) -> tuple[ModelProto, list[L
     """A model of one layer or block, without its weights, and its layers. It takes `given`,
     [N, C, H, W] or [N, C], and gives `found`.
     """
-    g = Graph(dtype, Form().version(dtype))
+    g = Graph(dtype, version(ANY_SIZE, dtype))
     parts: Iterable[Block | Layer] = (*p.layers(), *p.blocks())
     part = next(x for x in parts if x.name == name)
     if isinstance(part, Block):
@@ -182,8 +151,7 @@ def _finish(
     """The outputs, and the shape of one image's."""
     size = form.size or (_SIDE, _SIDE)
     shapes = {row.name: row.shape for row in (*layer_rows(p, size), *block_rows(p, size))}
-    if form.head == "softmax" and not any(isinstance(x, _CLASSIFIERS) for x in p.head):
-        raise SpecError("head: the net has no logits for a softmax")
+    form.check(p)
     for name, place in p.results().items():
         x = g.places[place]
         if form.head == "softmax":
@@ -223,8 +191,7 @@ def write(
         ResNetError: if the net has no such form, or the file cannot be written.
     """
     model = skeleton(p, dtype, form, known.preprocessing)
-    told = {**known.metadata(), "graph": {"dtype": dtype, **asdict(form)}}
-    helper.set_model_props(model, {METADATA_KEY: json.dumps(told)})
+    helper.set_model_props(model, {METADATA_KEY: form.told(known, dtype)})
     weights = weights_of(p.layers(), entries, dtype)
     target = Path(path).resolve()
     with durable(target) as draft:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from resnet_parity.convert.certificate import Check, remove_stale, write_certificate
+from resnet_parity.convert.certificate import Check, files_of, remove_stale, write_certificate
 from resnet_parity.convert.read import read_any
 from resnet_parity.convert.verify import Proof, RuntimeFile, Target, certify
-from resnet_parity.engines.registry import RUNTIMES, Engine, missing_modules
-from shared_spec.atomic_write import durable, workspace
+from resnet_parity.engines.job import EngineJob
+from resnet_parity.engines.registry import ALL_ENGINES, Engine, missing_modules
+from shared_spec.atomic_write import durable, move_beside, workspace
 from shared_spec.catalogue.resolve import resolve
 from shared_spec.errors import FrameworkError, WeightsError
+from shared_spec.export_formats import EXPORT_FORMATS, ExportFormat, Form
 from shared_spec.formats.canonical_file import save_canonical
 from shared_spec.formats.certified import certificate_path
 from shared_spec.origin import Origin, completed, fetched
@@ -25,9 +26,6 @@ from shared_spec.weights.initialize import initial_entries
 from shared_spec.weights.lazy_array import entries_of
 from shared_spec.weights.preprocessing import Preprocessing
 
-if TYPE_CHECKING:
-    from resnet_onnx.file import Form
-
 
 @dataclass(frozen=True)
 class Wanted:
@@ -38,6 +36,7 @@ class Wanted:
     dtype: str = "float32"
     folded: bool = False
     """Whether batch norms go into convolutions."""
+    format: ExportFormat = EXPORT_FORMATS["onnx"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,9 @@ class Exported:
     source: str
     target: str
     dtype: str
-    opset: int
+    format: str
+    opset: int | None
+    """Of ONNX's operators."""
     bytes: int
     seconds: dict[str, float]
     """`export`, and apart from it `verify`."""
@@ -63,30 +64,32 @@ class Exported:
 
 
 def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = None) -> Exported:
-    """Write a net to an ONNX file, and run it in the runtimes that are installed.
+    """Write a net to a file that runtimes run, and run it in those that are installed.
 
     Args:
         origin: the net and its weights; fresh ones, of the seed 0, if it names none.
-        target: the file. If anything fails, what was there is left as it was.
+        target: the file, or folder. If anything fails, what was there is left as it was.
         wanted: what is written.
         proof: in which runtimes to compare the file with the source before it takes its place; the
             certificate is then written next to it. With None, nothing is run.
 
     Raises:
-        ResNetError: if the net has no such form, or the weights do not fit.
+        ResNetError: if the format or the net has no such form, the weights do not fit, or what
+            writes the format is not installed.
         ParityError: if a runtime computes something else.
     """
-    if (absent := missing_modules(("onnx",), "'resnet-parity[onnx]'")) is not None:
-        raise FrameworkError(f"ONNX: {absent}")
-    from resnet_onnx.file import write
-
+    kind, form = wanted.format, wanted.form
+    kind.check(form, wanted.dtype)
+    writer = None if kind.from_plan else ALL_ENGINES[kind.engines[0]]
+    if (absent := _absent(kind, writer)) is not None:
+        raise FrameworkError(f"{kind.title}: {absent}")
     start = time.perf_counter()
-    engines = [] if proof is None else _runtimes(proof)
+    engines = [] if proof is None else _runtimes(kind, proof)
     with workspace() as folder:
         source, path, checkpoint = _source(origin, folder, proof is not None)
         assert checkpoint.spec is not None
         notes = list(checkpoint.notes)
-        if wanted.form.preprocessing and checkpoint.preprocessing is None:
+        if form.preprocessing and checkpoint.preprocessing is None:
             prepare = Preprocessing.default(checkpoint.spec)
             checkpoint = replace(checkpoint, preprocessing=prepare)
             notes.append(
@@ -94,21 +97,21 @@ def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = N
             )
         if proof is not None and not engines:
             notes.append(
-                "nothing was run: no runtime is installed; run: pip install 'resnet-parity[onnx]'"
+                f"nothing was run: no runtime is installed; run: pip install "
+                f"'resnet-parity[{ALL_ENGINES[kind.engines[0]].install}]'"
             )
-        p = inference_form(compile_plan(checkpoint.spec), wanted.folded)
-        entries = weight_entries(p, checkpoint.state, wanted.dtype)
+        form.check(compile_plan(checkpoint.spec))
         made, seconds = None, 0.0
-        with durable(target) as draft:
-            write(draft, p, entries, wanted.dtype, wanted.form, checkpoint)
+        with durable(target, kind.replaceable) as draft:
+            _write(draft, checkpoint, wanted, folder, writer)
             if engines:
                 before = time.perf_counter()
                 told = RuntimeFile(
                     wanted.dtype,
-                    wanted.form.head,
-                    wanted.form.size,
+                    form.head,
+                    form.size,
                     not wanted.folded and _dtypes(checkpoint) == {wanted.dtype},
-                    wanted.form.preprocessing and _takes_bgr(checkpoint),
+                    form.preprocessing and _takes_bgr(checkpoint),
                 )
                 written = Target(draft, target, checkpoint, told)
                 assert proof is not None
@@ -116,6 +119,7 @@ def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = N
                     path, written, replace(checkpoint, notes=tuple(notes)), engines, proof
                 )
                 seconds = time.perf_counter() - before
+            move_beside(draft, target.resolve())
         if made is not None:
             write_certificate(made, target)
         removed = remove_stale(target) if made is None else None
@@ -123,8 +127,9 @@ def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = N
         source,
         str(target),
         wanted.dtype,
-        wanted.form.version(wanted.dtype),
-        target.stat().st_size,
+        kind.title,
+        _opset(wanted),
+        sum(file.stat().st_size for file in files_of(target)),
         {"export": round(time.perf_counter() - start - seconds, 3), "verify": round(seconds, 3)},
         tuple(notes),
         None if made is None else str(certificate_path(target)),
@@ -135,18 +140,62 @@ def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = N
     )
 
 
-def _runtimes(proof: Proof) -> list[Engine]:
+def _absent(kind: ExportFormat, writer: Engine | None) -> str | None:
+    """None, or a sentence that says what is not installed that writes a format."""
+    if writer is not None:
+        return writer.missing()
+    needed = ("onnx", "openvino") if kind.name == "openvino" else ("onnx",)
+    return missing_modules(needed, f"'resnet-parity[{kind.name}]'")
+
+
+def _opset(wanted: Wanted) -> int | None:
+    if wanted.format.name != "onnx":
+        return None
+    from resnet_onnx.file import version
+
+    return version(wanted.form, wanted.dtype)
+
+
+def _write(
+    draft: Path, checkpoint: Checkpoint, wanted: Wanted, folder: Path, writer: Engine | None
+) -> None:
+    """Write a file here, or in the process of a framework."""
+    assert checkpoint.spec is not None
+    if writer is None:
+        from resnet_onnx import write_file
+
+        p = inference_form(compile_plan(checkpoint.spec), wanted.folded)
+        entries = weight_entries(p, checkpoint.state, wanted.dtype)
+        write_file(draft, p, entries, wanted.dtype, wanted.form, checkpoint)
+        return
+    job = EngineJob(folder)
+    weights = Path(job.path("exported"))
+    save_canonical(weights, replace(checkpoint, state=dict(checkpoint.state)))
+    with job.worker(writer) as worker:
+        worker.call(
+            "export",
+            source=str(weights),
+            output=str(draft),
+            form=asdict(wanted.form),
+            dtype=wanted.dtype,
+            folded=wanted.folded,
+        )
+
+
+def _runtimes(kind: ExportFormat, proof: Proof) -> list[Engine]:
     """Those that run the file: the ones asked for, or all that are installed.
 
     Raises:
         FrameworkError: if one that was named is not installed, or runs no such files.
     """
     if proof.engines is None:
-        return [engine for engine in RUNTIMES.values() if engine.missing() is None]
+        known = (ALL_ENGINES[name] for name in kind.engines)
+        return [engine for engine in known if engine.missing() is None]
     for engine in proof.engines:
-        if engine.trains:
+        if engine.name not in kind.engines:
             raise FrameworkError(
-                f"engines: {engine.name} runs no ONNX files; {', '.join(RUNTIMES)} do"
+                f"engines: {engine.name} runs no files of {kind.title}; {', '.join(kind.engines)} "
+                f"does"
             )
         if (absent := engine.missing()) is not None:
             raise FrameworkError(f"{engine.name}: {absent}")

@@ -31,7 +31,7 @@ from resnet_parity.worker.reference_libraries import (
     torch_net,
     torchvision_models,
 )
-from resnet_parity.worker.session import Session, Side
+from resnet_parity.worker.session import LITERT, Session, Side
 from shared_spec.formats.canonical_file import read_safetensors
 from shared_spec.formats.dialects.dialect import foreign_arrays
 from shared_spec.formats.dialects.linen import BLOCKS, LINEN
@@ -104,6 +104,9 @@ def make_side(session: Session, job: BenchJob, times: Times) -> Side:
         return _keras_side(session, job, times)
     if session.package == "resnet_onnx":
         return _onnx_side(session, job, times)
+    if session.package == LITERT:
+        forward = session.resnet.compiled(_own(session, job, times))
+        return _passes(forward, job.images.astype(np.float32), lambda y: y)
     return _linen_side(job, times) if job.peer else _flax_side(session, job, times)
 
 
