@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,12 +33,14 @@ try:
 except ImportError:
     raise framework_missing("resnet_flax", "Flax (jax, flax, optax)", "flax") from None
 
+from resnet_flax.exporting import write_stablehlo
 from resnet_flax.layers import Options
-from resnet_flax.model import ResNet, find, replace
+from resnet_flax.model import ResNet, evaluating, find, replace
 from resnet_flax.training import Trainer
 from resnet_flax.weights import WEIGHTS
-from shared_spec.backend import Build, ModelVerbs, Outputs
+from shared_spec.backend import Build, ModelVerbs, Outputs, PlanWriter
 from shared_spec.catalogue import list_models
+from shared_spec.export_formats import Form
 from shared_spec.kernels import xla
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.folding import inference_form
@@ -52,6 +55,7 @@ class Verbs(ModelVerbs[ResNet]):
     """What the verbs do in Flax."""
 
     weights = WEIGHTS
+    exporters = MappingProxyType({"stablehlo": write_stablehlo})
     native_options = frozenset({"rngs", "param_dtype", "axis_name"})
 
     def _variable_dtype(self, dtype: Any, native: Mapping[str, Any]) -> str:
@@ -122,13 +126,13 @@ class Verbs(ModelVerbs[ResNet]):
         return bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
 
     def _compile(self, model: ResNet) -> Callable[[jax.Array], Any]:
-        graph, state = nnx.split(_evaluating(model))
+        graph, state = nnx.split(evaluating(model))
         run = xla.jit(lambda state, x: nnx.merge(graph, state)(x), _computed(model))
         return partial(run, state)
 
     def _outputs(self, model: ResNet, chunks: list[np.ndarray]) -> list[Any]:
         dtype = dtype_name(model)
-        graph, state = nnx.split(_evaluating(model))
+        graph, state = nnx.split(evaluating(model))
         run = _forward(_computed(model))
         return [run(graph, state, jnp.asarray(chunk, dtype)) for chunk in chunks]
 
@@ -140,7 +144,7 @@ class Verbs(ModelVerbs[ResNet]):
             outputs[name] = np.asarray(y)
             return y
 
-        evaluated = _evaluating(model)
+        evaluated = evaluating(model)
         # All are looked up before any is replaced: a block's layers cannot be reached through a
         # function.
         modules = [(find(evaluated, n.rpartition(".")[0]), n, find(evaluated, n)) for n in names]
@@ -150,11 +154,16 @@ class Verbs(ModelVerbs[ResNet]):
         return outputs
 
     def _parts(self, model: ResNet, inputs: Mapping[str, np.ndarray]) -> Outputs:
-        evaluated, dtype = _evaluating(model), dtype_name(model)
+        evaluated, dtype = evaluating(model), dtype_name(model)
         return {
             name: np.asarray(find(evaluated, name)(jnp.asarray(array, dtype)))
             for name, array in inputs.items()
         }
+
+    def _plan_writer(self) -> PlanWriter:
+        from resnet_onnx import write_file
+
+        return write_file
 
     def _sizes(self, model: ResNet) -> Iterator[int]:
         return (v.size for v in jax.tree.leaves(nnx.state(model, nnx.Param)))
@@ -203,14 +212,6 @@ def _key(seed: Any) -> jax.Array:
     return jax.random.key(np.uint32(seed % 2**32))
 
 
-def _evaluating(model: ResNet) -> ResNet:
-    """The same variables seen in evaluation mode; `model` keeps its own mode."""
-    view: ResNet = nnx.view(
-        model, raise_if_not_found=False, use_running_average=True, deterministic=True
-    )
-    return view
-
-
 _VERBS = Verbs()
 
 create_model = _VERBS.create_model
@@ -222,6 +223,7 @@ classify = _VERBS.classify
 save_pretrained = _VERBS.save_pretrained
 push_to_hub = _VERBS.push_to_hub
 activations = _VERBS.activations
+export = _VERBS.export
 run_parts = _VERBS.run_parts
 parameter_count = _VERBS.parameter_count
 export_weights = WEIGHTS.export_weights
@@ -239,6 +241,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "Form",
     "FrameworkError",
     "Preprocessing",
     "ResNet",
@@ -248,6 +251,7 @@ __all__ = [
     "compiled",
     "create_model",
     "dtype_name",
+    "export",
     "export_weights",
     "list_models",
     "load_weights",

@@ -194,3 +194,11 @@ def replace(owner: nnx.Module, name: str, child: Any) -> None:
         owner[int(name)] = child
     else:
         setattr(owner, name, child)
+
+
+def evaluating(model: ResNet) -> ResNet:
+    """The same variables seen in evaluation mode; `model` keeps its own mode."""
+    view: ResNet = nnx.view(
+        model, raise_if_not_found=False, use_running_average=True, deterministic=True
+    )
+    return view

@@ -34,6 +34,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -51,12 +52,15 @@ except ImportError:
     extra = {"jax": "keras,flax", "torch": "keras,torch"}.get(engine, engine)
     raise framework_missing(f"resnet_keras on the {engine} engine", engine, extra) from None
 
-from resnet_keras.model import Form, ResNet, deep_graph, output_layer, part_ends
+from resnet_keras.exporting import write_litert, write_saved_model
+from resnet_keras.model import Form as Built
+from resnet_keras.model import ResNet, deep_graph, output_layer, part_ends
 from resnet_keras.model import build as built
 from resnet_keras.training import Trainer
 from resnet_keras.weights import WEIGHTS
-from shared_spec.backend import Build, ModelVerbs, Outputs
+from shared_spec.backend import Build, ModelVerbs, Outputs, PlanWriter
 from shared_spec.catalogue import list_models
+from shared_spec.export_formats import Form
 from shared_spec.kernels import xla
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.state import numpy_dtype
@@ -66,6 +70,7 @@ class Verbs(ModelVerbs[ResNet]):
     """What the verbs do in Keras."""
 
     weights = WEIGHTS
+    exporters = MappingProxyType({"savedmodel": write_saved_model, "litert": write_litert})
     native_options = frozenset(
         {
             "classes",
@@ -99,7 +104,7 @@ class Verbs(ModelVerbs[ResNet]):
     def _build(self, spec: ResNetSpec, build: Build) -> ResNet:
         native = build.native
         top = native.get("include_top", True)
-        form = Form(
+        form = Built(
             _policy(build.dtype),
             native.get("name") or "resnet",
             build.seed,
@@ -156,6 +161,11 @@ class Verbs(ModelVerbs[ResNet]):
                 x = keras.ops.convert_to_tensor(_input(model, array))
                 outputs[name] = WEIGHTS.copied(part(x))
         return outputs
+
+    def _plan_writer(self) -> PlanWriter:
+        from resnet_onnx import write_file
+
+        return write_file
 
     def _sizes(self, model: ResNet) -> Iterator[int]:
         return (int(np.prod(v.shape)) for v in model.trainable_variables)
@@ -224,6 +234,7 @@ classify = _VERBS.classify
 save_pretrained = _VERBS.save_pretrained
 push_to_hub = _VERBS.push_to_hub
 activations = _VERBS.activations
+export = _VERBS.export
 run_parts = _VERBS.run_parts
 parameter_count = _VERBS.parameter_count
 export_weights = WEIGHTS.export_weights
@@ -241,6 +252,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "Form",
     "FrameworkError",
     "Preprocessing",
     "ResNet",
@@ -250,6 +262,7 @@ __all__ = [
     "compiled",
     "create_model",
     "dtype_name",
+    "export",
     "export_weights",
     "list_models",
     "load_weights",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,17 +17,22 @@ try:
 except ImportError:
     raise framework_missing("resnet_onnx", "ONNX (onnx)", "onnx") from None
 
-from resnet_onnx.file import ANY_SIZE, Form, in_memory, piece, skeleton, weights_of, write
-from resnet_onnx.model import IMAGES, ResNet
+from resnet_onnx.file import in_memory, piece, skeleton, weights_of
+from resnet_onnx.file import write as write_onnx
+from resnet_onnx.model import ResNet
+from resnet_onnx.openvino_ir import write_ir
+from resnet_onnx.quantization import Limits
 from resnet_onnx.runtimes import Run, runtime, started
 from resnet_onnx.weights import WEIGHTS
-from shared_spec.backend import Build, ModelVerbs, Outputs
+from shared_spec.backend import Build, ModelVerbs, Outputs, PlanWriter
 from shared_spec.catalogue import list_models
+from shared_spec.export_formats import IMAGES, Form
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.folding import inference_form
+from shared_spec.plan.network import Plan
 from shared_spec.spec.resnet_spec import ResNetSpec
-from shared_spec.weight_verbs import remembered
-from shared_spec.weights.lazy_array import entries_of
+from shared_spec.weights.checkpoint import Checkpoint
+from shared_spec.weights.lazy_array import LazyArray, entries_of
 from shared_spec.weights.state import numpy_dtype
 
 
@@ -65,6 +71,9 @@ class Verbs(ModelVerbs[ResNet]):
             outputs[name] = _last(run({"given": np.ascontiguousarray(given)})[0])
         return outputs
 
+    def _plan_writer(self) -> PlanWriter:
+        return write_file
+
     def _sizes(self, model: ResNet) -> Iterator[int]:
         return (q.size for q in model.plan.parameters() if q.trainable)
 
@@ -92,33 +101,32 @@ def _first(model: ResNet, images: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(images, -1, 1).astype(kind))
 
 
-def export(
-    model: ResNet,
+def write_file(
     path: str | os.PathLike[str],
-    *,
-    form: Form = ANY_SIZE,
+    p: Plan,
+    entries: Mapping[str, LazyArray],
+    dtype: str,
+    form: Form,
+    known: Checkpoint,
+    limits: Limits | None = None,
 ) -> None:
-    """Write a model to an ONNX file, durably.
-
-    Example:
-        >>> export(create_model("resnet50", pretrained=True), "resnet50.onnx")
-        >>> export(model, "resnet50.onnx", form=Form(batch=1, size=(224, 224)))
-
-    Args:
-        model: the model; its weights are written in its own dtype.
-        path: the file.
-        form: what the graph takes and gives.
+    """Write a plan with its weights to an ONNX file, or, with the suffix `.xml`, to OpenVINO's.
 
     Raises:
-        ResNetError: if the net has no such form, or the file cannot be written.
+        ResNetError: as `resnet_onnx.file.write`, whose arguments these are, or
+            `resnet_onnx.openvino_ir.write_ir`.
     """
-    write(path, model.plan, entries_of(model.state), model.dtype, form, remembered(model))
+    if Path(path).suffix == ".xml":
+        write_ir(path, p, entries, dtype, form, known)
+    else:
+        write_onnx(path, p, entries, dtype, form, known, limits)
 
 
 _VERBS = Verbs()
 
 create_model = _VERBS.create_model
 compiled = _VERBS.compiled
+export = _VERBS.export
 predict = _VERBS.predict
 transforms = _VERBS.transforms
 preprocess = _VERBS.preprocess
@@ -165,4 +173,5 @@ __all__ = [
     "save_pretrained",
     "save_weights",
     "transforms",
+    "write_file",
 ]

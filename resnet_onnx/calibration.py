@@ -14,10 +14,10 @@ import numpy as np
 from onnx import ModelProto
 
 from resnet_onnx.file import INLINE, Weight, in_memory, save, skeleton, weights_of
-from resnet_onnx.model import IMAGES
 from resnet_onnx.quantization import Limits, points_of, quantized_weights
 from resnet_onnx.runtimes import started
 from shared_spec.errors import SpecError, WeightsError
+from shared_spec.export_formats import IMAGES
 from shared_spec.plan.network import Plan
 from shared_spec.weights.lazy_array import LazyArray
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 from onnx import (
@@ -26,11 +25,12 @@ from onnx import (
 
 from resnet_onnx.graph import HALVES, TYPES, Graph
 from resnet_onnx.layers import build
-from resnet_onnx.model import IMAGES, PIXELS, block, network, normalised
+from resnet_onnx.model import block, network, normalised
 from resnet_onnx.quantization import Limits, quantize, quantized_weights, stored
 from shared_spec import plan
 from shared_spec.atomic_write import durable, early
 from shared_spec.errors import SpecError
+from shared_spec.export_formats import ANY_SIZE, IMAGES, PIXELS, Form, outer_dtype
 from shared_spec.plan.layers import Layer
 from shared_spec.plan.network import Block, Plan
 from shared_spec.plan.parameters import parameters_of
@@ -49,52 +49,20 @@ INLINE = 2**31 - 2**24
 """Bytes of weights that one file may have: Protocol Buffers end at 2 GiB."""
 _SIDE = 224
 """Of images of any size, to count channels with."""
-_CLASSIFIERS = (plan.Dense, plan.Conv)
 
 
-@dataclass(frozen=True)
-class Form:
-    """What an exported graph takes and gives.
+def version(form: Form, dtype: str) -> int:
+    """Of the operators, for a graph of `dtype`.
 
-    Attributes:
-        opset: version of the operators, at least 17; None for 17, or with bfloat16 22 and with int8
-            19, which these need.
-        batch: number of images; None for any.
-        size: height and width of images; None for any.
-        preprocessing: whether the graph takes pixels, [N, H, W, C] of 8 bits in the order RGB, of
-            images that are resized and cropped already, and normalises them itself.
-        head: `softmax` for probabilities in the place of logits.
+    Raises:
+        SpecError: if there is none, or the one that was asked for has no such convolutions.
     """
-
-    opset: int | None = None
-    batch: int | None = None
-    size: tuple[int, int] | None = None
-    preprocessing: bool = False
-    head: Literal["logits", "softmax"] = "logits"
-
-    def __post_init__(self) -> None:
-        newest = defs.onnx_opset_version()
-        if self.opset is not None and not OLDEST <= self.opset <= newest:
-            raise SpecError(f"opset: {self.opset} is not one of {OLDEST} to {newest}")
-        if self.batch is not None and self.batch < 1:
-            raise SpecError(f"batch: {self.batch} is not a number of images; give at least 1")
-        if self.head not in ("logits", "softmax"):
-            raise SpecError(f"head: {self.head!r} is not one of logits, softmax")
-
-    def version(self, dtype: str) -> int:
-        """Of the operators, for a graph of `dtype`.
-
-        Raises:
-            SpecError: if the one that was asked for has no such convolutions.
-        """
-        first = _FIRST.get(dtype, USUAL)
-        if self.opset is not None and self.opset < first:
-            raise SpecError(f"opset: {self.opset} has no {dtype}; give {first} or more")
-        return self.opset or first
-
-
-ANY_SIZE = Form()
-"""Normalised images of any number and size."""
+    newest, first = defs.onnx_opset_version(), _FIRST.get(dtype, USUAL)
+    if form.opset is not None and not OLDEST <= form.opset <= newest:
+        raise SpecError(f"opset: {form.opset} is not one of {OLDEST} to {newest}")
+    if form.opset is not None and form.opset < first:
+        raise SpecError(f"opset: {form.opset} has no {dtype}; give {first} or more")
+    return form.opset or first
 
 
 def skeleton(
@@ -112,16 +80,15 @@ def skeleton(
     Raises:
         ResNetError: if the net has no such form.
     """
-    g = Graph(dtype, form.version(dtype if limits is None else "int8"))
-    outside = "float32" if dtype in HALVES else dtype
-    if not form.preprocessing:
+    g = Graph(dtype, version(form, dtype if limits is None else "int8"))
+    outside = outer_dtype(dtype)
+    steps = form.normalisation(prepare)
+    if steps is None:
         given = _tensor(IMAGES, outside, form, (p.in_channels, *(form.size or ("height", "width"))))
     else:
-        if prepare is None:
-            raise SpecError("preprocessing: the weights have none that a graph could do")
         pixels = (*(form.size or ("height", "width")), p.in_channels)
         given = _tensor(PIXELS, "uint8", form, pixels)
-        normalised(g, prepare, PIXELS)
+        normalised(g, steps, PIXELS)
     x = g.cast(IMAGES, dtype, f"{IMAGES}/{dtype}") if dtype in HALVES else IMAGES
     network(g, p, x)
     if outputs:
@@ -154,7 +121,7 @@ def piece(p: Plan, name: str, dtype: str, rank: int) -> tuple[ModelProto, list[L
     """A model of one layer or block, without its weights, and its layers. It takes `given`,
     [N, C, H, W] or [N, C], and gives `found`.
     """
-    g = Graph(dtype, Form().version(dtype))
+    g = Graph(dtype, version(ANY_SIZE, dtype))
     parts: Iterable[Block | Layer] = (*p.layers(), *p.blocks())
     part = next(x for x in parts if x.name == name)
     if isinstance(part, Block):
@@ -192,8 +159,7 @@ def _finish(
     """The outputs, and the shape of one image's."""
     size = form.size or (_SIDE, _SIDE)
     shapes = {row.name: row.shape for row in (*layer_rows(p, size), *block_rows(p, size))}
-    if form.head == "softmax" and not any(isinstance(x, _CLASSIFIERS) for x in p.head):
-        raise SpecError("head: the net has no logits for a softmax")
+    form.check(p)
     for name, place in p.results().items():
         x = g.places[place]
         if form.head == "softmax":
@@ -235,9 +201,8 @@ def write(
         ResNetError: if the net has no such form, or the file cannot be written.
     """
     model = skeleton(p, dtype, form, known.preprocessing, limits=limits)
-    kind = dtype if limits is None else "int8"
-    told = {**known.metadata(), "graph": {"dtype": kind, **asdict(form)}}
-    helper.set_model_props(model, {METADATA_KEY: json.dumps(told)})
+    told = form.told(known, dtype if limits is None else "int8")
+    helper.set_model_props(model, {METADATA_KEY: told})
     if limits is None:
         weights = weights_of(p.layers(), entries, dtype)
     else:

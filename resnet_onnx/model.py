@@ -9,15 +9,11 @@ import numpy as np
 
 from resnet_onnx.graph import Graph
 from resnet_onnx.layers import chain
+from shared_spec.export_formats import IMAGES
 from shared_spec.plan.network import Block, Plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.preprocessing import Preprocessing
 from shared_spec.weights.state import State, numpy_dtype
-
-IMAGES = "images"
-"""The input: normalised images."""
-PIXELS = "pixels"
-"""The input of a graph that normalises by itself."""
 
 
 def block(g: Graph, b: Block, x: str) -> str:

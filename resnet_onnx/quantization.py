@@ -22,8 +22,9 @@ import numpy as np
 from onnx import ModelProto, NodeProto, numpy_helper
 
 from resnet_onnx.graph import Graph
-from resnet_onnx.model import IMAGES, network
+from resnet_onnx.model import network
 from shared_spec import plan
+from shared_spec.export_formats import IMAGES
 from shared_spec.plan.network import Plan
 from shared_spec.plan.parameters import parameters_of
 from shared_spec.weights.lazy_array import LazyArray

@@ -16,8 +16,8 @@ import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from resnet_onnx.graph import CONSTANT
-from resnet_onnx.model import IMAGES
 from shared_spec.errors import FrameworkError
+from shared_spec.export_formats import IMAGES, in_batches
 from shared_spec.weights.state import State
 
 VARIABLE = "RESNET_ONNX_RUNTIME"
@@ -138,10 +138,7 @@ def run_file(path: Path, dtype: str, given: Mapping[str, np.ndarray]) -> list[np
         array = np.ascontiguousarray(np.moveaxis(array, -1, 1).astype(kind))
     run = started(model, dtype)
     size = entry.type.tensor_type.shape.dim[0].dim_value or len(array)
-    # A model of another number of images gets the first ones again.
-    filled = array[np.arange(-(-len(array) // size) * size) % len(array)]
-    chunks = [run({entry.name: filled[i : i + size]}) for i in range(0, len(filled), size)]
-    outputs = (np.concatenate(parts)[: len(array)] for parts in zip(*chunks, strict=True))
+    outputs = in_batches(lambda chunk: run({entry.name: chunk}), array, size)
     return [np.moveaxis(x, 1, -1) for x in outputs]
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,14 @@ except ImportError:
 
 from torch.overrides import TorchFunctionMode
 
+from resnet_torch.exporting import write_pt2
 from resnet_torch.model import ResNet
 from resnet_torch.training import Trainer
 from resnet_torch.weights import WEIGHTS, from_numpy, on_meta, to_numpy
 from resnet_torch.wrappers import of_bare, of_planned
-from shared_spec.backend import Build, ModelVerbs, Outputs
+from shared_spec.backend import Build, ModelVerbs, Outputs, PlanWriter
 from shared_spec.catalogue import list_models
+from shared_spec.export_formats import Form
 from shared_spec.kernels.torch_compile import frozen
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.folding import inference_form
@@ -38,6 +41,7 @@ class Verbs(ModelVerbs[ResNet]):
     """What the verbs do in PyTorch."""
 
     weights = WEIGHTS
+    exporters = MappingProxyType({"pt2": write_pt2})
 
     def _build(self, spec: ResNetSpec, build: Build) -> ResNet:
         with _NoInit():
@@ -105,6 +109,11 @@ class Verbs(ModelVerbs[ResNet]):
                 outputs[name] = _last(model.get_submodule(name)(x)).copy()
         return outputs
 
+    def _plan_writer(self) -> PlanWriter:
+        from resnet_onnx import write_file
+
+        return write_file
+
     def _sizes(self, model: ResNet) -> Iterator[int]:
         return (p.numel() for p in model.parameters())
 
@@ -164,6 +173,7 @@ classify = of_planned(_VERBS.classify)
 save_pretrained = of_bare(_VERBS.save_pretrained)
 push_to_hub = of_bare(_VERBS.push_to_hub)
 activations = of_bare(_VERBS.activations)
+export = of_bare(_VERBS.export)
 run_parts = of_bare(_VERBS.run_parts)
 parameter_count = of_bare(_VERBS.parameter_count)
 export_weights = of_bare(WEIGHTS.export_weights)
@@ -181,6 +191,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "Form",
     "FrameworkError",
     "Preprocessing",
     "ResNet",
@@ -190,6 +201,7 @@ __all__ = [
     "compiled",
     "create_model",
     "dtype_name",
+    "export",
     "export_weights",
     "list_models",
     "load_weights",

@@ -66,6 +66,22 @@ def durable(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def move_beside(draft: Path, target: Path) -> None:
+    """Move what was written beside a draft of `durable` to its place beside the target.
+
+    Where files lie there already that belong to an earlier target, that goes first: if this is
+    interrupted, there is none, and none with the others' files.
+    """
+    for other in sorted(draft.parent.iterdir()):
+        if other == draft or other.is_dir():
+            continue
+        place = target.with_name(other.name)
+        if place.exists():
+            target.unlink(missing_ok=True)
+        with durable(place) as moved:
+            os.replace(other, moved)
+
+
 @contextmanager
 def workspace() -> Iterator[Path]:
     """A temporary directory for files that pass between processes, removed at the end, or by the

@@ -7,6 +7,8 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Generic
 
 import numpy as np
@@ -22,6 +24,7 @@ from shared_spec.errors import (
     WeightsWarning,
     arguments_as,
 )
+from shared_spec.export_formats import ANY_SIZE, Form, export_format
 from shared_spec.formats.hub_folder import HUB_FILES, save_hub_folder, write_card
 from shared_spec.formats.hub_folder import certify as certify_folder
 from shared_spec.formats.write import described, is_checkpoint_folder
@@ -42,6 +45,7 @@ from shared_spec.weights.adapt import ASKED, adapted, read_adapted
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.initialize import checked_seed, initial_weights
 from shared_spec.weights.labels import Classified, classified
+from shared_spec.weights.lazy_array import LazyArray, entries_of
 from shared_spec.weights.preprocessing import ImagesLike, Preprocessing
 from shared_spec.weights.state import (
     State,
@@ -59,6 +63,10 @@ _OF_CREATE_MODEL = {
 
 Outputs = dict[str, np.ndarray]
 """What layers and blocks gave, by their canonical names."""
+
+
+PlanWriter = Callable[[Any, Plan, Mapping[str, LazyArray], str, Form, Checkpoint], None]
+"""Writes a plan with its weights: see `resnet_onnx.write_file`."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,8 @@ class ModelVerbs(ABC, Generic[Model]):
     """The verbs on models: what is the framework's is in the methods that a backend adds."""
 
     weights: WeightVerbs[Model]
+    exporters: Mapping[str, Callable[[Model, Path, Form, Checkpoint], None]] = MappingProxyType({})
+    """What writes each format of `shared_spec.export_formats` that is the framework's own."""
     native_options: frozenset[str] = frozenset()
     """Keywords of `create_model` that the framework's users know, and no spec has."""
 
@@ -227,6 +237,47 @@ class ModelVerbs(ABC, Generic[Model]):
             if certify:
                 certify_folder(draft)
             write_card(draft, whole, name)
+
+    def export(self, model: Model, path: str | os.PathLike[str], *, form: Form = ANY_SIZE) -> None:
+        """Write a model, in evaluation mode and in its own dtype, to a file that runtimes run.
+
+        Example:
+            >>> resnet_torch.export(model, "resnet50.pt2")
+            >>> resnet_keras.export(model, "resnet50.tflite", form=Form(batch=1, size=(224, 224)))
+
+        Args:
+            model: with `model.labels` and `model.preprocessing`, if they are known.
+            path: what is written follows from its suffix: any package writes `.onnx` and `.xml`
+                (OpenVINO IR), `resnet_torch` `.pt2` (torch.export), `resnet_flax` `.stablehlo`,
+                and `resnet_keras` on TensorFlow `.tflite` (LiteRT) and, without a suffix, a
+                SavedModel.
+            form: what the graph takes and gives; docs/export.md has what each format can.
+
+        Raises:
+            ResNetError: if this package does not write such files, the format cannot say such a
+                form, or the net has none; what was there is left as it was.
+        """
+        self.weights.follow(model)
+        self.weights.require_values(model)
+        if (ending := self._ending(model)) is not None:
+            raise SpecError(
+                f"the model ends in {ending}, which its spec does not say; make it without, and "
+                f"export it with head='softmax' if that is what it is"
+            )
+        self.weights.check_saved(model)
+        wanted, known = export_format(Path(path)), replace(remembered(model), spec=model.spec)
+        dtype = self.weights.dtype_name(model)
+        wanted.check(form, dtype)
+        form.check(model.plan)
+        if wanted.from_plan:
+            state = entries_of(self.weights.held(model))
+            self._plan_writer()(path, model.plan, state, dtype, form, known)
+            return
+        write = self.exporters.get(wanted.name)
+        if write is None:
+            raise FrameworkError(f"{path}: {type(self).__module__} writes no {wanted.title}")
+        with durable(path, wanted.replaceable) as draft:
+            write(model, draft, form, known)
 
     def compiled(self, model: Model) -> Callable[[Any], Any]:
         """The model in evaluation mode as a function, compiled as is fastest on the device at hand:
@@ -455,6 +506,10 @@ class ModelVerbs(ABC, Generic[Model]):
     @abstractmethod
     def _parts(self, model: Model, inputs: Mapping[str, np.ndarray]) -> Outputs:
         """What layers and blocks give, each for its own input."""
+
+    @abstractmethod
+    def _plan_writer(self) -> PlanWriter:
+        """`resnet_onnx.write_file`; raises a FrameworkError if ONNX is not installed."""
 
     def _ending(self, model: Model) -> str | None:
         """The function behind the logits; None if there is none."""

@@ -85,6 +85,10 @@ class WeightVerbs(ABC, Generic[Model]):
         self.follow(model)
         require_trained(model.plan, "to export")
         self.require_values(model)
+        return self.held(model)
+
+    def held(self, model: Model) -> State:
+        """As `export_weights`; of an inference form, the arrays that it has itself."""
         self.check_layers(model)
         natives = self.natives(model)
         return {

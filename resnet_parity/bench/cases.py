@@ -49,7 +49,8 @@ def _variants(base: Case, request: BenchRequest, report: BenchReport) -> Iterato
     if framework_of(engine) == "jax":
         compiles = ("jit",)
     elif not engine.trains:
-        compiles, layouts = ("none",), ("channels_first",)
+        first = engine.package == "resnet_onnx"
+        compiles, layouts = ("none",), ("channels_first" if first else "channels_last",)
     elif own and base.mode == "train" and engine.package == "resnet_keras":
         compiles = ("none",)
         if "default" in request.compiles:
@@ -99,6 +100,6 @@ def setting_of(case: Case) -> str:
 
 def framework_of(engine: Engine) -> str:
     """What computes under an engine."""
-    if engine.keras_backend or engine.onnx_runtime:
-        return engine.keras_backend or engine.onnx_runtime or ""
+    if engine.runtime or engine.keras_backend:
+        return engine.runtime or engine.keras_backend or ""
     return {"resnet_torch": "torch", "resnet_flax": "jax"}[engine.package]

@@ -15,12 +15,13 @@ from resnet_parity.cli.options import (
     parse_size,
     print_result,
 )
-from resnet_parity.engines.registry import RUNTIMES, parse_engines
+from resnet_parity.engines.registry import parse_engines
 from resnet_parity.render import tables
 from resnet_parity.render.console import err
 from resnet_parity.render.progress import downloading, progress
 from shared_spec.catalogue.resolve import resolve
-from shared_spec.errors import FrameworkError, ResNetError
+from shared_spec.errors import ResNetError
+from shared_spec.export_formats import EXPORT_FORMATS, Form, export_format
 from shared_spec.origin import Origin, fetched, origin_of
 
 if TYPE_CHECKING:
@@ -29,17 +30,25 @@ if TYPE_CHECKING:
 _CALIBRATION = 512
 """Images of a calibration at most; more widen the ranges hardly."""
 
+_DTYPES = ("float64", "float32", "float16", "bfloat16")
+
 
 def export(
     model: Annotated[
         str,
         typer.Argument(help="A catalogue name, alone or with a tag; a spec file; or weights."),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file or folder to write.")],
+    format: Annotated[
+        str | None,
+        typer.Option(help=f"{', '.join(EXPORT_FORMATS)}; default: by the suffix of OUTPUT."),
+    ] = None,
     weights: WeightsOption = None,
     batch: Annotated[str, typer.Option(help="dynamic, or a number of images.")] = "dynamic",
     size: Annotated[str, typer.Option(help="dynamic, or pixels: 224 or 97x64.")] = "dynamic",
-    dtype: Annotated[str, typer.Option(help="float32, float16, bfloat16 or int8.")] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="float32, float64, float16, bfloat16 or int8.")
+    ] = "float32",
     calibration: Annotated[
         str | None,
         typer.Option(help="For int8: a folder of images, or a recipe for its training images."),
@@ -68,7 +77,7 @@ def export(
     engines: Annotated[
         str | None,
         typer.Option(
-            help=f"Run the file in these of {', '.join(RUNTIMES)}; default: all installed."
+            help="Run the file in these of the engines that run it; default: all installed."
         ),
     ] = None,
     verify_it: Annotated[
@@ -76,9 +85,10 @@ def export(
     ] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Export a net to an ONNX file, written from its plan.
+    """Export a net to a file that runtimes run.
 
-    The file is run in each runtime and compared with the source in float64 before it takes its
+    ONNX and OpenVINO's files are written from the plan, the others by their own framework. The file
+    is run in each runtime and compared with the source in float64 before it takes its
     place. The certificate is written next to it as OUTPUT.parity.json.
     """
     from resnet_parity.convert.export import Wanted
@@ -87,16 +97,11 @@ def export(
 
     if engines is not None and not verify_it:
         raise ResNetError("--engines: with --no-verify none is run; leave one of them out")
-    if output.suffix != ".onnx":
-        raise ResNetError(f"--output: {output}: its suffix is not .onnx")
+    found = export_format(output, format)
     (inside,) = parse_names("--preprocessing", preprocessing, ("outside", "inside"))
-    (kind,) = parse_names("--dtype", dtype, ("float32", "float16", "bfloat16", "int8"))
+    (kind,) = parse_names("--dtype", dtype, _DTYPES)
     origin = origin_of(model, weights)
     chosen = None if engines is None else tuple(parse_engines(engines))
-    try:
-        from resnet_onnx.file import Form
-    except FrameworkError as error:
-        raise FrameworkError(f"ONNX: {error}") from None
     form = Form(
         opset,
         None if batch == "dynamic" else _number(batch),
@@ -114,7 +119,7 @@ def export(
             quantization = _quantization(origin, calibration, evaluation, verify_it)
         advance(f"{model} to {output}")
         proof = Proof(chosen, on_progress=advance) if verify_it else None
-        done = run_export(origin, output, Wanted(form, kind, fold, quantization), proof)
+        done = run_export(origin, output, Wanted(form, kind, fold, found, quantization), proof)
     print_result(asdict(done), as_json, tables.exported)
 
 

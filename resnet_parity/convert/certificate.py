@@ -308,13 +308,23 @@ def _check_of(data: Any) -> Check:
     return Check(**data)
 
 
+def files_of(path: Path) -> list[Path]:
+    """Itself, with the one beside it that OpenVINO has, or those in it."""
+    if path.is_dir():
+        return sorted(f for f in path.rglob("*") if f.is_file())
+    beside = path.with_suffix(".bin")
+    return [path, beside] if path.suffix == ".xml" and beside.is_file() else [path]
+
+
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, or of the names and contents of a directory's files."""
+    """SHA-256 of a file, or of the names and contents of a directory's files. OpenVINO's weights
+    count as one in the directory of their file.
+    """
     sha = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
-    for file in files:
+    folder = path if path.is_dir() else path.parent
+    for file in files_of(path):
         if file != path:
-            sha.update(f"{file.relative_to(path).as_posix()}\0{file.stat().st_size}\0".encode())
+            sha.update(f"{file.relative_to(folder).as_posix()}\0{file.stat().st_size}\0".encode())
         with file.open("rb") as stream:
             while chunk := stream.read(1 << 22):
                 sha.update(chunk)

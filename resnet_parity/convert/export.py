@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from resnet_parity.convert.certificate import Check, Quantized, remove_stale, write_certificate
+from resnet_parity.convert.certificate import (
+    Check,
+    Quantized,
+    files_of,
+    remove_stale,
+    write_certificate,
+)
 from resnet_parity.convert.quantized import (
     Quantization,
     calibrate,
@@ -18,10 +23,11 @@ from resnet_parity.convert.quantized import (
 from resnet_parity.convert.read import read_any
 from resnet_parity.convert.verify import Proof, RuntimeFile, Target, certify
 from resnet_parity.engines.job import EngineJob
-from resnet_parity.engines.registry import RUNTIMES, Engine, missing_modules
-from shared_spec.atomic_write import durable, workspace
+from resnet_parity.engines.registry import ALL_ENGINES, Engine, missing_modules
+from shared_spec.atomic_write import durable, move_beside, workspace
 from shared_spec.catalogue.resolve import resolve
 from shared_spec.errors import FrameworkError, WeightsError
+from shared_spec.export_formats import EXPORT_FORMATS, ExportFormat, Form
 from shared_spec.formats.canonical_file import save_canonical
 from shared_spec.formats.certified import certificate_path
 from shared_spec.origin import Origin, completed, fetched
@@ -33,9 +39,6 @@ from shared_spec.weights.initialize import initial_entries
 from shared_spec.weights.lazy_array import entries_of
 from shared_spec.weights.preprocessing import Preprocessing
 
-if TYPE_CHECKING:
-    from resnet_onnx.file import Form
-
 
 @dataclass(frozen=True)
 class Wanted:
@@ -46,6 +49,7 @@ class Wanted:
     dtype: str = "float32"
     folded: bool = False
     """Whether batch norms go into convolutions, as they always do in int8."""
+    format: ExportFormat = EXPORT_FORMATS["onnx"]
     quantization: Quantization | None = None
     """For the dtype int8, and no other."""
 
@@ -57,7 +61,9 @@ class Exported:
     source: str
     target: str
     dtype: str
-    opset: int
+    format: str
+    opset: int | None
+    """Of ONNX's operators."""
     bytes: int
     seconds: dict[str, float]
     """`export`, and apart from it `verify`."""
@@ -75,31 +81,34 @@ class Exported:
 
 
 def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = None) -> Exported:
-    """Write a net to an ONNX file, and run it in the runtimes that are installed.
+    """Write a net to a file that runtimes run, and run it in those that are installed.
 
     Args:
         origin: the net and its weights; fresh ones, of the seed 0, if it names none.
-        target: the file. If anything fails, what was there is left as it was.
+        target: the file, or folder. If anything fails, what was there is left as it was.
         wanted: what is written.
         proof: in which runtimes to compare the file with the source before it takes its place; the
             certificate is then written next to it. With None, nothing is run.
 
     Raises:
-        ResNetError: if the net has no such form, or the weights do not fit.
+        ResNetError: if the format or the net has no such form, the weights do not fit, or what
+            writes the format is not installed.
         ParityError: if a runtime computes something else.
     """
-    if (absent := missing_modules(("onnx",), "'resnet-parity[onnx]'")) is not None:
-        raise FrameworkError(f"ONNX: {absent}")
-    from resnet_onnx.file import write
-
+    kind, form = wanted.format, wanted.form
+    kind.check(form, wanted.dtype)
+    writer = None if kind.from_plan else ALL_ENGINES[kind.engines[0]]
+    if (absent := _absent(kind, writer)) is not None:
+        raise FrameworkError(f"{kind.title}: {absent}")
+    if writer is None:
+        from resnet_onnx import write_file
     start = time.perf_counter()
-    engines = [] if proof is None else _runtimes(proof, wanted.dtype)
-    opset = wanted.form.version(wanted.dtype)
+    engines = [] if proof is None else _runtimes(kind, proof, wanted.dtype)
     with workspace() as folder:
         source, path, checkpoint = _source(origin, folder, proof is not None)
         assert checkpoint.spec is not None
         notes = list(checkpoint.notes)
-        if wanted.form.preprocessing and checkpoint.preprocessing is None:
+        if form.preprocessing and checkpoint.preprocessing is None:
             prepare = Preprocessing.default(checkpoint.spec)
             checkpoint = replace(checkpoint, preprocessing=prepare)
             notes.append(
@@ -107,21 +116,24 @@ def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = N
             )
         if proof is not None and not engines:
             notes.append(
-                "nothing was run: no runtime is installed; run: pip install 'resnet-parity[onnx]'"
+                f"nothing was run: no runtime is installed; run: pip install "
+                f"'resnet-parity[{ALL_ENGINES[kind.engines[0]].install}]'"
             )
+        net = compile_plan(checkpoint.spec)
+        form.check(net)
         quantization, on_progress = wanted.quantization, proof.on_progress if proof else _silent
         made, seconds, quantized, job = None, 0.0, None, EngineJob(folder)
-        limits = inputs = None
-        p, float_dtype = compile_plan(checkpoint.spec), wanted.dtype
+        p, limits, inputs = inference_form(net, wanted.folded), None, None
         if quantization is not None:
             require_logits(checkpoint.spec)
-            p, float_dtype = inference_form(p, True), "float32"
-            size = wanted.form.size
-            limits, inputs = calibrate(job, p, checkpoint, quantization, size, on_progress)
-        p = inference_form(p, wanted.folded and quantization is None)
-        entries = weight_entries(p, checkpoint.state, float_dtype)
-        with durable(target) as draft:
-            write(draft, p, entries, float_dtype, wanted.form, checkpoint, limits)
+            p = inference_form(net, True)
+            limits, inputs = calibrate(job, p, checkpoint, quantization, form.size, on_progress)
+        with durable(target, kind.replaceable) as draft:
+            if writer is None:
+                entries = weight_entries(p, checkpoint.state, _floats(wanted))
+                write_file(draft, p, entries, _floats(wanted), form, checkpoint, limits)
+            else:
+                _write(draft, checkpoint, wanted, job, writer)
             if quantization is not None:
                 require_fit(draft, target, p, entries)
             if engines:
@@ -130,11 +142,11 @@ def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = N
                 same = _dtypes(checkpoint) == {wanted.dtype}
                 exported = RuntimeFile(
                     wanted.dtype,
-                    wanted.form.head,
-                    wanted.form.size,
+                    form.head,
+                    form.size,
                     permutation=plain and same,
                     rounded=plain and not same,
-                    bgr=wanted.form.preprocessing and _takes_bgr(checkpoint),
+                    bgr=form.preprocessing and _takes_bgr(checkpoint),
                 )
                 written = Target(draft, target, checkpoint, exported, inputs)
                 assert proof is not None
@@ -145,6 +157,7 @@ def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = N
                     quantized = evaluate(job, written, engines, quantization, on_progress)
                     made = replace(made, quantized=quantized)
                 seconds = time.perf_counter() - before
+            move_beside(draft, target.resolve())
         if made is not None:
             write_certificate(made, target)
         removed = remove_stale(target) if made is None else None
@@ -152,8 +165,9 @@ def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = N
         source,
         str(target),
         wanted.dtype,
-        opset,
-        target.stat().st_size,
+        kind.title,
+        _opset(wanted),
+        sum(file.stat().st_size for file in files_of(target)),
         {"export": round(time.perf_counter() - start - seconds, 3), "verify": round(seconds, 3)},
         tuple(notes),
         None if made is None else str(certificate_path(target)),
@@ -169,26 +183,75 @@ def _silent(text: str) -> None:
     """No progress is shown."""
 
 
-def _runtimes(proof: Proof, dtype: str) -> list[Engine]:
+def _floats(wanted: Wanted) -> str:
+    """The dtype of the weights before they are quantised, if they are."""
+    return wanted.dtype if wanted.quantization is None else "float32"
+
+
+def _absent(kind: ExportFormat, writer: Engine | None) -> str | None:
+    """None, or a sentence that says what is not installed that writes a format."""
+    if writer is not None:
+        return writer.missing()
+    needed = ("onnx", "openvino") if kind.name == "openvino" else ("onnx",)
+    return missing_modules(needed, f"'resnet-parity[{kind.name}]'")
+
+
+def _opset(wanted: Wanted) -> int | None:
+    if wanted.format.name != "onnx":
+        return None
+    from resnet_onnx.file import version
+
+    return version(wanted.form, wanted.dtype)
+
+
+def _write(
+    draft: Path, checkpoint: Checkpoint, wanted: Wanted, job: EngineJob, writer: Engine
+) -> None:
+    """Write a file in the process of a framework."""
+    weights = Path(job.path("exported"))
+    save_canonical(weights, replace(checkpoint, state=dict(checkpoint.state)))
+    with job.worker(writer) as worker:
+        worker.call(
+            "export",
+            source=str(weights),
+            output=str(draft),
+            form=asdict(wanted.form),
+            dtype=wanted.dtype,
+            folded=wanted.folded,
+        )
+
+
+def _runtimes(kind: ExportFormat, proof: Proof, dtype: str) -> list[Engine]:
     """Those that run a file of `dtype`: the ones asked for, or all that are installed and can.
 
     Raises:
         FrameworkError: if one that was named is not installed, or runs no such files.
     """
-    from resnet_onnx.runtimes import require_dtype, runs
-
     if proof.engines is None:
-        able = (engine for engine in RUNTIMES.values() if runs(engine.name, dtype))
-        return [engine for engine in able if engine.missing() is None]
+        known = (ALL_ENGINES[name] for name in kind.engines)
+        return [e for e in known if e.missing() is None and _runs(e, dtype)]
     for engine in proof.engines:
-        if engine.trains:
+        if engine.name not in kind.engines:
             raise FrameworkError(
-                f"engines: {engine.name} runs no ONNX files; {', '.join(RUNTIMES)} do"
+                f"engines: {engine.name} runs no files of {kind.title}; {', '.join(kind.engines)} "
+                f"{'do' if len(kind.engines) > 1 else 'does'}"
             )
         if (absent := engine.missing()) is not None:
             raise FrameworkError(f"{engine.name}: {absent}")
-        require_dtype(engine.name, dtype)
+        if engine.package == "resnet_onnx":
+            from resnet_onnx.runtimes import require_dtype
+
+            require_dtype(engine.name, dtype)
     return list(proof.engines)
+
+
+def _runs(engine: Engine, dtype: str) -> bool:
+    """Whether an engine computes in a dtype."""
+    if engine.package != "resnet_onnx":
+        return True
+    from resnet_onnx.runtimes import runs
+
+    return runs(engine.name, dtype)
 
 
 def _source(origin: Origin, folder: Path, to_be_run: bool) -> tuple[str, Path, Checkpoint]:

@@ -32,6 +32,9 @@ def missing_modules(modules: Iterable[str], install: str | None = None) -> str |
     return f"{', '.join(absent)} not installed; run: pip install {install or ' '.join(absent)}"
 
 
+_ONNX = "resnet_onnx"
+
+
 @dataclass(frozen=True)
 class Engine:
     """A backend package on a framework or a runtime: `requires` are the modules that must be
@@ -43,12 +46,13 @@ class Engine:
     requires: tuple[str, ...]
     install: str
     keras_backend: str | None = None
-    onnx_runtime: str | None = None
+    runtime: str | None = None
+    """Of exported models; None for a framework."""
 
     @property
     def trains(self) -> bool:
         """Whether it is a framework, and no runtime of exported models."""
-        return self.onnx_runtime is None
+        return self.runtime is None
 
     def missing(self) -> str | None:
         """None, or a sentence that says what is not installed and how to get it."""
@@ -61,8 +65,8 @@ class Engine:
         env |= {"TF_CPP_MIN_LOG_LEVEL": "3", "JAX_ENABLE_X64": "1", "PYTHONUNBUFFERED": "1"}
         if self.keras_backend is not None:
             env["KERAS_BACKEND"] = self.keras_backend
-        if self.onnx_runtime is not None:
-            env["RESNET_ONNX_RUNTIME"] = self.onnx_runtime
+        if self.package == _ONNX and self.runtime is not None:
+            env["RESNET_ONNX_RUNTIME"] = self.runtime
         if device == "cpu":
             env |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
         elif device == "tpu":
@@ -92,13 +96,21 @@ ENGINES: dict[str, Engine] = {
 """Frameworks, in which models train too."""
 
 
-_ONNX = "resnet_onnx"
 RUNTIMES: dict[str, Engine] = {
     engine.name: engine
     for engine in (
-        Engine("onnxruntime", _ONNX, ("onnx", "onnxruntime"), "onnx", onnx_runtime="onnxruntime"),
-        Engine("openvino", _ONNX, ("onnx", "openvino"), "openvino", onnx_runtime="openvino"),
-        Engine("onnx:reference", _ONNX, ("onnx",), "onnx", onnx_runtime="onnx:reference"),
+        Engine("onnxruntime", _ONNX, ("onnx", "onnxruntime"), "onnx", runtime="onnxruntime"),
+        Engine("openvino", _ONNX, ("onnx", "openvino"), "openvino", runtime="openvino"),
+        Engine("onnx:reference", _ONNX, ("onnx",), "onnx", runtime="onnx:reference"),
+        # Keras makes its models.
+        Engine(
+            "litert",
+            "resnet_parity.worker.litert",
+            ("keras", "h5py", "tensorflow", "ai_edge_litert"),
+            "tensorflow,litert",
+            "tensorflow",
+            "litert",
+        ),
     )
 }
 """What runs exported models, and no other."""

@@ -302,9 +302,10 @@ def converted(console: Console, data: dict[str, Any]) -> None:
 def exported(console: Console, data: dict[str, Any]) -> None:
     """The result of an export."""
     say(console, f"{plain(data['source'])} → {plain(data['target'])}")
+    version = f", operators of version {data['opset']}" if data["opset"] else ""
     say(
         console,
-        f"[green]✓[/] ONNX, operators of version {data['opset']}, {data['dtype']}, "
+        f"[green]✓[/] {data['format']}{version}, {data['dtype']}, "
         f"{data['bytes']:,} bytes, written in {data['seconds']['export']:.2f} s",
     )
     _proven(console, data)

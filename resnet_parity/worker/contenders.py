@@ -31,7 +31,7 @@ from resnet_parity.worker.reference_libraries import (
     torch_net,
     torchvision_models,
 )
-from resnet_parity.worker.session import Session, Side
+from resnet_parity.worker.session import LITERT, Session, Side
 from shared_spec.formats.canonical_file import read_safetensors
 from shared_spec.formats.dialects.dialect import foreign_arrays
 from shared_spec.formats.dialects.linen import BLOCKS, LINEN
@@ -106,6 +106,9 @@ def make_side(session: Session, job: BenchJob, times: Times) -> Side:
         return _keras_side(session, job, times)
     if session.package == "resnet_onnx":
         return _onnx_side(session, job, times)
+    if session.package == LITERT:
+        forward = session.resnet.compiled(_own(session, job, times))
+        return _passes(forward, job.images.astype(np.float32), lambda y: y)
     return _linen_side(job, times) if job.peer else _flax_side(session, job, times)
 
 
@@ -375,8 +378,8 @@ def _onnx_side(session: Session, job: BenchJob, times: Times) -> Side:
 def _int8(job: BenchJob, times: Times) -> Callable[[Any], Any]:
     """Our net quantised, with the ranges that tensors have on the images that are timed."""
     from resnet_onnx.calibration import quantized
-    from resnet_onnx.model import IMAGES
     from resnet_onnx.runtimes import started
+    from shared_spec.export_formats import IMAGES
 
     with counted(times, "load"):
         state = dict(read_safetensors(job.weights).state)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from resnet_parity.numerics.alignment import SAME_VALUES, aligned, forms
 from resnet_parity.worker.session import Session, Written, writing
 from resnet_parity.worker.user_model import not_seen
 from shared_spec.errors import ResNetError
+from shared_spec.export_formats import IMAGES, PIXELS, TOLD, in_batches
 from shared_spec.formats.canonical_file import read_safetensors
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.dataflow import nodes
@@ -22,15 +25,19 @@ def run_exported(session: Session, source: str, dtypes: list[str], images: str) 
     """What a file makes of images, `<dtype>/<output>`. In the file `images` are also the `pixels`
     that they were, for one that normalises by itself.
     """
-    run = _RUN.get(Path(source).suffix)
+    path = Path(source)
+    run = _RUN.get("" if path.is_dir() else path.suffix)
     if run is None:
         raise ResNetError(f"{source}: not a file that was exported")
     given = read_safetensors(images).state
     found: dict[str, np.ndarray] = {}
     for dtype in dtypes:
-        outputs = run(Path(source), dtype, dict(given))
+        outputs = run(path, dtype, dict(given))
         found |= {f"{dtype}/{i:05}": np.ascontiguousarray(x) for i, x in enumerate(outputs)}
     return {}, found
+
+
+Arrays = Mapping[str, np.ndarray]
 
 
 def calibrate(session: Session, source: str, images: str) -> dict[str, float]:
@@ -74,10 +81,106 @@ def trace_file(
     return {"broken": {}, "notes": notes}, arrays
 
 
-def _onnx(path: Path, dtype: str, given: dict[str, np.ndarray]) -> list[np.ndarray]:
+def _onnx(path: Path, dtype: str, given: Arrays) -> list[np.ndarray]:
     from resnet_onnx.runtimes import run_file
 
     return run_file(path, dtype, given)
 
 
-_RUN: dict[str, Any] = {".onnx": _onnx}
+def _openvino(path: Path, dtype: str, given: Arrays) -> list[np.ndarray]:
+    import openvino
+
+    core = openvino.Core()
+    compiled = core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    entry = compiled.inputs[0]
+    name, batch = entry.get_any_name(), entry.partial_shape[0]
+    array = _first(given[name].astype(entry.element_type.to_dtype()), name)
+
+    def run(chunk: np.ndarray) -> list[np.ndarray]:
+        found = compiled({name: chunk})
+        return [np.array(found[port]) for port in compiled.outputs]
+
+    return _last(in_batches(run, array, batch.get_length() if batch.is_static else None))
+
+
+def _torch(path: Path, dtype: str, given: Arrays) -> list[np.ndarray]:
+    import torch
+
+    extra = {TOLD: ""}
+    module = torch.export.load(path, extra_files=extra).module()
+    form = json.loads(extra[TOLD])["graph"]
+    name = PIXELS if form["preprocessing"] else IMAGES
+    kind = np.float64 if dtype == "float64" else np.float32
+    array = given[name] if name == PIXELS else given[name].astype(kind)
+
+    def run(chunk: np.ndarray) -> list[np.ndarray]:
+        with torch.no_grad():
+            y = module(torch.from_numpy(chunk))
+        return [level.numpy() for level in (y if isinstance(y, list) else [y])]
+
+    return _last(in_batches(run, _first(array, name), form["batch"]))
+
+
+def _jax(path: Path, dtype: str, given: Arrays) -> list[np.ndarray]:
+    import jax
+    from jax import export
+
+    program = export.deserialize(bytearray(path.read_bytes()))
+    (entry,) = program.in_avals
+    array = given[PIXELS if entry.dtype == np.uint8 else IMAGES].astype(entry.dtype)
+
+    def run(chunk: np.ndarray) -> list[np.ndarray]:
+        y = program.call(chunk)  # type: ignore[no-untyped-call]
+        return [np.asarray(level) for level in jax.tree.leaves(y)]
+
+    return in_batches(run, array, entry.shape[0] if isinstance(entry.shape[0], int) else None)
+
+
+def _tensorflow(path: Path, dtype: str, given: Arrays) -> list[np.ndarray]:
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(path))
+    signature = loaded.signatures["serving_default"]
+    ((name, entry),) = signature.structured_input_signature[1].items()
+    array = given[name].astype(entry.dtype.as_numpy_dtype)
+
+    def run(chunk: np.ndarray) -> list[np.ndarray]:
+        found = signature(**{name: tf.constant(chunk)})
+        return [found[key].numpy() for key in sorted(found)]
+
+    return in_batches(run, array, entry.shape[0])
+
+
+def _litert(path: Path, dtype: str, given: Arrays) -> list[np.ndarray]:
+    from ai_edge_litert.interpreter import Interpreter
+
+    runner = Interpreter(model_path=str(path)).get_signature_runner()
+    ((name, entry),) = runner.get_input_details().items()
+
+    def run(chunk: np.ndarray) -> list[np.ndarray]:
+        found = runner(**{name: chunk})
+        return [np.array(found[key]) for key in sorted(found)]
+
+    return in_batches(run, given[name].astype(entry["dtype"]), int(entry["shape"][0]))
+
+
+def _first(array: np.ndarray, name: str) -> np.ndarray:
+    """Images with their channels first; pixels as they are."""
+    return np.ascontiguousarray(np.moveaxis(array, -1, 1) if name == IMAGES else array)
+
+
+def _last(arrays: list[np.ndarray]) -> list[np.ndarray]:
+    return [np.moveaxis(x, 1, -1) for x in arrays]
+
+
+_RUN: dict[str, Callable[[Path, str, Arrays], list[np.ndarray]]] = {
+    ".onnx": _onnx,
+    ".xml": _openvino,
+    ".pt2": _torch,
+    ".stablehlo": _jax,
+    ".tflite": _litert,
+    "": _tensorflow,
+}
+"""What runs each, by its suffix; a folder has none. Names of several outputs (`features0`, ...)
+sort in their order, as there are at most five.
+"""

@@ -21,21 +21,36 @@ from resnet_parity.worker import bench
 from resnet_parity.worker.exported import calibrate, run_exported, trace_file
 from resnet_parity.worker.judges import judge
 from resnet_parity.worker.reference_libraries import reference_logits
-from resnet_parity.worker.session import Operation, Session, Written, narrowed, one_line, writing
+from resnet_parity.worker.session import (
+    LITERT,
+    Operation,
+    Session,
+    Written,
+    narrowed,
+    one_line,
+    writing,
+)
 from shared_spec.catalogue import CATALOGUE
 from shared_spec.errors import ResNetError
+from shared_spec.export_formats import Form
 from shared_spec.formats.canonical_file import read_safetensors, save_canonical, write_safetensors
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.dataflow import nodes
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.training.optimization import Optimization
+from shared_spec.weight_verbs import remember
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.state import State, cast_weights, check_weights
 
 
 def info(session: Session) -> dict[str, Any]:
     """Versions and device."""
-    beside = {"resnet_keras": ["keras"], "resnet_flax": ["flax"], "resnet_onnx": ["onnx"]}
+    beside = {
+        "resnet_keras": ["keras"],
+        "resnet_flax": ["flax"],
+        "resnet_onnx": ["onnx"],
+        LITERT: ["keras", "tensorflow"],
+    }
     modules = beside.get(session.package, [])
     names = sorted({*modules, *session.uses})
     versions = {n: str(importlib.import_module(n).__version__) for n in names}
@@ -318,7 +333,25 @@ def write(
     session.resnet.save_weights(model, Path(output), checkpoint, format=format)
 
 
-_OWN = (info, run, reference, predict, classify, evaluate, trace, trace_model, train, read, write)
-OPERATIONS: dict[str, Operation] = {
-    f.__name__: f for f in (*_OWN, judge, run_exported, calibrate, trace_file, *bench.OPERATIONS)
-}
+def export(
+    session: Session,
+    source: str,
+    output: str,
+    form: dict[str, Any],
+    dtype: str,
+    folded: bool,
+) -> None:
+    """A canonical file with its net, to a file that runtimes run."""
+    found = read_safetensors(source)
+    assert found.spec is not None
+    state = narrowed(found.state, dtype)
+    model = session.resnet.create_model(found.spec, weights=state, dtype=dtype, inference=folded)
+    remember(model, found)
+    size = form["size"]
+    given = Form(**{**form, "size": None if size is None else tuple(size)})
+    session.resnet.export(model, output, form=given)
+
+
+_OWN = (info, run, reference, predict, classify, evaluate, trace, trace_model, train)
+_FILES = (read, write, export, judge, run_exported, calibrate, trace_file)
+OPERATIONS: dict[str, Operation] = {f.__name__: f for f in (*_OWN, *_FILES, *bench.OPERATIONS)}

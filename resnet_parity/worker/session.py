@@ -22,6 +22,9 @@ from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.state import State, cast_weights, numpy_dtype
 
+LITERT = "resnet_parity.worker.litert"
+"""In the place of a backend package."""
+
 Operation = Callable[..., Any]
 
 Written = tuple[dict[str, Any], Mapping[str, np.ndarray]]
@@ -58,6 +61,8 @@ class Session:
     @property
     def uses(self) -> set[str]:
         """The frameworks that compute: torch, tensorflow, jax."""
+        if self.package == LITERT:
+            return {"ai_edge_litert"}
         if self.package == "resnet_keras":
             return {self.keras_backend or "tensorflow"}
         if self.package == "resnet_onnx":
@@ -170,6 +175,7 @@ _DEVICE_NAMES: dict[str, Callable[[str], str | None]] = {
     "onnxruntime": _runtime_device,
     "openvino": _runtime_device,
     "onnx": _runtime_device,
+    "ai_edge_litert": _runtime_device,
     "torch": _torch_device,
     "jax": _jax_device,
     "tensorflow": _tensorflow_device,

@@ -236,7 +236,7 @@ _MEASURED = """
 import sys
 from pathlib import Path
 from resnet_parity.convert.export import Wanted, export
-from resnet_onnx.file import Form
+from shared_spec.export_formats import Form
 from shared_spec.origin import origin_of
 export(origin_of(sys.argv[1]), Path(sys.argv[2]), Wanted(Form(), folded=sys.argv[3] == "folded"))
 frameworks = {"torch", "keras", "tensorflow", "jax", "flax"} & set(sys.modules)

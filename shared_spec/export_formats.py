@@ -1,0 +1,202 @@
+"""Files that runtimes run: what a graph takes and gives, and what each format can say of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence, Set
+from dataclasses import asdict, dataclass
+from pathlib import PurePath
+from typing import Literal
+
+import numpy as np
+
+from shared_spec.errors import SpecError, WeightsError, did_you_mean
+from shared_spec.plan import Conv, Dense
+from shared_spec.plan.network import Plan
+from shared_spec.weights.checkpoint import METADATA_KEY, Checkpoint
+from shared_spec.weights.preprocessing import Preprocessing
+
+IMAGES = "images"
+"""The input: normalised images."""
+PIXELS = "pixels"
+"""The input of a graph that normalises by itself."""
+TOLD = f"{METADATA_KEY}.json"
+"""The file in an export that tells what it is, where a format has a place for files."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """What an exported graph takes and gives.
+
+    Attributes:
+        opset: version of ONNX's operators, at least 17; None for 17, or with bfloat16 22 and with
+            int8 19, which these need.
+        batch: number of images; None for any.
+        size: height and width of images; None for any.
+        preprocessing: whether the graph takes pixels, [N, H, W, C] of 8 bits in the order RGB, of
+            images that are resized and cropped already, and normalises them itself.
+        head: `softmax` for probabilities in the place of logits.
+    """
+
+    opset: int | None = None
+    batch: int | None = None
+    size: tuple[int, int] | None = None
+    preprocessing: bool = False
+    head: Literal["logits", "softmax"] = "logits"
+
+    def __post_init__(self) -> None:
+        if self.batch is not None and self.batch < 1:
+            raise SpecError(f"batch: {self.batch} is not a number of images; give at least 1")
+        if self.head not in ("logits", "softmax"):
+            raise SpecError(f"head: {self.head!r} is not one of logits, softmax")
+
+    @property
+    def entry(self) -> str:
+        """The name of the input."""
+        return PIXELS if self.preprocessing else IMAGES
+
+    def normalisation(self, prepare: Preprocessing | None) -> Preprocessing | None:
+        """What the graph does with its input.
+
+        Raises:
+            SpecError: if it should do what nobody knows.
+        """
+        if self.preprocessing and prepare is None:
+            raise SpecError("preprocessing: the weights have none that a graph could do")
+        return prepare if self.preprocessing else None
+
+    def check(self, p: Plan) -> None:
+        """Raise a `SpecError` if the net has no such head."""
+        if self.head == "softmax" and not any(isinstance(x, Dense | Conv) for x in p.head):
+            raise SpecError("head: the net has no logits for a softmax")
+
+    def told(self, known: Checkpoint, dtype: str) -> str:
+        """What a file tells of itself, as JSON: spec, preprocessing, labels, and this."""
+        return json.dumps({**known.metadata(), "graph": {"dtype": dtype, **asdict(self)}})
+
+
+ANY_SIZE = Form()
+"""Normalised images of any number and size."""
+
+
+def outer_dtype(dtype: str) -> str:
+    """Of what goes in and out of a graph that computes in `dtype`."""
+    return "float32" if dtype in ("float16", "bfloat16") else dtype
+
+
+def in_batches(
+    run: Callable[[np.ndarray], Sequence[np.ndarray]], array: np.ndarray, size: int | None
+) -> list[np.ndarray]:
+    """The outputs for a batch of a graph that takes `size` images, or any number. One that takes
+    more than are there gets the first ones again.
+    """
+    size = size or len(array)
+    filled = array[np.arange(-(-len(array) // size) * size) % len(array)]
+    chunks = [run(filled[i : i + size]) for i in range(0, len(filled), size)]
+    return [np.concatenate(parts)[: len(array)] for parts in zip(*chunks, strict=True)]
+
+
+@dataclass(frozen=True)
+class ExportFormat:
+    """A kind of file that a runtime runs."""
+
+    name: str
+    title: str
+    suffix: str
+    """Empty for a folder."""
+    engines: tuple[str, ...]
+    """Those that run it; of formats that a framework writes, the first writes it."""
+    dtypes: tuple[str, ...] = ("float32", "float16", "bfloat16")
+    any_batch: bool = True
+    any_size: bool = True
+    from_plan: bool = False
+    """Whether `resnet_onnx` writes it, and no framework."""
+
+    def replaceable(self, files: Set[str]) -> bool:
+        """Whether a folder with files of these names may be replaced."""
+        return not files or (not self.suffix and "saved_model.pb" in files)
+
+    def check(self, form: Form, dtype: str) -> None:
+        """Say what the format has no way to say.
+
+        Raises:
+            SpecError: with what would be accepted.
+        """
+        if dtype not in self.dtypes:
+            raise SpecError(
+                f"dtype: {self.title} has no {dtype} here; choose among {', '.join(self.dtypes)}"
+            )
+        if form.batch is None and not self.any_batch:
+            raise SpecError(f"batch: {self.title} has a fixed number of images; give 1, or so")
+        if form.size is None and not self.any_size:
+            raise SpecError(f"size: {self.title} has a fixed size of images; give 224, or so")
+        if form.opset is not None and self.name != "onnx":
+            raise SpecError(f"opset: {self.title} has no versions of operators; leave it out")
+
+
+EXPORT_FORMATS: dict[str, ExportFormat] = {
+    found.name: found
+    for found in (
+        ExportFormat(
+            "onnx",
+            "ONNX",
+            ".onnx",
+            ("onnxruntime", "openvino", "onnx:reference"),
+            ("float64", "float32", "float16", "bfloat16", "int8"),
+            from_plan=True,
+        ),
+        ExportFormat(
+            "openvino", "OpenVINO IR", ".xml", ("openvino",), ("float32",), from_plan=True
+        ),
+        ExportFormat(
+            "pt2", "torch.export", ".pt2", ("torch",), ("float64", "float32", "float16", "bfloat16")
+        ),
+        ExportFormat(
+            "stablehlo",
+            "StableHLO",
+            ".stablehlo",
+            ("flax",),
+            ("float64", "float32", "float16", "bfloat16"),
+        ),
+        ExportFormat(
+            "savedmodel",
+            "SavedModel",
+            "",
+            ("keras:tensorflow",),
+            ("float64", "float32", "float16", "bfloat16"),
+        ),
+        ExportFormat(
+            "litert",
+            "LiteRT",
+            ".tflite",
+            ("litert",),
+            ("float32",),
+            any_batch=False,
+            any_size=False,
+        ),
+    )
+}
+"""The formats by name. docs/export.md has the table for people."""
+
+
+def export_format(path: PurePath, name: str | None = None) -> ExportFormat:
+    """The format called `name`, or else that of a path's suffix.
+
+    Raises:
+        WeightsError: if there is none, or the suffix is another's.
+    """
+    suffixes = {found.suffix: found for found in EXPORT_FORMATS.values()}
+    if name is None:
+        if path.suffix not in suffixes:
+            known = ", ".join(f"{s or 'none'} for {f.title}" for s, f in suffixes.items())
+            raise WeightsError(f"{path}: unknown suffix {path.suffix!r}; known: {known}")
+        return suffixes[path.suffix]
+    found = EXPORT_FORMATS.get(name)
+    if found is None:
+        near = did_you_mean(name, EXPORT_FORMATS) or f"; known: {', '.join(EXPORT_FORMATS)}"
+        raise WeightsError(f"format: there is no format {name!r}{near}")
+    if found.suffix and path.suffix != found.suffix:
+        raise WeightsError(f"{path}: a file of {found.title} ends in {found.suffix}")
+    if not found.suffix and path.suffix in suffixes and path.suffix:
+        raise WeightsError(f"{path}: ends as a file of {suffixes[path.suffix].title} does")
+    return found
