@@ -1,5 +1,5 @@
-"""`.onnx`: a graph of operators with its arrays. The library parses the graph; the data of arrays are
-passed over, and each is read on demand from the file, or from one beside it.
+"""`.onnx`: a graph of operators with its arrays. The library parses the graph; the data of arrays
+are passed over, and each is read on demand from the file, or from one beside it.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 
 from shared_spec.formats.graphs.keras_layers import is_training_only
-from shared_spec.formats.graphs.keras_model import Graph, Node, Tensor
-from shared_spec.formats.graphs.walk import LayerError
+from shared_spec.formats.graphs.keras_model import Graph, Node
+from shared_spec.formats.graphs.walk import LayerError, Tensor
 from shared_spec.weights.lazy_array import LazyArray
 from shared_spec.weights.preprocessing import Preprocessing
 
