@@ -124,9 +124,17 @@ def run_file(path: Path, dtype: str, given: Mapping[str, np.ndarray]) -> list[np
     return [np.moveaxis(x, 1, -1) for x in in_batches(model, dtype, array)]
 
 
-def in_batches(model: ModelProto, dtype: str, array: np.ndarray) -> list[np.ndarray]:
+def in_batches(
+    model: ModelProto, dtype: str, array: np.ndarray, name: str | None = None
+) -> list[np.ndarray]:
     """What a model of one input gives for images of any number, in the order of axes and as many
     at a time as it takes.
+
+    Args:
+        model: the model.
+        dtype: in which it computes.
+        array: for its input.
+        name: of the runtime; as `runtime` says if there is none.
 
     Raises:
         FrameworkError: if the runtime does not compute in `dtype`.
@@ -135,7 +143,7 @@ def in_batches(model: ModelProto, dtype: str, array: np.ndarray) -> list[np.ndar
     (entry,) = (value for value in model.graph.input if value.name not in own)
     kind = helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type)
     array = np.ascontiguousarray(array.astype(kind))
-    run = started(model, dtype)
+    run = started(model, dtype, name)
     size = entry.type.tensor_type.shape.dim[0].dim_value or len(array)
     # A model of another number of images gets the first ones again.
     filled = array[np.arange(-(-len(array) // size) * size) % len(array)]

@@ -452,7 +452,8 @@ def onnx_graph(path: Path, batch: np.ndarray, first: bool, logits: bool) -> Verd
         while made[end].op_type not in ("Softmax", "Sigmoid"):
             end = made[end].input[0]
         model.graph.output[0].name = made[end].input[0]
-    found = runtimes.in_batches(model, "float64", np.moveaxis(batch, -1, 1) if first else batch)[0]
+    given = np.moveaxis(batch, -1, 1) if first else batch
+    found = runtimes.in_batches(model, "float64", given, "onnx:reference")[0]
     if first and found.ndim == 4:
         found = np.moveaxis(found, 1, -1)
     return f"onnx {onnx.__version__} (onnx.reference), the file's own graph", found

@@ -38,6 +38,8 @@ _REGION = 64
 _NEAR = 1e-7
 """How far a function may be from one of a plan, as a share: its constants are of float32."""
 _EXACT = 1e-13
+_DEFINED = ("Gelu", "HardSwish", "Mish")
+"""Operators that ONNX defines by others, with numbers of float32."""
 _PLAIN = 1.0
 """The eps with which a norm without a variance of its own multiplies and adds alone."""
 _NORMS = (plan.BatchNorm, plan.GroupNorm)
@@ -274,7 +276,8 @@ class _Match:
         name = min(far, key=far.__getitem__)
         if far[name] > _NEAR:
             raise LayerError(f"{units[end]} ends a function that is no activation of a spec")
-        self.rounded = self.rounded or far[name] > _EXACT
+        defined = any(units[number].operator in _DEFINED for number in region)
+        self.rounded = self.rounded or defined or far[name] > _EXACT
         node = units[end].node
         assert node is not None
         if name == "half":
@@ -413,7 +416,12 @@ class _Match:
             return inferred
         classes = wanted.num_classes if inferred is None else inferred.num_classes
         eps = {s.layer.eps for s in _steps(parts) if isinstance(s.layer, plan.BatchNorm)}
-        changed = {"norm_eps": eps.pop()} if self.folded and len(eps) == 1 else {}
+        changed: dict[str, object] = {}
+        if self.folded and len(eps) == 1:
+            pools = [i for i, p in enumerate(parts) if isinstance(p, Step) and _pools(p.layer)]
+            inner = _steps(parts[: pools[0]] if pools else parts)
+            bare = any("bias" in s.owner.arrays for s in inner if isinstance(s.layer, plan.Conv))
+            changed = {"norm_eps": eps.pop(), "conv_bias": "without_norm" if bare else False}
         return wanted.override(in_channels=channels, num_classes=classes, **changed)
 
     def _weights(self, found: list[Event], expected: list[Event]) -> dict[str, LazyArray]:
