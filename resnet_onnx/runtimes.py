@@ -124,22 +124,42 @@ RUNTIMES: dict[str, tuple[Callable[[ModelProto], Run], tuple[str, ...]]] = {
 
 
 def run_file(path: Path, dtype: str, given: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """What the model in a file gives, channels last, for the input that it takes of `images` and
-    `pixels`, [N, H, W, C]; in float64, a model of narrower floats is widened.
+    """What the model in a file of ours gives, channels last, for the input that it takes of
+    `images` and `pixels`, [N, H, W, C]; in float64, a model of narrower floats is widened.
 
     Raises:
         FrameworkError: if the runtime does not compute in `dtype`.
     """
     model = _opened(path, dtype)
-    (entry,) = model.graph.input
-    array = given[entry.name]
-    if entry.name == IMAGES:
-        kind = helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type)
-        array = np.ascontiguousarray(np.moveaxis(array, -1, 1).astype(kind))
-    run = started(model, dtype)
-    size = entry.type.tensor_type.shape.dim[0].dim_value or len(array)
-    outputs = in_batches(lambda chunk: run({entry.name: chunk}), array, size)
-    return [np.moveaxis(x, 1, -1) for x in outputs]
+    name = model.graph.input[0].name
+    array = given[name]
+    if name == IMAGES:
+        array = np.moveaxis(array, -1, 1)
+    return [np.moveaxis(x, 1, -1) for x in run_model(model, dtype, array)]
+
+
+def run_model(
+    model: ModelProto, dtype: str, array: np.ndarray, name: str | None = None
+) -> list[np.ndarray]:
+    """What a model of one input gives for images of any number, in the order of axes and as many
+    at a time as it takes.
+
+    Args:
+        model: the model.
+        dtype: in which it computes.
+        array: for its input.
+        name: of the runtime; as `runtime` says if there is none.
+
+    Raises:
+        FrameworkError: if the runtime does not compute in `dtype`.
+    """
+    own = {tensor.name for tensor in model.graph.initializer}
+    (entry,) = (value for value in model.graph.input if value.name not in own)
+    kind = helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type)
+    array = np.ascontiguousarray(array.astype(kind))
+    run = started(model, dtype, name)
+    size = entry.type.tensor_type.shape.dim[0].dim_value
+    return in_batches(lambda chunk: run({entry.name: chunk}), array, size)
 
 
 def tensors_of(path: Path, dtype: str, images: np.ndarray) -> tuple[State, list[np.ndarray]]:
@@ -172,35 +192,50 @@ def _opened(path: Path, dtype: str) -> ModelProto:
     return widened(model) if dtype == "float64" else model
 
 
-def widened(model: ModelProto) -> ModelProto:
+def widened(model: ModelProto, ours: bool = True) -> ModelProto:
     """A model of narrower floats in float64: weights as they are, and numbers as they were before
     they were rounded to go into the file.
 
-    The name of a number in a file of ours has its exact value, and an attribute is taken for the
-    shortest decimal that rounds to it: ONNX keeps attributes as float32, whatever the model.
+    An attribute for eps is taken for the shortest decimal that rounds to it: ONNX keeps attributes
+    as float32, whatever the model.
+
+    Args:
+        model: the model, which stays as it is.
+        ours: whether it was written here: the name of a number then has its exact value.
     """
     wide = ModelProto()
     wide.CopyFrom(model)
-    floats = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16}
     for tensor in wide.graph.initializer:
-        if tensor.data_type in floats:
-            array = _exact(tensor.name, numpy_helper.to_array(tensor))
-            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+        _widen(tensor, ours)
     variances = {tensor.name: tensor for tensor in wide.graph.initializer}
-    for node in wide.graph.node:
+    for number, node in enumerate(wide.graph.node):
         for attribute in node.attribute:
-            if node.op_type == "Cast" and attribute.name == "to" and attribute.i in floats:
+            if node.op_type == "Cast" and attribute.name == "to" and attribute.i in _FLOATS:
                 attribute.i = TensorProto.DOUBLE
+            if attribute.HasField("t"):
+                _widen(attribute.t, ours=False)
             if node.op_type == "BatchNormalization" and attribute.name == "epsilon":
-                tensor = variances[node.input[4]]
                 rest = float(str(np.float32(attribute.f))) - float(np.float32(attribute.f))
-                array = numpy_helper.to_array(tensor) + rest
-                tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+                array = numpy_helper.to_array(variances[node.input[4]]) + rest
+                # Of its own: several norms may have one variance.
+                name = f"{node.input[4]}/{number}"
+                wide.graph.initializer.append(numpy_helper.from_array(array, name))
+                node.input[4] = name
     for value in (*wide.graph.input, *wide.graph.output):
-        if value.type.tensor_type.elem_type in floats:
+        if value.type.tensor_type.elem_type in _FLOATS:
             value.type.tensor_type.elem_type = TensorProto.DOUBLE
     del wide.graph.value_info[:]
     return wide
+
+
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+
+
+def _widen(tensor: TensorProto, ours: bool) -> None:
+    if tensor.data_type in _FLOATS:
+        array = numpy_helper.to_array(tensor)
+        wide = _exact(tensor.name, array) if ours else array.astype(np.float64)
+        tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))
 
 
 def _exact(name: str, array: np.ndarray) -> np.ndarray:

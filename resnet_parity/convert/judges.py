@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resnet_parity.engines.reference_libraries import peer_missing
-from resnet_parity.engines.registry import ENGINES, Engine
+from resnet_parity.engines.registry import ENGINES, RUNTIMES, Engine
 from shared_spec.catalogue.resolve import same_function
 from shared_spec.errors import FrameworkError, ResNetError
 from shared_spec.formats.dialects.linen import BLOCKS
@@ -79,7 +79,7 @@ def _of_user(checkpoint: Checkpoint, spec: ResNetSpec, against: str) -> Facts:
     if (absent := _USERS.engine.missing()) is not None:
         raise FrameworkError(f"--against: {_USERS.engine.name}: {absent}")
     if checkpoint.own_graph is not None:
-        raise ResNetError("--against: not for a file with a graph of its own, which Keras runs")
+        raise ResNetError("--against: not for a file with a graph of its own, which itself is run")
     if spec.features_only:
         raise ResNetError("--against: not for the maps of features; convert the net with its pool")
     names = list(checkpoint.renamed) if checkpoint.kind in _IN_TORCH else None
@@ -161,6 +161,12 @@ def _graph(checkpoint: Checkpoint, spec: ResNetSpec) -> Facts | str:
     return {"logits": own.probabilities, "library": own.library}
 
 
+def _onnx(checkpoint: Checkpoint, spec: ResNetSpec) -> Facts:
+    own = checkpoint.own_graph
+    assert own is not None
+    return {"first": own.channels_first, "logits": own.probabilities}
+
+
 def _hub(checkpoint: Checkpoint, spec: ResNetSpec) -> Facts:
     return {"classifies": spec.num_classes > 0}
 
@@ -187,6 +193,9 @@ _USERS = Judge("users_model", "the caller's model", None, _TORCH, lambda checkpo
 """It claims nothing: whoever calls has to ask for it."""
 
 JUDGES = (
+    Judge(
+        "onnx_graph", "onnx", None, RUNTIMES["onnx:reference"], lambda c: c.kind == "onnx", _onnx
+    ),
     Judge(
         "keras_graph",
         "keras with TensorFlow",

@@ -170,8 +170,9 @@ def certify(
             {"name": target.named.name, "sha256": file_digest(target.path), **_told(exported)},
             whole.spec,
             permutation,
-            # Keras rounds the constants of arithmetic on pixels to float32.
-            (permutation or dtypes == {"float64"}) and not (own is not None and own.pixels),
+            # Files have the constants of arithmetic on pixels in float32.
+            (permutation or dtypes == {"float64"})
+            and not (own is not None and (own.pixels or own.rounded)),
             inputs,
             reference,
             by.name,

@@ -31,6 +31,7 @@ from shared_spec.formats.containers.source import read_json
 from shared_spec.formats.dialects.dialect import COUNTERS
 from shared_spec.formats.dialects.keras_hub import HUB_MODELS
 from shared_spec.formats.search import plain
+from shared_spec.weights.checkpoint import METADATA_KEY
 
 Verdict = tuple[str, Any]
 """Who computed, with which net, and what the images became."""
@@ -428,6 +429,36 @@ def jax_resnet(
     return f"jax-resnet {package.__version__}, its ResNet with the file's arrays", found
 
 
+# ONNX's own evaluator.
+
+
+def onnx_graph(path: Path, batch: np.ndarray, first: bool, logits: bool) -> Verdict:
+    """The graph of an ONNX file, in float64.
+
+    Args:
+        path: the file.
+        batch: images, [N, H, W, C], as they enter the model.
+        first: whether it takes them, and gives maps, as [N, C, H, W].
+        logits: whether to leave out a softmax or sigmoid at its end.
+    """
+    onnx = importlib.import_module("onnx")
+    runtimes = importlib.import_module("resnet_onnx.runtimes")
+    model = onnx.load(path)
+    ours = any(entry.key == METADATA_KEY for entry in model.metadata_props)
+    model = runtimes.widened(model, ours)
+    if logits:
+        made = {name: node for node in model.graph.node for name in node.output}
+        end = model.graph.output[0].name
+        while made[end].op_type not in ("Softmax", "Sigmoid"):
+            end = made[end].input[0]
+        model.graph.output[0].name = made[end].input[0]
+    given = np.moveaxis(batch, -1, 1) if first else batch
+    found = runtimes.run_model(model, "float64", given, "onnx:reference")[0]
+    if first and found.ndim == 4:
+        found = np.moveaxis(found, 1, -1)
+    return f"onnx {onnx.__version__} (onnx.reference), the file's own graph", found
+
+
 JUDGES: dict[str, Callable[..., Verdict]] = {
     function.__name__: function
     for function in (
@@ -441,5 +472,6 @@ JUDGES: dict[str, Callable[..., Verdict]] = {
         keras_hub,
         linen,
         jax_resnet,
+        onnx_graph,
     )
 }

@@ -13,6 +13,7 @@ from shared_spec.errors import WeightsError
 from shared_spec.formats.containers.hdf5 import open_hdf5, open_keras
 from shared_spec.formats.containers.msgpack import open_msgpack
 from shared_spec.formats.containers.npz import open_npz
+from shared_spec.formats.containers.onnx import open_onnx
 from shared_spec.formats.containers.pytorch import open_pytorch
 from shared_spec.formats.containers.safetensors import open_safetensors
 from shared_spec.formats.containers.sharded import open_sharded
@@ -84,14 +85,18 @@ def open_source(path: Path, openers: Mapping[str, Opener] | None = None) -> Sour
         return open_pytorch(path)
     if head[:1] and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)):
         return open_msgpack(path)
+    if _ONNX.match(head):
+        return open_onnx(path)
     return _open_by_suffix(
         path,
         "not a checkpoint of a known kind; known are safetensors, PyTorch's, HDF5 and .keras of "
-        "Keras, .npz of BiT, msgpack and orbax of Flax, and directories of Hugging Face and "
+        "Keras, .npz of BiT, msgpack and orbax of Flax, ONNX, and directories of Hugging Face and "
         "KerasHub",
     )
 
 
+_ONNX = re.compile(rb"\x08[\x03-\x1f][\x12\x1a\x22\x28\x32\x3a\x42]")
+"""The version of the format, and one of the fields that may follow it."""
 _BY_SUFFIX: dict[str, Opener] = {
     ".safetensors": open_safetensors,
     ".pth": open_pytorch,
@@ -102,6 +107,7 @@ _BY_SUFFIX: dict[str, Opener] = {
     ".keras": open_keras,
     ".npz": open_npz,
     ".msgpack": open_msgpack,
+    ".onnx": open_onnx,
 }
 FOLDER_WEIGHTS: dict[str, Opener] = {
     "model.safetensors": open_safetensors,

@@ -45,6 +45,7 @@ from shared_spec.formats.dialects.linen import LINEN
 from shared_spec.formats.dialects.timm_config import is_timm_config
 from shared_spec.formats.dialects.timm_torchvision import TIMM, TORCHVISION
 from shared_spec.formats.graphs.keras_file import has_graph, read_graph
+from shared_spec.formats.graphs.onnx_file import read_onnx
 from shared_spec.formats.graphs.torch_modules import Modules, settled
 from shared_spec.formats.name_map import NameMap, renamed
 from shared_spec.formats.search import Part, chosen, first_block, hints_of, plain
@@ -156,6 +157,9 @@ def checkpoint_of(
     if has_graph(source):
         asked.refuse(source, "is read by its graph")
         return read_graph(source, spec)
+    if source.kind == "onnx":
+        asked.refuse(source, "is read by its graph")
+        return read_onnx(source, spec)
     found, ours = None, METADATA_KEY in source.metadata
     own: dict[str, str] = {}
     notes = source.notes

@@ -29,6 +29,10 @@ class OwnGraph:
     """Whether it gives maps, and what was read of it their means over rows and columns."""
     library: str | None = None
     """The package whose classes are in it beside Keras's own."""
+    channels_first: bool = False
+    """Whether images enter it, and maps leave it, as [N, C, H, W]."""
+    rounded: bool = False
+    """Whether it has functions whose numbers were rounded to go into the file."""
 
 
 @dataclass(frozen=True)

@@ -46,8 +46,9 @@ class Source:
 
     path: Path
     kind: str
-    """`safetensors`, `pytorch`, `keras2` (legacy HDF5), `keras3` (HDF5), `npz` or `flax`; `keras`
-    in memory alone. Of directories `huggingface`, or `huggingface flax` with weights in msgpack.
+    """`safetensors`, `pytorch`, `keras2` (legacy HDF5), `keras3` (HDF5), `npz`, `onnx` or `flax`;
+    `keras` in memory alone. Of directories `huggingface`, or `huggingface flax` with weights in
+    msgpack.
     """
     tensors: LazyArrays
     metadata: Mapping[str, Any] = field(default_factory=dict)

@@ -50,8 +50,8 @@ def spec_from_parts(
     fields = _stem(stem, pre) | _blocks(stem, forks, pre) | _head(_layers(rest))
     if "features_only" in fields:
         fields["out_indices"] = [len(fields["depths"])]
-    every = [*stem, *(x for block in blocks for x in block), *_layers(rest)]
-    fields |= _common(every, _layers(x for f in forks for x in f.shortcut)) | size
+    every = [*stem, *(x for block in blocks for x in block)]
+    fields |= _common(every, _layers(x for f in forks for x in f.shortcut), _layers(rest)) | size
     rule = fields.get("padding", "symmetric")
     if fields["stem_stride"] > 1 and fields.setdefault("stem_padding", "symmetric") == rule:
         del fields["stem_padding"]
@@ -66,17 +66,21 @@ def _of(layers: Sequence[Layer], kind: Any) -> list[Any]:
     return [layer for layer in layers if isinstance(layer, kind)]
 
 
-def _common(layers: Sequence[Layer], shortcuts: Sequence[Layer]) -> dict[str, Any]:
-    """What holds for the whole net: norm, activation, biases, padding."""
+def _common(
+    layers: Sequence[Layer], shortcuts: Sequence[Layer], after: Sequence[Layer]
+) -> dict[str, Any]:
+    """What holds for the whole net, whose layers `after` stand behind its blocks: norm, activation,
+    biases, padding.
+    """
     fields: dict[str, Any] = {}
-    norms = _of([*layers, *shortcuts], plan.BatchNorm | plan.GroupNorm)
+    norms = _of([*layers, *after, *shortcuts], plan.BatchNorm | plan.GroupNorm)
     if norms:
         fields |= {"norm_eps": norms[0].eps}
         if isinstance(norms[0], plan.BatchNorm):
             fields |= {"norm_momentum": norms[0].momentum, "norm_variance": norms[0].variance}
         else:
             fields |= {"norm": "group", "norm_groups": norms[0].groups}
-    if functions := _of(layers, plan.Activation):
+    if functions := _of([*layers, *after], plan.Activation):
         fields["activation"] = functions[0].function
     convs = _of([*layers, *shortcuts], plan.Conv)
     biased = [conv.bias for conv in convs]

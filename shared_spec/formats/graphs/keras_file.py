@@ -11,20 +11,14 @@ from shared_spec.formats.containers.source import Source, shown
 from shared_spec.formats.dialects.dialect import Place
 from shared_spec.formats.dialects.keras_applications import keras_place
 from shared_spec.formats.dialects.keras_hub import KERAS_HUB
-from shared_spec.formats.graphs.events import (
-    Event,
-    Part,
-    Step,
-    events_of,
-    first_difference,
-    parts_of,
-)
+from shared_spec.formats.graphs.events import Event, Part, Step, events_of, parts_of
 from shared_spec.formats.graphs.infer import spec_from_parts
-from shared_spec.formats.graphs.keras_layers import LayerError, is_training_only, precision
+from shared_spec.formats.graphs.keras_layers import is_training_only, precision
 from shared_spec.formats.graphs.keras_made import MadeModel, Member
 from shared_spec.formats.graphs.keras_model import BROKEN, Graph, Node, graph_of
 from shared_spec.formats.graphs.keras_parts import parts_of_graph
 from shared_spec.formats.graphs.keras_preprocessing import PixelArithmetic, arithmetic_of
+from shared_spec.formats.graphs.walk import LayerError, final_activation, require_same
 from shared_spec.formats.keras_config import extras_in, is_keras_model, is_ours_with_layers
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.layers import Parameter
@@ -83,7 +77,7 @@ class _Match:
         channels = self._channels()
         pixels = arithmetic_of(self.graph, channels, arrays)
         parts, made = parts_of_graph(self.graph, pixels.end, channels)
-        activation = _final_activation(parts)
+        activation = final_activation(parts)
         if activation is not None:
             parts = parts[:-1]
         averaged = _ends_in_normalised_maps(parts)
@@ -92,7 +86,9 @@ class _Match:
         found = events_of(parts)
         spec = self._spec(parts, made, given)
         expected = events_of(parts_of(compile_plan(spec)))
-        self._check(found, expected, given)
+        require_same(
+            found, expected, "the nearest ResNet" if given is None else "the model that was named"
+        )
         weights, used = self._weights(found, expected)
         prepare = pixels.preprocessing(spec.image_size)
         notes = [*self._notes(pixels, activation, used), *_momenta(found, spec)]
@@ -146,22 +142,6 @@ class _Match:
         classes = given.num_classes if inferred is None else inferred.num_classes
         return given.override(in_channels=channels, num_classes=classes)
 
-    def _check(self, found: list[Event], expected: list[Event], given: ResNetSpec | None) -> None:
-        at = first_difference(found, expected)
-        if at is None:
-            return
-        nearest = "the nearest ResNet" if given is None else "the model that was named"
-        theirs = f"has {_told(expected[at])} there" if at < len(expected) else "ends before it"
-        if at >= len(found):
-            raise LayerError(f"it ends where {nearest} has {_told(expected[at])}")
-        step = found[at].step
-        if step is not None:
-            who = f"{step.owner} computes"
-        else:
-            last = next((e.step for e in found[at::-1] if e.step is not None), None)
-            who = "it has" if last is None else f"after {last.owner} it has"
-        raise LayerError(f"{who} {_told(found[at])}, and {nearest} {theirs}")
-
     def _weights(
         self, found: list[Event], expected: list[Event]
     ) -> tuple[dict[str, LazyArray], set[str]]:
@@ -195,7 +175,7 @@ class _Match:
 
     def _notes(self, pixels: PixelArithmetic, activation: Step | None, used: set[str]) -> list[str]:
         notes = []
-        arithmetic = [str(node) for node in pixels.nodes if not is_training_only(node)]
+        arithmetic = [str(node) for node in pixels.nodes]
         if arithmetic:
             notes.append(f"became preprocessing, of pixels from 0 to 255: {some(arithmetic)}")
         nodes = [self.graph.nodes[n] for n in sorted(self.graph.used)]
@@ -232,19 +212,6 @@ def _place(owner: Node | Member, theirs: Parameter, ours: Parameter, legacy: boo
     return replace(keras_place(layer, ours, legacy), slot=KERAS[theirs.role], dense=dense)
 
 
-def _final_activation(parts: list[Part]) -> Step | None:
-    """What makes probabilities of the logits, at the very end."""
-    end = parts[-1] if len(parts) > 1 else None
-    if isinstance(end, Step) and isinstance(end.layer, plan.Activation):
-        # The classifier of a net with pre-activation may be flattened yet.
-        flat = isinstance(parts[-2], Step) and isinstance(parts[-2].layer, plan.Flatten)
-        before = parts[-3 if flat and len(parts) > 2 else -2]
-        dense = isinstance(before, Step) and isinstance(before.layer, plan.Dense | plan.Conv)
-        if dense and end.layer.function in ("softmax", "sigmoid"):
-            return end
-    return None
-
-
 def _ends_in_normalised_maps(parts: list[Part]) -> bool:
     """Whether it is the body of a net with pre-activation, whose maps no spec gives, but means."""
     after = list(takewhile(lambda part: isinstance(part, Step), reversed(parts)))
@@ -259,15 +226,3 @@ def _momenta(found: list[Event], spec: ResNetSpec) -> list[str]:
     if len(momenta) < 2:
         return []
     return [f"its norms differ in momentum; {spec.norm_momentum:g}, of the first, is taken for all"]
-
-
-def _told(event: Event) -> str:
-    """What an event is, for a message."""
-    kind, *rest = event.what
-    if event.step is None:
-        return {"fork": "two ways from one tensor", "shortcut": "the end of a branch"}.get(
-            kind, "a sum"
-        )
-    details = rest[0] if len(rest) == 1 else tuple(rest)
-    text = str(details).replace("name='', ", "")
-    return text if text.startswith(kind) else f"{kind} {text}"

@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from shared_spec import plan
-from shared_spec.errors import WeightsError
 from shared_spec.formats.containers.source import shown
 from shared_spec.formats.graphs.events import LowestPad
 from shared_spec.formats.graphs.keras_model import Node, is_kerass, told_options
+from shared_spec.formats.graphs.walk import LayerError
 from shared_spec.plan.layers import LEAKY_SLOPE, Layer
 
 TRAINING_ONLY = {
@@ -50,10 +50,6 @@ TRAINING_ONLY = {
 _OURS = "resnet_keras>"
 SUMS = {"Add", f"{_OURS}Add"}
 """Layers and operations of two tensors."""
-
-
-class LayerError(WeightsError):
-    """A layer computes what no record of the plan says."""
 
 
 def is_training_only(node: Node) -> bool:

@@ -12,8 +12,9 @@ from shared_spec.formats.dialects.canonical import keras_model_place
 from shared_spec.formats.dialects.dialect import Place
 from shared_spec.formats.dialects.keras_applications import HEAD, keras_place
 from shared_spec.formats.graphs.events import Fork, Part, Step, parts_of
-from shared_spec.formats.graphs.keras_layers import LayerError, check_precision
+from shared_spec.formats.graphs.keras_layers import check_precision
 from shared_spec.formats.graphs.keras_model import Node
+from shared_spec.formats.graphs.walk import LayerError
 from shared_spec.formats.keras_config import KERAS_CLASS, headless, own_activation
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.layers import Layer, Parameter

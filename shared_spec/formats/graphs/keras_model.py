@@ -10,6 +10,7 @@ from typing import Any
 from shared_spec.errors import WeightsError
 from shared_spec.formats.containers.source import shown
 from shared_spec.formats.dialects.keras_hub import HUB_CLASSES
+from shared_spec.formats.graphs.walk import Tensor
 from shared_spec.formats.keras_config import KERAS_CLASS, has_own_spec, is_ours_with_layers
 
 _MODELS = {"Functional", "Model", "Sequential"}
@@ -30,9 +31,6 @@ BROKEN = (
     RecursionError,
 )
 """What comes of a configuration that Keras did not write."""
-
-Tensor = int
-"""A tensor is known by the number of the node that gives it."""
 
 
 @dataclass(frozen=True)

@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from shared_spec import plan
-from shared_spec.formats.graphs.events import Fork, Part, Step
-from shared_spec.formats.graphs.keras_layers import SUMS, LayerError, records_of
+from shared_spec.formats.graphs.events import Part, Step
+from shared_spec.formats.graphs.keras_layers import SUMS, records_of
 from shared_spec.formats.graphs.keras_made import MadeModel, made_model
-from shared_spec.formats.graphs.keras_model import MADE, Graph, Node, Tensor
+from shared_spec.formats.graphs.keras_model import MADE, Graph, Node
+from shared_spec.formats.graphs.walk import LayerError, Tensor, Walk, summed
 from shared_spec.plan.layers import Layer
 
 
 @dataclass
-class _Walk:
-    graph: Graph
-    channels: int
-    """That enter what comes next."""
+class _Walk(Walk[Node]):
     made: MadeModel | None = None
     """The model among the layers that the file does not list layer by layer."""
 
-    def parts(self, tensor: Tensor) -> Iterator[Part]:
-        while tensor != self.graph.output:
-            users = self._users(tensor)
-            if len(users) == 1:
-                tensor = users[0]
-                node = self.graph.nodes[tensor]
-                yield from self._opened(node) if node.kind in MADE else self._steps(tensor)
-                continue
-            if len(users) > 2:
-                names = ", ".join(str(self.graph.nodes[n]) for n in users[:3])
-                raise LayerError(
-                    f"{self._named(tensor)} enters {len(users)} layers, among them {names}"
-                )
-            fork, tensor = self._fork(tensor, users)
-            yield fork
+    def entered(self, at: Tensor) -> Iterable[Part]:
+        """See `Walk`; here a whole net may be one node."""
+        node = self.nodes[at]
+        return self._opened(node) if node.kind in MADE else self.steps(at)
 
     def _opened(self, node: Node) -> tuple[Part, ...]:
         if self.made is not None:
@@ -48,45 +35,13 @@ class _Walk:
         self.made, self.channels = made, made.channels
         return made.parts
 
-    def _users(self, tensor: Tensor) -> tuple[Tensor, ...]:
-        return self.graph.consumers.get(tensor, ())
-
-    def _named(self, tensor: Tensor) -> str:
-        return str(self.graph.nodes[tensor]) if tensor else "the input"
-
-    def _fork(self, tensor: Tensor, users: tuple[Tensor, ...]) -> tuple[Part, Tensor]:
-        """The two ways from a tensor to where they meet, and that node."""
-        entering = self.channels
-        ways: list[tuple[list[Step], int]] = []
-        ends: list[Tensor] = []
-        for first in users:
-            self.channels = entering
-            steps: list[Step] = []
-            at, before = first, tensor
-            while len(self.graph.nodes[at].sources) == 1:
-                steps += self._steps(at)
-                onward = self._users(at)
-                if len(onward) != 1:
-                    raise LayerError(
-                        f"{self.graph.nodes[at]} enters {len(onward)} layers, where a branch of a "
-                        f"block enters the next one alone"
-                    )
-                before, (at,) = at, onward
-            ways.append((steps, before))
-            ends.append(at)
-        end = self.graph.nodes[ends[0]]
-        if ends[0] != ends[1] or len(end.sources) != 2:
-            raise LayerError(f"the ways from {self._named(tensor)} do not meet in one sum")
-        if sorted(end.sources) != sorted(before for _, before in ways):
-            raise LayerError(f"{end} joins other tensors than those of one block")
-        (a, _), (b, _) = ways
+    def joined(self, end: Node, ways: Mapping[Tensor, list[Step]]) -> Part:
+        """See `Walk`."""
         if end.kind in SUMS:
-            branch, shortcut = (a, b) if _work(a) >= _work(b) else (b, a)
             if tuple(end.arguments) != (None, None):
                 raise LayerError(f"{end} adds up other things than two tensors")
-            return Fork(tuple(branch), tuple(shortcut)), ends[0]
-        order = {before: steps for steps, before in ways}
-        return self._pools(end, *(order[source] for source in end.sources)), ends[0]
+            return summed(ways)
+        return self._pools(end, *(ways[source] for source in end.sources))
 
     def _pools(self, end: Node, a: list[Step], b: list[Step]) -> Step:
         """Two global pools of one map, side by side or averaged."""
@@ -103,8 +58,9 @@ class _Walk:
             return Step(plan.GlobalPool(name, False, "avgmax"), end)
         raise LayerError(f"{end} joins two tensors, which no ResNet here does in this way")
 
-    def _steps(self, at: Tensor) -> Iterator[Step]:
-        node = self.graph.nodes[at]
+    def steps(self, at: Tensor) -> Iterator[Step]:
+        """See `Walk`."""
+        node = self.nodes[at]
         if len(node.sources) != 1:
             raise LayerError(f"{node} joins tensors that do not come from one fork")
         for record in records_of(node):
@@ -138,10 +94,5 @@ def parts_of_graph(
     Raises:
         LayerError: naming the first layer that no ResNet here has, or not in this place.
     """
-    walk = _Walk(graph, channels)
+    walk = _Walk(graph.nodes, graph.consumers, graph.output, channels)
     return list(walk.parts(start)), walk.made
-
-
-def _work(steps: list[Step]) -> tuple[int, int]:
-    """Of two ways, the branch is the one with more convolutions, or else with more layers."""
-    return sum(isinstance(step.layer, plan.Conv) for step in steps), len(steps)

@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from shared_spec.formats.graphs.keras_layers import LayerError, is_training_only
-from shared_spec.formats.graphs.keras_model import Graph, Node, Tensor
+from shared_spec.formats.graphs.keras_layers import is_training_only
+from shared_spec.formats.graphs.keras_model import Graph, Node
+from shared_spec.formats.graphs.walk import LayerError, Tensor
 from shared_spec.weights.lazy_array import LazyArray
 from shared_spec.weights.preprocessing import Preprocessing
 
@@ -31,8 +32,8 @@ class PixelArithmetic:
     order: tuple[int, ...]
     scale: np.ndarray
     offset: np.ndarray
-    nodes: tuple[Node, ...]
-    """The layers that do it; none: pixels enter as they are."""
+    nodes: tuple[object, ...]
+    """What does it, for messages; none: pixels enter as they are."""
     end: Tensor
     """What enters the net."""
 
@@ -42,12 +43,11 @@ class PixelArithmetic:
         Raises:
             LayerError: if no preprocessing says that.
         """
-        arithmetic = [node for node in self.nodes if not is_training_only(node)]
-        if not arithmetic:
+        if not self.nodes:
             return None
         if self.order not in _ORDERS or not (self.scale > 0).all():
             raise LayerError(
-                f"{arithmetic[-1]} leaves pixels whose channels are out of order, or not scaled by "
+                f"{self.nodes[-1]} leaves pixels whose channels are out of order, or not scaled by "
                 f"more than 0, which preprocessing cannot express"
             )
         std = 1 / (_WHITE * self.scale)
@@ -88,7 +88,8 @@ def arithmetic_of(graph: Graph, channels: int, arrays: Mapping[str, LazyArray]) 
         if node is None or step is None:
             return PixelArithmetic(order, scale, offset, tuple(nodes), at)
         scale, offset = scale * step[0], offset * step[0] + step[1]
-        nodes.append(node)
+        if not is_training_only(node):
+            nodes.append(node)
         at = users[0]
 
 

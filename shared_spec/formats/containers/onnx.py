@@ -1,0 +1,337 @@
+"""`.onnx`: a graph of operators with its arrays. The library parses the graph; the data of arrays
+are passed over, and each is read on demand from the file, or from one beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import ml_dtypes
+import numpy as np
+
+from shared_spec.errors import WeightsError, framework_missing
+from shared_spec.formats.containers.safetensors import read_at
+from shared_spec.formats.containers.source import ARRAYS, Source, reading, shown
+from shared_spec.weights.checkpoint import METADATA_KEY
+from shared_spec.weights.lazy_array import LazyArray, LazyArrays
+
+GRAPH = "graph"
+"""Of a source's metadata: its `OnnxGraph`."""
+OLDEST = 9
+"""Version of the operators: before it a batch norm could be over something else than channels."""
+_NODES = 50_000
+"""ResNet-1202 has 6,000, and as many constants again."""
+_LIMIT = 32 * 2**20
+"""Bytes of a file that are no data of arrays."""
+_DTYPES: dict[int, np.dtype[Any]] = {
+    1: np.dtype("<f4"),
+    2: np.dtype("u1"),
+    3: np.dtype("i1"),
+    6: np.dtype("<i4"),
+    7: np.dtype("<i8"),
+    9: np.dtype("?"),
+    10: np.dtype("<f2"),
+    11: np.dtype("<f8"),
+    16: np.dtype(ml_dtypes.bfloat16),
+}
+"""By the numbers that `TensorProto.DataType` gives them."""
+_MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_RAW_DATA = 7, 5, 9
+"""Fields of onnx.proto whose data may be large."""
+_OPERATORS = ("", "ai.onnx")
+
+
+@dataclass(frozen=True)
+class OnnxNode:
+    """One call of an operator."""
+
+    name: str
+    operator: str
+    inputs: tuple[str, ...]
+    """Tensors by name; empty where an optional one is left out."""
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any]
+    """Numbers, text, tuples of them, and arrays."""
+
+    def __str__(self) -> str:
+        return f"node {shown(self.name or self.outputs[0])} ({shown(self.operator)[1:-1]})"
+
+
+@dataclass(frozen=True)
+class OnnxGraph:
+    """What a model computes, its arrays apart."""
+
+    nodes: tuple[OnnxNode, ...]
+    input: str
+    shape: tuple[int | None, ...]
+    """Of the input; None where any size is taken."""
+    dtype: np.dtype[Any]
+    """Of the input."""
+    output: str
+    opset: int
+    outputs: int
+    """How many there are, of which `output` is the first."""
+
+
+def open_onnx(path: Path) -> Source:
+    """Its graph, with names, shapes and dtypes of its arrays; each of these is read on demand.
+
+    Raises:
+        WeightsError: if the file is damaged, or no graph of plain operators from one input.
+        FrameworkError: if onnx is not installed.
+    """
+    try:
+        import onnx
+    except ImportError:
+        raise framework_missing("the reader of .onnx files", "ONNX (onnx)", "onnx") from None
+    with reading(path, "ONNX file"):
+        with path.open("rb") as file:
+            small, data = _without_data(file, path.stat().st_size)
+        model = onnx.ModelProto.FromString(small)
+        graph = model.graph
+        _check(path, model, onnx.defs.onnx_opset_version())
+        entries: dict[str, LazyArray] = {}
+        for tensor, place in zip(graph.initializer, data, strict=True):
+            if tensor.name in entries or not tensor.name:
+                raise ValueError(f"holds two arrays of the name {shown(tensor.name)}")
+            entries[tensor.name] = _entry(path, tensor, place)
+        nodes = tuple(_node(path, node) for node in graph.node)
+        given = [value for value in graph.input if value.name not in entries]
+        if len(given) != 1 or not graph.output:
+            raise WeightsError(
+                f"{path}: its graph has {len(given)} inputs and {len(graph.output)} outputs, "
+                f"expected one of each"
+            )
+        kind = given[0].type.tensor_type
+        if kind.elem_type not in _DTYPES:
+            raise WeightsError(f"{path}: its input is of a type that no model here takes")
+        shape = tuple(d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim)
+        told = OnnxGraph(
+            nodes,
+            given[0].name,
+            shape,
+            _DTYPES[kind.elem_type],
+            graph.output[0].name,
+            max(x.version for x in model.opset_import if x.domain in _OPERATORS),
+            len(graph.output),
+        )
+        ours = [x.value for x in model.metadata_props if x.key == METADATA_KEY]
+    metadata: dict[str, Any] = {GRAPH: told} | ({METADATA_KEY: ours[0]} if ours else {})
+    return Source(path, "onnx", LazyArrays(entries), metadata)
+
+
+def _check(path: Path, model: Any, newest: int) -> None:
+    """Raise a `WeightsError` for a model that is more than operators and arrays."""
+    graph = model.graph
+    versions = [x.version for x in model.opset_import if x.domain in _OPERATORS]
+    if len(versions) != 1 or not OLDEST <= versions[0] <= newest:
+        raise WeightsError(
+            f"{path}: is of the operators' version {shown(str(versions))[1:-1]}, expected one from "
+            f"{OLDEST} to {newest}"
+        )
+    if len(model.functions):
+        raise WeightsError(f"{path}: has functions of its own, which are not followed")
+    if len(graph.sparse_initializer):
+        raise WeightsError(f"{path}: has sparse arrays, which no model here has")
+    if len(graph.node) > _NODES or len(graph.initializer) > ARRAYS:
+        raise WeightsError(f"{path}: has more nodes or arrays than any model")
+
+
+def _node(path: Path, node: Any) -> OnnxNode:
+    kind = node.op_type
+    found = OnnxNode(node.name, kind, tuple(node.input), tuple(node.output), {})
+    if not found.outputs:
+        raise ValueError(f"{shown(kind)} gives nothing")
+    if node.domain not in _OPERATORS:
+        raise WeightsError(
+            f"{path}: {found} is of the domain {shown(node.domain)}, expected ONNX's own operators"
+        )
+    attributes: dict[str, Any] = {}
+    for attribute in node.attribute:
+        if attribute.name in attributes or attribute.ref_attr_name:
+            raise ValueError(f"{found} has {shown(attribute.name)} twice, or from elsewhere")
+        attributes[attribute.name] = _value(path, found, attribute)
+    return OnnxNode(found.name, kind, found.inputs, found.outputs, attributes)
+
+
+def _value(path: Path, node: OnnxNode, attribute: Any) -> Any:
+    """What an attribute is, by the type that it states."""
+    match attribute.type:
+        case 1:
+            return float(attribute.f)
+        case 2:
+            return int(attribute.i)
+        case 3:
+            return attribute.s.decode("utf-8")
+        case 4:
+            return _entry(path, attribute.t, None).array()
+        case 6:
+            return tuple(map(float, attribute.floats))
+        case 7:
+            return tuple(map(int, attribute.ints))
+        case 8:
+            return tuple(text.decode("utf-8") for text in attribute.strings)
+    raise WeightsError(
+        f"{path}: {node} has {shown(attribute.name)}, a graph or another thing that no ResNet has"
+    )
+
+
+_Place = tuple[int, int]
+"""Where in a file the data of an array are: the first byte, and how many."""
+
+
+def _entry(path: Path, tensor: Any, place: _Place | None) -> LazyArray:
+    """An array, whose data are at a place in the file, in another, or in its own record."""
+    if tensor.data_type not in _DTYPES:
+        return LazyArray.refused(f"is of the data type {tensor.data_type}, which no model has")
+    dtype, shape = _DTYPES[tensor.data_type], tuple(map(int, tensor.dims))
+    if any(n < 0 for n in shape) or len(shape) > 8:
+        raise ValueError(f"{shown(tensor.name)} has no shape")
+    size = math.prod(shape) * dtype.itemsize
+    if tensor.data_location == tensor.EXTERNAL:
+        beside, start, length = _beside(path, tensor)
+        if length not in (None, size):
+            raise ValueError(f"{shown(tensor.name)} does not have the length of its shape")
+        return LazyArray(shape, dtype, partial(read_at, beside, start, shape, dtype))
+    if place is not None:
+        if place[1] != size:
+            raise ValueError(f"{shown(tensor.name)} does not have the length of its shape")
+        return LazyArray(shape, dtype, partial(read_at, path, place[0], shape, dtype))
+    return LazyArray.of(_inside(tensor, shape, dtype))
+
+
+def _inside(tensor: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """An array in the record of a tensor."""
+    if tensor.HasField("raw_data"):
+        return np.frombuffer(tensor.raw_data, dtype).reshape(shape)
+    if dtype == np.float32:
+        return np.array(tensor.float_data, dtype).reshape(shape)
+    if dtype == np.float64:
+        return np.array(tensor.double_data, dtype).reshape(shape)
+    if dtype == np.int64:
+        return np.array(tensor.int64_data, dtype).reshape(shape)
+    whole = np.array(tensor.int32_data, np.int32)
+    if dtype.itemsize == 2:  # halves are kept by their bits
+        return whole.astype(np.uint16).view(dtype).reshape(shape)
+    return whole.astype(dtype).reshape(shape)
+
+
+def _beside(path: Path, tensor: Any) -> tuple[Path, int, int | None]:
+    """The file beside this one that holds an array, where in it, and of how many bytes.
+
+    Raises:
+        WeightsError: if it would lie elsewhere, or is a link.
+    """
+    told = {entry.key: entry.value for entry in tensor.external_data}
+    name = told.get("location", "")
+    plain = bool(name) and name.isprintable() and Path(name).name == name and "\\" not in name
+    beside = path.parent / (name if plain else "_")
+    if not plain or beside.is_symlink():
+        raise WeightsError(
+            f"{path}: {shown(tensor.name)} is in {shown(name)}; expected the name of a file beside "
+            f"it, and no link"
+        )
+    if not beside.is_file():
+        raise WeightsError(f"{beside}: there is no such file, and {path.name} names it")
+    start, length = told.get("offset", "0"), told.get("length")
+    for text in (start, length or "0"):
+        if not (text.isascii() and text.isdigit() and len(text) < 18):
+            raise ValueError(f"{shown(tensor.name)} is at {shown(text)}, which is no place")
+    return beside, int(start), None if length is None else int(length)
+
+
+def _without_data(file: IO[bytes], size: int) -> tuple[bytes, list[_Place | None]]:
+    """A model without the data of its arrays, and where these are, in their order."""
+    budget = [_LIMIT]
+    model, places = bytearray(), list[_Place | None]()
+    graphs = 0
+    for head, begin, length in _fields(file, size, _MODEL_GRAPH):
+        if head:
+            model += _copied(file, head, begin, length, budget)
+            continue
+        graphs += 1
+        if graphs > 1:
+            raise ValueError("holds two graphs")
+        inside = bytearray()
+        for before, start, count in _fields(file, begin + length, _GRAPH_INITIALIZER):
+            if before:
+                inside += _copied(file, before, start, count, budget)
+                continue
+            tensor, place = bytearray(), None
+            for first, at, many in _fields(file, start + count, _TENSOR_RAW_DATA):
+                if first:
+                    tensor += _copied(file, first, at, many, budget)
+                elif place is not None:
+                    raise ValueError("holds an array with two data")
+                else:
+                    place = at, many
+            places.append(place)
+            if len(places) > ARRAYS:
+                raise ValueError("holds more arrays than any model")
+            inside += _field(_GRAPH_INITIALIZER, tensor)
+        model += _field(_MODEL_GRAPH, inside)
+    if not graphs:
+        raise ValueError("holds no graph")
+    return bytes(model), places
+
+
+def _fields(file: IO[bytes], end: int, large: int) -> Iterator[tuple[bytes, int, int]]:
+    """The fields of a record from where the file is to `end`: what stands before the data, empty
+    for the field `large`; where the data begin; and how many bytes they have.
+    """
+    while (at := file.tell()) < end:
+        tag = _varint(file)
+        number, wire = tag >> 3, tag & 7
+        if wire == 2:
+            length = _varint(file)
+        elif wire == 0:
+            _varint(file)
+            length = 0
+        elif wire in (1, 5):
+            length = 8 if wire == 1 else 4
+        else:
+            raise ValueError("is no record of Protocol Buffers")
+        begin = file.tell()
+        if begin + length > end:
+            raise ValueError("ends before its records do")
+        head = b""
+        if (number, wire) != (large, 2):
+            file.seek(at)
+            head = file.read(begin - at)
+        yield head, begin, length
+        file.seek(begin + length)
+
+
+def _copied(file: IO[bytes], head: bytes, begin: int, length: int, budget: list[int]) -> bytes:
+    """A field as it is."""
+    budget[0] -= len(head) + length
+    if budget[0] < 0:
+        raise ValueError(f"has more than {_LIMIT:,} bytes beside the data of its arrays")
+    file.seek(begin)
+    data = file.read(length)
+    return head + data
+
+
+def _varint(file: IO[bytes]) -> int:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = file.read(1)
+        if not byte:
+            break
+        value |= (byte[0] & 127) << shift
+        if byte[0] < 128:
+            return value
+    raise ValueError("is no record of Protocol Buffers")
+
+
+def _field(number: int, data: bytes | bytearray) -> bytes:
+    """A record with the number of its field before it."""
+    head, length = bytearray((number << 3 | 2,)), len(data)
+    while length > 127:
+        head.append(length & 127 | 128)
+        length >>= 7
+    return bytes((*head, length)) + bytes(data)

@@ -1,0 +1,377 @@
+"""ONNX files of exporters, and such that were changed: runtimes say what each computes."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+import resnet_onnx
+from resnet_onnx import Form
+from resnet_parity.convert.conversion import convert
+from resnet_parity.convert.verify import Proof
+from resnet_parity.engines.registry import ENGINES
+from resnet_parity.worker.reference_libraries import timm_model, torchvision_models
+from shared_spec import Preprocessing, compile_plan, random_weights, resolve
+from shared_spec.errors import ResNetError
+from shared_spec.formats.containers.onnx import open_onnx
+from shared_spec.formats.read import read_checkpoint
+from tests.formats.onnx_reading import mutated, verdict
+
+KEPT = sorted((Path(__file__).parents[1] / "kept").glob("*.onnx"))
+SMALL = resolve(
+    "resnet50", {"depths": [1, 1], "widths": [8, 16], "num_classes": 5, "stem_width": 8}
+)
+
+
+def _torchvision(**options: Any) -> torch.nn.Module:
+    torchvision_models()
+    from torchvision.models.resnet import BasicBlock, ResNet
+
+    return ResNet(BasicBlock, [1, 1, 1, 1], num_classes=5, **options)
+
+
+def _timm(name: str, **options: Any) -> torch.nn.Module:
+    torchvision_models()
+    return timm_model(name, num_classes=5, **options)
+
+
+_WIDTHS = {"channels": (8, 8, 16, 16), "layers": (1, 1, 1, 1)}
+_BEFORE = {"channels": (32, 64), "layers": (1, 1), "stem_chs": 8}
+NETS: dict[str, Callable[[], torch.nn.Module]] = {
+    "torchvision": _torchvision,
+    "wide": lambda: _torchvision(width_per_group=64),
+    "timm d": lambda: _timm("resnet26d", **_WIDTHS),
+    "timm v2": lambda: _timm("resnetv2_50", **_BEFORE),
+    "both pools": lambda: _timm("resnet18", global_pool="catavgmax", **_WIDTHS),
+    "mean of pools": lambda: _timm("resnet18", global_pool="avgmax", **_WIDTHS),
+    "gelu": lambda: _timm("resnet18", act_layer="gelu", **_WIDTHS),
+    "silu": lambda: _timm("resnet18", act_layer="silu", **_WIDTHS),
+    "hardswish": lambda: _timm("resnet18", act_layer="hard_swish", **_WIDTHS),
+    "relu6": lambda: _timm("resnet18", act_layer="relu6", **_WIDTHS),
+}
+
+
+def exported(path: Path, net: torch.nn.Module, folded: bool) -> Path:
+    generator = torch.Generator().manual_seed(5)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for tensor in (module.weight.data, module.running_var):
+                tensor.uniform_(0.5, 1.5, generator=generator)
+            for tensor in (module.bias.data, module.running_mean):
+                tensor.normal_(0, 0.1, generator=generator)
+    training = torch.onnx.TrainingMode.EVAL if folded else torch.onnx.TrainingMode.PRESERVE
+    axes = {"x": {0: "batch", 2: "height", 3: "width"}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is deprecated, and files of it are there
+        torch.onnx.export(
+            net.eval(),
+            (torch.zeros(1, 3, 64, 64),),
+            path,
+            dynamo=False,
+            input_names=["x"],
+            dynamic_axes=axes,
+            training=training,
+            do_constant_folding=folded,
+        )
+    return path
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
+    """A net with its norms, small enough to be changed and run many times."""
+    path = tmp_path_factory.mktemp("onnx") / "net.onnx"
+    net = _timm("resnet26d", channels=(4, 4, 8, 8), layers=(1, 1, 1, 1), stem_width=4)
+    return onnx.load(exported(path, net, folded=False))
+
+
+@pytest.mark.parametrize("folded", [False, True], ids=["norms", "folded"])
+@pytest.mark.parametrize("name", NETS)
+def test_what_torch_exports_is_read(tmp_path: Path, name: str, folded: bool) -> None:
+    path = exported(tmp_path / "net.onnx", NETS[name](), folded)
+    assert verdict(path) == "right"
+    notes = " ".join(read_checkpoint(path).notes)
+    assert ("a form for inference" in notes) is folded
+    assert ("momentum" in notes) is not folded
+
+
+@pytest.mark.parametrize("path", KEPT, ids=[path.stem for path in KEPT])
+def test_what_other_exporters_wrote_is_read(path: Path) -> None:
+    assert verdict(path) == "right"
+
+
+@pytest.mark.parametrize("head", ["logits", "softmax"])
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+def test_our_own_files_are_read_with_their_preprocessing(
+    tmp_path: Path, order: Any, head: Any
+) -> None:
+    path = tmp_path / "net.onnx"
+    model = resnet_onnx.create_model(SMALL, weights=random_weights(compile_plan(SMALL)))
+    model.preprocessing = Preprocessing(
+        mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), channel_order=order
+    )
+    model.labels = tuple("abcde")
+    resnet_onnx.export(model, path, form=Form(preprocessing=True, head=head))
+    found = read_checkpoint(path)
+    assert (found.spec, found.preprocessing, found.labels) == (
+        SMALL,
+        model.preprocessing,
+        model.labels,
+    )
+    assert verdict(path) == "right"
+
+
+def _attribute(operator: str, **values: Any) -> Callable[[onnx.ModelProto], None]:
+    """The first node of an operator with other attributes."""
+
+    def change(model: onnx.ModelProto) -> None:
+        node = next(n for n in model.graph.node if n.op_type == operator)
+        kept = [a for a in node.attribute if a.name not in values]
+        del node.attribute[:]
+        node.attribute.extend([*kept, *(helper.make_attribute(k, v) for k, v in values.items())])
+
+    return change
+
+
+def _operator(old: str, new: str, every: bool = False, **values: Any) -> Any:
+    def change(model: onnx.ModelProto) -> None:
+        found = [n for n in model.graph.node if n.op_type == old]
+        for node in found if every else found[:1]:
+            node.op_type = new
+            node.attribute.extend(helper.make_attribute(k, v) for k, v in values.items())
+
+    return change
+
+
+def _every_eps(model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "epsilon":
+                attribute.f = 1e-3
+
+
+def _swapped_sums(model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        if node.op_type == "Add":
+            node.input[:] = list(node.input)[::-1]
+
+
+def _turned_kernel(model: onnx.ModelProto) -> None:
+    """The first kernel, of which a node changes rows and columns."""
+    node = next(n for n in model.graph.node if n.op_type == "Conv")
+    turn = helper.make_node("Transpose", [node.input[1]], ["turned"], perm=[0, 1, 3, 2])
+    node.input[1] = "turned"
+    model.graph.node.insert(0, turn)
+
+
+def _times(value: float) -> Callable[[onnx.ModelProto], None]:
+    def change(model: onnx.ModelProto) -> None:
+        number = numpy_helper.from_array(np.array(value, np.float32), "number")
+        model.graph.initializer.append(number)
+        at = next(i for i, n in enumerate(model.graph.node) if n.op_type == "Relu")
+        node = model.graph.node[at]
+        model.graph.node.insert(at, helper.make_node("Mul", [node.input[0], "number"], ["scaled"]))
+        model.graph.node[at + 1].input[0] = "scaled"
+
+    return change
+
+
+def _two_outputs(model: onnx.ModelProto) -> None:
+    name = next(n for n in model.graph.node if n.op_type == "Relu").output[0]
+    model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+
+
+def _norm_behind_relu(model: onnx.ModelProto) -> None:
+    """The first norm and the activation behind it in the other order."""
+    norm = next(n for n in model.graph.node if n.op_type == "BatchNormalization")
+    relu = next(n for n in model.graph.node if norm.output[0] in n.input)
+    inside, middle, end = norm.input[0], norm.output[0], relu.output[0]
+    relu.input[0], relu.output[0] = inside, middle
+    norm.input[0], norm.output[0] = middle, end
+    nodes = list(model.graph.node)
+    i, j = nodes.index(norm), nodes.index(relu)
+    nodes[i], nodes[j] = nodes[j], nodes[i]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+CHANGES: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
+    "another eps": (_every_eps, "right"),
+    "sums the other way": (_swapped_sums, "right"),
+    "a turned kernel": (_turned_kernel, "right"),
+    "another activation": (_operator("Relu", "Elu", every=True), "right"),
+    "one norm's eps": (_attribute("BatchNormalization", epsilon=1e-3), "refused: node '"),
+    "one norm in training": (_attribute("BatchNormalization", training_mode=1), "in training"),
+    "a wider pad": (_attribute("Conv", pads=[2, 2, 2, 2]), "padding=2"),
+    "pads on two sides": (_attribute("Conv", pads=[0, 0, 1, 1]), "on all sides"),
+    "the lower rule": (_attribute("Conv", auto_pad="SAME_LOWER", pads=[0] * 4), "SAME_LOWER"),
+    "a dilation": (_attribute("Conv", dilations=[2, 2], pads=[2, 2, 2, 2]), "dilation=2"),
+    "one activation": (_operator("Relu", "Elu"), "and the nearest ResNet has"),
+    "another slope": (_operator("Relu", "LeakyRelu", every=True, alpha=0.2), "no activation"),
+    "a limit far out": (_operator("Relu", "Clip", every=True), "no activation"),
+    "ceil_mode": (_attribute("MaxPool", ceil_mode=1), "ceil_mode"),
+    "no ceil_mode": (_attribute("AveragePool", ceil_mode=0), "padding=0"),
+    "counted pads": (
+        _attribute("AveragePool", ceil_mode=0, kernel_shape=[3, 3], pads=[1] * 4,
+                   count_include_pad=1),
+        "count_padding=True",
+    ),
+    "a number": (_times(2), "refused: node '"),
+    "one": (_times(1), "right"),
+    "two outputs": (_two_outputs, "2 outputs"),
+    "norm behind activation": (_norm_behind_relu, "refused: node '"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_what_a_change_makes_of_a_net_is_seen(
+    plain: onnx.ModelProto, tmp_path: Path, what: str
+) -> None:
+    model, (change, expected) = onnx.ModelProto(), CHANGES[what]
+    model.CopyFrom(plain)
+    change(model)
+    path = tmp_path / "net.onnx"
+    onnx.save(model, path)
+    said = verdict(path)
+    assert expected in said, said
+    assert said == "right" or said.startswith("refused"), said
+
+
+def test_drawn_changes_are_read_right_or_refused(plain: onnx.ModelProto, tmp_path: Path) -> None:
+    path, found = tmp_path / "net.onnx", Counter[str]()
+    for number in range(120):
+        model, what = mutated(plain, number)
+        path.write_bytes(model.SerializeToString())
+        try:
+            said = verdict(path)
+        # As runtimes do for models that there cannot be.
+        except Exception as error:
+            said = f"no model: {type(error).__name__}"
+        assert not said.startswith("wrong"), (number, what, said)
+        found[said.partition(":")[0]] += 1
+    assert found["refused"] > 40, found
+    assert found["right"] > 5, found
+    assert found["no model"] < 12, found
+
+
+def test_a_conversion_is_judged_by_the_files_own_graph(tmp_path: Path) -> None:
+    path, target = tmp_path / "net.onnx", tmp_path / "net.safetensors"
+    exported(path, NETS["timm v2"](), folded=True)
+    done = convert(path, target, proof=Proof((ENGINES["torch"],), judge_required=True))
+    assert done.judged_by == f"onnx {onnx.__version__} (onnx.reference), the file's own graph"
+    assert all(check.holds for check in done.checks)
+    assert read_checkpoint(target).spec == read_checkpoint(path).spec
+
+
+def _external(model: onnx.ModelProto, **told: str) -> bytes:
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in told.items():
+        tensor.external_data.add(key=key, value=value)
+    return bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("location", "why"),
+    [
+        ("../weights", "beside"),
+        ("/etc/passwd", "beside"),
+        ("inside/weights", "beside"),
+        ("a\\b", "beside"),
+        ("", "beside"),
+        ("link", "no link"),
+        ("nowhere", "no such file"),
+    ],
+)
+def test_arrays_elsewhere_are_refused(
+    plain: onnx.ModelProto, tmp_path: Path, location: str, why: str
+) -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(plain)
+    path = tmp_path / "net.onnx"
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    path.write_bytes(_external(model, location=location, offset="0"))
+    with pytest.raises(ResNetError, match=why):
+        read_checkpoint(path)
+
+
+def test_arrays_beside_a_file_are_read(plain: onnx.ModelProto, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    model = onnx.ModelProto()
+    model.CopyFrom(plain)
+    onnx.save(model, path, save_as_external_data=True, location="net.data", size_threshold=0)
+    assert verdict(path) == "right"
+    os.truncate(tmp_path / "net.data", 100)
+    with pytest.raises(ResNetError, match="ends before"):
+        dict(read_checkpoint(path).state)
+
+
+def _nested(model: onnx.ModelProto) -> None:
+    graph = helper.make_graph([], "inner", [], [])
+    model.graph.node[0].attribute.append(helper.make_attribute("body", graph))
+
+
+def _foreign(model: onnx.ModelProto) -> None:
+    model.graph.node[0].domain = "com.elsewhere"
+
+
+def _twice(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(model.graph.initializer[0])
+
+
+def _functions(model: onnx.ModelProto) -> None:
+    model.functions.add(name="f", domain="com.elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (_nested, "a graph or another thing"),
+        (_foreign, "of the domain 'com.elsewhere'"),
+        (_twice, "two arrays of the name"),
+        (_functions, "functions of its own"),
+        (lambda model: model.graph.input.append(model.graph.output[0]), "2 inputs"),
+        (lambda model: model.graph.initializer[0].dims.append(3), "the length of its shape"),
+        (lambda model: model.opset_import.add(domain="ai.onnx", version=3), "version"),
+    ],
+)
+def test_what_no_exporter_of_a_net_writes_is_refused(
+    plain: onnx.ModelProto, tmp_path: Path, damage: Callable[[onnx.ModelProto], None], why: str
+) -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(plain)
+    damage(model)
+    path = tmp_path / "net.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ResNetError, match=why):
+        read_checkpoint(path)
+
+
+def test_arrays_are_not_read_before_they_are_asked_for(tmp_path: Path) -> None:
+    """Their data may be larger than what a file may hold beside them."""
+    path = tmp_path / "net.onnx"
+    size = 20 * 2**20
+    tensors = [
+        TensorProto(
+            name=str(i), data_type=TensorProto.FLOAT, dims=[size // 4], raw_data=bytes(size)
+        )
+        for i in range(2)
+    ]
+    node = helper.make_node("Relu", ["x"], ["y"])
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 3, 8, 8]) for n in "xy"]
+    model = helper.make_model(helper.make_graph([node], "g", ends[:1], ends[1:], tensors))
+    path.write_bytes(model.SerializeToString())
+    assert open_onnx(path).tensors.entries["1"].shape == (size // 4,)
+    os.truncate(path, 30 * 2**20)
+    with pytest.raises(ResNetError, match="ends before its records do"):
+        open_onnx(path)
