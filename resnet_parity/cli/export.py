@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _CALIBRATION = 512
 """Images of a calibration at most; more widen the ranges hardly."""
 
-_DTYPES = ("float64", "float32", "float16", "bfloat16")
+_DTYPES = ("float64", "float32", "float16", "bfloat16", "int8")
 
 
 def export(

@@ -139,13 +139,14 @@ def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = N
             if engines:
                 before = time.perf_counter()
                 plain = p.trained is None
-                same = _dtypes(checkpoint) == {wanted.dtype}
+                dtypes, wide = _dtypes(checkpoint), wanted.dtype == "float64"
                 exported = RuntimeFile(
                     wanted.dtype,
                     form.head,
                     form.size,
-                    permutation=plain and same,
-                    rounded=plain and not same,
+                    # In float64, what an epsilon rounds off goes into the variance.
+                    permutation=plain and dtypes == {wanted.dtype} and not wide,
+                    rounded=plain and dtypes != {wanted.dtype} and not wide,
                     bgr=form.preprocessing and _takes_bgr(checkpoint),
                 )
                 written = Target(draft, target, checkpoint, exported, inputs)

@@ -35,6 +35,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ["float32", "float32", "float64"],
         ),
         (("--dtype", "bfloat16", "--size", "33x40"), ["bfloat16", "float64"]),
+        (("--dtype", "float64"), ["float64"]),
     ],
 )
 def test_a_file_is_proven_and_verified(
@@ -82,11 +83,11 @@ def test_a_net_without_weights_gets_fresh_ones(tmp_path: Path) -> None:
         (("-o", "net.onnx", "--batch", "x"), "--batch: 'x' is neither dynamic nor a number"),
         (("-o", "net.onnx", "--size", "x"), "--size: 'x' is not a size such as 224 or 97x64"),
         (("-o", "net.onnx", "--size", "0"), "--size: '0' is not a size"),
-        (("-o", "net.onnx", "--dtype", "float64"), "--dtype: 'float64' is not one of float32"),
+        (("-o", "net.onnx", "--dtype", "float8"), "--dtype: 'float8' is not one of float64"),
         (("-o", "net.onnx", "--opset", "3"), "opset: 3 is not one of 17 to"),
         (("-o", "net.onnx", "--dtype", "bfloat16", "--opset", "21"), "21 has no bfloat16"),
         (("-o", "net.onnx", "--head", "argmax"), "head: 'argmax' is not one of logits, softmax"),
-        (("-o", "net.onnx", "--engines", "torch"), "torch runs no ONNX files"),
+        (("-o", "net.onnx", "--engines", "torch"), "torch runs no files of ONNX"),
         (
             ("-o", "net.onnx", "--engines", "onnxruntime", "--dtype", "bfloat16"),
             "onnxruntime does not compute in bfloat16; it does in float32, float16",

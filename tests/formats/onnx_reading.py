@@ -10,6 +10,7 @@ import onnx
 from onnx import helper
 
 import resnet_torch
+from resnet_onnx.runtimes import run_model
 from resnet_parity.worker.judges import onnx_graph
 from shared_spec.errors import ResNetError
 from shared_spec.formats.read import read_checkpoint

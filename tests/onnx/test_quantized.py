@@ -18,6 +18,7 @@ from resnet_onnx import Form, calibration, quantization
 from resnet_onnx.calibration import largest, limits_of, write_observed
 from resnet_onnx.file import write
 from resnet_onnx.quantization import Limits, misfit, points_of
+from resnet_onnx.runtimes import RUNTIMES as ONNX_RUNTIMES
 from resnet_onnx.runtimes import run_file, started
 from resnet_parity.convert.export import Wanted, export
 from resnet_parity.convert.quantized import Quantization, compared
@@ -94,7 +95,7 @@ def test_runtimes_run_every_family(name: str, tmp_path: Path) -> None:
     trials = (judge(perturbed(p, wide, "int8", seed)) for seed in range(3))
     bound = ROUNDING_FACTOR * max(difference(exact, other).size for other in trials)
     assert bound < 0.6
-    for runtime in RUNTIMES:
+    for runtime in ONNX_RUNTIMES:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("RESNET_ONNX_RUNTIME", runtime)
             (found,) = run_file(path, "int8", {"images": images})
