@@ -158,6 +158,23 @@ def test_ours_is_held_against_the_fastest_peer_that_is_compiled_alike() -> None:
     assert rows["torch, compiled"].ratio == pytest.approx(1.25)
 
 
+def test_int8_is_held_against_the_float_net_of_its_runtime() -> None:
+    mine = {"inference": 0.10, "int8": 0.04}
+    fakes = Fakes(seconds=lambda key: mine.get(key.split("/")[1].split(", ")[1], 0.2))
+    forms = ("inference", "int8")
+    report = run(fakes, request_of("torch,onnxruntime", peers=False, forms=forms))
+    rows = {(row.engine, row.form): row for row in report.rows}
+    assert set(rows) == {("torch", "inference"), *(("onnxruntime", form) for form in forms)}
+    whole = rows["onnxruntime", "int8"]
+    assert whole.ratio == pytest.approx(2.5)
+    assert whole.against == rows["onnxruntime", "inference"].side
+    assert rows["onnxruntime", "inference"].ratio is None
+    # Products of integers have no bound, which no framework has the kernels to measure.
+    assert whole.share is whole.bound_images_per_second is None
+    assert report.notes == ["torch, float32: int8 is a form of float32 nets, for runtimes"]
+    json.dumps(report.to_dict(), allow_nan=False)
+
+
 def test_a_side_that_computes_something_else_gets_no_speed() -> None:
     fakes = Fakes(error=lambda key: 1e-3 if key.startswith("flax/flax/") else 1e-7)
     # The last row of eight errs, which repeats one of the four images.

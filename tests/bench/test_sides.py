@@ -148,6 +148,15 @@ def test_the_inference_form_is_timed(pool: Pool, engine: str) -> None:
     assert_timed(report, [engine, f"{engine}, inference"])
 
 
+def test_int8_is_timed(pool: Pool) -> None:
+    report = run(pool, "onnxruntime", forms=("inference", "int8"))
+    assert report.problems == []
+    assert [row.form for row in report.rows] == ["inference", "int8"]
+    floats, whole = report.parity
+    # It is held to what rounding to 8 bits does, and does not compute the float net.
+    assert floats.error < floats.bound < 1e-3 < whole.error < whole.bound < 0.5
+
+
 def test_layouts_of_pytorch(pool: Pool) -> None:
     report = run(pool, "torch", layouts=("channels_last", "channels_first"))
     assert_timed(report, ["torch", "torch, channels_first"])
