@@ -16,7 +16,14 @@ from typing import Any
 import pytest
 
 from resnet_parity.engines.process import Worker
-from resnet_parity.engines.registry import DEVICES, ENGINES, Device, Engine, parse_engines
+from resnet_parity.engines.registry import (
+    ALL_ENGINES,
+    DEVICES,
+    ENGINES,
+    Device,
+    Engine,
+    parse_engines,
+)
 from shared_spec import ResNetError
 from tests import tiers
 from tests.in_process import InProcessWorker
@@ -165,14 +172,14 @@ class Pool:
         self._answers: dict[str, tuple[Any, bytes]] = {}
 
     def __getitem__(self, name: str) -> Any:
-        if name not in tiers.choice.engines:
+        if name in ENGINES and name not in tiers.choice.engines:
             pytest.skip(f"--engines leaves out {name}")
         if name not in self._workers and self._in_process:
-            self._workers[name] = InProcessWorker(ENGINES[name], self.device)
+            self._workers[name] = InProcessWorker(ALL_ENGINES[name], self.device)
         elif name not in self._workers:
             # A test's own folder is gone when the next one uses the worker.
             with contextlib.chdir(ROOT), self._flags(name):
-                self._workers[name] = Worker(ENGINES[name], self.device, module="tests.worker")
+                self._workers[name] = Worker(ALL_ENGINES[name], self.device, module="tests.worker")
         return self._workers[name]
 
     @contextlib.contextmanager
