@@ -84,7 +84,7 @@ def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = N
     if (absent := _absent(kind, writer)) is not None:
         raise FrameworkError(f"{kind.title}: {absent}")
     start = time.perf_counter()
-    engines = [] if proof is None else _runtimes(kind, proof)
+    engines = [] if proof is None else _runtimes(kind, wanted.dtype, proof)
     with workspace() as folder:
         source, path, checkpoint = _source(origin, folder, proof is not None)
         assert checkpoint.spec is not None
@@ -182,15 +182,16 @@ def _write(
         )
 
 
-def _runtimes(kind: ExportFormat, proof: Proof) -> list[Engine]:
-    """Those that run the file: the ones asked for, or all that are installed.
+def _runtimes(kind: ExportFormat, dtype: str, proof: Proof) -> list[Engine]:
+    """Those that run the file: the ones asked for, or all that are installed and have its dtype.
 
     Raises:
         FrameworkError: if one that was named is not installed, or runs no such files.
     """
     if proof.engines is None:
         known = (ALL_ENGINES[name] for name in kind.engines)
-        return [engine for engine in known if engine.missing() is None]
+        able = _able(dtype) if kind.name == "onnx" else kind.engines
+        return [engine for engine in known if engine.missing() is None and engine.name in able]
     for engine in proof.engines:
         if engine.name not in kind.engines:
             raise FrameworkError(
@@ -200,6 +201,13 @@ def _runtimes(kind: ExportFormat, proof: Proof) -> list[Engine]:
         if (absent := engine.missing()) is not None:
             raise FrameworkError(f"{engine.name}: {absent}")
     return list(proof.engines)
+
+
+def _able(dtype: str) -> list[str]:
+    """ONNX's runtimes that have a dtype; in float64, `onnx:reference` runs whatever it is."""
+    from resnet_onnx.runtimes import RUNTIMES
+
+    return [name for name, (_, dtypes) in RUNTIMES.items() if {dtype, "float64"} & {*dtypes}]
 
 
 def _source(origin: Origin, folder: Path, to_be_run: bool) -> tuple[str, Path, Checkpoint]:

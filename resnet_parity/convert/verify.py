@@ -143,7 +143,8 @@ def certify(
                 raise ResNetError(f"{why}; nothing was written")
         on_progress(f"reference: {engine.name}, float64")
         read = File(source, checkpoint.spec, Asked(checkpoint.part, checkpoint.names))
-        narrow = "float32" if exported is None else exported.dtype
+        wide = exported is None or exported.dtype == "float64"
+        narrow = "float32" if wide or exported is None else exported.dtype
         found, _ = run.outputs(engine, read, ("float64",), Trials(narrow), "cpu")
         if not all(np.isfinite(array).all() for arrays in found.values() for array in arrays):
             raise ParityError(f"{source}: its logits are not finite numbers")

@@ -74,7 +74,8 @@ class Runner:
     def run(self, dtype: str = "float32", **given: np.ndarray) -> list[np.ndarray]:
         paths = [self.folder / f"{name}.safetensors" for name in ("images", "outputs")]
         write_safetensors(paths[0], Checkpoint(given))
-        self.pool[self.format.engines[0]].call(
+        # Of ONNX's runtimes, the last has all dtypes.
+        self.pool[self.format.engines[-1]].call(
             "run_exported",
             source=str(self.path),
             dtypes=[dtype],
@@ -161,7 +162,7 @@ def told_in(path: Path) -> Any:
 
 
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
-@pytest.mark.parametrize("name", ["pt2", "stablehlo", "savedmodel"])
+@pytest.mark.parametrize("name", ["pt2", "stablehlo", "savedmodel", "onnx"])
 def test_other_dtypes(pool: Pool, name: str, dtype: str, tmp_path: Path) -> None:
     spec = NETS["bottleneck"]
     state = cast_weights(random_weights(compile_plan(spec)), dtype)
@@ -171,7 +172,7 @@ def test_other_dtypes(pool: Pool, name: str, dtype: str, tmp_path: Path) -> None
     reference, _ = exact(spec, state, images)
     found = runner.run(dtype, images=images)
     assert {x.dtype.name for x in found} == {"float64" if dtype == "float64" else "float32"}
-    assert farthest(reference, found) < (1e-12 if dtype == "float64" else 4e-2)
+    assert farthest(reference, found) < (1e-13 if dtype == "float64" else 4e-2)
 
 
 def test_every_package_writes_the_same_onnx(pool: Pool, tmp_path: Path) -> None:
