@@ -107,7 +107,7 @@ RUNTIMES: dict[str, Engine] = {
             "litert",
             "resnet_parity.worker.litert",
             ("keras", "h5py", "tensorflow", "ai_edge_litert"),
-            "tensorflow,litert",
+            "litert",
             "tensorflow",
             "litert",
         ),

@@ -103,4 +103,5 @@ predict = _VERBS.predict
 activations = _VERBS.activations
 run_parts = _VERBS.run_parts
 parameter_count = _VERBS.parameter_count
+load_weights = resnet_keras.load_weights
 read_checkpoint = resnet_keras.read_checkpoint
