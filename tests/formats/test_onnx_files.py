@@ -54,6 +54,7 @@ NETS: dict[str, Callable[[], torch.nn.Module]] = {
     "timm v2": lambda: _timm("resnetv2_50", **_BEFORE),
     "both pools": lambda: _timm("resnet18", global_pool="catavgmax", **_WIDTHS),
     "mean of pools": lambda: _timm("resnet18", global_pool="avgmax", **_WIDTHS),
+    "se": lambda: _timm("seresnet50", **_WIDTHS),
     "gelu": lambda: _timm("resnet18", act_layer="gelu", **_WIDTHS),
     "silu": lambda: _timm("resnet18", act_layer="silu", **_WIDTHS),
     "hardswish": lambda: _timm("resnet18", act_layer="hard_swish", **_WIDTHS),

@@ -96,7 +96,7 @@ def open_onnx(path: Path) -> Source:
         _check(path, model, onnx.defs.onnx_opset_version())
         entries: dict[str, LazyArray] = {}
         for tensor, place in zip(graph.initializer, data, strict=True):
-            if tensor.name in entries or not tensor.name:
+            if _text(tensor.name) in entries or not tensor.name:
                 raise ValueError(f"holds two arrays of the name {shown(tensor.name)}")
             entries[tensor.name] = _entry(path, tensor, place)
         nodes = tuple(_node(path, node) for node in graph.node)
@@ -112,16 +112,23 @@ def open_onnx(path: Path) -> Source:
         shape = tuple(d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim)
         told = OnnxGraph(
             nodes,
-            given[0].name,
+            _text(given[0].name),
             shape,
             _DTYPES[kind.elem_type],
-            graph.output[0].name,
+            _text(graph.output[0].name),
             max(x.version for x in model.opset_import if x.domain in _OPERATORS),
             len(graph.output),
         )
-        ours = [x.value for x in model.metadata_props if x.key == METADATA_KEY]
+        ours = [_text(x.value) for x in model.metadata_props if x.key == METADATA_KEY]
     metadata: dict[str, Any] = {GRAPH: told} | ({METADATA_KEY: ours[0]} if ours else {})
     return Source(path, "onnx", LazyArrays(entries), metadata)
+
+
+def _text(found: Any) -> str:
+    """A name. The library gives bytes where a file has no text."""
+    if not isinstance(found, str):
+        raise ValueError("holds a name that is no text")
+    return found
 
 
 def _check(path: Path, model: Any, newest: int) -> None:
@@ -142,17 +149,18 @@ def _check(path: Path, model: Any, newest: int) -> None:
 
 
 def _node(path: Path, node: Any) -> OnnxNode:
-    kind = node.op_type
-    found = OnnxNode(node.name, kind, tuple(node.input), tuple(node.output), {})
+    kind = _text(node.op_type)
+    inputs, outputs = (tuple(map(_text, names)) for names in (node.input, node.output))
+    found = OnnxNode(_text(node.name), kind, inputs, outputs, {})
     if not found.outputs:
         raise ValueError(f"{shown(kind)} gives nothing")
-    if node.domain not in _OPERATORS:
+    if _text(node.domain) not in _OPERATORS:
         raise WeightsError(
             f"{path}: {found} is of the domain {shown(node.domain)}, expected ONNX's own operators"
         )
     attributes: dict[str, Any] = {}
     for attribute in node.attribute:
-        if attribute.name in attributes or attribute.ref_attr_name:
+        if _text(attribute.name) in attributes or attribute.ref_attr_name:
             raise ValueError(f"{found} has {shown(attribute.name)} twice, or from elsewhere")
         attributes[attribute.name] = _value(path, found, attribute)
     return OnnxNode(found.name, kind, found.inputs, found.outputs, attributes)
@@ -226,7 +234,7 @@ def _beside(path: Path, tensor: Any) -> tuple[Path, int, int | None]:
     Raises:
         WeightsError: if it would lie elsewhere, or is a link.
     """
-    told = {entry.key: entry.value for entry in tensor.external_data}
+    told = {_text(entry.key): _text(entry.value) for entry in tensor.external_data}
     name = told.get("location", "")
     plain = bool(name) and name.isprintable() and Path(name).name == name and "\\" not in name
     beside = path.parent / (name if plain else "_")

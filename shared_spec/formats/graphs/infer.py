@@ -82,6 +82,9 @@ def _common(
             fields |= {"norm": "group", "norm_groups": norms[0].groups}
     if functions := _of([*layers, *after], plan.Activation):
         fields["activation"] = functions[0].function
+    if gates := _of(layers, plan.SqueezeExcite):
+        widest = max(gates, key=lambda gate: gate.channels)
+        fields |= {"attention": "se", "se_ratio": widest.reduced / max(widest.channels, 1)}
     convs = _of([*layers, *shortcuts], plan.Conv)
     biased = [conv.bias for conv in convs]
     if all(biased):

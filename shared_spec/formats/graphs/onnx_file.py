@@ -239,6 +239,8 @@ class _Match:
             elif unit.numbers is None:
                 nodes[number] = _Node(unit, unit.sources)
         self._join_affine(nodes, used, start)
+        for number in used:
+            self._join_gate(nodes, number)
         for node in nodes:
             if node.halves and len(self._users(node.sources[0])) == 1:
                 nodes[node.sources[0]].halved = len(nodes[node.sources[0]].sources) == 2
@@ -347,6 +349,40 @@ class _Match:
             raise LayerError(f"{units[0]} begins arithmetic that is no norm's")
         nodes[run[-1]] = _Node(last, self.graph.units[run[0]].sources, steps)
 
+    def _join_gate(self, nodes: list[_Node], number: Tensor) -> None:
+        """Squeeze-and-excitation in the place of a product and of the way to its second factor."""
+        end = nodes[number]
+        if end.unit.operator != "Mul" or len(end.sources) != 2:
+            return
+        for entering, at in (end.sources, end.sources[::-1]):
+            way: list[Tensor] = []
+            while at != entering and len(nodes[at].sources) == 1 and len(way) < len(_GATE):
+                if len(self._users(at)) != 1 or len(nodes[at].steps) != 1:
+                    break
+                way.insert(0, at)
+                (at,) = nodes[at].sources
+            steps = [nodes[n].steps[0] for n in way]
+            if at != entering or [_what(s.layer) for s in steps] != _GATE:
+                continue
+            first, second = steps[1], steps[3]
+            one, two = first.layer, second.layer
+            assert isinstance(one, plan.Conv)
+            assert isinstance(two, plan.Conv)
+            if (two.out_channels, two.in_channels) != (one.in_channels, one.out_channels):
+                continue
+            arrays = {
+                f"{place}.{leaf}": array
+                for place, step in (("fc1", first), ("fc2", second))
+                for leaf, array in step.owner.arrays.items()
+            }
+            node = end.unit.node
+            assert node is not None
+            layer = plan.SqueezeExcite(node.outputs[0], one.in_channels, one.out_channels)
+            for n in way:
+                nodes[n] = _Node(nodes[n].unit, ())
+            nodes[number] = _Node(end.unit, (entering,), (Step(layer, Owner(node, arrays)),))
+            return
+
     def _with_norms(self, parts: list[Part]) -> list[Part]:
         """Norms behind convolutions that have taken them in, which multiply by 1 and add what the
         convolution did. Such convolutions are followed by an activation or a sum.
@@ -431,13 +467,14 @@ class _Match:
             if theirs.step is None or ours.step is None:
                 continue
             for q in parameters_of(ours.step.layer):
-                array = theirs.step.owner.arrays.get(q.leaf)
+                leaf = q.name.removeprefix(f"{ours.step.layer.name}.")
+                array = theirs.step.owner.arrays.get(leaf)
                 if array is None:
-                    raise LayerError(f"{theirs.step.owner} has no {q.leaf}")
+                    raise LayerError(f"{theirs.step.owner} has no {leaf}")
                 square = (*array.shape, 1, 1) == q.shape or array.shape == (*q.shape, 1, 1)
                 if array.shape != q.shape and not square:
                     raise LayerError(
-                        f"{theirs.step.owner} has a {q.leaf} of the shape {array.shape}, expected "
+                        f"{theirs.step.owner} has a {leaf} of the shape {array.shape}, expected "
                         f"{q.shape}"
                     )
                 weights[q.name] = array.reshaped(q.shape)
@@ -474,6 +511,20 @@ class _Match:
         rest = [name for name in self.source.tensors.entries if name not in known]
         if rest:
             yield f"arrays that the net does not have: {some(rest)}"
+
+
+_GATE = ["mean", "fc", "relu", "fc", "sigmoid"]
+"""Layers of squeeze-and-excitation."""
+
+
+def _what(layer: Layer) -> str:
+    """Which of these a layer is."""
+    if isinstance(layer, plan.GlobalPool) and layer.kind == "avg" and layer.keep_axes:
+        return "mean"
+    if isinstance(layer, plan.Activation):
+        return layer.function
+    plain = isinstance(layer, plan.Conv) and (layer.kernel_size, layer.stride, layer.groups)
+    return "fc" if plain == (1, 1, 1) and getattr(layer, "bias", False) else ""
 
 
 _AFFINE = ("Add", "Sub", "Mul", "Div", "Gather")
@@ -523,7 +574,8 @@ def _bare(steps: tuple[Step, ...], ends: bool) -> Iterator[Step]:
     """The convolutions of a chain that an activation follows, or with `ends` nothing."""
     for i, step in enumerate(steps):
         after = steps[i + 1].layer if i + 1 < len(steps) else None
-        follows = isinstance(after, plan.Activation) or (ends and after is None)
+        last = after is None or isinstance(after, plan.SqueezeExcite)
+        follows = isinstance(after, plan.Activation) or (ends and last)
         if isinstance(step.layer, plan.Conv) and follows:
             yield step
 

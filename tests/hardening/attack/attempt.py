@@ -114,7 +114,7 @@ def use_certificate(path: Path, spec: ResNetSpec | None) -> None:
 
     def checks(run: Any, engines: Any, file: Any, held: Any, _: Any) -> list[certificate.Check]:
         """In the place of the engines."""
-        array, net = read_safetensors(run.images).state["images"], file[1]
+        array, net = read_safetensors(run.images).state["images"], file.spec
         if array.ndim != 4 or array.dtype != np.float64 or not isinstance(net, ResNetSpec):
             raise AssertionError(f"inputs of {array.dtype} {array.shape}")
         compile_plan(net)

@@ -135,7 +135,7 @@ def _keras_model(path: Path) -> None:
 
 
 def _kept(name: str, path: Path) -> None:
-    """A small net that Keras 3.15 saved."""
+    """A small net that Keras 3.15 or an exporter saved."""
     shutil.copy(KEPT / name, path)
 
 
@@ -225,6 +225,8 @@ FORMATS = {
     ".keras of layers": Format("a.keras", partial(_kept, "functional.keras")),
     ".keras graph": Format("a.keras", partial(_kept, "graph.keras")),
     ".h5 graph": Format("a.h5", partial(_kept, "graph.h5")),
+    ".onnx": Format("a.onnx", partial(_kept, "dynamo_plain.onnx")),
+    ".onnx of tf2onnx": Format("a.onnx", partial(_kept, "keras_tensorflow_same.onnx")),
     ".pth": Format("a.pth", lambda path: _torch(path, zipped=True), spec=TINY),
     ".pth before 1.6": Format("a.pth", lambda path: _torch(path, zipped=False), spec=TINY),
     ".pth with objects": Format("a.pth", _torch_objects, spec=TINY),
