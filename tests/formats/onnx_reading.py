@@ -96,7 +96,7 @@ def mutated(model: onnx.ModelProto, number: int) -> tuple[onnx.ModelProto, str]:
         node.op_type = str(rng.choice(UNARY))
         del node.attribute[:]
         return found, f"{node.op_type} there"
-    if how == "bypass":
+    if how == "bypass" and node.input:
         for other in nodes:
             for i, name in enumerate(other.input):
                 if name == node.output[0]:
