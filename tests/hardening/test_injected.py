@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from resnet_parity.convert import certificate as module
-from resnet_parity.convert.verify import Proof, certify
+from resnet_parity.convert.verify import Proof, Target, certify
 from resnet_parity.engines import job
 from resnet_parity.engines.registry import ENGINES
 from shared_spec import (
@@ -106,7 +106,7 @@ def verdict(folder: Path, change: Callable[[State], State], spec: ResNetSpec) ->
     checkpoint = read_checkpoint(source)
     whole = Checkpoint(checkpoint.state, spec)
     try:
-        certify(source, target, checkpoint, whole, [ENGINES["torch"]], Proof(), named=target)
+        certify(source, Target(target, target, whole), checkpoint, [ENGINES["torch"]], Proof())
     except ParityError as error:
         return str(error)
     return ""
