@@ -309,11 +309,18 @@ def _check_of(data: Any) -> Check:
 
 
 def files_of(path: Path) -> list[Path]:
-    """Itself, with the one beside it that OpenVINO has, or those in it."""
+    """Itself, with what OpenVINO has beside it, or an ONNX file of ours above 2 GB; or those
+    in it.
+    """
     if path.is_dir():
         return sorted(f for f in path.rglob("*") if f.is_file())
-    beside = path.with_suffix(".bin")
-    return [path, beside] if path.suffix == ".xml" and beside.is_file() else [path]
+    beside: list[Path] = []
+    if path.suffix == ".xml" and (weights := path.with_suffix(".bin")).is_file():
+        beside = [weights]
+    elif path.suffix == ".onnx":
+        pattern = re.compile(rf"{re.escape(path.name)}\.[0-9a-f]{{12}}\.data")
+        beside = sorted(f for f in path.parent.iterdir() if pattern.fullmatch(f.name))
+    return [path, *beside]
 
 
 def file_digest(path: Path) -> str:

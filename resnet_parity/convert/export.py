@@ -158,7 +158,11 @@ def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = N
                     quantized = evaluate(job, written, engines, quantization, on_progress)
                     made = replace(made, quantized=quantized)
                 seconds = time.perf_counter() - before
+            kept = {file.name for file in files_of(draft)}
             move_beside(draft, target.resolve())
+        for file in files_of(target) if target.is_file() else ():
+            if file.name not in kept:  # of a larger net that was here before
+                file.unlink(missing_ok=True)
         if made is not None:
             write_certificate(made, target)
         removed = remove_stale(target) if made is None else None

@@ -102,3 +102,29 @@ def test_refused_before_work_starts(
     monkeypatch.chdir(tmp_path)
     assert message in refused("export", "resnet20", *options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_beside_a_file_are_part_of_it(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Above 2 GB; here, above nothing."""
+    target = tmp_path / "net.onnx"
+    export = ("export", weights, "-o", target, "--engines", "onnx:reference")
+    with monkeypatch.context() as patch:
+        patch.setattr("resnet_onnx.file.INLINE", 0)
+        code, _, err = command(*export)
+    assert code == 0, err
+    (beside,) = tmp_path.glob("*.data")
+    code, _, err = command("verify", target)
+    assert code == 0, err
+    data = bytearray(beside.read_bytes())
+    data[-1] ^= 1
+    beside.write_bytes(data)
+    code, _, err = command("verify", target)
+    assert code == 1
+    assert "is not the file of its certificate" in err
+    code, _, err = command(*export)
+    assert code == 0, err
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["net.onnx", "net.onnx.parity.json"]
+    assert command("verify", target).code == 0
