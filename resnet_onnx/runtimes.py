@@ -93,7 +93,26 @@ def _reference(model: ModelProto) -> Run:
             values = np.fromiter(map(math.erf, x.ravel()), np.float64, x.size)
             return (values.reshape(x.shape).astype(x.dtype),)
 
-    evaluator = ReferenceEvaluator(model, new_ops=[Erf])
+    class BatchNormalization(OpRun):  # type: ignore[misc]
+        """Before version 14, the library's own takes the batch into the statistics."""
+
+        op_domain = ""
+
+        def _run(
+            self,
+            x: np.ndarray,
+            *arrays: np.ndarray,
+            epsilon: float = 1e-5,
+            **rest: Any,
+        ) -> tuple[np.ndarray]:
+            shape = (-1, *(1,) * (x.ndim - 2))
+            scale, bias, mean, variance = (array.reshape(shape) for array in arrays)
+            y = scale * (x - mean) / np.sqrt(variance + epsilon) + bias
+            return (y.astype(x.dtype),)
+
+    version = next(x.version for x in model.opset_import if not x.domain)
+    own = [Erf, BatchNormalization] if version < 14 else [Erf]
+    evaluator = ReferenceEvaluator(model, new_ops=own)
     return lambda feeds: list(evaluator.run(None, dict(feeds)))
 
 

@@ -191,6 +191,19 @@ def _two_outputs(model: onnx.ModelProto) -> None:
     model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
 
 
+def _of_version_11(model: onnx.ModelProto) -> None:
+    model.opset_import[0].version = 11
+    for node in model.graph.node:
+        kept = [a for a in node.attribute if a.name != "training_mode"]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+
+
+def _given_twice(model: onnx.ModelProto) -> None:
+    relu = next(n for n in model.graph.node if n.op_type == "Relu")
+    model.graph.node.append(helper.make_node("Sigmoid", list(relu.input), list(relu.output)))
+
+
 def _norm_behind_relu(model: onnx.ModelProto) -> None:
     """The first norm and the activation behind it in the other order."""
     norm = next(n for n in model.graph.node if n.op_type == "BatchNormalization")
@@ -230,6 +243,10 @@ CHANGES: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
     "one": (_times(1), "right"),
     "two outputs": (_two_outputs, "2 outputs"),
     "norm behind activation": (_norm_behind_relu, "refused: node '"),
+    # In which onnx.reference itself takes the batch into the statistics.
+    "operators of version 11": (_of_version_11, "right"),
+    "one tensor of two nodes": (_given_twice, "is given already"),
+    "a setting of no operator": (_attribute("Conv", fancy=3), "does not know"),
 }  # fmt: skip
 
 

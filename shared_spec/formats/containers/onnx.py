@@ -5,7 +5,7 @@ are passed over, and each is read on demand from the file, or from one beside it
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -106,6 +106,7 @@ def open_onnx(path: Path) -> Source:
                 f"{path}: its graph has {len(given)} inputs and {len(graph.output)} outputs, "
                 f"expected one of each"
             )
+        _check_nodes(nodes, {*entries, given[0].name}, _versions(model)[0])
         kind = given[0].type.tensor_type
         if kind.elem_type not in _DTYPES:
             raise WeightsError(f"{path}: its input is of a type that no model here takes")
@@ -134,7 +135,7 @@ def _text(found: Any) -> str:
 def _check(path: Path, model: Any, newest: int) -> None:
     """Raise a `WeightsError` for a model that is more than operators and arrays."""
     graph = model.graph
-    versions = [x.version for x in model.opset_import if x.domain in _OPERATORS]
+    versions = _versions(model)
     if len(versions) != 1 or not OLDEST <= versions[0] <= newest:
         raise WeightsError(
             f"{path}: is of the operators' version {shown(str(versions))[1:-1]}, expected one from "
@@ -146,6 +147,31 @@ def _check(path: Path, model: Any, newest: int) -> None:
         raise WeightsError(f"{path}: has sparse arrays, which no model here has")
     if len(graph.node) > _NODES or len(graph.initializer) > ARRAYS:
         raise WeightsError(f"{path}: has more nodes or arrays than any model")
+
+
+def _versions(model: Any) -> list[int]:
+    """Of ONNX's own operators, as a model tells them."""
+    return [x.version for x in model.opset_import if x.domain in _OPERATORS]
+
+
+def _check_nodes(nodes: Iterable[OnnxNode], given: set[str], version: int) -> None:
+    """Raise a `ValueError` if a tensor is given twice, or a node has a setting that its operator
+    does not know: runtimes then do as they like.
+    """
+    from onnx import defs
+
+    for node in nodes:
+        for name in filter(None, node.outputs):
+            if name in given:
+                raise ValueError(f"{node} gives {shown(name)}, which is given already")
+            given.add(name)
+        try:
+            known = defs.get_schema(node.operator, version).attributes
+        except defs.SchemaError:
+            continue  # an operator that is refused where it is needed
+        for name in node.attributes:
+            if name not in known:
+                raise ValueError(f"{node} has {shown(name)}, which its operator does not know")
 
 
 def _node(path: Path, node: Any) -> OnnxNode:
