@@ -1,7 +1,6 @@
 """How large the tensors of a net become on images, which is what its 8 bits are to reach.
 
-The largest magnitude is the limit. Narrower ones cut the few large numbers off to represent the
-others more finely; on the digits net that made logits worse (docs/results/int8.md).
+The largest magnitude is the limit, so that no number of the calibration is cut off.
 """
 
 from __future__ import annotations
