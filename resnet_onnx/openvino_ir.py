@@ -9,7 +9,7 @@ from pathlib import Path
 from resnet_onnx.file import write
 from shared_spec.atomic_write import durable, move_beside, workspace
 from shared_spec.errors import framework_missing
-from shared_spec.export_formats import Form
+from shared_spec.export_formats import EXPORT_FORMATS, Form
 from shared_spec.plan.network import Plan
 from shared_spec.weights.checkpoint import METADATA_KEY, Checkpoint
 from shared_spec.weights.lazy_array import LazyArray
@@ -23,8 +23,8 @@ def write_ir(
     form: Form,
     known: Checkpoint,
 ) -> None:
-    """As `resnet_onnx.file.write`: what it writes, converted by OpenVINO with its weights kept as
-    they are.
+    """As `resnet_onnx.file.write`: what it writes, converted by OpenVINO, which folds norms by
+    itself.
 
     Raises:
         FrameworkError: if OpenVINO is not installed.
@@ -34,6 +34,7 @@ def write_ir(
         import openvino
     except ImportError:
         raise framework_missing("OpenVINO IR", "OpenVINO (openvino)", "openvino") from None
+    EXPORT_FORMATS["openvino"].check_place(Path(path))
     with workspace() as folder:
         graph = folder / "net.onnx"
         write(graph, p, entries, dtype, form, known)

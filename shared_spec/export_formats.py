@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence, Set
 from dataclasses import asdict, dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Literal
 
 import numpy as np
@@ -109,12 +109,27 @@ class ExportFormat:
     dtypes: tuple[str, ...] = ("float32", "float16", "bfloat16")
     any_batch: bool = True
     any_size: bool = True
+    keeps_weights: bool = True
+    """Whether a file has a net's arrays as they are; some converters fold norms by themselves."""
     from_plan: bool = False
     """Whether `resnet_onnx` writes it, and no framework."""
 
     def replaceable(self, files: Set[str]) -> bool:
         """Whether a folder with files of these names may be replaced."""
         return not files or (not self.suffix and "saved_model.pb" in files)
+
+    def check_place(self, path: Path) -> None:
+        """Refuse a place where a file that is none of ours would be replaced.
+
+        Raises:
+            WeightsError: naming it.
+        """
+        beside = path.with_suffix(".bin")
+        if self.name == "openvino" and beside.exists() and not path.exists():
+            raise WeightsError(
+                f"{path}: {self.title} would put its weights into {beside.name}, which is there "
+                f"already; choose another name"
+            )
 
     def check(self, form: Form, dtype: str) -> None:
         """Say what the format has no way to say.
@@ -146,7 +161,13 @@ EXPORT_FORMATS: dict[str, ExportFormat] = {
             from_plan=True,
         ),
         ExportFormat(
-            "openvino", "OpenVINO IR", ".xml", ("openvino",), ("float32",), from_plan=True
+            "openvino",
+            "OpenVINO IR",
+            ".xml",
+            ("openvino",),
+            ("float32",),
+            keeps_weights=False,
+            from_plan=True,
         ),
         ExportFormat(
             "pt2", "torch.export", ".pt2", ("torch",), ("float64", "float32", "float16", "bfloat16")
@@ -173,6 +194,7 @@ EXPORT_FORMATS: dict[str, ExportFormat] = {
             ("float32",),
             any_batch=False,
             any_size=False,
+            keeps_weights=False,
         ),
     )
 }

@@ -97,6 +97,7 @@ def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = N
     """
     kind, form = wanted.format, wanted.form
     kind.check(form, wanted.dtype)
+    kind.check_place(target)
     writer = None if kind.from_plan else ALL_ENGINES[kind.engines[0]]
     if (absent := _absent(kind, writer)) is not None:
         raise FrameworkError(f"{kind.title}: {absent}")
@@ -139,13 +140,14 @@ def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = N
             if engines:
                 before = time.perf_counter()
                 plain = p.trained is None
+                unchanged = plain and kind.keeps_weights
                 dtypes, wide = _dtypes(checkpoint), wanted.dtype == "float64"
                 exported = RuntimeFile(
                     wanted.dtype,
                     form.head,
                     form.size,
                     # In float64, what an epsilon rounds off goes into the variance.
-                    permutation=plain and dtypes == {wanted.dtype} and not wide,
+                    permutation=unchanged and dtypes == {wanted.dtype} and not wide,
                     rounded=plain and dtypes != {wanted.dtype} and not wide,
                     bgr=form.preprocessing and _takes_bgr(checkpoint),
                 )

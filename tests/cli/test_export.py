@@ -8,7 +8,15 @@ from pathlib import Path
 import onnx
 import pytest
 
-from shared_spec import Checkpoint, Preprocessing, compile_plan, random_weights, resolve
+import resnet_onnx
+from shared_spec import (
+    Checkpoint,
+    Preprocessing,
+    WeightsError,
+    compile_plan,
+    random_weights,
+    resolve,
+)
 from shared_spec.formats.canonical_file import write_safetensors
 from tests.command import command, refused
 
@@ -128,3 +136,27 @@ def test_weights_beside_a_file_are_part_of_it(
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["net.onnx", "net.onnx.parity.json"]
     assert command("verify", target).code == 0
+
+
+def test_openvino_replaces_no_strange_file(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.bin").write_bytes(b"mine")
+    message = "would put its weights into net.bin, which is there already"
+    assert message in refused("export", weights, "-o", "net.xml")
+    with pytest.raises(WeightsError, match=message):
+        resnet_onnx.export(resnet_onnx.create_model(SPEC), "net.xml")
+    assert [path.name for path in tmp_path.iterdir()] == ["net.bin"]
+    assert (tmp_path / "net.bin").read_bytes() == b"mine"
+
+
+def test_a_converter_that_folds_norms_does_not_keep_the_weights(
+    weights: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "net.xml"
+    code, _, err = command("export", weights, "-o", target)
+    assert code == 0, err
+    certificate = json.loads(Path(f"{target}.parity.json").read_text())
+    assert (certificate["permutation"], certificate["exact"]) == (False, False)
+    assert command("export", weights, "-o", target).code == 0  # over what is ours
