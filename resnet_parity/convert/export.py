@@ -110,10 +110,12 @@ def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = N
         assert checkpoint.spec is not None
         notes = list(checkpoint.notes)
         if form.preprocessing and checkpoint.preprocessing is None:
-            prepare = Preprocessing.default(checkpoint.spec)
+            calibrated = wanted.quantization and wanted.quantization.preprocessing
+            prepare = calibrated or Preprocessing.default(checkpoint.spec)
             checkpoint = replace(checkpoint, preprocessing=prepare)
+            whose = "the calibration's" if calibrated else "ImageNet's"
             notes.append(
-                "the weights have no preprocessing of their own, and the graph has ImageNet's"
+                f"the weights have no preprocessing of their own, and the graph has {whose}"
             )
         if proof is not None and not engines:
             notes.append(
