@@ -429,6 +429,16 @@ def test_a_file_of_nothing_but_fields_is_refused(tmp_path: Path) -> None:
         open_onnx(path)
 
 
+def test_casts_that_round_are_told(plain: onnx.ModelProto, tmp_path: Path) -> None:
+    model, path = onnx.ModelProto(), tmp_path / "net.onnx"
+    model.CopyFrom(plain)
+    _on_images(_node("Cast", ["x"], ["h"], to=10), _node("Cast", ["h"], ["y"], to=1))(model)
+    path.write_bytes(model.SerializeToString())
+    (note,) = (n for n in read_checkpoint(path).notes if "rounds" in n)
+    assert "node 'h' (Cast)" in note
+    assert "node 'y'" not in note
+
+
 def test_a_gate_with_zeros_around_its_pixel_is_refused(tmp_path: Path) -> None:
     path = exported(tmp_path / "net.onnx", NETS["se"](), folded=False)
     model = onnx.load(path)

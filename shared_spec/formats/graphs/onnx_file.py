@@ -526,6 +526,10 @@ class _Match:
                 "its pads are those of TensorFlow's rule at its image size, and that rule is taken "
                 "for all sizes"
             )
+        casts = [n for n in self.told.nodes if n.operator == "Cast"]
+        narrow = [str(n) for n in casts if n.attributes["to"] in _NARROW]
+        if narrow and self.told.dtype.itemsize > 2:
+            yield f"numbers that it rounds to 16 bits are not rounded here: {some(narrow)}"
         known = {name for node in self.told.nodes for name in node.inputs}
         rest = [name for name in self.source.tensors.entries if name not in known]
         if rest:
@@ -547,6 +551,8 @@ def _what(layer: Layer) -> str:
     return "fc" if (layer.kernel_size, layer.stride, layer.groups) == (1, 1, 1) else ""
 
 
+_NARROW = (10, 16)
+"""float16 and bfloat16, by ONNX's numbers."""
 _AFFINE = ("Add", "Sub", "Mul", "Div", "Gather")
 _KINDS = {"Add": "A", "Sub": "A", "Mul": "M"}
 
