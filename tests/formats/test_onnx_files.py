@@ -246,7 +246,7 @@ CHANGES: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
     # In which onnx.reference itself takes the batch into the statistics.
     "operators of version 11": (_of_version_11, "right"),
     "one tensor of two nodes": (_given_twice, "is given already"),
-    "a setting of no operator": (_attribute("Conv", fancy=3), "does not know"),
+    "a setting of no operator": (_attribute("Conv", fancy=3), "does not have"),
 }  # fmt: skip
 
 
@@ -262,6 +262,209 @@ def test_what_a_change_makes_of_a_net_is_seen(
     said = verdict(path)
     assert expected in said, said
     assert said == "right" or said.startswith("refused"), said
+
+
+def _number(model: onnx.ModelProto, name: str, value: Any) -> str:
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    return name
+
+
+def _on_images(*nodes: onnx.NodeProto, dtype: int = TensorProto.FLOAT, **numbers: Any) -> Any:
+    """Nodes of which the last one's output enters the net in place of `x`."""
+
+    def change(model: onnx.ModelProto) -> None:
+        model.graph.input[0].type.tensor_type.elem_type = dtype
+        for name, value in numbers.items():
+            _number(model, name, value)
+        for node in model.graph.node:
+            node.input[:] = [nodes[-1].output[0] if name == "x" else name for name in node.input]
+        rest = list(model.graph.node)
+        del model.graph.node[:]
+        model.graph.node.extend([*nodes, *rest])
+
+    return change
+
+
+def _both(*changes: Callable[[onnx.ModelProto], None]) -> Callable[[onnx.ModelProto], None]:
+    def change(model: onnx.ModelProto) -> None:
+        for one in changes:
+            one(model)
+
+    return change
+
+
+def _same_everywhere(model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "MaxPool"):
+            kept = [a for a in node.attribute if a.name not in ("pads", "auto_pad")]
+            del node.attribute[:]
+            node.attribute.extend([*kept, helper.make_attribute("auto_pad", "SAME_UPPER")])
+
+
+def _three_of_max(model: onnx.ModelProto) -> None:
+    _number(model, "zero", np.float32(0))
+    _number(model, "half", np.float32(0.5))
+    for node in model.graph.node:
+        if node.op_type == "Relu":
+            node.op_type = "Max"
+            node.input.extend(["zero", "half"])
+
+
+def _padded_classifier(model: onnx.ModelProto) -> None:
+    """A 1x1 convolution in place of the classifier, with zeros around its one pixel."""
+    nodes = model.graph.node
+    dense, flat = (next(n for n in nodes if n.op_type == k) for k in ("Gemm", "Flatten"))
+    kernel = next(t for t in model.graph.initializer if t.name == dense.input[1])
+    kernel.dims.extend([1, 1])
+    nodes.remove(dense)
+    nodes.remove(flat)
+    inputs = [flat.input[0], *dense.input[1:]]
+    nodes.append(helper.make_node("Conv", inputs, ["map"], "padded", pads=[1] * 4))
+    nodes.append(helper.make_node("Flatten", ["map"], dense.output[:1]))
+
+
+def _turned_often(model: onnx.ModelProto) -> None:
+    conv = next(n for n in model.graph.node if n.op_type == "Conv")
+    for i in range(3000):
+        turn = helper.make_node("Transpose", [conv.input[1]], [f"turn{i}"], perm=[0, 1, 3, 2])
+        model.graph.node.insert(i, turn)
+        conv.input[1] = f"turn{i}"
+
+
+def _fewer(operator: str) -> Callable[[onnx.ModelProto], None]:
+    def change(model: onnx.ModelProto) -> None:
+        del next(n for n in model.graph.node if n.op_type == operator).input[1:]
+
+    return change
+
+
+def _many_channels(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 2**60
+
+
+_node = helper.make_node
+_SIZES = (
+    _node("Shape", ["x"], ["shape"]),
+    _node("Gather", ["shape", "i"], ["height"]),
+    _node("Gather", ["shape", "j"], ["width"]),
+)
+_TEXT = TensorProto(data_type=TensorProto.STRING, dims=[1], string_data=[b"a"])
+HOSTILE: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
+    "zeros before the rule": (
+        _both(_same_everywhere, _on_images(_node("Pad", ["x", "p"], ["y"]),
+                                           p=np.array([0, 0, 0, 0, 0, 0, 1, 1]))),
+        "pads once more",
+    ),
+    "the largest of three": (_three_of_max, "takes 3 inputs, expected two"),
+    "a whole quotient": (
+        _on_images(_node("Div", ["x", "k"], ["y"]), _node("Cast", ["y"], ["z"], to=1),
+                   dtype=TensorProto.UINT8, k=np.uint8(2)),
+        "computes with whole numbers",
+    ),
+    "a whole sum": (
+        _on_images(_node("Add", ["x", "k"], ["y"]), _node("Cast", ["y"], ["z"], to=1),
+                   dtype=TensorProto.UINT8, k=np.uint8(200)),
+        "computes with whole numbers",
+    ),
+    "columns as rows": (
+        _on_images(_node("Transpose", ["x"], ["y"], perm=[0, 1, 3, 2])), "of the axes NCWH",
+    ),
+    "a padded classifier": (_padded_classifier, "padding=1"),
+    "height less width": (
+        _on_images(*_SIZES, _node("Sub", ["height", "width"], ["d"]),
+                   _node("Cast", ["d"], ["f"], to=1), _node("Mul", ["x", "f"], ["y"]), i=2, j=3),
+        "with the size of an image",
+    ),
+    "the height added": (
+        _on_images(*_SIZES[:2], _node("Cast", ["height"], ["f"], to=1),
+                   _node("Add", ["x", "f"], ["y"]), i=2),
+        "with the size of an image",
+    ),
+    "the height added alike": (
+        _on_images(*_SIZES[:2], _node("CastLike", ["height", "x"], ["f"]),
+                   _node("Add", ["x", "f"], ["y"]), i=2),
+        "of the size of an image",
+    ),
+    "text for a flag": (_attribute("BatchNormalization", training_mode=""), "'training_mode'"),
+    "text for a number": (_attribute("BatchNormalization", epsilon="a"), "'epsilon'"),
+    "a number for a list": (_attribute("Conv", pads=1), "'pads'"),
+    "two pads": (_attribute("Conv", pads=[1, 1]), "other axes than rows and columns"),
+    "a foreign attribute": (_attribute("BatchNormalization", spatial=0), "'spatial'"),
+    "no kernel": (_fewer("Conv"), "has 1 inputs"),
+    "no statistics": (_fewer("BatchNormalization"), "has 1 inputs"),
+    "one summand": (_fewer("Add"), "has 1 inputs"),
+    "an operator to come": (
+        _both(_operator("Relu", "Gelu"), lambda m: setattr(m.opset_import[0], "version", 19)),
+        "no operator that version 19 has",
+    ),
+    "the image as a rate": (
+        _on_images(_node("Dropout", ["k", "x"], ["d"]), _node("Add", ["x", "d"], ["y"]),
+                   k=np.float32([1])),
+        "what no ResNet here does of its input",
+    ),
+    "text as a number": (
+        _on_images(_node("Constant", [], ["t"], value=_TEXT), _node("Add", ["x", "t"], ["y"])),
+        "data type 8",
+    ),
+    "turned 3,000 times": (_turned_often, "turn an array round"),
+    "many channels": (_many_channels, "channels"),
+    "a large row": (
+        _on_images(_node("Concat", ["k"] * 20_000, ["c"], axis=0), _node("Add", ["x", "c"], ["y"]),
+                   k=np.zeros(60_000, np.int64)),
+        "where it takes numbers",
+    ),
+    "a large table": (
+        _on_images(_node("Expand", ["k", "s"], ["c"]), _node("Add", ["x", "c"], ["y"]),
+                   k=np.zeros((60_000, 1), np.int64), s=np.array([1, 60_000])),
+        "not one that ONNX has",
+    ),
+    "a large choice": (
+        _on_images(_node("Gather", ["k", "at"], ["c"]), _node("Add", ["x", "c"], ["y"]),
+                   k=np.zeros((1, 30_000), np.int64), at=np.zeros(30_000, np.int64)),
+        "not one that ONNX has",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_what_is_made_to_mislead_is_refused(
+    plain: onnx.ModelProto, tmp_path: Path, what: str
+) -> None:
+    model, (change, why) = onnx.ModelProto(), HOSTILE[what]
+    model.CopyFrom(plain)
+    change(model)
+    path = tmp_path / "net.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ResNetError, match=why):
+        read_checkpoint(path)
+
+
+def test_a_file_of_nothing_but_fields_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_bytes(b"\x3a\x00" + b"\x08\x08" * 1_100_000)
+    with pytest.raises(ResNetError, match="too many fields"):
+        open_onnx(path)
+
+
+def test_casts_that_round_are_told(plain: onnx.ModelProto, tmp_path: Path) -> None:
+    model, path = onnx.ModelProto(), tmp_path / "net.onnx"
+    model.CopyFrom(plain)
+    _on_images(_node("Cast", ["x"], ["h"], to=10), _node("Cast", ["h"], ["y"], to=1))(model)
+    path.write_bytes(model.SerializeToString())
+    (note,) = (n for n in read_checkpoint(path).notes if "rounds" in n)
+    assert "node 'h' (Cast)" in note
+    assert "node 'y'" not in note
+
+
+def test_a_gate_with_zeros_around_its_pixel_is_refused(tmp_path: Path) -> None:
+    path = exported(tmp_path / "net.onnx", NETS["se"](), folded=False)
+    model = onnx.load(path)
+    means = {n.output[0] for n in model.graph.node if n.op_type == "ReduceMean"}
+    for node in model.graph.node:
+        if node.op_type == "Conv" and node.input[0] in means:
+            next(a for a in node.attribute if a.name == "pads").ints[:] = [1] * 4
+    path.write_bytes(model.SerializeToString())
+    assert verdict(path, (96, 96)).startswith("refused: ")
 
 
 def test_drawn_changes_are_read_right_or_refused(plain: onnx.ModelProto, tmp_path: Path) -> None:

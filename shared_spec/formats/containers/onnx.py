@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,6 +28,8 @@ _NODES = 50_000
 """ResNet-1202 has 6,000, and as many constants again."""
 _LIMIT = 32 * 2**20
 """Bytes of a file that are no data of arrays."""
+_FIELD = 32
+"""Bytes that a field counts at least: to go through a million of them takes seconds."""
 _DTYPES: dict[int, np.dtype[Any]] = {
     1: np.dtype("<f4"),
     2: np.dtype("u1"),
@@ -99,14 +101,15 @@ def open_onnx(path: Path) -> Source:
             if _text(tensor.name) in entries or not tensor.name:
                 raise ValueError(f"holds two arrays of the name {shown(tensor.name)}")
             entries[tensor.name] = _entry(path, tensor, place)
-        nodes = tuple(_node(path, node) for node in graph.node)
+        (version,) = (x.version for x in model.opset_import if x.domain in _OPERATORS)
+        nodes = tuple(_node(path, node, version) for node in graph.node)
         given = [value for value in graph.input if value.name not in entries]
         if len(given) != 1 or not graph.output:
             raise WeightsError(
                 f"{path}: its graph has {len(given)} inputs and {len(graph.output)} outputs, "
                 f"expected one of each"
             )
-        _check_nodes(nodes, {*entries, given[0].name}, _versions(model)[0])
+        _check_names(nodes, {*entries, given[0].name})
         kind = given[0].type.tensor_type
         if kind.elem_type not in _DTYPES:
             raise WeightsError(f"{path}: its input is of a type that no model here takes")
@@ -117,7 +120,7 @@ def open_onnx(path: Path) -> Source:
             shape,
             _DTYPES[kind.elem_type],
             _text(graph.output[0].name),
-            max(x.version for x in model.opset_import if x.domain in _OPERATORS),
+            version,
             len(graph.output),
         )
         ours = [_text(x.value) for x in model.metadata_props if x.key == METADATA_KEY]
@@ -154,27 +157,69 @@ def _versions(model: Any) -> list[int]:
     return [x.version for x in model.opset_import if x.domain in _OPERATORS]
 
 
-def _check_nodes(nodes: Iterable[OnnxNode], given: set[str], version: int) -> None:
-    """Raise a `ValueError` if a tensor is given twice, or a node has a setting that its operator
-    does not know: runtimes then do as they like.
-    """
-    from onnx import defs
-
+def _check_names(nodes: Iterable[OnnxNode], given: set[str]) -> None:
+    """Raise a `ValueError` if a tensor is given twice: runtimes then do as they like."""
     for node in nodes:
         for name in filter(None, node.outputs):
             if name in given:
                 raise ValueError(f"{node} gives {shown(name)}, which is given already")
             given.add(name)
-        try:
-            known = defs.get_schema(node.operator, version).attributes
-        except defs.SchemaError:
-            continue  # an operator that is refused where it is needed
-        for name in node.attributes:
-            if name not in known:
-                raise ValueError(f"{node} has {shown(name)}, which its operator does not know")
 
 
-def _node(path: Path, node: Any) -> OnnxNode:
+@dataclass(frozen=True)
+class _Operator:
+    """What ONNX says of an operator."""
+
+    inputs: tuple[int, float]
+    """How many there are, at least and at most."""
+    outputs: float
+    attributes: Mapping[str, int]
+    """Their types, by name."""
+    required: frozenset[str]
+
+
+@lru_cache(256)
+def _operator(name: str, version: int) -> _Operator | None:
+    import onnx
+
+    try:
+        found = onnx.defs.get_schema(name, version, "")
+    except onnx.defs.SchemaError:
+        return None
+    if found.deprecated:
+        return None
+    attributes = {key: int(a.type.value) for key, a in found.attributes.items()}
+    return _Operator(
+        (found.min_input, found.max_input),
+        found.max_output,
+        attributes,
+        frozenset(key for key, a in found.attributes.items() if a.required),
+    )
+
+
+def _check_node(path: Path, node: OnnxNode, types: Mapping[str, int], version: int) -> None:
+    """Raise a `WeightsError` for a node that its operator does not allow. Runtimes do not run it,
+    so that there is nothing which it computes.
+    """
+    told = _operator(node.operator, version)
+    if told is None:
+        raise WeightsError(f"{path}: {node} is of no operator that version {version} has")
+    least, most = told.inputs
+    if not least <= len(node.inputs) <= most or not all(node.inputs[:least]):
+        raise WeightsError(f"{path}: {node} has {len(node.inputs)} inputs, which it does not take")
+    if len(node.outputs) > told.outputs or not node.outputs[0]:
+        raise WeightsError(f"{path}: {node} has outputs that it does not give")
+    for name, kind in types.items():
+        if told.attributes.get(name) != kind:
+            raise WeightsError(
+                f"{path}: {node} has {shown(name)}, which its operator does not have in version "
+                f"{version}, or not of that type"
+            )
+    for name in sorted(told.required - types.keys()):
+        raise WeightsError(f"{path}: {node} does not say its {name}")
+
+
+def _node(path: Path, node: Any, version: int) -> OnnxNode:
     kind = _text(node.op_type)
     inputs, outputs = (tuple(map(_text, names)) for names in (node.input, node.output))
     found = OnnxNode(_text(node.name), kind, inputs, outputs, {})
@@ -189,6 +234,7 @@ def _node(path: Path, node: Any) -> OnnxNode:
         if _text(attribute.name) in attributes or attribute.ref_attr_name:
             raise ValueError(f"{found} has {shown(attribute.name)} twice, or from elsewhere")
         attributes[attribute.name] = _value(path, found, attribute)
+    _check_node(path, found, {a.name: int(a.type) for a in node.attribute}, version)
     return OnnxNode(found.name, kind, found.inputs, found.outputs, attributes)
 
 
@@ -202,7 +248,12 @@ def _value(path: Path, node: OnnxNode, attribute: Any) -> Any:
         case 3:
             return attribute.s.decode("utf-8")
         case 4:
-            return _entry(path, attribute.t, None).array()
+            if attribute.t.data_location == attribute.t.EXTERNAL:
+                raise WeightsError(f"{path}: {node} has numbers in another file")
+            entry = _entry(path, attribute.t, None)
+            if entry.problem:
+                raise WeightsError(f"{path}: {node} has an array that {entry.problem}")
+            return entry.array()
         case 6:
             return tuple(map(float, attribute.floats))
         case 7:
@@ -223,8 +274,8 @@ def _entry(path: Path, tensor: Any, place: _Place | None) -> LazyArray:
     if tensor.data_type not in _DTYPES:
         return LazyArray.refused(f"is of the data type {tensor.data_type}, which no model has")
     dtype, shape = _DTYPES[tensor.data_type], tuple(map(int, tensor.dims))
-    if any(n < 0 for n in shape) or len(shape) > 8:
-        raise ValueError(f"{shown(tensor.name)} has no shape")
+    if any(n < 0 for n in shape) or len(shape) > 8 or tensor.HasField("segment"):
+        raise ValueError(f"{shown(tensor.name)} has no shape, or is a segment")
     size = math.prod(shape) * dtype.itemsize
     if tensor.data_location == tensor.EXTERNAL:
         beside, start, length = _beside(path, tensor)
@@ -342,9 +393,11 @@ def _fields(file: IO[bytes], end: int, large: int) -> Iterator[tuple[bytes, int,
 
 def _copied(file: IO[bytes], head: bytes, begin: int, length: int, budget: list[int]) -> bytes:
     """A field as it is."""
-    budget[0] -= len(head) + length
+    budget[0] -= max(len(head) + length, _FIELD)
     if budget[0] < 0:
-        raise ValueError(f"has more than {_LIMIT:,} bytes beside the data of its arrays")
+        raise ValueError(
+            f"has more than {_LIMIT:,} bytes, or too many fields, beside the data of its arrays"
+        )
     file.seek(begin)
     data = file.read(length)
     return head + data

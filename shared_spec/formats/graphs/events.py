@@ -150,7 +150,8 @@ def _what(layer: Layer, pooled: bool) -> tuple[Any, ...] | None:
             return None if layer.stride == 1 else ("every", layer.stride)
         layer = replace(layer, padding=_same(layer.padding, layer.kernel_size, layer.stride))
     if isinstance(layer, plan.Conv):
-        if pooled and layer.kernel_size == layer.groups == 1:  # over one pixel
+        one = layer.kernel_size == layer.groups == 1 and layer.padding in (0, "same")
+        if pooled and one:  # over one pixel
             return "Dense", layer.in_channels, layer.out_channels, layer.bias
         layer = replace(layer, padding=_same(layer.padding, layer.extent, layer.stride))
     return kind, replace(layer, name="")

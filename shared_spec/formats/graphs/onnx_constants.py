@@ -13,6 +13,8 @@ from shared_spec.formats.containers.onnx import OnnxNode
 from shared_spec.formats.graphs.walk import LayerError
 from shared_spec.weights.lazy_array import LazyArray
 
+_FORMS = 64
+"""Nodes that put one array into another form; each waits for the one before when it is read."""
 _SMALL = 2**16
 """Elements of what is computed here, and not only put into another form."""
 UNKNOWN = -(2**40)
@@ -26,6 +28,8 @@ class Constant:
     entry: LazyArray
     computed: bool = False
     """Whether the graph makes it of something else than one array."""
+    forms: int = 0
+    """How many nodes have put it into another form."""
 
     def numbers(self, node: OnnxNode) -> np.ndarray:
         """It, for shapes, axes and the like.
@@ -55,7 +59,15 @@ def integers(node: OnnxNode, key: str, given: Sequence[Any], place: int) -> list
     if not isinstance(given[place], Constant):
         raise LayerError(f"{node} has {key} that depend on the image")
     found: Constant = given[place]
+    if key != "shape" and unknown(found.numbers(node)):
+        raise LayerError(f"{node} has {key} that depend on the size of an image")
     return found.whole(node)
+
+
+def unknown(numbers: np.ndarray) -> bool:
+    """Whether the size of an axis that is not known is among them."""
+    whole = numbers.dtype.kind == "i"
+    return whole and bool(((numbers > UNKNOWN - 4) & (numbers <= UNKNOWN)).any())
 
 
 def folded(node: OnnxNode, given: Sequence[Constant | None]) -> Constant:
@@ -66,16 +78,29 @@ def folded(node: OnnxNode, given: Sequence[Constant | None]) -> Constant:
     """
     formed = _formed(node, given)
     if formed is not None:
+        if formed.forms > _FORMS:
+            raise LayerError(f"{node} is one of more than {_FORMS} that turn an array round")
         return formed
     compute = _COMPUTED.get(node.operator)
     if compute is None:
         raise LayerError(f"{node} computes with arrays of the file, which no ResNet here does")
+    if sum(math.prod(c.entry.shape) for c in given if c is not None) > _SMALL:
+        raise LayerError(f"{node} takes arrays of the file where it takes numbers")
+    arrays = [None if c is None else c.numbers(node) for c in given]
+    carried = len(arrays) if node.operator == "Concat" else _carries(node)
+    if any(a is not None and unknown(a) for a in arrays[carried:]):
+        raise LayerError(f"{node} computes with the size of an image, which may be any")
     try:
-        arrays = [None if c is None else c.numbers(node) for c in given]
         found = np.asarray(compute(node.attributes, *arrays))
     except (ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
         raise LayerError(f"{node} is not one that ONNX has ({type(error).__name__})") from None
     return Constant(LazyArray.of(found), computed=True)
+
+
+def _carries(node: OnnxNode) -> bool:
+    """Whether what comes first may be a size that is not known, since it stays what it is."""
+    whole = node.operator == "Cast" and node.attributes.get("to") == 7
+    return whole or node.operator in ("Gather", "Slice")
 
 
 def _formed(node: OnnxNode, given: Sequence[Constant | None]) -> Constant | None:
@@ -94,7 +119,7 @@ def _formed(node: OnnxNode, given: Sequence[Constant | None]) -> Constant | None
         order = tuple(node.attributes.get("perm", range(len(entry.shape))[::-1]))
         if sorted(order) != list(range(len(entry.shape))):
             raise LayerError(f"{node} has another order than one of axes")
-        return replace(first, entry=entry.permuted(order))
+        return replace(first, entry=entry.permuted(order), forms=first.forms + 1)
     shape = list(entry.shape)
     if node.operator == "Unsqueeze":
         axes = integers(node, "axes", given, 1) or []
@@ -115,7 +140,7 @@ def _formed(node: OnnxNode, given: Sequence[Constant | None]) -> Constant | None
         return None
     if len(shape) > 8 or any(n < 0 for n in shape) or math.prod(shape) != math.prod(entry.shape):
         raise LayerError(f"{node} does not fit the array that it takes")
-    return replace(first, entry=entry.reshaped(tuple(shape)))
+    return replace(first, entry=entry.reshaped(tuple(shape)), forms=first.forms + 1)
 
 
 def _constant(node: OnnxNode) -> Constant:
@@ -143,11 +168,18 @@ def _filled(a: Mapping[str, Any], shape: np.ndarray) -> np.ndarray:
 
 
 def _expanded(a: Mapping[str, Any], x: np.ndarray, shape: np.ndarray) -> np.ndarray:
-    return np.broadcast_to(x, np.broadcast_shapes(x.shape, _limited(shape))).copy()
+    return np.broadcast_to(x, _limited(np.broadcast_shapes(x.shape, _limited(shape)))).copy()
 
 
 def _cast(a: Mapping[str, Any], x: np.ndarray) -> np.ndarray:
     return x.astype({1: np.float32, 6: np.int32, 7: np.int64, 11: np.float64}[a["to"]])
+
+
+def _gathered(a: Mapping[str, Any], x: np.ndarray, at: np.ndarray) -> np.ndarray:
+    axis = range(x.ndim)[a.get("axis", 0)]
+    _limited((*x.shape[:axis], *at.shape, *x.shape[axis + 1 :]))
+    found: np.ndarray = np.take(x, at, axis)
+    return found
 
 
 def _slice(
@@ -163,7 +195,9 @@ def _slice(
     paces = [1] * len(starts) if steps is None else steps
     for axis, start, end, step in zip(places, starts, ends, paces, strict=True):
         stop = None if step < 0 and end < -x.shape[axis] else int(end)
-        where[int(axis)] = slice(int(start), stop, int(step))
+        # Python takes nothing backwards from before the first one; ONNX takes the first.
+        begin = max(int(start), -x.shape[axis]) if step < 0 else int(start)
+        where[int(axis)] = slice(begin, stop, int(step))
     return x[tuple(where)]
 
 
@@ -192,7 +226,7 @@ _COMPUTED: dict[str, Callable[..., Any]] = {
     "Concat": lambda a, *xs: np.concatenate(xs, a["axis"]),
     "ConstantOfShape": _filled,
     "Expand": _expanded,
-    "Gather": lambda a, x, at: np.take(x, at, a.get("axis", 0)),
+    "Gather": _gathered,
     "Slice": _slice,
     "Add": _whole(np.add),
     "Sub": _whole(np.subtract),

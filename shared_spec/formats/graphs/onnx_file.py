@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -35,6 +35,10 @@ from shared_spec.weights.preprocessing import Preprocessing
 
 _REGION = 64
 """Nodes of one function; a gelu has 9."""
+_EVALUATED = 2**15
+"""Nodes that are evaluated on the samples; ResNet-1202 with gelu has a third as many."""
+_CHANNELS = 65_536
+"""Of images, as of a spec."""
 _NEAR = 1e-7
 """How far a function may be from one of a plan, as a share: its constants are of float32."""
 _EXACT = 1e-13
@@ -129,12 +133,15 @@ class _Match:
         self.consumers = self.graph.consumers()
         self.rounded = False
         self.folded = 0
+        self.evaluated = 0
 
     def checkpoint(self, given: ResNetSpec | None) -> Checkpoint:
         known = self._record()
         first, size = self.graph.first, self.graph.first.size
         if first.channels is None:
             raise LayerError("its input does not say how many channels images have")
+        if first.channels > _CHANNELS:
+            raise LayerError(f"its images have more than {_CHANNELS:,} channels")
         pixels = self._pixels(first.channels)
         nodes = self._nodes(pixels.end)
         consumers: dict[Tensor, list[Tensor]] = {}
@@ -160,7 +167,7 @@ class _Match:
         if prepare is not None and known.preprocessing is not None:
             prepare = _exact(prepare, known.preprocessing)
         maps = len(self.graph.end.axes) == 4 and not self.graph.end.pooled
-        if maps and (self.graph.end.axes == "NCHW") != (first.axes == "NCHW"):
+        if maps and self.graph.end.axes != first.axes:
             raise LayerError("its images and its maps have their axes in different orders")
         own = OwnGraph(
             size,
@@ -200,6 +207,8 @@ class _Match:
             unit = self.graph.units[users[0]]
             if unit.numbers is None or unit.operator not in _AFFINE:
                 break
+            if len(nodes) == _REGION:
+                raise LayerError(f"{unit} is the last of more steps than any preprocessing has")
             numbers = unit.numbers.array().astype(np.float64)
             if unit.operator == "Gather":
                 if sorted(numbers) != list(range(channels)):
@@ -268,6 +277,9 @@ class _Match:
                     waiting.append(source)
             if len(region) > _REGION:
                 raise LayerError(f"{units[end]} is the last of more steps than any activation has")
+        self.evaluated += len(region)
+        if self.evaluated > _EVALUATED:
+            raise LayerError("it has more activations, or longer ones, than any ResNet")
         found = {root: SAMPLES}
         with np.errstate(all="ignore"):
             for number in sorted(region):
@@ -421,7 +433,14 @@ class _Match:
         layer, arrays = step.layer, dict(step.owner.arrays)
         assert isinstance(layer, plan.Conv)
         channels = _constant(0.0, arrays["weight"], layer.out_channels)
-        scale, variance = _neutral(eps, arrays["weight"].dtype, step)
+        dtype = arrays["weight"].dtype
+        neutral = _neutral(eps, dtype)
+        if neutral is None:
+            raise LayerError(
+                f"{step.owner} has taken in its norm, beside others of the eps {eps:g}, of which "
+                f"{np.dtype(dtype).name} has no norm that does nothing"
+            )
+        scale, variance = neutral
         bias = arrays.pop("bias", channels)
         yield Step(replace(layer, bias=False), Owner(step.owner.node, arrays))
         norm = plan.BatchNorm(layer.name, layer.out_channels, eps, 0.1, "unbiased")
@@ -507,6 +526,10 @@ class _Match:
                 "its pads are those of TensorFlow's rule at its image size, and that rule is taken "
                 "for all sizes"
             )
+        casts = [n for n in self.told.nodes if n.operator == "Cast"]
+        narrow = [str(n) for n in casts if n.attributes["to"] in _NARROW]
+        if narrow and self.told.dtype.itemsize > 2:
+            yield f"numbers that it rounds to 16 bits are not rounded here: {some(narrow)}"
         known = {name for node in self.told.nodes for name in node.inputs}
         rest = [name for name in self.source.tensors.entries if name not in known]
         if rest:
@@ -523,10 +546,13 @@ def _what(layer: Layer) -> str:
         return "mean"
     if isinstance(layer, plan.Activation):
         return layer.function
-    plain = isinstance(layer, plan.Conv) and (layer.kernel_size, layer.stride, layer.groups)
-    return "fc" if plain == (1, 1, 1) and getattr(layer, "bias", False) else ""
+    if not isinstance(layer, plan.Conv) or not layer.bias or layer.padding not in (0, "same"):
+        return ""
+    return "fc" if (layer.kernel_size, layer.stride, layer.groups) == (1, 1, 1) else ""
 
 
+_NARROW = (10, 16)
+"""float16 and bfloat16, by ONNX's numbers."""
 _AFFINE = ("Add", "Sub", "Mul", "Div", "Gather")
 _KINDS = {"Add": "A", "Sub": "A", "Mul": "M"}
 
@@ -652,12 +678,10 @@ def _negative(entry: LazyArray) -> LazyArray:
     return LazyArray(entry.shape, entry.dtype, lambda: -entry.read())
 
 
-def _neutral(eps: float, dtype: np.dtype, step: Step) -> tuple[float, float]:
+@lru_cache(8)
+def _neutral(eps: float, dtype: np.dtype) -> tuple[float, float] | None:
     """Scale and variance with which a norm multiplies by 1: numbers of the dtype for which the
-    scale is the square root of variance and eps.
-
-    Raises:
-        LayerError: if the dtype has none that are near enough.
+    scale is the square root of variance and eps. None if the dtype has none that are near enough.
     """
     if eps == _PLAIN:
         return 1.0, 0.0
@@ -666,8 +690,5 @@ def _neutral(eps: float, dtype: np.dtype, step: Step) -> tuple[float, float]:
     off = np.abs(scales / np.sqrt(variances + eps) - 1)
     best = int(off.argmin())
     if off[best] > _EXACT:
-        raise LayerError(
-            f"{step.owner} has taken in its norm, beside others of the eps {eps:g}, of which "
-            f"{np.dtype(dtype).name} has no norm that does nothing"
-        )
+        return None
     return float(scales[best]), float(variances[best])

@@ -19,6 +19,7 @@ from shared_spec.formats.graphs.onnx_constants import (
     folded,
     integers,
     shape_of,
+    unknown,
 )
 from shared_spec.formats.graphs.walk import LayerError, Tensor
 from shared_spec.plan.layers import Layer
@@ -73,6 +74,8 @@ class Value:
     """Whether a map has become one pixel."""
     pads: tuple[int, int, int, int] | None = None
     """Zeros above, left, below and right that are still to be added."""
+    whole: bool = False
+    """Whether it is of whole numbers, whose arithmetic cuts and overflows."""
 
 
 Item = Value | Constant
@@ -133,7 +136,7 @@ class _Reader:
         places = {axis: graph.shape[i] for i, axis in enumerate(axes)}
         height, width = places["H"], places["W"]
         size = None if height is None or width is None else (height, width)
-        image = Value(0, axes, places["C"], size)
+        image = Value(0, axes, places["C"], size, whole=graph.dtype.kind in "iub")
         self.items[graph.input] = image
         for node in needed:
             self._take(node)
@@ -165,7 +168,10 @@ class _Reader:
                 continue
             if node.operator == "Conv":
                 letters = dict(zip(at, "NCHW", strict=True))
-                return "".join(letters[place] for place in "0123")
+                found = "".join(letters[place] for place in "0123")
+                if found not in ("NCHW", "NHWC"):
+                    raise LayerError(f"it takes images of the axes {found}, expected NCHW or NHWC")
+                return found
             order = node.attributes.get("perm", (0, 1, 2, 3))
             if node.operator == "Transpose" and sorted(order) == [0, 1, 2, 3]:
                 at = "".join(at[i] for i in order)
@@ -177,7 +183,10 @@ class _Reader:
         for name in node.inputs:
             if name and name not in self.items:
                 raise LayerError(f"{node} takes {shown(name)}, which nothing before it gives")
-            given.append(self.items[name] if name else None)
+            item = self.items[name] if name else None
+            if isinstance(item, Constant) and item.entry.problem:
+                raise LayerError(f"{node} takes {shown(name)}, which {item.entry.problem}")
+            given.append(item)
         if any(name in self.items for name in node.outputs):
             raise LayerError(f"{node} gives a tensor that there is already")
         values = [item for item in given if isinstance(item, Value)]
@@ -193,6 +202,10 @@ class _Reader:
             build = _BUILDERS.get(node.operator)
             if build is None:
                 raise LayerError(f"{node} is of an operator that no ResNet here has")
+            if not isinstance(given[0], Value) and node.operator not in _EITHER:
+                raise LayerError(f"{node} computes what no ResNet here does of its input")
+            if any(x.whole for x in values) and node.operator not in _WHOLE:
+                raise LayerError(f"{node} computes with whole numbers, which no model here does")
             if values[0].pads is not None and node.operator not in ("Conv", *_IDLE, "Transpose"):
                 raise LayerError(f"{node} comes after zeros that are not the same on all sides")
             found = build(self, node, given)
@@ -214,12 +227,15 @@ class _Reader:
             rule = [max((-(-n // stride) - 1) * stride + extent - n, 0) for n in x.size]
         after = None if x.size is None else (-(-x.size[0] // stride), -(-x.size[1] // stride))
         if auto == "SAME_UPPER":
+            if x.pads is not None:
+                raise LayerError(f"{node} pads once more")
             return "same", after
         if auto not in ("NOTSET", "VALID"):
             raise LayerError(f"{node} has auto_pad {shown(auto)}")
-        top, left, bottom, right = (
-            (0,) * 4 if auto == "VALID" else node.attributes.get("pads", (0,) * 4)
-        )
+        told = (0,) * 4 if auto == "VALID" else node.attributes.get("pads", (0,) * 4)
+        if len(told) != 4:
+            raise LayerError(f"{node} pads other axes than rows and columns")
+        top, left, bottom, right = told
         if x.pads is not None:
             if (top, left, bottom, right) != (0, 0, 0, 0):
                 raise LayerError(f"{node} pads once more")
@@ -344,8 +360,8 @@ def _global_pool(kind: Any) -> Callable[[_Reader, OnnxNode, Sequence[Item | None
         if node.operator.startswith("Reduce"):
             axes = integers(node, "axes", given, 1)
             kept = bool(node.attributes.get("keepdims", 1))
-            found = sorted(x.axes[a % len(x.axes)] for a in axes or () if -4 <= a < len(x.axes))
-            if found != ["H", "W"]:
+            rank = len(x.axes)
+            if sorted(x.axes[a % rank] if -rank <= a < rank else "" for a in axes or ()) != [*"HW"]:
                 raise LayerError(f"{node} is over other axes than rows and columns")
         elif x.axes != "NCHW":
             raise LayerError(f"{node} takes something else than a tensor of the axes NCHW")
@@ -392,6 +408,8 @@ def _pad(r: _Reader, node: OnnxNode, given: Sequence[Item | None]) -> Value:
     value = given[2] if len(given) > 2 else None
     if isinstance(value, Value) or len(pads) != 2 * len(x.axes) or len(x.axes) != 4:
         raise LayerError(f"{node} pads other axes than rows and columns")
+    if value and math.prod(value.entry.shape) != 1:
+        raise LayerError(f"{node} pads other things than one number")
     lowest = float(value.numbers(node).ravel()[0]) if value else node.attributes.get("value", 0.0)
     around = {axis: (pads[i], pads[i + 4]) for i, axis in enumerate(x.axes)}
     if len(given) > 3 and given[3] is not None:
@@ -426,13 +444,15 @@ def _idle(r: _Reader, node: OnnxNode, given: Sequence[Item | None]) -> Value:
         raise LayerError(f"{node} is in training")
     if node.operator == "Cast" and node.attributes.get("to") not in _FLOATS:
         raise LayerError(f"{node} makes whole numbers of a tensor")
-    return x
+    return replace(x, whole=x.whole and node.operator != "Cast")
 
 
 def _cast_like(r: _Reader, node: OnnxNode, given: Sequence[Item | None]) -> Constant:
     """A number of the type of a tensor, in which the model computes."""
     if len(given) != 2 or not isinstance(given[0], Constant):
         raise LayerError(f"{node} takes a tensor, expected a number")
+    if unknown(given[0].numbers(node)):
+        raise LayerError(f"{node} makes a number of the size of an image, which may be any")
     return replace(given[0], computed=True)
 
 
@@ -477,6 +497,8 @@ def _gather(r: _Reader, node: OnnxNode, given: Sequence[Item | None]) -> Value:
 
 def _arithmetic(r: _Reader, node: OnnxNode, given: Sequence[Item | None]) -> Value:
     """Of two tensors, or of one with a number, or with one a channel."""
+    if len(given) != 2:  # Min and Max take any number
+        raise LayerError(f"{node} takes {len(given)} inputs, expected two")
     function, a, b = FUNCTIONS[node.operator](node.attributes), given[0], given[1]
     if isinstance(a, Value) and isinstance(b, Value):
         if a.axes != b.axes or a.pads or b.pads:
@@ -616,6 +638,10 @@ KNOWN: dict[str, Function] = {
 """Of a plan; and what a mean of two is made with."""
 _PAIRS = ("Add", "Sub", "Mul", "Div", "Pow", "Min", "Max")
 _IDLE = ("Identity", "Dropout", "Cast")
+_EITHER = (*_PAIRS, "CastLike", "Concat")
+"""Operators whose first input may be a constant beside a tensor."""
+_WHOLE = ("Cast", "Gather", "Identity", "Shape", "Transpose")
+"""Operators that do the same with whole numbers as with others."""
 _BUILDERS: dict[str, Callable[[_Reader, OnnxNode, Sequence[Item | None]], Item]] = {
     "Conv": _conv,
     "BatchNormalization": _batch_norm,
