@@ -612,7 +612,8 @@ def page(folder: Path, packages: Path | None) -> str:
         "A route has to get three things right: rounding, which changes a label only where two",
         "logits are closer than it; padding, which TensorFlow puts after an odd pixel where",
         "PyTorch puts it before; and preprocessing. Rows of `none` show what each does, with",
-        "nothing converted.",
+        "nothing converted. Routes that were not run are left out; one that asks a server found",
+        "none.",
     ]
     return "\n".join(lines) + "\n"
 
