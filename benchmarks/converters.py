@@ -565,6 +565,10 @@ def about(source: np.ndarray) -> str:
     )
 
 
+def _told(error: str) -> str:
+    return error.replace("|", "/").replace(f"{ROOT}/", "")[:120]
+
+
 def page(folder: Path, packages: Path | None) -> str:
     """The section, from the results in a folder."""
     if packages:
@@ -596,7 +600,9 @@ def page(folder: Path, packages: Path | None) -> str:
             name: np.load(result_of(job, i).with_suffix(".npy")) for i, name in enumerate(SOURCES)
         }
         lines += [
-            f"**{title}.** " + "; ".join(f"{k}: {about(v)}" for k, v in sources.items()) + ".",
+            f"**{title}**, images of {job.images.shape[1:3]}: "
+            + "; ".join(f"{k}: {about(v)}" for k, v in sources.items())
+            + ".",
             "",
         ]
         lines += ["| from | to | by | labels changed | logits off |", "|---|---|---|---:|---:|"]
@@ -604,9 +610,7 @@ def page(folder: Path, packages: Path | None) -> str:
             if not result_of(job, i).exists():
                 continue
             changed, off, error = compared(result_of(job, i), sources[origin])
-            lines.append(
-                f"| {origin} | {to} | {by} | {changed} | {off or error.replace('|', '/')[:120]} |"
-            )
+            lines.append(f"| {origin} | {to} | {by} | {changed} | {off or _told(error)} |")
         lines.append("")
     lines += [
         "A route has to get three things right: rounding, which changes a label only where two",
