@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -108,6 +109,34 @@ def chain(module: nn.Module, names: Iterable[str], x: Tensor) -> Tensor:
             )
         x = run(layer, x)
     return x
+
+
+def attach(
+    parent: nn.Module,
+    prefix: str,
+    layers: plan.Layers,
+    make: Callable[[plan.Layer], nn.Module] = build,
+) -> tuple[str, ...]:
+    """Put what `make` gives for `layers` under `parent`, at their names without `prefix`.
+
+    Returns:
+        The children of `parent` to run, in order; a dotted name becomes an `nn.Sequential`.
+    """
+    names = (place(parent, layer.name.removeprefix(prefix + "."), make(layer)) for layer in layers)
+    return tuple(dict.fromkeys(names))
+
+
+def place(parent: nn.Module, path: str, module: nn.Module | None) -> str:
+    """Put `module` at the dotted `path` below `parent`; return the first name of the path."""
+    first, _, rest = path.partition(".")
+    add = functools.partial(nn.Module.add_module, parent)  # a net's own refuses what is not there
+    if not rest:
+        add(first, module)
+        return first
+    if not hasattr(parent, first):
+        add(first, nn.Sequential())
+    place(getattr(parent, first), rest, module)
+    return first
 
 
 def _watched(layer: nn.Module) -> bool:
@@ -309,6 +338,78 @@ class ChannelAttention(nn.Module):
         return x * gate[:, 0, :, None, None]
 
 
+class _Composite(Scriptable):
+    """A layer made of chains of others, which are its children under their names inside of it."""
+
+    def __init__(self, layer: plan.Layer) -> None:
+        super().__init__()
+        self.layer = layer
+        paths: list[tuple[tuple[str, ...], ...]] = []
+        for before, layers in layer.chains():
+            named = [replace(x, name=before + x.name) for x in layers]
+            attach(self, "", tuple(named))
+            paths.append(tuple(tuple(x.name.split(".")) for x in named))
+        self._paths = tuple(paths)
+
+    def _chain(self, number: int, x: Tensor) -> Tensor:
+        """Run a chain of the layer's."""
+        for path in self._paths[number]:
+            module: Any = self
+            for name in path:
+                module = getattr(module, name)
+            x = run(module, x)
+        return x
+
+
+class SelectiveKernel(_Composite):
+    """Sum paths, each weighted by what the gate makes of the plain sum."""
+
+    layer: plan.SelectiveKernel
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, C', H', W']."""
+        count = len(self.layer.paths)
+        shares = x.chunk(count, 1) if self.layer.split else (x,) * count
+        found = torch.stack([self._chain(i, shares[i]) for i in range(count)], 1)
+        gate = self._chain(count, found.sum(1))
+        weights = gate.reshape(gate.shape[0], count, -1, 1, 1).softmax(1)
+        return (found * weights).sum(1)
+
+
+class HierarchicalSplit(_Composite):
+    """Parts of the channels through one path after another."""
+
+    layer: plan.HierarchicalSplit
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, C, H', W']."""
+        parts = x.chunk(self.layer.parts, 1)
+        found: list[Tensor] = []
+        for i in range(len(self.layer.paths)):
+            entering = parts[i] + found[-1] if found and self.layer.cascade else parts[i]
+            found.append(self._chain(i, entering))
+        if len(parts) > len(found):
+            found.append(self._chain(len(found), parts[-1]))
+        return torch.cat(found, 1)
+
+
+class SplitAttention(_Composite):
+    """Sum parts of the channels, each weighted by what the gate makes of the plain sum."""
+
+    layer: plan.SplitAttention
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, C', H', W']."""
+        radix, groups = self.layer.radix, self.layer.groups
+        found = self._chain(0, x)
+        found = torch.stack(found.chunk(radix, 1), 1)
+        gate = self._chain(1, found.sum(1))
+        if radix == 1:
+            return found[:, 0] * gate.sigmoid()
+        gate = gate.reshape(gate.shape[0], groups, radix, -1).softmax(2).transpose(1, 2)
+        return (found * gate.reshape(gate.shape[0], radix, -1, 1, 1)).sum(1)
+
+
 class LayerScale(nn.Module):
     """Scale each channel by a learnt number."""
 
@@ -486,6 +587,9 @@ BUILDERS: dict[type, Callable[[Any], nn.Module]] = {
     plan.BlurPool: lambda layer: BlurPool(layer.stride),
     plan.SqueezeExcite: SqueezeExcite,
     plan.ChannelAttention: lambda layer: ChannelAttention(layer.kernel_size),
+    plan.SelectiveKernel: SelectiveKernel,
+    plan.HierarchicalSplit: HierarchicalSplit,
+    plan.SplitAttention: SplitAttention,
     plan.LayerScale: lambda layer: LayerScale(layer.channels),
     plan.Activation: lambda layer: ACTIVATIONS[layer.function](),
     plan.MaxPool: _max_pool,

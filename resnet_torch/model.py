@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from resnet_torch.layers import build, chain, run
+from resnet_torch.layers import attach, build, chain, place, run
 from resnet_torch.scripting import Scriptable
 from resnet_torch.timm_methods import TimmNet, before_pool
 from resnet_torch.torchvision_names import TorchvisionBlock, TorchvisionNet
@@ -157,31 +155,3 @@ class ResNet(TorchvisionNet, TimmNet, Scriptable):
                 lambda x: build(x) if x.name == classifier or x not in kept else kept[x],
             )
         self.get_classifier().to(like.device, like.dtype).train(self.training)
-
-
-def attach(
-    parent: nn.Module,
-    prefix: str,
-    layers: plan.Layers,
-    make: Callable[[plan.Layer], nn.Module] = build,
-) -> tuple[str, ...]:
-    """Put what `make` gives for `layers` under `parent`, at their names without `prefix`.
-
-    Returns:
-        The children of `parent` to run, in order; a dotted name becomes an `nn.Sequential`.
-    """
-    names = (place(parent, layer.name.removeprefix(prefix + "."), make(layer)) for layer in layers)
-    return tuple(dict.fromkeys(names))
-
-
-def place(parent: nn.Module, path: str, module: nn.Module | None) -> str:
-    """Put `module` at the dotted `path` below `parent`; return the first name of the path."""
-    first, _, rest = path.partition(".")
-    add = functools.partial(nn.Module.add_module, parent)  # a net's own refuses what is not there
-    if not rest:
-        add(first, module)
-        return first
-    if not hasattr(parent, first):
-        add(first, nn.Sequential())
-    place(getattr(parent, first), rest, module)
-    return first

@@ -16,6 +16,7 @@ from shared_spec.plan.layers import FilterResponseNorm as FilterResponseNorm
 from shared_spec.plan.layers import Flatten as Flatten
 from shared_spec.plan.layers import GlobalPool as GlobalPool
 from shared_spec.plan.layers import GroupNorm as GroupNorm
+from shared_spec.plan.layers import HierarchicalSplit as HierarchicalSplit
 from shared_spec.plan.layers import Identity as Identity
 from shared_spec.plan.layers import Layer as Layer
 from shared_spec.plan.layers import Layers as Layers
@@ -24,7 +25,9 @@ from shared_spec.plan.layers import MaxPool as MaxPool
 from shared_spec.plan.layers import Padding as Padding
 from shared_spec.plan.layers import Parameter as Parameter
 from shared_spec.plan.layers import Role as Role
+from shared_spec.plan.layers import SelectiveKernel as SelectiveKernel
 from shared_spec.plan.layers import SpaceToDepth as SpaceToDepth
+from shared_spec.plan.layers import SplitAttention as SplitAttention
 from shared_spec.plan.layers import SqueezeExcite as SqueezeExcite
 from shared_spec.plan.layers import ZeroPad as ZeroPad
 from shared_spec.plan.layers import ZeroPadShortcut as ZeroPadShortcut

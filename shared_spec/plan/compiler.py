@@ -1,8 +1,6 @@
 """Spec to plan: the one place that knows the topology of residual networks.
 
-Names follow torchvision: `conv1`, `bn1`, `layer1.0.conv2`, `layer1.0.downsample.0`, `fc`. Layers
-without parameters have timm's names (`act1`, `maxpool`, `global_pool`), and pre-activation nets
-those of timm's resnetv2 throughout (`stem.conv`, `stages.0.blocks.0.norm1`, `head.fc`).
+What layers are called is in `shared_spec.plan.names`.
 """
 
 from __future__ import annotations
@@ -16,20 +14,9 @@ from typing import Literal, NamedTuple
 from shared_spec import plan
 from shared_spec.errors import SpecError
 from shared_spec.plan.layers import Layer, Layers, Padding
+from shared_spec.plan.names import names_of
 from shared_spec.plan.network import Block, Plan, Stage
 from shared_spec.spec.resnet_spec import ResNetSpec
-
-_STEM_NAMES: dict[tuple[bool, bool], tuple[tuple[str, str, str], ...]] = {
-    (False, False): (("conv1", "bn1", "act1"),),
-    (False, True): (
-        ("conv1.0", "conv1.1", "conv1.2"),
-        ("conv1.3", "conv1.4", "conv1.5"),
-        ("conv1.6", "bn1", "act1"),
-    ),
-    (True, False): (("stem.conv", "stem.norm", "stem.act"),),
-    (True, True): tuple((f"stem.conv{n}", f"stem.norm{n}", f"stem.act{n}") for n in (1, 2, 3)),
-}
-"""Names of each convolution, norm and activation, by pre-activation and by a deep stem."""
 
 
 class _Site(NamedTuple):
@@ -70,13 +57,13 @@ def compile_plan(spec: ResNetSpec) -> Plan:
         SpecError: if some layer's channels do not divide as the spec asks.
     """
     build = _pre_activation_block if spec.pre_activation else _block
-    sites = [*_sites(spec)]
+    names, sites = names_of(spec), [*_sites(spec)]
     stages: list[Stage] = []
     for index, members in groupby(sites, key=lambda site: site.stage):
-        name = f"stages.{index}.blocks" if spec.pre_activation else f"layer{index + 1}"
-        blocks = tuple(build(spec, f"{name}.{site.number}", site) for site in members)
-        stages.append(Stage(name, blocks))
-    stem, pool = _stem(spec), _stem_pool(spec, "stem.pool" if spec.pre_activation else "maxpool")
+        name = _numbered(names.stage, index)
+        blocks = (build(spec, f"{name}.{_numbered(names.block, s.number)}", s) for s in members)
+        stages.append(Stage(name, tuple(blocks)))
+    stem, pool = _stem(spec), _stem_pool(spec, names.stem_pool)
     if not spec.features_only:
         head = _head(spec, sites[-1].out_channels)
         return Plan(spec.in_channels, stem + pool, tuple(stages), head)
@@ -86,6 +73,10 @@ def compile_plan(spec: ResNetSpec) -> Plan:
     # Nothing is built that no output needs.
     stem = stem + pool if last else stem
     return Plan(spec.in_channels, stem, tuple(stages[:last]), (), tuple(levels[i] for i in wanted))
+
+
+def _numbered(name: str, index: int) -> str:
+    return name.format(i=index, n=index + 1)
 
 
 def _sites(spec: ResNetSpec) -> Iterator[_Site]:
@@ -122,20 +113,22 @@ def _widths(spec: ResNetSpec, stage: int) -> tuple[int, ...]:
     if spec.blocks[stage] == "basic":
         return planes // spec.reduce_first, out_channels
     width = planes * spec.base_width // 64 * spec.groups
+    if spec.convolution == "hierarchical":
+        return width * spec.scale, width * spec.scale, out_channels
     return width // spec.reduce_first, width, out_channels
 
 
 def _head(spec: ResNetSpec, channels: int) -> Layers:
     """Pool, dropout and classifier, such as they are."""
     pooled = channels * (2 if spec.head_pool == "catavgmax" else 1)
-    classes, prefix = spec.num_classes, "head." if spec.pre_activation else ""
+    classes, prefix = spec.num_classes, names_of(spec).head
     drop: Layers = (plan.Dropout(f"{prefix}drop", spec.drop_rate),) if spec.drop_rate else ()
     pool = plan.GlobalPool(f"{prefix}global_pool", spec.pre_activation, spec.head_pool)
     if spec.pre_activation:
-        classifier = (plan.Conv("head.fc", pooled, classes, 1, bias=True),) if classes else ()
+        classifier = (plan.Conv(f"{prefix}fc", pooled, classes, 1, bias=True),) if classes else ()
         norm = _norm_act(spec, "norm", "act", channels)
-        return (*norm, pool, *drop, *classifier, plan.Flatten("head.flatten"))
-    return (pool, *drop, *((plan.Dense("fc", pooled, classes),) if classes else ()))
+        return (*norm, pool, *drop, *classifier, plan.Flatten(f"{prefix}flatten"))
+    return (pool, *drop, *((plan.Dense(f"{prefix}fc", pooled, classes),) if classes else ()))
 
 
 def _stem(spec: ResNetSpec) -> Layers:
@@ -148,7 +141,7 @@ def _stem(spec: ResNetSpec) -> Layers:
     first = 3 * width // 8 if spec.stem == "deep_tiered" else width // 2
     widths = (first, width // 2, width) if deep else (width,)
     kernel_size = 7 if spec.stem == "conv7x7" else 3
-    names = _STEM_NAMES[spec.pre_activation, deep]
+    names = names_of(spec).of_stem(len(widths))
     rule = spec.stem_padding or spec.padding
     layers: list[Layer] = []
     channels = spec.in_channels
@@ -196,7 +189,7 @@ def _block(spec: ResNetSpec, name: str, site: _Site) -> Block:
         branch=(*_branch(spec, name, site), *_end_of_branch(spec, name, site)),
         shortcut=_shortcut(spec, name, site),
         shortcut_from=None if spec.shortcut == "none" else "input",
-        output=(_act(spec, f"{name}.act{len(site.widths)}"),),
+        output=(_act(spec, f"{name}.{names_of(spec).last_act.format(n=len(site.widths))}"),),
     )
 
 
@@ -228,24 +221,27 @@ def _branch(spec: ResNetSpec, name: str, site: _Site) -> Layers:
     if spec.stride_on == "1x1":
         on_1x1, site = site.stride, site._replace(stride=1)
     for number, (kernel_size, width) in enumerate(zip(kernels, site.widths, strict=True), start=1):
-        at, shape, last = f"{name}.conv{number}", (channels, width), number == len(kernels)
+        shape, last = (channels, width), number == len(kernels)
+        conv, norm, act = (f"{name}.{part}" for part in names_of(spec).branch(number))
         normed = not (last and spec.pre_activation)
+        channels = width
+        if number == first_3x3 and spec.convolution != "plain":
+            layers += _composite(spec, f"{name}.conv{number}", shape, site)
+            continue
         if number == first_3x3:
-            layers.append(_first_3x3(spec, at, shape, site))
+            layers.append(_first_3x3(spec, conv, shape, site))
         else:
             stride = on_1x1 if number == 1 else 1
             dilation = site.dilation if kernel_size == 3 else 1
-            layers.append(_conv(spec, at, shape, kernel_size, stride, normed, dilation=dilation))
+            layers.append(_conv(spec, conv, shape, kernel_size, stride, normed, dilation=dilation))
         if normed:
-            norm = f"norm{number + 1}" if spec.pre_activation else f"bn{number}"
-            layers.append(_norm(spec, f"{name}.{norm}", width, last=last))
+            layers.append(_norm(spec, norm, width, last=last))
         if number == first_3x3:
-            layers += _drop_block(spec, name, site)
+            layers += _drop_block(spec, f"{name}.drop_block", site)
         if not last and not _norm_activates(spec):
-            layers.append(_act(spec, f"{name}.act{number + spec.pre_activation}"))
+            layers.append(_act(spec, act))
         if number == first_3x3:
             layers += _strided(spec, name, width, site)
-        channels = width
     return tuple(layers)
 
 
@@ -254,6 +250,99 @@ def _first_3x3(spec: ResNetSpec, name: str, shape: tuple[int, int], site: _Site)
     stride = 1 if spec.anti_alias != "none" else site.stride
     groups = spec.groups if len(site.widths) == 3 else 1
     return _conv(spec, name, shape, 3, stride, groups=groups, dilation=site.first_dilation)
+
+
+def _composite(spec: ResNetSpec, name: str, shape: tuple[int, int], site: _Site) -> Layers:
+    """What stands in the place of the first 3x3 convolution, its norm and its activation."""
+    parent = name.rpartition(".")[0]
+    if spec.convolution == "selective":
+        return (_selective_kernel(spec, name, shape, site),)
+    if spec.convolution == "hierarchical":
+        split = _hierarchical_split(spec, name, site)
+        return (split, *_drop_block(spec, f"{parent}.drop_block", site))
+    attention = _split_attention(spec, name, shape, site)
+    if spec.stride_pool == "none" or site.stride == 1:
+        return (attention,)
+    pool = plan.AvgPool(f"{parent}.avd_{spec.stride_pool}", 3, site.stride, 1, count_padding=True)
+    return (pool, attention) if spec.stride_pool == "first" else (attention, pool)
+
+
+def _selective_kernel(
+    spec: ResNetSpec, name: str, shape: tuple[int, int], site: _Site
+) -> plan.SelectiveKernel:
+    """Paths with kernels of 3 and 5 pixels, the second being one of 3 that dilates."""
+    inputs, channels = shape
+    paths = tuple(
+        (
+            _conv(
+                spec,
+                "conv",
+                (inputs // 2 if spec.split_input else inputs, channels),
+                3,
+                site.stride,
+                groups=spec.groups,
+                dilation=times * site.first_dilation,
+            ),
+            _norm(spec, "bn", channels),
+            *_drop_block(spec, "drop", site),
+            _act(spec, "act"),
+        )
+        for times in (1, 2)
+    )
+    reduced = _divisible(channels * spec.se_ratio, spec.se_divisor)
+    gate = (
+        plan.GlobalPool("pool", keep_axes=True),
+        plan.Conv("fc_reduce", channels, reduced, 1),
+        _norm(spec, "bn", reduced),
+        plan.Activation("act", "relu"),
+        plan.Conv("fc_select", reduced, 2 * channels, 1),
+    )
+    return plan.SelectiveKernel(name, paths, gate, spec.split_input)
+
+
+def _hierarchical_split(spec: ResNetSpec, name: str, site: _Site) -> plan.HierarchicalSplit:
+    """A block that changes its shape takes its parts one by one, and averages the last."""
+    width = site.widths[1] // spec.scale
+    changes = site.stride > 1 or _has_shortcut_layers(spec, site)
+    shape, groups, dilation = (width, width), spec.groups, site.first_dilation
+    path = (
+        _conv(spec, "conv", shape, 3, site.stride, groups=groups, dilation=dilation),
+        _norm(spec, "bn", width),
+        _act(spec, "act"),
+    )
+    count = max(1, spec.scale - 1)
+    pool = plan.AvgPool("pool", 3, site.stride, 1, count_padding=True)
+    rest = (pool,) if changes and spec.scale > 1 else ()
+    return plan.HierarchicalSplit(name, (path,) * count, rest, spec.scale, not changes)
+
+
+def _split_attention(
+    spec: ResNetSpec, name: str, shape: tuple[int, int], site: _Site
+) -> plan.SplitAttention:
+    channels, parts = shape[1], shape[1] * spec.radix
+    groups, dilation = spec.groups * spec.radix, site.first_dilation
+    stride = site.stride if spec.stride_pool == "none" else 1
+    branch = (
+        _conv(spec, "conv", (shape[0], parts), 3, stride, groups=groups, dilation=dilation),
+        _norm(spec, "bn0", parts),
+        *_drop_block(spec, "drop", site),
+        plan.Activation("act0", "relu"),
+    )
+    reduced = _divisible(shape[0] * spec.radix * spec.se_ratio, spec.se_divisor, least=32)
+    gate = (
+        plan.GlobalPool("pool", keep_axes=True),
+        plan.Conv("fc1", channels, reduced, 1, groups=spec.groups, bias=True),
+        _norm(spec, "bn1", reduced),
+        plan.Activation("act1", "relu"),
+        plan.Conv("fc2", reduced, parts, 1, groups=spec.groups, bias=True),
+    )
+    return plan.SplitAttention(name, branch, gate, spec.radix, spec.groups)
+
+
+def _divisible(number: float, divisor: int, least: int = 0) -> int:
+    """The nearest multiple of `divisor` that is not below `least` nor by a tenth below `number`."""
+    nearest = max(least or divisor, int(number + divisor / 2) // divisor * divisor)
+    return nearest + divisor if nearest < 0.9 * number else nearest
 
 
 def _strided(spec: ResNetSpec, name: str, channels: int, site: _Site) -> Layers:
@@ -275,15 +364,16 @@ def _anti_alias(spec: ResNetSpec, name: str, channels: int, stride: int) -> Laye
 def _end_of_branch(spec: ResNetSpec, name: str, site: _Site) -> Layers:
     """Attention, a scale, and stochastic depth, before the addition."""
     layers: list[Layer] = []
-    channels = site.out_channels
+    channels, attention = site.out_channels, names_of(spec).attention
     if spec.attention == "se":
-        reduced = max(8, int(channels * spec.se_ratio + 4) // 8 * 8)
-        layers.append(plan.SqueezeExcite(f"{name}.se", channels, reduced))
+        divisor = spec.se_divisor
+        reduced = max(divisor, int(channels * spec.se_ratio + divisor / 2) // divisor * divisor)
+        layers.append(plan.SqueezeExcite(f"{name}.{attention}", channels, reduced))
     elif spec.attention == "eca":
         # Of the width before pruning.
         t = int(abs(math.log2(spec.out_channels[site.stage]) + 1) / 2)
         kernel_size = max(t if t % 2 else t + 1, 3)
-        layers.append(plan.ChannelAttention(f"{name}.se", channels, kernel_size))
+        layers.append(plan.ChannelAttention(f"{name}.{attention}", channels, kernel_size))
     if spec.layer_scale is not None:
         layers.append(plan.LayerScale(f"{name}.layer_scale", channels, spec.layer_scale))
     if site.drop_path > 0:
@@ -298,46 +388,50 @@ def _drop_block(spec: ResNetSpec, name: str, site: _Site) -> Layers:
     sizes = {len(spec.depths) - 2: (5, 0.25), len(spec.depths) - 1: (3, 1.0)}
     if not spec.drop_block_rate or site.stage not in sizes:
         return ()
-    return (plan.DropBlock(f"{name}.drop_block", spec.drop_block_rate, *sizes[site.stage]),)
+    return (plan.DropBlock(name, spec.drop_block_rate, *sizes[site.stage]),)
 
 
 def _shortcut(spec: ResNetSpec, name: str, site: _Site) -> Layers:
     """The chain beside the branch; empty where it is the identity, or where there is none."""
     if not _has_shortcut_layers(spec, site):
         return ()
+    names = names_of(spec)
     if spec.shortcut == "zero_pad":
-        return _zero_pad(name, site)
+        return _zero_pad(f"{name}.{names.shortcut}", site)
     layers: list[Layer] = []
     stride = site.stride
     if spec.shortcut_pool == "avg":
-        pool, stride = f"{name}.downsample.0", 1
+        pool, stride = f"{name}.{names.shortcut_pool.format(i=0)}", 1
         layers += _shortcut_pool(pool, site) or (plan.Identity(pool),)
     dilates = site.dilation > 1 or stride > 1
     kernel_size = spec.shortcut_kernel if dilates else 1
-    at, normed = f"{name}.downsample.{len(layers)}", spec.shortcut_norm
+    at, normed = f"{name}.{names.shortcut_conv.format(i=len(layers))}", spec.shortcut_norm
     shape = (site.in_channels, site.out_channels)
     dilation = site.first_dilation if kernel_size > 1 else 1
     layers.append(_conv(spec, at, shape, kernel_size, stride, normed, dilation=dilation))
     if normed:
-        layers.append(_norm(spec, f"{name}.downsample.{len(layers)}", site.out_channels))
+        at = f"{name}.{names.shortcut_norm.format(i=len(layers))}"
+        layers.append(_norm(spec, at, site.out_channels))
     return tuple(layers)
 
 
 def _pre_activation_shortcut(spec: ResNetSpec, name: str, site: _Site) -> Layers:
     """As `_shortcut`, without a norm; a stage of bottlenecks begins with a projection always."""
     first_bottleneck = site.number == 0 and spec.blocks[site.stage] == "bottleneck"
+    names = names_of(spec)
+    at = f"{name}.{names.shortcut}"
     if spec.shortcut == "zero_pad" and not site.same_shape:
-        return _zero_pad(name, site)
+        return _zero_pad(at, site)
     if spec.shortcut in ("none", "zero_pad"):
         return ()
     if not _has_shortcut_layers(spec, site) and not first_bottleneck:
         return ()
-    at, shape = f"{name}.downsample", (site.in_channels, site.out_channels)
     if spec.stride_block == "last" and site.number > 0 and spec.shortcut != "projection_all":
         return (plan.MaxPool(at, 1, site.stride),)
-    pool = _shortcut_pool(f"{at}.pool", site) if spec.shortcut_pool == "avg" else ()
-    stride = 1 if spec.shortcut_pool == "avg" else site.stride
-    return (*pool, _conv(spec, f"{at}.conv", shape, 1, stride, normed=False))
+    averages = spec.shortcut_pool == "avg"
+    pool = _shortcut_pool(f"{name}.{names.shortcut_pool}", site) if averages else ()
+    shape, stride = (site.in_channels, site.out_channels), 1 if averages else site.stride
+    return (*pool, _conv(spec, f"{name}.{names.shortcut_conv}", shape, 1, stride, normed=False))
 
 
 def _has_shortcut_layers(spec: ResNetSpec, site: _Site) -> bool:
@@ -349,7 +443,7 @@ def _has_shortcut_layers(spec: ResNetSpec, site: _Site) -> bool:
 def _zero_pad(name: str, site: _Site) -> Layers:
     extra = site.out_channels - site.in_channels
     before = extra // 2
-    return (plan.ZeroPadShortcut(f"{name}.downsample", site.stride, before, extra - before),)
+    return (plan.ZeroPadShortcut(name, site.stride, before, extra - before),)
 
 
 def _shortcut_pool(name: str, site: _Site) -> Layers:

@@ -34,6 +34,12 @@ class Layer:
 
     name: str
 
+    def chains(self) -> tuple[tuple[str, Layers], ...]:
+        """The chains inside of a layer that is made of others, each with what is before its layers'
+        names, which are those inside of this one.
+        """
+        return ()
+
 
 Layers = tuple[Layer, ...]
 
@@ -204,6 +210,66 @@ class ChannelAttention(Layer):
 
 
 @dataclass(frozen=True, slots=True)
+class SelectiveKernel(Layer):
+    """The sum of what `paths` give, each weighted, for each channel of an image, by a softmax over
+    the paths of what `gate` makes of the plain sum (Li et al. 2019, arXiv:1903.06586).
+
+    Each path takes the whole input, or with `split` an equal share of its channels, in their order.
+    The gate ends in [N, 1, 1, paths * C], the first C of them for the first path.
+    """
+
+    paths: tuple[Layers, ...]
+    gate: Layers
+    split: bool
+
+    def chains(self) -> tuple[tuple[str, Layers], ...]:
+        """As of any layer."""
+        paths = ((f"paths.{i}.", path) for i, path in enumerate(self.paths))
+        return (*paths, ("attn.", self.gate))
+
+
+@dataclass(frozen=True, slots=True)
+class HierarchicalSplit(Layer):
+    """The input's channels in equal parts, each but the last through one of `paths`, and all of
+    them side by side again (Res2Net, Gao et al. 2019, arXiv:1904.01169).
+
+    With `cascade`, what a path gives is added to the part that enters the next one. The last part
+    goes through `rest`, which may be empty; where there is one path and no part is left, it takes
+    the whole input.
+    """
+
+    paths: tuple[Layers, ...]
+    rest: Layers
+    parts: int
+    cascade: bool
+
+    def chains(self) -> tuple[tuple[str, Layers], ...]:
+        """As of any layer."""
+        paths = ((f"paths.{i}.", path) for i, path in enumerate(self.paths))
+        return (*paths, ("rest.", self.rest))
+
+
+@dataclass(frozen=True, slots=True)
+class SplitAttention(Layer):
+    """What `branch` gives are `radix` parts of C channels; their sum, weighted for each channel of
+    an image by what `gate` makes of their plain sum: a softmax over the parts, or a sigmoid of one
+    (ResNeSt, Zhang et al. 2020, arXiv:2004.08955).
+
+    The gate ends in [N, 1, 1, radix * C]: by group of the convolution, then by part, then by
+    channel of the group.
+    """
+
+    branch: Layers
+    gate: Layers
+    radix: int
+    groups: int
+
+    def chains(self) -> tuple[tuple[str, Layers], ...]:
+        """As of any layer."""
+        return (("", self.branch), ("", self.gate))
+
+
+@dataclass(frozen=True, slots=True)
 class LayerScale(Layer):
     """A learnt scale for each channel, `init` at first (Touvron et al. 2021, arXiv:2103.17239)."""
 
@@ -285,6 +351,9 @@ class Dense(Layer):
     out_features: int
     bias: bool = True
 
+
+COMPOSITES = (SelectiveKernel, HierarchicalSplit, SplitAttention)
+"""Layers made of chains of others."""
 
 TRAINING_ONLY = (Dropout, DropPath, DropBlock)
 """Layers that drop at random in training and otherwise do nothing."""

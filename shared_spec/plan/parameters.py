@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from shared_spec.plan import layers
 from shared_spec.plan.layers import Parameter
 
@@ -33,7 +35,18 @@ def parameters_of(layer: layers.Layer) -> tuple[Parameter, ...]:
             return (Parameter(f"{name}.conv", "weight", "conv1d_kernel", (1, 1, k)),)
         case layers.LayerScale(channels=c, init=init):
             return (Parameter(name, "gamma", "branch_scale", (c,), init=init),)
-    return ()
+    return tuple(q for inner in inside(layer) for q in parameters_of(inner))
+
+
+def inside(layer: layers.Layer) -> layers.Layers:
+    """The layers that a layer is made of, under their own names in the model; most have none."""
+    chains = layer.chains()
+    return tuple(placed(layer, before, inner) for before, chain in chains for inner in chain)
+
+
+def placed(layer: layers.Layer, before: str, inner: layers.Layer) -> layers.Layer:
+    """A layer inside of another under its name in the model."""
+    return replace(inner, name=f"{layer.name}.{before}{inner.name}")
 
 
 def squeeze_convs(layer: layers.SqueezeExcite) -> tuple[layers.Conv, layers.Conv]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import fields
-from functools import cache, lru_cache
+from functools import cache, lru_cache, reduce
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -166,10 +166,22 @@ def output_shape(layer: Layer, shape: Shape) -> Shape:
             return h + 2 * n, w + 2 * n, c
         case plan.SpaceToDepth():
             return (h + sum(layer.around(h))) // 2, (w + sum(layer.around(w))) // 2, 4 * c
+        case plan.SelectiveKernel(paths=(path, *_)):
+            return chain_shape(path, (h, w, c // len(layer.paths) if layer.split else c))
+        case plan.HierarchicalSplit(paths=(path, *_)):
+            return (*chain_shape(path, (h, w, c // layer.parts))[:2], c)
+        case plan.SplitAttention(branch=branch):
+            h, w, parts = chain_shape(branch, shape)
+            return h, w, parts // layer.radix
         case plan.GlobalPool():
             channels = c * (2 if layer.kind == "catavgmax" else 1)
             return (1, 1, channels) if layer.keep_axes else (channels,)
     return shape
+
+
+def chain_shape(layers: Layers, shape: Shape) -> Shape:
+    """Shape of one image's activation after a chain."""
+    return reduce(lambda shape, layer: output_shape(layer, shape), layers, shape)
 
 
 def _layer_macs(layer: Layer, shape: Shape) -> int:
@@ -184,7 +196,18 @@ def _layer_macs(layer: Layer, shape: Shape) -> int:
             return layer.channels * layer.kernel_size
         case plan.Dense():
             return layer.in_features * layer.out_features
-    return 0
+    return sum(_chain_macs(chain, shape) for _, chain in layer.chains())
+
+
+def _chain_macs(layers: Layers, shape: Shape) -> int:
+    """MACs of a chain inside of a layer whose output has `shape`: of its height and width, until
+    there is one pixel.
+    """
+    total = 0
+    for layer in layers:
+        shape = (1, 1, *shape[2:]) if isinstance(layer, plan.GlobalPool) else shape
+        total += _layer_macs(layer, shape)
+    return total
 
 
 def describe_stage(stage: Stage) -> str:

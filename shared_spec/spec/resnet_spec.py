@@ -145,7 +145,23 @@ class ResNetSpec(Document):
     attention: Literal["none", "se", "eca"] = "none"
     """On each branch's last norm: squeeze-and-excitation, or efficient channel attention."""
     se_ratio: Annotated[float, Field(gt=0, le=1)] = 1 / 16
-    """Share of channels inside squeeze-and-excitation, rounded to a multiple of 8."""
+    """Share of channels inside squeeze-and-excitation, or inside the attention of a selective
+    kernel or of splits."""
+    se_divisor: Channels = 8
+    """What these channels are rounded to a multiple of."""
+    convolution: Literal["plain", "selective", "hierarchical", "split_attention"] = "plain"
+    """What stands for a block's first 3x3 convolution with its norm and activation: two of them, of
+    which each channel of each image selects (SKNet, Li et al. 2019); one for each of `scale` parts
+    of the channels, each part's result going on into the next (Res2Net, Gao et al. 2019); or
+    `radix` of them under a common attention (ResNeSt, Zhang et al. 2020)."""
+    split_input: Flag = False
+    """A selective kernel's paths take half of the channels each."""
+    scale: Annotated[int, Field(strict=True, ge=1, le=64)] = 4
+    """Parts of a hierarchical convolution; each has the width that base_width gives."""
+    radix: Annotated[int, Field(strict=True, ge=1, le=64)] = 2
+    """Parts of a convolution with split attention."""
+    stride_pool: Literal["none", "first", "last"] = "none"
+    """A 3x3 average takes the stride, before or after the split attention."""
     layer_scale: Annotated[float, Field(gt=0, le=10)] | None = None
     """End each branch in a learnt scale for each channel that starts here, for example 1e-6
     (LayerScale, Touvron et al. 2021)."""
@@ -258,6 +274,7 @@ class ResNetSpec(Document):
                 )
         problems = itertools.chain(
             self._block_problems(),
+            self._convolution_problems(),
             self._order_problems(),
             self._shortcut_problems(),
             self._width_problems(),
@@ -275,8 +292,9 @@ class ResNetSpec(Document):
                 yield field, given, plain
 
     def _block_problems(self) -> Iterator[str]:
-        if self.attention != "se" and any(self._changed("se_ratio")):
-            yield "se_ratio: needs attention 'se'"
+        if self.attention != "se" and self.convolution not in ("selective", "split_attention"):
+            for field, _, _ in self._changed("se_ratio", "se_divisor"):
+                yield f"{field}: needs attention 'se' or a convolution with attention"
         if self.norm not in ("group", "evonorm_s0") and any(self._changed("norm_groups")):
             yield f"norm_groups: the norm {self.norm!r} has no groups"
         if "basic" in self.blocks:
@@ -287,6 +305,34 @@ class ResNetSpec(Document):
                 )
         if self.anti_alias != "none" and self.stride_on == "1x1":
             yield "anti_alias: takes the stride of a 3x3 convolution, so stride_on has to be '3x3'"
+
+    def _convolution_problems(self) -> Iterator[str]:
+        kind = self.convolution
+        for field, needed in (
+            ("split_input", "selective"),
+            ("scale", "hierarchical"),
+            ("radix", "split_attention"),
+            ("stride_pool", "split_attention"),
+        ):
+            if kind != needed and any(self._changed(field)):
+                yield f"{field}: needs convolution {needed!r}"
+        if kind == "plain":
+            return
+        if kind != "selective" and "basic" in self.blocks:
+            yield f"convolution: {kind!r} needs block 'bottleneck'"
+        plain = ("pre_activation", "norm", "anti_alias", "padding", "stride_on", "block_widths")
+        for field, given, default in self._changed(*plain):
+            yield (
+                f"{field}: {given!r} cannot be combined with convolution {kind!r}, which takes "
+                f"{default!r} alone"
+            )
+        if kind != "selective" and self.reduce_first != 1:
+            yield f"reduce_first: cannot be combined with convolution {kind!r}"
+        if self.split_input:
+            for planes in self.widths:
+                width = planes * self.base_width // 64 * self.groups // self.reduce_first
+                if "bottleneck" in self.blocks and width % (2 * self.groups):
+                    yield f"split_input: {width} channels do not halve into {self.groups} groups"
 
     def _order_problems(self) -> Iterator[str]:
         if self.pre_activation:

@@ -1,0 +1,80 @@
+"""What the layers of each family are called: as in the library whose checkpoints have its weights.
+
+Dotted names, in which `{n}` counts from 1, `{i}` from 0. The compiler knows where layers are, and
+this module alone what they are called there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from shared_spec.spec.resnet_spec import ResNetSpec
+
+Triple = tuple[str, str, str]
+"""A convolution, its norm and its activation."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names of one family's layers. The defaults are torchvision's, and timm's of layers that
+    torchvision lacks or leaves without a name.
+    """
+
+    stem: Triple = ("conv1", "bn1", "act1")
+    """Of a stem of one convolution."""
+    deep_stem: tuple[Triple, ...] = (
+        ("conv1.0", "conv1.1", "conv1.2"),
+        ("conv1.3", "conv1.4", "conv1.5"),
+        ("conv1.6", "bn1", "act1"),
+    )
+    stem_pool: str = "maxpool"
+    stage: str = "layer{n}"
+    block: str = "{i}"
+    conv: str = "conv{n}"
+    """Of a block's branch, as are the next."""
+    norm: str = "bn{n}"
+    act: str = "act{n}"
+    last_act: str = "act{n}"
+    """After the sum."""
+    attention: str = "se"
+    shortcut: str = "downsample"
+    """Of a shortcut of one layer."""
+    shortcut_pool: str = "downsample.{i}"
+    """Of a longer one, by their place in it."""
+    shortcut_conv: str = "downsample.{i}"
+    shortcut_norm: str = "downsample.{i}"
+    head: str = ""
+    """Before the names of pool, dropout, classifier and flattening."""
+    first_norm: int = 1
+    """The number of the norm after a branch's first convolution."""
+
+    def of_stem(self, count: int) -> tuple[Triple, ...]:
+        """Those of a stem of so many convolutions."""
+        return (self.stem,) if count == 1 else self.deep_stem
+
+    def branch(self, number: int) -> Triple:
+        """A branch's convolution of a number, from 1, with the norm and the activation after it."""
+        after = number + self.first_norm - 1
+        return self.conv.format(n=number), self.norm.format(n=after), self.act.format(n=after)
+
+
+RESNET = Names()
+RESNETV2 = Names(
+    stem=("stem.conv", "stem.norm", "stem.act"),
+    deep_stem=tuple((f"stem.conv{n}", f"stem.norm{n}", f"stem.act{n}") for n in (1, 2, 3)),
+    stem_pool="stem.pool",
+    stage="stages.{i}.blocks",
+    norm="norm{n}",
+    shortcut_pool="downsample.pool",
+    shortcut_conv="downsample.conv",
+    head="head.",
+    first_norm=2,
+)
+SKNET = replace(RESNET, conv="conv{n}.conv", norm="conv{n}.bn", act="conv{n}.act", last_act="act")
+
+
+def names_of(spec: ResNetSpec) -> Names:
+    """What the layers of a net are called."""
+    if spec.pre_activation:
+        return RESNETV2
+    return SKNET if spec.convolution == "selective" else RESNET
