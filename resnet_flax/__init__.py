@@ -34,8 +34,8 @@ except ImportError:
     raise framework_missing("resnet_flax", "Flax (jax, flax, optax)", "flax") from None
 
 from resnet_flax.exporting import write_stablehlo
-from resnet_flax.layers import Options
-from resnet_flax.model import ResNet, evaluating, find, replace
+from resnet_flax.layers import Options, find
+from resnet_flax.model import ResNet, evaluating, replace
 from resnet_flax.training import Trainer
 from resnet_flax.weights import WEIGHTS
 from shared_spec.backend import Build, ModelVerbs, Outputs, PlanWriter

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -53,6 +53,86 @@ def build(layer: plan.Layer, options: Options) -> nnx.Module:
     if type(layer) not in BUILDERS:
         raise FrameworkError(f"resnet_flax has no layer for {type(layer).__name__}")
     return BUILDERS[type(layer)](layer, options)
+
+
+class Chain(nnx.List):
+    """Modules one after another."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Run all of them."""
+        for module in self:
+            x = module(x)
+        return x
+
+
+class Named(nnx.Module):
+    """Modules with names, one after another in the order in which they were placed."""
+
+    def __init__(self) -> None:
+        self._names: tuple[str, ...] = ()
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Run all of them."""
+        return chain(self, self._names, x)
+
+
+def chain(module: nnx.Module, names: Iterable[str], x: jax.Array) -> jax.Array:
+    """Run the children of `module` called `names` one after another.
+
+    They are looked up on every call, so that a replaced child (`model.fc = ...`) takes effect.
+    """
+    for name in names:
+        x = getattr(module, name)(x)
+    return x
+
+
+def attach(
+    parent: nnx.Module, prefix: str, layers: plan.Layers, options: Options
+) -> tuple[str, ...]:
+    """Build `layers` under `parent`, at their names without `prefix`.
+
+    Returns:
+        The children of `parent` to run, in order; a dotted name becomes a `Chain` of
+        numbered modules or a `Named` one.
+    """
+    names = (
+        place(parent, layer.name.removeprefix(prefix + "."), build(layer, options))
+        for layer in layers
+    )
+    return tuple(dict.fromkeys(names))
+
+
+def place(parent: nnx.Module, path: str, module: nnx.Module) -> str:
+    """Put `module` at the dotted `path` below `parent`; return the first name of the path."""
+    first, _, rest = path.partition(".")
+    if not rest:
+        _adopt(parent, first, module)
+        return first
+    if not _has(parent, first):
+        _adopt(parent, first, Chain() if rest.partition(".")[0].isdigit() else Named())
+    place(find(parent, first), rest, module)
+    return first
+
+
+def _has(parent: nnx.Module, name: str) -> bool:
+    return int(name) < len(parent) if isinstance(parent, Chain) else hasattr(parent, name)
+
+
+def _adopt(parent: nnx.Module, name: str, module: nnx.Module) -> None:
+    if isinstance(parent, Chain):
+        parent.append(module)
+        return
+    setattr(parent, name, module)
+    if isinstance(parent, Named):
+        parent._names = (*parent._names, name)
+
+
+def find(model: nnx.Module, path: str) -> Any:
+    """The module at a dotted path of the plan; `model` itself at an empty one."""
+    module: Any = model
+    for part in filter(None, path.split(".")):
+        module = module[int(part)] if isinstance(module, Chain) else getattr(module, part)
+    return module
 
 
 def _conv(layer: plan.Conv, options: Options) -> nnx.Module:
@@ -254,6 +334,76 @@ class ChannelAttention(nnx.Module):
         return x * gate[:, None, None, :, 0]
 
 
+class _Composite(nnx.Module):
+    """A layer made of chains of others, which are its children under their names inside of it."""
+
+    def __init__(self, layer: plan.Layer, options: Options) -> None:
+        self.layer = layer
+        paths: list[tuple[str, ...]] = []
+        for before, layers in layer.chains():
+            named = tuple(replace(x, name=before + x.name) for x in layers)
+            attach(self, "", named, options)
+            paths.append(tuple(x.name for x in named))
+        self._paths = tuple(paths)
+
+    def _chain(self, number: int, x: jax.Array) -> jax.Array:
+        """Run a chain of the layer's."""
+        for path in self._paths[number]:
+            x = find(self, path)(x)
+        return x
+
+
+class SelectiveKernel(_Composite):
+    """Sum paths, each weighted by what the gate makes of the plain sum."""
+
+    layer: plan.SelectiveKernel
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, H, W, C] to [N, H', W', C']."""
+        count = len(self.layer.paths)
+        shares = jnp.split(x, count, -1) if self.layer.split else [x] * count
+        found = jnp.stack([self._chain(i, share) for i, share in enumerate(shares)], 3)
+        gate = self._chain(count, found.sum(3))
+        weights = nnx.softmax(gate.reshape(gate.shape[0], 1, 1, count, -1), 3)
+        y: jax.Array = (found * weights).sum(3)
+        return y
+
+
+class HierarchicalSplit(_Composite):
+    """Parts of the channels through one path after another."""
+
+    layer: plan.HierarchicalSplit
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, H, W, C] to [N, H', W', C]."""
+        parts = jnp.split(x, self.layer.parts, -1)
+        found: list[jax.Array] = []
+        for i in range(len(self.layer.paths)):
+            entering = parts[i] + found[-1] if found and self.layer.cascade else parts[i]
+            found.append(self._chain(i, entering))
+        if len(parts) > len(found):
+            found.append(self._chain(len(found), parts[-1]))
+        return jnp.concatenate(found, -1)
+
+
+class SplitAttention(_Composite):
+    """Sum parts of the channels, each weighted by what the gate makes of the plain sum."""
+
+    layer: plan.SplitAttention
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, H, W, C] to [N, H', W', C']."""
+        radix, groups = self.layer.radix, self.layer.groups
+        found = self._chain(0, x)
+        found = jnp.stack(jnp.split(found, radix, -1), 3)
+        gate = self._chain(1, found.sum(3))
+        if radix == 1:
+            return jnp.multiply(found[:, :, :, 0], nnx.sigmoid(gate))
+        weights = nnx.softmax(gate.reshape(gate.shape[0], groups, radix, -1), 2).swapaxes(1, 2)
+        y: jax.Array = (found * weights.reshape(gate.shape[0], 1, 1, radix, -1)).sum(3)
+        return y
+
+
 class LayerScale(nnx.Module):
     """Scale each channel by a learnt number."""
 
@@ -391,6 +541,9 @@ BUILDERS: dict[type, Callable[[Any, Options], nnx.Module]] = {
     plan.FilterResponseNorm: FilterResponseNorm,
     plan.SqueezeExcite: SqueezeExcite,
     plan.ChannelAttention: ChannelAttention,
+    plan.SelectiveKernel: SelectiveKernel,
+    plan.HierarchicalSplit: HierarchicalSplit,
+    plan.SplitAttention: SplitAttention,
     plan.LayerScale: LayerScale,
     plan.Dropout: lambda layer, options: nnx.Dropout(layer.rate, rngs=options.rngs),
     plan.DropPath: lambda layer, options: nnx.Dropout(

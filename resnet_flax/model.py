@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 from flax import nnx
 
-from resnet_flax.layers import Options, build
+from resnet_flax.layers import Chain, Options, attach, chain, find, place
 from shared_spec import plan
 from shared_spec.kernels.xla import summed
 from shared_spec.plan.network import Plan
@@ -33,27 +33,6 @@ class ResidualBlock(nnx.Module):
         if self._shortcut_from is not None:
             y = summed(y, chain(self, self._shortcut, x if self._shortcut_from == "input" else h))
         return chain(self, self._output, y)
-
-
-class Chain(nnx.List):
-    """Modules one after another."""
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Run all of them."""
-        for module in self:
-            x = module(x)
-        return x
-
-
-class Named(nnx.Module):
-    """Modules with names, one after another in the order in which they were placed."""
-
-    def __init__(self) -> None:
-        self._names: tuple[str, ...] = ()
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Run all of them."""
-        return chain(self, self._names, x)
 
 
 class Stage(Chain):
@@ -127,65 +106,6 @@ class ResNet(nnx.Module):
             if name in self.plan.outputs:
                 found.append(x)
         return found
-
-
-def chain(module: nnx.Module, names: Iterable[str], x: jax.Array) -> jax.Array:
-    """Run the children of `module` called `names` one after another.
-
-    They are looked up on every call, so that a replaced child (`model.fc = ...`) takes effect.
-    """
-    for name in names:
-        x = getattr(module, name)(x)
-    return x
-
-
-def attach(
-    parent: nnx.Module, prefix: str, layers: plan.Layers, options: Options
-) -> tuple[str, ...]:
-    """Build `layers` under `parent`, at their names without `prefix`.
-
-    Returns:
-        The children of `parent` to run, in order; a dotted name becomes a `Chain` of
-        numbered modules or a `Named` one.
-    """
-    names = (
-        place(parent, layer.name.removeprefix(prefix + "."), build(layer, options))
-        for layer in layers
-    )
-    return tuple(dict.fromkeys(names))
-
-
-def place(parent: nnx.Module, path: str, module: nnx.Module) -> str:
-    """Put `module` at the dotted `path` below `parent`; return the first name of the path."""
-    first, _, rest = path.partition(".")
-    if not rest:
-        _adopt(parent, first, module)
-        return first
-    if not _has(parent, first):
-        _adopt(parent, first, Chain() if rest.partition(".")[0].isdigit() else Named())
-    place(find(parent, first), rest, module)
-    return first
-
-
-def _has(parent: nnx.Module, name: str) -> bool:
-    return int(name) < len(parent) if isinstance(parent, Chain) else hasattr(parent, name)
-
-
-def _adopt(parent: nnx.Module, name: str, module: nnx.Module) -> None:
-    if isinstance(parent, Chain):
-        parent.append(module)
-        return
-    setattr(parent, name, module)
-    if isinstance(parent, Named):
-        parent._names = (*parent._names, name)
-
-
-def find(model: nnx.Module, path: str) -> Any:
-    """The module at a dotted path of the plan; `model` itself at an empty one."""
-    module: Any = model
-    for part in filter(None, path.split(".")):
-        module = module[int(part)] if isinstance(module, Chain) else getattr(module, part)
-    return module
 
 
 def replace(owner: nnx.Module, name: str, child: Any) -> None:

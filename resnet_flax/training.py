@@ -12,7 +12,8 @@ import optax
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
-from resnet_flax.model import ResNet, find
+from resnet_flax.layers import find
+from resnet_flax.model import ResNet
 from resnet_flax.weights import WEIGHTS
 from shared_spec.kernels import xla
 from shared_spec.training.optimization import SGD, Optimization

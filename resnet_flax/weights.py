@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from resnet_flax.layers import Options, Stateless, build
-from resnet_flax.model import Chain, ResNet, find
+from resnet_flax.layers import Chain, Options, Stateless, build, find
+from resnet_flax.model import ResNet
 from shared_spec import plan
 from shared_spec.errors import ResNetError, WeightsError, framework_missing
 from shared_spec.formats.containers.source import Source, shown

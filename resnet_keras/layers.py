@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from zlib import crc32
@@ -19,7 +20,7 @@ from keras import ops
 from shared_spec import plan
 from shared_spec.errors import FrameworkError
 from shared_spec.kernels.xla import every, products, summed
-from shared_spec.plan.parameters import squeeze_convs
+from shared_spec.plan.parameters import placed, squeeze_convs
 from shared_spec.weights.layouts import keras_layer
 
 PACKAGE = "resnet_keras"
@@ -65,6 +66,10 @@ def _inner(own: Own, suffix: str) -> Own:
 
 
 def _conv(layer: plan.Conv, x: Any, own: Own) -> Any:
+    if layer.stride > 1 and layer.dilation > 1:
+        # Keras has no such convolution. Where the stride divides all distances, pixels between its
+        # multiples are never seen.
+        x, layer = _every(layer, x, own)
     # At stride 1 the two rules are one, and what is not padded apart is not copied.
     same = layer.stride == 1 and layer.padding != 0 and 2 * layer.padding == layer.extent - 1
     padding = "same" if same or layer.padding == "same" else "valid"
@@ -87,6 +92,19 @@ def _conv(layer: plan.Conv, x: Any, own: Own) -> Any:
     )(x)
 
 
+def _every(layer: plan.Conv, x: Any, own: Own) -> tuple[Any, plan.Conv]:
+    """Every pixel that a convolution sees, and the convolution of stride 1 that sees them all."""
+    stride, padding = layer.stride, layer.padding
+    if padding == "same" or layer.dilation % stride or padding % stride:
+        raise FrameworkError(
+            f"{own['name']}: resnet_keras has no convolution of stride {stride} and dilation "
+            f"{layer.dilation}"
+        )
+    x = MaxPooling2D(1, stride, **_inner(own, "every"))(x)
+    dilation = layer.dilation // stride
+    return x, replace(layer, stride=1, dilation=dilation, padding=padding // stride)
+
+
 def _batch_norm(layer: plan.BatchNorm, x: Any, own: Own) -> Any:
     options = {"momentum": 1 - layer.momentum, "epsilon": layer.eps, **own}
     if layer.variance == "unbiased":
@@ -100,6 +118,10 @@ def _group_norm(layer: plan.GroupNorm, x: Any, own: Own) -> Any:
 
 def _avg_pool(layer: plan.AvgPool, x: Any, own: Own) -> Any:
     padding = "same" if layer.padding == "same" else "valid"
+    if layer.padding not in (0, "same"):
+        if not layer.count_padding:
+            raise FrameworkError("resnet_keras averages explicit padding only where it counts it")
+        x = keras.layers.ZeroPadding2D(layer.padding, **_inner(own, "pad"))(x)
     if layer.padding == "same" and layer.count_padding:
         if layer.stride != 1:
             raise FrameworkError("resnet_keras counts the padding of an average at stride 1 only")
@@ -134,6 +156,56 @@ def _channel_attention(layer: plan.ChannelAttention, x: Any, own: Own) -> Any:
     gate = keras.layers.Activation("sigmoid", **_inner(own, "gate"))(gate)
     gate = keras.layers.Reshape((1, 1, layer.channels), **_inner(own, "shape"))(gate)
     return keras.layers.Multiply(**own)([x, gate])
+
+
+def _chains(layer: plan.Layer, own: Own) -> list[Callable[[Any], Any]]:
+    """The chains inside of a layer, as functions of a symbolic tensor."""
+
+    def chain(before: str, layers: plan.Layers, x: Any) -> Any:
+        for inner in layers:
+            x = apply(placed(layer, before, inner), x, own["dtype"])
+        return x
+
+    return [partial(chain, before, layers) for before, layers in layer.chains()]
+
+
+def _parts(x: Any, count: int, own: Own) -> list[Any]:
+    """Equal parts of the channels, in their order."""
+    width = x.shape[-1] // count
+    return [
+        Channels(first=i * width, count=width, **_inner(own, f"part{i}"))(x) for i in range(count)
+    ]
+
+
+def _selective_kernel(layer: plan.SelectiveKernel, x: Any, own: Own) -> Any:
+    *paths, gate = _chains(layer, own)
+    shares = _parts(x, len(paths), own) if layer.split else [x] * len(paths)
+    found = [path(share) for path, share in zip(paths, shares, strict=True)]
+    total = keras.layers.Add(**_inner(own, "sum"))(found)
+    return WeightedSum(**own)([gate(total), *found])
+
+
+def _hierarchical_split(layer: plan.HierarchicalSplit, x: Any, own: Own) -> Any:
+    *paths, rest = _chains(layer, own)
+    parts = _parts(x, layer.parts, own)
+    found: list[Any] = []
+    for i, (path, part) in enumerate(zip(paths, parts, strict=False)):
+        if found and layer.cascade:
+            part = keras.layers.Add(**_inner(own, f"sum{i}"))([part, found[-1]])
+        found.append(path(part))
+    found += [rest(part) for part in parts[len(found) :]]
+    return keras.layers.Concatenate(**own)(found) if len(found) > 1 else found[0]
+
+
+def _split_attention(layer: plan.SplitAttention, x: Any, own: Own) -> Any:
+    branch, gate = _chains(layer, own)
+    found = branch(x)
+    if layer.radix == 1:
+        weights = keras.layers.Activation("sigmoid", **_inner(own, "gate"))(gate(found))
+        return keras.layers.Multiply(**own)([found, weights])
+    parts = _parts(found, layer.radix, own)
+    weights = gate(keras.layers.Add(**_inner(own, "sum"))(parts))
+    return WeightedSum(groups=layer.groups, **own)([weights, *parts])
 
 
 def _activation(layer: plan.Activation, x: Any, own: Own) -> Any:
@@ -600,6 +672,46 @@ class LayerScale(_PerChannel):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
+class Channels(_Configured, keras.layers.Layer):
+    """Some of the channels, one after another."""
+
+    arguments = ("first", "count")
+
+    def call(self, inputs: Any) -> Any:
+        """[N, H, W, C] to [N, H, W, count]."""
+        return inputs[..., self.first : self.first + self.count]
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class WeightedSum(keras.layers.Layer):
+    """The sum of several maps, weighted for each channel by a softmax over the maps.
+
+    The weights are by group of channels, then by map, then by channel of the group.
+    """
+
+    def __init__(self, groups: int = 1, **options: Any) -> None:
+        super().__init__(**options)
+        self.groups = groups
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {**super().get_config(), "groups": self.groups}
+
+    def call(self, inputs: Any) -> Any:
+        """[N, 1, 1, maps * C] and maps [N, H, W, C] to one of these."""
+        gate, *maps = inputs
+        channels = maps[0].shape[-1]
+        gate = ops.reshape(gate, (-1, self.groups, len(maps), channels // self.groups))
+        weights = ops.softmax(gate, 2)
+        weights = [ops.reshape(weights[:, :, i], (-1, 1, 1, channels)) for i in range(len(maps))]
+        return sum(x * w for x, w in zip(maps[1:], weights[1:], strict=True)) + maps[0] * weights[0]
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """As `call`."""
+        return input_shape[1]
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
 class BlurPool(_Configured, keras.layers.Layer):
     """Binomial blur and subsampling for each channel, reflecting one pixel at the border."""
 
@@ -712,6 +824,9 @@ BUILDERS: dict[type, Callable[[Any, Any, Own], Any]] = {
     plan.BlurPool: _of(BlurPool),
     plan.SqueezeExcite: _squeeze_excite,
     plan.ChannelAttention: _channel_attention,
+    plan.SelectiveKernel: _selective_kernel,
+    plan.HierarchicalSplit: _hierarchical_split,
+    plan.SplitAttention: _split_attention,
     plan.LayerScale: _of(LayerScale),
     plan.Activation: _activation,
     plan.MaxPool: _max_pool,

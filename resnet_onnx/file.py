@@ -33,7 +33,7 @@ from shared_spec.errors import SpecError
 from shared_spec.export_formats import ANY_SIZE, IMAGES, PIXELS, Form, outer_dtype
 from shared_spec.plan.layers import Layer
 from shared_spec.plan.network import Block, Plan
-from shared_spec.plan.parameters import parameters_of
+from shared_spec.plan.parameters import leaves, parameters_of
 from shared_spec.plan.summary import block_rows, layer_rows
 from shared_spec.weights.checkpoint import METADATA_KEY, Checkpoint
 from shared_spec.weights.lazy_array import LazyArray, read_ahead
@@ -240,7 +240,7 @@ def weights_of(
     so that their sum is the spec's.
     """
     found = []
-    for layer in layers:
+    for layer in (leaf for one in layers for leaf in leaves(one)):
         for q in parameters_of(layer):
             entry = entries[q.name]
             if isinstance(layer, plan.BatchNorm) and (q.role, dtype) == ("norm_var", "float64"):

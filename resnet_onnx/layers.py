@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from resnet_onnx.graph import HALVES, Graph
 from shared_spec import plan
 from shared_spec.errors import FrameworkError
-from shared_spec.plan.parameters import squeeze_convs
+from shared_spec.plan.parameters import placed, squeeze_convs
 from shared_spec.weights.state import numpy_dtype
 
 _FARTHEST = np.iinfo(np.int64).max
@@ -192,6 +193,76 @@ def _channel_attention(g: Graph, layer: plan.ChannelAttention, x: str) -> str:
     return g.node("Mul", x, gate, name=name)
 
 
+def _chains(g: Graph, layer: plan.Layer) -> list[Callable[[str], str]]:
+    """The chains inside of a layer, as functions of a tensor."""
+
+    def run(before: str, layers: plan.Layers, x: str) -> str:
+        return chain(g, tuple(placed(layer, before, inner) for inner in layers), x)
+
+    return [partial(run, before, layers) for before, layers in layer.chains()]
+
+
+def _part(g: Graph, x: str, width: int, number: int, name: str, axis: int = 1) -> str:
+    """So many channels, those of a number."""
+    first, last = g.whole(number * width), g.whole((number + 1) * width)
+    return g.node("Slice", x, first, last, g.whole(axis), name=f"{name}/part{number}")
+
+
+def _weighted_sum(g: Graph, name: str, gate: str, maps: list[str], groups: int = 1) -> str:
+    """Maps weighted for each channel by a softmax over them of a gate that is by group of channels,
+    then by map, then by channel of the group.
+    """
+    gate = g.node("Reshape", gate, g.whole(0, groups, len(maps), -1), name=f"{name}/by_map")
+    gate = g.node("Softmax", gate, name=f"{name}/weights", axis=2)
+    total = ""
+    for i, one in enumerate(maps):
+        weight = _part(g, gate, 1, i, f"{name}/weights", axis=2)
+        weight = g.node("Reshape", weight, g.whole(0, -1, 1, 1), name=f"{name}/weight{i}")
+        weighted = g.node("Mul", one, weight, name=f"{name}/weighted{i}")
+        last = name if i == len(maps) - 1 else f"{name}/sum_to{i}"
+        total = g.node("Add", total, weighted, name=last) if total else weighted
+    return total
+
+
+def _total(g: Graph, parts: list[str], name: str) -> str:
+    total = parts[0]
+    for i, part in enumerate(parts[1:], start=1):
+        total = g.node("Add", total, part, name=f"{name}/total{i}")
+    return total
+
+
+def _selective_kernel(g: Graph, layer: plan.SelectiveKernel, x: str) -> str:
+    *paths, gate = _chains(g, layer)
+    width = layer.in_channels // len(paths)
+    name = layer.name
+    shares = [_part(g, x, width, i, name) if layer.split else x for i in range(len(paths))]
+    found = [path(share) for path, share in zip(paths, shares, strict=True)]
+    return _weighted_sum(g, name, gate(_total(g, found, name)), found)
+
+
+def _hierarchical_split(g: Graph, layer: plan.HierarchicalSplit, x: str) -> str:
+    *paths, rest = _chains(g, layer)
+    name, width = layer.name, layer.channels // layer.parts
+    parts = [_part(g, x, width, i, name) for i in range(layer.parts)]
+    found: list[str] = []
+    for i, (path, part) in enumerate(zip(paths, parts, strict=False)):
+        if found and layer.cascade:
+            part = g.node("Add", part, found[-1], name=f"{name}/sum{i}")
+        found.append(path(part))
+    found += [rest(part) for part in parts[len(found) :]]
+    return g.node("Concat", *found, name=name, axis=1)
+
+
+def _split_attention(g: Graph, layer: plan.SplitAttention, x: str) -> str:
+    branch, gate = _chains(g, layer)
+    found, name = branch(x), layer.name
+    if layer.radix == 1:
+        weights = g.node("Sigmoid", gate(found), name=f"{name}/weights")
+        return g.node("Mul", found, weights, name=name)
+    parts = [_part(g, found, layer.channels, i, name) for i in range(layer.radix)]
+    return _weighted_sum(g, name, gate(_total(g, parts, name)), parts, layer.groups)
+
+
 def _layer_scale(g: Graph, layer: plan.LayerScale, x: str) -> str:
     scale = f"{layer.name}.gamma"
     scale = g.node("Unsqueeze", scale, g.whole(1, 2), name=f"{layer.name}/gamma")
@@ -319,6 +390,9 @@ BUILDERS: dict[type[plan.Layer], Callable[[Graph, Any, str], str]] = {
     plan.BlurPool: _blur_pool,
     plan.SqueezeExcite: _squeeze_excite,
     plan.ChannelAttention: _channel_attention,
+    plan.SelectiveKernel: _selective_kernel,
+    plan.HierarchicalSplit: _hierarchical_split,
+    plan.SplitAttention: _split_attention,
     plan.LayerScale: _layer_scale,
     plan.ZeroPadShortcut: _zero_pad_shortcut,
     plan.GlobalPool: _global_pool,

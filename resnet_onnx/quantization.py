@@ -74,7 +74,7 @@ def points(g: Graph, p: Plan) -> dict[str, Point]:
     """The tensors that are to be rounded: what enters and leaves convolutions and sums of blocks,
     what leaves them behind their ReLU, and what enters dense layers; nothing that leaves the head.
     """
-    layers = {layer.name for layer in p.layers() if isinstance(layer, plan.Conv | plan.Dense)}
+    layers = {layer.name for layer in p.leaves() if isinstance(layer, plan.Conv | plan.Dense)}
     sums, head = {f"{b.name}/sum" for b in p.blocks()}, {layer.name for layer in p.head}
     producers = {node.output[0]: node for node in g.nodes}
     found: dict[str, None] = {}
@@ -114,7 +114,7 @@ def _behind(g: Graph, node: NodeProto) -> str:
 def quantize(g: Graph, p: Plan, limits: Limits) -> None:
     """Put a whole float graph into 8 bits; its weights are then `quantized_weights`."""
     rounded = points(g, p)
-    layers = {layer.name for layer in p.layers() if isinstance(layer, plan.Conv | plan.Dense)}
+    layers = {layer.name for layer in p.leaves() if isinstance(layer, plan.Conv | plan.Dense)}
     nodes, g.nodes = g.nodes, []
     names = {}
     for name, point in rounded.items():
@@ -161,7 +161,7 @@ def stored(p: Plan) -> Iterator[tuple[plan.Layer, str, list[Stored]]]:
     """What stands for each parameter: its layer, its leaf, and one array of float32, or integers
     with scales and zero points for each output channel.
     """
-    for layer in p.layers():
+    for layer in p.leaves():
         for q in parameters_of(layer):
             if not isinstance(layer, plan.Conv | plan.Dense):
                 yield layer, q.leaf, [Stored(q.name, "float32", q.shape)]

@@ -297,7 +297,7 @@ def _selective_kernel(
         plan.Activation("act", "relu"),
         plan.Conv("fc_select", reduced, 2 * channels, 1),
     )
-    return plan.SelectiveKernel(name, paths, gate, spec.split_input)
+    return plan.SelectiveKernel(name, inputs, paths, gate, spec.split_input)
 
 
 def _hierarchical_split(spec: ResNetSpec, name: str, site: _Site) -> plan.HierarchicalSplit:
@@ -313,7 +313,8 @@ def _hierarchical_split(spec: ResNetSpec, name: str, site: _Site) -> plan.Hierar
     count = max(1, spec.scale - 1)
     pool = plan.AvgPool("pool", 3, site.stride, 1, count_padding=True)
     rest = (pool,) if changes and spec.scale > 1 else ()
-    return plan.HierarchicalSplit(name, (path,) * count, rest, spec.scale, not changes)
+    paths = (path,) * count
+    return plan.HierarchicalSplit(name, site.widths[1], paths, rest, spec.scale, not changes)
 
 
 def _split_attention(
@@ -336,7 +337,7 @@ def _split_attention(
         plan.Activation("act1", "relu"),
         plan.Conv("fc2", reduced, parts, 1, groups=spec.groups, bias=True),
     )
-    return plan.SplitAttention(name, branch, gate, spec.radix, spec.groups)
+    return plan.SplitAttention(name, channels, branch, gate, spec.radix, spec.groups)
 
 
 def _divisible(number: float, divisor: int, least: int = 0) -> int:

@@ -15,6 +15,8 @@ _AVERAGING = (
     plan.GlobalPool,
     plan.SqueezeExcite,
     plan.ChannelAttention,
+    plan.SelectiveKernel,
+    plan.SplitAttention,
     plan.GroupNorm,
     plan.EvoNorm,
     plan.FilterResponseNorm,

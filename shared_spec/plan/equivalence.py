@@ -20,7 +20,7 @@ def function_of(p: Plan, exact: bool = True) -> list[Any]:
             return (layer.name, layer.channels, layer.eps if exact else None)
         if isinstance(layer, Conv) and not exact:
             return replace(layer, bias=False)
-        return layer
+        return layer.mapped(lambda chain: tuple(map(kept, chain)))
 
     blocks = [(b.name, b.shortcut_from, [kept(x) for x in b.layers()]) for b in p.blocks()]
     return [[kept(x) for x in p.stem], blocks, [kept(x) for x in p.head], p.outputs]

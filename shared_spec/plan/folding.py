@@ -24,6 +24,7 @@ from shared_spec.plan.layers import (
     SpaceToDepth,
 )
 from shared_spec.plan.network import CHAINS, Block, Plan
+from shared_spec.plan.parameters import placed
 
 
 @dataclass(frozen=True)
@@ -85,11 +86,21 @@ def require_trained(p: Plan, purpose: str) -> None:
 
 def convolutions_and_norms(p: Plan) -> Iterator[tuple[Layer, BatchNorm | None]]:
     """The layers that remain of a plan, each convolution with the batch norm that goes into it."""
-    yield from _pairs(p.stem, p.outputs)
+    yield from _everywhere(p.stem, p.outputs)
     for block in p.blocks():
         for name in CHAINS:
-            yield from _pairs(getattr(block, name))
-    yield from _pairs(p.head)
+            yield from _everywhere(getattr(block, name))
+    yield from _everywhere(p.head)
+
+
+def _everywhere(
+    layers: Layers, outputs: tuple[str, ...] = ()
+) -> Iterator[tuple[Layer, BatchNorm | None]]:
+    """The pairs of a chain and of those inside of its layers."""
+    for layer, norm in _pairs(layers, outputs):
+        yield layer, norm
+        for before, chain in layer.chains():
+            yield from _everywhere(tuple(placed(layer, before, inner) for inner in chain))
 
 
 def _pairs(
@@ -116,7 +127,7 @@ def _pairs(
 def _folded(layers: Layers, outputs: tuple[str, ...] = ()) -> Layers:
     def form(layer: Layer, norm: BatchNorm | None) -> Layer:
         if not isinstance(layer, Conv):
-            return layer
+            return layer.mapped(_folded)
         return replace(layer, bias=layer.bias or norm is not None, standardize_eps=None)
 
     return tuple(form(layer, norm) for layer, norm in _pairs(layers, outputs))

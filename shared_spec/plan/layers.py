@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Padding = int | Literal["same"]
@@ -39,6 +40,10 @@ class Layer:
         names, which are those inside of this one.
         """
         return ()
+
+    def mapped(self, change: Callable[[Layers], Layers]) -> Layer:
+        """The layer with each of these chains changed."""
+        return self
 
 
 Layers = tuple[Layer, ...]
@@ -218,6 +223,7 @@ class SelectiveKernel(Layer):
     The gate ends in [N, 1, 1, paths * C], the first C of them for the first path.
     """
 
+    in_channels: int
     paths: tuple[Layers, ...]
     gate: Layers
     split: bool
@@ -226,6 +232,10 @@ class SelectiveKernel(Layer):
         """As of any layer."""
         paths = ((f"paths.{i}.", path) for i, path in enumerate(self.paths))
         return (*paths, ("attn.", self.gate))
+
+    def mapped(self, change: Callable[[Layers], Layers]) -> Layer:
+        """As of any layer."""
+        return replace(self, paths=tuple(map(change, self.paths)), gate=change(self.gate))
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +248,7 @@ class HierarchicalSplit(Layer):
     the whole input.
     """
 
+    channels: int
     paths: tuple[Layers, ...]
     rest: Layers
     parts: int
@@ -247,6 +258,10 @@ class HierarchicalSplit(Layer):
         """As of any layer."""
         paths = ((f"paths.{i}.", path) for i, path in enumerate(self.paths))
         return (*paths, ("rest.", self.rest))
+
+    def mapped(self, change: Callable[[Layers], Layers]) -> Layer:
+        """As of any layer."""
+        return replace(self, paths=tuple(map(change, self.paths)), rest=change(self.rest))
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +274,7 @@ class SplitAttention(Layer):
     channel of the group.
     """
 
+    channels: int
     branch: Layers
     gate: Layers
     radix: int
@@ -267,6 +283,10 @@ class SplitAttention(Layer):
     def chains(self) -> tuple[tuple[str, Layers], ...]:
         """As of any layer."""
         return (("", self.branch), ("", self.gate))
+
+    def mapped(self, change: Callable[[Layers], Layers]) -> Layer:
+        """As of any layer."""
+        return replace(self, branch=change(self.branch), gate=change(self.gate))
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,9 +371,6 @@ class Dense(Layer):
     out_features: int
     bias: bool = True
 
-
-COMPOSITES = (SelectiveKernel, HierarchicalSplit, SplitAttention)
-"""Layers made of chains of others."""
 
 TRAINING_ONLY = (Dropout, DropPath, DropBlock)
 """Layers that drop at random in training and otherwise do nothing."""

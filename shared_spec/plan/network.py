@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shared_spec.plan.layers import Layer, Layers, Parameter
-from shared_spec.plan.parameters import parameters_of
+from shared_spec.plan.parameters import leaves, parameters_of
 
 CHAINS = ("pre", "branch", "shortcut", "output")
 """Of a block, in the order in which PyTorch would register them."""
@@ -89,6 +89,11 @@ class Plan:
         for block in self.blocks():
             yield from block.layers()
         yield from self.head
+
+    def leaves(self) -> Iterator[Layer]:
+        """As `layers`, with what is made of other layers as those."""
+        for layer in self.layers():
+            yield from leaves(layer)
 
     def blocks(self) -> Iterator[Block]:
         """Every block, first to last."""

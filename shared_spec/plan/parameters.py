@@ -44,6 +44,11 @@ def inside(layer: layers.Layer) -> layers.Layers:
     return tuple(placed(layer, before, inner) for before, chain in chains for inner in chain)
 
 
+def leaves(layer: layers.Layer) -> layers.Layers:
+    """A layer, or those that it is made of."""
+    return inside(layer) or (layer,)
+
+
 def placed(layer: layers.Layer, before: str, inner: layers.Layer) -> layers.Layer:
     """A layer inside of another under its name in the model."""
     return replace(inner, name=f"{layer.name}.{before}{inner.name}")

@@ -171,8 +171,7 @@ def output_shape(layer: Layer, shape: Shape) -> Shape:
         case plan.HierarchicalSplit(paths=(path, *_)):
             return (*chain_shape(path, (h, w, c // layer.parts))[:2], c)
         case plan.SplitAttention(branch=branch):
-            h, w, parts = chain_shape(branch, shape)
-            return h, w, parts // layer.radix
+            return (*chain_shape(branch, shape)[:2], layer.channels)
         case plan.GlobalPool():
             channels = c * (2 if layer.kind == "catavgmax" else 1)
             return (1, 1, channels) if layer.keep_axes else (channels,)

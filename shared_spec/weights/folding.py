@@ -41,7 +41,7 @@ def weight_entries(p: Plan, state: Mapping[str, np.ndarray], dtype: str) -> dict
     check_weights(trained, state, "float64")
     given = entries_of(state)
     computed: dict[str, Callable[[], np.ndarray]] = {}
-    kept = {layer.name: layer for layer in p.layers()}
+    kept = {layer.name: layer for layer in p.leaves()}
     for layer, norm in convolutions_and_norms(trained) if p.trained is not None else ():
         if isinstance(layer, Conv):
             form = kept[layer.name]

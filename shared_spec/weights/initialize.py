@@ -20,7 +20,7 @@ from shared_spec import plan
 from shared_spec.errors import SpecError
 from shared_spec.plan.layers import Layer, Parameter
 from shared_spec.plan.network import Block, Plan
-from shared_spec.plan.parameters import parameters_of
+from shared_spec.plan.parameters import parameters_of, placed
 from shared_spec.weights.lazy_array import LazyArray, LazyArrays
 from shared_spec.weights.state import State
 
@@ -115,6 +115,11 @@ def _randomise_block(block: Block, moment: float, seed: int, state: State) -> fl
 def _randomise(layers: Iterable[Layer], moment: float, seed: int, state: State) -> float:
     """Draw the arrays of a chain whose input has the mean square `moment`; return its output's."""
     for layer in layers:
+        if chains := layer.chains():
+            named = ([placed(layer, before, x) for x in chain] for before, chain in chains)
+            # What the first gives is as large as what they all give, weighted or side by side.
+            moment, *_ = [_randomise(chain, moment, seed, state) for chain in named]
+            continue
         if isinstance(layer, plan.Conv):
             fan_in = layer.in_channels // layer.groups
             # A standardised filter has unit variance; a He-normal one 2 / fan_out.
