@@ -198,7 +198,7 @@ def _torch_peer(session: Session, job: BenchJob, times: Times) -> Any:
         model = torch_net(job.peer or "", job.name)
     with counted(times, "load"):
         dtype = "float32" if job.mode == "train" else job.dtype
-        return session.moved(load_torch(model, job.state, dtype))
+        return session.moved(load_torch(model, job.state, job.net, dtype))
 
 
 def _torch_images(job: BenchJob, like: Any) -> Any:

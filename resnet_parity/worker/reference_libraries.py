@@ -19,6 +19,8 @@ from resnet_parity.engines.reference_libraries import Reference, recast
 from shared_spec.catalogue import Entry
 from shared_spec.errors import ResNetError
 from shared_spec.formats.dialects import keras_applications, keras_hub
+from shared_spec.formats.dialects.dialect import foreign_arrays
+from shared_spec.formats.dialects.timm_torchvision import TIMM
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.state import State
@@ -47,7 +49,7 @@ def reference_logits(
     import torch
 
     with float64_statistics() if recast(reference, entry, dtype) else nullcontext():
-        net = load_torch(torch_net(reference.name, entry.name), state, dtype)
+        net = load_torch(torch_net(reference.name, entry.name), state, entry.spec, dtype)
         kind = getattr(torch, dtype)
         with torch.inference_mode():
             logits = [net(torch.from_numpy(x).to(kind).permute(0, 3, 1, 2)).numpy() for x in images]
@@ -101,8 +103,8 @@ def torch_net(library: str, name: str) -> Any:
     return getattr(torchvision_models(), name)(weights=None)
 
 
-def load_torch(net: Any, state: State, dtype: str) -> Any:
-    """`net` in `dtype` with canonical weights, each of which it needs and has.
+def load_torch(net: Any, state: State, spec: ResNetSpec, dtype: str) -> Any:
+    """`net` in `dtype` with canonical weights of a spec, each of which it needs and has.
 
     Raises:
         ResNetError: if names or shapes differ.
@@ -110,8 +112,9 @@ def load_torch(net: Any, state: State, dtype: str) -> Any:
     import torch
 
     net = net.to(getattr(torch, dtype)).eval()
+    arrays = foreign_arrays(TIMM[0], state, spec)
     try:
-        net.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()}, strict=True)
+        net.load_state_dict({k: torch.from_numpy(v.array()) for k, v in arrays.items()})
     except RuntimeError as error:
         raise ResNetError(" ".join(str(error).split())[:500]) from None
     return net

@@ -10,6 +10,7 @@ from shared_spec.catalogue import (
     flax_example,
     keras_applications,
     keras_hub,
+    timm_blocks,
     timm_resnet,
     timm_resnetv2,
     torchvision,
@@ -20,6 +21,7 @@ from shared_spec.errors import SpecError, UnknownModelError, did_you_mean
 _FAMILIES = (
     torchvision,
     timm_resnet,
+    timm_blocks,
     timm_resnetv2,
     keras_applications,
     keras_hub,

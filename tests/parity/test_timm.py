@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,12 @@ CUT += [
     "resnetv2_18", "resnetv2_18d", "resnetv2_50", "resnetv2_50d", "resnetv2_50t",
     "resnetv2_50d_gn", "resnetv2_50d_evos", "resnetv2_50d_frn",
 ]  # fmt: skip
+CUT += [
+    "skresnet18", "skresnet50", "skresnet50d", "skresnext50_32x4d",
+    "res2net50_26w_4s", "res2net50_26w_6s", "res2net50_26w_8s", "res2net50_48w_2s",
+    "res2net50_14w_8s", "res2next50", "res2net50d",
+    "resnest50d", "resnest50d_4s2x40d", "resnest50d_1s4x24d",
+]  # fmt: skip
 TIMM = ("timm", "timm_v2", "torchvision")
 FLOAT32 = ["resnetv2_50d_evos", "resnetv2_50d_frn"]
 SIZES = selected([(64, 64), (97, 65)], [(64, 64), (65, 65), (97, 64), (97, 65)])
@@ -65,13 +72,21 @@ def test_timm_agrees(name: str) -> None:
 def compare(name: str, tolerance: float) -> None:
     """Keys, strict loads, and logits within `tolerance`."""
     theirs, ours = pair(name)
-    keys, expected = list(ours.state_dict()), list(theirs.state_dict())
-    if ours.spec.pre_activation:
+    res2net = name.startswith("res2")
+    inner = r"conv2\.paths\.(\d)\.(conv|bn)\."
+    named = {
+        re.sub(inner, r"\2s.\1.", k) if res2net else k: v for k, v in ours.state_dict().items()
+    }
+    keys, expected = list(named), list(theirs.state_dict())
+    if ours.spec.pre_activation or res2net:
         # timm's resnetv2 registers a block's shortcut before its branch.
         keys, expected = sorted(keys), sorted(expected)
     assert keys == expected
-    theirs.load_state_dict(ours.state_dict(), strict=True)
-    ours.load_state_dict(theirs.state_dict(), strict=True)
+    theirs.load_state_dict(named, strict=True)
+    if res2net:
+        resnet_torch.load_weights(ours, {k: v.numpy() for k, v in theirs.state_dict().items()})
+    else:
+        ours.load_state_dict(theirs.state_dict(), strict=True)
     for size in SIZES:
         images = random_images((2, *size, 3))
         with torch.inference_mode():

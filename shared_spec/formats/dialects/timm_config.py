@@ -92,7 +92,9 @@ def config_for_timm(checkpoint: Checkpoint) -> dict[str, Any] | None:
     """
     spec, prepare = checkpoint.spec, checkpoint.preprocessing
     assert spec is not None
-    found = None if spec.features_only else timm_net(spec)
+    # timm loads files of its own names alone.
+    foreign = spec.features_only or spec.convolution == "hierarchical"
+    found = None if foreign else timm_net(spec)
     if found is None or (prepare is not None and prepare.channel_order != "rgb"):
         return None
     name, arguments = found
