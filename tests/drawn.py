@@ -57,6 +57,16 @@ OPTIONS: dict[str, list[Any]] = {
     "in_channels": [3, 1],
     "num_classes": [10, 10, 0],
 }
+CONVOLUTIONS: list[dict[str, Any]] = [
+    {"convolution": "selective", "split_input": True, "se_divisor": 4},
+    {"convolution": "selective", "se_ratio": 0.25},
+    {"convolution": "hierarchical", "scale": 2},
+    {"convolution": "hierarchical", "scale": 4, "drop_block_rate": 0.1},
+    {"convolution": "split_attention", "radix": 2, "stride_pool": "last"},
+    {"convolution": "split_attention", "radix": 1, "stride_pool": "first"},
+    {"convolution": "split_attention", "radix": 4, "groups": 2, "se_ratio": 0.25},
+]
+"""What stands for a block's 3x3 convolution, with the fields that only it has."""
 
 
 @st.composite
@@ -78,6 +88,8 @@ def fields(draw: st.DrawFn) -> dict[str, Any]:
     chosen = draw(st.sets(st.sampled_from(sorted(OPTIONS)), min_size=3, max_size=9))
     for name in sorted(chosen):
         data[name] = draw(st.sampled_from(OPTIONS[name]))
+    if draw(st.integers(0, 3)) == 0:
+        data |= draw(st.sampled_from(CONVOLUTIONS))
     if draw(st.booleans()):
         data["output_stride"] = draw(st.sampled_from([2, 4, 8, 16]))
     return data

@@ -32,11 +32,14 @@ SPECS: dict[str, ResNetSpec] = {
     "ECA, blur": resolve("ecaresnet50d", NARROW | {"stem_width": 16, "anti_alias": "blur"}),
     "biased variance, same": resolve("flax_resnet50", NARROW),
     "BiT": resolve("resnetv2_50x1_bit", NARROW | {"widths": [32, 32]}),
+    "selective kernels": resolve("skresnet18", NARROW),
+    "Res2Net": resolve("res2net50_26w_4s", NARROW | {"base_width": 64, "depths": [1, 2]}),
+    "ResNeSt": resolve("resnest50d_4s2x40d", NARROW | {"stem_width": 16, "base_width": 64}),
     "biases": resolve("d2l_resnet18", {"depths": [1, 1], "widths": [16, 16]}),
 }
 # What differs in a backward pass, for JAX's engines in tier `test`: gates, standardised kernels,
 # statistics. Shortcuts of option A train in all five engines for twenty steps below.
-IN_FLAX = ("SE-D", "BiT", "biased variance, same")
+IN_FLAX = ("SE-D", "BiT", "ResNeSt", "biased variance, same")
 IN_KERAS_JAX = ("SE-D",)
 COVERED = {"resnet20 (A)", "resnet20 (B)", "resnet50"}
 """In tier `test`, by twenty steps below, the blocks of resnet18 and the bottlenecks of SE-D."""
