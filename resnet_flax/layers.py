@@ -304,10 +304,12 @@ class SqueezeExcite(nnx.Module):
 
     def __init__(self, layer: plan.SqueezeExcite, options: Options) -> None:
         self.fc1, self.fc2 = (build(conv, options) for conv in squeeze_convs(layer))
+        self.activation = layer.activation
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, H, W, C] to the same."""
-        gate: jax.Array = nnx.sigmoid(self.fc2(nnx.relu(self.fc1(x.mean((1, 2), keepdims=True)))))
+        inner = ACTIVATIONS[self.activation](self.fc1(x.mean((1, 2), keepdims=True)))
+        gate: jax.Array = nnx.sigmoid(self.fc2(inner))
         return x * gate
 
 

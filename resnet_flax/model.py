@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from resnet_flax.layers import Chain, Options, attach, chain, find, place
+from resnet_flax.layers import Chain, Named, Options, attach, chain, find, place
 from shared_spec import plan
 from shared_spec.kernels.xla import summed
 from shared_spec.plan.network import Plan
@@ -38,11 +38,18 @@ class ResidualBlock(nnx.Module):
 class Stage(Chain):
     """Residual blocks one after another."""
 
-    def __init__(self, stage: plan.Stage, options: Options) -> None:
-        super().__init__()
-        for block in stage.blocks:
-            module = ResidualBlock(block, options)
-            place(self, block.name.removeprefix(stage.name + "."), module)
+
+class NamedStage(Named):
+    """Residual blocks with names, one after another."""
+
+
+def residual_stage(stage: plan.Stage, options: Options) -> nnx.Module:
+    """Residual blocks under their names in the plan, which are numbers or not."""
+    names = [block.name.removeprefix(stage.name + ".") for block in stage.blocks]
+    made = Stage() if names[0].isdigit() else NamedStage()
+    for name, block in zip(names, stage.blocks, strict=True):
+        place(made, name, ResidualBlock(block, options))
+    return made
 
 
 class ResNet(nnx.Module):
@@ -59,7 +66,7 @@ class ResNet(nnx.Module):
         self._preprocessing: Preprocessing | None = None
         self.dtype = options.dtype
         self._stem = attach(self, "", p.stem, options)
-        places = (place(self, stage.name, Stage(stage, options)) for stage in p.stages)
+        places = (place(self, stage.name, residual_stage(stage, options)) for stage in p.stages)
         self._stages = tuple(dict.fromkeys(places))
         self._head = attach(self, "", p.head, options)
 

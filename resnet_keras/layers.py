@@ -134,8 +134,9 @@ def _avg_pool(layer: plan.AvgPool, x: Any, own: Own) -> Any:
 
 def _squeeze_excite(layer: plan.SqueezeExcite, x: Any, own: Own) -> Any:
     gate = GlobalAveragePooling2D(keepdims=True, **_inner(own, "mean"))(x)
+    functions = (ACTIVATIONS[layer.activation], "sigmoid")
     for conv, function, suffix in zip(
-        squeeze_convs(layer), ("relu", "sigmoid"), ("act", "gate"), strict=True
+        squeeze_convs(layer), functions, ("act", "gate"), strict=True
     ):
         gate = apply(conv, gate, own["dtype"])
         gate = keras.layers.Activation(function, **_inner(own, suffix))(gate)

@@ -263,7 +263,8 @@ def output_layer(p: Plan, path: str) -> str:
     """Name of the Keras layer whose output is that of the block or layer at a dotted path."""
     for block in p.blocks():
         if block.name == path:
-            path = block.output[-1].name if block.output else f"{block.name}.add"
+            summed = block.shortcut_from is not None and not block.output
+            path = f"{block.name}.add" if summed else (*block.branch, *block.output)[-1].name
     return keras_layer(path)
 
 

@@ -177,7 +177,7 @@ def _blur_pool(g: Graph, layer: plan.BlurPool, x: str) -> str:
 def _squeeze_excite(g: Graph, layer: plan.SqueezeExcite, x: str) -> str:
     first, second = squeeze_convs(layer)
     y = g.node("GlobalAveragePool", x, name=f"{layer.name}/mean")
-    y = g.node("Relu", _conv(g, first, y), name=f"{layer.name}/relu")
+    y = ACTIVATIONS[layer.activation](g, f"{layer.name}/{layer.activation}", _conv(g, first, y))
     gate = g.node("Sigmoid", _conv(g, second, y), name=f"{layer.name}/gate")
     return g.node("Mul", x, gate, name=layer.name)
 

@@ -318,10 +318,11 @@ class SqueezeExcite(nn.Module):
     def __init__(self, layer: plan.SqueezeExcite) -> None:
         super().__init__()
         self.fc1, self.fc2 = (build(conv) for conv in squeeze_convs(layer))
+        self.act = ACTIVATIONS[layer.activation]()
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to the same."""
-        gate: Tensor = self.fc2(self.fc1(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
+        gate: Tensor = self.fc2(self.act(self.fc1(x.mean((2, 3), keepdim=True)))).sigmoid()
         return x * gate
 
 

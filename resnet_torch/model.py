@@ -17,7 +17,7 @@ from shared_spec.errors import FrameworkError
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.folding import require_trained
 from shared_spec.plan.network import Plan
-from shared_spec.spec.resnet_spec import EXPANSION, ResNetSpec
+from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.preprocessing import Preprocessing
 
 
@@ -26,7 +26,7 @@ class ResidualBlock(TorchvisionBlock, Scriptable):
 
     Attributes:
         stride: of the whole block.
-        expansion: output channels, in those that the block's stage has in its name: 1 or 4.
+        expansion: output channels in units of the stage's planes: 1 or 4 in ResNets.
         downsample: what is on the shortcut, or None.
     """
 
@@ -41,6 +41,7 @@ class ResidualBlock(TorchvisionBlock, Scriptable):
         self._adds = block.shortcut_from is not None
         # What a user puts where there is nothing takes, in timm's nets, the output of `pre`.
         self._from_pre = block.shortcut_from == "pre" or bool(block.pre and not block.shortcut)
+        self._identity_from_pre = block.shortcut_from == "pre"
         if self._adds and not attach(self, block.name, block.shortcut):
             place(self, "downsample", None)
         self._output = attach(self, block.name, block.output)
@@ -54,6 +55,8 @@ class ResidualBlock(TorchvisionBlock, Scriptable):
         if self._adds:
             if self.downsample is not None:
                 x = run(self.downsample, h if self._from_pre else x)
+            elif self._identity_from_pre:
+                x = h
             # What ends a branch (a convolution, a norm, a scale) needs its output for no gradient.
             # Written so, it is the sum that quantization looks for.
             y += x
@@ -96,8 +99,10 @@ class ResNet(TorchvisionNet, TimmNet, Scriptable):
         self.plan, self.spec = p, spec
         stem = attach(self, "", p.stem)
         stages = (
-            place(self, stage.name, Stage(stage, EXPANSION[kind]))
-            for stage, kind in zip(p.stages, spec.blocks, strict=False)
+            place(self, stage.name, Stage(stage, channels // planes))
+            for stage, channels, planes in zip(
+                p.stages, spec.out_channels, spec.widths, strict=False
+            )
         )
         self._body = (*stem, *dict.fromkeys(stages))
         self._norm = attach(self, "", before_pool(p))

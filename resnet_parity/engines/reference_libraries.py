@@ -51,8 +51,12 @@ class Reference:
 REFERENCES: dict[str, Reference] = {
     reference.name: reference
     for reference in (
-        Reference("torchvision", ("torchvision",), ("torch", "torchvision"), "torch"),
-        Reference("timm", ("torchvision", "timm", "timm_v2"), ("torch", "timm"), "torch"),
+        Reference(
+            "torchvision", ("torchvision", "torchvision_regnet"), ("torch", "torchvision"), "torch"
+        ),
+        Reference(
+            "timm", ("torchvision", "timm", "timm_v2", "timm_regnet"), ("torch", "timm"), "torch"
+        ),
         # On Keras's TensorFlow engine its own layers compute in float64 throughout.
         Reference("keras.applications", ("keras",), ("keras", "tensorflow"), "keras:tensorflow"),
     )

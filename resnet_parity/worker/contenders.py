@@ -28,6 +28,7 @@ from resnet_parity.worker.reference_libraries import (
     keras_net,
     load_keras,
     load_torch,
+    names_there,
     torch_net,
     torchvision_models,
 )
@@ -198,7 +199,10 @@ def _torch_peer(session: Session, job: BenchJob, times: Times) -> Any:
         model = torch_net(job.peer or "", job.name)
     with counted(times, "load"):
         dtype = "float32" if job.mode == "train" else job.dtype
-        return session.moved(load_torch(model, job.state, job.net, dtype))
+        state, peer = job.state, job.peer or ""
+        there = names_there(peer, job.net, state)
+        named = {there[name]: array for name, array in state.items()}
+        return session.moved(load_torch(model, named, dtype))
 
 
 def _torch_images(job: BenchJob, like: Any) -> Any:

@@ -19,8 +19,7 @@ from resnet_parity.engines.reference_libraries import Reference, recast
 from shared_spec.catalogue import Entry
 from shared_spec.errors import ResNetError
 from shared_spec.formats.dialects import keras_applications, keras_hub
-from shared_spec.formats.dialects.dialect import foreign_arrays
-from shared_spec.formats.dialects.timm_torchvision import TIMM
+from shared_spec.formats.dialects.renamed import timm_name, torchvision_name
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.state import State
@@ -49,7 +48,9 @@ def reference_logits(
     import torch
 
     with float64_statistics() if recast(reference, entry, dtype) else nullcontext():
-        net = load_torch(torch_net(reference.name, entry.name), state, entry.spec, dtype)
+        there = names_there(reference.name, entry.spec, state)
+        named = {there[name]: array for name, array in state.items()}
+        net = load_torch(torch_net(reference.name, entry.name), named, dtype)
         kind = getattr(torch, dtype)
         with torch.inference_mode():
             logits = [net(torch.from_numpy(x).to(kind).permute(0, 3, 1, 2)).numpy() for x in images]
@@ -103,8 +104,14 @@ def torch_net(library: str, name: str) -> Any:
     return getattr(torchvision_models(), name)(weights=None)
 
 
-def load_torch(net: Any, state: State, spec: ResNetSpec, dtype: str) -> Any:
-    """`net` in `dtype` with canonical weights of a spec, each of which it needs and has.
+def names_there(library: str, spec: ResNetSpec, names: Iterable[str]) -> dict[str, str]:
+    """What timm or torchvision calls the arrays of a net of ours."""
+    theirs = timm_name if library == "timm" else torchvision_name
+    return {name: theirs(name, spec) for name in names}
+
+
+def load_torch(net: Any, state: State, dtype: str) -> Any:
+    """`net` in `dtype` with weights under its own names, each of which it needs and has.
 
     Raises:
         ResNetError: if names or shapes differ.
@@ -112,9 +119,8 @@ def load_torch(net: Any, state: State, spec: ResNetSpec, dtype: str) -> Any:
     import torch
 
     net = net.to(getattr(torch, dtype)).eval()
-    arrays = foreign_arrays(TIMM[0], state, spec)
     try:
-        net.load_state_dict({k: torch.from_numpy(v.array()) for k, v in arrays.items()})
+        net.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()}, strict=True)
     except RuntimeError as error:
         raise ResNetError(" ".join(str(error).split())[:500]) from None
     return net

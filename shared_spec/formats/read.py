@@ -42,8 +42,9 @@ from shared_spec.formats.dialects.keras_applications import (
 )
 from shared_spec.formats.dialects.keras_hub import KERAS_HUB
 from shared_spec.formats.dialects.linen import LINEN
+from shared_spec.formats.dialects.renamed import TIMM_RES2NET
 from shared_spec.formats.dialects.timm_config import is_timm_config
-from shared_spec.formats.dialects.timm_torchvision import RES2NET, TIMM, TORCHVISION
+from shared_spec.formats.dialects.timm_torchvision import TIMM, TORCHVISION
 from shared_spec.formats.graphs.keras_file import has_graph, read_graph
 from shared_spec.formats.graphs.onnx_file import read_onnx
 from shared_spec.formats.graphs.torch_modules import Modules, settled
@@ -97,7 +98,7 @@ DIALECTS: tuple[Dialect, ...] = (
     RESIDUAL,
     *NUMBERED,
     DETECTRON2,
-    RES2NET,
+    TIMM_RES2NET,
     CANONICAL,
 )
 """The first one that claims a file reads it."""

@@ -109,10 +109,9 @@ def _sites(spec: ResNetSpec) -> Iterator[_Site]:
 
 def _widths(spec: ResNetSpec, stage: int) -> tuple[int, ...]:
     """Output channels of the convolutions of a block in `stage`."""
-    planes, out_channels = spec.widths[stage], spec.out_channels[stage]
+    width, out_channels = spec.inner_widths[stage], spec.out_channels[stage]
     if spec.blocks[stage] == "basic":
-        return planes // spec.reduce_first, out_channels
-    width = planes * spec.base_width // 64 * spec.groups
+        return width // spec.reduce_first, out_channels
     if spec.convolution == "hierarchical":
         return width * spec.scale, width * spec.scale, out_channels
     return width // spec.reduce_first, width, out_channels
@@ -120,15 +119,32 @@ def _widths(spec: ResNetSpec, stage: int) -> tuple[int, ...]:
 
 def _head(spec: ResNetSpec, channels: int) -> Layers:
     """Pool, dropout and classifier, such as they are."""
+    names = names_of(spec)
+    final, channels = _final(spec, channels)
     pooled = channels * (2 if spec.head_pool == "catavgmax" else 1)
-    classes, prefix = spec.num_classes, names_of(spec).head
-    drop: Layers = (plan.Dropout(f"{prefix}drop", spec.drop_rate),) if spec.drop_rate else ()
-    pool = plan.GlobalPool(f"{prefix}global_pool", spec.pre_activation, spec.head_pool)
-    if spec.pre_activation:
-        classifier = (plan.Conv(f"{prefix}fc", pooled, classes, 1, bias=True),) if classes else ()
-        norm = _norm_act(spec, "norm", "act", channels)
-        return (*norm, pool, *drop, *classifier, plan.Flatten(f"{prefix}flatten"))
-    return (pool, *drop, *((plan.Dense(f"{prefix}fc", pooled, classes),) if classes else ()))
+    drop: Layers = (plan.Dropout(f"{names.head}drop", spec.drop_rate),) if spec.drop_rate else ()
+    keep_axes, ends = names.conv_classifier, (pooled, spec.num_classes)
+    pool = plan.GlobalPool(f"{names.head}global_pool", keep_axes, spec.head_pool)
+    fc = f"{names.head}fc"
+    layer = plan.Conv(fc, *ends, 1, bias=True) if keep_axes else plan.Dense(fc, *ends)
+    classifier = (layer,) if spec.num_classes else ()
+    flatten = (plan.Flatten(f"{names.head}flatten"),) if keep_axes else ()
+    return (*final, pool, *drop, *classifier, *flatten)
+
+
+def _final(spec: ResNetSpec, channels: int) -> tuple[Layers, int]:
+    """What is between the last stage and the pool, and the channels after it."""
+    names = names_of(spec)
+    conv, norm, act = names.final
+    if spec.head_width is not None:
+        width = spec.head_width
+        layer = _conv(spec, conv, (channels, width), 1)
+        return (layer, *_norm_act(spec, norm, act, width)), width
+    if spec.pre_activation and spec.final_norm:
+        return _norm_act(spec, norm, act, channels), channels
+    if spec.pre_activation or not spec.output_activation:
+        return (_act(spec, names.final_act),), channels
+    return (), channels
 
 
 def _stem(spec: ResNetSpec) -> Layers:
@@ -164,10 +180,8 @@ def _stem_pool(spec: ResNetSpec, name: str) -> Layers:
     if spec.stem_pool == "none":
         return ()
     if spec.stem_pool == "max_zero":
-        return (
-            plan.ZeroPad("stem.pad" if spec.pre_activation else f"{name}.0", 1),
-            plan.MaxPool(name if spec.pre_activation else f"{name}.1", 3, 2),
-        )
+        pad, at = names_of(spec).padded_stem_pool
+        return (plan.ZeroPad(pad, 1), plan.MaxPool(at, 3, 2))
     if spec.stem_pool == "conv":
         layers = [_conv(spec, f"{name}.0", (width, width), 3, 1 if anti_alias else 2)]
         layers += [_anti_alias(spec, f"{name}.1", width, 2)] if anti_alias else []
@@ -183,29 +197,31 @@ def _stem_pool(spec: ResNetSpec, name: str) -> Layers:
 
 
 def _block(spec: ResNetSpec, name: str, site: _Site) -> Block:
+    last = f"{name}.{names_of(spec).last_act.format(n=len(site.widths))}"
     return Block(
         name=name,
         pre=(),
         branch=(*_branch(spec, name, site), *_end_of_branch(spec, name, site)),
         shortcut=_shortcut(spec, name, site),
-        shortcut_from=None if spec.shortcut == "none" else "input",
-        output=(_act(spec, f"{name}.{names_of(spec).last_act.format(n=len(site.widths))}"),),
+        shortcut_from="input" if _has_sum(spec, site) else None,
+        output=(_act(spec, last),) if spec.output_activation else (),
     )
 
 
 def _pre_activation_block(spec: ResNetSpec, name: str, site: _Site) -> Block:
     """He et al. 2016, arXiv:1603.05027: the first norm and activation feed branch and projection;
-    an identity takes the block's input as it is, and nothing follows the sum.
+    an identity takes the block's input as it is, or as `identity_from` says, and nothing follows
+    the sum.
     """
     shortcut = _pre_activation_shortcut(spec, name, site)
     projects = any(isinstance(layer, plan.Conv) for layer in shortcut)
-    source: Literal["input", "pre"] = "pre" if projects else "input"
+    source: Literal["input", "pre"] = "pre" if projects else spec.identity_from
     return Block(
         name=name,
         pre=_norm_act(spec, f"{name}.norm1", f"{name}.act1", site.in_channels),
         branch=(*_branch(spec, name, site), *_end_of_branch(spec, name, site)),
         shortcut=shortcut,
-        shortcut_from=None if spec.shortcut == "none" else source,
+        shortcut_from=source if _has_sum(spec, site) else None,
         output=(),
     )
 
@@ -234,6 +250,10 @@ def _branch(spec: ResNetSpec, name: str, site: _Site) -> Layers:
             stride = on_1x1 if number == 1 else 1
             dilation = site.dilation if kernel_size == 3 else 1
             layers.append(_conv(spec, conv, shape, kernel_size, stride, normed, dilation=dilation))
+        attends = number == first_3x3 and spec.attention_on == "middle"
+        attention = _attention(spec, name, width, site) if attends else ()
+        if spec.pre_activation:  # the norm that follows belongs to the next convolution
+            layers += attention
         if normed:
             layers.append(_norm(spec, norm, width, last=last))
         if number == first_3x3:
@@ -242,13 +262,15 @@ def _branch(spec: ResNetSpec, name: str, site: _Site) -> Layers:
             layers.append(_act(spec, act))
         if number == first_3x3:
             layers += _strided(spec, name, width, site)
+        if not spec.pre_activation:
+            layers += attention
     return tuple(layers)
 
 
 def _first_3x3(spec: ResNetSpec, name: str, shape: tuple[int, int], site: _Site) -> Layer:
     """The convolution that has the block's groups and, unless a filter takes it, its stride."""
     stride = 1 if spec.anti_alias != "none" else site.stride
-    groups = spec.groups if len(site.widths) == 3 else 1
+    groups = spec.stage_groups[site.stage] if len(site.widths) == 3 else 1
     return _conv(spec, name, shape, 3, stride, groups=groups, dilation=site.first_dilation)
 
 
@@ -289,7 +311,7 @@ def _selective_kernel(
         )
         for times in (1, 2)
     )
-    reduced = _divisible(channels * spec.se_ratio, spec.se_divisor)
+    reduced = divisible(channels * spec.se_ratio, spec.se_divisor)
     gate = (
         plan.GlobalPool("pool", keep_axes=True),
         plan.Conv("fc_reduce", channels, reduced, 1),
@@ -329,7 +351,7 @@ def _split_attention(
         *_drop_block(spec, "drop", site),
         plan.Activation("act0", "relu"),
     )
-    reduced = _divisible(shape[0] * spec.radix * spec.se_ratio, spec.se_divisor, least=32)
+    reduced = divisible(shape[0] * spec.radix * spec.se_ratio, spec.se_divisor, least=32)
     gate = (
         plan.GlobalPool("pool", keep_axes=True),
         plan.Conv("fc1", channels, reduced, 1, groups=spec.groups, bias=True),
@@ -340,7 +362,7 @@ def _split_attention(
     return plan.SplitAttention(name, channels, branch, gate, spec.radix, spec.groups)
 
 
-def _divisible(number: float, divisor: int, least: int = 0) -> int:
+def divisible(number: float, divisor: int, least: int = 0) -> int:
     """The nearest multiple of `divisor` that is not below `least` nor by a tenth below `number`."""
     nearest = max(least or divisor, int(number + divisor / 2) // divisor * divisor)
     return nearest + divisor if nearest < 0.9 * number else nearest
@@ -365,21 +387,42 @@ def _anti_alias(spec: ResNetSpec, name: str, channels: int, stride: int) -> Laye
 def _end_of_branch(spec: ResNetSpec, name: str, site: _Site) -> Layers:
     """Attention, a scale, and stochastic depth, before the addition."""
     layers: list[Layer] = []
-    channels, attention = site.out_channels, names_of(spec).attention
-    if spec.attention == "se":
-        divisor = spec.se_divisor
-        reduced = max(divisor, int(channels * spec.se_ratio + divisor / 2) // divisor * divisor)
-        layers.append(plan.SqueezeExcite(f"{name}.{attention}", channels, reduced))
-    elif spec.attention == "eca":
-        # Of the width before pruning.
-        t = int(abs(math.log2(spec.out_channels[site.stage]) + 1) / 2)
-        kernel_size = max(t if t % 2 else t + 1, 3)
-        layers.append(plan.ChannelAttention(f"{name}.{attention}", channels, kernel_size))
+    channels = site.out_channels
+    if spec.attention_on == "last":
+        layers += _attention(spec, name, channels, site)
     if spec.layer_scale is not None:
         layers.append(plan.LayerScale(f"{name}.layer_scale", channels, spec.layer_scale))
-    if site.drop_path > 0:
+    if site.drop_path > 0 and _has_sum(spec, site):
         layers.append(plan.DropPath(f"{name}.drop_path", site.drop_path))
     return tuple(layers)
+
+
+def _attention(spec: ResNetSpec, name: str, channels: int, site: _Site) -> Layers:
+    """What scales so many channels by what they are on the whole map."""
+    at = f"{name}.{names_of(spec).attention}"
+    if spec.attention == "none":
+        return ()
+    if spec.attention == "se":
+        reduced = _squeezed(spec, channels, site)
+        return (plan.SqueezeExcite(at, channels, reduced, spec.se_activation),)
+    # Of the width before pruning.
+    widths = spec.out_channels if spec.attention_on == "last" else spec.inner_widths
+    t = int(abs(math.log2(widths[site.stage]) + 1) / 2)
+    return (plan.ChannelAttention(at, channels, max(t if t % 2 else t + 1, 3)),)
+
+
+def _squeezed(spec: ResNetSpec, channels: int, site: _Site) -> int:
+    """Channels inside of squeeze-and-excitation."""
+    if spec.se_of == "own":
+        divisor = spec.se_divisor
+        return max(divisor, int(channels * spec.se_ratio + divisor / 2) // divisor * divisor)
+    reduced = round(site.in_channels * spec.se_ratio)
+    if not reduced:
+        raise SpecError(
+            f"se_ratio: {spec.se_ratio:g} of the {site.in_channels} channels that enter stage "
+            f"{site.stage + 1} leaves none"
+        )
+    return reduced
 
 
 def _drop_block(spec: ResNetSpec, name: str, site: _Site) -> Layers:
@@ -403,7 +446,7 @@ def _shortcut(spec: ResNetSpec, name: str, site: _Site) -> Layers:
     stride = site.stride
     if spec.shortcut_pool == "avg":
         pool, stride = f"{name}.{names.shortcut_pool.format(i=0)}", 1
-        layers += _shortcut_pool(pool, site) or (plan.Identity(pool),)
+        layers += _shortcut_pool(spec, pool, site) or (plan.Identity(pool),)
     dilates = site.dilation > 1 or stride > 1
     kernel_size = spec.shortcut_kernel if dilates else 1
     at, normed = f"{name}.{names.shortcut_conv.format(i=len(layers))}", spec.shortcut_norm
@@ -423,14 +466,17 @@ def _pre_activation_shortcut(spec: ResNetSpec, name: str, site: _Site) -> Layers
     at = f"{name}.{names.shortcut}"
     if spec.shortcut == "zero_pad" and not site.same_shape:
         return _zero_pad(at, site)
-    if spec.shortcut in ("none", "zero_pad"):
+    if spec.shortcut in ("none", "zero_pad", "identity"):
         return ()
     if not _has_shortcut_layers(spec, site) and not first_bottleneck:
         return ()
     if spec.stride_block == "last" and site.number > 0 and spec.shortcut != "projection_all":
         return (plan.MaxPool(at, 1, site.stride),)
     averages = spec.shortcut_pool == "avg"
-    pool = _shortcut_pool(f"{name}.{names.shortcut_pool}", site) if averages else ()
+    before = f"{name}.{names.shortcut_pool.format(i=0)}"
+    pool = _shortcut_pool(spec, before, site) if averages else ()
+    if averages and before.rpartition(".")[2].isdigit():
+        pool = pool or (plan.Identity(before),)
     shape, stride = (site.in_channels, site.out_channels), 1 if averages else site.stride
     return (*pool, _conv(spec, f"{name}.{names.shortcut_conv}", shape, 1, stride, normed=False))
 
@@ -438,7 +484,13 @@ def _pre_activation_shortcut(spec: ResNetSpec, name: str, site: _Site) -> Layers
 def _has_shortcut_layers(spec: ResNetSpec, site: _Site) -> bool:
     everywhere = spec.shortcut == "projection_all"
     first = spec.shortcut == "projection_stage" and site.number == 0
-    return spec.shortcut != "none" and (not site.same_shape or everywhere or first)
+    changes = not site.same_shape or everywhere or first
+    return changes and spec.shortcut not in ("none", "identity")
+
+
+def _has_sum(spec: ResNetSpec, site: _Site) -> bool:
+    """Whether anything is added to the branch."""
+    return spec.shortcut != "none" and (site.same_shape or spec.shortcut != "identity")
 
 
 def _zero_pad(name: str, site: _Site) -> Layers:
@@ -447,11 +499,14 @@ def _zero_pad(name: str, site: _Site) -> Layers:
     return (plan.ZeroPadShortcut(name, site.stride, before, extra - before),)
 
 
-def _shortcut_pool(name: str, site: _Site) -> Layers:
+def _shortcut_pool(spec: ResNetSpec, name: str, site: _Site) -> Layers:
     """The mean before a projection: 2x2 pixels with the block's stride, or, where dilation has
     taken its place, around each pixel, zeros at the border counted as timm does.
+
+    timm's RegNet-V averages only where the pixels that the block sees are apart already.
     """
-    if site.dilation > 1:
+    dilation = site.first_dilation if spec.identity_from == "pre" else site.dilation
+    if dilation > 1:
         return (plan.AvgPool(name, 2, 1, "same", count_padding=True),)
     return (plan.AvgPool(name, 2, site.stride, "same"),) if site.stride > 1 else ()
 
@@ -498,13 +553,14 @@ def _norm(spec: ResNetSpec, name: str, channels: int, *, last: bool = False) -> 
         return plan.BatchNorm(
             name, channels, spec.norm_eps, spec.norm_momentum, spec.norm_variance, scale
         )
-    if channels % spec.norm_groups:
-        raise SpecError(
-            f"norm_groups: {spec.norm_groups} does not divide the {channels} channels of {name}"
-        )
+    field = "norm_groups" if spec.norm_group_width is None else "norm_group_width"
+    divisor: int = getattr(spec, field)
+    if channels % divisor:
+        raise SpecError(f"{field}: {divisor} does not divide the {channels} channels of {name}")
+    groups = divisor if spec.norm_group_width is None else channels // divisor
     if spec.norm == "evonorm_s0":
-        return plan.EvoNorm(name, channels, spec.norm_groups, spec.norm_eps)
-    return plan.GroupNorm(name, channels, spec.norm_groups, spec.norm_eps, scale)
+        return plan.EvoNorm(name, channels, groups, spec.norm_eps)
+    return plan.GroupNorm(name, channels, groups, spec.norm_eps, scale)
 
 
 def _norm_activates(spec: ResNetSpec) -> bool:

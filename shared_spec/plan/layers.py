@@ -196,12 +196,14 @@ class BlurPool(Layer):
 
 @dataclass(frozen=True, slots=True)
 class SqueezeExcite(Layer):
-    """x * sigmoid(fc2(relu(fc1(mean of x over H, W)))) (Hu et al. 2017, arXiv:1709.01507). `fc1`
-    and `fc2` are 1x1 convolutions with biases, to `reduced` channels and back.
+    """x * sigmoid(fc2(activation(fc1(mean of x over H, W)))) (Hu et al. 2017, arXiv:1709.01507).
+    `fc1` and `fc2` are 1x1 convolutions with biases, to `reduced` channels and back; `activation`
+    is by name, as in `Activation`.
     """
 
     channels: int
     reduced: int
+    activation: str = "relu"
 
 
 @dataclass(frozen=True, slots=True)

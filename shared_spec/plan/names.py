@@ -28,6 +28,8 @@ class Names:
         ("conv1.6", "bn1", "act1"),
     )
     stem_pool: str = "maxpool"
+    padded_stem_pool: tuple[str, str] = ("maxpool.0", "maxpool.1")
+    """Of a layer that pads with zeros, and of the stem's pool behind it."""
     stage: str = "layer{n}"
     block: str = "{i}"
     conv: str = "conv{n}"
@@ -43,6 +45,12 @@ class Names:
     """Of a longer one, by their place in it."""
     shortcut_conv: str = "downsample.{i}"
     shortcut_norm: str = "downsample.{i}"
+    final: Triple = ("final_conv.conv", "final_conv.bn", "final_conv.act")
+    """Between the last stage and the pool."""
+    final_act: str = "final_act"
+    """Of an activation that stands there alone."""
+    conv_classifier: bool = False
+    """Whether the classifier is kept as a 1x1 convolution, before the flattening."""
     head: str = ""
     """Before the names of pool, dropout, classifier and flattening."""
     first_norm: int = 1
@@ -63,18 +71,58 @@ RESNETV2 = Names(
     stem=("stem.conv", "stem.norm", "stem.act"),
     deep_stem=tuple((f"stem.conv{n}", f"stem.norm{n}", f"stem.act{n}") for n in (1, 2, 3)),
     stem_pool="stem.pool",
+    padded_stem_pool=("stem.pad", "stem.pool"),
     stage="stages.{i}.blocks",
     norm="norm{n}",
     shortcut_pool="downsample.pool",
     shortcut_conv="downsample.conv",
+    final=("", "norm", "act"),
+    final_act="act",
+    conv_classifier=True,
     head="head.",
     first_norm=2,
 )
 SKNET = replace(RESNET, conv="conv{n}.conv", norm="conv{n}.bn", act="conv{n}.act", last_act="act")
 
+REGNET = replace(
+    SKNET,
+    stem=("stem.conv", "stem.bn", "stem.act"),
+    deep_stem=tuple((f"stem.conv{n}", f"stem.bn{n}", f"stem.act{n}") for n in (1, 2, 3)),
+    stem_pool="stem.pool",
+    padded_stem_pool=("stem.pad", "stem.pool"),
+    stage="s{n}",
+    block="b{n}",
+    last_act="act{n}",
+    final_act="final_conv",
+    head="head.",
+)
+REGNET_PRE_ACTIVATION = replace(
+    REGNET,
+    stem=("stem", "norm", "act"),
+    stem_pool="pool",
+    padded_stem_pool=("pool.0", "pool.1"),
+    conv="conv{n}",
+    norm="norm{n}",
+    act="act{n}",
+    final=("", "final_norm", "final_act"),
+    first_norm=2,
+)
+
 
 def names_of(spec: ResNetSpec) -> Names:
     """What the layers of a net are called."""
+    if spec.names == "regnet":
+        return _regnet_names(spec)
     if spec.pre_activation:
         return RESNETV2
     return SKNET if spec.convolution == "selective" else RESNET
+
+
+def _regnet_names(spec: ResNetSpec) -> Names:
+    """timm's, whose projection has another place behind an average."""
+    averages = spec.shortcut_pool == "avg"
+    if spec.pre_activation:
+        conv = "downsample.1" if averages else "downsample"
+        return replace(REGNET_PRE_ACTIVATION, shortcut_conv=conv)
+    at = "downsample.1" if averages else "downsample"
+    return replace(REGNET, shortcut_conv=f"{at}.conv", shortcut_norm=f"{at}.bn")

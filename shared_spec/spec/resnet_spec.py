@@ -36,10 +36,6 @@ ActivationName = Literal[
     "hardswish",
 ]
 
-EXPANSION = {"basic": 1, "bottleneck": 4}
-"""Channels after a block in units of its planes."""
-
-
 ELSEWHERE = {
     name: f"it is {here!r}"
     for name, here in (
@@ -101,8 +97,8 @@ class ResNetSpec(Document):
     depths: Annotated[tuple[Depth, ...], Field(min_length=1, max_length=8)]
     """Blocks in each stage, for example [3, 4, 6, 3]."""
     block: BlockName | tuple[BlockName, ...]
-    """basic: two 3x3 convolutions. bottleneck: 1x1, 3x3, 1x1 with expansion 4. One for all stages,
-    or one a stage."""
+    """basic: two 3x3 convolutions. bottleneck: 1x1, 3x3, 1x1. One for all stages, or one a
+    stage."""
     widths: Annotated[tuple[Channels, ...], Field(max_length=8)] = Field(
         default=(), validate_default=True
     )
@@ -113,8 +109,22 @@ class ResNetSpec(Document):
     """Groups of the bottleneck's 3x3 convolution."""
     base_width: Channels = 64
     """Bottleneck width at 64 planes, for each group: int(planes * base_width / 64) * groups."""
+    expansion: Channels = 4
+    """Output channels of a bottleneck in units of its planes (1 in RegNet, whose widths are those
+    of outputs)."""
+    bottleneck_ratio: Annotated[float, Field(gt=0, le=16)] | None = None
+    """Channels inside of a bottleneck in units of its output channels, to the nearest integer; left
+    out: they follow from base_width."""
+    group_width: Channels | None = None
+    """Channels in a group of the bottleneck's 3x3 convolution, or all of them if they are fewer;
+    stands in the place of groups."""
     pre_activation: Flag = False
     """Norm and activation before each convolution (He et al. 2016); names as in timm's resnetv2."""
+    identity_from: Literal["input", "pre"] = "input"
+    """What an identity takes in a pre_activation net: the block's input, or what its first norm and
+    activation give (pre, RegNet-V)."""
+    output_activation: Flag = True
+    """Activate after each sum; False (RegNet-Z): once, after the last stage."""
     reduce_first: Channels = 1
     """Divides the width of each block's first convolution (SENet-154)."""
     block_widths: Annotated[
@@ -129,12 +139,13 @@ class ResNetSpec(Document):
     stride_block: Literal["first", "last"] = "first"
     """Which block of a stage has its stride. last (keras.applications' V2) needs pre_activation;
     the identity beside it takes every stride-th pixel."""
-    shortcut: Literal["projection", "projection_stage", "projection_all", "zero_pad", "none"] = (
-        "projection"
-    )
-    """Where shapes differ, project with a 1x1 convolution (the paper's option B) or subsample and
-    pad channels with zeros (zero_pad, A); projection_stage projects in the first block of every
-    stage too, projection_all in every block (C); none is the plain net."""
+    shortcut: Literal[
+        "projection", "projection_stage", "projection_all", "zero_pad", "identity", "none"
+    ] = "projection"
+    """Where shapes differ, project with a 1x1 convolution (the paper's option B), or subsample and
+    pad channels with zeros (zero_pad, A), or have no shortcut (identity, RegNet-Z);
+    projection_stage projects in the first block of every stage too, projection_all in every block
+    (C); none is the plain net."""
     shortcut_norm: Flag = True
     """Normalise after the projection of a shortcut."""
     shortcut_pool: Literal["none", "avg"] = "none"
@@ -143,12 +154,20 @@ class ResNetSpec(Document):
     shortcut_kernel: Literal[1, 3] = 1
     """Kernel of a projection that has a stride (3 in SENet-154)."""
     attention: Literal["none", "se", "eca"] = "none"
-    """On each branch's last norm: squeeze-and-excitation, or efficient channel attention."""
+    """Squeeze-and-excitation, or efficient channel attention."""
+    attention_on: Literal["last", "middle"] = "last"
+    """Where a branch has it: at the end, or (middle, RegNet) after its first 3x3 convolution with
+    what belongs to that."""
     se_ratio: Annotated[float, Field(gt=0, le=1)] = 1 / 16
     """Share of channels inside squeeze-and-excitation, or inside the attention of a selective
     kernel or of splits."""
     se_divisor: Channels = 8
     """What these channels are rounded to a multiple of."""
+    se_of: Literal["own", "input"] = "own"
+    """What se_ratio is a share of: the channels that the attention scales, or (input, RegNet) those
+    of the block's input, and then rounded to the nearest integer."""
+    se_activation: ActivationName = "relu"
+    """The nonlinearity inside of squeeze-and-excitation."""
     convolution: Literal["plain", "selective", "hierarchical", "split_attention"] = "plain"
     """What stands for a block's first 3x3 convolution with its norm and activation: two of them, of
     which each channel of each image selects (SKNet, Li et al. 2019); one for each of `scale` parts
@@ -193,6 +212,8 @@ class ResNetSpec(Document):
     and need pre_activation."""
     norm_groups: Channels = 32
     """Groups of group norm and EvoNorm."""
+    norm_group_width: Channels | None = None
+    """Channels in each of them; stands in the place of norm_groups."""
     norm_eps: Annotated[float, Field(gt=0, le=1)] = 1e-5
     """Added to the variance."""
     norm_momentum: Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -209,6 +230,11 @@ class ResNetSpec(Document):
     output_stride: Annotated[int, Field(strict=True, ge=1)] | None = None
     """Stride of the last stage's output in pixels of the image: stages beyond it dilate their 3x3
     convolutions in place of a stride (8 or 16 for segmentation)."""
+    final_norm: Flag = True
+    """Normalise before the activation after a pre_activation net's last stage (not in RegNet-V)."""
+    head_width: Channels | None = None
+    """Channels of a 1x1 convolution with norm and activation before the head's pool; left out:
+    there is none."""
     head_pool: Literal["avg", "max", "avgmax", "catavgmax"] = "avg"
     """Pool over all pixels: mean, maximum, the mean of both, or both side by side."""
     drop_rate: Rate = 0.0
@@ -223,6 +249,9 @@ class ResNetSpec(Document):
     """Give the feature maps before the stem's pool and after each stage, and no logits."""
     out_indices: Annotated[tuple[Level, ...], Field(max_length=9)] = ()
     """Which of the feature maps, 0 being the stem's; left out: all. Needs features_only."""
+    names: Literal["regnet"] | None = None
+    """Whose names the layers have: of timm's regnet; left out: torchvision's and timm's ResNets',
+    or with pre_activation those of timm's resnetv2."""
     in_channels: Channels = 3
     """Channels of the input image."""
     num_classes: Annotated[int, Field(strict=True, ge=0, le=10_000_000)] = 1000
@@ -251,7 +280,27 @@ class ResNetSpec(Document):
     @cached_property
     def out_channels(self) -> tuple[int, ...]:
         """Channels after each stage, pruning aside."""
-        return tuple(w * EXPANSION[b] for w, b in zip(self.widths, self.blocks, strict=True))
+        return tuple(
+            planes * (1 if block == "basic" else self.expansion)
+            for planes, block in zip(self.widths, self.blocks, strict=True)
+        )
+
+    @cached_property
+    def inner_widths(self) -> tuple[int, ...]:
+        """Channels of each stage's first 3x3 convolutions, pruning aside."""
+        if self.bottleneck_ratio is not None:
+            return tuple(round(out * self.bottleneck_ratio) for out in self.out_channels)
+        return tuple(
+            planes if block == "basic" else planes * self.base_width // 64 * self.groups
+            for planes, block in zip(self.widths, self.blocks, strict=True)
+        )
+
+    @cached_property
+    def stage_groups(self) -> tuple[int, ...]:
+        """Groups of each stage's bottlenecks."""
+        if self.group_width is None:
+            return (self.groups,) * len(self.depths)
+        return tuple(inner // max(min(self.group_width, inner), 1) for inner in self.inner_widths)
 
     @cached_property
     def stem_stride_total(self) -> int:
@@ -295,14 +344,31 @@ class ResNetSpec(Document):
         if self.attention != "se" and self.convolution not in ("selective", "split_attention"):
             for field, _, _ in self._changed("se_ratio", "se_divisor"):
                 yield f"{field}: needs attention 'se' or a convolution with attention"
-        if self.norm not in ("group", "evonorm_s0") and any(self._changed("norm_groups")):
-            yield f"norm_groups: the norm {self.norm!r} has no groups"
+        if self.attention != "se":
+            for field, _, _ in self._changed("se_of", "se_activation"):
+                yield f"{field}: needs attention 'se'"
+        if self.attention == "none" and self.attention_on != "last":
+            yield "attention_on: needs attention"
+        if self.se_of == "input" and any(self._changed("se_divisor")):
+            yield "se_divisor: cannot be combined with se_of 'input', which rounds to an integer"
+        if self.norm not in ("group", "evonorm_s0"):
+            for field, _, _ in self._changed("norm_groups", "norm_group_width"):
+                yield f"{field}: the norm {self.norm!r} has no groups"
+        for field, stands_for in (
+            ("group_width", "groups"),
+            ("bottleneck_ratio", "base_width"),
+            ("norm_group_width", "norm_groups"),
+        ):
+            if any(self._changed(field)) and any(self._changed(stands_for)):
+                yield f"{field}: stands in the place of {stands_for}; give one of them"
         if "basic" in self.blocks:
             for field, given, plain in self._changed("groups", "base_width", "stride_on"):
                 yield (
                     f"{field}: {given!r} needs block 'bottleneck'; a basic block takes {plain!r} "
                     f"alone"
                 )
+            for field, _, _ in self._changed("expansion", "bottleneck_ratio", "group_width"):
+                yield f"{field}: needs block 'bottleneck'"
         if self.anti_alias != "none" and self.stride_on == "1x1":
             yield "anti_alias: takes the stride of a 3x3 convolution, so stride_on has to be '3x3'"
 
@@ -321,7 +387,8 @@ class ResNetSpec(Document):
         if kind != "selective" and "basic" in self.blocks:
             yield f"convolution: {kind!r} needs block 'bottleneck'"
         plain = ("pre_activation", "norm", "anti_alias", "padding", "stride_on", "block_widths")
-        for field, given, default in self._changed(*plain):
+        regnet = ("attention_on", "bottleneck_ratio", "group_width")
+        for field, given, default in self._changed(*plain, *regnet):
             yield (
                 f"{field}: {given!r} cannot be combined with convolution {kind!r}, which takes "
                 f"{default!r} alone"
@@ -329,8 +396,8 @@ class ResNetSpec(Document):
         if kind != "selective" and self.reduce_first != 1:
             yield f"reduce_first: cannot be combined with convolution {kind!r}"
         if self.split_input:
-            for planes in self.widths:
-                width = planes * self.base_width // 64 * self.groups // self.reduce_first
+            for inner in self.inner_widths:
+                width = inner // self.reduce_first
                 if "bottleneck" in self.blocks and width % (2 * self.groups):
                     yield f"split_input: {width} channels do not halve into {self.groups} groups"
 
@@ -340,7 +407,8 @@ class ResNetSpec(Document):
                 yield (
                     "stem_pool: 'conv' ends in an activation, which pre_activation leaves to blocks"
                 )
-            for field, given, _ in self._changed("stride_on", "shortcut_kernel"):
+            more = ("stride_on", "shortcut_kernel", "output_activation", "head_width")
+            for field, given, _ in self._changed(*more):
                 yield f"{field}: {given!r} cannot be combined with pre_activation"
             if self.zero_init_last:
                 yield "zero_init_last: a pre_activation branch does not end in a norm"
@@ -351,8 +419,9 @@ class ResNetSpec(Document):
                 f"norm: {self.norm!r} holds the activation, so that no sum can follow it; it needs "
                 f"pre_activation"
             )
-        elif self.stride_block == "last":
-            yield "stride_block: 'last' needs pre_activation"
+        else:
+            for field, given, _ in self._changed("stride_block", "identity_from", "final_norm"):
+                yield f"{field}: {given!r} needs pre_activation"
         if self.anti_alias != "none" and self.stem_pool == "max_zero":
             yield "stem_pool: 'max_zero' cannot be combined with anti_alias"
 
@@ -372,7 +441,9 @@ class ResNetSpec(Document):
                 yield "zero_init_last: a net without shortcuts would start at zero everywhere"
             if self.drop_path_rate:
                 yield "drop_path_rate: a net without shortcuts has no other path"
-        projected = self.shortcut not in ("zero_pad", "none")
+        if self.shortcut == "identity" and self.zero_init_last:
+            yield "zero_init_last: a block without a shortcut would start at zero everywhere"
+        projected = self.shortcut not in ("zero_pad", "identity", "none")
         if not self.shortcut_norm and (not projected or self.pre_activation):
             reason = "pre_activation" if projected else f"shortcut {self.shortcut!r}"
             yield f"shortcut_norm: there is none to leave out with {reason}"
@@ -407,18 +478,24 @@ class ResNetSpec(Document):
     def _width_problems(self) -> Iterator[str]:
         if self.stem.startswith("deep") and self.stem_width < 8:
             yield f"stem_width: {self.stem_width} is too narrow for a deep stem; at least 8"
-        for block, planes in zip(self.blocks, self.widths, strict=True):
-            width = planes if block == "basic" else planes * self.base_width // 64 * self.groups
-            if width // self.reduce_first < 1:
+        for planes, inner, groups in zip(
+            self.widths, self.inner_widths, self.stage_groups, strict=True
+        ):
+            width = inner // self.reduce_first
+            if width < 1 and self.bottleneck_ratio is None:
                 yield (
                     f"base_width: {self.base_width} at {planes} planes leaves a convolution of "
                     f"width 0; widths * base_width / 64 / reduce_first must be at least 1"
                 )
-            if width // self.reduce_first % self.groups:
+            elif width < 1:
                 yield (
-                    f"reduce_first: {width // self.reduce_first} channels do not divide into "
-                    f"{self.groups} groups"
+                    f"bottleneck_ratio: {self.bottleneck_ratio:g} at {planes} planes leaves a "
+                    f"convolution of width 0"
                 )
+            if self.group_width is not None and inner % min(self.group_width, inner):
+                yield f"group_width: {inner} channels are no multiple of {self.group_width}"
+            if width % groups:
+                yield f"reduce_first: {width} channels do not divide into {groups} groups"
         if self.block_widths:
             yield from self._pruned_problems()
 
@@ -430,8 +507,8 @@ class ResNetSpec(Document):
             convs = {"basic": 2, "bottleneck": 3}[kind]
             if len(row) != convs:
                 yield f"block_widths.{index}: {len(row)} entries for {convs} convolutions"
-        if self.groups != 1:
-            yield "block_widths: cannot be combined with groups"
+        for field, _, _ in self._changed("groups", "group_width"):
+            yield f"block_widths: cannot be combined with {field}"
 
     def override(self, **fields: Any) -> ResNetSpec:
         """The same spec with `fields` replaced. Widths and strides that merely followed from the

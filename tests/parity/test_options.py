@@ -23,6 +23,10 @@ def cut(spec: ResNetSpec) -> ResNetSpec:
         fields["block"] = ["basic", "bottleneck", "basic"]
     if spec.groups > 1:
         fields |= {"groups": 4, "base_width": 16}
+    if spec.group_width is not None:
+        fields["group_width"] = 8
+    if spec.head_width is not None:
+        fields["head_width"] = 32
     if spec.stem_width > 64:
         fields["stem_width"] = 64
     return ResNetSpec.parse(fields)

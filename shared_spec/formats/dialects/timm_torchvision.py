@@ -6,7 +6,6 @@ the file's SHA-256.
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -15,9 +14,9 @@ from shared_spec.catalogue import CATALOGUE
 from shared_spec.catalogue.pretrained import Pretrained, imagenet_labels, published_at
 from shared_spec.formats.containers.source import Source
 from shared_spec.formats.dialects.canonical import CANONICAL
-from shared_spec.formats.dialects.dialect import Dialect, Extras, Place, in_torch
+from shared_spec.formats.dialects.dialect import Dialect, Extras, Place
+from shared_spec.formats.dialects.renamed import timm_name
 from shared_spec.formats.dialects.timm_config import is_timm_config, timm_config
-from shared_spec.plan.layers import Parameter
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import METADATA_KEY
 from shared_spec.weights.layouts import TORCH
@@ -56,13 +55,6 @@ def _torchvision_extras(source: Source, spec: ResNetSpec) -> Extras:
     return (None, None) if found is None else (found.preprocessing, imagenet_labels())
 
 
-def timm_name(q: Parameter, spec: ResNetSpec) -> str:
-    """What timm calls a parameter: in Res2Net, the paths are beside the block's other layers."""
-    if spec.convolution != "hierarchical":
-        return q.name
-    return re.sub(r"conv2\.paths\.(\d+)\.(conv|bn)\.", r"\2s.\1.", q.name)
-
-
 _WRAPPED = "timm_model."
 """Before the names of a net in transformers' `TimmWrapper`, which reads both forms."""
 
@@ -78,20 +70,13 @@ def _timm_dialect(prefix: str) -> Dialect:
         CANONICAL,
         library="timm",
         recognises=recognises,
-        foreign_name=lambda q, spec: Place(prefix + timm_name(q, spec), TORCH[q.role]),
+        foreign_name=lambda q, spec: Place(prefix + timm_name(q.name, spec), TORCH[q.role]),
         spec_of=lambda source: _timm(source)[0],
         extras=lambda source, spec: _timm(source)[1:],
     )
 
 
 TIMM = (_timm_dialect(""), _timm_dialect(_WRAPPED))
-RES2NET = replace(
-    CANONICAL,
-    library="timm",
-    recognises=lambda source: in_torch(source) and "layer1.0.convs.0.weight" in source.tensors,
-    foreign_name=lambda q, spec: Place(timm_name(q, spec), TORCH[q.role]),
-)
-"""Of its authors and of timm alike."""
 TORCHVISION = replace(
     CANONICAL,
     library="torchvision",
