@@ -136,6 +136,8 @@ def find(model: nnx.Module, path: str) -> Any:
 
 
 def _conv(layer: plan.Conv, options: Options) -> nnx.Module:
+    if layer.scale is not None:
+        return ScaledConv(layer, options)
     pointwise = layer.kernel_size == layer.groups == 1 and layer.padding in (0, "same")
     route: Any = product if pointwise else lax.conv_general_dilated
     promote: Any = promote_dtype
@@ -202,11 +204,44 @@ class Standardized:
     eps: float
 
     def __call__(self, arrays: Any, /, *, dtype: Any = None, inexact: bool = True) -> Any:
-        """Input, kernel [h, w, C / groups, out] and bias, in one dtype."""
-        x, kernel, bias = arrays
+        """Input, kernel [h, w, C / groups, out], bias and what else there is, in one dtype."""
+        x, kernel, *rest = arrays
         variance = kernel.var((0, 1, 2), keepdims=True)
         standard = (kernel - kernel.mean((0, 1, 2), keepdims=True)) * lax.rsqrt(variance + self.eps)
-        return promote_dtype((x, standard, bias), dtype=dtype, inexact=inexact)
+        return promote_dtype((x, standard, *rest), dtype=dtype, inexact=inexact)
+
+
+class ScaledConv(nnx.Module):
+    """A convolution whose filters are standardised, then multiplied by a number and by a gain."""
+
+    def __init__(self, layer: plan.Conv, options: Options) -> None:
+        k, kind = layer.kernel_size, options.param_dtype
+        self.layer, self.dtype = layer, options.dtype
+        shape = (k, k, layer.in_channels // layer.groups, layer.out_channels)
+        self.kernel = nnx.Param(jnp.zeros(shape, kind))
+        self.bias = nnx.Param(jnp.zeros(layer.out_channels, kind)) if layer.bias else None
+        self.gain = nnx.Param(jnp.ones((1, 1, 1, layer.out_channels), kind))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, H, W, C] to [N, H', W', C']."""
+        layer = self.layer
+        assert layer.standardize_eps is not None
+        assert layer.scale is not None
+        bias = None if self.bias is None else self.bias[...]
+        standard = Standardized(layer.standardize_eps)
+        x, kernel, bias, gain = standard(
+            (x, self.kernel[...], bias, self.gain[...]), dtype=self.dtype
+        )
+        y: jax.Array = lax.conv_general_dilated(
+            x,
+            kernel * (gain * layer.scale),
+            (layer.stride, layer.stride),
+            padding(layer.padding),
+            rhs_dilation=(layer.dilation, layer.dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=layer.groups,
+        )
+        return y if bias is None else y + bias
 
 
 def padding(amount: plan.Padding) -> Any:
@@ -420,6 +455,20 @@ class LayerScale(nnx.Module):
         return y
 
 
+class SkipGain(nnx.Module):
+    """Multiply by a learnt number."""
+
+    def __init__(self, layer: plan.SkipGain, options: Options) -> None:
+        self.dtype = options.dtype
+        self.gain = nnx.Param(jnp.zeros((), options.param_dtype))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, H, W, C] to the same."""
+        x, gain = promote_dtype((x, self.gain[...]), dtype=self.dtype)
+        y: jax.Array = x * gain
+        return y
+
+
 class DropBlock(nnx.Dropout):
     """Drop squares of pixels, in training."""
 
@@ -528,6 +577,7 @@ FUNCTIONS: dict[type, Callable[[Any, jax.Array], jax.Array]] = {
     plan.Identity: lambda layer, x: x,
     plan.AvgPool: _avg_pool,
     plan.BlurPool: _blur_pool,
+    plan.Scale: lambda layer, x: x * layer.value,
     plan.Activation: lambda layer, x: ACTIVATIONS[layer.function](x),
     plan.MaxPool: _max_pool,
     plan.ZeroPadShortcut: _zero_pad_shortcut,
@@ -547,6 +597,7 @@ BUILDERS: dict[type, Callable[[Any, Options], nnx.Module]] = {
     plan.HierarchicalSplit: HierarchicalSplit,
     plan.SplitAttention: SplitAttention,
     plan.LayerScale: LayerScale,
+    plan.SkipGain: SkipGain,
     plan.Dropout: lambda layer, options: nnx.Dropout(layer.rate, rngs=options.rngs),
     plan.DropPath: lambda layer, options: nnx.Dropout(
         layer.rate, broadcast_dims=(1, 2, 3), rngs=options.rngs

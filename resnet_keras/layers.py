@@ -78,6 +78,8 @@ def _conv(layer: plan.Conv, x: Any, own: Own) -> Any:
     kind: Any = Conv2D
     if layer.standardize_eps is not None:
         kind = partial(StandardizedConv2D, eps=layer.standardize_eps)
+    if layer.scale is not None:
+        kind = partial(ScaledConv2D, eps=layer.standardize_eps, scale=layer.scale)
     return kind(
         filters=layer.out_channels,
         kernel_size=layer.kernel_size,
@@ -614,7 +616,7 @@ class SpaceToDepth(_Configured, keras.layers.Layer):
 class StandardizedConv2D(_Configured, Conv2D):
     """`keras.layers.Conv2D` whose filters are standardised over their own weights at each call."""
 
-    arguments = ("eps",)
+    arguments: tuple[str, ...] = ("eps",)
 
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
         """[N, H, W, C] to [N, H', W', filters], without the bias."""
@@ -625,6 +627,23 @@ class StandardizedConv2D(_Configured, Conv2D):
         kernel = ops.convert_to_tensor(self.kernel)
         mean, variance = ops.moments(kernel, axes=(0, 1, 2), keepdims=True)
         return (kernel - mean) * ops.rsqrt(variance + self.eps)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class ScaledConv2D(StandardizedConv2D):
+    """`StandardizedConv2D` whose filters are then multiplied by a number and by a gain."""
+
+    arguments = ("eps", "scale")
+
+    def build(self, input_shape: Any) -> None:
+        """Make the weights."""
+        super().build(input_shape)
+        options = {"shape": (1, 1, 1, self.filters), "initializer": "ones", "name": "gain"}
+        self.gain = self.add_weight(**options)
+
+    def effective_kernel(self) -> Any:
+        """What convolves, [H, W, in, out]."""
+        return super().effective_kernel() * (ops.convert_to_tensor(self.gain) * self.scale)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -670,6 +689,30 @@ class LayerScale(_PerChannel):
     def call(self, inputs: Any) -> Any:
         """[N, H, W, C] to the same."""
         return inputs * self.gamma
+
+
+@saved_as(keras.layers.Rescaling)
+class Rescaling(keras.layers.Rescaling):
+    """`keras.layers.Rescaling`, whose number no engine rounds to float32 on its way."""
+
+    def call(self, inputs: Any) -> Any:
+        """Of any shape to the same."""
+        return inputs * self.scale
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class SkipGain(_Configured, keras.layers.Layer):
+    """Multiply by a learnt number."""
+
+    arguments = ()
+
+    def build(self, input_shape: Any) -> None:
+        """Make the weight."""
+        self.gain = self.add_weight(shape=(), initializer="zeros", name="gain")
+
+    def call(self, inputs: Any) -> Any:
+        """[N, H, W, C] to the same."""
+        return inputs * self.gain
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -829,6 +872,8 @@ BUILDERS: dict[type, Callable[[Any, Any, Own], Any]] = {
     plan.HierarchicalSplit: _hierarchical_split,
     plan.SplitAttention: _split_attention,
     plan.LayerScale: _of(LayerScale),
+    plan.Scale: lambda layer, x, own: Rescaling(layer.value, **own)(x),
+    plan.SkipGain: lambda layer, x, own: SkipGain(**own)(x),
     plan.Activation: _activation,
     plan.MaxPool: _max_pool,
     plan.ZeroPadShortcut: _of(ZeroPadShortcut),
@@ -849,6 +894,7 @@ STAND_INS: dict[str, Any] = {
         Add,
         MaxPooling2D,
         GlobalAveragePooling2D,
+        Rescaling,
         Dense,
     )
 }

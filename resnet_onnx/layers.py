@@ -51,6 +51,10 @@ def _conv(g: Graph, layer: plan.Conv, x: str) -> str:
     if layer.standardize_eps is not None:
         wide = _widened(g, layer.name, kernel)
         kernel = _normalised(g, wide, (1, 2, 3), layer.standardize_eps, layer.name)
+        if layer.scale is not None:
+            gain = _widened(g, f"{layer.name}/gain", f"{layer.name}.gain")
+            gain = g.node("Mul", gain, _number(g, layer.scale), name=f"{layer.name}/gains")
+            kernel = g.node("Mul", kernel, gain, name=f"{layer.name}/scaled")
         if g.dtype in HALVES:
             kernel = g.cast(kernel, g.dtype, f"{layer.name}/kernel")
     inputs = [x, kernel, *([f"{layer.name}.bias"] if layer.bias else [])]
@@ -269,6 +273,14 @@ def _layer_scale(g: Graph, layer: plan.LayerScale, x: str) -> str:
     return g.node("Mul", x, scale, name=layer.name)
 
 
+def _skip_gain(g: Graph, layer: plan.SkipGain, x: str) -> str:
+    return g.node("Mul", x, f"{layer.name}.gain", name=layer.name)
+
+
+def _scale(g: Graph, layer: plan.Scale, x: str) -> str:
+    return g.node("Mul", x, g.number(layer.value), name=layer.name)
+
+
 def _zero_pad_shortcut(g: Graph, layer: plan.ZeroPadShortcut, x: str) -> str:
     starts, ends = g.whole(0, 0), g.whole(_FARTHEST, _FARTHEST)
     axes, steps = g.whole(2, 3), g.whole(layer.stride, layer.stride)
@@ -394,6 +406,8 @@ BUILDERS: dict[type[plan.Layer], Callable[[Graph, Any, str], str]] = {
     plan.HierarchicalSplit: _hierarchical_split,
     plan.SplitAttention: _split_attention,
     plan.LayerScale: _layer_scale,
+    plan.Scale: _scale,
+    plan.SkipGain: _skip_gain,
     plan.ZeroPadShortcut: _zero_pad_shortcut,
     plan.GlobalPool: _global_pool,
     plan.Flatten: _flatten,

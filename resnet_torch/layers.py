@@ -42,7 +42,8 @@ def build(layer: plan.Layer) -> nn.Module:
 def _conv(layer: plan.Conv) -> nn.Module:
     kind: Any = Conv2dSame if layer.padding == "same" else nn.Conv2d
     if layer.standardize_eps is not None:
-        kind = functools.partial(StandardizedConv2d, layer.standardize_eps, layer.padding == "same")
+        same = layer.padding == "same"
+        kind = functools.partial(StandardizedConv2d, layer.standardize_eps, same, layer.scale)
     conv: nn.Module = kind(
         layer.in_channels,
         layer.out_channels,
@@ -116,14 +117,19 @@ def attach(
     prefix: str,
     layers: plan.Layers,
     make: Callable[[plan.Layer], nn.Module] = build,
+    after_sum: bool = False,
 ) -> tuple[str, ...]:
-    """Put what `make` gives for `layers` under `parent`, at their names without `prefix`.
+    """Put what `make` gives for `layers` under `parent`, at their names without `prefix`. Nothing
+    but they takes what enters them if that is the sum of a block.
 
     Returns:
         The children of `parent` to run, in order; a dotted name becomes an `nn.Sequential`.
     """
-    names = (place(parent, layer.name.removeprefix(prefix + "."), make(layer)) for layer in layers)
-    return tuple(dict.fromkeys(names))
+    modules = [make(layer) for layer in layers]
+    if layers and isinstance(layers[0], plan.Activation) and not after_sum:
+        modules[0].inplace = False  # type: ignore[assignment]
+    names = (layer.name.removeprefix(prefix + ".") for layer in layers)
+    return tuple(dict.fromkeys(map(functools.partial(place, parent), names, modules)))
 
 
 def place(parent: nn.Module, path: str, module: nn.Module | None) -> str:
@@ -180,11 +186,16 @@ class Conv2dSame(nn.Conv2d):
 
 
 class StandardizedConv2d(nn.Conv2d):
-    """`nn.Conv2d` whose filters are standardised, over their own weights, at each call."""
+    """`nn.Conv2d` whose filters are standardised, over their own weights, at each call; with
+    `scale`, then multiplied by it and by a gain.
+    """
 
-    def __init__(self, eps: float, pads_same: bool, *args: Any, **options: Any) -> None:
+    def __init__(
+        self, eps: float, pads_same: bool, scale: float | None, *args: Any, **options: Any
+    ) -> None:
         super().__init__(*args, **options)
-        self.eps, self.pads_same = eps, pads_same
+        self.eps, self.pads_same, self.scale = eps, pads_same, scale
+        self.gain = None if scale is None else nn.Parameter(torch.empty(self.out_channels, 1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to [N, out, H', W']."""
@@ -193,6 +204,8 @@ class StandardizedConv2d(nn.Conv2d):
             x = pad_same(x, extent, self.stride[0], 0.0)
         variance, mean = torch.var_mean(self.weight, (1, 2, 3), correction=0, keepdim=True)
         standard = (self.weight - mean) * (variance + self.eps).rsqrt()
+        if self.gain is not None and self.scale is not None:
+            standard = standard * (self.gain * self.scale)
         y: Tensor = self._conv_forward(x, standard, self.bias)
         return y
 
@@ -423,6 +436,30 @@ class LayerScale(nn.Module):
         return x * self.gamma[:, None, None]
 
 
+class Scale(nn.Module):
+    """Multiply by a number."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to the same."""
+        return x * self.value
+
+
+class SkipGain(nn.Module):
+    """Multiply by a learnt number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.empty(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to the same."""
+        return x * self.gain
+
+
 def biased_batch_norm(
     x: Tensor,
     statistics: tuple[Tensor, Tensor],
@@ -592,6 +629,8 @@ BUILDERS: dict[type, Callable[[Any], nn.Module]] = {
     plan.HierarchicalSplit: HierarchicalSplit,
     plan.SplitAttention: SplitAttention,
     plan.LayerScale: lambda layer: LayerScale(layer.channels),
+    plan.Scale: lambda layer: Scale(layer.value),
+    plan.SkipGain: lambda layer: SkipGain(),
     plan.Activation: lambda layer: ACTIVATIONS[layer.function](),
     plan.MaxPool: _max_pool,
     plan.ZeroPadShortcut: lambda layer: ZeroPadShortcut(layer.stride, layer.before, layer.after),

@@ -44,7 +44,7 @@ class ResidualBlock(TorchvisionBlock, Scriptable):
         self._identity_from_pre = block.shortcut_from == "pre"
         if self._adds and not attach(self, block.name, block.shortcut):
             place(self, "downsample", None)
-        self._output = attach(self, block.name, block.output)
+        self._output = attach(self, block.name, block.output, after_sum=True)
         names = (x.name for x in block.layers() if isinstance(x, plan.Activation))
         self._activations = tuple(name.removeprefix(block.name + ".") for name in names)
 

@@ -25,7 +25,9 @@ from shared_spec.plan.layers import MaxPool as MaxPool
 from shared_spec.plan.layers import Padding as Padding
 from shared_spec.plan.layers import Parameter as Parameter
 from shared_spec.plan.layers import Role as Role
+from shared_spec.plan.layers import Scale as Scale
 from shared_spec.plan.layers import SelectiveKernel as SelectiveKernel
+from shared_spec.plan.layers import SkipGain as SkipGain
 from shared_spec.plan.layers import SpaceToDepth as SpaceToDepth
 from shared_spec.plan.layers import SplitAttention as SplitAttention
 from shared_spec.plan.layers import SqueezeExcite as SqueezeExcite

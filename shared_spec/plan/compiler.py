@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
 from typing import Literal, NamedTuple
@@ -16,7 +17,7 @@ from shared_spec.errors import SpecError
 from shared_spec.plan.layers import Layer, Layers, Padding
 from shared_spec.plan.names import names_of
 from shared_spec.plan.network import Block, Plan, Stage
-from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.spec.resnet_spec import GAMMAS, ResNetSpec
 
 
 class _Site(NamedTuple):
@@ -36,6 +37,8 @@ class _Site(NamedTuple):
     as the pixels that it sees lie that far apart."""
     dilation: int
     drop_path: float
+    variance: float = 1.0
+    """Of the block's input, as it is expected in a net without norms."""
 
     @property
     def out_channels(self) -> int:
@@ -83,7 +86,7 @@ def _sites(spec: ResNetSpec) -> Iterator[_Site]:
     """Every block, first to last."""
     reduction, channels = spec.stem_stride_total, spec.stem_width
     dilation = 1
-    index, last = 0, max(sum(spec.depths) - 1, 1)
+    index, last, variance = 0, max(sum(spec.depths) - 1, 1), 1.0
     for stage, depth in enumerate(spec.depths):
         nominal, before = spec.strides[stage], dilation
         stride = nominal
@@ -103,7 +106,10 @@ def _sites(spec: ResNetSpec) -> Iterator[_Site]:
                 first_dilation=before if number == 0 else dilation,
                 dilation=dilation,
                 drop_path=spec.drop_path_rate * index / last,
+                variance=variance,
             )
+            # A projection takes the block's scaled input, which sets the variance back to one.
+            variance = (variance if number else 1.0) + spec.branch_scale**2
             channels, index = widths[-1], index + 1
 
 
@@ -218,12 +224,22 @@ def _pre_activation_block(spec: ResNetSpec, name: str, site: _Site) -> Block:
     source: Literal["input", "pre"] = "pre" if projects else spec.identity_from
     return Block(
         name=name,
-        pre=_norm_act(spec, f"{name}.norm1", f"{name}.act1", site.in_channels),
+        pre=(
+            *_norm_act(spec, f"{name}.norm1", f"{name}.act1", site.in_channels),
+            *_expected_scale(spec, f"{name}.beta", site),
+        ),
         branch=(*_branch(spec, name, site), *_end_of_branch(spec, name, site)),
         shortcut=shortcut,
         shortcut_from=source if _has_sum(spec, site) else None,
         output=(),
     )
+
+
+def _expected_scale(spec: ResNetSpec, name: str, site: _Site) -> Layers:
+    """What brings a block's input to a variance of one, in a net without norms."""
+    if spec.norm != "none" or site.variance == 1.0:
+        return ()
+    return (plan.Scale(name, 1 / site.variance**0.5),)
 
 
 def _branch(spec: ResNetSpec, name: str, site: _Site) -> Layers:
@@ -250,12 +266,14 @@ def _branch(spec: ResNetSpec, name: str, site: _Site) -> Layers:
             stride = on_1x1 if number == 1 else 1
             dilation = site.dilation if kernel_size == 3 else 1
             layers.append(_conv(spec, conv, shape, kernel_size, stride, normed, dilation=dilation))
+        if last:
+            layers[-1] = _at_rest(spec, layers[-1])
         attends = number == first_3x3 and spec.attention_on == "middle"
         attention = _attention(spec, name, width, site) if attends else ()
         if spec.pre_activation:  # the norm that follows belongs to the next convolution
             layers += attention
         if normed:
-            layers.append(_norm(spec, norm, width, last=last))
+            layers += _norms(spec, norm, width, last=last)
         if number == first_3x3:
             layers += _drop_block(spec, f"{name}.drop_block", site)
         if not last and not _norm_activates(spec):
@@ -265,6 +283,14 @@ def _branch(spec: ResNetSpec, name: str, site: _Site) -> Layers:
         if not spec.pre_activation:
             layers += attention
     return tuple(layers)
+
+
+def _at_rest(spec: ResNetSpec, layer: Layer) -> Layer:
+    """The last convolution of a branch without norms, which starts by giving nothing."""
+    if spec.norm != "none" or spec.skip_gain:
+        return layer
+    assert isinstance(layer, plan.Conv)
+    return replace(layer, gain_init=0.0)
 
 
 def _first_3x3(spec: ResNetSpec, name: str, shape: tuple[int, int], site: _Site) -> Layer:
@@ -394,6 +420,10 @@ def _end_of_branch(spec: ResNetSpec, name: str, site: _Site) -> Layers:
         layers.append(plan.LayerScale(f"{name}.layer_scale", channels, spec.layer_scale))
     if site.drop_path > 0 and _has_sum(spec, site):
         layers.append(plan.DropPath(f"{name}.drop_path", site.drop_path))
+    if spec.skip_gain:
+        layers.append(plan.SkipGain(f"{name}.skipinit_gain"))
+    if spec.norm == "none":
+        layers.append(plan.Scale(f"{name}.alpha", spec.branch_scale))
     return tuple(layers)
 
 
@@ -402,13 +432,15 @@ def _attention(spec: ResNetSpec, name: str, channels: int, site: _Site) -> Layer
     at = f"{name}.{names_of(spec).attention}"
     if spec.attention == "none":
         return ()
+    # A gate halves what it scales, on average.
+    twice = (plan.Scale(f"{at}_gain", 2.0),) if spec.norm == "none" else ()
     if spec.attention == "se":
         reduced = _squeezed(spec, channels, site)
-        return (plan.SqueezeExcite(at, channels, reduced, spec.se_activation),)
+        return (plan.SqueezeExcite(at, channels, reduced, spec.se_activation), *twice)
     # Of the width before pruning.
     widths = spec.out_channels if spec.attention_on == "last" else spec.inner_widths
     t = int(abs(math.log2(widths[site.stage]) + 1) / 2)
-    return (plan.ChannelAttention(at, channels, max(t if t % 2 else t + 1, 3)),)
+    return (plan.ChannelAttention(at, channels, max(t if t % 2 else t + 1, 3)), *twice)
 
 
 def _squeezed(spec: ResNetSpec, channels: int, site: _Site) -> int:
@@ -526,6 +558,7 @@ def _conv(
     """
     if padding is None:
         padding = _padding(spec.padding, kernel_size, more.get("dilation", 1))
+    fan_in = shape[0] // more.get("groups", 1) * kernel_size**2
     return plan.Conv(
         name,
         *shape,
@@ -534,6 +567,7 @@ def _conv(
         padding,
         bias=not normed if spec.conv_bias == "without_norm" else spec.conv_bias,
         standardize_eps=spec.standardize,
+        scale=GAMMAS[spec.activation] * fan_in**-0.5 if spec.norm == "none" else None,
         **more,
     )
 
@@ -563,6 +597,11 @@ def _norm(spec: ResNetSpec, name: str, channels: int, *, last: bool = False) -> 
     return plan.GroupNorm(name, channels, groups, spec.norm_eps, scale)
 
 
+def _norms(spec: ResNetSpec, name: str, channels: int, *, last: bool = False) -> Layers:
+    """The norm, if the net has any."""
+    return () if spec.norm == "none" else (_norm(spec, name, channels, last=last),)
+
+
 def _norm_activates(spec: ResNetSpec) -> bool:
     """Whether the norm holds the activation, so that none follows it."""
     return spec.norm in ("evonorm_s0", "frn")
@@ -571,7 +610,7 @@ def _norm_activates(spec: ResNetSpec) -> bool:
 def _norm_act(spec: ResNetSpec, norm: str, act: str, channels: int) -> Layers:
     """A norm and the activation after it, unless the norm holds one."""
     after = () if _norm_activates(spec) else (_act(spec, act),)
-    return (_norm(spec, norm, channels), *after)
+    return (*_norms(spec, norm, channels), *after)
 
 
 def _act(spec: ResNetSpec, name: str) -> Layer:

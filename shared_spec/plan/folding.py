@@ -128,7 +128,8 @@ def _folded(layers: Layers, outputs: tuple[str, ...] = ()) -> Layers:
     def form(layer: Layer, norm: BatchNorm | None) -> Layer:
         if not isinstance(layer, Conv):
             return layer.mapped(_folded)
-        return replace(layer, bias=layer.bias or norm is not None, standardize_eps=None)
+        bias = layer.bias or norm is not None
+        return replace(layer, bias=bias, standardize_eps=None, scale=None)
 
     return tuple(form(layer, norm) for layer, norm in _pairs(layers, outputs))
 

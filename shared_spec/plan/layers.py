@@ -26,6 +26,8 @@ Role = Literal[
     "norm_gate",
     "norm_threshold",
     "branch_scale",
+    "conv_gain",
+    "skip_gain",
 ]
 
 
@@ -55,7 +57,9 @@ class Conv(Layer):
     are padded.
 
     With `standardize_eps`, each filter w enters as (w - mean) / sqrt(variance + eps), the mean and
-    biased variance being over its own weights (Qiao et al. 2019, arXiv:1903.10520).
+    biased variance being over its own weights (Qiao et al. 2019, arXiv:1903.10520). With `scale`,
+    it is then multiplied by that and by a learnt gain, which starts at `gain_init` (Brock et al.
+    2021, arXiv:2101.08692).
     """
 
     in_channels: int
@@ -67,6 +71,8 @@ class Conv(Layer):
     bias: bool = False
     standardize_eps: float | None = None
     dilation: int = 1
+    scale: float | None = None
+    gain_init: float = 1.0
 
     @property
     def extent(self) -> int:
@@ -297,6 +303,20 @@ class LayerScale(Layer):
 
     channels: int
     init: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scale(Layer):
+    """Everything times one number."""
+
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class SkipGain(Layer):
+    """Everything times one learnt number, 0 at first (SkipInit, De and Smith 2020,
+    arXiv:2002.10444).
+    """
 
 
 @dataclass(frozen=True, slots=True)

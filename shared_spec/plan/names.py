@@ -107,12 +107,28 @@ REGNET_PRE_ACTIVATION = replace(
     final=("", "final_norm", "final_act"),
     first_norm=2,
 )
+NFNET = replace(
+    RESNETV2,
+    stem=("stem.conv", "", "stem.act"),
+    deep_stem=(
+        ("stem.conv1", "", "stem.act2"),
+        ("stem.conv2", "", "stem.act3"),
+        ("stem.conv3", "", "stem.act4"),
+    ),
+    stage="stages.{i}",
+    attention="attn_last",
+    final=("", "", "final_act"),
+    conv_classifier=False,
+)
 
 
 def names_of(spec: ResNetSpec) -> Names:
     """What the layers of a net are called."""
     if spec.names == "regnet":
         return _regnet_names(spec)
+    if spec.norm == "none":
+        middle = spec.attention_on == "middle"
+        return replace(NFNET, attention="attn") if middle else NFNET
     if spec.pre_activation:
         return RESNETV2
     return SKNET if spec.convolution == "selective" else RESNET

@@ -15,7 +15,9 @@ def parameters_of(layer: layers.Layer) -> tuple[Parameter, ...]:
         case layers.Conv(kernel_size=k):
             shape = (layer.out_channels, layer.in_channels // layer.groups, k, k)
             kernel = Parameter(name, "weight", "conv_kernel", shape)
-            return (kernel, *_bias(name, layer.out_channels, layer.bias))
+            gain = Parameter(name, "gain", "conv_gain", (shape[0], 1, 1, 1), layer.gain_init)
+            gains = () if layer.scale is None else (gain,)
+            return (kernel, *_bias(name, layer.out_channels, layer.bias), *gains)
         case layers.Dense():
             matrix = (layer.out_features, layer.in_features)
             kernel = Parameter(name, "weight", "dense_kernel", matrix)
@@ -33,6 +35,8 @@ def parameters_of(layer: layers.Layer) -> tuple[Parameter, ...]:
             return tuple(q for conv in squeeze_convs(layer) for q in parameters_of(conv))
         case layers.ChannelAttention(kernel_size=k):
             return (Parameter(f"{name}.conv", "weight", "conv1d_kernel", (1, 1, k)),)
+        case layers.SkipGain():
+            return (Parameter(name, "gain", "skip_gain", (), init=0.0),)
         case layers.LayerScale(channels=c, init=init):
             return (Parameter(name, "gamma", "branch_scale", (c,), init=init),)
     return tuple(q for inner in inside(layer) for q in parameters_of(inner))

@@ -36,6 +36,18 @@ ActivationName = Literal[
     "hardswish",
 ]
 
+GAMMAS = {
+    "relu": 1.7139588594436646,
+    "relu6": 1.7131484746932983,
+    "leaky_relu": 1.70590341091156,
+    "elu": 1.2716004848480225,
+    "selu": 1.0008515119552612,
+    "silu": 1.7881293296813965,
+    "gelu": 1.7015043497085571,
+}
+"""What makes the variance of an activation of standard normal numbers one (Brock et al. 2021)."""
+
+
 ELSEWHERE = {
     name: f"it is {here!r}"
     for name, here in (
@@ -207,9 +219,15 @@ class ResNetSpec(Document):
     on the input size."""
     standardize: Annotated[float, Field(gt=0, le=1)] | None = None
     """Standardise each filter of each convolution, with this eps (BiT: 1e-8)."""
-    norm: Literal["batch", "group", "evonorm_s0", "frn"] = "batch"
+    norm: Literal["batch", "group", "evonorm_s0", "frn", "none"] = "batch"
     """Batch or group normalisation; evonorm_s0 and frn (filter response) hold the activation too,
-    and need pre_activation."""
+    and need pre_activation. none (NF-ResNet, Brock et al. 2021, arXiv:2101.08692): standardised
+    filters with a gain each, and blocks whose input is scaled by what its variance is expected to
+    be."""
+    branch_scale: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """What branches are scaled by before the sum of a net without norms (the paper's alpha)."""
+    skip_gain: Flag = False
+    """Scale each branch of such a net by a learnt number that starts at 0."""
     norm_groups: Channels = 32
     """Groups of group norm and EvoNorm."""
     norm_group_width: Channels | None = None
@@ -251,7 +269,7 @@ class ResNetSpec(Document):
     """Which of the feature maps, 0 being the stem's; left out: all. Needs features_only."""
     names: Literal["regnet"] | None = None
     """Whose names the layers have: of timm's regnet; left out: torchvision's and timm's ResNets',
-    or with pre_activation those of timm's resnetv2."""
+    or with pre_activation those of timm's resnetv2, or without norms of its nfnet."""
     in_channels: Channels = 3
     """Channels of the input image."""
     num_classes: Annotated[int, Field(strict=True, ge=0, le=10_000_000)] = 1000
@@ -324,6 +342,7 @@ class ResNetSpec(Document):
         problems = itertools.chain(
             self._block_problems(),
             self._convolution_problems(),
+            self._normless_problems(),
             self._order_problems(),
             self._shortcut_problems(),
             self._width_problems(),
@@ -400,6 +419,22 @@ class ResNetSpec(Document):
                 width = inner // self.reduce_first
                 if "bottleneck" in self.blocks and width % (2 * self.groups):
                     yield f"split_input: {width} channels do not halve into {self.groups} groups"
+
+    def _normless_problems(self) -> Iterator[str]:
+        if self.norm != "none":
+            for field, _, _ in self._changed("branch_scale", "skip_gain"):
+                yield f"{field}: needs norm 'none'"
+            return
+        if not self.pre_activation:
+            yield "norm: 'none' needs pre_activation"
+        if self.standardize is None:
+            yield "norm: 'none' needs standardised filters; standardize is their eps, such as 1e-6"
+        if self.activation not in GAMMAS:
+            known = ", ".join(GAMMAS)
+            yield f"activation: {self.activation!r} has no known gain; expected one of {known}"
+        plain = ("names", "anti_alias", "layer_scale", "identity_from", "shortcut")
+        for field, given, _ in self._changed(*plain):
+            yield f"{field}: {given!r} cannot be combined with norm 'none'"
 
     def _order_problems(self) -> Iterator[str]:
         if self.pre_activation:

@@ -78,6 +78,8 @@ def _folded_kernel(layer: Conv, form: Conv, norm: BatchNorm | None, given: Entri
         mean = kernel.mean((1, 2, 3), keepdims=True)
         variance = kernel.var((1, 2, 3), keepdims=True)
         kernel = (kernel - mean) / np.sqrt(variance + layer.standardize_eps)
+    if layer.scale is not None:
+        kernel = kernel * (_wide(given, f"{layer.name}.gain") * layer.scale)
     if norm is not None:
         kernel = kernel * _scale(norm, given)[:, None, None, None]
     if form.kernel_size != layer.kernel_size:

@@ -75,7 +75,7 @@ def _initial(q: Parameter, rng: np.random.Generator) -> np.ndarray:
     if q.role == "dense_kernel":
         bound = 1 / math.sqrt(q.shape[1])
         return rng.uniform(-bound, bound, q.shape).astype(np.float32)
-    usual = float(q.role in ("norm_scale", "norm_var", "norm_gate"))
+    usual = float(q.role in ("norm_scale", "norm_var", "norm_gate", "conv_gain"))
     return np.full(q.shape, usual if q.init is None else q.init, np.float32)
 
 
@@ -126,6 +126,7 @@ def _randomise(layers: Iterable[Layer], moment: float, seed: int, state: State) 
             standard = layer.kernel_size**2 * fan_in
             plain = 2 * fan_in / layer.out_channels
             moment *= plain if layer.standardize_eps is None else standard
+            moment *= (layer.scale or 1.0) ** 2
         for q in parameters_of(layer):
             state[q.name] = _random(q, generator(seed, q.name), moment)
         if isinstance(layer, plan.BatchNorm):
@@ -134,6 +135,8 @@ def _randomise(layers: Iterable[Layer], moment: float, seed: int, state: State) 
             moment = 1.0
         elif isinstance(layer, plan.EvoNorm | plan.FilterResponseNorm):
             moment = 0.5  # an activation is part of it
+        elif isinstance(layer, plan.Scale):
+            moment *= layer.value**2
         elif isinstance(layer, plan.Activation):
             moment /= 2
         elif isinstance(layer, plan.SqueezeExcite | plan.ChannelAttention):
@@ -144,7 +147,7 @@ def _randomise(layers: Iterable[Layer], moment: float, seed: int, state: State) 
 def _random(q: Parameter, rng: np.random.Generator, moment: float) -> np.ndarray:
     if q.role in ("conv_kernel", "conv1d_kernel", "dense_kernel"):
         return _initial(q, rng)
-    if q.role in ("norm_scale", "norm_gate", "branch_scale"):
+    if q.role in ("norm_scale", "norm_gate", "branch_scale", "conv_gain", "skip_gain"):
         return rng.uniform(0.5, 1.5, q.shape).astype(np.float32)
     if q.role == "norm_var":
         return (moment * rng.uniform(0.5, 1.5, q.shape)).astype(np.float32)

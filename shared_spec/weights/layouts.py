@@ -38,6 +38,7 @@ class ParameterLayout:
 
 
 _KERNEL_AXES = {"conv_kernel": (2, 3, 1, 0), "conv1d_kernel": (2, 1, 0), "dense_kernel": (1, 0)}
+_KERNEL_AXES |= {"conv_gain": (1, 2, 3, 0)}
 """Of kernels in Keras and Flax, in terms of PyTorch's: OIHW becomes HWIO."""
 
 _LEAVES = {
@@ -52,6 +53,8 @@ _LEAVES = {
     "norm_gate": ("v", "v", "v"),
     "norm_threshold": ("tau", "tau", "tau"),
     "branch_scale": ("gamma", "gamma", "gamma"),
+    "conv_gain": ("gain", "gain", "gain"),
+    "skip_gain": ("gain", "gain", "gain"),
 }
 """Names in PyTorch, Keras and Flax."""
 
