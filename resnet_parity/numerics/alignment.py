@@ -86,17 +86,22 @@ def _in_place(
         names = [name for name in structure.tensors.get(place, ()) if name in tensors]
         if not names:
             continue
-        first = reference[layers[0]].shape
-        for shape in dict.fromkeys(reference[name].shape for name in layers):
+        shapes = list(dict.fromkeys(reference[name].shape for name in layers))
+        of = {shape: [n for n in names if _fits(tensors[n], shape)] for shape in shapes}
+        rest = [n for n in names if not any(n in given for given in of.values())]
+        for shape, given in of.items():
             same = [name for name in layers if reference[name].shape == shape]
-            given = [name for name in names if any(True for _ in forms(tensors[name], shape))]
-            if not given:
-                found[same[-1]] = names[0] if shape == first else names[-1]
-            elif len(given) < len(same):
+            if given and len(given) < len(same):
                 found |= zip(same[-len(given) :], given, strict=True)
-            else:
+            elif given:
                 found |= zip(same, [*given[: len(same) - 1], given[-1]], strict=True)
+            elif rest := [n for n in rest if tensors[n].ndim == len(shape)]:
+                found[same[-1]] = rest[0 if shape == shapes[0] else -1]
     return found
+
+
+def _fits(tensor: np.ndarray, shape: tuple[int, ...]) -> bool:
+    return next(forms(tensor, shape), None) is not None
 
 
 def _turned(tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

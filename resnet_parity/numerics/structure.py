@@ -62,7 +62,7 @@ class Matching:
     """The plan's, in its order; a block where no layer gives its output."""
 
 
-def matched(p: Plan, images: str, calls: Iterable[Call]) -> Matching:
+def matched(p: Plan, images: str, calls: Sequence[Call]) -> Matching:
     """Match a graph with a plan.
 
     A sum has a number for the set of places that enter it, whatever the order: so each tensor costs
@@ -121,43 +121,44 @@ class _Match:
         self.sites.setdefault((at, _shape(site.layer)), []).append(site)
         return site.layer.name
 
-    def followed(self, images: str, calls: Iterable[Call]) -> Matching:
+    def followed(self, images: str, calls: Sequence[Call]) -> Matching:
         places: dict[str, Place] = {images: IMAGES}
+        normed = {name for call in calls if _is_norm(call.arrays) for name in call.inputs}
         for call in calls:
             entering = {places[name] for name in call.inputs if name in places}
             if not entering:
                 continue  # of constants alone
             at = self._sum(entering)
             if call.arrays:
-                at = self._take(call.arrays, at)
+                at = self._take(call.arrays, at, folded=not normed & set(call.outputs))
             for name in call.outputs:
                 places[name] = at
                 self.found.tensors.setdefault(at, []).append(name)
         return self.found
 
-    def _take(self, arrays: Arrays, at: Place) -> Place:
-        """Where what an operator with constants gives is."""
+    def _take(self, arrays: Arrays, at: Place, folded: bool) -> Place:
+        """Where what an operator with constants gives is; `folded` if no norm follows it."""
         taken = self.found.arrays
         if arrays.keys() == {"bias"}:
-            return self._added(arrays["bias"], at)
+            return self._added(arrays["bias"], at, folded)
         sites = self.sites.get((at, _kernel(arrays["weight"].shape)), [])
         if len(sites) != 1 or sites[0].layer.name in taken:
             return at
         (site,) = sites
         name, own = site.layer.name, dict(arrays)
         taken[name] = own
-        if "bias" in own and site.norm is not None and not _biased(site.layer):
+        if "bias" in own and site.norm is not None and folded:
             taken[site.norm.name] = {"bias": own.pop("bias")}
             return site.norm.name
         return name
 
-    def _added(self, bias: LazyArray, at: Place) -> Place:
+    def _added(self, bias: LazyArray, at: Place, folded: bool) -> Place:
         """As `_take`, of numbers that are added: the bias of the layer there, or of its norm."""
         site = self.by_name.get(at) if isinstance(at, str) else None
         own = None if site is None else self.found.arrays.get(site.layer.name)
         if site is None or own is None or "bias" in own or bias.shape != own["weight"].shape[:1]:
             return at
-        if site.norm is not None and not _biased(site.layer):
+        if site.norm is not None and folded:
             self.found.arrays[site.norm.name] = {"bias": bias}
             return site.norm.name
         own["bias"] = bias
@@ -165,8 +166,9 @@ class _Match:
         return at
 
 
-def _biased(layer: Layer) -> bool:
-    return isinstance(layer, plan.Conv | plan.Dense) and layer.bias
+def _is_norm(arrays: Arrays) -> bool:
+    """Whether an operator multiplies channels."""
+    return "weight" in arrays and len(arrays["weight"].shape) == 1
 
 
 def _shape(layer: Layer) -> tuple[int, ...]:
@@ -200,7 +202,7 @@ def weights_in(p: Plan, arrays: Mapping[str, Arrays]) -> tuple[State, list[str]]
             continue
         norm = norms.get(q.module)
         if q.leaf in own:
-            if math.prod(own[q.leaf].shape) == q.size:
+            if not own[q.leaf].problem and math.prod(own[q.leaf].shape) == q.size:
                 state[q.name] = own[q.leaf].array().reshape(q.shape)
         elif norm is not None:
             known = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1 - norm.eps}
@@ -230,11 +232,13 @@ Given = Sequence[LazyArray | None]
 
 
 def _leaves(*names: str) -> Callable[[OnnxNode, Given], Arrays | None]:
-    """Reads constants behind the first operand."""
+    """Reads constants behind the first operand, of which the first has to be one."""
 
     def read(node: OnnxNode, given: Given) -> Arrays | None:
-        own = {name: array for name, array in zip(names, given[1:], strict=False) if array}
-        return own if len(own) == len(given) - 1 and own["weight"].shape else None
+        if len(given) < 2 or given[1] is None:
+            return None
+        computed = LazyArray.refused("is computed")
+        return {name: x or computed for name, x in zip(names, given[1:], strict=False)}
 
     return read
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,18 +51,30 @@ class LiteGraph:
         """Of the images."""
         self._operators: list[Any] = self._runner._get_ops_details()
 
-    def calls(self) -> Iterator[Call]:
-        """Its operators."""
+    def calls(self) -> list[Call]:
+        """Its operators. A mean before a product is a sum, the factor being in the weights."""
         computed = {i for x in self._operators for i in x["outputs"]} | {self._entry}
+        found = []
         for operator in self._operators:
             inputs = [int(i) for i in operator["inputs"]]
             read = _READERS.get(operator["op_name"])
             given = [None if i < 0 or i in computed else self._constant(i) for i in inputs]
-            yield Call(
-                tuple(str(i) for i in inputs if i in computed),
-                tuple(str(i) for i in operator["outputs"]),
-                {} if read is None else read(given),
-            )
+            own = {} if read is None else read(given)
+            if "weight" in own and inputs[0] in self._sums:
+                own["weight"] = _times(own["weight"], self._sums[inputs[0]])
+            entering = tuple(str(i) for i in inputs if i in computed)
+            found.append(Call(entering, tuple(str(i) for i in operator["outputs"]), own))
+        return found
+
+    @cached_property
+    def _sums(self) -> dict[int, int]:
+        """Sums over maps, and of how many pixels they are."""
+        found = {}
+        for operator in self._operators:
+            if operator["op_name"] == "SUM":
+                shape = self._runner.get_tensor(int(operator["inputs"][0])).shape
+                found[int(operator["outputs"][0])] = math.prod(shape[1:3])
+        return found
 
     def _constant(self, number: int) -> LazyArray | None:
         try:
@@ -83,8 +97,10 @@ class LiteGraph:
             return [x if x.shape[:1] == (size,) else np.zeros((size, 0)) for x in found]
 
         arrays = in_batches(run, images, size)
-        whole = dict(zip(map(str, numbers), arrays, strict=False))
-        return whole, arrays[len(numbers) :]
+        whole = dict(zip(numbers, arrays, strict=False))
+        # A sum is no layer's.
+        layers = {str(i): x for i, x in whole.items() if i not in self._sums}
+        return layers, arrays[len(numbers) :]
 
     def _ends(self) -> list[int]:
         """The outputs, in the order of their names if a signature has some."""
@@ -102,6 +118,10 @@ class LiteGraph:
 
 
 Given = Sequence[LazyArray | None]
+
+
+def _times(entry: LazyArray, factor: int) -> LazyArray:
+    return LazyArray(entry.shape, entry.dtype, lambda: entry.read() * np.float32(factor))
 
 
 def _weighted(axes: tuple[int, ...]) -> Callable[[Given], dict[str, LazyArray]]:

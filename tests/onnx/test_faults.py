@@ -19,6 +19,7 @@ from resnet_parity.convert.verify import Proof
 from resnet_parity.engines.job import EngineJob
 from resnet_parity.engines.registry import ENGINES, RUNTIMES
 from resnet_parity.trace.compare import ExportedFile, trace
+from resnet_parity.trace.exported import contents
 from shared_spec import Checkpoint, ParityError, compile_plan, random_weights, resolve
 from shared_spec.formats.canonical_file import write_safetensors
 from shared_spec.origin import origin_of
@@ -116,6 +117,24 @@ def test_trace_names_the_layer(pool: Pool, tmp_path: Path, fault: str | None, na
         assert report.problems == []
     else:
         assert report.first == [FAULTS[fault][1]], report.problems
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["named", "numbered"])
+@pytest.mark.parametrize("fault", [None, "pads", "eps", "ceil_mode", "count_include_pad"])
+def test_trace_takes_the_weights_of_the_file(
+    pool: Pool, tmp_path: Path, fault: str | None, named: bool
+) -> None:
+    """What computes something else than the net has the net's weights all the same."""
+    state = random_weights(compile_plan(SPEC))
+    file = ExportedFile(tmp_path / "net.onnx")
+    _write(file.path, state, None if fault is None else FAULTS[fault][0], named)
+    inside = contents(SPEC, file)
+    found = inside.required(file)
+    assert (inside.spec, found.keys()) == (SPEC, state.keys())
+    for name, array in state.items():
+        np.testing.assert_array_equal(found[name], array)
+    report = trace(SPEC, ENGINES["torch"], file, IMAGES, weights=found, start=pool.start)
+    assert report.first == ([] if fault is None else [FAULTS[fault][1]]), report.problems
 
 
 @pytest.mark.parametrize("fault", [None, *FAULTS])
