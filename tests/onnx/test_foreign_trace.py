@@ -12,7 +12,7 @@ from onnx import helper
 from resnet_parity.engines.registry import ENGINES
 from resnet_parity.trace.compare import ExportedFile, trace
 from resnet_parity.trace.exported import contents
-from shared_spec import ResNetSpec, compile_plan, plan, read_checkpoint
+from shared_spec import ResNetSpec, WeightsError, compile_plan, plan, read_checkpoint
 from shared_spec.spec.files import save_spec
 from shared_spec.weights.initialize import random_images
 from tests.command import command
@@ -21,7 +21,7 @@ from tests.formats.test_onnx_files import KEPT, NETS, exported
 from tests.tiers import selected
 
 FILES = {
-    **{path.stem: path for path in KEPT},
+    **{path.stem: path for path in KEPT if not path.stem.endswith("_same")},
     **{f"torch {name}": (name, False) for name in NETS},
     **{f"torch {name}, folded": (name, True) for name in NETS},
 }
@@ -73,6 +73,16 @@ def test_trace_names_the_layer(pool: Pool, tmp_path: Path, name: str) -> None:
         )
         assert report.first[:1] == expected, report.problems
         assert len(report.first) <= 3
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in KEPT if p.stem.endswith("_same")], ids=lambda p: p.stem
+)
+def test_a_graph_that_takes_pixels(path: Path) -> None:
+    spec = read_checkpoint(path).spec
+    assert spec is not None
+    with pytest.raises(WeightsError, match="normalises pixels by itself; expected a graph of norm"):
+        contents(spec, ExportedFile(path))
 
 
 def test_the_command_takes_what_is_in_the_file(
