@@ -47,7 +47,7 @@ def aligned(
     for part in found:
         wanted = reference[part.name]
         if part.name in tensors:
-            answer[part.name] = _turned(tensors[part.name], wanted.shape)
+            answer[part.name] = turned(tensors[part.name], wanted)
             taken[part.name] = part.name
             continue
         for name, tensor in tensors.items():
@@ -62,7 +62,7 @@ def aligned(
             continue
         if structure.arrays:
             if part.name in places:
-                answer[part.name] = _turned(tensors[places[part.name]], reference[part.name].shape)
+                answer[part.name] = turned(tensors[places[part.name]], reference[part.name])
             continue
         if part.kind == "block":  # its last layer's tensor, or that of its sum
             continue
@@ -104,11 +104,14 @@ def _fits(tensor: np.ndarray, shape: tuple[int, ...]) -> bool:
     return next(forms(tensor, shape), None) is not None
 
 
-def _turned(tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A tensor in a shape, or at least with its channels last if that can be told."""
-    if (given := next(forms(tensor, shape), None)) is not None:
-        return given
-    if tensor.ndim == len(shape) == 4 and tensor.shape[-1] != shape[-1] == tensor.shape[1]:
+def turned(tensor: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """A tensor in a shape, or at least with its channels last if that can be told. Where a map has
+    as many pixels along an axis as channels, so that the shape does not tell, it is the nearer one.
+    """
+    given = list(forms(tensor, wanted.shape))
+    if given:
+        return given[0] if len(given) == 1 else min(given, key=lambda x: farthest(wanted, x))
+    if tensor.ndim == wanted.ndim == 4 and tensor.shape[-1] != wanted.shape[-1] == tensor.shape[1]:
         return np.moveaxis(tensor, 1, -1)
     return tensor
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_parity.numerics.alignment import SAME_VALUES, aligned, forms
+from resnet_parity.numerics.alignment import SAME_VALUES, aligned, turned
 from resnet_parity.numerics.structure import Matching, matched, onnx_calls, weights_in
 from resnet_parity.worker.lite_graph import LiteGraph
 from resnet_parity.worker.session import Session, Written, writing
@@ -84,8 +84,7 @@ def trace_file(
     arrays = {f"output/{name}": np.ascontiguousarray(x) for name, x in layers.items()}
     if len(ends) == len(p.results()):
         for (key, name), end in zip(p.results().items(), ends, strict=True):
-            given = next(forms(end, wanted[name].shape), end)
-            arrays[f"result/{key}"] = np.ascontiguousarray(given)
+            arrays[f"result/{key}"] = np.ascontiguousarray(turned(end, wanted[name]))
     unseen = [part.name for part in found if part.name not in layers]
     notes = not_seen(unseen, len(found), "tensor of their own in the file")
     return {"broken": {}, "notes": notes}, arrays

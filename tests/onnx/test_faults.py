@@ -12,6 +12,7 @@ import onnx
 import pytest
 from onnx import ModelProto, helper, numpy_helper
 
+import resnet_onnx
 from resnet_onnx import Form, file
 from resnet_parity.convert import export as exporting
 from resnet_parity.convert.export import Wanted
@@ -137,6 +138,19 @@ def test_trace_takes_the_weights_of_the_file(
     assert report.first == ([] if fault is None else [FAULTS[fault][1]]), report.problems
 
 
+def test_maps_as_wide_as_they_have_channels(pool: Pool, tmp_path: Path) -> None:
+    """The shape does not tell which axis the channels are."""
+    spec = SPEC.override(widths=(16, 16))
+    state = random_weights(compile_plan(spec))
+    path = tmp_path / "net.onnx"
+    resnet_onnx.export(resnet_onnx.create_model(spec, weights=state), path)
+    images = random_images((2, 64, 64, 3))
+    report = trace(
+        spec, ENGINES["torch"], ExportedFile(path), images, weights=state, start=pool.start
+    )
+    assert report.holds, report.problems
+
+
 @pytest.mark.parametrize("fault", [None, *FAULTS])
 def test_the_proof_catches_it(
     pool: Pool, tmp_path: Path, fault: str | None, monkeypatch: pytest.MonkeyPatch
@@ -169,8 +183,6 @@ def _faulty(save: Any, out: Any, model: ModelProto, weights: Any, fault: str) ->
 
 
 def _write(path: Path, state: Any, fault: Any, named: bool) -> None:
-    import resnet_onnx
-
     resnet_onnx.export(resnet_onnx.create_model(SPEC, weights=state), path)
     model = onnx.load(path)
     if fault is not None:
