@@ -38,7 +38,7 @@ from resnet_flax.layers import Options, find
 from resnet_flax.model import ResNet, evaluating, replace
 from resnet_flax.training import Trainer
 from resnet_flax.weights import WEIGHTS
-from shared_spec.backend import Build, ModelVerbs, Outputs, PlanWriter
+from shared_spec.backend import Build, ModelVerbs, Outputs
 from shared_spec.catalogue import list_models
 from shared_spec.export_formats import Form
 from shared_spec.kernels import xla
@@ -160,10 +160,10 @@ class Verbs(ModelVerbs[ResNet]):
             for name, array in inputs.items()
         }
 
-    def _plan_writer(self) -> PlanWriter:
-        from resnet_onnx import write_file
+    def _onnx(self) -> Any:
+        import resnet_onnx
 
-        return write_file
+        return resnet_onnx
 
     def _sizes(self, model: ResNet) -> Iterator[int]:
         return (v.size for v in jax.tree.leaves(nnx.state(model, nnx.Param)))

@@ -58,7 +58,7 @@ from resnet_keras.model import ResNet, deep_graph, output_layer, part_ends
 from resnet_keras.model import build as built
 from resnet_keras.training import Trainer
 from resnet_keras.weights import WEIGHTS
-from shared_spec.backend import Build, ModelVerbs, Outputs, PlanWriter
+from shared_spec.backend import Build, ModelVerbs, Outputs
 from shared_spec.catalogue import list_models
 from shared_spec.export_formats import Form
 from shared_spec.kernels import xla
@@ -162,10 +162,10 @@ class Verbs(ModelVerbs[ResNet]):
                 outputs[name] = WEIGHTS.copied(part(x))
         return outputs
 
-    def _plan_writer(self) -> PlanWriter:
-        from resnet_onnx import write_file
+    def _onnx(self) -> Any:
+        import resnet_onnx
 
-        return write_file
+        return resnet_onnx
 
     def _sizes(self, model: ResNet) -> Iterator[int]:
         return (int(np.prod(v.shape)) for v in model.trainable_variables)

@@ -13,7 +13,7 @@ from resnet_keras.model import ResNet
 from resnet_keras.weights import WEIGHTS
 from shared_spec.atomic_write import workspace
 from shared_spec.errors import FrameworkError, SpecError
-from shared_spec.export_formats import TOLD, Form, outer_dtype
+from shared_spec.export_formats import TOLD, Form, converting, outer_dtype
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.preprocessing import Preprocessing
 
@@ -22,6 +22,10 @@ def write_saved_model(model: ResNet, path: Path, form: Form, known: Checkpoint) 
     """Write a folder that `tf.saved_model.load` reads, with what is known of it in the place that
     SavedModels have for files of others. Its signature takes `images` or `pixels`, and gives
     `logits`, `probabilities` or `features0`, ..., of float32 where the model computes in less.
+
+    Raises:
+        FrameworkError: on Keras's other engines.
+        SpecError: if TensorFlow cannot write the net so.
     """
     require_tensorflow("a SavedModel")
     import tensorflow as tf
@@ -40,7 +44,8 @@ def write_saved_model(model: ResNet, path: Path, form: Form, known: Checkpoint) 
 
     shape = form.batch, *(form.size or (None, None)), model.spec.in_channels
     given = tf.TensorSpec(shape, "uint8" if form.preprocessing else outer, name=form.entry)
-    save_program(path, model, program, [given])
+    with converting("SavedModel", form):
+        save_program(path, model, program, [given])
     beside = path / "assets.extra"
     beside.mkdir()
     (beside / TOLD).write_text(form.told(known, dtype), encoding="utf-8")
@@ -91,7 +96,9 @@ def _converted(folder: Path) -> bytes:
     except Exception as error:  # of several libraries, with the operators in its text
         lines = [line for line in str(error).splitlines() if "Ops:" in line]
         reason = lines[0].strip() if lines else " ".join(str(error).split())[:200]
-        raise SpecError(f"LiteRT lacks what the net needs: {reason}") from None
+        raise SpecError(
+            f"LiteRT lacks what the net needs ({reason}); ONNX has it (.onnx)"
+        ) from None
     return model
 
 

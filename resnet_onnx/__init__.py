@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ try:
 except ImportError:
     raise framework_missing("resnet_onnx", "ONNX (onnx)", "onnx") from None
 
+from resnet_onnx.calibration import limits_on
 from resnet_onnx.file import in_memory, piece, skeleton, weights_of
 from resnet_onnx.file import write as write_onnx
 from resnet_onnx.model import ResNet
@@ -24,7 +26,7 @@ from resnet_onnx.openvino_ir import write_ir
 from resnet_onnx.quantization import Limits
 from resnet_onnx.runtimes import Run, runtime, started
 from resnet_onnx.weights import WEIGHTS
-from shared_spec.backend import Build, ModelVerbs, Outputs, PlanWriter
+from shared_spec.backend import Build, ModelVerbs, Outputs
 from shared_spec.catalogue import list_models
 from shared_spec.export_formats import IMAGES, Form
 from shared_spec.plan.compiler import compile_plan
@@ -32,7 +34,8 @@ from shared_spec.plan.folding import inference_form
 from shared_spec.plan.network import Plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint
-from shared_spec.weights.lazy_array import LazyArray, entries_of
+from shared_spec.weights.folding import weight_entries
+from shared_spec.weights.lazy_array import LazyArray, LazyArrays, entries_of
 from shared_spec.weights.state import numpy_dtype
 
 
@@ -71,8 +74,8 @@ class Verbs(ModelVerbs[ResNet]):
             outputs[name] = _last(run({"given": np.ascontiguousarray(given)})[0])
         return outputs
 
-    def _plan_writer(self) -> PlanWriter:
-        return write_file
+    def _onnx(self) -> Any:
+        return sys.modules[__name__]
 
     def _sizes(self, model: ResNet) -> Iterator[int]:
         return (q.size for q in model.plan.parameters() if q.trainable)
@@ -120,6 +123,34 @@ def write_file(
         write_ir(path, p, entries, dtype, form, known)
     else:
         write_onnx(path, p, entries, dtype, form, known, limits)
+
+
+def write_quantized(
+    path: str | os.PathLike[str],
+    p: Plan,
+    state: Mapping[str, LazyArray],
+    form: Form,
+    known: Checkpoint,
+    images: np.ndarray,
+) -> None:
+    """Write a plan with its weights to an ONNX file of int8.
+
+    Args:
+        path: the file.
+        p: the plan, as it trains.
+        state: its weights, of float32, by canonical name.
+        form: what the graph takes and gives.
+        known: spec, preprocessing and labels, which go into the file too.
+        images: normalised, [N, H, W, C]; the magnitudes of tensors on them are the limits.
+
+    Raises:
+        ResNetError: as `resnet_onnx.file.write`, or if a tensor is not finite, or no runtime
+            is installed.
+    """
+    folded = inference_form(p, True)
+    entries = weight_entries(folded, LazyArrays(state), "float32")
+    limits = limits_on(folded, entries, images)
+    write_onnx(path, folded, entries, "float32", form, known, limits)
 
 
 _VERBS = Verbs()
@@ -174,4 +205,5 @@ __all__ = [
     "save_weights",
     "transforms",
     "write_file",
+    "write_quantized",
 ]

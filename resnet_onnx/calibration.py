@@ -37,10 +37,16 @@ def quantized(p: Plan, entries: Mapping[str, LazyArray], images: np.ndarray) -> 
         entries: its weights, of float32, by canonical name.
         images: normalised, [N, H, W, C].
     """
-    floats = in_memory(observed(p), weights_of(p.layers(), entries, "float32"))
-    limits = limits_of(largest(floats, images))
+    limits = limits_on(p, entries, images)
     weights = [Weight(n, x) for n, x in quantized_weights(p, entries, limits).items()]
     return in_memory(skeleton(p, "float32", limits=limits), weights)
+
+
+def limits_on(p: Plan, entries: Mapping[str, LazyArray], images: np.ndarray) -> Limits:
+    """The limits of a net's tensors on images; the arguments are those of `quantized`."""
+    return limits_of(
+        largest(in_memory(observed(p), weights_of(p.layers(), entries, "float32")), images)
+    )
 
 
 def write_observed(path: Path, p: Plan, entries: Mapping[str, LazyArray]) -> None:

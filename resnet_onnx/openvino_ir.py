@@ -9,7 +9,7 @@ from pathlib import Path
 from resnet_onnx.file import write
 from shared_spec.atomic_write import durable, move_beside, workspace
 from shared_spec.errors import framework_missing
-from shared_spec.export_formats import EXPORT_FORMATS, Form
+from shared_spec.export_formats import EXPORT_FORMATS, Form, converting
 from shared_spec.plan.network import Plan
 from shared_spec.weights.checkpoint import METADATA_KEY, Checkpoint
 from shared_spec.weights.lazy_array import LazyArray
@@ -38,7 +38,8 @@ def write_ir(
     with workspace() as folder:
         graph = folder / "net.onnx"
         write(graph, p, entries, dtype, form, known)
-        model = openvino.convert_model(graph)
+        with converting("OpenVINO IR", form):
+            model = openvino.convert_model(graph)
         model.set_rt_info(form.told(known, dtype), [METADATA_KEY])
         with durable(path) as draft:
             openvino.save_model(model, draft, compress_to_fp16=False)

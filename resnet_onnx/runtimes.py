@@ -183,7 +183,8 @@ def run_model(
 
 def tensors_of(path: Path, dtype: str, images: np.ndarray) -> tuple[State, list[np.ndarray]]:
     """Every tensor that the model in a file computes on images [N, H, W, C], by its name there and
-    in the order of computation; and its outputs.
+    in the order of computation; and its outputs, before a softmax. What has no images along its
+    first axis is empty.
 
     Raises:
         FrameworkError: if the runtime does not compute in `dtype`, or the model does not take one
@@ -198,12 +199,20 @@ def tensors_of(path: Path, dtype: str, images: np.ndarray) -> tuple[State, list[
     names = dict.fromkeys(name for node in model.graph.node for name in node.output if name)
     added = [helper.make_empty_tensor_value_info(name) for name in names if name not in ends]
     model.graph.output.extend(added)
-    last = entry.type.tensor_type.shape.dim[3].dim_value == images.shape[-1]
+    dims = entry.type.tensor_type.shape.dim
+    last = dims[3].dim_value == images.shape[-1] and dims[1].dim_value != images.shape[-1]
     array = images if last else np.moveaxis(images, -1, 1)
     kind = helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type)
-    found = started(model, dtype)({entry.name: np.ascontiguousarray(array.astype(kind))})
+    run, size = started(model, dtype), dims[0].dim_value or len(images)
+
+    def each(chunk: np.ndarray) -> list[np.ndarray]:
+        found = run({entry.name: chunk})
+        return [x if np.shape(x)[:1] == (size,) else np.zeros((size, 0)) for x in found]
+
+    found = in_batches(each, np.ascontiguousarray(array.astype(kind)), size)
     outputs = dict(zip((output.name for output in model.graph.output), found, strict=True))
-    return {name: outputs[name] for name in names}, [outputs[name] for name in ends]
+    softmax = {x.output[0]: x.input[0] for x in model.graph.node if x.op_type == "Softmax"}
+    return {name: outputs[name] for name in names}, [outputs[softmax.get(x, x)] for x in ends]
 
 
 def _opened(path: Path, dtype: str) -> ModelProto:

@@ -27,7 +27,7 @@ from resnet_torch.model import ResNet
 from resnet_torch.training import Trainer
 from resnet_torch.weights import WEIGHTS, from_numpy, on_meta, to_numpy
 from resnet_torch.wrappers import of_bare, of_planned
-from shared_spec.backend import Build, ModelVerbs, Outputs, PlanWriter
+from shared_spec.backend import Build, ModelVerbs, Outputs
 from shared_spec.catalogue import list_models
 from shared_spec.export_formats import Form
 from shared_spec.kernels.torch_compile import frozen
@@ -109,10 +109,10 @@ class Verbs(ModelVerbs[ResNet]):
                 outputs[name] = _last(model.get_submodule(name)(x)).copy()
         return outputs
 
-    def _plan_writer(self) -> PlanWriter:
-        from resnet_onnx import write_file
+    def _onnx(self) -> Any:
+        import resnet_onnx
 
-        return write_file
+        return resnet_onnx
 
     def _sizes(self, model: ResNet) -> Iterator[int]:
         return (p.numel() for p in model.parameters())

@@ -12,7 +12,7 @@ from torch.export import Dim
 
 from resnet_torch.model import ResNet
 from resnet_torch.weights import WEIGHTS
-from shared_spec.export_formats import TOLD, Form, outer_dtype
+from shared_spec.export_formats import TOLD, Form, converting, outer_dtype
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.preprocessing import Preprocessing
 
@@ -54,7 +54,11 @@ class Exported(nn.Module):
 
 
 def write_pt2(model: ResNet, path: Path, form: Form, known: Checkpoint) -> None:
-    """Write a program that `torch.export.load` reads, with what is known of it in an extra file."""
+    """Write a program that `torch.export.load` reads, with what is known of it in an extra file.
+
+    Raises:
+        SpecError: if PyTorch cannot export the net so.
+    """
     dtype = WEIGHTS.dtype_name(model)
     own = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     whole = Exported(own, form, form.normalisation(known.preprocessing), dtype).eval()
@@ -68,7 +72,7 @@ def write_pt2(model: ResNet, path: Path, form: Form, known: Checkpoint) -> None:
         example = torch.zeros((batch, *size, channels), dtype=torch.uint8)
     else:
         example = torch.zeros((batch, channels, *size), dtype=whole.outer)
-    with torch.no_grad():
+    with torch.no_grad(), converting("torch.export", form):
         program = torch.export.export(whole, (example,), dynamic_shapes=(auto,))
     # The source of every line, with its place on this machine, and a batch of zeros.
     for node in program.graph.nodes:

@@ -1,13 +1,15 @@
 """Writing that leaves either the old file or the new one, whatever happens.
 
-Where the system cannot swap two directories at once (Linux can), a directory takes two renames; a
-kill just between them leaves the old one in the hidden directory beside the target.
+Where the system cannot swap two directories at once (Linux can), a directory takes two renames, and
+a file whose data lie in another of a fixed name takes more; a kill between them leaves the old ones
+in the hidden directory beside the target, and the next run puts them back.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import filecmp
 import os
 import platform
 import re
@@ -63,21 +65,27 @@ def durable(
     except OSError as error:
         raise ResNetError(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
+        _restore(folder, scratch)
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 def move_beside(draft: Path, target: Path) -> None:
-    """Move what was written beside a draft of `durable` to its place beside the target.
+    """Move what was written beside a draft of `durable` to its place beside the target, whose old
+    form stays whole until the draft takes its place.
 
-    Where files lie there already that belong to an earlier target, that goes first: if this is
-    interrupted, there is none, and none with the others' files.
+    Where another file lies at such a place, the two would be mixed. The old target then steps aside
+    first, and what is beside it: if this is interrupted, they come back, after a kill with whatever
+    is written to their folder next.
     """
-    for other in sorted(draft.parent.iterdir()):
-        if other == draft or other.is_dir():
-            continue
-        place = target.with_name(other.name)
-        if place.exists():
-            target.unlink(missing_ok=True)
+    others = [x for x in sorted(draft.parent.iterdir()) if x != draft and x.is_file()]
+    places = [target.with_name(other.name) for other in others]
+    if any(
+        x.exists() and not filecmp.cmp(x, y, False) for x, y in zip(places, others, strict=True)
+    ):
+        for old in (target, *places):
+            with contextlib.suppress(FileNotFoundError):
+                old.rename(draft.parent / f"{_ASIDE}{old.name}")
+    for other, place in zip(others, places, strict=True):
         with durable(place) as moved:
             os.replace(other, moved)
 
@@ -141,11 +149,15 @@ def _sweep(folder: Path, dot: str) -> None:
 
 
 def _restore(folder: Path, scratch: Path) -> None:
-    """Put a directory back that a killed process had stepped aside and not yet replaced."""
-    for aside in scratch.glob(f"{_ASIDE}*"):
-        target = folder / aside.name.removeprefix(_ASIDE)
-        if not target.exists():
-            aside.rename(target)
+    """Put back what had stepped aside and was not yet replaced: all of it, if any of it was not.
+
+    Those that were replaced come first, so that the target, which is replaced last, has what
+    belongs to it when it is there again.
+    """
+    places = {folder / x.name.removeprefix(_ASIDE): x for x in scratch.glob(f"{_ASIDE}*")}
+    if not all(place.exists() for place in places):
+        for place in sorted(places, key=lambda place: not place.exists()):
+            places[place].replace(place)
 
 
 def _alive(process: int) -> bool:
@@ -201,13 +213,8 @@ def _move(draft: Path, target: Path) -> None:
         raise IsADirectoryError(21, "Is a directory", str(target))
     if _exchange(draft, target):
         return
-    aside = draft.parent / f"{_ASIDE}{target.name}"
-    target.rename(aside)
-    try:
-        draft.rename(target)
-    except OSError:
-        aside.rename(target)
-        raise
+    target.rename(draft.parent / f"{_ASIDE}{target.name}")
+    draft.rename(target)
 
 
 def _exchange(a: Path, b: Path) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Generic
+from typing import Any, Generic, Literal
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from shared_spec.errors import (
     WeightsWarning,
     arguments_as,
 )
-from shared_spec.export_formats import ANY_SIZE, Form, export_format
+from shared_spec.export_formats import ANY_SIZE, Form, export_format, require_logits
 from shared_spec.formats.hub_folder import HUB_FILES, save_hub_folder, write_card
 from shared_spec.formats.hub_folder import certify as certify_folder
 from shared_spec.formats.write import described, is_checkpoint_folder
@@ -45,7 +45,7 @@ from shared_spec.weights.adapt import ASKED, adapted, read_adapted
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.initialize import checked_seed, initial_weights
 from shared_spec.weights.labels import Classified, classified
-from shared_spec.weights.lazy_array import LazyArray, entries_of
+from shared_spec.weights.lazy_array import entries_of
 from shared_spec.weights.preprocessing import ImagesLike, Preprocessing
 from shared_spec.weights.state import (
     State,
@@ -63,10 +63,6 @@ _OF_CREATE_MODEL = {
 
 Outputs = dict[str, np.ndarray]
 """What layers and blocks gave, by their canonical names."""
-
-
-PlanWriter = Callable[[Any, Plan, Mapping[str, LazyArray], str, Form, Checkpoint], None]
-"""Writes a plan with its weights: see `resnet_onnx.write_file`."""
 
 
 @dataclass(frozen=True)
@@ -238,12 +234,21 @@ class ModelVerbs(ABC, Generic[Model]):
                 certify_folder(draft)
             write_card(draft, whole, name)
 
-    def export(self, model: Model, path: str | os.PathLike[str], *, form: Form = ANY_SIZE) -> None:
+    def export(
+        self,
+        model: Model,
+        path: str | os.PathLike[str],
+        *,
+        form: Form = ANY_SIZE,
+        dtype: Literal["int8"] | None = None,
+        calibration: np.ndarray | ImagesLike | None = None,
+    ) -> None:
         """Write a model, in evaluation mode and in its own dtype, to a file that runtimes run.
 
         Example:
             >>> resnet_torch.export(model, "resnet50.pt2")
             >>> resnet_keras.export(model, "resnet50.tflite", form=Form(batch=1, size=(224, 224)))
+            >>> resnet_torch.export(model, "resnet50.onnx", dtype="int8", calibration=paths)
 
         Args:
             model: with `model.labels` and `model.preprocessing`, if they are known.
@@ -252,6 +257,9 @@ class ModelVerbs(ABC, Generic[Model]):
                 and `resnet_keras` on TensorFlow `.tflite` (LiteRT) and, without a suffix, a
                 SavedModel.
             form: what the graph takes and gives; docs/export.md has what each format can.
+            dtype: `"int8"` to quantise a float32 model in ONNX; None for the model's own.
+            calibration: for int8, images on which tensors are to stay within 8 bits: [N, H, W, C],
+                normalised, or what `preprocess` takes.
 
         Raises:
             ResNetError: if this package does not write such files, the format cannot say such a
@@ -266,18 +274,41 @@ class ModelVerbs(ABC, Generic[Model]):
             )
         self.weights.check_saved(model)
         wanted, known = export_format(Path(path)), replace(remembered(model), spec=model.spec)
-        dtype = self.weights.dtype_name(model)
-        wanted.check(form, dtype)
+        own = self.weights.dtype_name(model)
+        wanted.check(form, dtype or own)
         form.check(model.plan)
+        if dtype is None and calibration is not None:
+            raise SpecError("calibration: only with dtype='int8'")
+        if dtype is not None:
+            _check_quantized(model.spec, model.plan, dtype, own)
+            images = self._calibration(model, calibration, form)
+            state = entries_of(self.weights.held(model))
+            self._onnx().write_quantized(path, model.plan, state, form, known, images)
+            return
         if wanted.from_plan:
             state = entries_of(self.weights.held(model))
-            self._plan_writer()(path, model.plan, state, dtype, form, known)
+            self._onnx().write_file(path, model.plan, state, own, form, known)
             return
         write = self.exporters.get(wanted.name)
         if write is None:
             raise FrameworkError(f"{path}: {type(self).__module__} writes no {wanted.title}")
         with durable(path, wanted.replaceable) as draft:
             write(model, draft, form, known)
+
+    def _calibration(
+        self, model: Model, images: np.ndarray | ImagesLike | None, form: Form
+    ) -> np.ndarray:
+        """Normalised images."""
+        if images is None:
+            raise SpecError("dtype: int8 takes images to measure ranges on; give `calibration`")
+        given = images if isinstance(images, np.ndarray) else self.transforms(model)(images)
+        array = as_images(given, model.plan)
+        if form.size not in (None, array.shape[1:3]):
+            raise SpecError(
+                f"size: the calibration's images are of {array.shape[1]}x{array.shape[2]}, and a "
+                f"graph of int8 is for the size that its ranges were measured at; give that"
+            )
+        return array
 
     def compiled(self, model: Model) -> Callable[[Any], Any]:
         """The model in evaluation mode as a function, compiled as is fastest on the device at hand:
@@ -508,8 +539,8 @@ class ModelVerbs(ABC, Generic[Model]):
         """What layers and blocks give, each for its own input."""
 
     @abstractmethod
-    def _plan_writer(self) -> PlanWriter:
-        """`resnet_onnx.write_file`; raises a FrameworkError if ONNX is not installed."""
+    def _onnx(self) -> Any:
+        """The package `resnet_onnx`; raises a FrameworkError if ONNX is not installed."""
 
     def _ending(self, model: Model) -> str | None:
         """The function behind the logits; None if there is none."""
@@ -604,6 +635,16 @@ def concatenate_outputs(outputs: Sequence[Any]) -> Any:
     if isinstance(outputs[0], list):
         return [concatenate_outputs(level) for level in zip(*outputs, strict=True)]
     return np.concatenate([np.asarray(chunk) for chunk in outputs])
+
+
+def _check_quantized(spec: ResNetSpec, p: Plan, dtype: str, own: str) -> None:
+    """Raise a `SpecError` for a model that is not quantised."""
+    if dtype != "int8":
+        raise SpecError(f"dtype: {dtype!r} is not int8; a model is exported in its own, or in that")
+    require_logits(spec)
+    if own != "float32" or p.trained is not None:
+        form = own if own != "float32" else "in a form for inference"
+        raise SpecError(f"dtype: int8 is made of a model of float32 as it trains; this is {form}")
 
 
 def batches(images: object, p: Plan, size: int) -> list[np.ndarray]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 from typing import Literal
 
 import numpy as np
 
-from shared_spec.errors import SpecError, WeightsError, did_you_mean
+from shared_spec.errors import ResNetError, SpecError, WeightsError, did_you_mean
 from shared_spec.plan import Conv, Dense
 from shared_spec.plan.network import Plan
+from shared_spec.plan.summary import layer_rows
+from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import METADATA_KEY, Checkpoint
 from shared_spec.weights.preprocessing import Preprocessing
 
@@ -66,7 +69,13 @@ class Form:
         return prepare if self.preprocessing else None
 
     def check(self, p: Plan) -> None:
-        """Raise a `SpecError` if the net has no such head."""
+        """Refuse what the net has not.
+
+        Raises:
+            SpecError: if that is such a head, or a map of images of such a size.
+        """
+        if self.size is not None:
+            layer_rows(p, self.size)
         if self.head == "softmax" and not any(isinstance(x, Dense | Conv) for x in p.head):
             raise SpecError("head: the net has no logits for a softmax")
 
@@ -77,6 +86,36 @@ class Form:
 
 ANY_SIZE = Form()
 """Normalised images of any number and size."""
+
+
+def require_logits(spec: ResNetSpec | None) -> None:
+    """Refuse nets that do not classify.
+
+    Raises:
+        SpecError: if it gives no logits, of which alone one can tell how good they still are.
+    """
+    if spec is not None and (spec.features_only or not spec.num_classes):
+        raise SpecError("dtype: int8 is for nets that give logits; this one gives features")
+
+
+@contextmanager
+def converting(title: str, form: Form) -> Iterator[None]:
+    """Tell what a framework's own exporter raises in one sentence.
+
+    Raises:
+        SpecError: for any error of its own.
+    """
+    try:
+        yield
+    except (ResNetError, OSError, MemoryError):
+        raise
+    except Exception as error:  # of any kind, as each library likes
+        said = " ".join(str(error).split())
+        more = "" if form.batch and form.size else " a fixed batch and size may do, and"
+        raise SpecError(
+            f"{title}: what writes it failed on this net ({type(error).__name__}: {said[:200]});"
+            f"{more} ONNX has every net (.onnx)"
+        ) from None
 
 
 def outer_dtype(dtype: str) -> str:

@@ -21,7 +21,7 @@ from resnet_parity.render.console import err
 from resnet_parity.render.progress import downloading, progress
 from shared_spec.catalogue.resolve import resolve
 from shared_spec.errors import ResNetError
-from shared_spec.export_formats import EXPORT_FORMATS, Form, export_format
+from shared_spec.export_formats import EXPORT_FORMATS, Form, export_format, require_logits
 from shared_spec.origin import Origin, fetched, origin_of
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _quantization(
     origin: Origin, calibration: str | None, evaluation: str | None, verify_it: bool
 ) -> Quantization:
     """Data for int8, opened before any work."""
-    from resnet_parity.convert.quantized import Quantization, calibrating_engine, require_logits
+    from resnet_parity.convert.quantized import Quantization, calibrating_engine
     from resnet_parity.datasets import Dataset, open_dataset, pixel_mean
     from resnet_parity.datasets.folder import read_images
     from resnet_parity.evaluate.inputs import EvaluationRequest, prepare, thinned
@@ -164,6 +164,8 @@ def _quantization(
         data = find_recipe(calibration).data
         dataset = open_dataset(data, "train")
         mean = pixel_mean(dataset) if data.per_pixel_mean else None
+    if mean is None and prepared is not None:
+        mean = prepared.loader.mean_image
     return Quantization(
         thinned(dataset, _CALIBRATION),
         calibration,

@@ -51,7 +51,10 @@ def trace(
     what: Annotated[
         str, typer.Option("--input", help="random, image (photographs), or an image file.")
     ] = "random",
-    dtype: Annotated[str, typer.Option(help="float64 or float32.")] = "float64",
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float64 or float32; default: float64, of a LiteRT file float32."),
+    ] = None,
     image_size: Annotated[
         int | None,
         typer.Option(min=1, help="Height and width; default: the net's own, at most 64."),
@@ -69,7 +72,7 @@ def trace(
         str | None,
         typer.Option(
             help="MODULE:FUNCTION that makes a model of your own, in --engines' framework; or an "
-            "ONNX file, with its --weights."
+            "ONNX or LiteRT file. Without --weights, those in the file are taken."
         ),
     ] = None,
     names: Annotated[
@@ -94,15 +97,23 @@ def trace(
         raise ResNetError("engines: name two, the reference first")
     if own is not None and len(chosen) != 1:
         raise ResNetError("engines: with --against name one, of your model's framework")
-    if against is not None and against.endswith(".onnx") and weights is None:
-        raise ResNetError("--against: with an ONNX file, --weights names those that are in it")
     spec = resolve(model)
-    images = _images(spec, what, image_size, batch or (4 if gradients else 2), seed)
     from resnet_parity.convert.read import read_for
     from resnet_parity.trace import compare as tracing
 
-    asked = asked_of(weights, part)
+    asked, count = asked_of(weights, part), batch or (4 if gradients else 2)
     given = None if weights is None else dict(read_for(spec, fetched(weights), asked).state)
+    size, notes = _size(spec, image_size), []
+    if isinstance(own, tracing.ExportedFile):
+        from resnet_parity.trace.exported import contents
+
+        inside = contents(spec, own)
+        size = inside.fitting(size, asked=image_size is not None)
+        if given is None:
+            spec, given = inside.spec, inside.required(own)
+            notes = [f"the weights are those in {against}, whose own faults do not show"]
+        dtype = dtype or ("float32" if own.path.suffix == tracing.LITE else None)
+    images = _images(spec, what, size, count, seed)
     with progress(err) as advance:
         found = tracing.trace(
             spec,
@@ -110,13 +121,14 @@ def trace(
             chosen[1] if own is None else own,
             images,
             name=model,
-            dtype=dtype,
+            dtype=dtype or "float64",
             weights=given,
             device=parse_device(device),
             seed=seed,
             gradients=gradients,
             on_progress=advance,
         )
+    found.notes += notes
     if plot is not None:
         plots.trace(found, plot)
     conclude(found, as_json, table, UNDECIDED if found.verdict == "undecided" else 1)
@@ -127,7 +139,7 @@ def _against(factory: str | None, names: Path | None) -> UserModel | ExportedFil
         if names is not None:
             raise ResNetError("--names: only with --against")
         return None
-    if factory.endswith(".onnx"):
+    if factory.endswith((".onnx", ".tflite")):
         from resnet_parity.trace.compare import ExportedFile
 
         if names is not None:
@@ -146,14 +158,18 @@ def _against(factory: str | None, names: Path | None) -> UserModel | ExportedFil
     return UserModel(factory, data)
 
 
+def _size(spec: ResNetSpec, side: int | None) -> tuple[int, int]:
+    side = side or min(64, max(spec.image_size, 8))
+    return side, side
+
+
 def _images(
-    spec: ResNetSpec, what: str, image_size: int | None, batch: int, seed: int
+    spec: ResNetSpec, what: str, size: tuple[int, int], batch: int, seed: int
 ) -> np.ndarray:
-    side = image_size or min(64, max(spec.image_size, 8))
     if what == "random":
         from shared_spec.weights.initialize import random_images
 
-        return random_images((batch, side, side, spec.in_channels), seed)
+        return random_images((batch, *size, spec.in_channels), seed)
     from importlib.resources import files
 
     from shared_spec.weights.preprocessing import Preprocessing, open_images
@@ -164,5 +180,7 @@ def _images(
         paths = [folder / "china.jpg", folder / "flower.jpg"]
     elif not paths[0].suffix:
         raise ResNetError(f"--input: {what!r} is not random, image, or the path of an image")
-    prepare = Preprocessing.default(spec).model_copy(update={"image_size": side})
+    if size[0] != size[1]:
+        raise ResNetError("--input: photographs are made square, and the file takes others; random")
+    prepare = Preprocessing.default(spec).model_copy(update={"image_size": size[0]})
     return prepare(open_images(paths))

@@ -18,7 +18,6 @@ from resnet_parity.convert.quantized import (
     calibrate,
     evaluate,
     require_fit,
-    require_logits,
 )
 from resnet_parity.convert.read import read_any
 from resnet_parity.convert.verify import Proof, RuntimeFile, Target, certify
@@ -27,7 +26,7 @@ from resnet_parity.engines.registry import ALL_ENGINES, Engine, missing_modules
 from shared_spec.atomic_write import durable, move_beside, workspace
 from shared_spec.catalogue.resolve import resolve
 from shared_spec.errors import FrameworkError, WeightsError
-from shared_spec.export_formats import EXPORT_FORMATS, ExportFormat, Form
+from shared_spec.export_formats import EXPORT_FORMATS, ExportFormat, Form, require_logits
 from shared_spec.formats.canonical_file import save_canonical
 from shared_spec.formats.certified import certificate_path
 from shared_spec.origin import Origin, completed, fetched
@@ -98,6 +97,8 @@ def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = N
     kind, form = wanted.format, wanted.form
     kind.check(form, wanted.dtype)
     kind.check_place(target)
+    if wanted.quantization is not None:
+        wanted.quantization.check(form)
     writer = None if kind.from_plan else ALL_ENGINES[kind.engines[0]]
     if (absent := _absent(kind, writer)) is not None:
         raise FrameworkError(f"{kind.title}: {absent}")

@@ -18,8 +18,8 @@ from resnet_parity.engines.process import Worker
 from resnet_parity.engines.registry import ENGINES, RUNTIMES, Engine
 from resnet_parity.numerics.intervals import paired_difference, share
 from shared_spec.errors import FrameworkError, ParityError, SpecError
+from shared_spec.export_formats import Form
 from shared_spec.plan.network import Plan
-from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.folding import weight_entries
 from shared_spec.weights.lazy_array import LazyArray
@@ -51,15 +51,17 @@ class Quantization:
     evaluated: str | None = None
     """What these are."""
 
+    def check(self, form: Form) -> None:
+        """Refuse pixels, of which a graph subtracts one mean a channel, where images have another.
 
-def require_logits(spec: ResNetSpec | None) -> None:
-    """Refuse nets that do not classify.
-
-    Raises:
-        SpecError: if it gives no logits, of which alone one can tell how good they still are.
-    """
-    if spec is not None and (spec.features_only or not spec.num_classes):
-        raise SpecError("dtype: int8 is for nets that give logits; this one gives features")
+        Raises:
+            SpecError: if a mean image is subtracted from them.
+        """
+        if form.preprocessing and self.mean_image is not None:
+            raise SpecError(
+                "preprocessing: the recipe subtracts a mean image (per_pixel_mean), for which a "
+                "graph has no place; leave it outside"
+            )
 
 
 def calibrating_engine() -> Engine:

@@ -95,7 +95,7 @@ class Loader:
         self._seed = seed
         self._shard = shard
         self._threads = threads or min(8, os.cpu_count() or 1)
-        self._mean_image = mean_image
+        self.mean_image = mean_image
         self._normalise = _Normaliser(preprocessing, mean_image)
         self._view = _held_out_view(dataset, preprocessing)
         self._last_epoch: _Epoch | None = None
@@ -171,9 +171,9 @@ class Loader:
 
     def _probed(self, augmentation: Sequence[Augmentation], epoch: int | None) -> Shape:
         shape = self._image(0, augmentation, epoch).shape
-        if self._mean_image is not None and self._mean_image.shape != shape:
+        if self.mean_image is not None and self.mean_image.shape != shape:
             raise DataError(
-                f"per_pixel_mean: the mean image is {list(self._mean_image.shape)}, and images "
+                f"per_pixel_mean: the mean image is {list(self.mean_image.shape)}, and images "
                 f"come out as {list(shape)}"
             )
         return shape

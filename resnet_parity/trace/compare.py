@@ -41,6 +41,8 @@ from shared_spec.weights.initialize import generator, random_weights
 from shared_spec.weights.state import State, cast_weights, check_weights
 
 DTYPES = ("float64", "float32")
+LITE = ".tflite"
+"""Of LiteRT's files, which compute in float32."""
 RESULT = "(result)"
 """The row of what a model returns."""
 
@@ -64,6 +66,11 @@ class ExportedFile:
 
     path: Path
 
+    @property
+    def runtime(self) -> Engine:
+        """What runs it."""
+        return RUNTIMES["litert" if self.path.suffix == LITE else "onnx:reference"]
+
 
 def trace(  # noqa: PLR0913 a verb
     spec: ResNetSpec,
@@ -86,7 +93,7 @@ def trace(  # noqa: PLR0913 a verb
         spec: the network.
         reference: the engine that the other is compared with.
         other: another engine; a user's own model, which runs in the reference's framework; or an
-            ONNX file, which onnx.reference runs.
+            ONNX or LiteRT file, which onnx.reference or LiteRT runs.
         images: [N, H, W, C], normalised.
         name: what to call the network in the report.
         dtype: float64, or float32 within what rounding is measured to cause in the reference.
@@ -103,6 +110,8 @@ def trace(  # noqa: PLR0913 a verb
     """
     if dtype not in DTYPES:
         raise ResNetError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
+    if isinstance(other, ExportedFile) and other.path.suffix == LITE and dtype != "float32":
+        raise ResNetError(f"dtype: LiteRT computes in float32, and this is {dtype}")
     if gradients and not isinstance(other, Engine):
         raise ResNetError("--gradients: compares engines, not a model of your own")
     if gradients and isinstance(other, Engine):
@@ -160,9 +169,8 @@ class _TraceRun:
                 own = asdict(other)
                 answer, theirs = self.job.run(worker.call, "trace_model", own=own, **asked)
         elif isinstance(other, ExportedFile):
-            runtime = RUNTIMES["onnx:reference"]
-            with self.job.worker(runtime) as worker:
-                report.engines.append(EngineFacts(runtime.name, **worker.call("info")))
+            with self.job.worker(other.runtime) as worker:
+                report.engines.append(EngineFacts(other.runtime.name, **worker.call("info")))
                 source = str(other.path.resolve())
                 answer, theirs = self.job.run(worker.call, "trace_file", source=source, **asked)
         else:

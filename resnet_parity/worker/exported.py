@@ -9,14 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from resnet_parity.numerics.alignment import SAME_VALUES, aligned, forms
+from resnet_parity.numerics.alignment import SAME_VALUES, aligned, turned
+from resnet_parity.numerics.structure import Matching, matched, onnx_calls, weights_in
+from resnet_parity.worker.lite_graph import LiteGraph
 from resnet_parity.worker.session import Session, Written, writing
 from resnet_parity.worker.user_model import not_seen
-from shared_spec.errors import ResNetError
+from shared_spec.errors import ResNetError, WeightsError
 from shared_spec.export_formats import IMAGES, PIXELS, TOLD, in_batches
 from shared_spec.formats.canonical_file import read_safetensors
+from shared_spec.formats.containers.onnx import GRAPH, OnnxGraph, open_onnx
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.dataflow import nodes
+from shared_spec.plan.network import Plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 
 
@@ -62,23 +66,46 @@ def trace_file(
     """As the operation `trace_model`, of a file that was exported: `output/<name>` of layers and
     blocks that one of its tensors stands for, and `result/<name>`.
     """
-    from resnet_onnx.runtimes import tensors_of
-
-    p = compile_plan(ResNetSpec.parse(spec))
+    p, path = compile_plan(ResNetSpec.parse(spec)), Path(source)
     batch = read_safetensors(images).state["images"]
     known = read_safetensors(reference).state
     found = nodes(p)
     wanted = {part.name: known[f"output/{part.name}"] for part in found}
-    tensors, ends = tensors_of(Path(source), dtype, batch)
-    layers = aligned(found, wanted, tensors, SAME_VALUES[dtype])
+    if path.suffix == ".tflite":
+        graph = LiteGraph(path)
+        structure = matched(p, graph.images, graph.calls())
+        tensors, ends = graph.tensors_of(batch)
+    else:
+        from resnet_onnx.runtimes import tensors_of
+
+        structure = _structure(p, path)
+        tensors, ends = tensors_of(path, dtype, batch)
+    layers = aligned(found, wanted, tensors, SAME_VALUES[dtype], structure)
     arrays = {f"output/{name}": np.ascontiguousarray(x) for name, x in layers.items()}
     if len(ends) == len(p.results()):
         for (key, name), end in zip(p.results().items(), ends, strict=True):
-            given = next(forms(end, wanted[name].shape), end)
-            arrays[f"result/{key}"] = np.ascontiguousarray(given)
+            arrays[f"result/{key}"] = np.ascontiguousarray(turned(end, wanted[name]))
     unseen = [part.name for part in found if part.name not in layers]
     notes = not_seen(unseen, len(found), "tensor of their own in the file")
     return {"broken": {}, "notes": notes}, arrays
+
+
+def _structure(p: Plan, path: Path) -> Matching:
+    """Of an ONNX file; an empty one if its graph has more than plain operators."""
+    try:
+        source = open_onnx(path)
+    except WeightsError:
+        return Matching()
+    graph: OnnxGraph = source.metadata[GRAPH]
+    return matched(p, graph.input, onnx_calls(graph, source.tensors))
+
+
+@writing
+def lite_graph(session: Session, source: str, spec: dict[str, Any]) -> Written:
+    """The shape that a LiteRT file takes; and those of a net's weights that its constants are."""
+    p, graph = compile_plan(ResNetSpec.parse(spec)), LiteGraph(Path(source))
+    found, absent = weights_in(p, matched(p, graph.images, graph.calls()).arrays)
+    return {"shape": graph.shape, "absent": absent}, found
 
 
 def _onnx(path: Path, dtype: str, given: Arrays) -> list[np.ndarray]:

@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ from shared_spec import (
     write_safetensors,
 )
 from shared_spec import atomic_write as module
-from shared_spec.atomic_write import durable, workspace
+from shared_spec.atomic_write import durable, move_beside, workspace
 from shared_spec.weights.initialize import generator
 from tests.specs import SMALL
 from tests.tiers import amount
@@ -119,6 +120,68 @@ def test_where_directories_cannot_be_swapped_the_next_run_puts_the_old_one_back(
     convert(second, tmp_path / "b.safetensors")
     assert digest(read_checkpoint(target).state) == digest(read_checkpoint(first).state)
     assert not list(tmp_path.glob(".resnet-parity-*"))
+
+
+def write_pair(target: Path, what: str, data: str) -> None:
+    """A graph, and the file with its data, as an export puts them in their places."""
+    with durable(target) as draft:
+        draft.write_text(f"{data} {what}")
+        draft.with_name(data).write_text(what)
+        move_beside(draft, target)
+
+
+def pair(target: Path) -> str | None:
+    """What a graph is, and its data with it; None if it is not there."""
+    if not target.exists():
+        return None
+    data, what = target.read_text().split()
+    assert (target.parent / data).read_text() == what
+    return what
+
+
+@pytest.mark.parametrize("names", [("a.bin", "a.bin"), ("a.1.data", "a.2.data")])
+@pytest.mark.parametrize("killed", [True, False], ids=["killed", "failed"])
+def test_between_any_two_steps_a_graph_has_its_own_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, str], killed: bool
+) -> None:
+    target, seen = tmp_path / "a.xml", set()
+    for step in range(9):
+        write_pair(target, "old", names[0])
+        left = [step]
+
+        def counted(move: Any, left: list[int] = left) -> Any:
+            def moved(*given: Any) -> Any:
+                left[0] -= 1
+                if left[0] == -1 and killed:
+                    os._exit(9)
+                if left[0] == -1:
+                    raise OSError(5, "Input/output error")
+                return move(*given)
+
+            return moved
+
+        def work() -> None:
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "replace", counted(os.replace))
+                patch.setattr(Path, "rename", counted(Path.rename))
+                write_pair(target, "new", names[1])
+
+        code = os.waitstatus_to_exitcode(os.waitpid(in_child(work), 0)[1])
+        assert code in ((9, 0) if killed else (2, 0))
+        found = pair(target)
+        if found is None:
+            assert killed
+            assert names[0] == names[1]
+            with durable(tmp_path / "another.txt") as draft:
+                draft.touch()
+            assert pair(target) == "old"
+        seen.add(found)
+        if code == 0:
+            break
+        assert found != "new"
+    assert code == 0
+    assert {"old", "new"} <= seen
+    assert (None in seen) == (killed and names[0] == names[1])
 
 
 @pytest.mark.parametrize("kind", TARGETS)

@@ -12,6 +12,7 @@ import onnx
 import pytest
 from onnx import ModelProto, helper, numpy_helper
 
+import resnet_onnx
 from resnet_onnx import Form, file
 from resnet_parity.convert import export as exporting
 from resnet_parity.convert.export import Wanted
@@ -19,6 +20,7 @@ from resnet_parity.convert.verify import Proof
 from resnet_parity.engines.job import EngineJob
 from resnet_parity.engines.registry import ENGINES, RUNTIMES
 from resnet_parity.trace.compare import ExportedFile, trace
+from resnet_parity.trace.exported import contents
 from shared_spec import Checkpoint, ParityError, compile_plan, random_weights, resolve
 from shared_spec.formats.canonical_file import write_safetensors
 from shared_spec.origin import origin_of
@@ -118,6 +120,37 @@ def test_trace_names_the_layer(pool: Pool, tmp_path: Path, fault: str | None, na
         assert report.first == [FAULTS[fault][1]], report.problems
 
 
+@pytest.mark.parametrize("named", [True, False], ids=["named", "numbered"])
+@pytest.mark.parametrize("fault", [None, "pads", "eps", "ceil_mode", "count_include_pad"])
+def test_trace_takes_the_weights_of_the_file(
+    pool: Pool, tmp_path: Path, fault: str | None, named: bool
+) -> None:
+    """What computes something else than the net has the net's weights all the same."""
+    state = random_weights(compile_plan(SPEC))
+    file = ExportedFile(tmp_path / "net.onnx")
+    _write(file.path, state, None if fault is None else FAULTS[fault][0], named)
+    inside = contents(SPEC, file)
+    found = inside.required(file)
+    assert (inside.spec, found.keys()) == (SPEC, state.keys())
+    for name, array in state.items():
+        np.testing.assert_array_equal(found[name], array)
+    report = trace(SPEC, ENGINES["torch"], file, IMAGES, weights=found, start=pool.start)
+    assert report.first == ([] if fault is None else [FAULTS[fault][1]]), report.problems
+
+
+def test_maps_as_wide_as_they_have_channels(pool: Pool, tmp_path: Path) -> None:
+    """The shape does not tell which axis the channels are."""
+    spec = SPEC.override(widths=(16, 16))
+    state = random_weights(compile_plan(spec))
+    path = tmp_path / "net.onnx"
+    resnet_onnx.export(resnet_onnx.create_model(spec, weights=state), path)
+    images = random_images((2, 64, 64, 3))
+    report = trace(
+        spec, ENGINES["torch"], ExportedFile(path), images, weights=state, start=pool.start
+    )
+    assert report.holds, report.problems
+
+
 @pytest.mark.parametrize("fault", [None, *FAULTS])
 def test_the_proof_catches_it(
     pool: Pool, tmp_path: Path, fault: str | None, monkeypatch: pytest.MonkeyPatch
@@ -150,8 +183,6 @@ def _faulty(save: Any, out: Any, model: ModelProto, weights: Any, fault: str) ->
 
 
 def _write(path: Path, state: Any, fault: Any, named: bool) -> None:
-    import resnet_onnx
-
     resnet_onnx.export(resnet_onnx.create_model(SPEC, weights=state), path)
     model = onnx.load(path)
     if fault is not None:

@@ -302,6 +302,34 @@ def test_a_size_that_jax_cannot_leave_open(pool: Pool, tmp_path: Path) -> None:
         Runner(pool, tmp_path, "stablehlo").write(known, Form())
 
 
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_an_exporter_raises_is_told_in_a_sentence(
+    pool: Pool, name: str, tmp_path: Path
+) -> None:
+    spec, runner = NETS["bottleneck"], Runner(pool, tmp_path, name)
+    engine = "torch" if runner.format.from_plan else runner.format.engines[0]
+    known = Checkpoint(random_weights(compile_plan(spec)), spec)
+    pool[engine].call("probe", function="exporters:broken", name=name)
+    try:
+        with pytest.raises(
+            ResNetError,
+            match=r"RuntimeError: no such operator\); ONNX has every|"
+            r"LiteRT lacks what the net needs \(no such operator\)",
+        ):
+            runner.write(known, Form(batch=2, size=(32, 32)))
+    finally:
+        pool[engine].call("probe", function="exporters:mended")
+    assert not runner.path.exists()
+
+
+@pytest.mark.parametrize("name", EXPORT_FORMATS)
+def test_images_without_a_pixel_left_are_refused(pool: Pool, name: str, tmp_path: Path) -> None:
+    spec = NETS["basic, SE, blur pool"]
+    known = Checkpoint(random_weights(compile_plan(spec)), spec)
+    with pytest.raises(ResNetError, match=r"image is too small: maxpool.* give a larger height"):
+        Runner(pool, tmp_path, name).write(known, Form(batch=1, size=(1, 1)))
+
+
 def test_the_engine_litert(pool: Pool) -> None:
     """It is compared, and traced layer by layer."""
     spec, engines = NETS["BiT, ECA"], [ALL_ENGINES[name] for name in ("torch", "litert")]

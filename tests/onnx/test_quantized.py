@@ -13,6 +13,7 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
+import resnet_onnx
 import resnet_torch
 from resnet_onnx import Form, calibration, quantization
 from resnet_onnx.calibration import largest, limits_of, write_observed
@@ -31,6 +32,8 @@ from resnet_parity.numerics.rounding import perturbed
 from shared_spec import (
     Checkpoint,
     ParityError,
+    Preprocessing,
+    ResNetError,
     ResNetSpec,
     SpecError,
     WeightsError,
@@ -333,6 +336,66 @@ def test_two_files_are_equal(tmp_path: Path) -> None:
     assert first.read_bytes() == second.read_bytes()
     p = inference_form(compile_plan(WIDE), True)
     assert misfit(onnx.load(first), p, weight_entries(p, state, "float32")) is None
+
+
+@pytest.mark.parametrize("package", [resnet_torch, resnet_onnx], ids=["torch", "onnx"])
+def test_the_verb_writes_the_same(package: Any, tmp_path: Path) -> None:
+    """As from the command, on normalised images or on files of them."""
+    state, images = random_weights(compile_plan(WIDE)), random_images((2, 32, 32, 3))
+    quantized(tmp_path / "a.onnx", WIDE, state, images)
+    model = package.create_model(WIDE, weights=state)
+    path = tmp_path / "b.onnx"
+    package.export(model, path, dtype="int8", calibration=images)
+    assert path.read_bytes() == (tmp_path / "a.onnx").read_bytes()
+    model.preprocessing = Preprocessing.default(WIDE)
+    photograph = ["resnet_parity/assets/china.jpg"]
+    package.export(model, path, dtype="int8", calibration=photograph, form=Form(size=(224, 224)))
+    quantized(tmp_path / "a.onnx", WIDE, state, package.preprocess(model, photograph))
+    kept = [onnx.load(x).graph.initializer for x in (path, tmp_path / "a.onnx")]
+    assert [x.SerializeToString() for x in kept[0]] == [x.SerializeToString() for x in kept[1]]
+
+
+VERB: list[tuple[ResNetSpec, str, dict[str, Any], str]] = [
+    (WIDE, "n.onnx", {"dtype": "int8"}, "int8 takes images to measure ranges on; give `calib"),
+    (WIDE, "n.onnx", {"calibration": ["a.jpg"]}, "calibration: only with dtype='int8'"),
+    (WIDE, "n.pt2", {"dtype": "int8"}, "torch.export has no int8 here; choose among float64"),
+    (WIDE, "n.onnx", {"dtype": "float16"}, "'float16' is not int8; a model is exported in its own"),
+    (WIDE.override(features_only=True), "n.onnx", {"dtype": "int8"}, "for nets that give logits"),
+    (
+        WIDE,
+        "n.onnx",
+        {"dtype": "int8", "calibration": np.zeros((1, 32, 33, 3)), "form": Form(size=(32, 32))},
+        "size: the calibration's images are of 32x33",
+    ),
+]
+
+
+@pytest.mark.parametrize(("spec", "name", "asked", "message"), VERB)
+def test_refused_by_the_verb(
+    spec: ResNetSpec, name: str, asked: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ResNetError, match=message):
+        resnet_torch.export(resnet_torch.create_model(spec), tmp_path / name, **asked)
+    assert not list(tmp_path.iterdir())
+
+
+def test_int8_is_made_of_float32_as_it_trains(tmp_path: Path) -> None:
+    for how, told in (
+        ({"dtype": "float64"}, "float64"),
+        ({"inference": True}, "in a form for inf"),
+    ):
+        model = resnet_torch.create_model(WIDE, **how)
+        with pytest.raises(SpecError, match=f"float32 as it trains; this is {told}"):
+            resnet_torch.export(model, tmp_path / "n.onnx", dtype="int8", calibration=[])
+
+
+def test_pixels_less_a_mean_image_are_no_pixels(tmp_path: Path) -> None:
+    """A graph subtracts one mean a channel."""
+    images = InMemory(np.zeros((1, 8, 8, 1), np.uint8), np.zeros(1, np.int64), ("",))
+    quantization = Quantization(images, "black", mean_image=np.zeros((8, 8, 1)))
+    wanted = Wanted(Form(preprocessing=True), "int8", quantization=quantization)
+    with pytest.raises(SpecError, match=r"subtracts a mean image .* leave it outside"):
+        export(Origin(None, DIGITS), tmp_path / "net.onnx", wanted)
 
 
 def test_what_is_not_finite_is_refused() -> None:
