@@ -28,6 +28,14 @@ class LowestPad(Layer):
     amount: int
 
 
+@dataclass(frozen=True, slots=True)
+class ChannelConv(Layer):
+    """A convolution along `channels`, zeros padded: part of a `ChannelAttention`."""
+
+    channels: int
+    kernel_size: int
+
+
 @dataclass(frozen=True)
 class Fork:
     """Two chains from one tensor, whose results are added up."""

@@ -13,10 +13,19 @@ from shared_spec import plan
 from shared_spec.errors import ResNetError, SpecError, WeightsError, some
 from shared_spec.formats.containers.onnx import GRAPH, OnnxGraph, OnnxNode
 from shared_spec.formats.containers.source import Source, parse_json
-from shared_spec.formats.graphs.events import Event, Fork, Part, Step, events_of, parts_of
+from shared_spec.formats.graphs.events import (
+    ChannelConv,
+    Event,
+    Fork,
+    Part,
+    Step,
+    events_of,
+    parts_of,
+)
 from shared_spec.formats.graphs.infer import spec_from_parts
 from shared_spec.formats.graphs.keras_preprocessing import PixelArithmetic
-from shared_spec.formats.graphs.onnx_graph import KNOWN, SAMPLES, Unit, UnitGraph, units_of
+from shared_spec.formats.graphs.onnx_functions import KNOWN, SAMPLES
+from shared_spec.formats.graphs.onnx_graph import Unit, UnitGraph, units_of
 from shared_spec.formats.graphs.walk import (
     LayerError,
     Tensor,
@@ -46,7 +55,8 @@ _DEFINED = ("Gelu", "HardSwish", "Mish")
 """Operators that ONNX defines by others, with numbers of float32."""
 _PLAIN = 1.0
 """The eps with which a norm without a variance of its own multiplies and adds alone."""
-_NORMS = (plan.BatchNorm, plan.GroupNorm)
+_OTHER_NORMS = (plan.GroupNorm, plan.EvoNorm, plan.FilterResponseNorm)
+_NORMS = (plan.BatchNorm, *_OTHER_NORMS)
 
 
 @dataclass(frozen=True)
@@ -330,9 +340,18 @@ class _Match:
             raise LayerError(f"{units[0]} begins arithmetic that is no norm's")
         before, last = nodes[units[0].sources[0]], units[-1]
         steps: tuple[Step, ...] = ()
+        step = before.steps[0] if before.steps else None
+        alone = len(self._users(units[0].sources[0])) == 1
+        ends = isinstance(step.layer, _OTHER_NORMS) if step is not None else False
+        if ends and alone and step is not None and "weight" not in step.owner.arrays:
+            tau = isinstance(step.layer, plan.FilterResponseNorm)
+            if kinds != ("MAX" if tau else "MA"):
+                raise LayerError(f"{units[0]} begins arithmetic that is no norm's")
+            leaves = ("weight", "bias", "tau")
+            own = dict(zip(leaves, map(_addend, units), strict=False))
+            before.steps = (Step(step.layer, Owner(step.owner.node, {**step.owner.arrays, **own})),)
+            kinds = ""
         if kinds in ("A", "AAMA"):
-            step = before.steps[0] if before.steps else None
-            alone = len(self._users(units[0].sources[0])) == 1
             if step is None or not alone or "bias" in step.owner.arrays or len(before.steps) != 1:
                 raise LayerError(f"{units[0]} adds numbers that are no bias")
             if not isinstance(step.layer, plan.Conv | plan.Dense):
@@ -368,44 +387,35 @@ class _Match:
             return
         for entering, at in (end.sources, end.sources[::-1]):
             way: list[Tensor] = []
-            while at != entering and len(nodes[at].sources) == 1 and len(way) < len(_GATE):
+            while at != entering and len(nodes[at].sources) == 1 and len(way) < len(_GATES[0]):
                 if len(self._users(at)) != 1 or len(nodes[at].steps) != 1:
                     break
                 way.insert(0, at)
                 (at,) = nodes[at].sources
             steps = [nodes[n].steps[0] for n in way]
-            if at != entering or [_what(s.layer) for s in steps] != _GATE:
+            found = _gate(steps) if at == entering else None
+            if found is None:
                 continue
-            first, second = steps[1], steps[3]
-            one, two = first.layer, second.layer
-            assert isinstance(one, plan.Conv)
-            assert isinstance(two, plan.Conv)
-            if (two.out_channels, two.in_channels) != (one.in_channels, one.out_channels):
-                continue
-            arrays = {
-                f"{place}.{leaf}": array
-                for place, step in (("fc1", first), ("fc2", second))
-                for leaf, array in step.owner.arrays.items()
-            }
             node = end.unit.node
             assert node is not None
-            layer = plan.SqueezeExcite(node.outputs[0], one.in_channels, one.out_channels)
+            layer, arrays = found
             for n in way:
                 nodes[n] = _Node(nodes[n].unit, ())
-            nodes[number] = _Node(end.unit, (entering,), (Step(layer, Owner(node, arrays)),))
+            step = Step(replace(layer, name=node.outputs[0]), Owner(node, arrays))
+            nodes[number] = _Node(end.unit, (entering,), (step,))
             return
 
     def _with_norms(self, parts: list[Part]) -> list[Part]:
         """Norms behind convolutions that have taken them in, which multiply by 1 and add what the
         convolution did. Such convolutions are followed by an activation or a sum.
         """
-        forks = [i for i, part in enumerate(parts) if isinstance(part, Fork)]
-        if not forks:
-            return parts
+        heads = (i for i, p in enumerate(parts) if isinstance(p, Fork) or _pools(p.layer))
+        first = next(heads, len(parts))
+        forks = [i for i, part in enumerate(parts) if isinstance(part, Fork)] or [first]
         after = parts[forks[0] + 1] if forks[0] + 1 < len(parts) else None
         post = isinstance(after, Step) and isinstance(after.layer, plan.Activation)
         eps = {s.layer.eps for s in _steps(parts) if isinstance(s.layer, plan.BatchNorm)}
-        if any(isinstance(s.layer, plan.GroupNorm) for s in _steps(parts)):
+        if any(isinstance(s.layer, _OTHER_NORMS) for s in _steps(parts)):
             return parts
         only = eps.pop() if len(eps) == 1 else _PLAIN
         stem = [part for part in parts[: forks[0]] if isinstance(part, Step)]
@@ -536,14 +546,39 @@ class _Match:
             yield f"arrays that the net does not have: {some(rest)}"
 
 
-_GATE = ["mean", "fc", "relu", "fc", "sigmoid"]
-"""Layers of squeeze-and-excitation."""
+_GATES = (["mean", "fc", "relu", "fc", "sigmoid"], ["mean", "along", "sigmoid"])
+"""Layers of squeeze-and-excitation, and of channel attention."""
+
+
+def _gate(steps: list[Step]) -> tuple[Layer, dict[str, LazyArray]] | None:
+    """The attention whose layers these are, with its arrays."""
+    kinds = [_what(step.layer) for step in steps]
+    if kinds not in _GATES:
+        return None
+    if kinds == _GATES[1]:
+        along = steps[1].layer
+        assert isinstance(along, ChannelConv)
+        arrays = {"conv.weight": steps[1].owner.arrays["weight"]}
+        return plan.ChannelAttention("", along.channels, along.kernel_size), arrays
+    one, two = steps[1].layer, steps[3].layer
+    assert isinstance(one, plan.Conv)
+    assert isinstance(two, plan.Conv)
+    if (two.out_channels, two.in_channels) != (one.in_channels, one.out_channels):
+        return None
+    arrays = {
+        f"{place}.{leaf}": array
+        for place, step in (("fc1", steps[1]), ("fc2", steps[3]))
+        for leaf, array in step.owner.arrays.items()
+    }
+    return plan.SqueezeExcite("", one.in_channels, one.out_channels), arrays
 
 
 def _what(layer: Layer) -> str:
     """Which of these a layer is."""
-    if isinstance(layer, plan.GlobalPool) and layer.kind == "avg" and layer.keep_axes:
+    if isinstance(layer, plan.GlobalPool) and layer.kind == "avg":
         return "mean"
+    if isinstance(layer, ChannelConv):
+        return "along"
     if isinstance(layer, plan.Activation):
         return layer.function
     if not isinstance(layer, plan.Conv) or not layer.bias or layer.padding not in (0, "same"):
@@ -554,7 +589,7 @@ def _what(layer: Layer) -> str:
 _NARROW = (10, 16)
 """float16 and bfloat16, by ONNX's numbers."""
 _AFFINE = ("Add", "Sub", "Mul", "Div", "Gather")
-_KINDS = {"Add": "A", "Sub": "A", "Mul": "M"}
+_KINDS = {"Add": "A", "Sub": "A", "Mul": "M", "Max": "X"}
 
 
 def _affine(
@@ -600,7 +635,7 @@ def _bare(steps: tuple[Step, ...], ends: bool) -> Iterator[Step]:
     """The convolutions of a chain that an activation follows, or with `ends` nothing."""
     for i, step in enumerate(steps):
         after = steps[i + 1].layer if i + 1 < len(steps) else None
-        last = after is None or isinstance(after, plan.SqueezeExcite)
+        last = after is None or isinstance(after, plan.SqueezeExcite | plan.ChannelAttention)
         follows = isinstance(after, plan.Activation) or (ends and last)
         if isinstance(step.layer, plan.Conv) and follows:
             yield step
