@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,23 +53,25 @@ def held(path: Path, found: Checkpoint, size: tuple[int, int]) -> str:
         x = (x - np.array(p.mean)) / np.array(p.std)
     model = resnet_torch.create_model(spec, weights=dict(found.state), dtype="float64")
     given = resnet_torch.predict(model, x)
-    given = given[-1] if isinstance(given, list) else given
+    given = given if isinstance(given, list) else [given]
     _, exact = onnx_graph(path, fed, own.channels_first, own.probabilities)
     if (error := _apart(given, exact)) > (ROUNDED if own.rounded or own.pixels else EXACT):
         return f"wrong: {error:.1e} from onnx.reference in float64"
     if own.probabilities:
-        given = np.exp(given - given.max(-1, keepdims=True))
-        given /= given.sum(-1, keepdims=True)
+        given = [np.exp(y - y.max(-1, keepdims=True)) for y in given]
+        given = [y / y.sum(-1, keepdims=True) for y in given]
     first = np.moveaxis(fed, -1, 1) if own.channels_first else fed
-    narrow = run_model(onnx.load(path), "float32", first, "onnxruntime")[0]
-    if own.channels_first and narrow.ndim == 4:
-        narrow = np.moveaxis(narrow, 1, -1)
+    narrow = run_model(onnx.load(path), "float32", first, "onnxruntime")
+    if own.channels_first:
+        narrow = [np.moveaxis(y, 1, -1) if y.ndim == 4 else y for y in narrow]
     error = _apart(given, narrow)
     return "right" if error <= NARROW else f"wrong: {error:.1e} from ONNX Runtime"
 
 
-def _apart(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.abs(a.reshape(b.shape) - b).max() / np.abs(b).max())
+def _apart(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+    """How far outputs are apart, the farthest one."""
+    pairs = zip(found, expected, strict=True)
+    return max(float(np.abs(a.reshape(b.shape) - b).max() / np.abs(b).max()) for a, b in pairs)
 
 
 UNARY = ("Relu", "Sigmoid", "Tanh", "LeakyRelu", "Elu", "HardSwish", "Softplus", "Identity", "Neg")

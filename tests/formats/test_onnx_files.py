@@ -241,7 +241,7 @@ CHANGES: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
     ),
     "a number": (_times(2), "refused: node '"),
     "one": (_times(1), "right"),
-    "two outputs": (_two_outputs, "2 outputs"),
+    "two outputs": (_two_outputs, "later ones before earlier ones"),
     "norm behind activation": (_norm_behind_relu, "refused: node '"),
     # In which onnx.reference itself takes the batch into the statistics.
     "operators of version 11": (_of_version_11, "right"),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 from shared_spec import plan
 from shared_spec.errors import ResNetError
 from shared_spec.formats.dialects.spec_from_shapes import BlockShapes, shortcut_kind
-from shared_spec.formats.graphs.events import Fork, Part, Step
+from shared_spec.formats.graphs.events import Fork, Output, Part, Step
 from shared_spec.plan.layers import Layer
 from shared_spec.spec.resnet_spec import ResNetSpec
 
@@ -36,6 +36,8 @@ def spec_from_parts(
     Raises:
         NoSpecError: if it has no residual blocks, or such as no spec describes.
     """
+    levels = _levels(parts)
+    parts = [p for p in parts if isinstance(p, Fork) or not isinstance(p.layer, Output)]
     forks = [part for part in parts if isinstance(part, Fork)]
     size = {} if image_size is None else {"image_size": image_size}
     if known is not None:
@@ -60,13 +62,26 @@ def spec_from_parts(
     if plain:
         fields["shortcut"] = "none"
     if "features_only" in fields:
-        fields["out_indices"] = [len(fields["depths"])]
+        places = [0, *accumulate(fields["depths"])]
+        if any(level not in places for level in levels):
+            raise NoSpecError("it gives a tensor from inside a stage")
+        fields["out_indices"] = [*map(places.index, levels), len(fields["depths"])]
     every = [*stem, *(x for block in blocks for x in block)]
     fields |= _common(every, _layers(x for f in forks for x in f.shortcut), _layers(rest)) | size
     rule = fields.get("padding", "symmetric")
     if fields["stem_stride"] > 1 and fields.setdefault("stem_padding", "symmetric") == rule:
         del fields["stem_padding"]
     return ResNetSpec.parse(fields, "its layers")
+
+
+def _levels(parts: Sequence[Part]) -> list[int]:
+    """How many blocks come before each output but the last."""
+    found, blocks = [], 0
+    for part in parts:
+        blocks += isinstance(part, Fork)
+        if isinstance(part, Step) and isinstance(part.layer, Output):
+            found.append(blocks)
+    return found
 
 
 def _in_blocks(parts: Sequence[Part]) -> list[Part]:
@@ -81,14 +96,16 @@ def _in_blocks(parts: Sequence[Part]) -> list[Part]:
     start = starts[0] + 1
     while start < end and isinstance(layers[start], _POOLS):
         start += 1
-    basic = all(conv.kernel_size == 3 for conv in _of(layers[start:end], plan.Conv))
+    count = 2 if all(x.kernel_size == 3 for x in _of(layers[start:end], plan.Conv)) else 3
+    pre = not isinstance(layers[start], plan.Conv)
     found, branch = [*parts[:start]], list[Step]()
     for part in parts[start:end]:
         assert isinstance(part, Step)
-        full = len(_of(_layers(branch), plan.Conv)) == (2 if basic else 3)
-        if full and isinstance(part.layer, plan.Activation):
-            found += [Fork(tuple(branch), ()), part]
-            branch = []
+        if len(_of(_layers(branch), plan.Conv)) < count:
+            branch.append(part)
+        elif pre or isinstance(part.layer, plan.Activation):
+            found += [Fork(tuple(branch), ()), *(() if pre else (part,))]
+            branch = [part] if pre else []
         else:
             branch.append(part)
     return [*found, *branch, *parts[end:]]

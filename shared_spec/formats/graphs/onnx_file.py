@@ -17,6 +17,7 @@ from shared_spec.formats.graphs.events import (
     ChannelConv,
     Event,
     Fork,
+    Output,
     Part,
     Step,
     events_of,
@@ -53,6 +54,8 @@ _NEAR = 1e-7
 _EXACT = 1e-13
 _DEFINED = ("Gelu", "HardSwish", "Mish")
 """Operators that ONNX defines by others, with numbers of float32."""
+_OUTSIDE = -1
+"""What stands for the user of a model among units."""
 _PLAIN = 1.0
 """The eps with which a norm without a variance of its own multiplies and adds alone."""
 _OTHER_NORMS = (plan.GroupNorm, plan.EvoNorm, plan.FilterResponseNorm)
@@ -141,8 +144,10 @@ class _Match:
         self.told = told
         self.graph: UnitGraph = units_of(told, source.tensors.entries)
         self.consumers = self.graph.consumers()
-        self.rounded = False
+        # Of files that were written here, the judge knows the numbers before they were rounded.
+        self.rounded = self.graph.rounded and METADATA_KEY not in source.metadata
         self.folded = 0
+        self.standardised = 0
         self.evaluated = 0
 
     def checkpoint(self, given: ResNetSpec | None) -> Checkpoint:
@@ -159,10 +164,14 @@ class _Match:
             for source in node.sources:
                 consumers.setdefault(source, []).append(number)
         uses = {number: tuple(users) for number, users in consumers.items()}
-        parts = list(_Walk(nodes, uses, self.graph.output, 0).parts(pixels.end))
+        levels = frozenset(self.graph.levels)
+        walk = _Walk(nodes, uses, self.graph.output, 0, levels)
+        parts = list(walk.parts(pixels.end))
+        if sum(isinstance(p, Step) and isinstance(p.layer, Output) for p in parts) < len(levels):
+            raise LayerError("it gives a tensor from inside a block")
         activation = final_activation(parts)
         parts = parts[:-1] if activation is not None else parts
-        parts = self._with_norms(parts)
+        parts = self._with_norms(self._with_kernels(parts))
         parts = _with_biases(parts)
         found = events_of(parts)
         wanted = given or known.spec
@@ -205,7 +214,9 @@ class _Match:
         )
 
     def _users(self, number: Tensor) -> tuple[Tensor, ...]:
-        return self.consumers.get(number, ())
+        """The units that a tensor enters, and `_OUTSIDE` if it is an output too."""
+        given = number in self.graph.levels
+        return (*self.consumers.get(number, ()), *((_OUTSIDE,) if given else ()))
 
     def _pixels(self, channels: int) -> PixelArithmetic:
         """What is done to images before the first other layer."""
@@ -405,13 +416,35 @@ class _Match:
             nodes[number] = _Node(end.unit, (entering,), (step,))
             return
 
+    def _with_kernels(self, parts: list[Part]) -> list[Part]:
+        """Kernels as they enter, if some of them were standardised before they were written: a spec
+        says that of all or of none.
+        """
+        if len({conv.standardize_eps is None for conv in _convs(parts)}) < 2:
+            return parts
+
+        def plain(step: Step) -> Step:
+            layer = step.layer
+            if not isinstance(layer, plan.Conv) or layer.standardize_eps is None:
+                return step
+            self.standardised += 1
+            weight = _standardised(step.owner.arrays["weight"], layer.standardize_eps)
+            arrays = {**step.owner.arrays, "weight": weight}
+            return Step(replace(layer, standardize_eps=None), Owner(step.owner.node, arrays))
+
+        found: list[Part] = []
+        for part in parts:
+            if isinstance(part, Step):
+                found.append(plain(part))
+            else:
+                found.append(Fork(*(tuple(map(plain, c)) for c in (part.branch, part.shortcut))))
+        return found
+
     def _with_norms(self, parts: list[Part]) -> list[Part]:
         """Norms behind convolutions that have taken them in, which multiply by 1 and add what the
         convolution did. Such convolutions are followed by an activation or a sum.
         """
-        heads = (i for i, p in enumerate(parts) if isinstance(p, Fork) or _pools(p.layer))
-        first = next(heads, len(parts))
-        forks = [i for i, part in enumerate(parts) if isinstance(part, Fork)] or [first]
+        forks = [i for i, part in enumerate(parts) if isinstance(part, Fork)] or [_head(parts)]
         after = parts[forks[0] + 1] if forks[0] + 1 < len(parts) else None
         post = isinstance(after, Step) and isinstance(after.layer, plan.Activation)
         eps = {s.layer.eps for s in _steps(parts) if isinstance(s.layer, plan.BatchNorm)}
@@ -483,10 +516,13 @@ class _Match:
         eps = {s.layer.eps for s in _steps(parts) if isinstance(s.layer, plan.BatchNorm)}
         changed: dict[str, object] = {}
         if self.folded and len(eps) == 1:
-            pools = [i for i, p in enumerate(parts) if isinstance(p, Step) and _pools(p.layer)]
-            inner = _steps(parts[: pools[0]] if pools else parts)
+            inner = _steps(parts[: _head(parts)])
             bare = any("bias" in s.owner.arrays for s in inner if isinstance(s.layer, plan.Conv))
             changed = {"norm_eps": eps.pop(), "conv_bias": "without_norm" if bare else False}
+        whole = all(conv.standardize_eps is None for conv in _convs(parts))
+        if wanted.standardize is not None and whole:
+            self.standardised += 1
+            changed["standardize"] = None
         return wanted.override(in_channels=channels, num_classes=classes, **changed)
 
     def _weights(self, found: list[Event], expected: list[Event]) -> dict[str, LazyArray]:
@@ -527,7 +563,12 @@ class _Match:
                 f"convolutions or factors, and the norms here, of the eps {spec.norm_eps:g}, add "
                 f"their biases; it is not to be trained as it is"
             )
-        elif inferred and spec.norm == "batch":
+        if self.standardised:
+            yield (
+                "a form for inference: kernels were standardised before they were written, or are "
+                "here, and the convolutions take them as they are; it is not to be trained as it is"
+            )
+        if not self.folded and inferred and spec.norm == "batch":
             yield (
                 f"the file does not say the momentum of its norms; {spec.norm_momentum:g} is taken"
             )
@@ -645,8 +686,7 @@ def _with_biases(parts: list[Part]) -> list[Part]:
     """Zeros for the biases that exporters leave out where they are zeros: a spec gives one to all
     convolutions, to all that no norm follows, or to none, and to every classifier.
     """
-    pools = (i for i, p in enumerate(parts) if isinstance(p, Step) and _pools(p.layer))
-    head = next(pools, len(parts))
+    head = _head(parts)
     chains = list(_chains(parts[:head]))
     normed = {id(step) for chain in chains for step in _normed(chain)}
     convs = [s for chain in chains for s in chain if isinstance(s.layer, plan.Conv)]
@@ -672,8 +712,17 @@ def _with_biases(parts: list[Part]) -> list[Part]:
     return found
 
 
-def _pools(layer: Layer) -> bool:
-    return isinstance(layer, plan.GlobalPool)
+def _head(parts: list[Part]) -> int:
+    """Where the pool over all pixels is, or the end."""
+    steps = enumerate(part if isinstance(part, Step) else None for part in parts)
+    pools = (i for i, step in steps if step and isinstance(step.layer, plan.GlobalPool))
+    return next(pools, len(parts))
+
+
+def _convs(parts: list[Part]) -> list[plan.Conv]:
+    """The convolutions before the head."""
+    layers = [step.layer for step in _steps(parts[: _head(parts)])]
+    return [layer for layer in layers if isinstance(layer, plan.Conv)]
 
 
 def _chains(parts: list[Part]) -> Iterator[list[Step]]:
@@ -711,6 +760,18 @@ def _addend(unit: Unit) -> LazyArray:
 
 def _negative(entry: LazyArray) -> LazyArray:
     return LazyArray(entry.shape, entry.dtype, lambda: -entry.read())
+
+
+def _standardised(entry: LazyArray, eps: float) -> LazyArray:
+    """Filters as a convolution takes them that standardises its kernel."""
+
+    def read() -> np.ndarray:
+        x = entry.array().astype(np.float64)
+        x -= x.mean((1, 2, 3), keepdims=True)
+        found: np.ndarray = x / np.sqrt((x**2).mean((1, 2, 3), keepdims=True) + eps)
+        return found.astype(entry.dtype)
+
+    return LazyArray(entry.shape, entry.dtype, read)
 
 
 @lru_cache(8)

@@ -38,6 +38,8 @@ _FOLDED = 2**22
 """Elements that are computed of a file's constants, at most."""
 _FLOATS = (1, 10, 11, 16)
 """Types, by number, in which a model may compute."""
+_OUTPUTS = 9
+"""Maps before the stem's pool and after each of eight stages."""
 _FAR = 2**31 - 1
 """Behind the last row of any map."""
 _PART = -1
@@ -105,15 +107,20 @@ class UnitGraph:
 
     units: tuple[Unit, ...]
     output: Tensor
+    """The last one."""
+    levels: tuple[Tensor, ...]
+    """Outputs before it, in their order."""
     end: Value
     first: Value
     """The input."""
     guessed: bool
     """Whether pads were taken for TensorFlow's rule, whose numbers they are at the model's size."""
+    rounded: bool
+    """Whether a norm that several nodes compute has an eps that was rounded to float32."""
 
     def consumers(self) -> dict[Tensor, tuple[Tensor, ...]]:
         """The units that the output needs, by what enters them."""
-        used = {self.output}
+        used = {self.output, *self.levels}
         for number in range(len(self.units) - 1, -1, -1):
             if number in used:
                 used.update(self.units[number].sources)
@@ -130,8 +137,10 @@ def units_of(graph: OnnxGraph, arrays: Mapping[str, LazyArray]) -> UnitGraph:
     Raises:
         LayerError: naming a node that no ResNet here has.
     """
-    if graph.outputs != 1:
-        raise LayerError(f"it gives {graph.outputs} outputs, expected one")
+    if len(graph.outputs) > _OUTPUTS:
+        raise LayerError(
+            f"it gives {len(graph.outputs)} outputs, and no ResNet here over {_OUTPUTS}"
+        )
     found = _Reader(graph, arrays, same=False).read()
     return _Reader(graph, arrays, same=True).read() if found.guessed else found
 
@@ -158,16 +167,35 @@ class _Reader:
         self.items[graph.input] = image
         for node in needed:
             self._take(node)
-        end = self.items.get(graph.output)
+        results = [self._result(name) for name in graph.outputs]
+        outputs, end = [x.unit for x in results], results[-1]
+        if outputs != sorted(set(outputs)):
+            raise LayerError("it gives a tensor twice, or later ones before earlier ones")
+        maps = all(x.axes == end.axes and len(x.axes) == 4 and not x.pooled for x in results)
+        if len(results) > 1 and not maps:
+            raise LayerError("it gives several outputs, which are not all maps")
+        return UnitGraph(
+            tuple(self.units),
+            end.unit,
+            tuple(outputs[:-1]),
+            end,
+            image,
+            self.guessed,
+            any(_rounded(unit.layer) for unit in self.units),
+        )
+
+    def _result(self, name: str) -> Value:
+        """An output."""
+        end = self.items.get(name)
         if not isinstance(end, Value):
-            raise LayerError("its output does not depend on its input")
-        if end.pads is not None:
-            raise LayerError("it ends in zeros around a map")
-        return UnitGraph(tuple(self.units), end.unit, end, image, self.guessed)
+            raise LayerError(f"its output {shown(name)} does not depend on its input")
+        if end.pads is not None or end.reflected or end.spread or end.unit == _PART:
+            raise LayerError(f"its output {shown(name)} is no layer's of a ResNet here")
+        return end
 
     def _needed(self) -> list[OnnxNode]:
         """The nodes that the output depends on, in their order."""
-        wanted, kept = {self.graph.output}, []
+        wanted, kept = {*self.graph.outputs}, []
         for node in reversed(self.graph.nodes):
             if wanted.isdisjoint(node.outputs):
                 continue
@@ -310,6 +338,16 @@ class _Reader:
             h, w = ((n + 2 * top - extent) // stride + 1 for n in x.size)
             after = (h, w)
         return top, after
+
+
+def _rounded(layer: Layer | None) -> bool:
+    """Whether a layer has an eps that float32 cannot hold, and that nothing made up for."""
+    if isinstance(layer, plan.Conv):
+        eps = layer.standardize_eps
+    else:
+        kinds = plan.GroupNorm | plan.EvoNorm | plan.FilterResponseNorm
+        eps = layer.eps if isinstance(layer, kinds) else None
+    return eps is not None and eps != float(np.float32(eps))
 
 
 def _taken(node: OnnxNode) -> tuple[str, ...]:
