@@ -36,6 +36,8 @@ def spec_from_parts(
     Raises:
         NoSpecError: if it has no residual blocks, or such as no spec describes.
     """
+    plain = not any(isinstance(part, Fork) for part in parts)
+    parts = _in_blocks(parts) if plain and known is None else parts
     levels = _levels(parts)
     parts = [p for p in parts if isinstance(p, Fork) or not isinstance(p.layer, Output)]
     forks = [part for part in parts if isinstance(part, Fork)]
@@ -47,9 +49,6 @@ def spec_from_parts(
         if "features_only" in head:
             head["out_indices"] = (len(known.depths),)
         return known.override(**(usual | head | size))
-    if plain := not forks:
-        parts = _in_blocks(parts)
-        forks = [part for part in parts if isinstance(part, Fork)]
     if not forks:
         raise NoSpecError("it has no residual block, whose branch and shortcut are added up")
     first = parts.index(forks[0])
@@ -94,20 +93,23 @@ def _in_blocks(parts: Sequence[Part]) -> list[Part]:
     if not starts:
         return [*parts]
     start = starts[0] + 1
-    while start < end and isinstance(layers[start], _POOLS):
+    while start < end and isinstance(layers[start], (*_POOLS, Output)):
         start += 1
     count = 2 if all(x.kernel_size == 3 for x in _of(layers[start:end], plan.Conv)) else 3
-    pre = not isinstance(layers[start], plan.Conv)
+    pre = start < end and not isinstance(layers[start], plan.Conv)
     found, branch = [*parts[:start]], list[Step]()
     for part in parts[start:end]:
         assert isinstance(part, Step)
-        if len(_of(_layers(branch), plan.Conv)) < count:
-            branch.append(part)
-        elif pre or isinstance(part.layer, plan.Activation):
-            found += [Fork(tuple(branch), ()), *(() if pre else (part,))]
-            branch = [part] if pre else []
-        else:
-            branch.append(part)
+        full = len(_of(_layers(branch), plan.Conv)) == count
+        closes = full and (pre or isinstance(part.layer, plan.Activation))
+        if closes:
+            found.append(Fork(tuple(branch), ()))
+            branch = []
+        outside = (closes and not pre) or (isinstance(part.layer, Output) and not branch)
+        (found if outside else branch).append(part)
+    if len(_of(_layers(branch), plan.Conv)) == count and pre:
+        found.append(Fork(tuple(branch), ()))
+        branch = []
     return [*found, *branch, *parts[end:]]
 
 
@@ -242,7 +244,7 @@ def _blocks(stem: Sequence[Layer], forks: Sequence[Fork], pre: bool) -> dict[str
     if last:
         fields["stride_block"] = "last"
     fields |= _widths(branches, fields["widths"], spans) if "bottleneck" in block else {}
-    return fields | _shortcut(stem, forks, branches, spans, last)
+    return fields | _shortcut(stem, forks, branches, spans, pre, last)
 
 
 def _strides_end_stages(outs: Sequence[int], strides: Sequence[int]) -> bool:
@@ -278,7 +280,12 @@ def _widths(branches: Sequence[Any], widths: Sequence[int], spans: Any) -> dict[
 
 
 def _shortcut(
-    stem: Sequence[Layer], forks: Sequence[Fork], branches: Sequence[Any], spans: Any, last: bool
+    stem: Sequence[Layer],
+    forks: Sequence[Fork],
+    branches: Sequence[Any],
+    spans: Any,
+    pre: bool,
+    last: bool,
 ) -> dict[str, Any]:
     chains = [_layers(fork.shortcut) for fork in forks]
     projections = [_of(chain, plan.Conv) for chain in chains]
@@ -301,7 +308,7 @@ def _shortcut(
     strided = [_stride(_layers(forks[a].branch)) > 1 for a, _ in spans]
     fields["shortcut"] = shortcut_kind(width, stages, [False] * len(spans) if last else strided)
     first = next(chain for chain, found in zip(chains, projections, strict=True) if found)
-    if not _of(first, _NORMS) and not isinstance(_layers(forks[0].branch)[-1], plan.Conv):
+    if not pre and not _of(first, _NORMS):
         fields["shortcut_norm"] = False
     if any(_of(chain, plan.AvgPool) for chain in chains):
         fields["shortcut_pool"] = "avg"
