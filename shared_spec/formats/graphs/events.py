@@ -28,6 +28,19 @@ class LowestPad(Layer):
     amount: int
 
 
+@dataclass(frozen=True, slots=True)
+class ChannelConv(Layer):
+    """A convolution along `channels`, zeros padded: part of a `ChannelAttention`."""
+
+    channels: int
+    kernel_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Output(Layer):
+    """Nothing, but that what is there is an output of the model, beside the last one."""
+
+
 @dataclass(frozen=True)
 class Fork:
     """Two chains from one tensor, whose results are added up."""
@@ -50,7 +63,11 @@ class Event:
 
 def parts_of(p: Plan) -> list[Part]:
     """The chains and forks of a plan."""
-    parts: list[Part] = [Step(layer) for layer in p.stem]
+    given = p.outputs[:-1]
+    parts: list[Part] = []
+    for layer in p.stem:
+        parts += [Step(layer), *((Step(Output("")),) if layer.name in given else ())]
+    ends = {stage.blocks[-1].name for stage in p.stages if stage.name in given}
     for block in p.blocks():
         pre, branch = (tuple(map(Step, chain)) for chain in (block.pre, block.branch))
         if block.shortcut_from == "input":
@@ -60,6 +77,7 @@ def parts_of(p: Plan) -> list[Part]:
         else:
             parts += [*pre, *branch]
         parts += map(Step, block.output)
+        parts += [Step(Output(""))] if block.name in ends else []
     return [*parts, *map(Step, p.head)]
 
 
