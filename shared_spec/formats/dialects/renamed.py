@@ -36,9 +36,11 @@ RES2NET: Rules = ((r"conv2\.paths\.(\d+)\.(conv|bn)\.", r"\2s.\1."),)
 
 def timm_name(name: str, spec: ResNetSpec) -> str:
     """What timm calls an array that has this canonical name: in Res2Net, the paths are beside the
-    block's other layers.
+    block's other layers, and a block's own gain is no layer's.
     """
-    return rename(name, RES2NET) if spec.convolution == "hierarchical" else name
+    if spec.convolution == "hierarchical":
+        return rename(name, RES2NET)
+    return name.removesuffix(".gain") if spec.skip_gain and "skipinit" in name else name
 
 
 def _place(q: Parameter, spec: ResNetSpec) -> Place:
