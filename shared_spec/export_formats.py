@@ -11,7 +11,6 @@ from typing import Literal
 import numpy as np
 
 from shared_spec.errors import SpecError, WeightsError, did_you_mean
-from shared_spec.plan import Conv, Dense
 from shared_spec.plan.network import Plan
 from shared_spec.weights.checkpoint import METADATA_KEY, Checkpoint
 from shared_spec.weights.preprocessing import Preprocessing
@@ -67,7 +66,7 @@ class Form:
 
     def check(self, p: Plan) -> None:
         """Raise a `SpecError` if the net has no such head."""
-        if self.head == "softmax" and not any(isinstance(x, Dense | Conv) for x in p.head):
+        if self.head == "softmax" and p.classifier is None:
             raise SpecError("head: the net has no logits for a softmax")
 
     def told(self, known: Checkpoint, dtype: str) -> str:
