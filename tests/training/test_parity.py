@@ -32,6 +32,8 @@ SPECS: dict[str, ResNetSpec] = {
     "ECA, blur": resolve("ecaresnet50d", NARROW | {"stem_width": 16, "anti_alias": "blur"}),
     "biased variance, same": resolve("flax_resnet50", NARROW),
     "BiT": resolve("resnetv2_50x1_bit", NARROW | {"widths": [32, 32]}),
+    "RegNet-V": resolve("regnetv_064", NARROW | {"strides": [2, 2]}),
+    "RegNet-Z": resolve("regnetz_005", NARROW | {"strides": [2, 2], "head_width": 24}),
     "biases": resolve("d2l_resnet18", {"depths": [1, 1], "widths": [16, 16]}),
 }
 # What differs in a backward pass, for JAX's engines in tier `test`: gates, standardised kernels,
