@@ -16,7 +16,6 @@ from shared_spec import plan
 from shared_spec.errors import FrameworkError
 from shared_spec.formats.keras_config import (
     FUNCTIONAL_CLASS,
-    classifier,
     extras_in,
     has_own_spec,
     headless,
@@ -160,8 +159,7 @@ class ResNet(keras.Model):
         self.plan, self.spec, self.seed = p, spec, seed
         self.inference, self.maps, self.structure = inference, maps, structure
         self.kind = str(keras.backend.standardize_dtype(self.weights[0].dtype))
-        last = classifier(p)
-        self.classifier = None if last is None else keras_layer(last.name)
+        self.classifier = None if p.classifier is None else keras_layer(p.classifier.name)
         arrange_kernels(self)
         self._seed_dropouts()
         if keras.backend.backend() == "tensorflow":

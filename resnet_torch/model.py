@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from resnet_torch.layers import attach, build, chain, place, run
 from resnet_torch.scripting import Scriptable
-from resnet_torch.timm_methods import TimmNet, before_pool
+from resnet_torch.timm_methods import TimmNet
 from resnet_torch.torchvision_names import TorchvisionBlock, TorchvisionNet
 from shared_spec import plan
 from shared_spec.errors import FrameworkError
@@ -105,8 +105,8 @@ class ResNet(TorchvisionNet, TimmNet, Scriptable):
             )
         )
         self._body = (*stem, *dict.fromkeys(stages))
-        self._norm = attach(self, "", before_pool(p))
-        head = p.head[len(before_pool(p)) :]
+        self._norm = attach(self, "", p.before_pool)
+        head = p.head[len(p.before_pool) :]
         self._head = attach(self, "", head)
         self._steps = p.steps()[: len(p.steps()) - len(head)]
         without_head = spec.override(features_only=True, head_pool="avg", drop_rate=0)
@@ -145,7 +145,7 @@ class ResNet(TorchvisionNet, TimmNet, Scriptable):
         pool = {} if global_pool is None else {"head_pool": global_pool}
         spec = self.spec.override(num_classes=num_classes, **pool)
         p = compile_plan(spec)
-        head = p.head[len(before_pool(p)) :]
+        head = p.head[len(p.before_pool) :]
         like = next(self.parameters())
         kept = {x: self.get_submodule(x.name) for x in self.plan.head if x in head}
         for name in self._head:

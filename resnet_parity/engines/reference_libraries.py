@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from resnet_parity.engines.registry import missing_modules
 from shared_spec.catalogue import Entry
+from shared_spec.formats.dialects.renamed import timm_name, torchvision_name
+from shared_spec.spec.resnet_spec import ResNetSpec
 
 PEERS = Path(sys.prefix) / "share" / "peers"
 """Where `python -m tests.fetch_peers` puts libraries that cannot be installed beside the rest."""
@@ -64,6 +67,12 @@ REFERENCES: dict[str, Reference] = {
         Reference("keras.applications", ("keras",), ("keras", "tensorflow"), "keras:tensorflow"),
     )
 }
+
+
+def names_there(library: str, spec: ResNetSpec, names: Iterable[str]) -> dict[str, str]:
+    """What timm or torchvision calls the arrays of a net of ours."""
+    theirs = timm_name if library == "timm" else torchvision_name
+    return {name: theirs(name, spec) for name in names}
 
 
 FLOAT32_STATISTICS = frozenset({"evonorm_s0", "frn"})

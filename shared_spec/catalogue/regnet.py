@@ -169,6 +169,6 @@ def _timm(name: str, fields: Fields) -> Entry:
 
 
 ENTRIES = (
-    *(Entry(name, "torchvision_regnet", f, TORCHVISION) for name, f in TORCHVISIONS.items()),
     *(_timm(name, fields) for name, fields in TIMMS.items()),
+    *(Entry(name, "torchvision_regnet", f, TORCHVISION) for name, f in TORCHVISIONS.items()),
 )

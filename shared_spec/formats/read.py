@@ -42,7 +42,7 @@ from shared_spec.formats.dialects.keras_applications import (
 )
 from shared_spec.formats.dialects.keras_hub import KERAS_HUB
 from shared_spec.formats.dialects.linen import LINEN
-from shared_spec.formats.dialects.renamed import TIMM_RES2NET
+from shared_spec.formats.dialects.renamed import TIMM_RES2NET, TORCHVISION_NAMES
 from shared_spec.formats.dialects.timm_config import is_timm_config
 from shared_spec.formats.dialects.timm_torchvision import TIMM, TORCHVISION
 from shared_spec.formats.graphs.keras_file import has_graph, read_graph
@@ -97,6 +97,7 @@ DIALECTS: tuple[Dialect, ...] = (
     WIDE,
     RESIDUAL,
     *NUMBERED,
+    TORCHVISION_NAMES,
     DETECTRON2,
     TIMM_RES2NET,
     CANONICAL,
@@ -317,7 +318,13 @@ def _unknown_names(source: Source) -> WeightsError:
     )
 
 
-_FAMILIES = {"torchvision": "torchvision", "timm": "timm", "timm_v2": "timm"}
+_FAMILIES = {
+    "torchvision": "torchvision",
+    "torchvision_regnet": "torchvision",
+    "timm": "timm",
+    "timm_v2": "timm",
+    "timm_regnet": "timm",
+}
 """Of the catalogue, whose names are a library's, to that."""
 
 

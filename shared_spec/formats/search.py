@@ -27,6 +27,8 @@ _FIRST_BLOCK = re.compile(
     r"(?P<prefix>(?:.*[./])?)(?:"
     r"(?:layer1|rl1|res2)\.0\.conv1|"
     r"stages\.0\.blocks\.0\.conv1|"
+    r"s1\.b1\.conv1(?:\.conv)?|"
+    r"trunk_output\.block1\.block1-0\.f\.a\.0|"
     r"block1\.layer\.0\.conv1|"
     r"conv2_x\.0\.residual_function\.0|"
     r"(?P<number>[34])\.0\.conv1"
@@ -34,7 +36,8 @@ _FIRST_BLOCK = re.compile(
 )
 """Of a net under the names of each dialect; a number is that of a child in a `Sequential`."""
 _BODY = re.compile(
-    r"(?:conv1|bn1|maxpool|layer\d+|rl\d+|res\d+|stem|stages|norm|block\d+|conv\d+_x)(?=\.|$)"
+    r"(?:conv1|bn1|maxpool|layer\d+|rl\d+|res\d+|stem|stages|norm|block\d+|conv\d+_x|s\d+|"
+    r"final_conv|trunk_output)(?=\.|$)"
 )
 """The modules of a net before its classifier."""
 _COMPANIONS = re.compile(

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from shared_spec.plan.layers import Layer, Layers, Parameter
+from shared_spec.plan.layers import Conv, Dense, GlobalPool, Layer, Layers, Parameter
 from shared_spec.plan.parameters import leaves, parameters_of
 
 CHAINS = ("pre", "branch", "shortcut", "output")
@@ -68,6 +68,20 @@ class Plan:
     head: Layers
     outputs: tuple[str, ...] = ()
     trained: Plan | None = None
+
+    @property
+    def before_pool(self) -> Layers:
+        """The layers of the head that work on maps; none if there is no pool."""
+        pools = (i for i, layer in enumerate(self.head) if isinstance(layer, GlobalPool))
+        return self.head[: next(pools, 0)]
+
+    @property
+    def classifier(self) -> Conv | Dense | None:
+        """The layer that gives logits; None of a net that gives features."""
+        if not any(isinstance(layer, GlobalPool) for layer in self.head):
+            return None
+        behind = self.head[len(self.before_pool) :]
+        return next((layer for layer in behind if isinstance(layer, Conv | Dense)), None)
 
     def results(self) -> dict[str, str]:
         """What the model returns, with the layer or block that gives it: `logits`, which may be

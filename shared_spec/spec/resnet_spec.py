@@ -528,7 +528,7 @@ class ResNetSpec(Document):
                     f"convolution of width 0"
                 )
             if self.group_width is not None and inner % min(self.group_width, inner):
-                yield f"group_width: {inner} channels are no multiple of {self.group_width}"
+                yield f"group_width: {self.group_width} does not divide the {inner} channels inside"
             if width % groups:
                 yield f"reduce_first: {width} channels do not divide into {groups} groups"
         if self.block_widths:

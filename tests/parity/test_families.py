@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import resnet_torch
-from resnet_parity.engines.reference_libraries import references_of
-from resnet_parity.worker.reference_libraries import names_there, torch_net
+from resnet_parity.engines.reference_libraries import names_there, references_of
+from resnet_parity.worker.reference_libraries import torch_net
 from shared_spec import (
     CATALOGUE,
     ResNetSpec,

@@ -78,6 +78,7 @@ TORCHVISION_NAMES = Dialect(
     _has_regnet,
     _place,
     nearest_library_spec=_torchvision_net,
+    families=frozenset({"torchvision_regnet"}),
 )
 """Of its RegNets and ResNets; the names of the latter are canonical, and read as such."""
 TIMM_RES2NET = Dialect(

@@ -17,12 +17,13 @@ from shared_spec.errors import SpecError, did_you_mean
 from shared_spec.formats.containers.source import mapping
 from shared_spec.formats.dialects.huggingface import real_labels
 from shared_spec.plan.compiler import compile_plan
+from shared_spec.plan.names import names_of
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.spec.validation import first_problem
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
-FAMILIES = frozenset({"torchvision", "timm", "timm_v2"})
+FAMILIES = frozenset({"torchvision", "timm", "timm_v2", "timm_regnet"})
 """Of the catalogue, where a name means the net that timm gives it."""
 
 MODEL_ARGS = {
@@ -101,12 +102,11 @@ def config_for_timm(checkpoint: Checkpoint) -> dict[str, Any] | None:
     p = compile_plan(spec)
     side = spec.image_size if prepare is None else prepare.image_size
     first = next(layer.name for layer in p.stem if isinstance(layer, plan.Conv))
-    heads = [layer for layer in p.head if isinstance(layer, plan.Conv | plan.Dense)]
     pretrained: dict[str, Any] = {
         "input_size": [spec.in_channels, side, side],
         "num_classes": spec.num_classes,
         "first_conv": first,
-        "classifier": heads[-1].name if heads else "head.fc" if spec.pre_activation else "fc",
+        "classifier": f"{names_of(spec).head}fc",
     }
     if prepare is not None:
         pretrained |= {
@@ -230,6 +230,9 @@ def _fields(config: _Config, where: str) -> dict[str, Any]:
             )
         named = key == "act_layer" and isinstance(value, str)
         fields[MODEL_ARGS[key]] = ACTIVATIONS.get(value, value) if named else value
+    usual = CATALOGUE[config.architecture.partition(".")[0]].spec
+    if "activation" in fields and usual.names == "regnet" and usual.attention == "se":
+        fields["se_activation"] = fields["activation"]  # its nets have one for both
     return fields
 
 
