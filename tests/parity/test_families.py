@@ -176,6 +176,7 @@ def test_parameter_counts_are_the_librarys(name: str) -> None:
 def options(spec: ResNetSpec) -> dict[str, Any]:
     """What tells one net from another but for sizes."""
     sizes = ("depths", "widths", "strides", "image_size", "num_classes", "head_width")
+    sizes += ("stem_width",)
     skip = (*sizes, "group_width", "norm_group_width", "zero_init_last")
     return {k: v for k, v in spec.to_dict().items() if k not in skip}
 
