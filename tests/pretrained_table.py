@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from shared_spec.catalogue import CATALOGUE
-from shared_spec.formats.dialects.timm_config import FAMILIES
 from shared_spec.catalogue.pretrained import COLUMNS, LABELS, STATISTICS, TABLE
+from shared_spec.formats.dialects.timm_config import FAMILIES
 from tests.peers import PEERS, torchvision_models
 
 Row = dict[str, str]
