@@ -172,9 +172,7 @@ def test_channels_that_do_not_divide_are_refused() -> None:
     with pytest.raises(SpecError, match="24 does not divide the 64 channels of"):
         compile_plan(spec)
     fields = {"attention": "se", "se_of": "input", "se_ratio": 0.001}
-    with pytest.raises(
-        SpecError, match=r"0\.001 of the 64 channels that enter stage 1 leaves none"
-    ):
+    with pytest.raises(SpecError, match="64 channels that enter stage 1 leaves none"):
         compile_plan(ResNetSpec.parse(BASE | fields))
 
 
