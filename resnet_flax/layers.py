@@ -323,7 +323,8 @@ def _space_to_depth(layer: plan.SpaceToDepth, x: jax.Array) -> jax.Array:
 def _max_pool(layer: plan.MaxPool, x: jax.Array) -> jax.Array:
     """[N, H, W, C] to [N, H', W', C]; padded with minus infinity."""
     window, strides = (layer.kernel_size,) * 2, (layer.stride,) * 2
-    y: jax.Array = nnx.max_pool(x, window, strides, padding(layer.padding))
+    around: Any = "SAME" if layer.padding == "same" else (layer.around(),) * 2
+    y: jax.Array = nnx.max_pool(x, window, strides, around)
     return y
 
 

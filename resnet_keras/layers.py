@@ -142,13 +142,13 @@ def _activation(layer: plan.Activation, x: Any, own: Own) -> Any:
 
 def _max_pool(layer: plan.MaxPool, x: Any, own: Own) -> Any:
     padding = "same" if layer.padding == "same" else "valid"
-    if layer.padding != "same" and layer.padding > 0:
+    if layer.padding != "same" and any(around := layer.around()):
         entered = x._keras_history.operation
         if getattr(entered, "activation", None) is keras.activations.relu:
             # Zeros win no maximum there, and Keras has a layer for them.
-            x = keras.layers.ZeroPadding2D(layer.padding, **_inner(own, "pad"))(x)
+            x = keras.layers.ZeroPadding2D((around, around), **_inner(own, "pad"))(x)
         else:
-            x = LowestPadding2D(padding=layer.padding, **_inner(own, "pad"))(x)
+            x = LowestPadding2D(padding=around, **_inner(own, "pad"))(x)
     return MaxPooling2D(layer.kernel_size, layer.stride, padding, **own)(x)
 
 
@@ -623,9 +623,10 @@ class LowestPadding2D(_Configured, keras.layers.Layer):
     arguments = ("padding",)
 
     def call(self, inputs: Any) -> Any:
-        """[N, H, W, C] to [N, H + 2 padding, W + 2 padding, C]."""
-        p = self.padding
-        return ops.pad(inputs, ((0, 0), (p, p), (p, p), (0, 0)), constant_values=-float("inf"))
+        """[N, H, W, C] to more rows and columns, as many before and after as `padding` says."""
+        # Of files of earlier versions, one number for both.
+        p = (self.padding,) * 2 if isinstance(self.padding, int) else tuple(self.padding)
+        return ops.pad(inputs, ((0, 0), p, p, (0, 0)), constant_values=-float("inf"))
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

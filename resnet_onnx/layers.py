@@ -42,6 +42,9 @@ def _window(layer: plan.MaxPool | plan.AvgPool | plan.Conv) -> dict[str, Any]:
     }
     if layer.padding == "same":
         return {**window, "auto_pad": "SAME_UPPER"}
+    if isinstance(layer, plan.MaxPool):
+        before, after = layer.around()
+        return {**window, "pads": [before, before, after, after]}
     return {**window, "pads": [layer.padding] * 4}
 
 

@@ -72,7 +72,7 @@ def _avg_pool(layer: plan.AvgPool) -> nn.Module:
 def _max_pool(layer: plan.MaxPool) -> nn.Module:
     if layer.padding == "same":
         return MaxPool2dSame(layer.kernel_size, layer.stride)
-    return nn.MaxPool2d(layer.kernel_size, layer.stride, layer.padding)
+    return nn.MaxPool2d(layer.kernel_size, layer.stride, layer.padding, ceil_mode=layer.ceil)
 
 
 def run(layer: nn.Module, x: Tensor) -> Tensor:

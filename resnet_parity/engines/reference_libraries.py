@@ -48,11 +48,14 @@ class Reference:
         return missing_modules(self.requires)
 
 
+TIMM = ("torchvision", "timm", "timm_v2", "senet")
+
+
 REFERENCES: dict[str, Reference] = {
     reference.name: reference
     for reference in (
         Reference("torchvision", ("torchvision",), ("torch", "torchvision"), "torch"),
-        Reference("timm", ("torchvision", "timm", "timm_v2"), ("torch", "timm"), "torch"),
+        Reference("timm", TIMM, ("torch", "timm"), "torch"),
         # On Keras's TensorFlow engine its own layers compute in float64 throughout.
         Reference("keras.applications", ("keras",), ("keras", "tensorflow"), "keras:tensorflow"),
     )

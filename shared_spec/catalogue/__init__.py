@@ -12,6 +12,7 @@ from shared_spec.catalogue import (
     keras_hub,
     timm_resnet,
     timm_resnetv2,
+    timm_senet,
     torchvision,
 )
 from shared_spec.catalogue.entry import Entry
@@ -21,6 +22,7 @@ _FAMILIES = (
     torchvision,
     timm_resnet,
     timm_resnetv2,
+    timm_senet,
     keras_applications,
     keras_hub,
     flax_example,

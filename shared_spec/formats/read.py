@@ -315,7 +315,7 @@ def _unknown_names(source: Source) -> WeightsError:
     )
 
 
-_FAMILIES = {"torchvision": "torchvision", "timm": "timm", "timm_v2": "timm"}
+_FAMILIES = {"torchvision": "torchvision", "timm": "timm", "timm_v2": "timm", "senet": "timm"}
 """Of the catalogue, whose names are a library's, to that."""
 
 

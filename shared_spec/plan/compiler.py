@@ -121,14 +121,15 @@ def _widths(spec: ResNetSpec, stage: int) -> tuple[int, ...]:
 def _head(spec: ResNetSpec, channels: int) -> Layers:
     """Pool, dropout and classifier, such as they are."""
     pooled = channels * (2 if spec.head_pool == "catavgmax" else 1)
-    classes, prefix = spec.num_classes, names_of(spec).head
+    classes, names = spec.num_classes, names_of(spec)
+    prefix, fc = names.head, f"{names.head}{names.classifier}"
     drop: Layers = (plan.Dropout(f"{prefix}drop", spec.drop_rate),) if spec.drop_rate else ()
     pool = plan.GlobalPool(f"{prefix}global_pool", spec.pre_activation, spec.head_pool)
     if spec.pre_activation:
-        classifier = (plan.Conv(f"{prefix}fc", pooled, classes, 1, bias=True),) if classes else ()
+        classifier = (plan.Conv(fc, pooled, classes, 1, bias=True),) if classes else ()
         norm = _norm_act(spec, "norm", "act", channels)
         return (*norm, pool, *drop, *classifier, plan.Flatten(f"{prefix}flatten"))
-    return (pool, *drop, *((plan.Dense(f"{prefix}fc", pooled, classes),) if classes else ()))
+    return (pool, *drop, *((plan.Dense(fc, pooled, classes),) if classes else ()))
 
 
 def _stem(spec: ResNetSpec) -> Layers:
@@ -175,6 +176,8 @@ def _stem_pool(spec: ResNetSpec, name: str) -> Layers:
         return (*layers, _act(spec, f"{name}.{len(layers)}"))
     if spec.anti_alias == "avg":
         return (_anti_alias(spec, name, width, 2),)
+    if spec.stem_pool == "max_ceil":
+        return (plan.MaxPool(name, 3, 2, ceil=True),)
     padding = _padding(spec.padding, 3)
     if spec.anti_alias == "blur":
         pool = plan.MaxPool(f"{name}.0", 3, 1, padding)
@@ -183,13 +186,14 @@ def _stem_pool(spec: ResNetSpec, name: str) -> Layers:
 
 
 def _block(spec: ResNetSpec, name: str, site: _Site) -> Block:
+    last_act = names_of(spec).last_act.format(n=len(site.widths) + spec.branch_activation)
     return Block(
         name=name,
         pre=(),
         branch=(*_branch(spec, name, site), *_end_of_branch(spec, name, site)),
         shortcut=_shortcut(spec, name, site),
         shortcut_from=None if spec.shortcut == "none" else "input",
-        output=(_act(spec, f"{name}.{names_of(spec).last_act.format(n=len(site.widths))}"),),
+        output=(_act(spec, f"{name}.{last_act}"),),
     )
 
 
@@ -238,7 +242,7 @@ def _branch(spec: ResNetSpec, name: str, site: _Site) -> Layers:
             layers.append(_norm(spec, norm, width, last=last))
         if number == first_3x3:
             layers += _drop_block(spec, f"{name}.drop_block", site)
-        if not last and not _norm_activates(spec):
+        if (not last or spec.branch_activation) and not _norm_activates(spec):
             layers.append(_act(spec, act))
         if number == first_3x3:
             layers += _strided(spec, name, width, site)

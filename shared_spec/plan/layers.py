@@ -162,11 +162,22 @@ class Activation(Layer):
 
 @dataclass(frozen=True, slots=True)
 class MaxPool(Layer):
-    """2-D maximum; padded with minus infinity, so padding never wins."""
+    """2-D maximum; padded with minus infinity, so padding never wins.
+
+    With `ceil`, the last windows may reach beyond the last row and column (PyTorch's `ceil_mode`).
+    """
 
     kernel_size: int
     stride: int
     padding: Padding = 0
+    ceil: bool = False
+
+    def around(self) -> tuple[int, int]:
+        """Rows before and after the image that give the same windows, where `padding` is a number:
+        of those after it, the last windows reach as many as they need.
+        """
+        assert self.padding != "same"
+        return self.padding, self.padding + (self.stride - 1 if self.ceil else 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ class Names:
     shortcut_norm: str = "downsample.{i}"
     head: str = ""
     """Before the names of pool, dropout, classifier and flattening."""
+    classifier: str = "fc"
     first_norm: int = 1
     """The number of the norm after a branch's first convolution."""
 
@@ -70,11 +71,20 @@ RESNETV2 = Names(
     head="head.",
     first_norm=2,
 )
+SENET = Names(
+    stem=("layer0.conv1", "layer0.bn1", "layer0.relu1"),
+    deep_stem=tuple((f"layer0.conv{n}", f"layer0.bn{n}", f"layer0.relu{n}") for n in (1, 2, 3)),
+    stem_pool="pool0",
+    attention="se_module",
+    classifier="last_linear",
+)
 SKNET = replace(RESNET, conv="conv{n}.conv", norm="conv{n}.bn", act="conv{n}.act", last_act="act")
 
 
 def names_of(spec: ResNetSpec) -> Names:
     """What the layers of a net are called."""
+    if spec.names is not None:
+        return {"senet": SENET}[spec.names]
     if spec.pre_activation:
         return RESNETV2
     return SKNET if spec.convolution == "selective" else RESNET

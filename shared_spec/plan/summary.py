@@ -153,8 +153,9 @@ def output_shape(layer: Layer, shape: Shape) -> Shape:
     match layer:
         case plan.Conv(extent=k, stride=s, padding=p):
             return _window(h, k, s, p), _window(w, k, s, p), layer.out_channels
-        case plan.MaxPool(kernel_size=k, stride=s, padding=p):
-            return _window(h, k, s, p), _window(w, k, s, p), c
+        case plan.MaxPool(kernel_size=k, stride=s, padding=p, ceil=ceil):
+            more = s - 1 if ceil else 0
+            return _window(h + more, k, s, p), _window(w + more, k, s, p), c
         case plan.AvgPool(kernel_size=k, stride=s, padding=p):
             return _window(h, k, s, p), _window(w, k, s, p), c
         case plan.BlurPool(stride=s):

@@ -149,6 +149,8 @@ class ResNetSpec(Document):
     kernel or of splits."""
     se_divisor: Channels = 8
     """What these channels are rounded to a multiple of."""
+    branch_activation: Flag = False
+    """An activation after the last norm of each branch too, before attention and sum."""
     convolution: Literal["plain", "selective", "hierarchical", "split_attention"] = "plain"
     """What stands for a block's first 3x3 convolution with its norm and activation: two of them, of
     which each channel of each image selects (SKNet, Li et al. 2019); one for each of `scale` parts
@@ -175,9 +177,10 @@ class ResNetSpec(Document):
     """Channels after the stem."""
     stem_stride: Stride = 2
     """Stride of the stem's convolution."""
-    stem_pool: Literal["max", "max_zero", "conv", "none"] = "max"
-    """After the stem: a 3x3 max pool of stride 2; the same padded with zeros (max_zero, BiT); a 3x3
-    convolution of stride 2 with norm and activation (conv, ResNet-RS); or nothing."""
+    stem_pool: Literal["max", "max_zero", "max_ceil", "conv", "none"] = "max"
+    """After the stem: a 3x3 max pool of stride 2; the same padded with zeros (max_zero, BiT), or
+    with nothing but what its last windows need (max_ceil, Caffe's nets); a 3x3 convolution of
+    stride 2 with norm and activation (conv, ResNet-RS); or nothing."""
     stem_padding: Literal["symmetric", "same"] | None = None
     """Padding of the stem's convolutions; left out: as padding. (The stem's pool follows
     padding.)"""
@@ -229,6 +232,9 @@ class ResNetSpec(Document):
     """Number of logits; 0 gives the pooled features instead."""
     image_size: Annotated[int, Field(strict=True, ge=1, le=65_536)] = 224
     """Nominal height and width in pixels; any other size works too."""
+    names: Literal["senet"] | None = None
+    """What layers are called, where that does not follow from the other fields: as in timm's
+    `senet`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -353,8 +359,11 @@ class ResNetSpec(Document):
             )
         elif self.stride_block == "last":
             yield "stride_block: 'last' needs pre_activation"
-        if self.anti_alias != "none" and self.stem_pool == "max_zero":
-            yield "stem_pool: 'max_zero' cannot be combined with anti_alias"
+        if self.anti_alias != "none" and self.stem_pool in ("max_zero", "max_ceil"):
+            yield f"stem_pool: {self.stem_pool!r} cannot be combined with anti_alias"
+        if self.pre_activation:
+            for field, given, _ in self._changed("branch_activation", "names"):
+                yield f"{field}: {given!r} cannot be combined with pre_activation"
 
     def _shortcut_problems(self) -> Iterator[str]:
         if self.shortcut == "zero_pad":

@@ -22,7 +22,7 @@ from shared_spec.spec.validation import first_problem
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
-FAMILIES = frozenset({"torchvision", "timm", "timm_v2"})
+FAMILIES = frozenset({"torchvision", "timm", "timm_v2", "senet"})
 """Of the catalogue, where a name means the net that timm gives it."""
 
 MODEL_ARGS = {
