@@ -104,7 +104,7 @@ class ResNet(TorchvisionNet, TimmNet, Scriptable):
         head = p.head[len(before_pool(p)) :]
         self._head = attach(self, "", head)
         self._steps = p.steps()[: len(p.steps()) - len(head)]
-        without_head = spec.override(features_only=True, head_pool="avg", drop_rate=0)
+        without_head = spec.override(features_only=True)
         self._taps = p.outputs or compile_plan(without_head).outputs
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:

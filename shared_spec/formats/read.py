@@ -22,7 +22,7 @@ from shared_spec.formats.dialects.canonical import (
     KERAS_VARIABLES,
     NUMBERED,
 )
-from shared_spec.formats.dialects.cifar_ports import PORTS, RESIDUAL, WIDE
+from shared_spec.formats.dialects.cifar_ports import NINE, PORTS, RESIDUAL, WIDE
 from shared_spec.formats.dialects.detectron2 import DETECTRON2
 from shared_spec.formats.dialects.dialect import (
     Dialect,
@@ -95,6 +95,7 @@ DIALECTS: tuple[Dialect, ...] = (
     *PORTS,
     WIDE,
     RESIDUAL,
+    NINE,
     *NUMBERED,
     DETECTRON2,
     CANONICAL,

@@ -29,12 +29,13 @@ _FIRST_BLOCK = re.compile(
     r"stages\.0\.blocks\.0\.conv1|"
     r"block1\.layer\.0\.conv1|"
     r"conv2_x\.0\.residual_function\.0|"
+    r"res1\.0\.0|"
     r"(?P<number>[34])\.0\.conv1"
     r")\.weight"
 )
 """Of a net under the names of each dialect; a number is that of a child in a `Sequential`."""
 _BODY = re.compile(
-    r"(?:conv1|bn1|maxpool|pool0|layer\d+|rl\d+|res\d+|stem|stages|norm|block\d+|conv\d+_x)(?=\.|$)"
+    r"(?:conv[1-4]|bn1|maxpool|pool0|layer\d+|rl\d+|res\d+|stem|stages|norm|block\d+|conv\d+_x)(?=\.|$)"
 )
 """The modules of a net before its classifier."""
 _COMPANIONS = re.compile(

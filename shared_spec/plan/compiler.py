@@ -56,7 +56,7 @@ def compile_plan(spec: ResNetSpec) -> Plan:
     Raises:
         SpecError: if some layer's channels do not divide as the spec asks.
     """
-    build = _pre_activation_block if spec.pre_activation else _block
+    build = _pre_activation_block if spec.pre_activation else _block_or_start
     names, sites = names_of(spec), [*_sites(spec)]
     stages: list[Stage] = []
     for index, members in groupby(sites, key=lambda site: site.stage):
@@ -127,9 +127,10 @@ def _head(spec: ResNetSpec, channels: int) -> Layers:
     pool = plan.GlobalPool(f"{prefix}global_pool", spec.pre_activation, spec.head_pool)
     if spec.pre_activation:
         classifier = (plan.Conv(fc, pooled, classes, 1, bias=True),) if classes else ()
-        norm = _norm_act(spec, "norm", "act", channels)
+        norm = _norm_act(spec, names.final_norm, "act", channels) if spec.has_final_norm else ()
         return (*norm, pool, *drop, *classifier, plan.Flatten(f"{prefix}flatten"))
-    return (pool, *drop, *((plan.Dense(fc, pooled, classes),) if classes else ()))
+    final = (_norm(spec, names.final_norm, channels),) if spec.has_final_norm else ()
+    return (*final, pool, *drop, *((plan.Dense(fc, pooled, classes),) if classes else ()))
 
 
 def _stem(spec: ResNetSpec) -> Layers:
@@ -185,6 +186,23 @@ def _stem_pool(spec: ResNetSpec, name: str) -> Layers:
     return (plan.MaxPool(name, 3, 2, padding),)
 
 
+def _block_or_start(spec: ResNetSpec, name: str, site: _Site) -> Block:
+    if spec.stage_start == "conv_pool" and site.number == 0:
+        return _conv_pool(spec, name, site)
+    return _block(spec, name, site)
+
+
+def _conv_pool(spec: ResNetSpec, name: str, site: _Site) -> Block:
+    """A plain block of one convolution, whose pool has the stride."""
+    conv, norm, act = (f"{name}.{part}" for part in names_of(spec).branch(1))
+    branch = (
+        _conv(spec, conv, (site.in_channels, site.out_channels), 3),
+        *_norm_act(spec, norm, act, site.out_channels),
+        *((plan.MaxPool(f"{name}.pool", site.stride, site.stride),) if site.stride > 1 else ()),
+    )
+    return Block(name, (), branch, (), None, ())
+
+
 def _block(spec: ResNetSpec, name: str, site: _Site) -> Block:
     last_act = names_of(spec).last_act.format(n=len(site.widths) + spec.branch_activation)
     return Block(
@@ -193,7 +211,7 @@ def _block(spec: ResNetSpec, name: str, site: _Site) -> Block:
         branch=(*_branch(spec, name, site), *_end_of_branch(spec, name, site)),
         shortcut=_shortcut(spec, name, site),
         shortcut_from=None if spec.shortcut == "none" else "input",
-        output=(_act(spec, f"{name}.{last_act}"),),
+        output=(_act(spec, f"{name}.{last_act}"),) if spec.output_activation else (),
     )
 
 
@@ -229,6 +247,8 @@ def _branch(spec: ResNetSpec, name: str, site: _Site) -> Layers:
         conv, norm, act = (f"{name}.{part}" for part in names_of(spec).branch(number))
         normed = not (last and spec.pre_activation)
         channels = width
+        if last and spec.branch_drop_rate:
+            layers.append(plan.Dropout(f"{name}.drop", spec.branch_drop_rate))
         if number == first_3x3 and spec.convolution != "plain":
             layers += _composite(spec, f"{name}.conv{number}", shape, site)
             continue

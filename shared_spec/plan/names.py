@@ -46,6 +46,8 @@ class Names:
     head: str = ""
     """Before the names of pool, dropout, classifier and flattening."""
     classifier: str = "fc"
+    final_norm: str = "norm"
+    """Before the pool of the head; the activation after it is `act`."""
     first_norm: int = 1
     """The number of the norm after a branch's first convolution."""
 

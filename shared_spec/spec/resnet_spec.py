@@ -36,6 +36,10 @@ ActivationName = Literal[
     "hardswish",
 ]
 
+_AFTER_FEATURES = ("head_pool", "drop_rate")
+"""Fields of what comes after the last feature map, on which no weights of a net without it depend.
+"""
+
 EXPANSION = {"basic": 1, "bottleneck": 4}
 """Channels after a block in units of its planes."""
 
@@ -151,6 +155,11 @@ class ResNetSpec(Document):
     """What these channels are rounded to a multiple of."""
     branch_activation: Flag = False
     """An activation after the last norm of each branch too, before attention and sum."""
+    output_activation: Flag = True
+    """An activation after the sum; a pre_activation net has none in any case."""
+    stage_start: Literal["residual", "conv_pool"] = "residual"
+    """A stage's first block: as the others, or a 3x3 convolution with norm, activation and a max
+    pool of the stage's stride, without a shortcut (conv_pool, ResNet-9)."""
     convolution: Literal["plain", "selective", "hierarchical", "split_attention"] = "plain"
     """What stands for a block's first 3x3 convolution with its norm and activation: two of them, of
     which each channel of each image selects (SKNet, Li et al. 2019); one for each of `scale` parts
@@ -214,8 +223,14 @@ class ResNetSpec(Document):
     convolutions in place of a stride (8 or 16 for segmentation)."""
     head_pool: Literal["avg", "max", "avgmax", "catavgmax"] = "avg"
     """Pool over all pixels: mean, maximum, the mean of both, or both side by side."""
+    final_norm: Flag | None = None
+    """A norm before the head's pool, and in a pre_activation net an activation after it; left out:
+    in a pre_activation net alone."""
     drop_rate: Rate = 0.0
     """Dropout before the classifier, while training."""
+    branch_drop_rate: Rate = 0.0
+    """Dropout before the last convolution of each branch, while training (Zagoruyko and Komodakis
+    2016)."""
     drop_path_rate: Rate = 0.0
     """Stochastic depth: the last block's branch is dropped for this share of images, earlier ones
     for linearly less, while training (Huang et al. 2016)."""
@@ -258,6 +273,11 @@ class ResNetSpec(Document):
     def out_channels(self) -> tuple[int, ...]:
         """Channels after each stage, pruning aside."""
         return tuple(w * EXPANSION[b] for w, b in zip(self.widths, self.blocks, strict=True))
+
+    @property
+    def has_final_norm(self) -> bool:
+        """Whether a norm stands before the head's pool."""
+        return self.pre_activation if self.final_norm is None else self.final_norm
 
     @cached_property
     def stem_stride_total(self) -> int:
@@ -309,6 +329,12 @@ class ResNetSpec(Document):
                     f"{field}: {given!r} needs block 'bottleneck'; a basic block takes {plain!r} "
                     f"alone"
                 )
+        if self.stage_start == "conv_pool":
+            if "bottleneck" in self.blocks:
+                yield "stage_start: 'conv_pool' needs block 'basic'"
+            fields = ("shortcut_pool", "shortcut_kernel", "anti_alias", "output_stride")
+            for field, given, _ in self._changed(*fields, "block_widths", "reduce_first"):
+                yield f"{field}: {given!r} cannot be combined with stage_start 'conv_pool'"
         if self.anti_alias != "none" and self.stride_on == "1x1":
             yield "anti_alias: takes the stride of a 3x3 convolution, so stride_on has to be '3x3'"
 
@@ -362,7 +388,8 @@ class ResNetSpec(Document):
         if self.anti_alias != "none" and self.stem_pool in ("max_zero", "max_ceil"):
             yield f"stem_pool: {self.stem_pool!r} cannot be combined with anti_alias"
         if self.pre_activation:
-            for field, given, _ in self._changed("branch_activation", "names"):
+            fields = ("branch_activation", "output_activation", "stage_start", "names")
+            for field, given, _ in self._changed(*fields):
                 yield f"{field}: {given!r} cannot be combined with pre_activation"
 
     def _shortcut_problems(self) -> Iterator[str]:
@@ -400,7 +427,7 @@ class ResNetSpec(Document):
             if self.stride_block == "last":
                 yield "output_stride: cannot be combined with stride_block 'last'"
         if self.features_only:
-            for field, _, _ in self._changed("head_pool", "drop_rate"):
+            for field, _, _ in self._changed(*_AFTER_FEATURES):
                 yield f"{field}: a features_only net has no head"
         if self.out_indices:
             if not self.features_only:
@@ -444,14 +471,18 @@ class ResNetSpec(Document):
 
     def override(self, **fields: Any) -> ResNetSpec:
         """The same spec with `fields` replaced. Widths and strides that merely followed from the
-        old `depths` follow from the new ones.
+        old `depths` follow from the new ones, and a net that is asked for its features alone loses
+        what would come after them.
 
         Raises:
             SpecError: as `parse`.
         """
         if not fields:
             return self
-        data = self.to_dict() | fields
+        data = self.to_dict()
+        if fields.get("features_only") is True:
+            data = {field: value for field, value in data.items() if field not in _AFTER_FEATURES}
+        data |= fields
         return type(self).parse(data, where="spec override")
 
     def to_dict(self) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from shared_spec import (
 )
 from tests.conftest import Pool
 from tests.peers import timm_model
+from tests.probes.libraries.ports import Nine, PortNet, PreActivated
 from tests.tiers import choice, engines
 
 DEPTHS = (1, 2, 1, 2)
@@ -81,13 +82,85 @@ def test_timms_methods_of_a_senet() -> None:
         _, found = model.forward_intermediates(x)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b)
-    assert model.feature_info.channels() == judge.feature_info.channels()
-    assert model.feature_info.reduction() == judge.feature_info.reduction()
+    for key in ("num_chs", "reduction"):
+        assert [x[key] for x in model.feature_info] == [x[key] for x in judge.feature_info]
     for key in ("first_conv", "classifier", "input_size", "pool_size"):
         assert model.pretrained_cfg[key] == judge.pretrained_cfg[key]
     assert model.get_classifier() is model.last_linear
     model.reset_classifier(5)
     assert model(x).shape == (1, 5)
+
+
+PORT_WORDS = ("layer", "shortcut", "linear")
+
+
+def by_hand(name: str, spec: ResNetSpec) -> torch.nn.Module:
+    """The judge of a net for CIFAR: modules written from the published structure."""
+    kind, depths, widths = spec.blocks[0], spec.depths, spec.widths
+    if name.startswith("cifar_resnet"):
+        return PortNet(PORT_WORDS, kind, depths, widths, "B")
+    if name == "resnet9":
+        return Nine([spec.stem_width, *widths])
+    drop = 0.3 if name.startswith("wrn") else None
+    return PreActivated(kind, depths, widths, spec.stem_width, drop)
+
+
+CIFAR = ("cifar_resnet*", "preact_resnet*", "wrn_*", "resnet9")
+CIFAR_CUTS = {
+    "cifar_resnet18": {"depths": [1, 2], "widths": [16, 32], "stem_width": 16},
+    "cifar_resnet50": {"depths": [1, 2], "widths": [16, 32], "stem_width": 16},
+    "preact_resnet18": {"depths": [1, 2], "widths": [16, 32], "stem_width": 16},
+    "preact_resnet50": {"depths": [1, 2], "widths": [16, 32], "stem_width": 16},
+    "wrn_16_4": {"depths": [2, 1], "widths": [16, 32]},
+    "resnet9": {"widths": [16, 24, 32], "stem_width": 8},
+}
+
+
+def loaded(judge: torch.nn.Module, model: Any) -> torch.nn.Module:
+    """A judge under names of its own, with the arrays of `model` in their order; the published
+    names are those of `tests/formats/test_ports.py`.
+    """
+    ours_, theirs = model.state_dict(), judge.state_dict()
+    for a, b in zip(ours_.values(), theirs.values(), strict=True):
+        assert a.shape == b.shape or (a.shape[:2] == b.shape and a.shape[2:] == (1, 1))
+    state = {k: a.reshape(theirs[k].shape) for k, a in zip(theirs, ours_.values(), strict=True)}
+    judge.double().load_state_dict(state, strict=True)
+    return judge.eval()
+
+
+@pytest.mark.parametrize("name", CIFAR_CUTS)
+def test_nets_for_cifar_agree(name: str) -> None:
+    spec = resolve(name, CIFAR_CUTS[name])
+    model = ours(spec)
+    judge = loaded(by_hand(name, spec), model)
+    for size in [(32, 32), (33, 33), (45, 32)]:
+        images = random_images((2, *size, 3))
+        with torch.inference_mode():
+            expected = judge(torch.from_numpy(images).double().permute(0, 3, 1, 2)).numpy()
+        found = resnet_torch.predict(model, images)
+        assert np.abs(found - expected).max() / np.abs(expected).max() <= 1e-12
+
+
+@pytest.mark.parametrize("name", [n for pattern in CIFAR for n in list_models(pattern)])
+def test_counts_are_those_of_nets_by_hand(name: str) -> None:
+    spec = resolve(name)
+    with torch.device("meta"):
+        judge = by_hand(name, spec)
+    assert compile_plan(spec).parameter_count() == sum(p.numel() for p in judge.parameters())
+
+
+def test_dropout_is_before_the_last_convolution_of_a_branch() -> None:
+    """PyTorch's generator drops the same in both, as they draw in one order."""
+    spec = resolve("wrn_16_4", CIFAR_CUTS["wrn_16_4"])
+    model = ours(spec)
+    judge = loaded(by_hand("wrn_16_4", spec), model)
+    x = torch.from_numpy(random_images((2, 32, 32, 3))).double().permute(0, 3, 1, 2)
+    results = []
+    for net in (model.train(), judge.train()):
+        torch.manual_seed(0)
+        results.append(net(x))
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(results[0], model.eval()(x))
 
 
 NARROW: dict[str, Any] = {"depths": [1, 1], "widths": [16, 32], "stem_width": 16, "num_classes": 7}
@@ -96,8 +169,30 @@ SPECS = {
     "senet154": resolve(
         "legacy_senet154", NARROW | {"groups": 2, "base_width": 64, "activation": "silu"}
     ),
+    "preact": resolve("preact_resnet18", CIFAR_CUTS["preact_resnet18"]),
+    "wide": resolve("wrn_16_4", CIFAR_CUTS["wrn_16_4"]),
+    "nine": resolve("resnet9", CIFAR_CUTS["resnet9"]),
 }
 """One spec for each set of options that is new, narrow and short."""
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_other_forms_agree(name: str) -> None:
+    """For inference, where norms go into convolutions, and for features."""
+    spec = SPECS[name]
+    state = cast_weights(random_weights(compile_plan(spec), 3), "float64")
+    images = random_images((2, spec.image_size, spec.image_size, 3))
+    model = resnet_torch.create_model(spec, weights=state, dtype="float64")
+    folded = resnet_torch.create_model(spec, weights=state, dtype="float64", inference=True)
+    expected, found = (resnet_torch.predict(net, images) for net in (model, folded))
+    assert np.abs(found - expected).max() / np.abs(expected).max() <= 1e-12
+    body = resnet_torch.create_model(
+        spec, weights=state, dtype="float64", features_only=True, out_indices=(1, 2)
+    )
+    maps = resnet_torch.predict(body, images)
+    blocks = [stage.blocks[-1].name for stage in model.plan.stages[:2]]
+    for a, b in zip(maps, resnet_torch.activations(model, images, blocks).values(), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("name", SPECS)
