@@ -268,6 +268,19 @@ class LayerScale(nnx.Module):
         return y
 
 
+class PReLU(nnx.Module):
+    """A learnt slope for each channel where the input is negative."""
+
+    def __init__(self, layer: plan.PReLU, options: Options) -> None:
+        self.dtype = options.dtype
+        self.negative_slope = nnx.Param(jnp.zeros(layer.channels, options.param_dtype))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, H, W, C] to the same."""
+        x, slope = promote_dtype((x, self.negative_slope[...]), dtype=self.dtype)
+        return jnp.where(x >= 0, x, slope * x)
+
+
 class DropBlock(nnx.Dropout):
     """Drop squares of pixels, in training."""
 
@@ -374,6 +387,7 @@ FUNCTIONS: dict[type, Callable[[Any, jax.Array], jax.Array]] = {
     plan.ZeroPad: _zero_pad,
     plan.SpaceToDepth: _space_to_depth,
     plan.Flatten: lambda layer, x: x.reshape(x.shape[0], -1),
+    plan.FlattenMaps: lambda layer, x: x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1),
     plan.Identity: lambda layer, x: x,
     plan.AvgPool: _avg_pool,
     plan.BlurPool: _blur_pool,
@@ -393,6 +407,7 @@ BUILDERS: dict[type, Callable[[Any, Options], nnx.Module]] = {
     plan.SqueezeExcite: SqueezeExcite,
     plan.ChannelAttention: ChannelAttention,
     plan.LayerScale: LayerScale,
+    plan.PReLU: PReLU,
     plan.Dropout: lambda layer, options: nnx.Dropout(layer.rate, rngs=options.rngs),
     plan.DropPath: lambda layer, options: nnx.Dropout(
         layer.rate, broadcast_dims=(1, 2, 3), rngs=options.rngs

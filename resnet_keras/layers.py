@@ -166,6 +166,13 @@ def _global_pool(layer: plan.GlobalPool, x: Any, own: Own) -> Any:
     return merged(**own)(both)
 
 
+def _flatten_maps(layer: plan.FlattenMaps, x: Any, own: Own) -> Any:
+    x = keras.layers.Permute((3, 1, 2), **_inner(own, "channels_first"))(x)
+    # The size is said here: that of images may be open.
+    count = layer.channels * layer.height * layer.width
+    return keras.layers.Reshape((count,), **own)(x)
+
+
 def _dropout(layer: plan.Dropout, x: Any, own: Own) -> Any:
     return keras.layers.Dropout(layer.rate, seed=layer_seed(own["name"]), **own)(x)
 
@@ -320,7 +327,9 @@ def tensorflow_batch_norm(x: Any, gamma: Any, beta: Any, eps: float) -> tuple[An
 
 @saved_as(keras.layers.BatchNormalization)
 class BiasedBatchNormalization(keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` in the layer's own precision (at least float32)."""
+    """`keras.layers.BatchNormalization` of [N, H, W, C] or [N, C], in the layer's own precision (at
+    least float32).
+    """
 
     unbiased = False
 
@@ -349,6 +358,8 @@ class BiasedBatchNormalization(keras.layers.BatchNormalization):
 
     def _fused(self, x: Any) -> Callable[..., tuple[Any, Any, Any]] | None:
         """The engine's own kernel, where it has one for `x`."""
+        if len(x.shape) == 2:
+            return None
         backend = keras.backend.backend()
         if backend == "torch" and x.numel() > x.shape[-1]:
             return torch_batch_norm
@@ -360,7 +371,7 @@ class BiasedBatchNormalization(keras.layers.BatchNormalization):
         if not self.unbiased:
             return variance
         shape = ops.shape(x)
-        n = ops.cast(shape[0] * shape[1] * shape[2] * count, variance.dtype)
+        n = ops.cast(math.prod(shape[:-1]) * count, variance.dtype)
         # A single number has no unbiased variance: its biased one, 0, is taken.
         return variance * (n / (n - 1 + ops.cast(ops.equal(n, 1), variance.dtype)))
 
@@ -600,6 +611,17 @@ class LayerScale(_PerChannel):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
+class PReLU(_PerChannel):
+    """A learnt slope for each channel where the input is negative."""
+
+    initializers = (("alpha", "zeros"),)
+
+    def call(self, inputs: Any) -> Any:
+        """[N, H, W, C] to the same."""
+        return ops.relu(inputs) - self.alpha * ops.relu(-inputs)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
 class BlurPool(_Configured, keras.layers.Layer):
     """Binomial blur and subsampling for each channel, reflecting one pixel at the border."""
 
@@ -708,12 +730,14 @@ BUILDERS: dict[type, Callable[[Any, Any, Own], Any]] = {
     plan.ZeroPad: lambda layer, x, own: keras.layers.ZeroPadding2D(layer.amount, **own)(x),
     plan.SpaceToDepth: _of(SpaceToDepth),
     plan.Flatten: lambda layer, x, own: keras.layers.Flatten(**own)(x),
+    plan.FlattenMaps: _flatten_maps,
     plan.Identity: _identity,
     plan.AvgPool: _avg_pool,
     plan.BlurPool: _of(BlurPool),
     plan.SqueezeExcite: _squeeze_excite,
     plan.ChannelAttention: _channel_attention,
     plan.LayerScale: _of(LayerScale),
+    plan.PReLU: _of(PReLU),
     plan.Activation: _activation,
     plan.MaxPool: _max_pool,
     plan.ZeroPadShortcut: _of(ZeroPadShortcut),

@@ -263,7 +263,8 @@ def output_layer(p: Plan, path: str) -> str:
     """Name of the Keras layer whose output is that of the block or layer at a dotted path."""
     for block in p.blocks():
         if block.name == path:
-            path = block.output[-1].name if block.output else f"{block.name}.add"
+            path = f"{block.name}.add" if block.shortcut_from else block.branch[-1].name
+            path = block.output[-1].name if block.output else path
     return keras_layer(path)
 
 

@@ -267,6 +267,7 @@ class ModelVerbs(ABC, Generic[Model]):
         self.weights.check_saved(model)
         wanted, known = export_format(Path(path)), replace(remembered(model), spec=model.spec)
         dtype = self.weights.dtype_name(model)
+        form = form.sized(model.spec)
         wanted.check(form, dtype)
         form.check(model.plan)
         if wanted.from_plan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
 from typing import Literal
 
@@ -13,6 +13,7 @@ import numpy as np
 from shared_spec.errors import SpecError, WeightsError, did_you_mean
 from shared_spec.plan import Conv, Dense
 from shared_spec.plan.network import Plan
+from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import METADATA_KEY, Checkpoint
 from shared_spec.weights.preprocessing import Preprocessing
 
@@ -64,6 +65,19 @@ class Form:
         if self.preprocessing and prepare is None:
             raise SpecError("preprocessing: the weights have none that a graph could do")
         return prepare if self.preprocessing else None
+
+    def sized(self, spec: ResNetSpec) -> Form:
+        """The same, with the size of images where the net takes no other.
+
+        Raises:
+            SpecError: if this has another one.
+        """
+        side = (spec.image_size, spec.image_size)
+        if not spec.one_size:
+            return self
+        if self.size not in (None, side):
+            raise SpecError(f"size: {self.size}; the net takes images of {side} pixels alone")
+        return replace(self, size=side)
 
     def check(self, p: Plan) -> None:
         """Raise a `SpecError` if the net has no such head."""

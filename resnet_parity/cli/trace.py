@@ -149,7 +149,7 @@ def _against(factory: str | None, names: Path | None) -> UserModel | ExportedFil
 def _images(
     spec: ResNetSpec, what: str, image_size: int | None, batch: int, seed: int
 ) -> np.ndarray:
-    side = image_size or min(64, max(spec.image_size, 8))
+    side = image_size or spec.small_size
     if what == "random":
         from shared_spec.weights.initialize import random_images
 

@@ -10,9 +10,9 @@ from shared_spec.catalogue import (
     flax_example,
     keras_applications,
     keras_hub,
+    small_families,
     timm_resnet,
     timm_resnetv2,
-    timm_senet,
     torchvision,
 )
 from shared_spec.catalogue.entry import Entry
@@ -22,7 +22,7 @@ _FAMILIES = (
     torchvision,
     timm_resnet,
     timm_resnetv2,
-    timm_senet,
+    small_families,
     keras_applications,
     keras_hub,
     flax_example,

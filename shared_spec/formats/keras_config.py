@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from shared_spec.errors import SpecError
-from shared_spec.plan import Conv, Dense, Flatten, GlobalPool
+from shared_spec.plan import BatchNorm, Conv, Dense, Flatten, FlattenMaps, GlobalPool
 from shared_spec.plan.layers import Layer
 from shared_spec.plan.network import Plan
 from shared_spec.spec.resnet_spec import ResNetSpec
@@ -111,7 +111,12 @@ def classifier(p: Plan) -> Layer | None:
 
 def headless(head: tuple[Layer, ...]) -> tuple[Layer, ...]:
     """The layers of a head that work on maps, which is what Keras calls a net without its top."""
-    return tuple(x for x in head if not isinstance(x, Flatten | GlobalPool | Conv | Dense))
+    after = Flatten | FlattenMaps | GlobalPool | Conv | Dense
+    return tuple(x for x in head if not isinstance(x, after) and not _of_features(x))
+
+
+def _of_features(layer: Layer) -> bool:
+    return isinstance(layer, BatchNorm) and layer.of_features
 
 
 def is_keras_model(model: Mapping[str, Any]) -> bool:

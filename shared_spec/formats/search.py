@@ -35,7 +35,8 @@ _FIRST_BLOCK = re.compile(
 )
 """Of a net under the names of each dialect; a number is that of a child in a `Sequential`."""
 _BODY = re.compile(
-    r"(?:conv[1-4]|bn1|maxpool|pool0|layer\d+|rl\d+|res\d+|stem|stages|norm|block\d+|conv\d+_x)(?=\.|$)"
+    r"(?:conv1|conv[2-4](?=\.[01]\.)|bn[12]|prelu|maxpool|pool0|layer\d+|rl\d+|res\d+|stem|stages|"
+    r"norm|block\d+|conv\d+_x|features)(?=\.|$)"
 )
 """The modules of a net before its classifier."""
 _COMPANIONS = re.compile(

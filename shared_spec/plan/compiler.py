@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
 from typing import Literal, NamedTuple
@@ -65,7 +66,8 @@ def compile_plan(spec: ResNetSpec) -> Plan:
         stages.append(Stage(name, tuple(blocks)))
     stem, pool = _stem(spec), _stem_pool(spec, names.stem_pool)
     if not spec.features_only:
-        head = _head(spec, sites[-1].out_channels)
+        stride = spec.stem_stride_total * math.prod(s.stride for s in sites)
+        head = _head(spec, sites[-1].out_channels, stride)
         return Plan(spec.in_channels, stem + pool, tuple(stages), head)
     levels = (stem[-1].name, *(stage.name for stage in stages))
     wanted = spec.out_indices or range(len(levels))
@@ -118,19 +120,35 @@ def _widths(spec: ResNetSpec, stage: int) -> tuple[int, ...]:
     return width // spec.reduce_first, width, out_channels
 
 
-def _head(spec: ResNetSpec, channels: int) -> Layers:
-    """Pool, dropout and classifier, such as they are."""
+def _head(spec: ResNetSpec, channels: int, stride: int) -> Layers:
+    """Pool, dropout and classifier, such as they are, behind maps of so many channels that have a
+    pixel for so many of the image's.
+    """
+    side = -(-spec.image_size // stride)
     pooled = channels * (2 if spec.head_pool == "catavgmax" else 1)
     classes, names = spec.num_classes, names_of(spec)
     prefix, fc = names.head, f"{names.head}{names.classifier}"
     drop: Layers = (plan.Dropout(f"{prefix}drop", spec.drop_rate),) if spec.drop_rate else ()
-    pool = plan.GlobalPool(f"{prefix}global_pool", spec.pre_activation, spec.head_pool)
+    if spec.head_pool == "flatten":
+        pooled = channels * side * side
+        pool: Layer = plan.FlattenMaps(f"{prefix}flatten", side, side, channels)
+    else:
+        pool = plan.GlobalPool(f"{prefix}global_pool", spec.pre_activation, spec.head_pool)
     if spec.pre_activation:
         classifier = (plan.Conv(fc, pooled, classes, 1, bias=True),) if classes else ()
         norm = _norm_act(spec, names.final_norm, "act", channels) if spec.has_final_norm else ()
         return (*norm, pool, *drop, *classifier, plan.Flatten(f"{prefix}flatten"))
     final = (_norm(spec, names.final_norm, channels),) if spec.has_final_norm else ()
-    return (*final, pool, *drop, *((plan.Dense(fc, pooled, classes),) if classes else ()))
+    dense = (plan.Dense(fc, pooled, classes),) if classes else ()
+    return (*final, pool, *drop, *dense, *_output_norm(spec))
+
+
+def _output_norm(spec: ResNetSpec) -> Layers:
+    if not (spec.output_norm and spec.num_classes):
+        return ()
+    norm = _norm(spec, names_of(spec).output_norm, spec.num_classes)
+    assert isinstance(norm, plan.BatchNorm)
+    return (replace(norm, of_features=True),)
 
 
 def _stem(spec: ResNetSpec) -> Layers:
@@ -174,7 +192,7 @@ def _stem_pool(spec: ResNetSpec, name: str) -> Layers:
         layers = [_conv(spec, f"{name}.0", (width, width), 3, 1 if anti_alias else 2)]
         layers += [_anti_alias(spec, f"{name}.1", width, 2)] if anti_alias else []
         layers += [_norm(spec, f"{name}.{len(layers)}", width)]
-        return (*layers, _act(spec, f"{name}.{len(layers)}"))
+        return (*layers, _act(spec, f"{name}.{len(layers)}", width))
     if spec.anti_alias == "avg":
         return (_anti_alias(spec, name, width, 2),)
     if spec.stem_pool == "max_ceil":
@@ -204,14 +222,18 @@ def _conv_pool(spec: ResNetSpec, name: str, site: _Site) -> Block:
 
 
 def _block(spec: ResNetSpec, name: str, site: _Site) -> Block:
-    last_act = names_of(spec).last_act.format(n=len(site.widths) + spec.branch_activation)
+    names = names_of(spec)
+    last_act = names.last_act.format(n=len(site.widths) + spec.branch_activation)
+    first = f"{name}.{names.norm.format(n=names.first_norm - 1)}"
     return Block(
         name=name,
-        pre=(),
+        pre=(_norm(spec, first, site.in_channels),) if spec.pre_norm else (),
         branch=(*_branch(spec, name, site), *_end_of_branch(spec, name, site)),
         shortcut=_shortcut(spec, name, site),
         shortcut_from=None if spec.shortcut == "none" else "input",
-        output=(_act(spec, f"{name}.{last_act}"),) if spec.output_activation else (),
+        output=(_act(spec, f"{name}.{last_act}", site.out_channels),)
+        if spec.output_activation
+        else (),
     )
 
 
@@ -239,9 +261,10 @@ def _branch(spec: ResNetSpec, name: str, site: _Site) -> Layers:
     kernels = (3, 3) if len(site.widths) == 2 else (1, 3, 1)
     first_3x3 = kernels.index(3) + 1
     layers: list[Layer] = []
-    channels, on_1x1 = site.in_channels, 1
-    if spec.stride_on == "1x1":
-        on_1x1, site = site.stride, site._replace(stride=1)
+    channels, strided = site.in_channels, {}
+    if spec.stride_on != "3x3":
+        strided = {1 if spec.stride_on == "1x1" else len(kernels): site.stride}
+        site = site._replace(stride=1)
     for number, (kernel_size, width) in enumerate(zip(kernels, site.widths, strict=True), start=1):
         shape, last = (channels, width), number == len(kernels)
         conv, norm, act = (f"{name}.{part}" for part in names_of(spec).branch(number))
@@ -255,7 +278,7 @@ def _branch(spec: ResNetSpec, name: str, site: _Site) -> Layers:
         if number == first_3x3:
             layers.append(_first_3x3(spec, conv, shape, site))
         else:
-            stride = on_1x1 if number == 1 else 1
+            stride = strided.get(number, 1)
             dilation = site.dilation if kernel_size == 3 else 1
             layers.append(_conv(spec, conv, shape, kernel_size, stride, normed, dilation=dilation))
         if normed:
@@ -263,7 +286,7 @@ def _branch(spec: ResNetSpec, name: str, site: _Site) -> Layers:
         if number == first_3x3:
             layers += _drop_block(spec, f"{name}.drop_block", site)
         if (not last or spec.branch_activation) and not _norm_activates(spec):
-            layers.append(_act(spec, act))
+            layers.append(_act(spec, act, width))
         if number == first_3x3:
             layers += _strided(spec, name, width, site)
     return tuple(layers)
@@ -309,7 +332,7 @@ def _selective_kernel(
             ),
             _norm(spec, "bn", channels),
             *_drop_block(spec, "drop", site),
-            _act(spec, "act"),
+            _act(spec, "act", channels),
         )
         for times in (1, 2)
     )
@@ -332,7 +355,7 @@ def _hierarchical_split(spec: ResNetSpec, name: str, site: _Site) -> plan.Hierar
     path = (
         _conv(spec, "conv", shape, 3, site.stride, groups=groups, dilation=dilation),
         _norm(spec, "bn", width),
-        _act(spec, "act"),
+        _act(spec, "act", width),
     )
     count = max(1, spec.scale - 1)
     pool = plan.AvgPool("pool", 3, site.stride, 1, count_padding=True)
@@ -537,9 +560,11 @@ def _norm_activates(spec: ResNetSpec) -> bool:
 
 def _norm_act(spec: ResNetSpec, norm: str, act: str, channels: int) -> Layers:
     """A norm and the activation after it, unless the norm holds one."""
-    after = () if _norm_activates(spec) else (_act(spec, act),)
+    after = () if _norm_activates(spec) else (_act(spec, act, channels),)
     return (_norm(spec, norm, channels), *after)
 
 
-def _act(spec: ResNetSpec, name: str) -> Layer:
+def _act(spec: ResNetSpec, name: str, channels: int) -> Layer:
+    if spec.activation == "prelu":
+        return plan.PReLU(name, channels)
     return plan.Activation(name, spec.activation)

@@ -25,6 +25,7 @@ Role = Literal[
     "norm_gate",
     "norm_threshold",
     "branch_scale",
+    "prelu_slope",
 ]
 
 
@@ -83,6 +84,8 @@ class BatchNorm(Layer):
     momentum: float
     variance: Literal["unbiased", "biased"]
     scale_init: float = 1.0
+    of_features: bool = False
+    """Over N alone: what enters is [N, C]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +161,15 @@ class Activation(Layer):
     """
 
     function: str
+
+
+@dataclass(frozen=True, slots=True)
+class PReLU(Layer):
+    """x where it is positive, else x times a learnt number for each channel (He et al. 2015,
+    arXiv:1502.01852).
+    """
+
+    channels: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,6 +364,17 @@ class DropBlock(Layer):
 @dataclass(frozen=True, slots=True)
 class Flatten(Layer):
     """[N, 1, 1, C] to [N, C]."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlattenMaps(Layer):
+    """[N, height, width, C] to [N, C height width]: by channel, then by row, then by column, as
+    PyTorch keeps maps. So the kernel of the dense layer behind it is one array in all frameworks.
+    """
+
+    height: int
+    width: int
+    channels: int
 
 
 @dataclass(frozen=True, slots=True)

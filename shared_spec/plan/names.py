@@ -46,6 +46,7 @@ class Names:
     head: str = ""
     """Before the names of pool, dropout, classifier and flattening."""
     classifier: str = "fc"
+    output_norm: str = "features"
     final_norm: str = "norm"
     """Before the pool of the head; the activation after it is `act`."""
     first_norm: int = 1
@@ -80,13 +81,16 @@ SENET = Names(
     attention="se_module",
     classifier="last_linear",
 )
+IRESNET = Names(
+    stem=("conv1", "bn1", "prelu"), act="prelu", last_act="prelu", final_norm="bn2", first_norm=2
+)
 SKNET = replace(RESNET, conv="conv{n}.conv", norm="conv{n}.bn", act="conv{n}.act", last_act="act")
 
 
 def names_of(spec: ResNetSpec) -> Names:
     """What the layers of a net are called."""
     if spec.names is not None:
-        return {"senet": SENET}[spec.names]
+        return {"senet": SENET, "iresnet": IRESNET}[spec.names]
     if spec.pre_activation:
         return RESNETV2
     return SKNET if spec.convolution == "selective" else RESNET

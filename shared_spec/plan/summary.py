@@ -174,6 +174,13 @@ def output_shape(layer: Layer, shape: Shape) -> Shape:
         case plan.SplitAttention(branch=branch):
             h, w, parts = chain_shape(branch, shape)
             return h, w, parts // layer.radix
+        case plan.FlattenMaps(height=height, width=width):
+            if (h, w) != (height, width):
+                raise SpecError(
+                    f"maps of {height} × {width} pixels are flattened, and these would have "
+                    f"{h} × {w}; head_pool 'flatten' takes images of its image_size alone"
+                )
+            return (h * w * c,)
         case plan.GlobalPool():
             channels = c * (2 if layer.kind == "catavgmax" else 1)
             return (1, 1, channels) if layer.keep_axes else (channels,)

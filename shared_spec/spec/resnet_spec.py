@@ -34,6 +34,7 @@ ActivationName = Literal[
     "gelu",
     "gelu_tanh",
     "hardswish",
+    "prelu",
 ]
 
 _AFTER_FEATURES = ("head_pool", "drop_rate")
@@ -127,9 +128,11 @@ class ResNetSpec(Document):
     ] = ()
     """Output channels of every convolution of every block, block by block, for pruned nets; left
     out: they follow from widths."""
-    stride_on: Literal["3x3", "1x1"] = "3x3"
-    """Which convolution of a bottleneck has the stride: the 3x3 (v1.5) or the first 1x1 (the
-    paper's v1)."""
+    pre_norm: Flag = False
+    """A norm before the first convolution of each branch too (iresnet)."""
+    stride_on: Literal["3x3", "1x1", "last"] = "3x3"
+    """Which convolution of a block has the stride: the first 3x3 (of a bottleneck, v1.5), the first
+    1x1 of a bottleneck (the paper's v1), or the last of a basic block."""
     stride_block: Literal["first", "last"] = "first"
     """Which block of a stage has its stride. last (keras.applications' V2) needs pre_activation;
     the identity beside it takes every stride-th pixel."""
@@ -214,15 +217,16 @@ class ResNetSpec(Document):
     """Estimate that enters the running variance: unbiased (n - 1, PyTorch's) or biased (n, Keras's
     and Flax's). It holds in every framework."""
     activation: ActivationName = "relu"
-    """The nonlinearity. gelu is exact, gelu_tanh its approximation; leaky_relu has the slope
-    0.01."""
+    """The nonlinearity. gelu is exact, gelu_tanh its approximation; leaky_relu has the slope 0.01,
+    prelu a learnt one for each channel (He et al. 2015, arXiv:1502.01852)."""
     zero_init_last: Flag = False
     """Start the last norm's scale of each branch at 0 (Goyal et al. 2017)."""
     output_stride: Annotated[int, Field(strict=True, ge=1)] | None = None
     """Stride of the last stage's output in pixels of the image: stages beyond it dilate their 3x3
     convolutions in place of a stride (8 or 16 for segmentation)."""
-    head_pool: Literal["avg", "max", "avgmax", "catavgmax"] = "avg"
-    """Pool over all pixels: mean, maximum, the mean of both, or both side by side."""
+    head_pool: Literal["avg", "max", "avgmax", "catavgmax", "flatten"] = "avg"
+    """Pool over all pixels: mean, maximum, the mean of both, or both side by side; or every pixel
+    beside the others (flatten), which takes images of image_size alone."""
     final_norm: Flag | None = None
     """A norm before the head's pool, and in a pre_activation net an activation after it; left out:
     in a pre_activation net alone."""
@@ -245,11 +249,13 @@ class ResNetSpec(Document):
     """Channels of the input image."""
     num_classes: Annotated[int, Field(strict=True, ge=0, le=10_000_000)] = 1000
     """Number of logits; 0 gives the pooled features instead."""
+    output_norm: Flag = False
+    """A batch norm over what the classifier gives, if there is one (iresnet's embeddings)."""
     image_size: Annotated[int, Field(strict=True, ge=1, le=65_536)] = 224
-    """Nominal height and width in pixels; any other size works too."""
-    names: Literal["senet"] | None = None
+    """Nominal height and width in pixels; any other size works too, unless head_pool is flatten."""
+    names: Literal["senet", "iresnet"] | None = None
     """What layers are called, where that does not follow from the other fields: as in timm's
-    `senet`."""
+    `senet`, or in insightface's `iresnet`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -278,6 +284,16 @@ class ResNetSpec(Document):
     def has_final_norm(self) -> bool:
         """Whether a norm stands before the head's pool."""
         return self.pre_activation if self.final_norm is None else self.final_norm
+
+    @property
+    def one_size(self) -> bool:
+        """Whether the net takes images of `image_size` alone."""
+        return self.head_pool == "flatten" and not self.features_only
+
+    @property
+    def small_size(self) -> int:
+        """Height and width of images to compare nets on: no more than 64 if it takes such."""
+        return self.image_size if self.one_size else min(64, max(self.image_size, 8))
 
     @cached_property
     def stem_stride_total(self) -> int:
@@ -325,18 +341,25 @@ class ResNetSpec(Document):
             yield f"norm_groups: the norm {self.norm!r} has no groups"
         if "basic" in self.blocks:
             for field, given, plain in self._changed("groups", "base_width", "stride_on"):
-                yield (
-                    f"{field}: {given!r} needs block 'bottleneck'; a basic block takes {plain!r} "
-                    f"alone"
-                )
+                if given != "last":
+                    yield (
+                        f"{field}: {given!r} needs block 'bottleneck'; a basic block takes "
+                        f"{plain!r} alone"
+                    )
+        if self.stride_on == "last" and "bottleneck" in self.blocks:
+            yield "stride_on: 'last' needs block 'basic'"
         if self.stage_start == "conv_pool":
             if "bottleneck" in self.blocks:
                 yield "stage_start: 'conv_pool' needs block 'basic'"
             fields = ("shortcut_pool", "shortcut_kernel", "anti_alias", "output_stride")
-            for field, given, _ in self._changed(*fields, "block_widths", "reduce_first"):
+            more = ("block_widths", "reduce_first", "pre_norm", "stride_on")
+            for field, given, _ in self._changed(*fields, *more):
                 yield f"{field}: {given!r} cannot be combined with stage_start 'conv_pool'"
-        if self.anti_alias != "none" and self.stride_on == "1x1":
-            yield "anti_alias: takes the stride of a 3x3 convolution, so stride_on has to be '3x3'"
+        if self.anti_alias != "none" and self.stride_on != "3x3":
+            yield (
+                "anti_alias: takes the stride of the first 3x3 convolution, so stride_on has to be "
+                "'3x3'"
+            )
 
     def _convolution_problems(self) -> Iterator[str]:
         kind = self.convolution
@@ -388,7 +411,7 @@ class ResNetSpec(Document):
         if self.anti_alias != "none" and self.stem_pool in ("max_zero", "max_ceil"):
             yield f"stem_pool: {self.stem_pool!r} cannot be combined with anti_alias"
         if self.pre_activation:
-            fields = ("branch_activation", "output_activation", "stage_start", "names")
+            fields = ("branch_activation", "output_activation", "stage_start", "pre_norm", "names")
             for field, given, _ in self._changed(*fields):
                 yield f"{field}: {given!r} cannot be combined with pre_activation"
 
@@ -429,6 +452,14 @@ class ResNetSpec(Document):
         if self.features_only:
             for field, _, _ in self._changed(*_AFTER_FEATURES):
                 yield f"{field}: a features_only net has no head"
+        if self.output_norm and (self.pre_activation or self.norm != "batch"):
+            yield "output_norm: needs norm 'batch', and cannot be combined with pre_activation"
+        if self.head_pool == "flatten":
+            odd = [("pre_activation", True), ("anti_alias", "avg"), ("stem_pool", "max_ceil")]
+            odd += [("stage_start", "conv_pool")]
+            for field, value in odd:
+                if getattr(self, field) == value:
+                    yield f"head_pool: 'flatten' cannot be combined with {field} {value!r}"
         if self.out_indices:
             if not self.features_only:
                 yield "out_indices: needs features_only"

@@ -52,6 +52,7 @@ _LEAVES = {
     "norm_gate": ("v", "v", "v"),
     "norm_threshold": ("tau", "tau", "tau"),
     "branch_scale": ("gamma", "gamma", "gamma"),
+    "prelu_slope": ("weight", "alpha", "negative_slope"),
 }
 """Names in PyTorch, Keras and Flax."""
 

@@ -12,7 +12,9 @@ import torch
 
 import resnet_torch
 from resnet_parity.check.forward import check
+from resnet_parity.check.training import check_training
 from shared_spec import (
+    ImageError,
     ResNetSpec,
     cast_weights,
     compile_plan,
@@ -23,8 +25,8 @@ from shared_spec import (
 )
 from tests.conftest import Pool
 from tests.peers import timm_model
-from tests.probes.libraries.ports import Nine, PortNet, PreActivated
-from tests.tiers import choice, engines
+from tests.probes.libraries.ports import FaceNet, Nine, PortNet, PreActivated
+from tests.tiers import choice, engines, only, without_compilers
 
 DEPTHS = (1, 2, 1, 2)
 SENETS = (
@@ -163,6 +165,54 @@ def test_dropout_is_before_the_last_convolution_of_a_branch() -> None:
     assert not torch.allclose(results[0], model.eval()(x))
 
 
+FACE = {
+    "depths": [1, 2, 1],
+    "widths": [8, 16, 16],
+    "strides": [2, 2, 2],
+    "stem_width": 8,
+    "num_classes": 12,
+}
+
+
+@pytest.mark.parametrize("side", [32, 45])
+def test_nets_for_faces_agree(side: int) -> None:
+    """Each size is a net of its own, and square: that is what its last layer flattens."""
+    spec = resolve("iresnet18", FACE | {"image_size": side})
+    judge = FaceNet(spec.depths, spec.widths, 8, side, 12)
+    compare(ours(spec), judge, [(side, side)])
+
+
+@pytest.mark.parametrize("name", list_models("iresnet*"))
+def test_counts_of_nets_for_faces(name: str) -> None:
+    spec = resolve(name)
+    with torch.device("meta"):
+        judge = FaceNet(spec.depths, [64, 128, 256, 512], 64, 112, 512)
+    assert compile_plan(spec).parameter_count() == sum(p.numel() for p in judge.parameters())
+    assert {q.name: q.shape for q in compile_plan(spec).parameters()} == {
+        k: (*v.shape,) for k, v in judge.state_dict().items() if "num_batches" not in k
+    }
+
+
+def test_another_size_is_refused() -> None:
+    model = resnet_torch.create_model("iresnet18", **FACE, image_size=32)
+    with pytest.raises(ImageError, match=r"4 × 4 pixels are flattened, and these would have 5 × 4"):
+        resnet_torch.predict(model, random_images((1, 40, 32, 3)))
+
+
+def test_one_step_of_a_net_for_faces_is_the_judge_s() -> None:
+    """Gradients and running statistics, those over features too."""
+    spec = resolve("iresnet18", FACE | {"image_size": 32})
+    model, judge = ours(spec).train(), FaceNet(spec.depths, spec.widths, 8, 32, 12).double()
+    judge.load_state_dict(model.state_dict())
+    x = torch.from_numpy(random_images((4, 32, 32, 3))).double().permute(0, 3, 1, 2)
+    for net in (model, judge):
+        net(x).square().sum().backward()
+    for (name, a), b in zip(model.named_parameters(), judge.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-9, atol=1e-9, msg=name)
+    for name, a in judge.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], a, rtol=1e-12, atol=1e-12)
+
+
 NARROW: dict[str, Any] = {"depths": [1, 1], "widths": [16, 32], "stem_width": 16, "num_classes": 7}
 SPECS = {
     "senet": resolve("legacy_seresnet18", NARROW),
@@ -172,6 +222,7 @@ SPECS = {
     "preact": resolve("preact_resnet18", CIFAR_CUTS["preact_resnet18"]),
     "wide": resolve("wrn_16_4", CIFAR_CUTS["wrn_16_4"]),
     "nine": resolve("resnet9", CIFAR_CUTS["resnet9"]),
+    "face": resolve("iresnet18", FACE | {"image_size": 32}),
 }
 """One spec for each set of options that is new, narrow and short."""
 
@@ -198,7 +249,16 @@ def test_other_forms_agree(name: str) -> None:
 @pytest.mark.parametrize("name", SPECS)
 def test_five_engines_agree(pool: Pool, name: str) -> None:
     sizes = [(32, 32), (45, 33)] if choice.tier == "all" else [(45, 33)]
+    sizes = [(32, 32)] if SPECS[name].one_size else sizes
     ran = engines()
     report = check(SPECS[name], ran, sizes=sizes, compiled=False, start=pool.start)
     assert report.problems == []
     assert len(report.pairs) == len(ran) * (len(ran) - 1) // 2
+
+
+def test_a_net_for_faces_trains_alike(pool: Pool) -> None:
+    """Slopes, and the norm over features, with gradients and statistics."""
+    ran = [*without_compilers(), *only("flax", wanted=True)]
+    report = check_training(SPECS["face"], ran, steps=3, start=pool.start)
+    assert report.holds, report.problems
+    assert len(report.ran) == len(ran)

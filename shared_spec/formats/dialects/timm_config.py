@@ -44,8 +44,8 @@ WRAPPER = "timm_wrapper"
 """`model_type` of transformers' class around timm's nets."""
 _PREPARED = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
 
-ACTIVATIONS = {"swish": "silu", "hard_swish": "hardswish"}
-"""timm's names of activations where they are not ours."""
+ACTIVATIONS = {"swish": "silu", "hard_swish": "hardswish", "prelu": "prelu of one slope"}
+"""timm's names of activations where they are not ours; its PReLU has one slope for all channels."""
 
 
 class _Pretrained(BaseModel):

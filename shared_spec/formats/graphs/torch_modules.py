@@ -27,6 +27,7 @@ _ACTIVATIONS = {
     "ReLU": "relu",
     "ReLU6": "relu6",
     "LeakyReLU": "leaky_relu",
+    "PReLU": "prelu",
     "ELU": "elu",
     "SELU": "selu",
     "SiLU": "silu",

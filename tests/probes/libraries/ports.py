@@ -203,6 +203,55 @@ class Nine(nn.Module):
         return self.classifier(self.res2(x) + x)
 
 
+class FaceBlock(nn.Module):
+    """insightface's: a norm, a convolution, norm and PReLU, and a convolution with the stride."""
+
+    def __init__(self, inputs: int, planes: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs, eps=1e-5)
+        self.conv1 = nn.Conv2d(inputs, planes, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes, eps=1e-5)
+        self.prelu = nn.PReLU(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, stride, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(planes, eps=1e-5)
+        if stride > 1 or inputs != planes:
+            self.downsample = projection(inputs, planes, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv1(self.bn1(x)))
+        y = self.bn3(self.conv2(self.prelu(y)))
+        return y + (self.downsample(x) if hasattr(self, "downsample") else x)
+
+
+class FaceNet(nn.Module):
+    """insightface's iresnet, for images whose side is given."""
+
+    def __init__(
+        self, depths: Sequence[int], widths: Sequence[int], stem: int, side: int, numbers: int
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, stem, 3, 1, 1, bias=False)
+        self.bn1, self.prelu = nn.BatchNorm2d(stem), nn.PReLU(stem)
+        inputs, self.stages = stem, [f"layer{i + 1}" for i in range(len(depths))]
+        for name, depth, planes in zip(self.stages, depths, widths, strict=True):
+            blocks = []
+            for j in range(depth):
+                blocks.append(FaceBlock(inputs, planes, 1 if j else 2))
+                inputs = planes
+            setattr(self, name, nn.Sequential(*blocks))
+            side = (side + 1) // 2
+        self.bn2 = nn.BatchNorm2d(inputs)
+        self.dropout = nn.Dropout(0.0)
+        self.fc = nn.Linear(inputs * side * side, numbers)
+        self.features = nn.BatchNorm1d(numbers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.prelu(self.bn1(self.conv1(x)))
+        for name in self.stages:
+            x = getattr(self, name)(x)
+        return self.features(self.fc(self.dropout(torch.flatten(self.bn2(x), 1))))
+
+
 class Frozen(nn.Module):
     """detectron2's frozen batch norm: four buffers and an eps of 1e-5."""
 
