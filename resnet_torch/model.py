@@ -39,6 +39,7 @@ class ResidualBlock(TorchvisionBlock, Scriptable):
         self._pre = attach(self, block.name, block.pre)
         self._branch = attach(self, block.name, block.branch)
         self._adds = block.shortcut_from is not None
+        self._activated = isinstance(block.branch[-1], plan.Activation | plan.PReLU)
         # What a user puts where there is nothing takes, in timm's nets, the output of `pre`.
         self._from_pre = block.shortcut_from == "pre" or bool(block.pre and not block.shortcut)
         if self._adds and not attach(self, block.name, block.shortcut):
@@ -54,9 +55,12 @@ class ResidualBlock(TorchvisionBlock, Scriptable):
         if self._adds:
             if self.downsample is not None:
                 x = run(self.downsample, h if self._from_pre else x)
-            # What ends a branch (a convolution, a norm, a scale) needs its output for no gradient.
-            # Written so, it is the sum that quantization looks for.
-            y += x
+            # What ends a branch (a convolution, a norm, a scale) needs its output for no gradient,
+            # but for an activation. Written so, it is the sum that quantization looks for.
+            if self._activated:
+                y = y + x
+            else:
+                y += x
         return chain(self, self._output, y)
 
 

@@ -151,18 +151,25 @@ def test_counts_are_those_of_nets_by_hand(name: str) -> None:
     assert compile_plan(spec).parameter_count() == sum(p.numel() for p in judge.parameters())
 
 
-def test_dropout_is_before_the_last_convolution_of_a_branch() -> None:
-    """PyTorch's generator drops the same in both, as they draw in one order."""
-    spec = resolve("wrn_16_4", CIFAR_CUTS["wrn_16_4"])
+@pytest.mark.parametrize("name", CIFAR_CUTS)
+def test_nets_for_cifar_train_as_their_judges(name: str) -> None:
+    """Gradients, and what dropout does where it stands: PyTorch's generator drops the same in both,
+    as they draw in one order.
+    """
+    spec = resolve(name, CIFAR_CUTS[name])
     model = ours(spec)
-    judge = loaded(by_hand("wrn_16_4", spec), model)
-    x = torch.from_numpy(random_images((2, 32, 32, 3))).double().permute(0, 3, 1, 2)
+    judge = loaded(by_hand(name, spec), model)
+    x = torch.from_numpy(random_images((4, 32, 32, 3))).double().permute(0, 3, 1, 2)
     results = []
     for net in (model.train(), judge.train()):
         torch.manual_seed(0)
         results.append(net(x))
-    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
-    assert not torch.allclose(results[0], model.eval()(x))
+        results[-1].square().sum().backward()
+    torch.testing.assert_close(*results, rtol=1e-11, atol=1e-11)
+    pairs = zip(model.parameters(), judge.parameters(), strict=True)
+    for a, b in pairs:
+        assert a.grad is not None
+        torch.testing.assert_close(a.grad.reshape(b.shape), b.grad, rtol=1e-8, atol=1e-8)
 
 
 FACE = {
