@@ -39,6 +39,7 @@ class ResidualBlock(TorchvisionBlock, Scriptable):
         self._pre = attach(self, block.name, block.pre)
         self._branch = attach(self, block.name, block.branch)
         self._adds = block.shortcut_from is not None
+        self._activated = isinstance(block.branch[-1], plan.Activation | plan.PReLU)
         # What a user puts where there is nothing takes, in timm's nets, the output of `pre`.
         self._from_pre = block.shortcut_from == "pre" or bool(block.pre and not block.shortcut)
         self._identity_from_pre = block.shortcut_from == "pre"
@@ -57,9 +58,12 @@ class ResidualBlock(TorchvisionBlock, Scriptable):
                 x = run(self.downsample, h if self._from_pre else x)
             elif self._identity_from_pre:
                 x = h
-            # What ends a branch (a convolution, a norm, a scale) needs its output for no gradient.
-            # Written so, it is the sum that quantization looks for.
-            y += x
+            # What ends a branch (a convolution, a norm, a scale) needs its output for no gradient,
+            # but for an activation. Written so, it is the sum that quantization looks for.
+            if self._activated:
+                y = y + x
+            else:
+                y += x
         return chain(self, self._output, y)
 
 
@@ -109,7 +113,7 @@ class ResNet(TorchvisionNet, TimmNet, Scriptable):
         head = p.head[len(p.before_pool) :]
         self._head = attach(self, "", head)
         self._steps = p.steps()[: len(p.steps()) - len(head)]
-        without_head = spec.override(features_only=True, head_pool="avg", drop_rate=0)
+        without_head = spec.override(features_only=True)
         self._taps = p.outputs or compile_plan(without_head).outputs
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, overload
 
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from shared_spec import plan
 from shared_spec.errors import FrameworkError
 from shared_spec.plan.layers import Layers
 from shared_spec.plan.network import Plan
-from shared_spec.plan.summary import block_rows, layer_rows
+from shared_spec.plan.summary import block_rows, layer_rows, output_shape
 from shared_spec.spec.resnet_spec import ResNetSpec
 
 _SIDE = 1024
@@ -71,10 +72,9 @@ class TimmNet(nn.Module):
     @property
     def head_hidden_size(self) -> int:
         """Numbers that enter the classifier."""
-        twice = any(
-            isinstance(x, plan.GlobalPool) and x.kind == "catavgmax" for x in self.plan.head
-        )
-        return self.num_features * (2 if twice else 1)
+        maps = (*self._levels(self.spec.image_size)[-1]["size"], self.num_features)
+        pool = self.plan.head[len(self.plan.before_pool)]
+        return output_shape(pool, maps)[-1]
 
     @property
     def feature_info(self) -> FeatureInfo:
@@ -84,7 +84,7 @@ class TimmNet(nn.Module):
 
     def _levels(self, side: int) -> list[dict[str, Any]]:
         """The levels of features that an image of this side gives."""
-        p, size = self.plan, (side, side)
+        p, size = replace(self.plan, head=()), (side, side)
         shapes = {row.name: row.shape for row in (*layer_rows(p, size), *block_rows(p, size))}
         ends = {stage.name: stage.blocks[-1].name for stage in p.stages}
         found = []
@@ -134,8 +134,9 @@ class TimmNet(nn.Module):
             return chain(self, self._head, x)
         classifier = self.get_classifier(name_only=True)
         for layer in self.plan.head[len(self.plan.before_pool) :]:
-            if layer.name != classifier:
-                x = run(self.get_submodule(layer.name), x)
+            if layer.name == classifier:
+                break
+            x = run(self.get_submodule(layer.name), x)
         return x
 
     def forward_intermediates(

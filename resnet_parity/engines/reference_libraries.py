@@ -51,18 +51,16 @@ class Reference:
         return missing_modules(self.requires)
 
 
+TIMM = ("torchvision", "timm", "timm_v2", "timm_regnet", "timm_nf", "senet")
+
+
 REFERENCES: dict[str, Reference] = {
     reference.name: reference
     for reference in (
         Reference(
             "torchvision", ("torchvision", "torchvision_regnet"), ("torch", "torchvision"), "torch"
         ),
-        Reference(
-            "timm",
-            ("torchvision", "timm", "timm_v2", "timm_regnet", "timm_nf"),
-            ("torch", "timm"),
-            "torch",
-        ),
+        Reference("timm", TIMM, ("torch", "timm"), "torch"),
         # On Keras's TensorFlow engine its own layers compute in float64 throughout.
         Reference("keras.applications", ("keras",), ("keras", "tensorflow"), "keras:tensorflow"),
     )

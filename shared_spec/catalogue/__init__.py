@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
-from shared_spec.catalogue import (
+from shared_spec.catalogue.entry import Entry
+from shared_spec.catalogue.families import (
     cifar,
     d2l,
     flax_example,
     keras_applications,
     keras_hub,
     regnet,
+    small_families,
     timm_blocks,
     timm_nfnet,
     timm_resnet,
     timm_resnetv2,
     torchvision,
 )
-from shared_spec.catalogue.entry import Entry
 from shared_spec.errors import SpecError, UnknownModelError, did_you_mean
 
 _FAMILIES = (
@@ -27,6 +28,7 @@ _FAMILIES = (
     timm_resnetv2,
     timm_nfnet,
     regnet,
+    small_families,
     keras_applications,
     keras_hub,
     flax_example,

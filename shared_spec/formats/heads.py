@@ -141,5 +141,9 @@ def _own_name(net: Arrays, module: str) -> str:
     """What the classifier is called in a whole net under such names."""
     if any(name.startswith(("stages.", "s1.")) for name in net):
         return "head.fc"
+    if "res1.0.0.weight" in net:
+        return module or "classifier.3"
+    if any(name.startswith("layer0.") for name in net):
+        return "last_linear"
     detectron = any(name.startswith("res") for name in net)
     return "linear" if detectron or module == "linear" else "fc"

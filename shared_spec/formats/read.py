@@ -22,7 +22,7 @@ from shared_spec.formats.dialects.canonical import (
     KERAS_VARIABLES,
     NUMBERED,
 )
-from shared_spec.formats.dialects.cifar_ports import PORTS, RESIDUAL, WIDE
+from shared_spec.formats.dialects.cifar_ports import NINE, PORTS, RESIDUAL, WIDE
 from shared_spec.formats.dialects.detectron2 import DETECTRON2
 from shared_spec.formats.dialects.dialect import (
     Dialect,
@@ -96,6 +96,7 @@ DIALECTS: tuple[Dialect, ...] = (
     *PORTS,
     WIDE,
     RESIDUAL,
+    NINE,
     *NUMBERED,
     TORCHVISION_NAMES,
     DETECTRON2,
@@ -321,9 +322,7 @@ def _unknown_names(source: Source) -> WeightsError:
 _FAMILIES = {
     "torchvision": "torchvision",
     "torchvision_regnet": "torchvision",
-    "timm": "timm",
-    "timm_v2": "timm",
-    "timm_regnet": "timm",
+    **dict.fromkeys(("timm", "timm_v2", "timm_regnet", "timm_nf", "senet"), "timm"),
 }
 """Of the catalogue, whose names are a library's, to that."""
 

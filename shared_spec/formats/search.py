@@ -31,13 +31,14 @@ _FIRST_BLOCK = re.compile(
     r"trunk_output\.block1\.block1-0\.f\.a\.0|"
     r"block1\.layer\.0\.conv1|"
     r"conv2_x\.0\.residual_function\.0|"
+    r"res1\.0\.0|"
     r"(?P<number>[34])\.0\.conv1"
     r")\.weight"
 )
 """Of a net under the names of each dialect; a number is that of a child in a `Sequential`."""
 _BODY = re.compile(
-    r"(?:conv1|bn1|maxpool|layer\d+|rl\d+|res\d+|stem|stages|norm|block\d+|conv\d+_x|s\d+|"
-    r"final_conv|trunk_output)(?=\.|$)"
+    r"(?:conv1|conv[2-4](?=\.[01]\.)|bn[12]|prelu|maxpool|pool0|layer\d+|rl\d+|res\d+|stem|stages|"
+    r"norm|block\d+|conv\d+_x|features|s\d+|final_conv|trunk_output)(?=\.|$)"
 )
 """The modules of a net before its classifier."""
 _COMPANIONS = re.compile(

@@ -53,6 +53,8 @@ class Names:
     """Whether the classifier is kept as a 1x1 convolution, before the flattening."""
     head: str = ""
     """Before the names of pool, dropout, classifier and flattening."""
+    classifier: str = "fc"
+    output_norm: str = "features"
     first_norm: int = 1
     """The number of the norm after a branch's first convolution."""
 
@@ -80,6 +82,20 @@ RESNETV2 = Names(
     final_act="act",
     conv_classifier=True,
     head="head.",
+    first_norm=2,
+)
+SENET = Names(
+    stem=("layer0.conv1", "layer0.bn1", "layer0.relu1"),
+    deep_stem=tuple((f"layer0.conv{n}", f"layer0.bn{n}", f"layer0.relu{n}") for n in (1, 2, 3)),
+    stem_pool="pool0",
+    attention="se_module",
+    classifier="last_linear",
+)
+IRESNET = Names(
+    stem=("conv1", "bn1", "prelu"),
+    act="prelu",
+    last_act="prelu",
+    final=("", "bn2", ""),
     first_norm=2,
 )
 SKNET = replace(RESNET, conv="conv{n}.conv", norm="conv{n}.bn", act="conv{n}.act", last_act="act")
@@ -117,7 +133,7 @@ NFNET = replace(
     ),
     stage="stages.{i}",
     attention="attn_last",
-    final=("", "", "final_act"),
+    final_act="final_act",
     conv_classifier=False,
 )
 
@@ -126,6 +142,8 @@ def names_of(spec: ResNetSpec) -> Names:
     """What the layers of a net are called."""
     if spec.names == "regnet":
         return _regnet_names(spec)
+    if spec.names is not None:
+        return {"senet": SENET, "iresnet": IRESNET}[spec.names]
     if spec.norm == "none":
         middle = spec.attention_on == "middle"
         return replace(NFNET, attention="attn") if middle else NFNET

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from shared_spec.plan.layers import Conv, Dense, GlobalPool, Layer, Layers, Parameter
+from shared_spec.plan.layers import Conv, Dense, FlattenMaps, GlobalPool, Layer, Layers, Parameter
 from shared_spec.plan.parameters import leaves, parameters_of
 
 CHAINS = ("pre", "branch", "shortcut", "output")
@@ -72,7 +72,9 @@ class Plan:
     @property
     def before_pool(self) -> Layers:
         """The layers of the head that work on maps; none if there is no pool."""
-        pools = (i for i, layer in enumerate(self.head) if isinstance(layer, GlobalPool))
+        pools = (
+            i for i, layer in enumerate(self.head) if isinstance(layer, GlobalPool | FlattenMaps)
+        )
         return self.head[: next(pools, 0)]
 
     @property

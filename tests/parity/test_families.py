@@ -25,10 +25,10 @@ from shared_spec import (
     random_weights,
     resolve,
 )
-from shared_spec.catalogue.regnet import GROUP_NORM, SE, SILU, V, Z, net
-from shared_spec.catalogue.timm_nfnet import NF
-from shared_spec.catalogue.timm_resnet import ECA
-from shared_spec.catalogue.timm_resnet import SE as SE_NF
+from shared_spec.catalogue.families.regnet import GROUP_NORM, SE, SILU, V, Z, net
+from shared_spec.catalogue.families.timm_nfnet import NF
+from shared_spec.catalogue.families.timm_resnet import ECA
+from shared_spec.catalogue.families.timm_resnet import SE as SE_NF
 from tests.peers import torchvision_models
 
 

@@ -93,7 +93,10 @@ def test_drawn_specs_survive_a_file(
         ({"activation": "swish"}, "activation: input should be 'relu', 'relu6',"),
         ({"num_classes": -1}, "num_classes: input should be greater than or equal to 0"),
         ({"drop_path_rate": 1}, "drop_path_rate: input should be less than 1 (got 1)"),
-        ({"head_pool": "mean"}, "head_pool: input should be 'avg', 'max', 'avgmax' or 'catavgmax'"),
+        (
+            {"head_pool": "mean"},
+            "head_pool: input should be 'avg', 'max', 'avgmax', 'catavgmax' or 'flatten'",
+        ),
         ({"output_stride": 5}, "output_stride: 5 is not one that the net has: 4, 8"),
         (
             {"pre_activation": True, "stride_block": "last", "output_stride": 4},

@@ -23,7 +23,7 @@ from shared_spec.spec.validation import first_problem
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
-FAMILIES = frozenset({"torchvision", "timm", "timm_v2", "timm_regnet"})
+FAMILIES = frozenset({"torchvision", "timm", "timm_v2", "timm_regnet", "timm_nf", "senet"})
 """Of the catalogue, where a name means the net that timm gives it."""
 
 MODEL_ARGS = {
@@ -45,8 +45,8 @@ WRAPPER = "timm_wrapper"
 """`model_type` of transformers' class around timm's nets."""
 _PREPARED = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
 
-ACTIVATIONS = {"swish": "silu", "hard_swish": "hardswish"}
-"""timm's names of activations where they are not ours."""
+ACTIVATIONS = {"swish": "silu", "hard_swish": "hardswish", "prelu": "prelu of one slope"}
+"""timm's names of activations where they are not ours; its PReLU has one slope for all channels."""
 
 
 class _Pretrained(BaseModel):

@@ -29,6 +29,19 @@ class LowestPad(Layer):
 
 
 @dataclass(frozen=True, slots=True)
+class EndPad(Layer):
+    """Rows and columns after the last ones, of zeros or of minus infinity. No plan has it: its
+    maximum may reach so far (`ceil`).
+    """
+
+    amount: int
+    lowest: bool
+
+
+Pad = plan.ZeroPad | LowestPad | EndPad
+
+
+@dataclass(frozen=True, slots=True)
 class ChannelConv(Layer):
     """A convolution along `channels`, zeros padded: part of a `ChannelAttention`."""
 
@@ -109,7 +122,7 @@ def _chain(steps: Iterable[Step], last: tuple[Any, ...]) -> Iterator[Event]:
     pooled = False
     for step in steps:
         layer = step.layer
-        if isinstance(layer, plan.ZeroPad | LowestPad):
+        if isinstance(layer, Pad):
             if padded is not None:
                 yield _padding(padded)
             padded = step
@@ -135,12 +148,18 @@ def _padding(step: Step) -> Event:
 
 def _merged(pad: Layer, layer: Layer, last: tuple[Any, ...]) -> Layer | None:
     """A layer that does a padding before it too, after the event `last`, if there is one."""
-    assert isinstance(pad, plan.ZeroPad | LowestPad)
-    lowest = isinstance(pad, LowestPad)
+    assert isinstance(pad, Pad)
+    end = isinstance(pad, EndPad)
+    lowest = pad.lowest if isinstance(pad, EndPad) else isinstance(pad, LowestPad)
     if isinstance(layer, plan.MaxPool) and layer.padding == 0:
         # Around numbers of which none is negative, zeros never win.
         unseen = (lowest or last in _NOT_NEGATIVE) and pad.amount < layer.kernel_size
+        if end:
+            unseen = unseen and pad.amount == layer.stride - 1
+            return replace(layer, ceil=True) if unseen else None
         return replace(layer, padding=pad.amount) if unseen else None
+    if end:
+        return None
     if isinstance(layer, plan.Conv) and layer.padding == 0 and not lowest:
         return replace(layer, padding=pad.amount)
     return None

@@ -32,6 +32,7 @@ from shared_spec.formats.graphs.onnx_functions import (
 )
 from shared_spec.formats.graphs.walk import LayerError, Tensor
 from shared_spec.plan.layers import Layer
+from shared_spec.plan.summary import output_shape
 from shared_spec.weights.lazy_array import LazyArray
 
 _FOLDED = 2**22
@@ -481,6 +482,10 @@ def _pool(record: type[Layer]) -> Callable[[_Reader, OnnxNode, Sequence[Item | N
         kernel, stride = _square(node, "kernel_shape", 1), _square(node, "strides", 1)
         if _square(node, "dilations", 1) != 1:
             raise LayerError(f"{node} is dilated")
+        if record is plan.MaxPool and _reaches_beyond(node, x, kernel, stride):
+            beyond = plan.MaxPool(node.outputs[0], kernel, stride, ceil=True)
+            after = None if x.size is None else output_shape(beyond, (*x.size, 1))[:2]
+            return r.add(x, Unit(node, (x.unit,), beyond), size=after)
         padding, size = r.window(node, x, kernel, stride)
         counted = bool(node.attributes.get("count_include_pad", 0))
         if node.attributes.get("ceil_mode", 0):
@@ -497,6 +502,20 @@ def _pool(record: type[Layer]) -> Callable[[_Reader, OnnxNode, Sequence[Item | N
         return r.add(x, Unit(node, (x.unit,), layer), size=size)
 
     return build
+
+
+def _reaches_beyond(node: OnnxNode, x: Value, kernel: int, stride: int) -> bool:
+    """Whether the last windows of a maximum may reach beyond an image that is not padded before its
+    first pixels.
+    """
+    pads = list(node.attributes.get("pads", (0,) * 4))
+    if node.attributes.get("auto_pad", "NOTSET") != "NOTSET" or x.pads or kernel < stride:
+        return False
+    if node.attributes.get("ceil_mode", 0):
+        return pads == [0] * 4
+    # At the sizes at which TensorFlow's rule is the same, a file may mean that.
+    rule = x.size and all((-(-n // stride) - 1) * stride + kernel - n == stride - 1 for n in x.size)
+    return stride > 1 and not rule and pads == [0, 0, stride - 1, stride - 1]
 
 
 def _global_pool(kind: Any) -> Callable[[_Reader, OnnxNode, Sequence[Item | None]], Value]:

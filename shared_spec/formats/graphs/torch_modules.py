@@ -27,6 +27,7 @@ _ACTIVATIONS = {
     "ReLU": "relu",
     "ReLU6": "relu6",
     "LeakyReLU": "leaky_relu",
+    "PReLU": "prelu",
     "ELU": "elu",
     "SELU": "selu",
     "SiLU": "silu",
@@ -42,6 +43,7 @@ _IDLE = {
 }
 _KNOWN = (
     *("torchvision.models.resnet.", "timm.models.resnet.", "timm.models.resnetv2."),
+    "timm.models.senet.",
     *("timm.layers.drop.", "timm.layers.adaptive_avgmax_pool.", "timm.layers.classifier."),
     "resnet_torch.",
 )
@@ -49,6 +51,7 @@ _KNOWN = (
 _COMPOSITE: dict[str, type[plan.Layer]] = {
     "timm.layers.squeeze_excite.SEModule": plan.SqueezeExcite,
     "resnet_torch.layers.SqueezeExcite": plan.SqueezeExcite,
+    "timm.models.senet.SEModule": plan.SqueezeExcite,
     "timm.layers.eca.EcaModule": plan.ChannelAttention,
     "timm.layers.blur_pool.BlurPool2d": plan.BlurPool,
 }
@@ -188,7 +191,7 @@ def _misplaced(name: str, modules: Modules) -> str:
     above = name.rpartition(".")[0]
     row = above and modules[above].type.endswith("container.Sequential") if above in modules else ""
     last = above.rpartition(".")[2]
-    own = last in ("conv1", "stem", "maxpool", "residual_function")
+    own = last in ("conv1", "layer0", "stem", "maxpool", "residual_function")
     return f"in a Sequential, {_NONE}" if row and not own else ""
 
 
@@ -258,7 +261,7 @@ def _expected(layer: plan.Layer) -> tuple[set[str], dict[str, Any]]:
                 "stride": layer.stride,
                 "padding": layer.padding,
                 "dilation": 1,
-                "ceil_mode": False,
+                "ceil_mode": layer.ceil,
             }
         case plan.AvgPool():
             # Where windows do not overlap, TensorFlow's rule is that of a last one that is cut.
