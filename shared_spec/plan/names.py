@@ -7,6 +7,7 @@ this module alone what they are called there.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 from shared_spec.spec.resnet_spec import ResNetSpec
 
@@ -136,26 +137,27 @@ NFNET = replace(
     final_act="final_act",
     conv_classifier=False,
 )
+NFNET_MIDDLE = replace(NFNET, attention="attn")
+"""With attention in the middle of a branch."""
 
 
 def names_of(spec: ResNetSpec) -> Names:
     """What the layers of a net are called."""
     if spec.names == "regnet":
-        return _regnet_names(spec)
+        return _regnet_names(spec.pre_activation, spec.shortcut_pool == "avg")
     if spec.names is not None:
         return {"senet": SENET, "iresnet": IRESNET}[spec.names]
     if spec.norm == "none":
-        middle = spec.attention_on == "middle"
-        return replace(NFNET, attention="attn") if middle else NFNET
+        return NFNET_MIDDLE if spec.attention_on == "middle" else NFNET
     if spec.pre_activation:
         return RESNETV2
     return SKNET if spec.convolution == "selective" else RESNET
 
 
-def _regnet_names(spec: ResNetSpec) -> Names:
+@cache
+def _regnet_names(pre_activation: bool, averages: bool) -> Names:
     """timm's, whose projection has another place behind an average."""
-    averages = spec.shortcut_pool == "avg"
-    if spec.pre_activation:
+    if pre_activation:
         conv = "downsample.1" if averages else "downsample"
         return replace(REGNET_PRE_ACTIVATION, shortcut_conv=conv)
     at = "downsample.1" if averages else "downsample"
