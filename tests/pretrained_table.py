@@ -60,7 +60,9 @@ def statistics(mean: Iterable[float], std: Iterable[float]) -> str:
 
 
 def timm_rows() -> Iterator[Row]:
-    """timm's modules `resnet`, `resnetv2` and `regnet`: the default of each name first."""
+    """timm's ResNets and their kin: the default of each name first. What is not on the hub is at an
+    address whose file name ends in the start of its digest, as torch's hub has it.
+    """
     torchvision_models()  # before timm, which imports it
     import timm
     from timm.models._registry import _model_pretrained_cfgs as configs
@@ -75,11 +77,13 @@ def timm_rows() -> Iterator[Row]:
             test = config.test_input_size
             if test is None and config.test_crop_pct is not None:
                 test = config.input_size
+            there = Path(config.url or "").stem.rpartition("-")[2]
             yield row(
                 name,
                 config.tag,
-                f"hf-hub:{config.hf_hub_id}",
+                f"hf-hub:{config.hf_hub_id}" if config.hf_hub_id else config.url,
                 library="timm",
+                hash=None if config.hf_hub_id else f"sha256:{there}",
                 license=config.license,
                 image_size=side,
                 crop=float(config.crop_pct),
