@@ -23,8 +23,11 @@ SIDE = 224
 # Colours that stay apart for the colour-blind (Okabe and Ito), and a mark for each besides.
 FAMILIES = {
     "torchvision": ("torchvision", "#0072B2", "o"),
-    "timm": ("timm, resnet", "#56B4E9", "s"),
+    "timm": ("timm, resnet, sknet, res2net, resnest", "#56B4E9", "s"),
     "timm_v2": ("timm, resnetv2", "#009E73", "^"),
+    "timm_regnet": ("timm, regnet (torchvision's are among them)", "#F0E442", "X"),
+    "timm_nf": ("timm, nfnet", "#999999", "*"),
+    "senet": ("timm, senet", "#000000", "h"),
     "keras": ("keras.applications", "#D55E00", "D"),
     "keras_hub": ("KerasHub", "#E69F00", "v"),
     "flax": ("Flax's example", "#CC79A7", "P"),
