@@ -12,7 +12,7 @@ import numpy as np
 
 from shared_spec import plan
 from shared_spec.formats.containers.onnx import OnnxNode
-from shared_spec.formats.graphs.onnx_constants import Constant, integers
+from shared_spec.formats.graphs.onnx.constants import Constant, integers
 
 Function = Callable[..., np.ndarray]
 Term = tuple[Any, ...]
