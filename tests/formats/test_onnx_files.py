@@ -407,7 +407,7 @@ def _spread_mean(model: onnx.ModelProto) -> None:
 
 OTHER_CHANGES: dict[str, tuple[str, Callable[[onnx.ModelProto], None], str]] = {
     "a filter": ("blur", _blur_filter, "no blur of 1 2 1"),
-    "a pad of edges": ("blur", _attribute("Pad", mode="edge"), "other things than zeros"),
+    "a pad of edges": ("blur", _attribute("Pad", mode="edge"), "only a maximum does not see"),
     "a pad of zeros": ("blur", _attribute("Pad", mode="constant"), "its layers are no ResNet's"),
     "a wider reflection": (
         "blur", _constant("Pad", 1, lambda x: x * 2), "other things than zeros"

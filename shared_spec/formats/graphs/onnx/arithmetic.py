@@ -59,8 +59,7 @@ def arithmetic(r: Units, node: OnnxNode, given: Sequence[Item | None]) -> Value:
             raise LayerError(f"{node} joins tensors of different axes")
         pooled = a.pooled and b.pooled
         larger, smaller = (b, a) if a.pooled and not b.pooled else (a, b)
-        known = None not in (larger.size, smaller.size)
-        if smaller.spread and (larger.spread or (known and larger.size != smaller.size)):
+        if smaller.spread and (larger.spread or larger.size != smaller.size):
             raise LayerError(f"{node} takes one pixel for a map of another size")
         unit = Unit(node, (a.unit, b.unit), function=function)
         return r.add(larger, unit, pooled=pooled)
@@ -68,6 +67,8 @@ def arithmetic(r: Units, node: OnnxNode, given: Sequence[Item | None]) -> Value:
     assert isinstance(x, Value)
     assert isinstance(constant, Constant)
     shape = constant.entry.shape
+    if constant.entry.dtype.kind == "O":
+        raise LayerError(f"{node} computes with the size of an image, which may be any")
     if constant.entry.problem or len(shape) > len(x.axes):
         raise LayerError(f"{node} computes with an array of other axes than its tensor")
     aligned = (1,) * (len(x.axes) - len(shape)) + shape
@@ -79,9 +80,10 @@ def arithmetic(r: Units, node: OnnxNode, given: Sequence[Item | None]) -> Value:
     if lengths["C"] == 1:
         number = numbers.array().astype(np.float64)
         scalar = _with_number(function, number, isinstance(a, Value))
-    unit = Unit(node, (x.unit,), function=scalar, numbers=numbers, first=isinstance(a, Value))
-    scaled = node.operator == "Mul" and scalar is None and r.term(x) == ("of", x.unit)
-    return r.add(x, unit, term=("scaled", ("of", x.unit), numbers) if scaled else None)
+    first = isinstance(a, Value)
+    unit = Unit(node, (x.unit,), None, {}, scalar, numbers, first, constant.scale)
+    scaled = node.operator == "Mul" and scalar is None and r.term(x) == ("of", x.unit, x.axes)
+    return r.add(x, unit, term=("scaled", ("of", x.unit, x.axes), numbers) if scaled else None)
 
 
 def _with_number(function: Function, number: np.ndarray, second: bool) -> Function:

@@ -8,12 +8,13 @@ from dataclasses import replace
 
 from shared_spec import plan
 from shared_spec.formats.containers.onnx import OnnxNode
-from shared_spec.formats.graphs.onnx.constants import UNKNOWN, Constant, integers, shape_of
-from shared_spec.formats.graphs.onnx.functions import standardised
+from shared_spec.formats.graphs.onnx.constants import Constant, integers, shape_of
+from shared_spec.formats.graphs.onnx.functions import Term, place_of_groups, standardised, tap
+from shared_spec.formats.graphs.onnx.sizes import Length, Size
 from shared_spec.formats.graphs.onnx.units import PART, Builder, Item, Unit, Units, Value
 from shared_spec.formats.graphs.walk import LayerError
 
-_FAR = 2**31 - 1
+_FAR = 10**9
 """Behind the last row of any map."""
 
 
@@ -23,58 +24,83 @@ def _reshape(r: Units, node: OnnxNode, given: Sequence[Item | None]) -> Value:
         return _pixel(r, node, given)
     term = r.term(x)
     match term:
-        case ("of", _) | ("gated", ("of", _), _):
-            if (groups := _groups(r, x, shape)) is not None:
+        case ("of", _, axes) | ("gated", ("of", _, axes), _):
+            if (groups := _groups(r, x, axes, shape)) is not None:
                 return replace(x, unit=PART, axes="", term=("groups", term, groups, len(shape)))
+        case ("total", (kind, ("of", u, axes), True, *more), count):
+            turned = {1: "NCHW", 3: "NHWC"}.get(_place_of_channels(r, x, shape))
+            if turned is not None:
+                return replace(x, term=("total", (kind, ("of", u, turned), True, *more), count))
         case (("variance" | "mean") as kind, ("groups", _, g, rank) as t, _):
-            if len(shape) == rank and _batch(r, shape[0]) and shape[1:] == [g] + [1] * (rank - 2):
+            if _is_one_a_group(r, shape, g, rank):
                 return replace(x, term=(kind, t, True))
-        case ("ratio", top, ("variance", ("groups", ("of", u), g, _) as t, True), eps):
-            if not _is_map(r, x, shape):
+        case ("ratio", top, ("variance", ("groups", ("of", u, axes), g, _) as t, True), eps):
+            if not _is_map(r, x, axes, shape):
                 raise LayerError(f"{node} makes something else than a map of groups")
-            axes, channels, name = "NCHW", x.channels or 0, node.outputs[0]
+            channels, name = x.channels or 0, node.outputs[0]
             if top == ("centred", t):
                 unit = Unit(node, (u,), plan.GroupNorm(name, channels, g, eps))
                 return r.add(x, unit, axes=axes)
-            if top[0] == "groups" and top[1][:2] == ("gated", ("of", u)) and top[2:] == t[2:]:
+            if top[0] == "groups" and top[1][:2] == ("gated", t[1]) and top[2:] == t[2:]:
                 layer = plan.EvoNorm(name, channels, g, eps)
                 return r.add(x, Unit(node, (u,), layer, {"v": top[1][2]}), axes=axes)
     if (found := standardised(term)) is not None and found[0][0] == "kernel":
         (_, kernel, axis), eps = found
-        fits = len(shape) == 4 and shape[0] == kernel.shape[axis] and min(shape) > 0
+        fits = len(shape) == 4 and shape[0] == kernel.shape[axis]
+        fits = fits and all(isinstance(n, int) and n > 0 for n in shape)
         if fits and math.prod(shape) == math.prod(kernel.shape):
             t = ("kernel", kernel.reshaped(tuple(shape)), 0)
             return replace(x, term=("ratio", ("centred", t), ("variance", t, True), eps))
     raise LayerError(f"{node} changes the axes of a map")
 
 
-def _batch(r: Units, length: int) -> bool:
+def _batch(r: Units, length: Length) -> bool:
     """Whether a number in a shape stands for the images."""
-    return length in (-1, 0, UNKNOWN, r.graph.shape[0])
+    return length in (-1, 0, r.images)
 
 
-def _groups(r: Units, x: Value, shape: Sequence[int]) -> int | None:
+def _place_of_channels(r: Units, x: Value, shape: Sequence[Length]) -> int:
+    """Where they are in the shape of one pixel; 0 if it is none."""
+    places = [i for i, n in enumerate(shape) if i and n != 1]
+    fits = len(shape) == 4 and _batch(r, shape[0]) and len(places) == 1
+    return places[0] if fits and shape[places[0]] == x.channels else 0
+
+
+def _is_one_a_group(r: Units, shape: Sequence[Length], groups: int, rank: int) -> bool:
+    """Whether a shape is that of a number for each group."""
+    expected: list[Length] = [1] * rank
+    expected[place_of_groups(rank)] = groups
+    return len(shape) == rank and _batch(r, shape[0]) and list(shape[1:]) == expected[1:]
+
+
+def _groups(r: Units, x: Value, axes: str, shape: Sequence[Length]) -> int | None:
     """How many groups a shape puts the channels of a map into, all else of an image behind them."""
-    if len(shape) not in (3, 5) or not _batch(r, shape[0]) or list(shape).count(-1) > 1:
+    if (
+        len(shape) not in ((3, 5) if axes == "NCHW" else (4,))
+        or not _batch(r, shape[0])
+        or list(shape).count(-1) > 1
+    ):
         return None
-    groups, channels = shape[1], x.channels or 0
-    if groups < 1 or channels % groups:
+    groups, channels = shape[place_of_groups(len(shape))], x.channels or 0
+    if isinstance(groups, Size) or groups < 1 or channels % groups:
         return None
     if len(shape) == 5:
         whole = [shape[0], channels, *shape[3:]]
-        return groups if shape[2] == channels // groups and _is_map(r, x, whole) else None
-    every = None if x.size is None else channels // groups * math.prod(x.size)
+        return groups if shape[2] == channels // groups and _is_map(r, x, axes, whole) else None
+    if len(shape) == 4:
+        pixels = x.size[0] * x.size[1]
+        rest = list(zip(shape[1::2], (pixels, channels // groups), strict=True))
+        return groups if all(n in (-1, told) for n, told in rest) else None
+    every = channels // groups * x.size[0] * x.size[1]
     return groups if shape[2] in (-1, every) else None
 
 
-def _is_map(r: Units, x: Value, shape: Sequence[int]) -> bool:
-    """Whether a shape is that of a map."""
+def _is_map(r: Units, x: Value, axes: str, shape: Sequence[Length]) -> bool:
+    """Whether a shape is that of a map whose axes these are."""
     if len(shape) != 4 or not _batch(r, shape[0]) or list(shape).count(-1) > 1:
         return False
-    sides = x.size or (UNKNOWN - 2, UNKNOWN - 3)
-    return shape[1] in (-1, x.channels) and all(
-        n in (-1, side) for n, side in zip(shape[2:], sides, strict=True)
-    )
+    lengths = r.lengths(x)
+    return all(n in (-1, lengths[axis]) for n, axis in zip(shape[1:], axes[1:], strict=True))
 
 
 def _pixel(r: Units, node: OnnxNode, given: Sequence[Item | None]) -> Value:
@@ -117,21 +143,39 @@ def _expand(r: Units, node: OnnxNode, given: Sequence[Item | None]) -> Value:
     if isinstance(x, Value) and x.unit == PART and x.term is not None:
         match x.term:
             case ("variance", ("groups", _, g, rank), True):
-                if (
-                    len(shape) == rank
-                    and _batch(r, shape[0])
-                    and shape[1:] == [g] + [1] * (rank - 2)
-                ):
+                if _is_one_a_group(r, shape, g, rank):
                     return x
-            case (_, ("power", _, True), _) if _is_map(r, x, shape):
+            case (_, ("power", ("of", _, axes), True), _) if _is_map(r, x, axes, shape):
                 return x
     elif isinstance(x, Value) and x.pooled and x.axes == "NCHW" and len(shape) == 4:
-        sides = tuple(shape[2:])
-        whole = sides == (UNKNOWN - 2, UNKNOWN - 3) or min(sides) > 0
+        sides = (shape[2], shape[3])
+        whole = all(isinstance(n, Size) or n > 0 for n in sides)
         if (_batch(r, shape[0]) or shape[0] == 1) and shape[1] in (1, x.channels) and whole:
-            size = (sides[0], sides[1]) if min(sides) > 0 else None
-            return replace(x, spread=True, size=size)
+            return replace(x, spread=True, size=sides)
     raise LayerError(f"{node} spreads something else than one pixel over a map")
+
+
+def _tap(r: Units, x: Value, told: Sequence[tuple[Length, Length, int, int]]) -> Term | None:
+    """One of three neighbours along an axis, of which a blur is a sum."""
+    match x.term:
+        case ("blurred", ("mirror", _, letters), done, _):
+            base: Term = x.term
+        case _ if x.reflected:
+            base, letters, done = ("mirror", x.unit, x.axes), x.axes, ""
+        case _:
+            return None
+    found: Term | None = None
+    for start, end, axis, step in told:
+        letter = letters[axis] if -len(letters) <= axis < len(letters) else ""
+        if start == 0 and step == 1 and isinstance(end, int) and end >= _FAR:
+            continue
+        last = isinstance(end, int) and (end >= _FAR if start == 2 else end == start - 2)
+        if found or letter not in ("H", "W") or letter == done or start not in (0, 1, 2):
+            return None
+        if not last or step < 1:
+            return None
+        found = tap(base, letter, step, start)
+    return found
 
 
 def _slice(r: Units, node: OnnxNode, given: Sequence[Item | None]) -> Value:
@@ -143,6 +187,10 @@ def _slice(r: Units, node: OnnxNode, given: Sequence[Item | None]) -> Value:
     axes, steps = told[2] or [*range(len(starts))], told[3] or [1] * len(starts)
     if not isinstance(x, Value) or not len(starts) == len(ends) == len(axes) == len(steps):
         raise LayerError(f"{node} takes part of something else than a map")
+    if x.reflected or (x.term is not None and x.term[0] == "blurred"):
+        if (term := _tap(r, x, list(zip(starts, ends, axes, steps, strict=True)))) is None:
+            raise LayerError(f"{node} comes after pixels that are reflected, and is no blur")
+        return replace(x, unit=PART, axes="", reflected=False, term=term)
     source, letters, paces, size = x.unit, x.axes, {"H": 1, "W": 1}, x.size
     if x.unit == PART:
         match x.term:
@@ -152,15 +200,17 @@ def _slice(r: Units, node: OnnxNode, given: Sequence[Item | None]) -> Value:
                 raise LayerError(f"{node} takes part of something else than a map")
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         letter = letters[axis] if -len(letters) <= axis < len(letters) else ""
-        side = None if x.size is None or letter not in "HW" else x.size["HW".index(letter)]
-        side = x.channels if letter == "C" else side
-        whole = start == 0 and (end >= _FAR or (side is not None and end >= side)) and step >= 1
-        if not letter or not whole or (step > 1 and letter not in "HW"):
+        side = r.lengths(x).get(letter)
+        counted = isinstance(end, int) and (end >= _FAR or (isinstance(side, int) and end >= side))
+        whole = start == 0 and (counted or end == side) and step >= 1
+        if not letter or not whole or (step > 1 and letter not in ("H", "W")):
             raise LayerError(f"{node} leaves out other things than rows and columns at equal steps")
         if step > 1:
             paces[letter] *= step
-        if size is not None and letter in "HW":
-            h, w = (-(-n // step) if letter == a else n for n, a in zip(size, "HW", strict=True))
+        if letter in ("H", "W"):
+            h, w = (
+                (n - 1) // step + 1 if letter == a else n for n, a in zip(size, "HW", strict=True)
+            )
             size = (h, w)
     rows, columns = paces["H"], paces["W"]
     term = ("every", source, letters, rows, columns)
@@ -176,6 +226,11 @@ def _transpose(r: Units, node: OnnxNode, given: Sequence[Item | None]) -> Value:
     x = given[0]
     assert isinstance(x, Value)
     order = node.attributes.get("perm", tuple(range(len(x.axes)))[::-1])
+    match x.term:
+        case ("gated", ("of", u, axes), array) if sorted(order) == [0, 1, 2, 3]:
+            turned = "".join(axes[i] for i in order)
+            if turned in ("NCHW", "NHWC"):
+                return replace(x, term=("gated", ("of", u, turned), array))
     if sorted(order) != list(range(len(x.axes))) or x.axes[order[0]] != "N":
         raise LayerError(f"{node} changes the axis of images")
     return replace(x, axes="".join(x.axes[i] for i in order), term=None)
@@ -184,13 +239,12 @@ def _transpose(r: Units, node: OnnxNode, given: Sequence[Item | None]) -> Value:
 def _shape(r: Units, node: OnnxNode, given: Sequence[Item | None]) -> Constant:
     x = given[0]
     assert isinstance(x, Value)
-    known = {"N": r.graph.shape[0], "C": x.channels}
-    known |= dict(zip("HW", x.size or (None, None), strict=True))
+    known = r.lengths(x)
     if x.unit == PART and (node.attributes.get("start", 0), node.attributes.get("end")) == (0, 1):
-        return shape_of(node, [known["N"] or UNKNOWN])
-    if x.unit == PART or "1" in x.axes:
+        return shape_of(node, [known["N"]])
+    if x.unit == PART:
         raise LayerError(f"{node} gives the shape of part of a norm")
-    return shape_of(node, [known[a] or UNKNOWN - "NCHW".index(a) for a in x.axes])
+    return shape_of(node, [known[a] for a in x.axes])
 
 
 def _gather(r: Units, node: OnnxNode, given: Sequence[Item | None]) -> Value:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from shared_spec import plan
 from shared_spec.errors import ResNetError, SpecError, WeightsError, some
@@ -63,10 +64,11 @@ class _Match:
         self.joined = Joined(self.graph, rounded)
         self.folded = 0
         self.standardised = 0
+        self.guessed = self.graph.guessed
 
     def checkpoint(self, given: ResNetSpec | None) -> Checkpoint:
         known = self._record()
-        first, size = self.graph.first, self.graph.first.size
+        first, size = self.graph.first, self.graph.first.known
         if first.channels is None:
             raise LayerError("its input does not say how many channels images have")
         if first.channels > _CHANNELS:
@@ -83,6 +85,8 @@ class _Match:
         wanted = given or known.spec
         spec = self._spec(parts, wanted)
         expected = events_of(parts_of(compile_plan(spec)))
+        for i, (theirs, ours) in enumerate(zip(found, expected, strict=False)):
+            found[i] = self._at_its_size(theirs, ours)
         nearest = "the nearest ResNet" if wanted is None else "the model that was named"
         if wanted is not None and given is None:
             nearest = "the net of the file's own record"
@@ -120,7 +124,7 @@ class _Match:
         )
 
     def _spec(self, parts: list[Part], wanted: ResNetSpec | None) -> ResNetSpec:
-        size, channels = self.graph.first.size, self.graph.first.channels
+        size, channels = self.graph.first.known, self.graph.first.channels
         inferred: ResNetSpec | None = None
         try:
             side = size[0] if size is not None and size[0] == size[1] else None
@@ -143,6 +147,19 @@ class _Match:
             self.standardised += 1
             changed["standardize"] = None
         return wanted.override(in_channels=channels, num_classes=classes, **changed)
+
+    def _at_its_size(self, found: Event, expected: Event) -> Event:
+        """An event; a pool that fills the model's own size as that of the rule for all sizes, where
+        that is expected.
+        """
+        layer, step = found.what[-1], found.step
+        if not isinstance(layer, plan.AvgPool) or step is None:
+            return found
+        same = (found.what[0], replace(layer, padding="same"))
+        if step.layer.name not in self.graph.exact or expected.what != same:
+            return found
+        self.guessed = True
+        return Event(same, step)
 
     def _weights(self, found: list[Event], expected: list[Event]) -> dict[str, LazyArray]:
         """Canonical arrays from the nodes of the layers that they belong to."""
@@ -191,7 +208,10 @@ class _Match:
             yield (
                 f"the file does not say the momentum of its norms; {spec.norm_momentum:g} is taken"
             )
-        if self.graph.guessed:
+        if inferred and spec.layer_scale is not None:
+            start = f"{spec.layer_scale:g}"
+            yield f"the file does not say from what its LayerScales started; {start} is taken"
+        if self.guessed:
             yield (
                 "its pads are those of TensorFlow's rule at its image size, and that rule is taken "
                 "for all sizes"

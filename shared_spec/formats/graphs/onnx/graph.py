@@ -17,6 +17,7 @@ from shared_spec.formats.graphs.onnx.axes import AXES
 from shared_spec.formats.graphs.onnx.constants import Constant, folded
 from shared_spec.formats.graphs.onnx.functions import Term, combined
 from shared_spec.formats.graphs.onnx.layers import LAYERS
+from shared_spec.formats.graphs.onnx.sizes import letter
 from shared_spec.formats.graphs.onnx.units import PART, Item, Unit, Units, Value
 from shared_spec.formats.graphs.walk import LayerError, Tensor
 from shared_spec.plan.layers import Layer
@@ -44,8 +45,12 @@ class UnitGraph:
     """The input."""
     guessed: bool
     """Whether pads were taken for TensorFlow's rule, whose numbers they are at the model's size."""
+    exact: frozenset[str]
+    """Pools that do without pads, and would with TensorFlow's rule, at the model's own size."""
     rounded: bool
-    """Whether a norm that several nodes compute has an eps that was rounded to float32."""
+    """Whether a norm that several nodes compute has an eps that was rounded to float32, or a mean
+    a number of pixels.
+    """
 
     @cached_property
     def consumers(self) -> dict[Tensor, tuple[Tensor, ...]]:
@@ -94,7 +99,7 @@ class _Reader(Units):
         axes = self._axes(needed)
         places = {axis: graph.shape[i] for i, axis in enumerate(axes)}
         height, width = places["H"], places["W"]
-        size = None if height is None or width is None else (height, width)
+        size = (height or letter("H"), width or letter("W"))
         image = Value(0, axes, places["C"], size, whole=graph.dtype.kind in "iub")
         self.items[graph.input] = image
         for node in needed:
@@ -113,7 +118,8 @@ class _Reader(Units):
             end,
             image,
             self.guessed,
-            any(_rounded(unit.layer) for unit in self.units),
+            frozenset(self.exact),
+            self.rounded or any(_rounded(unit.layer) for unit in self.units),
         )
 
     def _result(self, name: str) -> Value:
@@ -197,9 +203,12 @@ class _Reader(Units):
             raise LayerError(f"{node} takes part of a norm, and is none of a ResNet here")
         if any(x.spread for x in values) and node.operator not in PAIRS:
             raise LayerError(f"{node} takes one pixel for a map, which no ResNet here does")
-        if any(x.pads for x in values) and node.operator not in ("Conv", *IDLE, "Transpose"):
+        if any(x.unseen for x in values) and node.operator not in ("MaxPool", *IDLE, "Transpose"):
+            raise LayerError(f"{node} comes after a pad that only a maximum does not see")
+        padded = any(x.pads and not x.unseen for x in values)
+        if padded and node.operator not in ("Conv", *IDLE, "Transpose"):
             raise LayerError(f"{node} comes after zeros that are not the same on all sides")
-        if any(x.reflected for x in values) and node.operator not in ("Conv", *IDLE):
+        if any(x.reflected for x in values) and node.operator not in ("Conv", "Slice", *IDLE):
             raise LayerError(f"{node} comes after pixels that are reflected, and is no blur")
 
     def _joined(self, node: OnnxNode, term: Term, given: Sequence[Item | None]) -> Value:
@@ -209,13 +218,21 @@ class _Reader(Units):
         if node.operator in IDLE and x is not None:
             return replace(idle(self, node, given), term=x.term)
         match term:
-            case ("square", ("of", _)):
+            case ("average", ("of", u, axes), kept, exact) if x is not None:
+                self.rounded = self.rounded or not exact
+                return self.pooled(replace(x, unit=u, axes=axes), node, "avg", kept)
+            case ("blurred", ("blurred", ("mirror", u, axes), one, s), other, t) if x is not None:
+                if {one, other} == {"H", "W"} and s == t:
+                    blur = plan.BlurPool(node.outputs[0], x.channels or 0, s)
+                    size = tuple((n - 3) // s + 1 for n in x.size)
+                    return self.add(x, Unit(node, (u,), blur), axes=axes, size=size)
+            case ("square", ("of", _, _)):
                 return replace(arithmetic(self, node, given), term=term)
-            case ("ratio", ("of", u), ("power", ("of", v), True), eps) if u == v and x is not None:
+            case ("ratio", ("of", u, axes), ("power", t, True), eps) if t == ("of", u, axes) and x:
                 norm = plan.FilterResponseNorm(node.outputs[0], x.channels or 0, eps)
-                return self.add(x, Unit(node, (u,), norm))
+                return self.add(x, Unit(node, (u,), norm), axes=axes)
         if x is None:
-            return Value(PART, "", None, None, term=term)
+            return Value(PART, "", None, (0, 0), term=term)
         return replace(x, unit=PART, axes="", term=term)
 
 
@@ -234,7 +251,7 @@ def _taken(node: OnnxNode) -> tuple[str, ...]:
     return node.inputs[: 3 if node.attributes.get("training_mode", 0) else None]
 
 
-_OF_PARTS = ("Conv", "Expand", "Reshape", "Shape", "Slice")
+_OF_PARTS = ("Conv", "Expand", "Reshape", "Shape", "Slice", "Transpose")
 """Operators that may take part of a norm."""
 _EITHER = (*PAIRS, "CastLike", "Concat")
 """Operators whose first input may be a constant beside a tensor."""

@@ -23,11 +23,15 @@ _EXACT = 1e-13
 _NORMS = (plan.BatchNorm, *OTHER_NORMS)
 
 
+_AFTER_NORMS = (plan.SqueezeExcite, plan.ChannelAttention, plan.LayerScale)
+"""Layers at the end of a branch, behind its last norm."""
+
+
 def _bare(steps: tuple[Step, ...], ends: bool) -> Iterator[Step]:
     """The convolutions of a chain that an activation follows, or with `ends` nothing."""
     for i, step in enumerate(steps):
         after = steps[i + 1].layer if i + 1 < len(steps) else None
-        last = after is None or isinstance(after, plan.SqueezeExcite | plan.ChannelAttention)
+        last = after is None or isinstance(after, _AFTER_NORMS)
         follows = isinstance(after, plan.Activation) or (ends and last)
         if isinstance(step.layer, plan.Conv) and follows:
             yield step

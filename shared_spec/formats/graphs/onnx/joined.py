@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TypeGuard
 
 import numpy as np
 
@@ -32,6 +33,8 @@ _DEFINED = ("Gelu", "HardSwish", "Mish")
 """Operators that ONNX defines by others, with numbers of float32."""
 PLAIN = 1.0
 """The eps with which a norm without a variance of its own multiplies and adds alone."""
+LAYER_SCALE = 1e-6
+"""From what a LayerScale starts, which files do not say; ConvNeXt's number, and that of most."""
 OTHER_NORMS = (plan.GroupNorm, plan.EvoNorm, plan.FilterResponseNorm)
 
 
@@ -94,6 +97,8 @@ class _Walk(Walk[_Node]):
 
 _GATES = (["mean", "fc", "relu", "fc", "sigmoid"], ["mean", "along", "sigmoid"])
 """Layers of squeeze-and-excitation, and of channel attention."""
+_GATE = 8
+"""Nodes of either, in which biases may be nodes of their own."""
 
 
 def _gate(steps: list[Step]) -> tuple[Layer, dict[str, LazyArray]] | None:
@@ -132,7 +137,22 @@ def _what(layer: Layer) -> str:
     return "fc" if (layer.kernel_size, layer.stride, layer.groups) == (1, 1, 1) else ""
 
 
+_SCALED = ("M", "MAM", "AMAM", "AAMAM")
+"""What ends with a factor behind a norm, or behind what has taken one in."""
 _KINDS = {"Add": "A", "Sub": "A", "Mul": "M", "Max": "X"}
+
+
+def _sees_pixels(layer: Layer) -> TypeGuard[plan.Conv]:
+    """Whether it is a convolution of single pixels."""
+    return isinstance(layer, plan.Conv) and layer.kernel_size == 1 and layer.padding in (0, "same")
+
+
+def _layer_scale(unit: Unit) -> Step:
+    """A product with a number for each channel that is no norm's."""
+    assert unit.numbers is not None
+    assert unit.node is not None
+    layer = plan.LayerScale(unit.node.outputs[0], unit.numbers.shape[0], LAYER_SCALE)
+    return Step(layer, Owner(unit.node, {"gamma": unit.numbers}))
 
 
 def _distance(found: np.ndarray, known: np.ndarray) -> float:
@@ -202,7 +222,12 @@ class Joined:
                 if outside:
                     nodes[number] = self._function(number, roots)
             elif unit.layer is not None:
-                step = Step(unit.layer, Owner(unit.node, unit.arrays))
+                layer = unit.layer
+                every = self._every(unit)
+                if every > 1 and _sees_pixels(layer):
+                    layer = replace(layer, stride=layer.stride * every)
+                    nodes[unit.sources[0]].steps = ()
+                step = Step(layer, Owner(unit.node, unit.arrays))
                 nodes[number] = _Node(unit, unit.sources, (step,))
             elif unit.numbers is None:
                 nodes[number] = _Node(unit, unit.sources)
@@ -213,6 +238,14 @@ class Joined:
             if node.halves and len(self.graph.users(node.sources[0])) == 1:
                 nodes[node.sources[0]].halved = len(nodes[node.sources[0]].sources) == 2
         return nodes
+
+    def _every(self, unit: Unit) -> int:
+        """At which steps a unit sees pixels, since it alone takes what leaves the others out."""
+        before = self.graph.units[unit.sources[0]].layer
+        alone = len(self.graph.users(unit.sources[0])) == 1
+        if alone and isinstance(before, plan.MaxPool) and before.kernel_size == 1:
+            return before.stride
+        return 1
 
     def _roots(self, start: Tensor, used: set[Tensor]) -> dict[Tensor, Tensor]:
         """Of each unit that computes a function of one tensor, number by number: that tensor."""
@@ -292,10 +325,13 @@ class Joined:
         step = before.steps[0] if before.steps else None
         alone = len(self.graph.users(units[0].sources[0])) == 1
         ends = isinstance(step.layer, OTHER_NORMS) if step is not None else False
+        scales: tuple[Step, ...] = ()
+        if kinds in _SCALED:
+            scales, units, kinds = (_layer_scale(last),), units[:-1], kinds[:-1]
         if ends and alone and step is not None and "weight" not in step.owner.arrays:
             tau = isinstance(step.layer, plan.FilterResponseNorm)
             if kinds != ("MAX" if tau else "MA"):
-                raise LayerError(f"{units[0]} begins arithmetic that is no norm's")
+                raise LayerError(f"{last} ends arithmetic that is no norm's")
             leaves = ("weight", "bias", "tau")
             own = dict(zip(leaves, map(_addend, units), strict=False))
             before.steps = (Step(step.layer, Owner(step.owner.node, {**step.owner.arrays, **own})),)
@@ -310,9 +346,16 @@ class Joined:
             units = units[1:]
             kinds = kinds[1:]
         if kinds in ("MA", "AMA"):
-            scale, offset = units[-2].numbers, _addend(units[-1])
+            scale, offset, eps = units[-2].numbers, _addend(units[-1]), PLAIN
             assert scale is not None
             (channels,) = scale.shape
+            variance = one_number(0.0, scale)
+            told = units[-2].scale
+            if told is not None and told.how == "inverse" and told.scale is not None:
+                scale, variance, eps = told.scale, told.variance, told.eps
+                self.rounded = self.rounded or eps != float(np.float32(eps))
+            else:
+                self.folded += 1
             mean = one_number(0.0, scale) if kinds == "MA" else _negative(_addend(units[0]))
             node = units[-1].node
             assert node is not None
@@ -320,14 +363,13 @@ class Joined:
                 "weight": scale,
                 "bias": offset,
                 "running_mean": mean,
-                "running_var": one_number(0.0, scale),
+                "running_var": variance,
             }
-            norm = plan.BatchNorm(node.outputs[0], channels, PLAIN, 0.1, "unbiased")
+            norm = plan.BatchNorm(node.outputs[0], channels, eps, 0.1, "unbiased")
             steps = (Step(norm, Owner(node, arrays)),)
-            self.folded += 1
         elif kinds:
             raise LayerError(f"{units[0]} begins arithmetic that is no norm's")
-        nodes[run[-1]] = _Node(last, self.graph.units[run[0]].sources, steps)
+        nodes[run[-1]] = _Node(last, self.graph.units[run[0]].sources, steps + scales)
 
     def _join_gate(self, nodes: list[_Node], number: Tensor) -> None:
         """Squeeze-and-excitation in the place of a product and of the way to its second factor."""
@@ -336,12 +378,12 @@ class Joined:
             return
         for entering, at in (end.sources, end.sources[::-1]):
             way: list[Tensor] = []
-            while at != entering and len(nodes[at].sources) == 1 and len(way) < len(_GATES[0]):
-                if len(self.graph.users(at)) != 1 or len(nodes[at].steps) != 1:
+            while at != entering and len(nodes[at].sources) == 1 and len(way) < _GATE:
+                if len(self.graph.users(at)) != 1 or len(nodes[at].steps) > 1:
                     break
                 way.insert(0, at)
                 (at,) = nodes[at].sources
-            steps = [nodes[n].steps[0] for n in way]
+            steps = [step for n in way for step in nodes[n].steps]
             found = _gate(steps) if at == entering else None
             if found is None:
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from shared_spec.formats.containers.source import shown
 from shared_spec.formats.graphs.events import ChannelConv, LowestPad
 from shared_spec.formats.graphs.onnx.constants import Constant, integers
 from shared_spec.formats.graphs.onnx.functions import epsilon, standardised
+from shared_spec.formats.graphs.onnx.sizes import Length, Size, larger
 from shared_spec.formats.graphs.onnx.units import (
     Builder,
     Item,
@@ -44,14 +46,12 @@ def _square(node: OnnxNode, key: str, default: int) -> int:
 
 def _window(
     r: Units, node: OnnxNode, x: Value, kernel: int, stride: int, dilation: int = 1
-) -> tuple[plan.layers.Padding, tuple[int, int] | None]:
+) -> tuple[plan.layers.Padding, tuple[Length, Length]]:
     """Padding of a convolution or a pool, and the size of what it gives."""
     auto = node.attributes.get("auto_pad", "NOTSET")
     extent = (kernel - 1) * dilation + 1
-    rule = None
-    if x.size is not None:
-        rule = [max((-(-n // stride) - 1) * stride + extent - n, 0) for n in x.size]
-    after = None if x.size is None else (-(-x.size[0] // stride), -(-x.size[1] // stride))
+    rule = [_padded(n, stride, extent) for n in x.size]
+    after = _every(x.size, stride)
     if auto == "SAME_UPPER":
         if x.pads is not None:
             raise LayerError(f"{node} pads once more")
@@ -67,26 +67,43 @@ def _window(
             raise LayerError(f"{node} pads once more")
         top, left, bottom, right = x.pads
     pads = [top, left, bottom, right]
-    same = rule is not None and pads == [n // 2 for n in rule] + [n - n // 2 for n in rule]
+    known = [n for n in rule if n is not None]
+    same = pads == [n // 2 for n in known] + [n - n // 2 for n in known]
+    if same and any(isinstance(n, Size) for n in pads):
+        return "same", after
     if len(set(pads)) > 1:
         if not same:
+            sized = any(isinstance(n, Size) for n in pads)
+            told = "what depends on the size of the image" if sized else shown(str(pads))
             raise LayerError(
-                f"{node} pads {shown(str(pads))}, expected one number on all sides, or what "
-                f"TensorFlow's rule gives"
+                f"{node} pads {told}, expected one number on all sides, or what TensorFlow's rule "
+                f"gives"
             )
         r.guessed = True
         return "same", after
     if same and r.same:
         return "same", after
-    if x.size is not None:
-        h, w = ((n + 2 * top - extent) // stride + 1 for n in x.size)
-        after = (h, w)
-    return top, after
+    h, w = ((n + 2 * top - extent) // stride + 1 for n in x.size)
+    return top, (h, w)
+
+
+def _padded(length: Length, stride: int, extent: int) -> Length | None:
+    """How many rows TensorFlow's rule adds in all; None if that is not one expression."""
+    with suppress(ValueError):
+        return larger((length - 1) // stride * stride + extent - length, 0)
+    return None
+
+
+def _every(size: tuple[Length, Length], stride: int) -> tuple[Length, Length]:
+    """As much of a size as steps reach."""
+    return (size[0] - 1) // stride + 1, (size[1] - 1) // stride + 1
 
 
 def _conv(r: Units, node: OnnxNode, given: Sequence[Item | None]) -> Value:
     if isinstance(given[0], Value) and given[0].axes == "N1C":
-        return _channel_conv(r, node, given)
+        return _channel_conv(r, node, entry_of(node, given[1], 3), given)
+    if isinstance(given[0], Value) and given[0].axes == "NHWC" and given[0].pooled:
+        return _channel_conv(r, _along_last(node), _without_row(node, given), given)
     x, second, eps = map_of(node, given), given[1], None
     if isinstance(second, Value) and (found := standardised(second.term)) is not None:
         second, eps = Constant(found[0][1]), found[1]
@@ -122,9 +139,28 @@ def _conv(r: Units, node: OnnxNode, given: Sequence[Item | None]) -> Value:
     return r.add(x, unit, channels=out, size=size, pads=None)
 
 
-def _channel_conv(r: Units, node: OnnxNode, given: Sequence[Item | None]) -> Value:
+def _without_row(node: OnnxNode, given: Sequence[Item | None]) -> LazyArray:
+    """A kernel of one row as one of none."""
+    kernel = entry_of(node, given[1], 4)
+    if kernel.shape[2] != 1:
+        raise LayerError(f"{node} is along the channels, and not as in channel attention")
+    return kernel.reshaped((*kernel.shape[:2], kernel.shape[3]))
+
+
+def _along_last(node: OnnxNode) -> OnnxNode:
+    """A convolution of one row as one of none."""
+    a = dict(node.attributes)
+    for key, nothing in (("strides", 1), ("dilations", 1), ("kernel_shape", 1), ("pads", 0)):
+        if key in a and set(a[key][::2]) == {nothing}:
+            a[key] = a[key][1::2]
+    return replace(node, attributes=a)
+
+
+def _channel_conv(
+    r: Units, node: OnnxNode, kernel: LazyArray, given: Sequence[Item | None]
+) -> Value:
     """A convolution along the channels."""
-    x, kernel, a = given[0], entry_of(node, given[1], 3), node.attributes
+    x, a = given[0], node.attributes
     assert isinstance(x, Value)
     pixels = kernel.shape[2]
     ones = {"strides": (1,), "dilations": (1,), "group": 1}
@@ -154,7 +190,7 @@ def _blur(
     if not bare or filters is None or (filters != _BINOMIAL).any():
         raise LayerError(f"{node} comes after pixels that are reflected, and is no blur of 1 2 1")
     layer = plan.BlurPool(node.outputs[0], kernel.shape[0], stride)
-    size = None if x.size is None else tuple((n - 3) // stride + 1 for n in x.size)
+    size = tuple((n - 3) // stride + 1 for n in x.size)
     return r.add(x, Unit(node, (x.unit,), layer), size=size, reflected=False)
 
 
@@ -185,20 +221,25 @@ def _pool(record: type[Layer]) -> Callable[[Units, OnnxNode, Sequence[Item | Non
         kernel, stride = _square(node, "kernel_shape", 1), _square(node, "strides", 1)
         if _square(node, "dilations", 1) != 1:
             raise LayerError(f"{node} is dilated")
+        # Of rows and columns that are there already, a maximum is what it is without them.
         padding, size = _window(r, node, x, kernel, stride)
+        if x.pads and (record is not plan.MaxPool or not (padding == "same" or padding < kernel)):
+            raise LayerError(f"{node} comes after a pad that it may see")
+        if kernel == stride and padding == 0 and not any(n % stride for n in x.known or (1,)):
+            r.exact.add(node.outputs[0])
         counted = bool(node.attributes.get("count_include_pad", 0))
         if node.attributes.get("ceil_mode", 0):
             # Where windows do not overlap, TensorFlow's rule is that of a last one that is cut.
             if kernel != stride or padding != 0 or record is not plan.AvgPool:
                 raise LayerError(f"{node} has ceil_mode, which no pool here has")
             padding, counted = "same", False
-            size = None if x.size is None else (-(-x.size[0] // stride), -(-x.size[1] // stride))
+            size = _every(x.size, stride)
         if record is plan.AvgPool:
             told = counted and padding != 0
             layer: Layer = plan.AvgPool(node.outputs[0], kernel, stride, padding, told)
         else:
             layer = plan.MaxPool(node.outputs[0], kernel, stride, padding)
-        return r.add(x, Unit(node, (x.unit,), layer), size=size)
+        return r.add(x, Unit(node, (x.unit,), layer), size=size, pads=None, unseen=False)
 
     return build
 
@@ -216,9 +257,7 @@ def _global_pool(kind: Any) -> Callable[[Units, OnnxNode, Sequence[Item | None]]
                 raise LayerError(f"{node} is over other axes than rows and columns")
         elif x.axes != "NCHW":
             raise LayerError(f"{node} takes something else than a tensor of the axes NCHW")
-        unit = Unit(node, (x.unit,), plan.GlobalPool(node.outputs[0], kept, kind))
-        axes_after = x.axes if kept else x.axes.replace("H", "").replace("W", "")
-        return r.add(x, unit, axes=axes_after, size=(1, 1), pooled=True)
+        return r.pooled(x, node, kind, kept)
 
     return build
 
@@ -240,27 +279,31 @@ def _pad(r: Units, node: OnnxNode, given: Sequence[Item | None]) -> Value:
     numbers = {n for pair in around.values() for n in pair}
     mode = node.attributes.get("mode", "constant")
     if mode == "reflect" and numbers == {1} and images == (before, after) == (0, 0):
-        size = None if x.size is None else (x.size[0] + 2, x.size[1] + 2)
+        size = (x.size[0] + 2, x.size[1] + 2)
         return replace(x, reflected=True, size=size, term=None)
     zeros = lowest == 0 and mode == "constant" and images == (0, 0) and numbers == {0}
     if zeros and before + after and min(before, after) >= 0:
         return _more_channels(r, node, x, before, after)
     none = images == (before, after) == (0, 0)
+    (top, bottom), (left, right) = around["H"], around["W"]
+    known = not any(isinstance(n, Size) for n in numbers)
+    if not none or (known and min(numbers) < 0):
+        raise LayerError(f"{node} pads other things than rows and columns")
+    added = (top, left, bottom, right)
+    if mode == "edge":
+        return replace(x, pads=added, unseen=True, term=None)
     record = {0.0: plan.ZeroPad, -math.inf: LowestPad}.get(lowest)
     if record is None and lowest <= float(np.finfo(np.float32).min):
         record = LowestPad
-    if not none or record is None or mode != "constant" or min(numbers) < 0:
+    if record is None or mode != "constant":
         raise LayerError(f"{node} pads other things than zeros around rows and columns")
-    (top, bottom), (left, right) = around["H"], around["W"]
-    size = None if x.size is None else (x.size[0] + top + bottom, x.size[1] + left + right)
     if numbers == {0}:
         return x
-    if len(numbers) == 1:
+    if known and len(numbers) == 1:
+        size = (x.size[0] + top + bottom, x.size[1] + left + right)
         unit = Unit(node, (x.unit,), record(node.outputs[0], numbers.pop()))
         return r.add(x, unit, size=size)
-    if record is not plan.ZeroPad:
-        raise LayerError(f"{node} does not pad the same on all sides")
-    return replace(x, pads=(top, left, bottom, right), term=None)
+    return replace(x, pads=added, unseen=record is LowestPad, term=None)
 
 
 def _more_channels(r: Units, node: OnnxNode, x: Value, before: int, after: int) -> Value:
@@ -274,8 +317,19 @@ def _more_channels(r: Units, node: OnnxNode, x: Value, before: int, after: int) 
     return r.add(x, Unit(node, (source,), layer), channels=channels)
 
 
+def _pointwise(r: Units, node: OnnxNode, x: Value, kernel: LazyArray) -> Value:
+    """A convolution of single pixels, as a product with all of them."""
+    inside, out = kernel.shape
+    layer = plan.Conv(node.outputs[0], inside, out, 1)
+    weight = kernel.permuted((1, 0)).reshaped((out, inside, 1, 1))
+    return r.add(x, Unit(node, (x.unit,), layer, {"weight": weight}), channels=out)
+
+
 def _dense(r: Units, node: OnnxNode, given: Sequence[Item | None]) -> Value:
-    x, kernel, a = map_of(node, given, "NC"), entry_of(node, given[1], 2), node.attributes
+    kernel, a = entry_of(node, given[1], 2), node.attributes
+    if node.operator == "MatMul" and isinstance(given[0], Value) and given[0].axes == "NHWC":
+        return _pointwise(r, node, given[0], kernel)
+    x = map_of(node, given, "NC")
     transposed = bool(a.get("transB", 0))
     if a.get("alpha", 1.0) != 1 or a.get("beta", 1.0) != 1 or a.get("transA", 0):
         raise LayerError(f"{node} scales or turns what it takes")

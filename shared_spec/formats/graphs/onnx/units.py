@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from shared_spec import plan
 from shared_spec.formats.containers.onnx import OnnxGraph, OnnxNode
-from shared_spec.formats.graphs.onnx.constants import Constant
+from shared_spec.formats.graphs.onnx.constants import Constant, Scale
 from shared_spec.formats.graphs.onnx.functions import Function, Term, leaf
+from shared_spec.formats.graphs.onnx.sizes import Length, Size, letter
 from shared_spec.formats.graphs.walk import LayerError, Tensor
 from shared_spec.plan.layers import Layer
 from shared_spec.weights.lazy_array import LazyArray
@@ -32,6 +34,8 @@ class Unit:
     """If it computes with a constant: one number, or one a channel."""
     first: bool = True
     """Whether the constant is what comes second."""
+    scale: Scale | None = None
+    """What the constant is of a norm's arrays, if it is."""
 
     def __str__(self) -> str:
         return "the input" if self.node is None else str(self.node)
@@ -50,12 +54,14 @@ class Value:
     axes: str
     """What its axes are, in their order, of N, C, H and W."""
     channels: int | None
-    size: tuple[int, int] | None
-    """Height and width, where they are known."""
+    size: tuple[Length, Length]
+    """Height and width."""
     pooled: bool = False
     """Whether a map has become one pixel."""
-    pads: tuple[int, int, int, int] | None = None
+    pads: tuple[Length, Length, Length, Length] | None = None
     """Zeros above, left, below and right that are still to be added."""
+    unseen: bool = False
+    """Whether in place of zeros it is what no maximum sees, as the edges once more."""
     reflected: bool = False
     """Whether one pixel is still to be added on all sides, by reflection."""
     spread: bool = False
@@ -64,6 +70,11 @@ class Value:
     """Whether it is of whole numbers, whose arithmetic cuts and overflows."""
     term: Term | None = None
     """What it is of another tensor, if a norm may be made of it."""
+
+    @property
+    def known(self) -> tuple[int, int] | None:
+        """Height and width, if they are so much for all images."""
+        return None if any(isinstance(n, Size) for n in self.size) else self.size
 
 
 Item = Value | Constant
@@ -77,20 +88,40 @@ class Units:
         """`same`: whether pads that are what TensorFlow's rule gives are taken for it."""
         self.guessed = False
         """Whether some were."""
+        self.exact: set[str] = set()
+        """Pools by what they give whose windows lie side by side and fill the model's own size."""
+        self.rounded = False
+        """Whether a number of pixels was rounded to float32."""
         self.units: list[Unit] = [Unit(None)]
+
+    @property
+    def images(self) -> Length:
+        """How many images there are."""
+        return self.graph.shape[0] or letter("N")
+
+    def lengths(self, x: Value) -> dict[str, Length]:
+        """Of the axes of a tensor, by their letters."""
+        known = {"N": self.images, "C": x.channels or letter("C"), "1": 1}
+        return known | dict(zip("HW", x.size, strict=True))
 
     def add(self, value: Value, unit: Unit, **changes: Any) -> Value:
         """A unit, and the tensor that it gives: that which it takes, but for `changes`."""
         self.units.append(unit)
         return replace(value, unit=len(self.units) - 1, **({"term": None} | changes))
 
+    def pooled(self, x: Value, node: OnnxNode, kind: Any, kept: bool) -> Value:
+        """A mean or a maximum over the pixels of a map."""
+        unit = Unit(node, (x.unit,), plan.GlobalPool(node.outputs[0], kept, kind))
+        axes = x.axes if kept else x.axes.replace("H", "").replace("W", "")
+        return self.add(x, unit, axes=axes, size=(1, 1), pooled=True)
+
     def term(self, item: Item | None) -> Term | None:
         """What an item is of another tensor, or of an array of the file."""
         if not isinstance(item, Value):
             return leaf(item)
-        plain = item.unit != PART and item.axes == "NCHW" and not (item.pads or item.reflected)
+        plain = item.axes in ("NCHW", "NHWC") and not (item.pads or item.reflected)
         plain = plain and not (item.spread or item.whole)
-        return item.term or (("of", item.unit) if plain else None)
+        return item.term or (("of", item.unit, item.axes) if plain else None)
 
 
 def entry_of(node: OnnxNode, item: Item | None, rank: int) -> LazyArray:
