@@ -223,7 +223,7 @@ def _max_pool(layer: plan.MaxPool, x: Any, own: Own) -> Any:
             # Zeros win no maximum there, and Keras has a layer for them.
             x = keras.layers.ZeroPadding2D((around, around), **_inner(own, "pad"))(x)
         else:
-            x = LowestPadding2D(padding=around, **_inner(own, "pad"))(x)
+            x = LowestPadding2D(padding=[*around], **_inner(own, "pad"))(x)
     return MaxPooling2D(layer.kernel_size, layer.stride, padding, **own)(x)
 
 

@@ -165,7 +165,8 @@ def pad_same(x: Tensor, kernel_size: int, stride: int, value: float) -> Tensor:
     """Pad [N, C, H, W] by TensorFlow's `same` rule: the larger half at the bottom and right."""
     amounts: list[int] = []
     for n in (x.shape[-1], x.shape[-2]):
-        total = max((-(-n // stride) - 1) * stride + kernel_size - n, 0)
+        # Exporters round quotients towards 0: there is none here of a negative number.
+        total = max((n - 1) // stride * stride + kernel_size - n, 0)
         amounts += [total // 2, total - total // 2]
     return F.pad(x, amounts, value=value)
 

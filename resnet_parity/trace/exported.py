@@ -13,7 +13,7 @@ from shared_spec.atomic_write import workspace
 from shared_spec.errors import ImageError, SpecError, WeightsError, some
 from shared_spec.formats.containers.onnx import GRAPH, OnnxGraph, open_onnx
 from shared_spec.formats.containers.source import Source
-from shared_spec.formats.graphs.onnx_file import read_onnx
+from shared_spec.formats.graphs.onnx.file import read_onnx
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.state import State

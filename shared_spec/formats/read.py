@@ -46,7 +46,7 @@ from shared_spec.formats.dialects.renamed import TIMM_RES2NET, TORCHVISION_NAMES
 from shared_spec.formats.dialects.timm_config import is_timm_config
 from shared_spec.formats.dialects.timm_torchvision import TIMM, TORCHVISION
 from shared_spec.formats.graphs.keras_file import has_graph, read_graph
-from shared_spec.formats.graphs.onnx_file import read_onnx
+from shared_spec.formats.graphs.onnx.file import read_onnx
 from shared_spec.formats.graphs.torch_modules import Modules, settled
 from shared_spec.formats.name_map import NameMap, renamed
 from shared_spec.formats.search import Part, chosen, first_block, hints_of, plain

@@ -96,7 +96,7 @@ def _another_number(model: onnx.ModelProto, rng: np.random.Generator) -> str:
         n for n in model.graph.node if n.op_type == "Constant" and n.attribute[0].HasField("t")
     ]
     tensors = [*model.graph.initializer, *(node.attribute[0].t for node in nodes)]
-    small = [t for t in tensors if np.prod(t.dims) <= 16 or list(t.dims[1:]) == [1, 3, 3]]
+    small = [t for t in tensors if 0 < np.prod(t.dims) <= 16 or list(t.dims[1:]) == [1, 3, 3]]
     if not small:
         return ""
     one = small[rng.integers(len(small))]

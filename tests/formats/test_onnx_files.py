@@ -30,7 +30,8 @@ from shared_spec.formats.read import read_checkpoint
 from shared_spec.spec.resnet_spec import ResNetSpec
 from tests.formats.onnx_reading import exported, mutated, verdict, written
 
-KEPT = sorted((Path(__file__).parents[1] / "kept").glob("*.onnx"))
+KEPT_FILES = Path(__file__).parents[1] / "kept"
+KEPT = sorted(KEPT_FILES.glob("*.onnx"))
 SMALL = resolve(
     "resnet50", {"depths": [1, 1], "widths": [8, 16], "num_classes": 5, "stem_width": 8}
 )
@@ -120,11 +121,14 @@ OTHERS: dict[str, tuple[Callable[[], torch.nn.Module], dict[str, Any]]] = {
         {"norm": "evonorm_s0"},
     ),
     "our kernels": (lambda: _ours("resnet18", standardize=1e-6), {"standardize": 1e-6}),
+    # From what a scale starts is in no file.
+    "our scale": (lambda: _ours("resnet18", layer_scale=0.1), {"layer_scale": 1e-6}),
 }
 
 
 @pytest.mark.parametrize(
-    ("name", "folded"), [*((name, False) for name in OTHERS), ("eca", True), ("our zeros", True)]
+    ("name", "folded"),
+    [*((name, False) for name in OTHERS), *((n, True) for n in ("eca", "our zeros", "our scale"))],
 )
 def test_layers_of_several_nodes_are_read(tmp_path: Path, name: str, folded: bool) -> None:
     torchvision_models()
@@ -179,6 +183,45 @@ def test_our_own_layers_are_read(tmp_path: Path, name: str, folded: bool, record
     same = {"image_size": found.image_size, "num_classes": found.num_classes}
     same |= {} if spec.out_indices else {"out_indices": found.out_indices}
     assert found == spec.override(**changed, **same)
+
+
+@pytest.mark.parametrize("size", [(45, 33), (64, 96)])
+def test_pads_of_any_size_are_followed(tmp_path: Path, size: tuple[int, int]) -> None:
+    net = _ours("resnetv2_50", padding="same")
+    path = exported(tmp_path / "net.onnx", net, folded=False)
+    assert verdict(path, size) == "right"
+    found = read_checkpoint(path)
+    assert found.spec is not None
+    assert found.spec.padding == "same"
+    assert "TensorFlow" not in " ".join(found.notes)
+
+
+def _windows_of_a_size(side: int) -> Callable[[onnx.ModelProto], None]:
+    """Means over windows without pads, at one size of images."""
+
+    def change(model: onnx.ModelProto) -> None:
+        for node in model.graph.node:
+            if node.op_type == "AveragePool":
+                kept = [a for a in node.attribute if a.name in ("kernel_shape", "strides")]
+                del node.attribute[:]
+                node.attribute.extend(kept)
+        for dim in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+            dim.dim_value = side
+
+    return change
+
+
+@pytest.mark.parametrize(("side", "expected"), [(64, "right"), (96, "right"), (40, "refused: ")])
+def test_windows_that_fill_a_map_are_those_of_the_rule_at_its_size(
+    plain: onnx.ModelProto, tmp_path: Path, side: int, expected: str
+) -> None:
+    model, path = onnx.ModelProto(), tmp_path / "net.onnx"
+    model.CopyFrom(plain)
+    _windows_of_a_size(side)(model)
+    path.write_bytes(model.SerializeToString())
+    assert verdict(path).startswith(expected)
+    if expected == "right":
+        assert "at its image size" in " ".join(read_checkpoint(path).notes)
 
 
 @pytest.mark.parametrize("path", KEPT, ids=[path.stem for path in KEPT])
@@ -407,7 +450,7 @@ def _spread_mean(model: onnx.ModelProto) -> None:
 
 OTHER_CHANGES: dict[str, tuple[str, Callable[[onnx.ModelProto], None], str]] = {
     "a filter": ("blur", _blur_filter, "no blur of 1 2 1"),
-    "a pad of edges": ("blur", _attribute("Pad", mode="edge"), "other things than zeros"),
+    "a pad of edges": ("blur", _attribute("Pad", mode="edge"), "only a maximum does not see"),
     "a pad of zeros": ("blur", _attribute("Pad", mode="constant"), "its layers are no ResNet's"),
     "a wider reflection": (
         "blur", _constant("Pad", 1, lambda x: x * 2), "other things than zeros"
@@ -448,6 +491,86 @@ def test_what_a_change_makes_of_a_layer_is_seen(tmp_path: Path, what: str) -> No
     said = verdict(path, (64, 64))
     assert said.startswith("refused"), said
     assert expected in said, said
+
+
+def _numbers(
+    name: str, change: Callable[[np.ndarray], np.ndarray], operator: str, place: int
+) -> Callable[[onnx.ModelProto], None]:
+    """Another array in the place of an input of the first node of an operator with such a name."""
+
+    def made(model: onnx.ModelProto) -> None:
+        arrays = {t.name: t for t in model.graph.initializer}
+        told = {n.output[0]: n.attribute[0].t for n in model.graph.node if n.op_type == "Constant"}
+        known = arrays | told
+        node = next(
+            n
+            for n in model.graph.node
+            if n.op_type == operator and name in n.output[0] and n.input[place] in known
+        )
+        array = change(numpy_helper.to_array(known[node.input[place]]).copy())
+        model.graph.initializer.append(numpy_helper.from_array(array, "changed"))
+        node.input[place] = "changed"
+
+    return made
+
+
+def _another_map(model: onnx.ModelProto) -> None:
+    """The number of pixels of the image in the place of those of the last map."""
+    shapes = [n for n in model.graph.node if n.op_type == "Shape"]
+    at = list(model.graph.node).index(shapes[-1])
+    assert shapes[-1].input[0] != shapes[0].input[0]
+    model.graph.node[at].input[0] = shapes[0].input[0]
+
+
+def _mean_of_edges(model: onnx.ModelProto) -> None:
+    """A mean in the place of a maximum that is over more than the map."""
+    node = next(n for n in model.graph.node if n.op_type == "MaxPool")
+    node.op_type = "AveragePool"
+    kept = [a for a in node.attribute if a.name in ("kernel_shape", "strides")]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+
+
+KERAS_CHANGES: dict[str, tuple[str, Callable[[onnx.ModelProto], None], str]] = {
+    "another count": (
+        "our_keras_tensorflow_fixed", _numbers("mean", lambda x: x * 2, "Mul", 1), "part of a norm"
+    ),
+    "another weight": (
+        "our_keras_tensorflow_fixed", _numbers("maxpool", lambda x: x * 2, "Mul", 0), "refused"
+    ),
+    "the next neighbour": (
+        "our_keras_torch_fixed", _numbers("slice", lambda x: x + 1, "Slice", 1), "and is no blur"
+    ),
+    "another step": (
+        "our_keras_torch_fixed", _numbers("slice", lambda x: x + 1, "Slice", 4), "refused"
+    ),
+    "pixels of another map": ("our_keras_tensorflow_groups", _another_map, "refused"),
+    "an expression of the size": (
+        "our_keras_jax_se", _numbers("dimexpr", lambda x: x - 1, "Add", 1), "refused"
+    ),
+    "an axis of groups": (
+        "our_keras_torch_groups", _numbers("ReduceMean", lambda x: x[:1], "ReduceMean", 1),
+        "part of a norm",
+    ),
+    "a pad of the size": (
+        "dynamo_sizes", _numbers("", lambda x: x + 9, "Max", 0), "refused"
+    ),
+    "an unseen pad": (
+        "our_keras_torch_edges_fixed", _mean_of_edges, "only a maximum"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", KERAS_CHANGES)
+def test_what_a_change_makes_of_sums_and_sizes_is_seen(tmp_path: Path, what: str) -> None:
+    name, change, expected = KERAS_CHANGES[what]
+    path = tmp_path / "net.onnx"
+    model = onnx.load(KEPT_FILES / f"{name}.onnx")
+    change(model)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ResNetError) as error:
+        read_checkpoint(path)
+    assert expected == "refused" or expected in str(error.value), str(error.value)
 
 
 def _number(model: onnx.ModelProto, name: str, value: Any) -> str:

@@ -136,7 +136,7 @@ def _chain(steps: Iterable[Step], last: tuple[Any, ...]) -> Iterator[Event]:
         if what is None:
             continue
         pooled = pooled or what[0] == "GlobalPool"
-        last = what
+        last = last if isinstance(layer, Output) else what
         yield Event(what, step)
     if padded is not None:
         yield _padding(padded)
@@ -180,6 +180,8 @@ def _what(layer: Layer, pooled: bool) -> tuple[Any, ...] | None:
         return kind, layer.channels, layer.eps
     if isinstance(layer, plan.GroupNorm):
         return kind, layer.channels, layer.groups, layer.eps
+    if isinstance(layer, plan.LayerScale):  # from what it starts is nothing that it computes
+        return kind, layer.channels
     if isinstance(layer, plan.Dense):
         return kind, layer.in_features, layer.out_features, layer.bias
     if isinstance(layer, plan.MaxPool | plan.AvgPool):

@@ -55,7 +55,7 @@ def spec_from_parts(
     stem = _layers(parts[:first])
     rest = parts[len(parts) - parts[::-1].index(forks[-1]) :]
     blocks = [_layers(fork.branch) for fork in forks]
-    ends = [layer for layer in blocks[0] if not isinstance(layer, _ATTENTION)]
+    ends = [layer for layer in blocks[0] if not isinstance(layer, (*_ATTENTION, plan.LayerScale))]
     pre = isinstance(ends[-1] if ends else None, plan.Conv)
     fields = _stem(stem, pre) | _blocks(stem, forks, pre) | _head(_layers(rest))
     if plain:
@@ -144,6 +144,8 @@ def _common(
         fields |= {"attention": "se", "se_ratio": widest.reduced / max(widest.channels, 1)}
     elif _of(layers, plan.ChannelAttention):
         fields["attention"] = "eca"
+    if scales := _of(layers, plan.LayerScale):
+        fields["layer_scale"] = scales[0].init
     for kind, record in (("blur", plan.BlurPool), ("avg", plan.AvgPool)):
         if _of(layers, record):
             fields["anti_alias"] = kind

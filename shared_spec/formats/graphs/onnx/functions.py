@@ -12,18 +12,21 @@ import numpy as np
 
 from shared_spec import plan
 from shared_spec.formats.containers.onnx import OnnxNode
-from shared_spec.formats.graphs.onnx_constants import Constant, integers
+from shared_spec.formats.graphs.onnx.constants import Constant, integers
 
 Function = Callable[..., np.ndarray]
 Term = tuple[Any, ...]
-"""What a tensor is of another one. `("of", u)` is the map that the unit u gives; `("groups", t, g,
-rank)` is it with its channels in g groups, and `("kernel", array, axis)` an array whose filters are
-along an axis. Of such a t are `("mean", t, kept)`, `("centred", t)`, `("variance", t, kept)` and
-`("power", t, kept)`, the mean of squares, each over all but images and groups, or filters; of a
-variance or power v are `("padded", v, eps)`, its root `("deviation", v, eps)` and the inverse of
-that, `("inverse", v, eps)`; and `("ratio", t, v, eps)` is t divided by the root.
-`("scaled", t, array)` is t times an array, `("gate", t, array)` the sigmoid of it, and
-`("gated", t, array)` t times the gate.
+"""What a tensor is of another one. `("of", u, axes)` is the map that the unit u gives, and its
+axes; `("groups", t, g, rank)` is it with its channels in g groups, and `("kernel", array, axis)` an
+array whose filters are along an axis. Of such a t are `("mean", t, kept)`, `("centred", t)`,
+`("variance", t, kept)` and `("power", t, kept)`, the mean of squares, each over all but images and
+groups, or filters; of a variance or power v are `("padded", v, eps)`, its root `("deviation", v,
+eps)` and the inverse of that, `("inverse", v, eps)`; and `("ratio", t, v, eps)` is t divided by the
+root. `("scaled", t, array)` is t times an array, `("gate", t, array)` the sigmoid of it, and
+`("gated", t, array)` t times the gate. `("average", t, kept, exact)` is the mean over the pixels of
+a map, and `("total", m, count)` the sum of which m is the mean. `("mirror", u, axes)` is a map with
+a pixel more on all sides, by reflection; of it `("taps", t, axis, step, weights)` is a sum of
+neighbours along an axis, and `("blurred", t, axis, step)` that with the weights of a blur.
 """
 
 
@@ -146,9 +149,9 @@ def _mean(node: OnnxNode, terms: Sequence[Any], given: Sequence[Any]) -> Term | 
     match term:
         case ("square", ("centred", t)):
             kind = "variance"
-        case ("square", ("of", _) as t):
+        case ("square", ("of" | "groups" | "kernel", *_) as t):
             kind = "power"
-        case ("groups", ("of", _), _, _) | ("kernel", _, _):
+        case ("groups", ("of", _, _), _, _) | ("kernel", _, _):
             kind, t = "mean", term
         case _:
             return None
@@ -165,20 +168,50 @@ def _places(t: Term) -> tuple[int, set[int]]:
         case ("kernel", array, axis):
             return len(array.shape), {axis}
         case ("groups", _, _, rank):
-            return rank, {0, 1}
-    return 4, {0, 1}
+            return rank, {0, place_of_groups(rank)}
+    return 4, {t[2].index("N"), t[2].index("C")}
+
+
+def place_of_groups(rank: int) -> int:
+    """Which axis they are along, behind one for the pixels if there are four."""
+    return 2 if rank == 4 else 1
 
 
 def _sub(node: OnnxNode, terms: Sequence[Any], given: Sequence[Any]) -> Term | None:
     match terms[1]:
         case ("mean", t, True) if t == terms[0]:
             return "centred", t
+        case ("square", ("mean", t, kept)) if terms[0] == ("power", t, kept):
+            return "variance", t, kept
     return None
+
+
+_SQUARED = ("of", "groups", "kernel", "centred", "mean")
+"""What may be squared on the way to a variance."""
+_BINOMIAL = ((0, 0.25), (1, 0.5), (2, 0.25))
+
+
+def tap(t: Term, axis: str, step: int, first: int) -> Term:
+    """Of three neighbours along an axis, the one that is so far from the first of them."""
+    return "taps", t, axis, step, ((first, 1.0),)
+
+
+def _added_taps(a: Term, b: Term) -> Term | None:
+    """A sum of neighbours; a blur along their axis, if it is one."""
+    if a[:4] != b[:4] or {i for i, _ in a[4]} & {i for i, _ in b[4]}:
+        return None
+    taps = tuple(sorted((*a[4], *b[4])))
+    return ("blurred", *a[1:4]) if taps == _BINOMIAL else (*a[:4], taps)
 
 
 def _mul(node: OnnxNode, terms: Sequence[Any], given: Sequence[Any]) -> Term | None:
     a, b = terms
-    if a is not None and a == b and a[0] in ("of", "centred"):
+    for term, item in zip(terms, given[::-1], strict=True):
+        if term is not None and term[0] == "total":
+            return _mean_of(node, term, item)
+        if term is not None and term[0] == "taps" and (factor := number(node, item)) is not None:
+            return (*term[:4], tuple((i, weight * factor) for i, weight in term[4]))
+    if a is not None and a == b and a[0] in _SQUARED:
         return "square", a
     for x, y in ((a, b), (b, a)):
         match y:
@@ -192,7 +225,7 @@ def _mul(node: OnnxNode, terms: Sequence[Any], given: Sequence[Any]) -> Term | N
 def _pow(node: OnnxNode, terms: Sequence[Any], given: Sequence[Any]) -> Term | None:
     exponent = number(node, given[1])
     match terms[0]:
-        case ("of", _) | ("centred", _) if exponent == 2:
+        case (kind, *_) if kind in _SQUARED and exponent == 2:
             return "square", terms[0]
         case ("padded", v, eps) if exponent in (0.5, -0.5):
             return "deviation" if exponent > 0 else "inverse", v, eps
@@ -200,6 +233,8 @@ def _pow(node: OnnxNode, terms: Sequence[Any], given: Sequence[Any]) -> Term | N
 
 
 def _add(node: OnnxNode, terms: Sequence[Any], given: Sequence[Any]) -> Term | None:
+    if all(term is not None and term[0] == "taps" for term in terms):
+        return _added_taps(*terms)
     for term, other in zip(terms, given[::-1], strict=True):
         match term:
             case ("variance" | "power", _, True) if (eps := number(node, other)) is not None:
@@ -211,7 +246,46 @@ def _sqrt(node: OnnxNode, terms: Sequence[Any], given: Sequence[Any]) -> Term | 
     return ("deviation", *terms[0][1:]) if terms[0] and terms[0][0] == "padded" else None
 
 
+def _total(node: OnnxNode, terms: Sequence[Any], given: Sequence[Any]) -> Term | None:
+    """A sum, which the number of its summands makes a mean."""
+    x, inner = given[0], _mean(node, terms, given)
+    match terms[0]:
+        case ("of", _, axes) as t:
+            along = integers(node, "axes", given, 1) or ()
+            if {a % 4 for a in along if -4 <= a < 4} != {axes.index("H"), axes.index("W")}:
+                return None
+            inner = "average", t, bool(node.attributes.get("keepdims", 1)), True
+            return "total", inner, x.size[0] * x.size[1]
+    match inner:
+        case (_, ("kernel", array, axis), _):
+            return "total", inner, math.prod(array.shape) // array.shape[axis]
+        case (_, ("groups", _, groups, _), _):
+            return "total", inner, x.channels // groups * x.size[0] * x.size[1]
+        case (_, ("of", _, _), _):
+            return "total", inner, x.size[0] * x.size[1]
+    return None
+
+
+def _mean_of(node: OnnxNode, total: Term, item: Any) -> Term | None:
+    """A sum that a node divides by a number, or multiplies by one, if that makes a mean of it."""
+    _, inner, count = total
+    if not isinstance(item, Constant) or math.prod(item.entry.shape) != 1:
+        return None
+    (n,) = item.numbers(node).ravel()
+    if node.operator == "Div":
+        return inner if n == count else None
+    if not isinstance(count, int) or not isinstance(n, np.floating):
+        return None
+    exact = float(n) * count == 1
+    if exact or inner[0] != "average":
+        return inner if exact else None
+    return (*inner[:3], False) if n == (1 / np.float64(count)).astype(n.dtype) else None
+
+
 def _div(node: OnnxNode, terms: Sequence[Any], given: Sequence[Any]) -> Term | None:
+    match terms[0]:
+        case ("total", _, _) if len(terms) == 2:
+            return _mean_of(node, terms[0], given[1])
     match terms[-1]:
         case ("deviation", v, eps):
             if node.operator == "Reciprocal" or number(node, given[0]) == 1:
@@ -256,11 +330,14 @@ def number(node: OnnxNode, item: Any) -> float | None:
     """A constant that is one number: the decimal that was rounded to its type."""
     if not isinstance(item, Constant) or math.prod(item.entry.shape) != 1:
         return None
+    if item.entry.dtype.kind not in "fiu" or item.entry.problem:
+        return None
     return float(str(item.numbers(node).ravel()[0]))
 
 
 _RULES: dict[str, Callable[[OnnxNode, Sequence[Any], Sequence[Any]], Term | None]] = {
     "ReduceMean": _mean,
+    "ReduceSum": _total,
     "Sub": _sub,
     "Mul": _mul,
     "Pow": _pow,

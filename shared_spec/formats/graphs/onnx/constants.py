@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from shared_spec.formats.containers.onnx import OnnxNode
+from shared_spec.formats.graphs.onnx.sizes import Length, Size, divided, larger
 from shared_spec.formats.graphs.walk import LayerError
 from shared_spec.weights.lazy_array import LazyArray
 
@@ -17,8 +18,19 @@ _FORMS = 64
 """Nodes that put one array into another form; each waits for the one before when it is read."""
 _SMALL = 2**16
 """Elements of what is computed here, and not only put into another form."""
-UNKNOWN = -(2**40)
-"""What stands in a shape for the size of an axis that is not known, less the axis."""
+_SIZES = 64
+"""Elements of an array with sizes of an image."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Of a norm: the variance and eps, and what the node has made of them so far."""
+
+    variance: LazyArray
+    eps: float
+    how: Literal["sum", "root", "inverse"] = "sum"
+    scale: LazyArray | None = None
+    """Over the root."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,10 @@ class Constant:
     """Whether the graph makes it of something else than one array."""
     forms: int = 0
     """How many nodes have put it into another form."""
+    real: bool = False
+    """Whether it is of sizes that became numbers of the model's type."""
+    scale: Scale | None = None
+    """What it is of a norm's arrays, if it may be a norm's."""
 
     def numbers(self, node: OnnxNode) -> np.ndarray:
         """It, for shapes, axes and the like.
@@ -41,12 +57,12 @@ class Constant:
             raise LayerError(f"{node} takes an array of the file where it takes numbers")
         return self.entry.array()
 
-    def whole(self, node: OnnxNode) -> list[int]:
-        """It, as integers."""
-        return [int(n) for n in self.numbers(node).ravel()]
+    def whole(self, node: OnnxNode) -> list[Length]:
+        """It, as integers and sizes."""
+        return [n if isinstance(n, Size) else int(n) for n in self.numbers(node).ravel()]
 
 
-def integers(node: OnnxNode, key: str, given: Sequence[Any], place: int) -> list[int] | None:
+def integers(node: OnnxNode, key: str, given: Sequence[Any], place: int) -> list[Length] | None:
     """What older versions of the operators have as an attribute, and newer ones as an input.
 
     Raises:
@@ -59,15 +75,14 @@ def integers(node: OnnxNode, key: str, given: Sequence[Any], place: int) -> list
     if not isinstance(given[place], Constant):
         raise LayerError(f"{node} has {key} that depend on the image")
     found: Constant = given[place]
-    if key != "shape" and unknown(found.numbers(node)):
+    if key not in ("shape", "ends", "pads") and unknown(found.numbers(node)):
         raise LayerError(f"{node} has {key} that depend on the size of an image")
     return found.whole(node)
 
 
 def unknown(numbers: np.ndarray) -> bool:
-    """Whether the size of an axis that is not known is among them."""
-    whole = numbers.dtype.kind == "i"
-    return whole and bool(((numbers > UNKNOWN - 4) & (numbers <= UNKNOWN)).any())
+    """Whether a size that is not known is among them."""
+    return bool(numbers.dtype.kind == "O")
 
 
 def folded(node: OnnxNode, given: Sequence[Constant | None]) -> Constant:
@@ -76,6 +91,9 @@ def folded(node: OnnxNode, given: Sequence[Constant | None]) -> Constant:
     Raises:
         LayerError: if that is not known here.
     """
+    scale = _scale(node, given)
+    if scale is not None:
+        return scale
     formed = _formed(node, given)
     if formed is not None:
         if formed.forms > _FORMS:
@@ -87,20 +105,76 @@ def folded(node: OnnxNode, given: Sequence[Constant | None]) -> Constant:
     if sum(math.prod(c.entry.shape) for c in given if c is not None) > _SMALL:
         raise LayerError(f"{node} takes arrays of the file where it takes numbers")
     arrays = [None if c is None else c.numbers(node) for c in given]
-    carried = len(arrays) if node.operator in ("Concat", "Where") else _carries(node)
-    if any(a is not None and unknown(a) for a in arrays[carried:]):
+    carried = len(arrays) if node.operator in _OF_SIZES else _carries(node)
+    real = any(c is not None and c.real for c in given)
+    if real or any(a is not None and unknown(a) for a in arrays[carried:]):
         raise LayerError(f"{node} computes with the size of an image, which may be any")
+    first = given[0] if given else None
+    if node.operator == "Cast" and first is not None and unknown(first.numbers(node)):
+        return replace(first, real=node.attributes["to"] not in (6, 7), computed=True)
     try:
-        found = np.asarray(compute(node.attributes, *arrays))
+        found = _with_sizes(compute(node.attributes, *arrays))
     except (ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
-        raise LayerError(f"{node} is not one that ONNX has ({type(error).__name__})") from None
+        why = f"is not one that ONNX has ({type(error).__name__})"
+        if isinstance(error, TypeError):
+            why = "computes with arrays of the file, which no ResNet here does"
+        if any(a is not None and unknown(a) for a in arrays):
+            why = "computes with the size of an image, which may be any"
+        raise LayerError(f"{node} {why}") from None
     return Constant(LazyArray.of(found), computed=True)
 
 
 def _carries(node: OnnxNode) -> bool:
     """Whether what comes first may be a size that is not known, since it stays what it is."""
-    whole = node.operator == "Cast" and node.attributes.get("to") == 7
-    return whole or node.operator in ("Equal", "Gather", "Slice")
+    return node.operator in ("Cast", "Equal", "Gather", "Slice")
+
+
+def _with_sizes(found: Any) -> np.ndarray:
+    """An array that is one of sizes if there are any in it."""
+    array: np.ndarray = np.asarray(found)
+    if array.dtype.kind != "O":
+        return array
+    sizes = any(isinstance(n, Size) for n in array.ravel())
+    if sizes and array.size > _SIZES:
+        raise ValueError("many sizes")
+    return array if sizes else array.astype(np.int64)
+
+
+def _scale(node: OnnxNode, given: Sequence[Constant | None]) -> Constant | None:
+    """The next step from a norm's variance to its scale over the deviation."""
+    found, array = None, None
+    for item, other in zip(given, given[::-1], strict=True):
+        if item is None or other is None or item.entry.problem:
+            continue
+        one = math.prod(other.entry.shape) == 1 and len(given) == 2
+        match node.operator, item.scale:
+            case "Add", None if one and item.entry.dtype.kind == "f":
+                if len(item.entry.shape) == 1 and not (item.computed or other.computed):
+                    found = Scale(item.entry, float(str(other.numbers(node).ravel()[0])))
+                    array = item
+            case "Sqrt", Scale(how="sum"):
+                found, array = replace(item.scale, how="root"), item
+            case "Reciprocal", Scale(how="root"):
+                found, array = replace(item.scale, how="inverse"), item
+            case "Div", Scale(how="root") if item is given[1] and one:
+                if float(other.numbers(node).ravel()[0]) == 1:
+                    found, array = replace(item.scale, how="inverse"), item
+            case "Mul", Scale(how="inverse", scale=None):
+                if other.scale is None and other.entry.shape == item.entry.shape:
+                    found, array = replace(item.scale, scale=other.entry), item
+    if found is None or array is None:
+        return None
+    made = found
+    entry = LazyArray(array.entry.shape, np.dtype(np.float64), lambda: _computed(made))
+    return Constant(entry, scale=found)
+
+
+def _computed(scale: Scale) -> np.ndarray:
+    """What a node has made of the arrays of a norm."""
+    found: np.ndarray = scale.variance.array().astype(np.float64) + float(np.float32(scale.eps))
+    found = found if scale.how == "sum" else np.sqrt(found)
+    found = 1 / found if scale.how == "inverse" else found
+    return found if scale.scale is None else found * scale.scale.array().astype(np.float64)
 
 
 def _formed(node: OnnxNode, given: Sequence[Constant | None]) -> Constant | None:
@@ -112,6 +186,8 @@ def _formed(node: OnnxNode, given: Sequence[Constant | None]) -> Constant | None
         return None
     entry = first.entry
     if node.operator == "Identity":
+        return first
+    if node.operator == "Expand" and integers(node, "shape", given, 1) == list(entry.shape):
         return first
     if node.operator == "Shape":
         return shape_of(node, entry.shape)
@@ -133,6 +209,8 @@ def _formed(node: OnnxNode, given: Sequence[Constant | None]) -> Constant | None
     elif node.operator == "Reshape":
         wanted = integers(node, "shape", given, 1) or []
         shape = [shape[i] if n == 0 and i < len(shape) else n for i, n in enumerate(wanted)]
+        if any(isinstance(n, Size) for n in shape):
+            raise LayerError(f"{node} puts an array into a form of the size of an image")
         if -1 in shape:
             rest = math.prod(n for n in shape if n != -1)
             shape[shape.index(-1)] = math.prod(entry.shape) // max(rest, 1)
@@ -201,10 +279,11 @@ def _slice(
     return x[tuple(where)]
 
 
-def shape_of(node: OnnxNode, shape: Sequence[int]) -> Constant:
+def shape_of(node: OnnxNode, shape: Sequence[Length]) -> Constant:
     """What `Shape` gives."""
     start, end = node.attributes.get("start", 0), node.attributes.get("end", len(shape))
-    return Constant(LazyArray.of(np.array(list(shape)[start:end], np.int64)), computed=True)
+    found = _with_sizes(np.array(list(shape)[start:end], object))
+    return Constant(LazyArray.of(found), computed=True)
 
 
 def _equal(a: Mapping[str, Any], x: np.ndarray, y: np.ndarray) -> Any:
@@ -223,15 +302,21 @@ def _whole(compute: Callable[..., Any]) -> Callable[..., Any]:
     """Arithmetic on sizes and places; that on weights is no graph's that was made for inference."""
 
     def build(a: Mapping[str, Any], x: np.ndarray, y: np.ndarray) -> Any:
-        if x.dtype.kind != "i" or y.dtype.kind != "i":
+        if x.dtype.kind not in "iO" or y.dtype.kind not in "iO":
             raise TypeError("no whole numbers")
-        _limited(np.broadcast_shapes(x.shape, y.shape))
+        shape = _limited(np.broadcast_shapes(x.shape, y.shape))
+        if (unknown(x) or unknown(y)) and math.prod(shape) > _SIZES:
+            raise ValueError("many sizes")
         with np.errstate(all="ignore"):
             return compute(x, y)
 
     return build
 
 
+_quotients = np.frompyfunc(divided, 2, 1)
+_larger = np.frompyfunc(larger, 2, 1)
+_OF_SIZES = ("Concat", "Where", "Add", "Sub", "Mul", "Div", "Max")
+"""Operators all of whose inputs may be sizes that are not known."""
 _COMPUTED: dict[str, Callable[..., Any]] = {
     "Cast": _cast,
     "CastLike": lambda a, x, like: x.astype(like.dtype),
@@ -245,5 +330,6 @@ _COMPUTED: dict[str, Callable[..., Any]] = {
     "Add": _whole(np.add),
     "Sub": _whole(np.subtract),
     "Mul": _whole(np.multiply),
-    "Div": _whole(lambda x, y: np.trunc(x / y).astype(x.dtype)),
+    "Max": _whole(lambda x, y: _larger(x, y)),
+    "Div": _whole(lambda x, y: _quotients(x, y)),
 }
