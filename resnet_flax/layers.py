@@ -302,16 +302,17 @@ class EvoNorm(nnx.Module):
         self.groups, self.eps, self.dtype = layer.groups, layer.eps, options.dtype
         self.scale = nnx.Param(jnp.ones(layer.channels, options.param_dtype))
         self.bias = nnx.Param(jnp.zeros(layer.channels, options.param_dtype))
-        self.v = nnx.Param(jnp.ones(layer.channels, options.param_dtype))
+        gate = jnp.ones(layer.channels, options.param_dtype) if layer.activates else None
+        self.v = None if gate is None else nnx.Param(gate)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, H, W, C] to the same."""
-        x, scale, bias, v = promote_dtype(
-            (x, self.scale[...], self.bias[...], self.v[...]), dtype=self.dtype
-        )
+        v = None if self.v is None else self.v[...]
+        x, scale, bias, v = promote_dtype((x, self.scale[...], self.bias[...], v), dtype=self.dtype)
         grouped = (*x.shape[:3], self.groups, -1)
         variance = x.reshape(grouped).var((1, 2, 4), keepdims=True)
-        y = (x * nnx.sigmoid(x * v)).reshape(grouped) * lax.rsqrt(variance + self.eps)
+        gated = x if v is None else x * nnx.sigmoid(x * v)
+        y = gated.reshape(grouped) * lax.rsqrt(variance + self.eps)
         out: jax.Array = y.reshape(x.shape) * scale + bias
         return out
 
@@ -388,6 +389,17 @@ class _Composite(nnx.Module):
         for path in self._paths[number]:
             x = find(self, path)(x)
         return x
+
+
+class GlobalContext(_Composite):
+    """Add to channels what follows from their means, in which each pixel has its weight."""
+
+    layer: plan.GlobalContext
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, H, W, C] to the same."""
+        context = (x * nnx.softmax(self._chain(0, x), (1, 2))).sum((1, 2), keepdims=True)
+        return x + self._chain(1, context)
 
 
 class SelectiveKernel(_Composite):
@@ -593,6 +605,7 @@ BUILDERS: dict[type, Callable[[Any, Options], nnx.Module]] = {
     plan.FilterResponseNorm: FilterResponseNorm,
     plan.SqueezeExcite: SqueezeExcite,
     plan.ChannelAttention: ChannelAttention,
+    plan.GlobalContext: GlobalContext,
     plan.SelectiveKernel: SelectiveKernel,
     plan.HierarchicalSplit: HierarchicalSplit,
     plan.SplitAttention: SplitAttention,

@@ -161,6 +161,12 @@ def _channel_attention(layer: plan.ChannelAttention, x: Any, own: Own) -> Any:
     return keras.layers.Multiply(**own)([x, gate])
 
 
+def _global_context(layer: plan.GlobalContext, x: Any, own: Own) -> Any:
+    weigh, transform = _chains(layer, own)
+    context = WeightedMean(**_inner(own, "context"))([x, weigh(x)])
+    return keras.layers.Add(**own)([x, transform(context)])
+
+
 def _chains(layer: plan.Layer, own: Own) -> list[Callable[[Any], Any]]:
     """The chains inside of a layer, as functions of a symbolic tensor."""
 
@@ -648,17 +654,27 @@ class ScaledConv2D(StandardizedConv2D):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class EvoNorm(_PerChannel):
-    """EvoNorm-S0: a gated activation over the deviation of its group."""
+    """EvoNorm-S0: a gated activation, or what enters, over the deviation of its group."""
 
-    arguments = ("groups", "eps")
-    initializers = (("gamma", "ones"), ("beta", "zeros"), ("v", "ones"))
+    arguments = ("groups", "eps", "activates")
+    initializers: tuple[tuple[str, str], ...] = (
+        ("gamma", "ones"),
+        ("beta", "zeros"),
+        ("v", "ones"),
+    )
+
+    def __init__(self, activates: bool = True, **options: Any) -> None:  # none in earlier files
+        super().__init__(activates=activates, **options)
+        if not activates:
+            self.initializers = self.initializers[:2]
 
     def call(self, inputs: Any) -> Any:
         """[N, H, W, C] to the same."""
         shape = ops.shape(inputs)
         grouped = (shape[0], shape[1] * shape[2], self.groups, shape[3] // self.groups)
         _, variance = ops.moments(ops.reshape(inputs, grouped), axes=(1, 3), keepdims=True)
-        y = ops.reshape(inputs * ops.sigmoid(inputs * self.v), grouped)
+        gated = inputs * ops.sigmoid(inputs * self.v) if self.activates else inputs
+        y = ops.reshape(gated, grouped)
         y = ops.reshape(y * ops.rsqrt(variance + self.eps), shape)
         return y * self.gamma + self.beta
 
@@ -753,6 +769,23 @@ class WeightedSum(keras.layers.Layer):
     def compute_output_shape(self, input_shape: Any) -> Any:
         """As `call`."""
         return input_shape[1]
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class WeightedMean(keras.layers.Layer):
+    """The mean over rows and columns, weighted by a softmax over them."""
+
+    def call(self, inputs: Any) -> Any:
+        """[N, H, W, C] and weights' logits [N, H, W, 1] to [N, 1, 1, C]."""
+        x, logits = inputs
+        weights = ops.exp(logits - ops.max(logits, axis=(1, 2), keepdims=True))
+        total = ops.sum(weights, axis=(1, 2), keepdims=True)
+        return ops.sum(x * (weights / total), axis=(1, 2), keepdims=True)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """As `call`."""
+        n, *_, channels = input_shape[0]
+        return (n, 1, 1, channels)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -868,6 +901,7 @@ BUILDERS: dict[type, Callable[[Any, Any, Own], Any]] = {
     plan.BlurPool: _of(BlurPool),
     plan.SqueezeExcite: _squeeze_excite,
     plan.ChannelAttention: _channel_attention,
+    plan.GlobalContext: _global_context,
     plan.SelectiveKernel: _selective_kernel,
     plan.HierarchicalSplit: _hierarchical_split,
     plan.SplitAttention: _split_attention,

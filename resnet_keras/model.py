@@ -16,7 +16,6 @@ from shared_spec import plan
 from shared_spec.errors import FrameworkError
 from shared_spec.formats.keras_config import (
     FUNCTIONAL_CLASS,
-    classifier,
     extras_in,
     has_own_spec,
     headless,
@@ -89,7 +88,9 @@ def build(spec: ResNetSpec, form: Form, kind: type[ResNet] | None = None) -> Res
         found[layer.name] = x = apply(layer, x, dtype)
     for stage in p.stages:
         found[stage.name] = x = residual_stage(x, stage, dtype)
-    outputs = [found[name] for name in p.outputs] or chain(x, p.head, dtype)
+    for layer in p.head:
+        found[layer.name] = x = apply(layer, x, dtype)
+    outputs = [found[name] for name in p.outputs] or x
     model = (kind or ResNet)(
         inputs,
         outputs,
@@ -160,7 +161,7 @@ class ResNet(keras.Model):
         self.plan, self.spec, self.seed = p, spec, seed
         self.inference, self.maps, self.structure = inference, maps, structure
         self.kind = str(keras.backend.standardize_dtype(self.weights[0].dtype))
-        last = classifier(p)
+        last = p.classifier()
         self.classifier = None if last is None else keras_layer(last.name)
         arrange_kernels(self)
         self._seed_dropouts()

@@ -131,10 +131,12 @@ def _evo_norm(g: Graph, layer: plan.EvoNorm, x: str) -> str:
     mean = g.mean(groups, (2,), f"{name}/mean")
     centred = g.node("Sub", groups, mean, name=f"{name}/centred")
     deviation = _deviation(g, centred, (2,), layer.eps, name)
-    gate = g.node("Mul", wide, _per_channel(g, layer, "v"), name=f"{name}/weighted")
-    gate = g.node("Sigmoid", gate, name=f"{name}/gate")
-    gated = g.node("Mul", wide, gate, name=f"{name}/gated")
-    gated = g.node("Reshape", gated, g.whole(0, layer.groups, -1), name=f"{name}/gated_groups")
+    gated = groups
+    if layer.activates:
+        gate = g.node("Mul", wide, _per_channel(g, layer, "v"), name=f"{name}/weighted")
+        gate = g.node("Sigmoid", gate, name=f"{name}/gate")
+        gated = g.node("Mul", wide, gate, name=f"{name}/gated")
+        gated = g.node("Reshape", gated, g.whole(0, layer.groups, -1), name=f"{name}/gated_groups")
     divided = g.node("Div", gated, deviation, name=f"{name}/divided")
     maps = g.node("Reshape", divided, g.node("Shape", x, name=f"{name}/shape"), name=f"{name}/maps")
     return _narrowed(g, layer, lambda last: _affine(g, layer, maps, last))
@@ -204,6 +206,18 @@ def _chains(g: Graph, layer: plan.Layer) -> list[Callable[[str], str]]:
         return chain(g, tuple(placed(layer, before, inner) for inner in layers), x)
 
     return [partial(run, before, layers) for before, layers in layer.chains()]
+
+
+def _global_context(g: Graph, layer: plan.GlobalContext, x: str) -> str:
+    weigh, transform = _chains(g, layer)
+    name = layer.name
+    weights = g.node("Reshape", weigh(x), g.whole(0, 1, -1), name=f"{name}/logits")
+    weights = g.node("Softmax", weights, name=f"{name}/weights", axis=2)
+    weights = g.node("Transpose", weights, name=f"{name}/column", perm=[0, 2, 1])
+    pixels = g.node("Reshape", x, g.whole(0, layer.channels, -1), name=f"{name}/pixels")
+    context = g.node("MatMul", pixels, weights, name=f"{name}/mean")
+    context = g.node("Unsqueeze", context, g.whole(3), name=f"{name}/context")
+    return g.node("Add", x, transform(context), name=name)
 
 
 def _part(g: Graph, x: str, width: int, number: int, name: str, axis: int = 1) -> str:
@@ -402,6 +416,7 @@ BUILDERS: dict[type[plan.Layer], Callable[[Graph, Any, str], str]] = {
     plan.BlurPool: _blur_pool,
     plan.SqueezeExcite: _squeeze_excite,
     plan.ChannelAttention: _channel_attention,
+    plan.GlobalContext: _global_context,
     plan.SelectiveKernel: _selective_kernel,
     plan.HierarchicalSplit: _hierarchical_split,
     plan.SplitAttention: _split_attention,

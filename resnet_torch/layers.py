@@ -231,16 +231,15 @@ class EvoNorm(nn.Module):
     def __init__(self, layer: plan.EvoNorm) -> None:
         super().__init__()
         self.groups, self.eps = layer.groups, layer.eps
-        self.weight, self.bias, self.v = (
-            nn.Parameter(torch.empty(layer.channels)) for _ in range(3)
-        )
+        self.weight, self.bias = (nn.Parameter(torch.empty(layer.channels)) for _ in range(2))
+        self.v = nn.Parameter(torch.empty(layer.channels)) if layer.activates else None
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to the same."""
         n, c, h, w = x.shape
         grouped = (n, self.groups, c // self.groups, h, w)
         variance = x.reshape(grouped).var((2, 3, 4), correction=0, keepdim=True)
-        gated = x * (x * self.v[:, None, None]).sigmoid()
+        gated = x if self.v is None else x * (x * self.v[:, None, None]).sigmoid()
         y = gated.reshape(grouped) * (variance + self.eps).rsqrt()
         return y.reshape(x.shape) * self.weight[:, None, None] + self.bias[:, None, None]
 
@@ -373,6 +372,18 @@ class _Composite(Scriptable):
                 module = getattr(module, name)
             x = run(module, x)
         return x
+
+
+class GlobalContext(_Composite):
+    """Add to channels what follows from their means, in which each pixel has its weight."""
+
+    layer: plan.GlobalContext
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to the same."""
+        weights = self._chain(0, x).flatten(2).softmax(2)
+        context = (x.flatten(2) * weights).sum(2)
+        return x + self._chain(1, context[:, :, None, None])
 
 
 class SelectiveKernel(_Composite):
@@ -625,6 +636,7 @@ BUILDERS: dict[type, Callable[[Any], nn.Module]] = {
     plan.BlurPool: lambda layer: BlurPool(layer.stride),
     plan.SqueezeExcite: SqueezeExcite,
     plan.ChannelAttention: lambda layer: ChannelAttention(layer.kernel_size),
+    plan.GlobalContext: GlobalContext,
     plan.SelectiveKernel: SelectiveKernel,
     plan.HierarchicalSplit: HierarchicalSplit,
     plan.SplitAttention: SplitAttention,

@@ -25,7 +25,7 @@ _SAME_GROUP = (99999,)
 def before_pool(p: Plan) -> Layers:
     """The layers of the head that timm counts among the features: those before the pool."""
     pool = (i for i, layer in enumerate(p.head) if isinstance(layer, plan.GlobalPool))
-    return p.head[: next(pool, 0)]
+    return p.head[: next(pool, len(p.head) if p.outputs else 0)]
 
 
 class FeatureInfo(list[dict[str, Any]]):
@@ -188,8 +188,8 @@ class TimmNet(nn.Module):
     def get_classifier(self, name_only: Literal[True]) -> str: ...
     def get_classifier(self, name_only: bool = False) -> nn.Module | str:
         """The classifier, or its path; `nn.Identity`, or an empty path, if there is none."""
-        kinds = (plan.Dense, plan.Conv)
-        name = next((layer.name for layer in self.plan.head if isinstance(layer, kinds)), "")
+        layer = self.plan.classifier()
+        name = "" if layer is None else layer.name
         if name_only:
             return name
         return self.get_submodule(name) if name else nn.Identity()

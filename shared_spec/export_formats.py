@@ -12,7 +12,6 @@ from typing import Literal
 import numpy as np
 
 from shared_spec.errors import ResNetError, SpecError, WeightsError, did_you_mean
-from shared_spec.plan import Conv, Dense
 from shared_spec.plan.network import Plan
 from shared_spec.plan.summary import layer_rows
 from shared_spec.spec.resnet_spec import ResNetSpec
@@ -76,7 +75,7 @@ class Form:
         """
         if self.size is not None:
             layer_rows(p, self.size)
-        if self.head == "softmax" and not any(isinstance(x, Dense | Conv) for x in p.head):
+        if self.head == "softmax" and p.classifier() is None:
             raise SpecError("head: the net has no logits for a softmax")
 
     def told(self, known: Checkpoint, dtype: str) -> str:

@@ -11,7 +11,6 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from shared_spec import plan
 from shared_spec.catalogue.resolve import ModelLike, resolve
 from shared_spec.errors import (
     WeightsError,
@@ -233,11 +232,11 @@ class WeightVerbs(ABC, Generic[Model]):
                 f"expected a model that create_model made, got {type(model).__name__}; one with "
                 f"such a model inside is saved as its framework does, and convert reads the file"
             )
-        found = [x for x in model.plan.head if isinstance(x, plan.Dense | plan.Conv)]
-        if not found or model.plan.trained is not None:
+        found = model.plan.classifier()
+        if found is None or model.plan.trained is not None:
             return
         try:
-            classifier = self.modules(model)(found[-1].name)
+            classifier = self.modules(model)(found.name)
         except (AttributeError, KeyError):
             return  # to be named when the layers are looked at
         width = getattr(classifier, "out_features", getattr(classifier, "out_channels", None))

@@ -55,7 +55,10 @@ REFERENCES: dict[str, Reference] = {
             "torchvision", ("torchvision", "torchvision_regnet"), ("torch", "torchvision"), "torch"
         ),
         Reference(
-            "timm", ("torchvision", "timm", "timm_v2", "timm_regnet"), ("torch", "timm"), "torch"
+            "timm",
+            ("torchvision", "timm", "timm_v2", "timm_nf", "timm_byob", "timm_regnet"),
+            ("torch", "timm"),
+            "torch",
         ),
         # On Keras's TensorFlow engine its own layers compute in float64 throughout.
         Reference("keras.applications", ("keras",), ("keras", "tensorflow"), "keras:tensorflow"),

@@ -11,9 +11,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from shared_spec.errors import SpecError
-from shared_spec.plan import Conv, Dense, Flatten, GlobalPool
-from shared_spec.plan.layers import Layer
-from shared_spec.plan.network import Plan
+from shared_spec.plan import GlobalPool
+from shared_spec.plan.layers import Dropout, Layer
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint
 
@@ -103,15 +102,10 @@ def _call(data: Any) -> Any:
     return {k: _call(v) for k, v in data.items() if v not in (None, False)}
 
 
-def classifier(p: Plan) -> Layer | None:
-    """The layer that gives a net's logits; an activation may stand in it."""
-    found = [layer for layer in p.head if isinstance(layer, Conv | Dense)]
-    return found[-1] if found else None
-
-
 def headless(head: tuple[Layer, ...]) -> tuple[Layer, ...]:
     """The layers of a head that work on maps, which is what Keras calls a net without its top."""
-    return tuple(x for x in head if not isinstance(x, Flatten | GlobalPool | Conv | Dense))
+    pool = next((i for i, x in enumerate(head) if isinstance(x, GlobalPool)), len(head))
+    return (*head[:pool], *(x for x in head[pool:] if isinstance(x, Dropout)))
 
 
 def is_keras_model(model: Mapping[str, Any]) -> bool:

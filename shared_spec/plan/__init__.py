@@ -14,6 +14,7 @@ from shared_spec.plan.layers import DropPath as DropPath
 from shared_spec.plan.layers import EvoNorm as EvoNorm
 from shared_spec.plan.layers import FilterResponseNorm as FilterResponseNorm
 from shared_spec.plan.layers import Flatten as Flatten
+from shared_spec.plan.layers import GlobalContext as GlobalContext
 from shared_spec.plan.layers import GlobalPool as GlobalPool
 from shared_spec.plan.layers import GroupNorm as GroupNorm
 from shared_spec.plan.layers import HierarchicalSplit as HierarchicalSplit

@@ -15,6 +15,7 @@ _AVERAGING = (
     plan.GlobalPool,
     plan.SqueezeExcite,
     plan.ChannelAttention,
+    plan.GlobalContext,
     plan.SelectiveKernel,
     plan.SplitAttention,
     plan.GroupNorm,

@@ -31,6 +31,12 @@ Role = Literal[
 ]
 
 
+Start = Literal["fan_out", "fan_in", "zeros"]
+"""Of a convolution's kernel: what the variance of its initial values is two over, or that it starts
+at zero.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Layer:
     """What all records have: the layer's dotted path in the model."""
@@ -73,6 +79,7 @@ class Conv(Layer):
     dilation: int = 1
     scale: float | None = None
     gain_init: float = 1.0
+    start: Start = "fan_out"
 
     @property
     def extent(self) -> int:
@@ -111,12 +118,14 @@ class GroupNorm(Layer):
 @dataclass(frozen=True, slots=True)
 class EvoNorm(Layer):
     """x * sigmoid(v * x) / sqrt(group variance + eps) * scale + bias: normalisation and activation
-    in one (EvoNorm-S0, Liu et al. 2020, arXiv:2004.02967).
+    in one (EvoNorm-S0, Liu et al. 2020, arXiv:2004.02967). Unless it `activates`, there is no
+    sigmoid.
     """
 
     channels: int
     groups: int
     eps: float
+    activates: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +229,27 @@ class ChannelAttention(Layer):
 
     channels: int
     kernel_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalContext(Layer):
+    """x + transform(mean of x over H, W, weighted by a softmax over them of what `weigh` gives)
+    (Cao et al. 2019, arXiv:1904.11492).
+
+    `weigh` ends in one channel, `transform` in [N, 1, 1, C].
+    """
+
+    channels: int
+    weigh: Layers
+    transform: Layers
+
+    def chains(self) -> tuple[tuple[str, Layers], ...]:
+        """As of any layer."""
+        return (("", self.weigh), ("mlp_add.", self.transform))
+
+    def mapped(self, change: Callable[[Layers], Layers]) -> Layer:
+        """As of any layer."""
+        return replace(self, weigh=change(self.weigh), transform=change(self.transform))
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,6 +440,7 @@ class Parameter:
     shape: tuple[int, ...]
     init: float | None = None
     """A constant initial value that differs from the role's own."""
+    start: Start = "fan_out"
 
     @property
     def name(self) -> str:

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from shared_spec.plan.layers import Layer, Layers, Parameter
+from shared_spec.plan.layers import Conv, Dense, Flatten, Layer, Layers, Parameter
 from shared_spec.plan.parameters import leaves, parameters_of
 
 CHAINS = ("pre", "branch", "shortcut", "output")
@@ -57,9 +57,9 @@ class Stage:
 class Plan:
     """A whole network: `head(stages(stem(x)))`, on images of `in_channels` channels.
 
-    With `outputs`, the names of layers of the stem and of stages, it has no head and gives the list
-    of what those give. A plan for inference alone has in `trained` the one whose weights it takes,
-    see `shared_spec.plan.folding`.
+    With `outputs`, the names of layers and of stages, it gives the list of what those give, and its
+    head has no more than what the last of them needs. A plan for inference alone has in `trained`
+    the one whose weights it takes, see `shared_spec.plan.folding`.
     """
 
     in_channels: int
@@ -77,6 +77,12 @@ class Plan:
             return {"logits": self.head[-1].name}
         ends = {stage.name: stage.blocks[-1].name for stage in self.stages}
         return {f"features{i}": ends.get(name, name) for i, name in enumerate(self.outputs)}
+
+    def classifier(self) -> Dense | Conv | None:
+        """The layer that gives logits; None in a net that gives features."""
+        ends = [layer for layer in self.head if not isinstance(layer, Flatten)]
+        last = ends[-1] if ends else None
+        return last if isinstance(last, Dense | Conv) else None
 
     def steps(self) -> tuple[str, ...]:
         """Layers of the stem, stages, and layers of the head, in the order of computation."""

@@ -14,7 +14,7 @@ def parameters_of(layer: layers.Layer) -> tuple[Parameter, ...]:
     match layer:
         case layers.Conv(kernel_size=k):
             shape = (layer.out_channels, layer.in_channels // layer.groups, k, k)
-            kernel = Parameter(name, "weight", "conv_kernel", shape)
+            kernel = Parameter(name, "weight", "conv_kernel", shape, start=layer.start)
             gain = Parameter(name, "gain", "conv_gain", (shape[0], 1, 1, 1), layer.gain_init)
             gains = () if layer.scale is None else (gain,)
             return (kernel, *_bias(name, layer.out_channels, layer.bias), *gains)
@@ -28,7 +28,8 @@ def parameters_of(layer: layers.Layer) -> tuple[Parameter, ...]:
         case layers.GroupNorm(channels=c, scale_init=init):
             return _affine(name, c, init)
         case layers.EvoNorm(channels=c):
-            return (*_affine(name, c), Parameter(name, "v", "norm_gate", (c,)))
+            gate = (Parameter(name, "v", "norm_gate", (c,)),) if layer.activates else ()
+            return (*_affine(name, c), *gate)
         case layers.FilterResponseNorm(channels=c):
             return (*_affine(name, c), Parameter(name, "tau", "norm_threshold", (c,)))
         case layers.SqueezeExcite():

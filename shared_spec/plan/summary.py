@@ -193,6 +193,8 @@ def _layer_macs(layer: Layer, shape: Shape) -> int:
             return 2 * layer.channels * layer.reduced
         case plan.ChannelAttention():
             return layer.channels * layer.kernel_size
+        case plan.GlobalContext(weigh=weigh, transform=transform):
+            return _chain_macs(weigh, shape) + _chain_macs(transform, (1, 1, layer.channels))
         case plan.Dense():
             return layer.in_features * layer.out_features
     return sum(_chain_macs(chain, shape) for _, chain in layer.chains())

@@ -81,7 +81,8 @@ def _lost(p: plan.Plan, spec: ResNetSpec, asked: Collection[str]) -> set[str]:
     if FEATURES.intersection(asked):
         return {layer.name for layer in whole.layers()} - kept
     if "num_classes" in asked:
-        return {x.name for x in whole.head if isinstance(x, plan.Conv | plan.Dense)} - kept
+        classifier = whole.classifier()
+        return {classifier.name} - kept if classifier else set()
     return set()
 
 
@@ -112,16 +113,17 @@ def _adapt_channels(entries: dict[str, LazyArray], p: plan.Plan) -> None:
 
 
 def _adapt_classes(entries: dict[str, LazyArray], p: plan.Plan, seed: int) -> None:
-    classifiers = [layer for layer in p.head if isinstance(layer, plan.Conv | plan.Dense)]
-    for layer in classifiers:
-        entry = entries.get(f"{layer.name}.weight")
-        classes = layer.out_channels if isinstance(layer, plan.Conv) else layer.out_features
-        if entry is None:
-            if not entries or f"{layer.name}.bias" in entries:
-                continue
-            entry = next(iter(entries.values()))
-        elif len(entry.shape) < 2 or entry.shape[0] == classes:
-            continue
-        if entry.dtype in DTYPES.values():  # else to be refused when it is checked
-            head = plan.Plan(p.in_channels, (), (), (layer,))
-            entries |= entries_of(cast_weights(initial_weights(head, seed), entry.dtype.name))
+    layer = p.classifier()
+    if layer is None:
+        return
+    entry = entries.get(f"{layer.name}.weight")
+    classes = layer.out_channels if isinstance(layer, plan.Conv) else layer.out_features
+    if entry is None:
+        if not entries or f"{layer.name}.bias" in entries:
+            return
+        entry = next(iter(entries.values()))
+    elif len(entry.shape) < 2 or entry.shape[0] == classes:
+        return
+    if entry.dtype in DTYPES.values():  # else to be refused when it is checked
+        head = plan.Plan(p.in_channels, (), (), (layer,))
+        entries |= entries_of(cast_weights(initial_weights(head, seed), entry.dtype.name))

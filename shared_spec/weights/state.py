@@ -12,8 +12,8 @@ import ml_dtypes
 import numpy as np
 
 from shared_spec.errors import WeightsError, nearest
-from shared_spec.plan.layers import Conv, Dense
 from shared_spec.plan.network import Plan
+from shared_spec.plan.parameters import parameters_of
 from shared_spec.weights.layouts import ParameterLayout
 from shared_spec.weights.lazy_array import LazyArray, LazyArrays, entries_of, read_ahead
 
@@ -73,8 +73,8 @@ def check_weights(p: Plan, state: Mapping[str, Any], dtype: str, where: object =
     if not problems:
         return
     file = f"{where}: " if isinstance(where, str | os.PathLike) else ""
-    heads = {layer.name for layer in p.head if isinstance(layer, Conv | Dense)}
-    head = [q.name for q in p.parameters() if q.module in heads]
+    classifier = p.classifier()
+    head = [q.name for q in parameters_of(classifier)] if classifier else []
     if len(head) == len(problems) and not any(name in state for name in head):
         raise WeightsError(
             f"{file}the weights hold no classifier ({_joined(head, ', ')}); num_classes=N draws a "

@@ -14,7 +14,7 @@ from shared_spec.errors import ResNetError, WeightsError
 from shared_spec.formats.containers.source import Source
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.equivalence import function_of
-from shared_spec.plan.layers import Conv, Dense, Parameter
+from shared_spec.plan.layers import Conv, Parameter
 from shared_spec.plan.parameters import parameters_of
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.layouts import ParameterLayout
@@ -255,8 +255,8 @@ def _fitting(
     stem = canonical_shape(first)
     if stem is None or len(stem) != 4 or stem[0] != first.shape[0] or stem[2:] != first.shape[2:]:
         return None
-    last = [parameters_of(layer)[0] for layer in p.head if isinstance(layer, Conv | Dense)]
-    head = canonical_shape(last[-1]) if last else None
+    last = p.classifier()
+    head = canonical_shape(parameters_of(last)[0]) if last else None
     try:
         spec = spec.override(in_channels=stem[1], num_classes=head[0] if head else 0)
         expected = {}

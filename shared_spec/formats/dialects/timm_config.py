@@ -17,6 +17,7 @@ from shared_spec.errors import SpecError, did_you_mean
 from shared_spec.formats.containers.source import mapping
 from shared_spec.formats.dialects.huggingface import real_labels
 from shared_spec.plan.compiler import compile_plan
+from shared_spec.plan.names import names_of
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.spec.validation import first_problem
 from shared_spec.weights.checkpoint import Checkpoint
@@ -101,12 +102,12 @@ def config_for_timm(checkpoint: Checkpoint) -> dict[str, Any] | None:
     p = compile_plan(spec)
     side = spec.image_size if prepare is None else prepare.image_size
     first = next(layer.name for layer in p.stem if isinstance(layer, plan.Conv))
-    heads = [layer for layer in p.head if isinstance(layer, plan.Conv | plan.Dense)]
+    classifier = p.classifier()
     pretrained: dict[str, Any] = {
         "input_size": [spec.in_channels, side, side],
         "num_classes": spec.num_classes,
         "first_conv": first,
-        "classifier": heads[-1].name if heads else "head.fc" if spec.pre_activation else "fc",
+        "classifier": classifier.name if classifier else f"{names_of(spec).head}fc",
     }
     if prepare is not None:
         pretrained |= {
