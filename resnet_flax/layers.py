@@ -17,6 +17,7 @@ from shared_spec import plan
 from shared_spec.errors import FrameworkError
 from shared_spec.kernels.xla import averaged, every, products
 from shared_spec.plan.parameters import squeeze_convs
+from shared_spec.plan.resampling import table_weights
 
 ACTIVATIONS: dict[str, Any] = {
     "relu": nnx.relu,
@@ -453,6 +454,47 @@ class SplitAttention(_Composite):
         return y
 
 
+class Tokens(nnx.Module):
+    """Mean and pixels of a map, each with its place's vector added."""
+
+    def __init__(self, layer: plan.Tokens, options: Options) -> None:
+        self.side, self.dtype = layer.side, options.dtype
+        shape = (1 + layer.side**2, layer.channels)
+        self.pos_embed = nnx.Param(jnp.zeros(shape, options.param_dtype))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, H, W, C] to [N, 1 + H * W, C]."""
+        n, h, w, c = x.shape
+        if not isinstance(h, int) or not isinstance(w, int):
+            raise FrameworkError(
+                "head_pool: 'attention' needs images whose height and width are known when the "
+                "model is traced"
+            )
+        x, table = promote_dtype((x, self.pos_embed[...]), dtype=self.dtype)
+        if (h, w) != (self.side, self.side):
+            table = jnp.asarray(table_weights(self.side, h, w), table.dtype) @ table
+        pixels = x.reshape(n, h * w, c)
+        tokens = jnp.concatenate((pixels.mean(1, keepdims=True), pixels), 1)
+        y: jax.Array = tokens + table
+        return y
+
+
+class AttentionPool(_Composite):
+    """What the mean of the pixels attends to among it and them."""
+
+    layer: plan.AttentionPool
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, H, W, C] to [N, C']."""
+        tokens = self._chain(0, x)
+        heads = (*tokens.shape[:2], self.layer.heads, -1)
+        query = self._chain(1, tokens[:, 0]).reshape(heads[0], *heads[2:])
+        key, value = (self._chain(i, tokens).reshape(heads) for i in (2, 3))
+        logits = jnp.einsum("nhc,nthc->nht", query, key) * query.shape[-1] ** -0.5
+        y: jax.Array = jnp.einsum("nht,nthc->nhc", nnx.softmax(logits), value)
+        return y.reshape(heads[0], -1)
+
+
 class LayerScale(nnx.Module):
     """Scale each channel by a learnt number."""
 
@@ -605,6 +647,8 @@ BUILDERS: dict[type, Callable[[Any, Options], nnx.Module]] = {
     plan.FilterResponseNorm: FilterResponseNorm,
     plan.SqueezeExcite: SqueezeExcite,
     plan.ChannelAttention: ChannelAttention,
+    plan.Tokens: Tokens,
+    plan.AttentionPool: AttentionPool,
     plan.GlobalContext: GlobalContext,
     plan.SelectiveKernel: SelectiveKernel,
     plan.HierarchicalSplit: HierarchicalSplit,

@@ -24,7 +24,8 @@ _SAME_GROUP = (99999,)
 
 def before_pool(p: Plan) -> Layers:
     """The layers of the head that timm counts among the features: those before the pool."""
-    pool = (i for i, layer in enumerate(p.head) if isinstance(layer, plan.GlobalPool))
+    kinds = (plan.GlobalPool, plan.AttentionPool)
+    pool = (i for i, layer in enumerate(p.head) if isinstance(layer, kinds))
     return p.head[: next(pool, len(p.head) if p.outputs else 0)]
 
 
@@ -76,6 +77,8 @@ class TimmNet(nn.Module):
     @property
     def head_hidden_size(self) -> int:
         """Numbers that enter the classifier."""
+        if self.spec.head_hidden is not None:
+            return self.spec.head_hidden
         twice = any(
             isinstance(x, plan.GlobalPool) and x.kind == "catavgmax" for x in self.plan.head
         )

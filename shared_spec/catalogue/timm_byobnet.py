@@ -101,7 +101,32 @@ REGNETZ: dict[str, Fields] = {
     "regnetz_c16_evos": net(*C, EVO),
     "regnetz_d8_evos": net(*D, EVO, stem="deep", stem_widths=[64, 64], group_width=8),
 }
+CLIP_PARTS: Fields = {"stem": "deep", "anti_alias": "avg", "shortcut_pool": "avg"}
+ATTENTION_POOL: Fields = {"head_pool": "attention"}
+
+
+def clip(depths: list[int], size: int, embedding: int, width: int = 64) -> Fields:
+    """The fields of a net of CLIP's with so many channels after the stem."""
+    widths = [n * width // 64 for n in WIDTHS]
+    fields = {"stem_width": width, "num_classes": embedding, "image_size": size}
+    return net(depths, widths, CLIP_PARTS, fields)
+
+
+CLIP: dict[str, Fields] = {
+    "resnet50": clip([3, 4, 6, 3], 224, 1024),
+    "resnet101": clip([3, 4, 23, 3], 224, 512),
+    "resnet50x4": clip([4, 6, 10, 6], 288, 640, 80),
+    "resnet50x16": clip([6, 8, 18, 8], 384, 768, 96),
+    "resnet50x64": clip([3, 15, 36, 10], 448, 1024, 128),
+}
+CLIPS: dict[str, Fields] = {
+    **{f"{name}_clip": fields | ATTENTION_POOL for name, fields in CLIP.items()},
+    **{f"{name}_clip_gap": fields | {"num_classes": 0} for name, fields in CLIP.items()},
+    "resnet50_mlp": net([3, 4, 6, 3], WIDTHS, CLIP_PARTS, head_hidden=1024),
+}
+CLIP_SOURCE = "Radford et al. 2021, arXiv:2103.00020; timm.models.byobnet"
 ENTRIES = (
+    *(Entry(n, "timm_byob", f | {"zero_init_last": True}, CLIP_SOURCE) for n, f in CLIPS.items()),
     *(Entry(n, "timm_byob", f | {"zero_init_last": True}, SOURCE) for n, f in RESNETS.items()),
     *(Entry(name, "timm_byob", fields, Z_SOURCE) for name, fields in REGNETZ.items()),
 )

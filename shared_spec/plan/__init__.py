@@ -2,6 +2,7 @@
 
 from shared_spec.plan.layers import LEAKY_SLOPE as LEAKY_SLOPE
 from shared_spec.plan.layers import Activation as Activation
+from shared_spec.plan.layers import AttentionPool as AttentionPool
 from shared_spec.plan.layers import AvgPool as AvgPool
 from shared_spec.plan.layers import BatchNorm as BatchNorm
 from shared_spec.plan.layers import BlurPool as BlurPool
@@ -32,6 +33,7 @@ from shared_spec.plan.layers import SkipGain as SkipGain
 from shared_spec.plan.layers import SpaceToDepth as SpaceToDepth
 from shared_spec.plan.layers import SplitAttention as SplitAttention
 from shared_spec.plan.layers import SqueezeExcite as SqueezeExcite
+from shared_spec.plan.layers import Tokens as Tokens
 from shared_spec.plan.layers import ZeroPad as ZeroPad
 from shared_spec.plan.layers import ZeroPadShortcut as ZeroPadShortcut
 from shared_spec.plan.network import Block as Block

@@ -6,7 +6,7 @@ What layers are called is in `shared_spec.plan.names`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
@@ -17,7 +17,7 @@ from shared_spec.errors import SpecError
 from shared_spec.plan.layers import Layer, Layers, Padding
 from shared_spec.plan.names import names_of
 from shared_spec.plan.network import Block, Plan, Stage
-from shared_spec.spec.resnet_spec import GAMMAS, ResNetSpec
+from shared_spec.spec.resnet_spec import GAMMAS, HEAD, ResNetSpec
 
 
 class _Site(NamedTuple):
@@ -69,7 +69,7 @@ def compile_plan(spec: ResNetSpec) -> Plan:
     stem, before_last_stride = _stem(spec)
     pool = _stem_pool(spec, names.stem_pool)
     if not spec.features_only:
-        head = _head(spec, sites[-1].out_channels)
+        head = _head(spec, sites)
         return Plan(spec.in_channels, stem + pool, tuple(stages), head)
     final = _final(spec, sites[-1].out_channels)[0] if names.final_feature else ()
     end = final[-1].name if final else stages[-1].name
@@ -139,19 +139,47 @@ def _kernels(spec: ResNetSpec, stage: int) -> tuple[int, ...]:
     return (3, 3) if spec.blocks[stage] == "basic" else (3, 1)
 
 
-def _head(spec: ResNetSpec, channels: int) -> Layers:
+def _head(spec: ResNetSpec, sites: Sequence[_Site]) -> Layers:
     """Pool, dropout and classifier, such as they are."""
     names = names_of(spec)
-    final, channels = _final(spec, channels)
+    final, channels = _final(spec, sites[-1].out_channels)
     pooled = channels * (2 if spec.head_pool == "catavgmax" else 1)
     drop: Layers = (plan.Dropout(f"{names.head}drop", spec.drop_rate),) if spec.drop_rate else ()
-    keep_axes, ends = names.conv_classifier, (pooled, spec.num_classes)
-    pool = plan.GlobalPool(f"{names.head}global_pool", keep_axes, spec.head_pool)
+    keep_axes = names.conv_classifier
     fc = f"{names.head}fc"
+    if spec.head_pool == "attention":
+        reduction = spec.stem_stride_total * math.prod(site.stride for site in sites)
+        side = max(spec.image_size // reduction, 1)
+        pool: Layer = _attention_pool(f"{names.head}pool", channels, side)
+    else:
+        hidden = spec.head_hidden is not None
+        pool = plan.GlobalPool(f"{names.head}global_pool", keep_axes or hidden, spec.head_pool)
+    before, pooled = _hidden(spec, pooled)
+    final, ends = (*final, pool, *before), (pooled, spec.num_classes)
     layer = plan.Conv(fc, *ends, 1, bias=True) if keep_axes else plan.Dense(fc, *ends)
     classifier = (layer,) if spec.num_classes else ()
     flatten = (plan.Flatten(f"{names.head}flatten"),) if keep_axes else ()
-    return (*final, pool, *drop, *classifier, *flatten)
+    return (*final, *drop, *classifier, *flatten)
+
+
+def _attention_pool(name: str, channels: int, side: int) -> Layer:
+    query, key, value = (plan.Dense(leaf, channels, channels, start="lecun") for leaf in "qkv")
+    tokens = plan.Tokens("tokens", channels, side)
+    return plan.AttentionPool(name, tokens, query, key, value, channels // HEAD)
+
+
+def _hidden(spec: ResNetSpec, channels: int) -> tuple[Layers, int]:
+    """A norm and a dense layer behind the pool, and the channels after them."""
+    if spec.head_hidden is None:
+        return (), channels
+    head, fc = names_of(spec).head, f"{names_of(spec).head}pre_logits"
+    layers = (
+        _norm(spec, f"{head}norm", channels),
+        plan.Flatten(f"{head}flatten"),
+        plan.Dense(f"{fc}.fc", channels, spec.head_hidden),
+        _act(spec, f"{fc}.act"),
+    )
+    return layers, spec.head_hidden
 
 
 def _final(spec: ResNetSpec, channels: int) -> tuple[Layers, int]:

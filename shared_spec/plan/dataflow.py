@@ -13,6 +13,7 @@ IMAGES = ""
 
 _AVERAGING = (
     plan.GlobalPool,
+    plan.AttentionPool,
     plan.SqueezeExcite,
     plan.ChannelAttention,
     plan.GlobalContext,

@@ -25,15 +25,16 @@ Role = Literal[
     "norm_var",
     "norm_gate",
     "norm_threshold",
+    "positions",
     "branch_scale",
     "conv_gain",
     "skip_gain",
 ]
 
 
-Start = Literal["fan_out", "fan_in", "zeros"]
-"""Of a convolution's kernel: what the variance of its initial values is two over, or that it starts
-at zero.
+Start = Literal["fan_out", "fan_in", "zeros", "uniform", "lecun"]
+"""How a kernel starts: normal with a variance of two over its fan-out or its fan-in, or of one over
+its fan-in (lecun); uniform within one over the root of its fan-in; or at zero.
 """
 
 
@@ -372,6 +373,44 @@ class GlobalPool(Layer):
 
 
 @dataclass(frozen=True, slots=True)
+class Tokens(Layer):
+    """[N, H, W, C] to [N, 1 + H * W, C]: the mean of the pixels, and they themselves row by row,
+    each with its row of a learnt table added. The table is that of a map of `side` x `side` pixels;
+    for others it is resampled (`shared_spec.plan.resampling`).
+    """
+
+    channels: int
+    side: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionPool(Layer):
+    """[N, H, W, C] to [N, C]: what the first of the `tokens` attends to among all of them, by so
+    many heads: softmax(query(first) key(all) / sqrt(C / heads)) value(all) (Vaswani et al. 2017,
+    arXiv:1706.03762; as a pool, Radford et al. 2021, arXiv:2103.00020).
+    """
+
+    tokens: Tokens
+    query: Dense
+    key: Dense
+    value: Dense
+    heads: int
+
+    @property
+    def channels(self) -> int:
+        """Of what it gives."""
+        return self.value.out_features
+
+    def chains(self) -> tuple[tuple[str, Layers], ...]:
+        """As of any layer."""
+        return tuple(("", (part,)) for part in (self.tokens, self.query, self.key, self.value))
+
+    def mapped(self, change: Callable[[Layers], Layers]) -> Layer:
+        """As of any layer: none of the four is one that a change replaces."""
+        return self
+
+
+@dataclass(frozen=True, slots=True)
 class Dropout(Layer):
     """In training, each number is 0 with probability `rate`, else divided by 1 - rate (Srivastava
     et al. 2014).
@@ -417,11 +456,12 @@ class Flatten(Layer):
 
 @dataclass(frozen=True, slots=True)
 class Dense(Layer):
-    """Fully connected layer on [N, in_features]."""
+    """Fully connected layer on [N, in_features], or on the last axis of what has more."""
 
     in_features: int
     out_features: int
     bias: bool = True
+    start: Start = "uniform"
 
 
 TRAINING_ONLY = (Dropout, DropPath, DropBlock)

@@ -20,7 +20,7 @@ def parameters_of(layer: layers.Layer) -> tuple[Parameter, ...]:
             return (kernel, *_bias(name, layer.out_channels, layer.bias), *gains)
         case layers.Dense():
             matrix = (layer.out_features, layer.in_features)
-            kernel = Parameter(name, "weight", "dense_kernel", matrix)
+            kernel = Parameter(name, "weight", "dense_kernel", matrix, start=layer.start)
             return (kernel, *_bias(name, layer.out_features, layer.bias))
         case layers.BatchNorm(channels=c, scale_init=init):
             mean = Parameter(name, "running_mean", "norm_mean", (c,))
@@ -36,6 +36,8 @@ def parameters_of(layer: layers.Layer) -> tuple[Parameter, ...]:
             return tuple(q for conv in squeeze_convs(layer) for q in parameters_of(conv))
         case layers.ChannelAttention(kernel_size=k):
             return (Parameter(f"{name}.conv", "weight", "conv1d_kernel", (1, 1, k)),)
+        case layers.Tokens(channels=c, side=side):
+            return (Parameter(name, "pos_embed", "positions", (1 + side * side, c)),)
         case layers.SkipGain():
             return (Parameter(name, "gain", "skip_gain", (), init=0.0),)
         case layers.LayerScale(channels=c, init=init):

@@ -49,6 +49,10 @@ GAMMAS = {
 """What makes the variance of an activation of standard normal numbers one (Brock et al. 2021)."""
 
 
+HEAD = 64
+"""Channels of each head of an attention pool, as CLIP's have."""
+
+
 ELSEWHERE = {
     name: f"it is {here!r}"
     for name, here in (
@@ -268,8 +272,13 @@ class ResNetSpec(Document):
     head_width: Channels | None = None
     """Channels of a 1x1 convolution with norm and activation before the head's pool; left out:
     there is none."""
-    head_pool: Literal["avg", "max", "avgmax", "catavgmax"] = "avg"
-    """Pool over all pixels: mean, maximum, the mean of both, or both side by side."""
+    head_pool: Literal["avg", "max", "avgmax", "catavgmax", "attention"] = "avg"
+    """Pool over all pixels: mean, maximum, the mean of both, both side by side, or attention of
+    their mean to all of them (CLIP, Radford et al. 2021), whose table of positions is for images of
+    image_size."""
+    head_hidden: Channels | None = None
+    """Channels of a dense layer with activation before the classifier, after a norm of what is
+    pooled (timm's resnet50_mlp); left out: there is none."""
     drop_rate: Rate = 0.0
     """Dropout before the classifier, while training."""
     drop_path_rate: Rate = 0.0
@@ -291,7 +300,8 @@ class ResNetSpec(Document):
     num_classes: Annotated[int, Field(strict=True, ge=0, le=10_000_000)] = 1000
     """Number of logits; 0 gives the pooled features instead."""
     image_size: Annotated[int, Field(strict=True, ge=1, le=65_536)] = 224
-    """Nominal height and width in pixels; any other size works too."""
+    """Nominal height and width in pixels; any other size works too. Of a net with head_pool
+    'attention', the table of positions is as large as such an image asks for."""
 
     @model_validator(mode="before")
     @classmethod
@@ -570,8 +580,10 @@ class ResNetSpec(Document):
             if self.stride_block == "last":
                 yield "output_stride: cannot be combined with stride_block 'last'"
         if self.features_only:
-            for field, _, _ in self._changed("head_pool", "drop_rate"):
-                yield f"{field}: a features_only net has no head"
+            for field, given, _ in self._changed("head_pool", "drop_rate"):
+                if given != "attention":
+                    yield f"{field}: a features_only net has no head"
+        yield from self._head_problems()
         if self.out_indices:
             if not self.features_only:
                 yield "out_indices: needs features_only"
@@ -581,6 +593,24 @@ class ResNetSpec(Document):
                 yield (
                     f"out_indices: there is no feature map {self.out_indices[-1]}; the last is "
                     f"{len(self.depths)}"
+                )
+
+    def _head_problems(self) -> Iterator[str]:
+        if self.head_hidden is not None:
+            if self.pre_activation:
+                yield "head_hidden: cannot be combined with pre_activation"
+            if self.norm in ("evonorm_s0", "frn"):
+                yield f"head_hidden: cannot be combined with norm {self.norm!r}"
+            if self.head_pool in ("catavgmax", "attention"):
+                yield f"head_hidden: cannot be combined with head_pool {self.head_pool!r}"
+        if self.head_pool == "attention":
+            if self.pre_activation:
+                yield "head_pool: 'attention' cannot be combined with pre_activation"
+            channels = self.head_width or (self.block_widths or (self.out_channels,))[-1][-1]
+            if channels % HEAD:
+                yield (
+                    f"head_pool: 'attention' has heads of {HEAD} channels, and {channels} are no "
+                    f"multiple of it"
                 )
 
     def _width_problems(self) -> Iterator[str]:

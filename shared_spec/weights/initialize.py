@@ -47,8 +47,8 @@ def initial_weights(p: Plan, seed: int = 0) -> State:
     """Float32 weights to start training from.
 
     Convolutions are normal with variance 2 / fan_out (He et al. 2015, arXiv:1502.01852, in the
-    fan-out form that torchvision and timm use), the classifier uniform within 1 / sqrt(fan_in) as
-    in PyTorch, biases 0, norms 1 and 0.
+    fan-out form that torchvision and timm use), dense layers uniform within 1 / sqrt(fan_in) as in
+    PyTorch, an attention pool normal with variance 1 / channels, biases 0, norms 1 and 0.
     """
     parameters = list(p.parameters())
     # numpy draws without the interpreter's lock, and no draw depends on another.
@@ -74,6 +74,10 @@ def _initial(q: Parameter, rng: np.random.Generator, nonzero: bool = False) -> n
             return np.zeros(q.shape, np.float32)
         channels = q.shape[1] if q.start == "fan_in" else q.shape[0]
         values *= np.float32(math.sqrt(2 / (channels * math.prod(q.shape[2:]))))
+        return values
+    if q.role == "positions" or q.start == "lecun":
+        values = rng.standard_normal(q.shape, np.float32)
+        values *= np.float32(q.shape[1] ** -0.5)
         return values
     if q.role == "dense_kernel":
         bound = 1 / math.sqrt(q.shape[1])
