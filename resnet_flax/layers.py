@@ -523,6 +523,19 @@ class SkipGain(nnx.Module):
         return y
 
 
+class PReLU(nnx.Module):
+    """A learnt slope for each channel where the input is negative."""
+
+    def __init__(self, layer: plan.PReLU, options: Options) -> None:
+        self.dtype = options.dtype
+        self.negative_slope = nnx.Param(jnp.zeros(layer.channels, options.param_dtype))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, H, W, C] to the same."""
+        x, slope = promote_dtype((x, self.negative_slope[...]), dtype=self.dtype)
+        return jnp.where(x >= 0, x, slope * x)
+
+
 class DropBlock(nnx.Dropout):
     """Drop squares of pixels, in training."""
 
@@ -578,7 +591,8 @@ def _space_to_depth(layer: plan.SpaceToDepth, x: jax.Array) -> jax.Array:
 def _max_pool(layer: plan.MaxPool, x: jax.Array) -> jax.Array:
     """[N, H, W, C] to [N, H', W', C]; padded with minus infinity."""
     window, strides = (layer.kernel_size,) * 2, (layer.stride,) * 2
-    y: jax.Array = nnx.max_pool(x, window, strides, padding(layer.padding))
+    around: Any = "SAME" if layer.padding == "same" else (layer.around(),) * 2
+    y: jax.Array = nnx.max_pool(x, window, strides, around)
     return y
 
 
@@ -628,6 +642,7 @@ FUNCTIONS: dict[type, Callable[[Any, jax.Array], jax.Array]] = {
     plan.ZeroPad: _zero_pad,
     plan.SpaceToDepth: _space_to_depth,
     plan.Flatten: lambda layer, x: x.reshape(x.shape[0], -1),
+    plan.FlattenMaps: lambda layer, x: x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1),
     plan.Identity: lambda layer, x: x,
     plan.AvgPool: _avg_pool,
     plan.BlurPool: _blur_pool,
@@ -655,6 +670,7 @@ BUILDERS: dict[type, Callable[[Any, Options], nnx.Module]] = {
     plan.SplitAttention: SplitAttention,
     plan.LayerScale: LayerScale,
     plan.SkipGain: SkipGain,
+    plan.PReLU: PReLU,
     plan.Dropout: lambda layer, options: nnx.Dropout(layer.rate, rngs=options.rngs),
     plan.DropPath: lambda layer, options: nnx.Dropout(
         layer.rate, broadcast_dims=(1, 2, 3), rngs=options.rngs

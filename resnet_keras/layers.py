@@ -232,13 +232,13 @@ def _activation(layer: plan.Activation, x: Any, own: Own) -> Any:
 
 def _max_pool(layer: plan.MaxPool, x: Any, own: Own) -> Any:
     padding = "same" if layer.padding == "same" else "valid"
-    if layer.padding != "same" and layer.padding > 0:
+    if layer.padding != "same" and any(around := layer.around()):
         entered = x._keras_history.operation
         if getattr(entered, "activation", None) is keras.activations.relu:
             # Zeros win no maximum there, and Keras has a layer for them.
-            x = keras.layers.ZeroPadding2D(layer.padding, **_inner(own, "pad"))(x)
+            x = keras.layers.ZeroPadding2D((around, around), **_inner(own, "pad"))(x)
         else:
-            x = LowestPadding2D(padding=layer.padding, **_inner(own, "pad"))(x)
+            x = LowestPadding2D(padding=around, **_inner(own, "pad"))(x)
     return MaxPooling2D(layer.kernel_size, layer.stride, padding, **own)(x)
 
 
@@ -254,6 +254,13 @@ def _global_pool(layer: plan.GlobalPool, x: Any, own: Own) -> Any:
     ]
     merged = keras.layers.Average if layer.kind == "avgmax" else keras.layers.Concatenate
     return merged(**own)(both)
+
+
+def _flatten_maps(layer: plan.FlattenMaps, x: Any, own: Own) -> Any:
+    x = keras.layers.Permute((3, 1, 2), **_inner(own, "channels_first"))(x)
+    # The size is said here: that of images may be open.
+    count = layer.channels * layer.height * layer.width
+    return keras.layers.Reshape((count,), **own)(x)
 
 
 def _dropout(layer: plan.Dropout, x: Any, own: Own) -> Any:
@@ -410,7 +417,9 @@ def tensorflow_batch_norm(x: Any, gamma: Any, beta: Any, eps: float) -> tuple[An
 
 @saved_as(keras.layers.BatchNormalization)
 class BiasedBatchNormalization(keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` in the layer's own precision (at least float32)."""
+    """`keras.layers.BatchNormalization` of [N, H, W, C] or [N, C], in the layer's own precision (at
+    least float32).
+    """
 
     unbiased = False
 
@@ -439,6 +448,8 @@ class BiasedBatchNormalization(keras.layers.BatchNormalization):
 
     def _fused(self, x: Any) -> Callable[..., tuple[Any, Any, Any]] | None:
         """The engine's own kernel, where it has one for `x`."""
+        if len(x.shape) == 2:
+            return None
         backend = keras.backend.backend()
         if backend == "torch" and x.numel() > x.shape[-1]:
             return torch_batch_norm
@@ -450,7 +461,7 @@ class BiasedBatchNormalization(keras.layers.BatchNormalization):
         if not self.unbiased:
             return variance
         shape = ops.shape(x)
-        n = ops.cast(shape[0] * shape[1] * shape[2] * count, variance.dtype)
+        n = ops.cast(math.prod(shape[:-1]) * count, variance.dtype)
         # A single number has no unbiased variance: its biased one, 0, is taken.
         return variance * (n / (n - 1 + ops.cast(ops.equal(n, 1), variance.dtype)))
 
@@ -781,8 +792,10 @@ class WeightedSum(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class WeightedMean(keras.layers.Layer):
+class WeightedMean(_Configured, keras.layers.Layer):
     """The mean over rows and columns, weighted by a softmax over them."""
+
+    arguments = ()
 
     def call(self, inputs: Any) -> Any:
         """[N, H, W, C] and weights' logits [N, H, W, 1] to [N, 1, 1, C]."""
@@ -860,6 +873,17 @@ class Attended(_Configured, keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
+class PReLU(_PerChannel):
+    """A learnt slope for each channel where the input is negative."""
+
+    initializers = (("alpha", "zeros"),)
+
+    def call(self, inputs: Any) -> Any:
+        """[N, H, W, C] to the same."""
+        return ops.relu(inputs) - self.alpha * ops.relu(-inputs)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
 class BlurPool(_Configured, keras.layers.Layer):
     """Binomial blur and subsampling for each channel, reflecting one pixel at the border."""
 
@@ -883,9 +907,10 @@ class LowestPadding2D(_Configured, keras.layers.Layer):
     arguments = ("padding",)
 
     def call(self, inputs: Any) -> Any:
-        """[N, H, W, C] to [N, H + 2 padding, W + 2 padding, C]."""
-        p = self.padding
-        return ops.pad(inputs, ((0, 0), (p, p), (p, p), (0, 0)), constant_values=-float("inf"))
+        """[N, H, W, C] to more rows and columns, as many before and after as `padding` says."""
+        # Of files of earlier versions, one number for both.
+        p = (self.padding,) * 2 if isinstance(self.padding, int) else tuple(self.padding)
+        return ops.pad(inputs, ((0, 0), p, p, (0, 0)), constant_values=-float("inf"))
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -969,6 +994,7 @@ BUILDERS: dict[type, Callable[[Any, Any, Own], Any]] = {
     plan.ZeroPad: lambda layer, x, own: keras.layers.ZeroPadding2D(layer.amount, **own)(x),
     plan.SpaceToDepth: _of(SpaceToDepth),
     plan.Flatten: lambda layer, x, own: keras.layers.Flatten(**own)(x),
+    plan.FlattenMaps: _flatten_maps,
     plan.Identity: _identity,
     plan.AvgPool: _avg_pool,
     plan.BlurPool: _of(BlurPool),
@@ -983,6 +1009,7 @@ BUILDERS: dict[type, Callable[[Any, Any, Own], Any]] = {
     plan.LayerScale: _of(LayerScale),
     plan.Scale: lambda layer, x, own: Rescaling(layer.value, **own)(x),
     plan.SkipGain: lambda layer, x, own: SkipGain(**own)(x),
+    plan.PReLU: _of(PReLU),
     plan.Activation: _activation,
     plan.MaxPool: _max_pool,
     plan.ZeroPadShortcut: _of(ZeroPadShortcut),

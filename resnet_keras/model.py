@@ -161,8 +161,7 @@ class ResNet(keras.Model):
         self.plan, self.spec, self.seed = p, spec, seed
         self.inference, self.maps, self.structure = inference, maps, structure
         self.kind = str(keras.backend.standardize_dtype(self.weights[0].dtype))
-        last = p.classifier()
-        self.classifier = None if last is None else keras_layer(last.name)
+        self.classifier = None if p.classifier is None else keras_layer(p.classifier.name)
         arrange_kernels(self)
         self._seed_dropouts()
         if keras.backend.backend() == "tensorflow":

@@ -43,6 +43,9 @@ def _window(layer: plan.MaxPool | plan.AvgPool | plan.Conv) -> dict[str, Any]:
     }
     if layer.padding == "same":
         return {**window, "auto_pad": "SAME_UPPER"}
+    if isinstance(layer, plan.MaxPool):
+        before, after = layer.around()
+        return {**window, "pads": [before, before, after, after]}
     return {**window, "pads": [layer.padding] * 4}
 
 
@@ -363,6 +366,12 @@ def _split_attention(g: Graph, layer: plan.SplitAttention, x: str) -> str:
     return _weighted_sum(g, name, gate(_total(g, parts, name)), parts, layer.groups)
 
 
+def _prelu(g: Graph, layer: plan.PReLU, x: str) -> str:
+    slope = f"{layer.name}.weight"
+    slope = g.node("Unsqueeze", slope, g.whole(1, 2), name=f"{layer.name}/slope")
+    return g.node("PRelu", x, slope, name=layer.name)
+
+
 def _layer_scale(g: Graph, layer: plan.LayerScale, x: str) -> str:
     scale = f"{layer.name}.gamma"
     scale = g.node("Unsqueeze", scale, g.whole(1, 2), name=f"{layer.name}/gamma")
@@ -405,7 +414,7 @@ def _global_pool(g: Graph, layer: plan.GlobalPool, x: str) -> str:
     return y if layer.keep_axes else g.node("Flatten", y, name=name, axis=1)
 
 
-def _flatten(g: Graph, layer: plan.Flatten, x: str) -> str:
+def _flatten(g: Graph, layer: plan.Flatten | plan.FlattenMaps, x: str) -> str:
     return g.node("Flatten", x, name=layer.name, axis=1)
 
 
@@ -500,6 +509,7 @@ BUILDERS: dict[type[plan.Layer], Callable[[Graph, Any, str], str]] = {
     plan.Identity: _nothing,
     plan.ZeroPad: _zero_pad,
     plan.Activation: _activation,
+    plan.PReLU: _prelu,
     plan.MaxPool: _max_pool,
     plan.AvgPool: _avg_pool,
     plan.BlurPool: _blur_pool,
@@ -517,6 +527,7 @@ BUILDERS: dict[type[plan.Layer], Callable[[Graph, Any, str], str]] = {
     plan.ZeroPadShortcut: _zero_pad_shortcut,
     plan.GlobalPool: _global_pool,
     plan.Flatten: _flatten,
+    plan.FlattenMaps: _flatten,
     plan.Dense: _dense,
     plan.Dropout: _nothing,
     plan.DropPath: _nothing,

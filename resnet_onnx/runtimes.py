@@ -244,7 +244,11 @@ def widened(model: ModelProto, ours: bool = True) -> ModelProto:
                 attribute.i = TensorProto.DOUBLE
             if attribute.HasField("t"):
                 _widen(attribute.t, ours=False)
-            if node.op_type == "BatchNormalization" and attribute.name == "epsilon":
+            if (
+                node.op_type == "BatchNormalization"
+                and attribute.name == "epsilon"
+                and node.input[4] in variances
+            ):
                 rest = float(str(np.float32(attribute.f))) - float(np.float32(attribute.f))
                 array = numpy_helper.to_array(variances[node.input[4]]) + rest
                 # Of its own: several norms may have one variance.

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from resnet_torch.scripting import Scriptable
 from shared_spec import plan
@@ -58,8 +59,11 @@ def _conv(layer: plan.Conv) -> nn.Module:
 
 
 def _batch_norm(layer: plan.BatchNorm) -> nn.Module:
-    kind = nn.BatchNorm2d if layer.variance == "unbiased" else BiasedBatchNorm2d
-    return kind(layer.channels, eps=layer.eps, momentum=layer.momentum)
+    kind: Any = nn.BatchNorm2d if layer.variance == "unbiased" else BiasedBatchNorm2d
+    if layer.of_features:
+        kind = nn.BatchNorm1d if layer.variance == "unbiased" else BiasedBatchNorm1d
+    norm: nn.Module = kind(layer.channels, eps=layer.eps, momentum=layer.momentum)
+    return norm
 
 
 def _avg_pool(layer: plan.AvgPool) -> nn.Module:
@@ -73,7 +77,7 @@ def _avg_pool(layer: plan.AvgPool) -> nn.Module:
 def _max_pool(layer: plan.MaxPool) -> nn.Module:
     if layer.padding == "same":
         return MaxPool2dSame(layer.kernel_size, layer.stride)
-    return nn.MaxPool2d(layer.kernel_size, layer.stride, layer.padding)
+    return nn.MaxPool2d(layer.kernel_size, layer.stride, layer.padding, ceil_mode=layer.ceil)
 
 
 def run(layer: nn.Module, x: Tensor) -> Tensor:
@@ -537,11 +541,11 @@ def biased_batch_norm(
 fx.wrap("biased_batch_norm")
 
 
-class BiasedBatchNorm2d(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` whose running variance takes the biased estimate of each batch."""
+class BiasedBatchNorm(_BatchNorm):
+    """A batch norm whose running variance takes the biased estimate of each batch."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] to the same."""
+        """[N, C, H, W] or [N, C] to the same."""
         mean, variance, momentum = self.running_mean, self.running_var, self.momentum
         if mean is None or variance is None or momentum is None:
             return super().forward(x)
@@ -551,6 +555,14 @@ class BiasedBatchNorm2d(nn.BatchNorm2d):
             self.num_batches_tracked.add_(1)
         affine = (self.weight, self.bias)
         return biased_batch_norm(x, (mean, variance), affine, momentum, self.eps)
+
+
+class BiasedBatchNorm2d(BiasedBatchNorm, nn.BatchNorm2d):
+    """`nn.BatchNorm2d` with the biased estimate."""
+
+
+class BiasedBatchNorm1d(BiasedBatchNorm, nn.BatchNorm1d):
+    """`nn.BatchNorm1d` with the biased estimate."""
 
 
 class ZeroPadShortcut(nn.Module):
@@ -675,6 +687,7 @@ BUILDERS: dict[type, Callable[[Any], nn.Module]] = {
     plan.ZeroPad: lambda layer: nn.ZeroPad2d(layer.amount),
     plan.SpaceToDepth: SpaceToDepth,
     plan.Flatten: lambda layer: nn.Flatten(),
+    plan.FlattenMaps: lambda layer: nn.Flatten(),
     plan.Identity: lambda layer: nn.Identity(),
     plan.AvgPool: _avg_pool,
     plan.BlurPool: lambda layer: BlurPool(layer.stride),
@@ -690,6 +703,7 @@ BUILDERS: dict[type, Callable[[Any], nn.Module]] = {
     plan.Scale: lambda layer: Scale(layer.value),
     plan.SkipGain: lambda layer: SkipGain(),
     plan.Activation: lambda layer: ACTIVATIONS[layer.function](),
+    plan.PReLU: lambda layer: nn.PReLU(layer.channels),
     plan.MaxPool: _max_pool,
     plan.ZeroPadShortcut: lambda layer: ZeroPadShortcut(layer.stride, layer.before, layer.after),
     plan.GlobalPool: GlobalPool,

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from resnet_torch.layers import attach, build, chain, place, run
 from resnet_torch.scripting import Scriptable
-from resnet_torch.timm_methods import TimmNet, before_pool
+from resnet_torch.timm_methods import TimmNet
 from resnet_torch.torchvision_names import TorchvisionBlock, TorchvisionNet
 from shared_spec import plan
 from shared_spec.errors import FrameworkError
@@ -37,6 +37,7 @@ class ResidualBlock(TorchvisionBlock, Scriptable):
         self._pre = attach(self, block.name, block.pre)
         self._branch = attach(self, block.name, block.branch)
         self._adds = block.shortcut_from is not None
+        self._activated = isinstance(block.branch[-1], plan.Activation | plan.PReLU)
         # What a user puts where there is nothing takes, in timm's nets, the output of `pre`.
         self._from_pre = block.shortcut_from == "pre" or bool(block.pre and not block.shortcut)
         self._identity_from_pre = block.shortcut_from == "pre"
@@ -59,9 +60,12 @@ class ResidualBlock(TorchvisionBlock, Scriptable):
                 x = run(side, h if self._from_pre else x)
             elif self._identity_from_pre:
                 x = h
-            # What ends a branch (a convolution, a norm, a scale) needs its output for no gradient.
-            # Written so, it is the sum that quantization looks for.
-            y += x
+            # What ends a branch (a convolution, a norm, a scale) needs its output for no gradient,
+            # but for an activation. Written so, it is the sum that quantization looks for.
+            if self._activated:
+                y = y + x
+            else:
+                y += x
         return chain(self, self._output, y)
 
 
@@ -107,11 +111,11 @@ class ResNet(TorchvisionNet, TimmNet, Scriptable):
             )
         )
         self._body = (*stem, *dict.fromkeys(stages))
-        self._norm = attach(self, "", before_pool(p))
-        head = p.head[len(before_pool(p)) :]
+        self._norm = attach(self, "", p.before_pool)
+        head = p.head[len(p.before_pool) :]
         self._head = attach(self, "", head)
         self._steps = p.steps()[: len(p.steps()) - len(head)]
-        without_head = spec.override(features_only=True, head_pool="avg", drop_rate=0)
+        without_head = spec.override(features_only=True)
         self._taps = p.outputs or compile_plan(without_head).outputs
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
@@ -147,7 +151,7 @@ class ResNet(TorchvisionNet, TimmNet, Scriptable):
         pool = {} if global_pool is None else {"head_pool": global_pool}
         spec = self.spec.override(num_classes=num_classes, **pool)
         p = compile_plan(spec)
-        head = p.head[len(before_pool(p)) :]
+        head = p.head[len(p.before_pool) :]
         like = next(self.parameters())
         kept = {x: self.get_submodule(x.name) for x in self.plan.head if x in head}
         for name in self._head:

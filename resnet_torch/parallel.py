@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from resnet_torch.layers import BiasedBatchNorm2d
+from resnet_torch.layers import BiasedBatchNorm, BiasedBatchNorm1d, BiasedBatchNorm2d
 
 
 def world() -> tuple[int, int]:
@@ -27,37 +28,43 @@ def parallel(model: nn.Module) -> nn.Module:
     if count == 1:
         return model
     for module in model.modules():
-        if type(module) in (nn.BatchNorm2d, BiasedBatchNorm2d):
+        if type(module) in (nn.BatchNorm2d, nn.BatchNorm1d, BiasedBatchNorm2d, BiasedBatchNorm1d):
             # The same module: a reference to it, and what it holds, stay good.
-            module.biased = type(module) is BiasedBatchNorm2d  # type: ignore[assignment]
-            module.__class__ = SyncBatchNorm2d
+            module.biased = isinstance(module, BiasedBatchNorm)  # type: ignore[assignment]
+            module.__class__ = SyncBatchNorm
     device = next(model.parameters()).device
     ids = None if device.type == "cpu" else [device]
     # The norms' statistics are equal in all processes already.
     return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
 
 
-class SyncBatchNorm2d(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` over the batches of all processes, on any device and in any precision:
+class SyncBatchNorm(_BatchNorm):
+    """A batch norm over the batches of all processes, on any device and in any precision:
     PyTorch's own `SyncBatchNorm` runs on accelerators alone.
     """
 
     biased: bool
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] to the same."""
+        """[N, C, H, W] or [N, C] to the same."""
         if not self.training or self.running_mean is None or self.running_var is None:
             return super().forward(x)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        rest = tuple(axis for axis in range(wide.ndim) if axis != 1)
+        each = (-1, *(1,) * (wide.ndim - 2))
         count = wide.new_full((1,), wide.numel() / wide.shape[1])
-        total = _summed(torch.cat((wide.sum((0, 2, 3)), count)))
+        total = _summed(torch.cat((wide.sum(rest), count)))
         n, mean = total[-1].detach(), total[:-1] / total[-1].detach()
-        centred = wide - mean[:, None, None]
-        variance = _summed(centred.square().sum((0, 2, 3))) / n
+        centred = wide - mean.reshape(each)
+        variance = _summed(centred.square().sum(rest)) / n
         scale = variance.add(self.eps).rsqrt() * self.weight
-        y = centred * scale[:, None, None] + self.bias[:, None, None]
+        y = centred * scale.reshape(each) + self.bias.reshape(each)
         self._keep(mean.detach(), variance.detach(), n)
         return y.to(x.dtype)
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        if x.ndim not in (2, 4):
+            raise ValueError(f"expected [N, C, H, W] or [N, C], got {x.ndim} axes")
 
     def _keep(self, mean: Tensor, variance: Tensor, n: Tensor) -> None:
         assert self.running_mean is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, overload
 
 from torch import Tensor, nn
@@ -13,20 +14,13 @@ from shared_spec import plan
 from shared_spec.errors import FrameworkError
 from shared_spec.plan.layers import Layers
 from shared_spec.plan.network import Plan
-from shared_spec.plan.summary import block_rows, layer_rows
+from shared_spec.plan.summary import block_rows, layer_rows, output_shape
 from shared_spec.spec.resnet_spec import ResNetSpec
 
 _SIDE = 1024
 """Pixels of an image that every usual stride divides: what is left of them says the stride."""
 _SAME_GROUP = (99999,)
 """timm's mark of what is in a group with what is before it."""
-
-
-def before_pool(p: Plan) -> Layers:
-    """The layers of the head that timm counts among the features: those before the pool."""
-    kinds = (plan.GlobalPool, plan.AttentionPool)
-    pool = (i for i, layer in enumerate(p.head) if isinstance(layer, kinds))
-    return p.head[: next(pool, len(p.head) if p.outputs else 0)]
 
 
 class FeatureInfo(list[dict[str, Any]]):
@@ -65,9 +59,10 @@ class TimmNet(nn.Module):
 
     @property
     def num_features(self) -> int:
-        """Channels of the last level of features."""
+        """Channels of `forward_features`, or of the last level of a features-only model."""
+        widened = [x for x in self.plan.before_pool if isinstance(x, plan.Conv)]
         channels: int = self._levels(_SIDE)[-1]["num_chs"]
-        return channels
+        return widened[-1].out_channels if widened else channels
 
     @property
     def inplanes(self) -> int:
@@ -77,12 +72,9 @@ class TimmNet(nn.Module):
     @property
     def head_hidden_size(self) -> int:
         """Numbers that enter the classifier."""
-        if self.spec.head_hidden is not None:
-            return self.spec.head_hidden
-        twice = any(
-            isinstance(x, plan.GlobalPool) and x.kind == "catavgmax" for x in self.plan.head
-        )
-        return self.num_features * (2 if twice else 1)
+        maps = (*self._levels(self.spec.image_size)[-1]["size"], self.num_features)
+        pool = self.plan.head[len(self.plan.before_pool)]
+        return output_shape(pool, maps)[-1]
 
     @property
     def feature_info(self) -> FeatureInfo:
@@ -92,7 +84,7 @@ class TimmNet(nn.Module):
 
     def _levels(self, side: int) -> list[dict[str, Any]]:
         """The levels of features that an image of this side gives."""
-        p, size = self.plan, (side, side)
+        p, size = replace(self.plan, head=()), (side, side)
         shapes = {row.name: row.shape for row in (*layer_rows(p, size), *block_rows(p, size))}
         ends = {stage.name: stage.blocks[-1].name for stage in p.stages}
         found = []
@@ -100,6 +92,8 @@ class TimmNet(nn.Module):
             *size_there, channels = shapes[ends.get(tap, tap)]
             # timm's path of a stage, which holds nothing but its blocks.
             module = ".".join(tap.split(".")[:2])
+            if tap == p.stem[-1].name and len(_roots(p.stem)) == 1:  # or of a whole stem
+                (module,) = _roots(p.stem)
             level = {"num_chs": channels, "reduction": side // size_there[0], "module": module}
             found.append(level | {"size": tuple(size_there)})
         return found
@@ -139,9 +133,10 @@ class TimmNet(nn.Module):
         if not pre_logits:
             return chain(self, self._head, x)
         classifier = self.get_classifier(name_only=True)
-        for layer in self.plan.head[len(before_pool(self.plan)) :]:
-            if layer.name != classifier:
-                x = run(self.get_submodule(layer.name), x)
+        for layer in self.plan.head[len(self.plan.before_pool) :]:
+            if layer.name == classifier:
+                break
+            x = run(self.get_submodule(layer.name), x)
         return x
 
     def forward_intermediates(
@@ -161,7 +156,7 @@ class TimmNet(nn.Module):
         Args:
             x: images [N, C, H, W].
             indices: of `feature_info`; a number for the last so many, None for all.
-            norm: give the last level as the head takes it, in pre-activation nets.
+            norm: give the last level as the head takes it, in nets that end in a norm.
             stop_early: compute nothing after the last level that is asked for.
             output_fmt: "NCHW".
             intermediates_only: leave out the features.
@@ -175,11 +170,13 @@ class TimmNet(nn.Module):
         if output_fmt != "NCHW":
             raise FrameworkError(f"output_fmt: {output_fmt!r} is not NCHW, which is all there is")
         wanted = _chosen(self._taps, indices)
+        final = self.plan.before_pool
+        normed = bool(final) and not isinstance(final[0], plan.Conv | plan.Activation)
         found = []
         for name in self._steps:
             x = run(self.get_submodule(name), x)
             if name in wanted:
-                last = norm and name == self._taps[-1]
+                last = norm and normed and name == self._taps[-1]
                 found.append(chain(self, self._norm, x) if last else x)
             if stop_early and len(found) == len(wanted):
                 break
@@ -191,8 +188,8 @@ class TimmNet(nn.Module):
     def get_classifier(self, name_only: Literal[True]) -> str: ...
     def get_classifier(self, name_only: bool = False) -> nn.Module | str:
         """The classifier, or its path; `nn.Identity`, or an empty path, if there is none."""
-        layer = self.plan.classifier()
-        name = "" if layer is None else layer.name
+        classifier = self.plan.classifier
+        name = "" if classifier is None else classifier.name
         if name_only:
             return name
         return self.get_submodule(name) if name else nn.Identity()
@@ -213,11 +210,28 @@ class TimmNet(nn.Module):
         Example:
             >>> timm.optim.create_optimizer_v2(model, "adamw", lr=1e-3, layer_decay=0.7)
         """
-        stem = "|".join(dict.fromkeys(x.name.partition(".")[0] for x in self.plan.stem))
-        stage = re.sub(r"\d+", r"(\\d+)", next((s.name for s in self.plan.stages), ""))
-        norms = [(rf"^{layer.name}\.", _SAME_GROUP) for layer in before_pool(self.plan)]
-        blocks = rf"^{stage}\." if coarse else [(rf"^{stage}\.(\d+)\.", None), *norms]
+        stem = "|".join(_roots(self.plan.stem))
+        stage, block = (_numbered(name) for name in self._first_names())
+        final = self.plan.before_pool  # with a convolution it is a group of its own
+        final = () if any(isinstance(layer, plan.Conv) for layer in final) else final
+        norms = [(rf"^{layer.name}\.", _SAME_GROUP) for layer in final]
+        blocks = rf"^{stage}\." if coarse else [(rf"^{block}\.", None), *norms]
         return {"stem": rf"^(?:{stem})\.", "blocks": blocks}
+
+    def _first_names(self) -> tuple[str, str]:
+        """Of the first stage and its first block."""
+        stage = next(iter(self.plan.stages), None)
+        return ("", "") if stage is None else (stage.name, stage.blocks[0].name)
+
+
+def _roots(layers: Layers) -> list[str]:
+    """The children of the net that hold some layers."""
+    return list(dict.fromkeys(layer.name.partition(".")[0] for layer in layers))
+
+
+def _numbered(name: str) -> str:
+    """A pattern for names that differ in numbers."""
+    return re.sub(r"\d+", r"(\\d+)", re.escape(name))
 
 
 def _chosen(taps: Sequence[str], indices: int | Sequence[int] | None) -> list[str]:

@@ -275,6 +275,7 @@ class ModelVerbs(ABC, Generic[Model]):
         self.weights.check_saved(model)
         wanted, known = export_format(Path(path)), replace(remembered(model), spec=model.spec)
         own = self.weights.dtype_name(model)
+        form = form.sized(model.spec)
         wanted.check(form, dtype or own)
         form.check(model.plan)
         if dtype is None and calibration is not None:

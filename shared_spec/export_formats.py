@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
 from typing import Literal
 
@@ -67,6 +67,19 @@ class Form:
             raise SpecError("preprocessing: the weights have none that a graph could do")
         return prepare if self.preprocessing else None
 
+    def sized(self, spec: ResNetSpec) -> Form:
+        """The same, with the size of images where the net takes no other.
+
+        Raises:
+            SpecError: if this has another one.
+        """
+        side = (spec.image_size, spec.image_size)
+        if not spec.one_size:
+            return self
+        if self.size not in (None, side):
+            raise SpecError(f"size: {self.size}; the net takes images of {side} pixels alone")
+        return replace(self, size=side)
+
     def check(self, p: Plan) -> None:
         """Refuse what the net has not.
 
@@ -75,7 +88,7 @@ class Form:
         """
         if self.size is not None:
             layer_rows(p, self.size)
-        if self.head == "softmax" and p.classifier() is None:
+        if self.head == "softmax" and p.classifier is None:
             raise SpecError("head: the net has no logits for a softmax")
 
     def told(self, known: Checkpoint, dtype: str) -> str:

@@ -232,7 +232,7 @@ class WeightVerbs(ABC, Generic[Model]):
                 f"expected a model that create_model made, got {type(model).__name__}; one with "
                 f"such a model inside is saved as its framework does, and convert reads the file"
             )
-        found = model.plan.classifier()
+        found = model.plan.classifier
         if found is None or model.plan.trained is not None:
             return
         try:

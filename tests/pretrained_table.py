@@ -19,6 +19,7 @@ from typing import Any
 
 from shared_spec.catalogue import CATALOGUE
 from shared_spec.catalogue.pretrained import COLUMNS, LABELS, STATISTICS, TABLE
+from shared_spec.formats.dialects.timm_config import FAMILIES
 from tests.peers import PEERS, torchvision_models
 
 Row = dict[str, str]
@@ -59,12 +60,14 @@ def statistics(mean: Iterable[float], std: Iterable[float]) -> str:
 
 
 def timm_rows() -> Iterator[Row]:
-    """timm's modules `resnet` and `resnetv2`: the default of each name first."""
+    """timm's ResNets and their kin: the default of each name first. What is not on the hub is at an
+    address whose file name ends in the start of its digest, as torch's hub has it.
+    """
     torchvision_models()  # before timm, which imports it
     import timm
     from timm.models._registry import _model_pretrained_cfgs as configs
 
-    for name in (n for n, e in CATALOGUE.items() if e.family in ("torchvision", "timm", "timm_v2")):
+    for name in (n for n, e in CATALOGUE.items() if e.family in FAMILIES):
         tags = [c for key, c in configs.items() if key.partition(".")[0] == name and "." in key]
         first = timm.get_pretrained_cfg(name).tag
         for config in sorted(tags, key=lambda c: c.tag != first):
@@ -74,11 +77,13 @@ def timm_rows() -> Iterator[Row]:
             test = config.test_input_size
             if test is None and config.test_crop_pct is not None:
                 test = config.input_size
+            there = Path(config.url or "").stem.rpartition("-")[2]
             yield row(
                 name,
                 config.tag,
-                f"hf-hub:{config.hf_hub_id}",
+                f"hf-hub:{config.hf_hub_id}" if config.hf_hub_id else config.url,
                 library="timm",
+                hash=None if config.hf_hub_id else f"sha256:{there}",
                 license=config.license,
                 image_size=side,
                 crop=float(config.crop_pct),
@@ -94,7 +99,8 @@ def timm_rows() -> Iterator[Row]:
 def torchvision_rows() -> Iterator[Row]:
     """torchvision's enumerations: the default of each first."""
     models = torchvision_models()
-    for name in (n for n, e in CATALOGUE.items() if e.family == "torchvision"):
+    families = ("torchvision", "torchvision_regnet")
+    for name in (n for n, e in CATALOGUE.items() if e.family in families):
         enum = models.get_model_weights(name)
         for entry in sorted(enum, key=lambda e: e is not enum.DEFAULT):
             prepare, top = entry.transforms(), entry.meta["_metrics"]["ImageNet-1K"]

@@ -32,9 +32,11 @@ from shared_spec.weights.state import State, cast_weights, check_weights, numpy_
 
 def default_sizes(spec: ResNetSpec) -> list[tuple[int, int]]:
     """An even, an odd and a non-square input (H, W): `same` padding and floor divisions differ at
-    odd sizes, swapped axes at non-square ones.
+    odd sizes, swapped axes at non-square ones. The one size of a net that takes no other.
     """
-    side = min(64, max(spec.image_size, 8))
+    side = spec.small_size
+    if spec.one_size:
+        return [(side, side)]
     return [(side, side), (side + 1, side + 1), (side + side // 2 + 1, side)]
 
 

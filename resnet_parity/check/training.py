@@ -82,7 +82,7 @@ def check_training(  # noqa: PLR0913 a verb
     require_training(engines)
     require_classes(spec)
     recipe = (optimization or comparison_optimization()).model_copy(update={"precision": dtype})
-    side = min(64, max(spec.image_size, 8))
+    side = spec.small_size
     shape = (batch, *(size or (side, side)), spec.in_channels)
     report = TrainingReport(name, dtype, steps, shape, recipe.to_dict())
     spec, dropped = without_drops(spec)

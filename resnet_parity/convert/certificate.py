@@ -132,6 +132,7 @@ class Inputs:
         """
         # Maps are large where logits are not.
         side = min(spec.image_size, _SIDE // 2 if spec.features_only else _SIDE)
+        side = spec.image_size if spec.one_size else side
         size, channels = size or (side, side), spec.in_channels
         shape = (2, *size, channels)
         noise = generator(_SEED, "certificate").integers(0, 256, shape, np.uint8)

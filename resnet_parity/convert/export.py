@@ -109,6 +109,7 @@ def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = N
     with workspace() as folder:
         source, path, checkpoint = _source(origin, folder, proof is not None)
         assert checkpoint.spec is not None
+        spec = checkpoint.spec
         notes = list(checkpoint.notes)
         if form.preprocessing and checkpoint.preprocessing is None:
             calibrated = wanted.quantization and wanted.quantization.preprocessing
@@ -123,7 +124,8 @@ def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = N
                 f"nothing was run: no runtime is installed; run: pip install "
                 f"'resnet-parity[{ALL_ENGINES[kind.engines[0]].install}]'"
             )
-        net = compile_plan(checkpoint.spec)
+        net, form = compile_plan(spec), form.sized(spec)
+        wanted = replace(wanted, form=form)
         form.check(net)
         quantization, on_progress = wanted.quantization, proof.on_progress if proof else _silent
         made, seconds, quantized, job = None, 0.0, None, EngineJob(folder)

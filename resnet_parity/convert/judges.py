@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from resnet_parity.engines.reference_libraries import peer_missing
+from resnet_parity.engines.reference_libraries import names_there, peer_missing
 from resnet_parity.engines.registry import ENGINES, RUNTIMES, Engine
 from shared_spec.catalogue.resolve import same_function
 from shared_spec.errors import FrameworkError, ResNetError
@@ -88,22 +88,26 @@ def _of_user(checkpoint: Checkpoint, spec: ResNetSpec, against: str) -> Facts:
 
 def _torch_net(checkpoint: Checkpoint, spec: ResNetSpec) -> Facts | str:
     """The net of torchvision, or else of timm, that computes what the spec says."""
-    where = {"names": dict(checkpoint.renamed)}
     absent = None
     for library, find in (("torchvision", _torchvision_net), ("timm", timm_net)):
         if (found := find(spec)) is not None:
             if peer_missing(library) is None:
-                return {"library": library, "name": found[0], "options": found[1]} | where
+                there = names_there(library, spec, checkpoint.renamed.values())
+                names = {told: there[ours] for told, ours in checkpoint.renamed.items()}
+                facts = {"library": library, "name": found[0], "options": found[1]}
+                return facts | {"names": names}
             absent = absent or library
     return f"{absent} is not installed" if absent else "neither torchvision nor timm has this net"
 
 
 def _torchvision_net(spec: ResNetSpec) -> tuple[str, Facts] | None:
     fields = ("num_classes", "output_stride")
-    name = same_function(spec, frozenset({"torchvision"}), fields)
+    name = same_function(spec, frozenset({"torchvision", "torchvision_regnet"}), fields)
     if name is None or not spec.num_classes:
         return None
     options: Facts = {"num_classes": spec.num_classes}
+    if spec.output_stride in (8, 16) and spec.names is not None:
+        return None  # its RegNets do not dilate
     if spec.output_stride in (8, 16):
         options["replace_stride_with_dilation"] = [False, spec.output_stride == 8, True]
     return name, options

@@ -491,12 +491,13 @@ class _CertificateRun:
         )
         if "refused" in answer:
             return f"{RECONSTRUCTED}{answer['refused']}", None
-        found = arrays["float64/0"]
+        outputs = [arrays[f"float64/{i}"] for i in range(len(arrays))]
         if own is not None and own.averaged:
-            found = found.mean((1, 2))
+            outputs = [found.mean((1, 2)) for found in outputs]
         # A pool may keep the axes of rows and columns.
-        flat = found.shape[1:3] == (1, 1) and not spec.features_only
-        return str(answer["judged_by"]), [found.reshape(len(found), -1) if flat else found]
+        if outputs[0].shape[1:3] == (1, 1) and not spec.features_only:
+            outputs = [found.reshape(len(found), -1) for found in outputs]
+        return str(answer["judged_by"]), outputs
 
     def checks(
         self, engines: Sequence[Engine], file: File, held: Certificate, on_progress: OnProgress

@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from resnet_parity.engines.registry import missing_modules
 from shared_spec.catalogue import Entry
+from shared_spec.formats.dialects.renamed import timm_name, torchvision_name
+from shared_spec.spec.resnet_spec import ResNetSpec
 
 PEERS = Path(sys.prefix) / "share" / "peers"
 """Where `python -m tests.fetch_peers` puts libraries that cannot be installed beside the rest."""
@@ -48,22 +51,26 @@ class Reference:
         return missing_modules(self.requires)
 
 
+TIMM = ("torchvision", "timm", "timm_v2", "timm_regnet", "timm_nf", "timm_byob", "senet")
+
+
 REFERENCES: dict[str, Reference] = {
     reference.name: reference
     for reference in (
         Reference(
             "torchvision", ("torchvision", "torchvision_regnet"), ("torch", "torchvision"), "torch"
         ),
-        Reference(
-            "timm",
-            ("torchvision", "timm", "timm_v2", "timm_nf", "timm_byob", "timm_regnet"),
-            ("torch", "timm"),
-            "torch",
-        ),
+        Reference("timm", TIMM, ("torch", "timm"), "torch"),
         # On Keras's TensorFlow engine its own layers compute in float64 throughout.
         Reference("keras.applications", ("keras",), ("keras", "tensorflow"), "keras:tensorflow"),
     )
 }
+
+
+def names_there(library: str, spec: ResNetSpec, names: Iterable[str]) -> dict[str, str]:
+    """What timm or torchvision calls the arrays of a net of ours."""
+    theirs = timm_name if library == "timm" else torchvision_name
+    return {name: theirs(name, spec) for name in names}
 
 
 FLOAT32_STATISTICS = frozenset({"evonorm_s0", "frn"})

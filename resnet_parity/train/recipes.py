@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from shared_spec.training.optimization import Optimization
     from shared_spec.training.recipe import Recipe
 
-DROP_RATES = ("drop_rate", "drop_path_rate", "drop_block_rate")
+DROP_RATES = ("drop_rate", "branch_drop_rate", "drop_path_rate", "drop_block_rate")
 """Fields of a spec."""
 
 

@@ -21,14 +21,13 @@ from typing import Any
 import numpy as np
 
 from resnet_parity.engines.bench_job import BenchJob, distinct_images
-from resnet_parity.engines.reference_libraries import PEER_FOLDERS, PEERS
+from resnet_parity.engines.reference_libraries import PEER_FOLDERS, PEERS, names_there
 from resnet_parity.worker.reference_libraries import (
     KEYS,
     keras_dtype,
     keras_net,
     load_keras,
     load_torch,
-    names_there,
     torch_net,
     torchvision_models,
 )

@@ -41,8 +41,9 @@ Verdict = tuple[str, Any]
 def judge(
     session: Session, by: str, library: str, source: str, images: str, facts: dict[str, Any]
 ) -> Written:
-    """What a library makes of images with a file that it loads itself, `float64/0`; the answer
-    names the judge, `judged_by`, or says why there is none, `refused`.
+    """What a library makes of images with a file that it loads itself, `float64/0` and, of a model
+    with several outputs, so on; the answer names the judge, `judged_by`, or says why there is none,
+    `refused`.
 
     Args:
         session: of the engine that has the library's framework.
@@ -63,7 +64,9 @@ def judge(
     except Exception as error:
         why = one_line(error).replace(source, path.name)
         return {"refused": f"{library} refuses the file ({why})"}, {}
-    return {"judged_by": judged_by}, {"float64/0": np.asarray(result, np.float64)}
+    outputs = result if isinstance(result, list) else [result]
+    found = {f"float64/{i}": np.asarray(x, np.float64) for i, x in enumerate(outputs)}
+    return {"judged_by": judged_by}, found
 
 
 # Libraries on PyTorch.
@@ -453,9 +456,8 @@ def onnx_graph(path: Path, batch: np.ndarray, first: bool, logits: bool) -> Verd
             end = made[end].input[0]
         model.graph.output[0].name = made[end].input[0]
     given = np.moveaxis(batch, -1, 1) if first else batch
-    found = runtimes.run_model(model, "float64", given, "onnx:reference")[0]
-    if first and found.ndim == 4:
-        found = np.moveaxis(found, 1, -1)
+    outputs = runtimes.run_model(model, "float64", given, "onnx:reference")
+    found = [np.moveaxis(x, 1, -1) if first and x.ndim == 4 else x for x in outputs]
     return f"onnx {onnx.__version__} (onnx.reference), the file's own graph", found
 
 

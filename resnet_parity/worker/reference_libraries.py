@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from resnet_parity.engines.reference_libraries import Reference, recast
+from resnet_parity.engines.reference_libraries import Reference, names_there, recast
 from shared_spec.catalogue import Entry
 from shared_spec.errors import ResNetError
 from shared_spec.formats.dialects import keras_applications, keras_hub
-from shared_spec.formats.dialects.renamed import timm_name, torchvision_name
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.state import State
@@ -102,12 +101,6 @@ def torch_net(library: str, name: str) -> Any:
     if library == "timm":
         return timm_model(name)
     return getattr(torchvision_models(), name)(weights=None)
-
-
-def names_there(library: str, spec: ResNetSpec, names: Iterable[str]) -> dict[str, str]:
-    """What timm or torchvision calls the arrays of a net of ours."""
-    theirs = timm_name if library == "timm" else torchvision_name
-    return {name: theirs(name, spec) for name in names}
 
 
 def load_torch(net: Any, state: State, dtype: str) -> Any:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
-from shared_spec.catalogue import (
+from shared_spec.catalogue.entry import Entry
+from shared_spec.catalogue.families import (
     cifar,
     d2l,
     flax_example,
     keras_applications,
     keras_hub,
     regnet,
+    small_families,
     timm_blocks,
     timm_byobnet,
     timm_nfnet,
@@ -18,7 +20,6 @@ from shared_spec.catalogue import (
     timm_resnetv2,
     torchvision,
 )
-from shared_spec.catalogue.entry import Entry
 from shared_spec.errors import SpecError, UnknownModelError, did_you_mean
 
 _FAMILIES = (
@@ -29,6 +30,7 @@ _FAMILIES = (
     timm_nfnet,
     timm_byobnet,
     regnet,
+    small_families,
     keras_applications,
     keras_hub,
     flax_example,

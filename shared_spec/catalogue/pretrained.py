@@ -1,8 +1,9 @@
 """Published weights by name: where they lie, and what their publishers say of them.
 
 `pretrained.csv` has a line for each set of weights, with what the libraries' own registries tell:
-timm's modules `resnet` and `resnetv2`, torchvision's enumerations, keras.applications, KerasHub's
-presets, and repositories of transformers, which has no registry. `make pretrained` writes it anew.
+timm's modules `resnet`, `resnetv2` and `regnet`, torchvision's enumerations, keras.applications,
+KerasHub's presets, and repositories of transformers, which has no registry. `make pretrained`
+writes it anew.
 """
 
 from __future__ import annotations

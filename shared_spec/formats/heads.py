@@ -72,7 +72,7 @@ def classifier_of(net: Arrays, inside: Arrays, outside: Arrays, place: str) -> H
         told = f"left out: the head {some(modules)}, {why}"
         return Head(left=frozenset(modules), notes=(told,))
     own = _own_name(net, module if arrays is inside else "")
-    if own == "head.fc" and len(weight.shape) == 2:
+    if any(name.startswith("stages.") for name in net) and len(weight.shape) == 2:
         weight = weight.reshaped((*weight.shape, 1, 1))
     found = {f"{own}.weight": weight, f"{own}.bias": bias}
     names = {f"{module}.{leaf}": f"{own}.{leaf}" for leaf in ("weight", "bias")}
@@ -139,7 +139,11 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 def _own_name(net: Arrays, module: str) -> str:
     """What the classifier is called in a whole net under such names."""
-    if any(name.startswith("stages.") for name in net):
+    if any(name.startswith(("stages.", "s1.")) for name in net):
         return "head.fc"
+    if "res1.0.0.weight" in net:
+        return module or "classifier.3"
+    if any(name.startswith("layer0.") for name in net):
+        return "last_linear"
     detectron = any(name.startswith("res") for name in net)
     return "linear" if detectron or module == "linear" else "fc"

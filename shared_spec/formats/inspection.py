@@ -229,20 +229,15 @@ def _mappable(source: Source, spec: ResNetSpec | None) -> bool:
 
 
 def nearest_model(spec: ResNetSpec) -> tuple[str, dict[str, object]]:
-    """The first name of the catalogue that computes what a spec does, apart from channels and
-    classes; or the nearest one, and the fields that differ from it.
+    """The name of the catalogue that computes what a spec does, apart from channels and classes,
+    with the fewest other fields that differ; or the nearest one, and the fields that differ.
     """
     ends = {"in_channels": spec.in_channels, "num_classes": spec.num_classes}
     own = function_of(compile_plan(spec))
     found: list[tuple[str, dict[str, object]]] = []
+    equal: list[tuple[int, str]] = []
     for name, entry in CATALOGUE.items():
         known = entry.spec
-        if known.depths == spec.depths and known.block == spec.block:
-            try:
-                if function_of(compile_plan(known.override(**ends))) == own:
-                    return name, {}
-            except ResNetError:
-                pass
         theirs = known.model_dump(mode="json")
         differs = {
             k: v
@@ -250,6 +245,14 @@ def nearest_model(spec: ResNetSpec) -> tuple[str, dict[str, object]]:
             if k not in _ENDS and theirs[k] != v
         }
         found.append((name, differs))
+        if known.depths == spec.depths and known.block == spec.block:
+            try:
+                if function_of(compile_plan(known.override(**ends))) == own:
+                    equal.append((len(differs), name))
+            except ResNetError:
+                pass
+    if equal:
+        return min(equal, key=lambda entry: entry[0])[1], {}
     return min(found, key=lambda entry: len(entry[1]))
 
 

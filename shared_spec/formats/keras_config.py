@@ -11,8 +11,12 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from shared_spec.errors import SpecError
-from shared_spec.plan import GlobalPool
-from shared_spec.plan.layers import AttentionPool, Dropout, Layer
+from shared_spec.plan import (
+    AttentionPool,
+    FlattenMaps,
+    GlobalPool,
+)
+from shared_spec.plan.layers import Dropout, Layer
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint
 
@@ -104,9 +108,8 @@ def _call(data: Any) -> Any:
 
 def headless(head: tuple[Layer, ...]) -> tuple[Layer, ...]:
     """The layers of a head that work on maps, which is what Keras calls a net without its top."""
-    pool = next(
-        (i for i, x in enumerate(head) if isinstance(x, GlobalPool | AttentionPool)), len(head)
-    )
+    kinds = GlobalPool | AttentionPool | FlattenMaps
+    pool = next((i for i, layer in enumerate(head) if isinstance(layer, kinds)), len(head))
     return (*head[:pool], *(x for x in head[pool:] if isinstance(x, Dropout)))
 
 

@@ -22,7 +22,7 @@ from shared_spec.formats.dialects.canonical import (
     KERAS_VARIABLES,
     NUMBERED,
 )
-from shared_spec.formats.dialects.cifar_ports import PORTS, RESIDUAL, WIDE
+from shared_spec.formats.dialects.cifar_ports import NINE, PORTS, RESIDUAL, WIDE
 from shared_spec.formats.dialects.detectron2 import DETECTRON2
 from shared_spec.formats.dialects.dialect import (
     Dialect,
@@ -42,7 +42,7 @@ from shared_spec.formats.dialects.keras_applications import (
 )
 from shared_spec.formats.dialects.keras_hub import KERAS_HUB
 from shared_spec.formats.dialects.linen import LINEN
-from shared_spec.formats.dialects.renamed import OPENAI_CLIP, TIMM_NAMES
+from shared_spec.formats.dialects.renamed import OPENAI_CLIP, TIMM_NAMES, TORCHVISION_NAMES
 from shared_spec.formats.dialects.timm_config import is_timm_config
 from shared_spec.formats.dialects.timm_torchvision import TIMM, TORCHVISION
 from shared_spec.formats.graphs.keras_file import has_graph, read_graph
@@ -96,7 +96,9 @@ DIALECTS: tuple[Dialect, ...] = (
     *PORTS,
     WIDE,
     RESIDUAL,
+    NINE,
     *NUMBERED,
+    TORCHVISION_NAMES,
     DETECTRON2,
     TIMM_NAMES,
     OPENAI_CLIP,
@@ -318,7 +320,11 @@ def _unknown_names(source: Source) -> WeightsError:
     )
 
 
-_FAMILIES = {"torchvision": "torchvision", "timm": "timm", "timm_v2": "timm"}
+_FAMILIES = {
+    "torchvision": "torchvision",
+    "torchvision_regnet": "torchvision",
+    **dict.fromkeys(("timm", "timm_v2", "timm_regnet", "timm_nf", "senet"), "timm"),
+}
 """Of the catalogue, whose names are a library's, to that."""
 
 

@@ -27,14 +27,19 @@ _FIRST_BLOCK = re.compile(
     r"(?P<prefix>(?:.*[./])?)(?:"
     r"(?:layer1|rl1|res2)\.0\.conv1|"
     r"stages\.0\.blocks\.0\.conv1|"
+    r"s1\.b1\.conv1(?:\.conv)?|"
+    r"trunk_output\.block1\.block1-0\.f\.a\.0|"
     r"block1\.layer\.0\.conv1|"
     r"conv2_x\.0\.residual_function\.0|"
+    r"res1\.0\.0|"
     r"(?P<number>[34])\.0\.conv1"
     r")\.weight"
 )
 """Of a net under the names of each dialect; a number is that of a child in a `Sequential`."""
 _BODY = re.compile(
-    r"(?:conv[123]|bn[123]|attnpool|maxpool|layer\d+|rl\d+|res\d+|stem|stages|norm|block\d+|conv\d+_x)(?=\.|$)"
+    r"(?:conv[1-3](?=\.weight$)|conv1|conv[2-4](?=\.[01]\.)|bn[123]|attnpool|prelu|maxpool|pool0|"
+    r"layer\d+|rl\d+|res\d+|stem|stages|"
+    r"norm|block\d+|conv\d+_x|features|s\d+|final_conv|trunk_output)(?=\.|$)"
 )
 """The modules of a net before its classifier."""
 _COMPANIONS = re.compile(

@@ -32,6 +32,7 @@ from shared_spec.formats.dialects.keras_applications import (
 )
 from shared_spec.formats.dialects.keras_hub import KERAS_HUB, KERAS_HUB_FILES, save_preset
 from shared_spec.formats.dialects.linen import LINEN
+from shared_spec.formats.dialects.renamed import TORCHVISION_NAMES
 from shared_spec.formats.hub_folder import HUB_FILES, WEIGHTS, save_hub_folder
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
@@ -72,8 +73,8 @@ def _arrays(dialect: Dialect, checkpoint: Checkpoint) -> dict[str, LazyArray]:
     return foreign_arrays(dialect, checkpoint.state, checkpoint.spec)
 
 
-def _save_pytorch(path: Path, checkpoint: Checkpoint) -> None:
-    save_pytorch(path, LazyArrays(with_counters(_arrays(CANONICAL, checkpoint))))
+def _save_pytorch(dialect: Dialect, path: Path, checkpoint: Checkpoint) -> None:
+    save_pytorch(path, LazyArrays(with_counters(_arrays(dialect, checkpoint))))
 
 
 def _save_msgpack(dialect: Dialect, path: Path, checkpoint: Checkpoint) -> None:
@@ -109,13 +110,22 @@ def _save_keras_hub(path: Path, checkpoint: Checkpoint) -> None:
 
 _SPEC, _PREPARED = frozenset({"spec"}), frozenset({"spec", "preprocessing"})
 _HF = HUGGINGFACE[0]
+_save_canonical_pytorch = partial(_save_pytorch, CANONICAL)
+_torchvision = partial(
+    Format,
+    "torchvision",
+    description="state dict of torchvision",
+    save=partial(_save_pytorch, TORCHVISION_NAMES),
+    engines=("torch",),
+    dialect=TORCHVISION_NAMES,
+)
 _applications = partial(
     Format, "keras-applications", engines=_KERAS, dialect=APPLICATIONS, keeps=_PREPARED
 )
 FORMATS: tuple[Format, ...] = (
     Format("canonical", ".safetensors", "canonical safetensors", save_canonical, keeps=_ALL),
-    Format("canonical", ".pth", "PyTorch state dict", _save_pytorch, ("torch",)),
-    Format("canonical", ".pt", "PyTorch state dict", _save_pytorch, ("torch",)),
+    Format("canonical", ".pth", "PyTorch state dict", _save_canonical_pytorch, ("torch",)),
+    Format("canonical", ".pt", "PyTorch state dict", _save_canonical_pytorch, ("torch",)),
     Format("keras", ".keras", "Keras model", None, _KERAS, keeps=_ALL),
     Format("keras", ".weights.h5", "Keras weights", None, _KERAS),
     Format("flax", ".msgpack", "Flax msgpack", partial(_save_msgpack, FLAX_MODEL), ("flax",)),
@@ -129,6 +139,8 @@ FORMATS: tuple[Format, ...] = (
     Format(
         "linen", ".msgpack", "Linen msgpack", partial(_save_msgpack, LINEN), ("flax",), LINEN, _SPEC
     ),
+    _torchvision(suffix=".pth"),
+    _torchvision(suffix=".pt"),
     Format("linen", "", "Linen orbax directory", None, ("flax",), LINEN, _SPEC),
 )
 """What can be written; a suffix asks for the first that has it, unless one is named."""

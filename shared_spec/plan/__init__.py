@@ -15,6 +15,7 @@ from shared_spec.plan.layers import DropPath as DropPath
 from shared_spec.plan.layers import EvoNorm as EvoNorm
 from shared_spec.plan.layers import FilterResponseNorm as FilterResponseNorm
 from shared_spec.plan.layers import Flatten as Flatten
+from shared_spec.plan.layers import FlattenMaps as FlattenMaps
 from shared_spec.plan.layers import GlobalContext as GlobalContext
 from shared_spec.plan.layers import GlobalPool as GlobalPool
 from shared_spec.plan.layers import GroupNorm as GroupNorm
@@ -26,6 +27,7 @@ from shared_spec.plan.layers import LayerScale as LayerScale
 from shared_spec.plan.layers import MaxPool as MaxPool
 from shared_spec.plan.layers import Padding as Padding
 from shared_spec.plan.layers import Parameter as Parameter
+from shared_spec.plan.layers import PReLU as PReLU
 from shared_spec.plan.layers import Role as Role
 from shared_spec.plan.layers import Scale as Scale
 from shared_spec.plan.layers import SelectiveKernel as SelectiveKernel

@@ -6,7 +6,7 @@ What layers are called is in `shared_spec.plan.names`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
@@ -59,7 +59,7 @@ def compile_plan(spec: ResNetSpec) -> Plan:
     Raises:
         SpecError: if some layer's channels do not divide as the spec asks.
     """
-    build = _pre_activation_block if spec.pre_activation else _block
+    build = _pre_activation_block if spec.pre_activation else _block_or_start
     names, sites = names_of(spec), [*_sites(spec)]
     stages: list[Stage] = []
     for index, members in groupby(sites, key=lambda site: site.stage):
@@ -69,7 +69,8 @@ def compile_plan(spec: ResNetSpec) -> Plan:
     stem, before_last_stride = _stem(spec)
     pool = _stem_pool(spec, names.stem_pool)
     if not spec.features_only:
-        head = _head(spec, sites)
+        stride = spec.stem_stride_total * math.prod(s.stride for s in sites)
+        head = _head(spec, sites[-1].out_channels, stride)
         return Plan(spec.in_channels, stem + pool, tuple(stages), head)
     final = _final(spec, sites[-1].out_channels)[0] if names.final_feature else ()
     end = final[-1].name if final else stages[-1].name
@@ -139,27 +140,39 @@ def _kernels(spec: ResNetSpec, stage: int) -> tuple[int, ...]:
     return (3, 3) if spec.blocks[stage] == "basic" else (3, 1)
 
 
-def _head(spec: ResNetSpec, sites: Sequence[_Site]) -> Layers:
-    """Pool, dropout and classifier, such as they are."""
+def _head(spec: ResNetSpec, channels: int, stride: int) -> Layers:
+    """Pool, dropout and classifier, such as they are, behind maps of so many channels that have a
+    pixel for so many of the image's.
+    """
     names = names_of(spec)
-    final, channels = _final(spec, sites[-1].out_channels)
+    final, channels = _final(spec, channels)
+    side = -(-spec.image_size // stride)
     pooled = channels * (2 if spec.head_pool == "catavgmax" else 1)
-    drop: Layers = (plan.Dropout(f"{names.head}drop", spec.drop_rate),) if spec.drop_rate else ()
     keep_axes = names.conv_classifier
-    fc = f"{names.head}fc"
-    if spec.head_pool == "attention":
-        reduction = spec.stem_stride_total * math.prod(site.stride for site in sites)
-        side = max(spec.image_size // reduction, 1)
-        pool: Layer = _attention_pool(f"{names.head}pool", channels, side)
+    drop: Layers = (plan.Dropout(f"{names.head}drop", spec.drop_rate),) if spec.drop_rate else ()
+    if spec.head_pool == "flatten":
+        pooled = channels * side * side
+        pool: Layer = plan.FlattenMaps(f"{names.head}flatten", side, side, channels)
+    elif spec.head_pool == "attention":
+        table = max(spec.image_size // stride, 1)
+        pool = _attention_pool(f"{names.head}pool", channels, table)
     else:
-        hidden = spec.head_hidden is not None
-        pool = plan.GlobalPool(f"{names.head}global_pool", keep_axes or hidden, spec.head_pool)
-    before, pooled = _hidden(spec, pooled)
-    final, ends = (*final, pool, *before), (pooled, spec.num_classes)
+        keeps = keep_axes or spec.head_hidden is not None
+        pool = plan.GlobalPool(f"{names.head}global_pool", keeps, spec.head_pool)
+    hidden, pooled = _hidden(spec, pooled)
+    fc, ends = f"{names.head}{names.classifier}", (pooled, spec.num_classes)
     layer = plan.Conv(fc, *ends, 1, bias=True) if keep_axes else plan.Dense(fc, *ends)
     classifier = (layer,) if spec.num_classes else ()
     flatten = (plan.Flatten(f"{names.head}flatten"),) if keep_axes else ()
-    return (*final, *drop, *classifier, *flatten)
+    return (*final, pool, *hidden, *drop, *classifier, *flatten, *_output_norm(spec))
+
+
+def _output_norm(spec: ResNetSpec) -> Layers:
+    if not (spec.output_norm and spec.num_classes):
+        return ()
+    norm = _norm(spec, names_of(spec).output_norm, spec.num_classes)
+    assert isinstance(norm, plan.BatchNorm)
+    return (replace(norm, of_features=True),)
 
 
 def _attention_pool(name: str, channels: int, side: int) -> Layer:
@@ -177,7 +190,7 @@ def _hidden(spec: ResNetSpec, channels: int) -> tuple[Layers, int]:
         _norm(spec, f"{head}norm", channels),
         plan.Flatten(f"{head}flatten"),
         plan.Dense(f"{fc}.fc", channels, spec.head_hidden),
-        _act(spec, f"{fc}.act"),
+        _act(spec, f"{fc}.act", spec.head_hidden),
     )
     return layers, spec.head_hidden
 
@@ -190,11 +203,10 @@ def _final(spec: ResNetSpec, channels: int) -> tuple[Layers, int]:
         width = spec.head_width
         layer = _conv(spec, conv, (channels, width), 1)
         return (layer, *_norm_act(spec, norm, act, width)), width
-    if spec.pre_activation and spec.final_norm:
-        return _norm_act(spec, norm, act, channels), channels
-    if spec.pre_activation or not spec.output_activation:
-        return (_act(spec, names.final_act),), channels
-    return (), channels
+    norms = _norms(spec, norm, channels) if spec.has_final_norm else ()
+    if not spec.has_final_activation or (norms and _norm_activates(spec)):
+        return norms, channels
+    return (*norms, _act(spec, act if norms else names.final_act, channels)), channels
 
 
 def _stem(spec: ResNetSpec) -> tuple[Layers, str]:
@@ -240,6 +252,8 @@ def _stem_pool(spec: ResNetSpec, name: str) -> Layers:
         return (*layers, *_norm_act(spec, f"{name}.{next_}", f"{name}.{next_ + 1}", width))
     if spec.anti_alias == "avg":
         return (_anti_alias(spec, name, width, 2),)
+    if spec.stem_pool == "max_ceil":
+        return (plan.MaxPool(name, 3, 2, ceil=True),)
     padding = _padding(spec.padding, 3)
     if spec.anti_alias == "blur":
         pool = plan.MaxPool(f"{name}.0", 3, 1, padding)
@@ -247,15 +261,36 @@ def _stem_pool(spec: ResNetSpec, name: str) -> Layers:
     return (plan.MaxPool(name, 3, 2, padding),)
 
 
+def _block_or_start(spec: ResNetSpec, name: str, site: _Site) -> Block:
+    if spec.stage_start == "conv_pool" and site.number == 0:
+        return _conv_pool(spec, name, site)
+    return _block(spec, name, site)
+
+
+def _conv_pool(spec: ResNetSpec, name: str, site: _Site) -> Block:
+    """A plain block of one convolution, whose pool has the stride."""
+    conv, norm, act = (f"{name}.{part}" for part in names_of(spec).branch("1", 3))
+    branch = (
+        _conv(spec, conv, (site.in_channels, site.out_channels), 3),
+        *_norm_act(spec, norm, act, site.out_channels),
+        *((plan.MaxPool(f"{name}.pool", site.stride, site.stride),) if site.stride > 1 else ()),
+    )
+    return Block(name, (), branch, (), None, ())
+
+
 def _block(spec: ResNetSpec, name: str, site: _Site) -> Block:
-    last = f"{name}.{names_of(spec).last_act.format(n=len(site.widths))}"
+    names = names_of(spec)
+    last_act = names.last_act.format(n=len(site.widths) + spec.branch_activation)
+    first = f"{name}.{names.norm.format(n=names.first_norm - 1, k='kxk')}"
     return Block(
         name=name,
-        pre=(),
+        pre=(_norm(spec, first, site.in_channels),) if spec.pre_norm else (),
         branch=(*_branch(spec, name, site), *_end_of_branch(spec, name, site)),
         shortcut=_shortcut(spec, name, site),
         shortcut_from="input" if _has_sum(spec, site) else None,
-        output=(_act(spec, last),) if spec.output_activation else (),
+        output=(_act(spec, f"{name}.{last_act}", site.out_channels),)
+        if spec.output_activation
+        else (),
     )
 
 
@@ -295,22 +330,25 @@ def _branch(spec: ResNetSpec, name: str, site: _Site) -> Layers:
     numbers = ("1", "2", "2b", "3") if len(kernels) == 4 else ("1", "2", "3")[: len(kernels)]
     first_3x3 = kernels.index(3) + 1
     layers: list[Layer] = []
-    channels, on_1x1 = site.in_channels, 1
-    if spec.stride_on == "1x1":
-        on_1x1, site = site.stride, site._replace(stride=1)
+    channels, strided = site.in_channels, {}
+    if spec.stride_on != "3x3":
+        strided = {1 if spec.stride_on == "1x1" else len(kernels): site.stride}
+        site = site._replace(stride=1)
     for number, (kernel_size, width) in enumerate(zip(kernels, site.widths, strict=True), start=1):
         shape, last = (channels, width), number == len(kernels)
         label = numbers[number - 1]
         conv, norm, act = (f"{name}.{part}" for part in names.branch(label, kernel_size))
         normed = not (last and spec.pre_activation)
         channels = width
+        if last and spec.branch_drop_rate:
+            layers.append(plan.Dropout(f"{name}.drop", spec.branch_drop_rate))
         if number == first_3x3 and spec.convolution != "plain":
             layers += _composite(spec, f"{name}.conv{number}", shape, site)
             continue
         if number == first_3x3:
             layers.append(_first_3x3(spec, conv, shape, site))
         else:
-            stride = on_1x1 if number == 1 else 1
+            stride = strided.get(number, 1)
             more: dict[str, int] = {}
             if kernel_size == 3:
                 more = {"dilation": site.dilation, "groups": spec.grouped(site.stage, width)}
@@ -326,8 +364,8 @@ def _branch(spec: ResNetSpec, name: str, site: _Site) -> Layers:
         if number == first_3x3:
             drop = names.drop_block.format(n=label, k="kxk")
             layers += _drop_block(spec, f"{name}.{drop}", site)
-        if not last and not _norm_activates(spec):
-            layers.append(_act(spec, act))
+        if (not last or spec.branch_activation) and not _norm_activates(spec):
+            layers.append(_act(spec, act, width))
         if number == first_3x3:
             layers += _strided(spec, name, width, site)
         if not spec.pre_activation:
@@ -383,7 +421,7 @@ def _selective_kernel(
             ),
             _norm(spec, "bn", channels),
             *_drop_block(spec, "drop", site),
-            _act(spec, "act"),
+            _act(spec, "act", channels),
         )
         for times in (1, 2)
     )
@@ -406,7 +444,7 @@ def _hierarchical_split(spec: ResNetSpec, name: str, site: _Site) -> plan.Hierar
     path = (
         _conv(spec, "conv", shape, 3, site.stride, groups=groups, dilation=dilation),
         _norm(spec, "bn", width),
-        _act(spec, "act"),
+        _act(spec, "act", width),
     )
     count = max(1, spec.scale - 1)
     pool = plan.AvgPool("pool", 3, site.stride, 1, count_padding=True)
@@ -680,9 +718,11 @@ def _norm_activates(spec: ResNetSpec) -> bool:
 
 def _norm_act(spec: ResNetSpec, norm: str, act: str, channels: int) -> Layers:
     """A norm and the activation after it, unless the norm holds one."""
-    after = () if _norm_activates(spec) else (_act(spec, act),)
+    after = () if _norm_activates(spec) else (_act(spec, act, channels),)
     return (*_norms(spec, norm, channels), *after)
 
 
-def _act(spec: ResNetSpec, name: str) -> Layer:
+def _act(spec: ResNetSpec, name: str, channels: int) -> Layer:
+    if spec.activation == "prelu":
+        return plan.PReLU(name, channels)
     return plan.Activation(name, spec.activation)

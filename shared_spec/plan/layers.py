@@ -29,6 +29,7 @@ Role = Literal[
     "branch_scale",
     "conv_gain",
     "skip_gain",
+    "prelu_slope",
 ]
 
 
@@ -102,6 +103,8 @@ class BatchNorm(Layer):
     momentum: float
     variance: Literal["unbiased", "biased"]
     scale_init: float = 1.0
+    of_features: bool = False
+    """Over N alone: what enters is [N, C]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,12 +185,32 @@ class Activation(Layer):
 
 
 @dataclass(frozen=True, slots=True)
+class PReLU(Layer):
+    """x where it is positive, else x times a learnt number for each channel (He et al. 2015,
+    arXiv:1502.01852).
+    """
+
+    channels: int
+
+
+@dataclass(frozen=True, slots=True)
 class MaxPool(Layer):
-    """2-D maximum; padded with minus infinity, so padding never wins."""
+    """2-D maximum; padded with minus infinity, so padding never wins.
+
+    With `ceil`, the last windows may reach beyond the last row and column (PyTorch's `ceil_mode`).
+    """
 
     kernel_size: int
     stride: int
     padding: Padding = 0
+    ceil: bool = False
+
+    def around(self) -> tuple[int, int]:
+        """Rows before and after the image that give the same windows, where `padding` is a number:
+        of those after it, the last windows reach as many as they need.
+        """
+        assert self.padding != "same"
+        return self.padding, self.padding + (self.stride - 1 if self.ceil else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -452,6 +475,17 @@ class DropBlock(Layer):
 @dataclass(frozen=True, slots=True)
 class Flatten(Layer):
     """[N, 1, 1, C] to [N, C]."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlattenMaps(Layer):
+    """[N, height, width, C] to [N, C height width]: by channel, then by row, then by column, as
+    PyTorch keeps maps. So the kernel of the dense layer behind it is one array in all frameworks.
+    """
+
+    height: int
+    width: int
+    channels: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ this module alone what they are called there.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from shared_spec.spec.resnet_spec import ResNetSpec
@@ -58,6 +59,8 @@ class Names:
     """Whether the classifier is kept as a 1x1 convolution, before the flattening."""
     head: str = ""
     """Before the names of pool, dropout, classifier and flattening."""
+    classifier: str = "fc"
+    output_norm: str = "features"
     first_norm: int = 1
     """The number of the norm after a branch's first convolution."""
     averages_apart: bool = False
@@ -105,6 +108,22 @@ RESNETV2 = Names(
     head="head.",
     first_norm=2,
 )
+SENET = Names(
+    stem=("layer0.conv1", "layer0.bn1", "layer0.relu1"),
+    **_numbered_stem("layer0.conv{n}", "layer0.bn{n}", "layer0.relu{n}"),
+    linear_stem_conv="layer0.conv{n}",
+    stem_pool="pool0",
+    attention="se_module",
+    last_attention="se_module",
+    classifier="last_linear",
+)
+IRESNET = Names(
+    stem=("conv1", "bn1", "prelu"),
+    act="prelu",
+    last_act="prelu",
+    final=("", "bn2", ""),
+    first_norm=2,
+)
 SKNET = replace(RESNET, conv="conv{n}.conv", norm="conv{n}.bn", act="conv{n}.act", last_act="act")
 
 REGNET = replace(
@@ -147,8 +166,15 @@ BYOBNET = replace(
     attention="attn",
     last_attention="attn_last",
     shortcut="shortcut",
-    shortcut_pool="shortcut.pool",
+    shortcut_conv="shortcut.conv",
+    shortcut_norm="shortcut.bn",
     final_feature=True,
+)
+BYOBNET_AVERAGED = replace(
+    BYOBNET,
+    shortcut_pool="shortcut.pool",
+    shortcut_conv="shortcut.conv.conv",
+    shortcut_norm="shortcut.conv.bn",
 )
 NFNET = replace(
     RESNETV2,
@@ -157,7 +183,7 @@ NFNET = replace(
     stage="stages.{i}",
     attention="attn",
     last_attention="attn_last",
-    final=("", "", "final_act"),
+    final_act="final_act",
     conv_classifier=False,
 )
 
@@ -165,10 +191,11 @@ NFNET = replace(
 def names_of(spec: ResNetSpec) -> Names:
     """What the layers of a net are called."""
     if spec.names == "regnet":
-        return _regnet_names(spec)
+        return _regnet_names(spec.pre_activation, spec.shortcut_pool == "avg")
     if spec.names == "byobnet":
-        at = "shortcut.conv" if spec.shortcut_pool == "avg" else "shortcut"
-        return replace(BYOBNET, shortcut_conv=f"{at}.conv", shortcut_norm=f"{at}.bn")
+        return BYOBNET_AVERAGED if spec.shortcut_pool == "avg" else BYOBNET
+    if spec.names is not None:
+        return {"senet": SENET, "iresnet": IRESNET}[spec.names]
     if spec.norm == "none":
         return NFNET
     if spec.pre_activation:
@@ -176,10 +203,10 @@ def names_of(spec: ResNetSpec) -> Names:
     return SKNET if spec.convolution == "selective" else RESNET
 
 
-def _regnet_names(spec: ResNetSpec) -> Names:
+@cache
+def _regnet_names(pre_activation: bool, averages: bool) -> Names:
     """timm's, whose projection has another place behind an average."""
-    averages = spec.shortcut_pool == "avg"
-    if spec.pre_activation:
+    if pre_activation:
         conv = "downsample.1" if averages else "downsample"
         return replace(REGNET_PRE_ACTIVATION, shortcut_conv=conv)
     at = "downsample.1" if averages else "downsample"

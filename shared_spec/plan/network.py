@@ -19,7 +19,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from shared_spec.plan.layers import Conv, Dense, Flatten, Layer, Layers, Parameter
+from shared_spec.plan.layers import (
+    AttentionPool,
+    BatchNorm,
+    Conv,
+    Dense,
+    Flatten,
+    FlattenMaps,
+    GlobalPool,
+    Layer,
+    Layers,
+    Parameter,
+)
 from shared_spec.plan.parameters import leaves, parameters_of
 
 CHAINS = ("pre", "branch", "shortcut", "output")
@@ -69,6 +80,22 @@ class Plan:
     outputs: tuple[str, ...] = ()
     trained: Plan | None = None
 
+    @property
+    def before_pool(self) -> Layers:
+        """The layers of the head that work on maps; none if there is no pool."""
+        kinds = GlobalPool | AttentionPool | FlattenMaps
+        pools = (i for i, layer in enumerate(self.head) if isinstance(layer, kinds))
+        return self.head[: next(pools, len(self.head) if self.outputs else 0)]
+
+    @property
+    def classifier(self) -> Conv | Dense | None:
+        """The layer that gives logits; None of a net that gives features."""
+        if not any(isinstance(layer, GlobalPool | AttentionPool) for layer in self.head):
+            return None
+        behind = self.head[len(self.before_pool) :]
+        ends = [layer for layer in behind if not isinstance(layer, Flatten | BatchNorm)]
+        return ends[-1] if isinstance(ends[-1], Conv | Dense) else None
+
     def results(self) -> dict[str, str]:
         """What the model returns, with the layer or block that gives it: `logits`, which may be
         pooled features, or `features0`, `features1`, ...
@@ -77,12 +104,6 @@ class Plan:
             return {"logits": self.head[-1].name}
         ends = {stage.name: stage.blocks[-1].name for stage in self.stages}
         return {f"features{i}": ends.get(name, name) for i, name in enumerate(self.outputs)}
-
-    def classifier(self) -> Dense | Conv | None:
-        """The layer that gives logits; None in a net that gives features."""
-        ends = [layer for layer in self.head if not isinstance(layer, Flatten)]
-        last = ends[-1] if ends else None
-        return last if isinstance(last, Dense | Conv) else None
 
     def steps(self) -> tuple[str, ...]:
         """Layers of the stem, stages, and layers of the head, in the order of computation."""

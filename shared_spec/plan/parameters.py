@@ -40,6 +40,8 @@ def parameters_of(layer: layers.Layer) -> tuple[Parameter, ...]:
             return (Parameter(name, "pos_embed", "positions", (1 + side * side, c)),)
         case layers.SkipGain():
             return (Parameter(name, "gain", "skip_gain", (), init=0.0),)
+        case layers.PReLU(channels=c):
+            return (Parameter(name, "weight", "prelu_slope", (c,)),)
         case layers.LayerScale(channels=c, init=init):
             return (Parameter(name, "gamma", "branch_scale", (c,), init=init),)
     return tuple(q for inner in inside(layer) for q in parameters_of(inner))

@@ -154,8 +154,9 @@ def output_shape(layer: Layer, shape: Shape) -> Shape:
     match layer:
         case plan.Conv(extent=k, stride=s, padding=p):
             return _window(h, k, s, p), _window(w, k, s, p), layer.out_channels
-        case plan.MaxPool(kernel_size=k, stride=s, padding=p):
-            return _window(h, k, s, p), _window(w, k, s, p), c
+        case plan.MaxPool(kernel_size=k, stride=s, padding=p, ceil=ceil):
+            more = s - 1 if ceil else 0
+            return _window(h + more, k, s, p), _window(w + more, k, s, p), c
         case plan.AvgPool(kernel_size=k, stride=s, padding=p):
             return _window(h, k, s, p), _window(w, k, s, p), c
         case plan.BlurPool(stride=s):
@@ -175,6 +176,13 @@ def output_shape(layer: Layer, shape: Shape) -> Shape:
             return (*chain_shape(branch, shape)[:2], layer.channels)
         case plan.AttentionPool():
             return (layer.channels,)
+        case plan.FlattenMaps(height=height, width=width):
+            if (h, w) != (height, width):
+                raise SpecError(
+                    f"maps of {height} × {width} pixels are flattened, and these would have "
+                    f"{h} × {w}; head_pool 'flatten' takes images of its image_size alone"
+                )
+            return (h * w * c,)
         case plan.GlobalPool():
             channels = c * (2 if layer.kind == "catavgmax" else 1)
             return (1, 1, channels) if layer.keep_axes else (channels,)

@@ -35,6 +35,7 @@ ActivationName = Literal[
     "gelu",
     "gelu_tanh",
     "hardswish",
+    "prelu",
 ]
 
 GAMMAS = {
@@ -47,6 +48,9 @@ GAMMAS = {
     "gelu": 1.7015043497085571,
 }
 """What makes the variance of an activation of standard normal numbers one (Brock et al. 2021)."""
+_AFTER_FEATURES = ("head_pool", "head_hidden", "drop_rate")
+"""Fields of what comes after the last feature map, on which no weights of a net without it depend.
+"""
 
 
 HEAD = 64
@@ -155,9 +159,11 @@ class ResNetSpec(Document):
     ] = ()
     """Output channels of every convolution of every block, block by block, for pruned nets; left
     out: they follow from widths."""
-    stride_on: Literal["3x3", "1x1"] = "3x3"
-    """Which convolution of a bottleneck has the stride: the 3x3 (v1.5) or the first 1x1 (the
-    paper's v1)."""
+    pre_norm: Flag = False
+    """A norm before the first convolution of each branch too (iresnet)."""
+    stride_on: Literal["3x3", "1x1", "last"] = "3x3"
+    """Which convolution of a block has the stride: the first 3x3 (of a bottleneck, v1.5), the first
+    1x1 of a bottleneck (the paper's v1), or the last of a basic block."""
     stride_block: Literal["first", "last"] = "first"
     """Which block of a stage has its stride. last (keras.applications' V2) needs pre_activation;
     the identity beside it takes every stride-th pixel."""
@@ -190,6 +196,11 @@ class ResNetSpec(Document):
     of the block's input, and then rounded to the nearest integer."""
     se_activation: ActivationName = "relu"
     """The nonlinearity inside of squeeze-and-excitation."""
+    branch_activation: Flag = False
+    """An activation after the last norm of each branch too, before attention and sum."""
+    stage_start: Literal["residual", "conv_pool"] = "residual"
+    """A stage's first block: as the others, or a 3x3 convolution with norm, activation and a max
+    pool of the stage's stride, without a shortcut (conv_pool, ResNet-9)."""
     convolution: Literal["plain", "selective", "hierarchical", "split_attention"] = "plain"
     """What stands for a block's first 3x3 convolution with its norm and activation: two of them, of
     which each channel of each image selects (SKNet, Li et al. 2019); one for each of `scale` parts
@@ -224,9 +235,10 @@ class ResNetSpec(Document):
     stem_linear: Annotated[int, Field(strict=True, ge=0, le=8)] = 0
     """So many of a deep stem's convolutions, from the first on, have neither norm nor activation
     (timm's resnet51q)."""
-    stem_pool: Literal["max", "max_zero", "conv", "none"] = "max"
-    """After the stem: a 3x3 max pool of stride 2; the same padded with zeros (max_zero, BiT); a 3x3
-    convolution of stride 2 with norm and activation (conv, ResNet-RS); or nothing."""
+    stem_pool: Literal["max", "max_zero", "max_ceil", "conv", "none"] = "max"
+    """After the stem: a 3x3 max pool of stride 2; the same padded with zeros (max_zero, BiT), or
+    with nothing but what its last windows need (max_ceil, Caffe's nets); a 3x3 convolution of
+    stride 2 with norm and activation (conv, ResNet-RS); or nothing."""
     stem_padding: Literal["symmetric", "same"] | None = None
     """Padding of the stem's convolutions; left out: as padding. (The stem's pool follows
     padding.)"""
@@ -260,27 +272,33 @@ class ResNetSpec(Document):
     """Estimate that enters the running variance: unbiased (n - 1, PyTorch's) or biased (n, Keras's
     and Flax's). It holds in every framework."""
     activation: ActivationName = "relu"
-    """The nonlinearity. gelu is exact, gelu_tanh its approximation; leaky_relu has the slope
-    0.01."""
+    """The nonlinearity. gelu is exact, gelu_tanh its approximation; leaky_relu has the slope 0.01,
+    prelu a learnt one for each channel (He et al. 2015, arXiv:1502.01852)."""
     zero_init_last: Flag = False
     """Start the last norm's scale of each branch at 0 (Goyal et al. 2017)."""
     output_stride: Annotated[int, Field(strict=True, ge=1)] | None = None
     """Stride of the last stage's output in pixels of the image: stages beyond it dilate their 3x3
     convolutions in place of a stride (8 or 16 for segmentation)."""
-    final_norm: Flag = True
-    """Normalise before the activation after a pre_activation net's last stage (not in RegNet-V)."""
+    final_norm: Flag | None = None
+    """A norm before the head's pool; left out: in a pre_activation net alone."""
+    final_activation: Flag | None = None
+    """An activation before the head's pool; left out: behind that norm in a pre_activation net."""
     head_width: Channels | None = None
     """Channels of a 1x1 convolution with norm and activation before the head's pool; left out:
     there is none."""
-    head_pool: Literal["avg", "max", "avgmax", "catavgmax", "attention"] = "avg"
-    """Pool over all pixels: mean, maximum, the mean of both, both side by side, or attention of
-    their mean to all of them (CLIP, Radford et al. 2021), whose table of positions is for images of
+    head_pool: Literal["avg", "max", "avgmax", "catavgmax", "flatten", "attention"] = "avg"
+    """Pool over all pixels: mean, maximum, the mean of both, or both side by side; or every pixel
+    beside the others (flatten), which takes images of image_size alone; or attention of their mean
+    to all of them (attention; CLIP, Radford et al. 2021), whose table of positions is for images of
     image_size."""
     head_hidden: Channels | None = None
     """Channels of a dense layer with activation before the classifier, after a norm of what is
     pooled (timm's resnet50_mlp); left out: there is none."""
     drop_rate: Rate = 0.0
     """Dropout before the classifier, while training."""
+    branch_drop_rate: Rate = 0.0
+    """Dropout before the last convolution of each branch, while training (Zagoruyko and Komodakis
+    2016)."""
     drop_path_rate: Rate = 0.0
     """Stochastic depth: the last block's branch is dropped for this share of images, earlier ones
     for linearly less, while training (Huang et al. 2016)."""
@@ -291,17 +309,19 @@ class ResNetSpec(Document):
     """Give the feature maps before the stem's pool and after each stage, and no logits."""
     out_indices: Annotated[tuple[Level, ...], Field(max_length=9)] = ()
     """Which of the feature maps, 0 being the stem's; left out: all. Needs features_only."""
-    names: Literal["regnet", "byobnet"] | None = None
-    """Whose names the layers have, and whose conventions hold of dilation and of features: timm's
-    regnet's or byobnet's; left out: torchvision's and timm's ResNets', or with pre_activation those
-    of timm's resnetv2, or without norms of its nfnet."""
+    names: Literal["regnet", "byobnet", "senet", "iresnet"] | None = None
+    """Whose names the layers have, and whose conventions hold of dilation and of features: of
+    timm's regnet, byobnet or senet, or of insightface's iresnet; left out: torchvision's and timm's
+    ResNets', or with pre_activation those of timm's resnetv2, or without norms of its nfnet."""
     in_channels: Channels = 3
     """Channels of the input image."""
     num_classes: Annotated[int, Field(strict=True, ge=0, le=10_000_000)] = 1000
     """Number of logits; 0 gives the pooled features instead."""
+    output_norm: Flag = False
+    """A batch norm over what the classifier gives, if there is one (iresnet's embeddings)."""
     image_size: Annotated[int, Field(strict=True, ge=1, le=65_536)] = 224
-    """Nominal height and width in pixels; any other size works too. Of a net with head_pool
-    'attention', the table of positions is as large as such an image asks for."""
+    """Nominal height and width in pixels; any other size works too, unless head_pool is flatten. Of
+    a net with head_pool attention, the table of positions is as large as such an image asks for."""
 
     @model_validator(mode="before")
     @classmethod
@@ -366,6 +386,28 @@ class ResNetSpec(Document):
             return (w,)
         first = 3 * w // 8 if self.stem == "deep_tiered" else w // 2
         return (*(self.stem_widths or (first, w // 2)), w)
+
+    @property
+    def has_final_norm(self) -> bool:
+        """Whether a norm stands before the head's pool."""
+        return self.pre_activation if self.final_norm is None else self.final_norm
+
+    @property
+    def has_final_activation(self) -> bool:
+        """Whether an activation stands before the head's pool."""
+        if self.final_activation is None:
+            return self.pre_activation and self.has_final_norm
+        return self.final_activation
+
+    @property
+    def one_size(self) -> bool:
+        """Whether the net takes images of `image_size` alone."""
+        return self.head_pool == "flatten" and not self.features_only
+
+    @property
+    def small_size(self) -> int:
+        """Height and width of images to compare nets on: no more than 64 if it takes such."""
+        return self.image_size if self.one_size else min(64, max(self.image_size, 8))
 
     @cached_property
     def stem_stride_total(self) -> int:
@@ -434,19 +476,38 @@ class ResNetSpec(Document):
                 yield f"{field}: stands in the place of {stands_for}; give one of them"
         if self.bottleneck_of == "input" and self.bottleneck_ratio is None:
             yield "bottleneck_of: needs bottleneck_ratio"
-        if self.anti_alias != "none" and self.stride_on == "1x1":
-            yield "anti_alias: takes the stride of a 3x3 convolution, so stride_on has to be '3x3'"
 
     def _kind_problems(self) -> Iterator[str]:
         """Of what a block other than a bottleneck cannot have."""
         if "basic" in self.blocks:
             for field, given, plain in self._changed("groups", "base_width", "stride_on"):
-                yield (
-                    f"{field}: {given!r} needs block 'bottleneck'; a basic block takes {plain!r} "
-                    f"alone"
-                )
+                if given != "last":
+                    yield (
+                        f"{field}: {given!r} needs block 'bottleneck'; a basic block takes "
+                        f"{plain!r} alone"
+                    )
             for field, _, _ in self._changed("expansion", "bottleneck_ratio", "group_width"):
                 yield f"{field}: needs block 'bottleneck'"
+        if self.anti_alias != "none" and self.stride_on != "3x3":
+            yield (
+                "anti_alias: takes the stride of the first 3x3 convolution, so stride_on has to be "
+                "'3x3'"
+            )
+        yield from self._start_problems()
+        yield from self._other_kind_problems()
+
+    def _start_problems(self) -> Iterator[str]:
+        if self.stride_on == "last" and "bottleneck" in self.blocks:
+            yield "stride_on: 'last' needs block 'basic'"
+        if self.stage_start == "conv_pool":
+            if "bottleneck" in self.blocks:
+                yield "stage_start: 'conv_pool' needs block 'basic'"
+            fields = ("shortcut_pool", "shortcut_kernel", "anti_alias", "output_stride")
+            more = ("block_widths", "reduce_first", "pre_norm", "stride_on")
+            for field, given, _ in self._changed(*fields, *more):
+                yield f"{field}: {given!r} cannot be combined with stage_start 'conv_pool'"
+
+    def _other_kind_problems(self) -> Iterator[str]:
         if "edge" in self.blocks:
             fields = ("stride_on", "reduce_first", "pre_activation", "convolution", "block_widths")
             for field, given, _ in self._changed(*fields):
@@ -538,10 +599,15 @@ class ResNetSpec(Document):
         else:
             if self.norm == "evonorm_s0" and self.zero_init_last:
                 yield "zero_init_last: cannot be combined with norm 'evonorm_s0'"
-            for field, given, _ in self._changed("stride_block", "identity_from", "final_norm"):
+            for field, given, _ in self._changed("stride_block", "identity_from"):
                 yield f"{field}: {given!r} needs pre_activation"
-        if self.anti_alias != "none" and self.stem_pool == "max_zero":
-            yield "stem_pool: 'max_zero' cannot be combined with anti_alias"
+        if self.anti_alias != "none" and self.stem_pool in ("max_zero", "max_ceil"):
+            yield f"stem_pool: {self.stem_pool!r} cannot be combined with anti_alias"
+        if self.pre_activation:
+            for field, given, _ in self._changed("branch_activation", "stage_start", "pre_norm"):
+                yield f"{field}: {given!r} cannot be combined with pre_activation"
+            if self.names not in (None, "regnet"):
+                yield f"names: {self.names!r} cannot be combined with pre_activation"
 
     def _shortcut_problems(self) -> Iterator[str]:
         if self.shortcut == "zero_pad":
@@ -580,9 +646,16 @@ class ResNetSpec(Document):
             if self.stride_block == "last":
                 yield "output_stride: cannot be combined with stride_block 'last'"
         if self.features_only:
-            for field, given, _ in self._changed("head_pool", "drop_rate"):
-                if given != "attention":
-                    yield f"{field}: a features_only net has no head"
+            for field, _, _ in self._changed(*_AFTER_FEATURES):
+                yield f"{field}: a features_only net has no head"
+        if self.output_norm and (self.pre_activation or self.norm != "batch"):
+            yield "output_norm: needs norm 'batch', and cannot be combined with pre_activation"
+        if self.head_pool == "flatten":
+            odd = [("pre_activation", True), ("anti_alias", "avg"), ("stem_pool", "max_ceil")]
+            odd += [("stage_start", "conv_pool")]
+            for field, value in odd:
+                if getattr(self, field) == value:
+                    yield f"head_pool: 'flatten' cannot be combined with {field} {value!r}"
         yield from self._head_problems()
         if self.out_indices:
             if not self.features_only:
@@ -637,7 +710,7 @@ class ResNetSpec(Document):
                 f"convolution of width 0"
             )
         if in_group is not None and inner % min(in_group, inner):
-            yield f"group_width: {inner} channels are no multiple of {in_group}"
+            yield f"group_width: {in_group} does not divide the {inner} channels inside"
         if width % groups:
             yield f"reduce_first: {width} channels do not divide into {groups} groups"
 
@@ -654,14 +727,18 @@ class ResNetSpec(Document):
 
     def override(self, **fields: Any) -> ResNetSpec:
         """The same spec with `fields` replaced. Widths and strides that merely followed from the
-        old `depths` follow from the new ones.
+        old `depths` follow from the new ones, and a net that is asked for its features alone loses
+        what would come after them.
 
         Raises:
             SpecError: as `parse`.
         """
         if not fields:
             return self
-        data = self.to_dict() | fields
+        data = self.to_dict()
+        if fields.get("features_only") is True:
+            data = {field: value for field, value in data.items() if field not in _AFTER_FEATURES}
+        data |= fields
         return type(self).parse(data, where="spec override")
 
     def to_dict(self) -> dict[str, Any]:

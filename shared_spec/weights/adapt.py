@@ -54,7 +54,7 @@ def adapted(
     - `in_channels`: the first convolution's weights are summed over RGB for one channel, else
       repeated and scaled by 3 / n.
     - `num_classes`: a classifier of another size, or one that is missing, is drawn anew from
-      `seed`; it is left out if the net has none.
+      `seed`, and a norm behind it begins anew; they are left out if the net has none.
     - `features_only`, `out_indices`: what the net no longer has is left out.
 
     Everything else stays as it is, to be checked when it is loaded.
@@ -81,8 +81,7 @@ def _lost(p: plan.Plan, spec: ResNetSpec, asked: Collection[str]) -> set[str]:
     if FEATURES.intersection(asked):
         return {layer.name for layer in whole.layers()} - kept
     if "num_classes" in asked:
-        classifier = whole.classifier()
-        return {classifier.name} - kept if classifier else set()
+        return {x.name for x in whole.head} - kept
     return set()
 
 
@@ -113,9 +112,20 @@ def _adapt_channels(entries: dict[str, LazyArray], p: plan.Plan) -> None:
 
 
 def _adapt_classes(entries: dict[str, LazyArray], p: plan.Plan, seed: int) -> None:
-    layer = p.classifier()
-    if layer is None:
-        return
+    layer = p.classifier
+    if layer is not None:
+        _adapt_classifier(entries, p, layer, seed)
+    after = [layer for layer in p.head if isinstance(layer, plan.BatchNorm) and layer.of_features]
+    fresh = initial_weights(plan.Plan(p.in_channels, (), (), tuple(after)), seed)
+    for name, array in fresh.items():
+        entry = entries.get(name)
+        if entry is not None and entry.shape != array.shape and entry.dtype in DTYPES.values():
+            entries |= entries_of(cast_weights({name: array}, entry.dtype.name))
+
+
+def _adapt_classifier(
+    entries: dict[str, LazyArray], p: plan.Plan, layer: plan.Conv | plan.Dense, seed: int
+) -> None:
     entry = entries.get(f"{layer.name}.weight")
     classes = layer.out_channels if isinstance(layer, plan.Conv) else layer.out_features
     if entry is None:

@@ -48,7 +48,8 @@ def initial_weights(p: Plan, seed: int = 0) -> State:
 
     Convolutions are normal with variance 2 / fan_out (He et al. 2015, arXiv:1502.01852, in the
     fan-out form that torchvision and timm use), dense layers uniform within 1 / sqrt(fan_in) as in
-    PyTorch, an attention pool normal with variance 1 / channels, biases 0, norms 1 and 0.
+    PyTorch, an attention pool normal with variance 1 / channels, biases 0, norms 1 and 0, slopes of
+    PReLU 0.25 (PyTorch's, and that paper's).
     """
     parameters = list(p.parameters())
     # numpy draws without the interpreter's lock, and no draw depends on another.
@@ -82,6 +83,8 @@ def _initial(q: Parameter, rng: np.random.Generator, nonzero: bool = False) -> n
     if q.role == "dense_kernel":
         bound = 1 / math.sqrt(q.shape[1])
         return rng.uniform(-bound, bound, q.shape).astype(np.float32)
+    if q.role == "prelu_slope":
+        return np.full(q.shape, 0.25, np.float32)
     usual = float(q.role in ("norm_scale", "norm_var", "norm_gate", "conv_gain"))
     return np.full(q.shape, usual if q.init is None else q.init, np.float32)
 
@@ -147,8 +150,10 @@ def _randomise(layers: Iterable[Layer], moment: float, seed: int, state: State) 
             moment = 0.5 if activates else 1.0  # an activation is part of it
         elif isinstance(layer, plan.Scale):
             moment *= layer.value**2
-        elif isinstance(layer, plan.Activation):
+        elif isinstance(layer, plan.Activation | plan.PReLU):
             moment /= 2
+        elif isinstance(layer, plan.Dense):
+            moment /= 3  # of a uniform kernel
         elif isinstance(layer, plan.SqueezeExcite | plan.ChannelAttention):
             moment /= 4  # a sigmoid is about a half
     return moment
@@ -159,6 +164,8 @@ def _random(q: Parameter, rng: np.random.Generator, moment: float) -> np.ndarray
         return _initial(q, rng, nonzero=True)
     if q.role in ("norm_scale", "norm_gate", "branch_scale", "conv_gain", "skip_gain"):
         return rng.uniform(0.5, 1.5, q.shape).astype(np.float32)
+    if q.role == "prelu_slope":
+        return rng.uniform(0.1, 0.4, q.shape).astype(np.float32)
     if q.role == "norm_var":
         return (moment * rng.uniform(0.5, 1.5, q.shape)).astype(np.float32)
     size = 0.2 * (math.sqrt(moment) if q.role == "norm_mean" else 1.0)

@@ -56,6 +56,7 @@ _LEAVES = {
     "branch_scale": ("gamma", "gamma", "gamma"),
     "conv_gain": ("gain", "gain", "gain"),
     "skip_gain": ("gain", "gain", "gain"),
+    "prelu_slope": ("weight", "alpha", "negative_slope"),
 }
 """Names in PyTorch, Keras and Flax."""
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from shared_spec.errors import WeightsError, nearest
 from shared_spec.plan.network import Plan
-from shared_spec.plan.parameters import parameters_of
 from shared_spec.weights.layouts import ParameterLayout
 from shared_spec.weights.lazy_array import LazyArray, LazyArrays, entries_of, read_ahead
 
@@ -73,8 +72,8 @@ def check_weights(p: Plan, state: Mapping[str, Any], dtype: str, where: object =
     if not problems:
         return
     file = f"{where}: " if isinstance(where, str | os.PathLike) else ""
-    classifier = p.classifier()
-    head = [q.name for q in parameters_of(classifier)] if classifier else []
+    classifier = "" if p.classifier is None else p.classifier.name
+    head = [q.name for q in p.parameters() if q.module == classifier]
     if len(head) == len(problems) and not any(name in state for name in head):
         raise WeightsError(
             f"{file}the weights hold no classifier ({_joined(head, ', ')}); num_classes=N draws a "

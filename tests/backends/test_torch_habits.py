@@ -14,6 +14,7 @@ SCRIPTED = [
     ["resnet18", {"head_pool": "catavgmax"}],
     ["resnext50_32x4d", {}],
     ["seresnet50", {}],
+    ["regnetz_005", {"strides": [2, 2]}],
     ["ecaresnet26t", {}],
     ["resnetblur50d", {}],
     ["resnetaa50", {}],
@@ -57,7 +58,9 @@ def test_habit(pool: Pool, habit: str) -> None:
     pool["torch"].call("probe", function=f"torch_habits:{habit}")
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50d", "seresnet50", "resnetv2_50"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet50d", "seresnet50", "resnetv2_50", "regnety_002", "regnetz_005"]
+)
 def test_timms_methods(pool: Pool, name: str) -> None:
     pool["torch"].call("probe", function="torch_habits:timm_methods", name=name)
 

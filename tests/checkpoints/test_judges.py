@@ -127,14 +127,14 @@ def transformers_folder(kind: str, body: bool, binary: bool, **options: Any) -> 
     return write
 
 
-def timm_folder(pool: Pool, folder: Path, **options: Any) -> Written:
+def timm_folder(pool: Pool, folder: Path, name: str = "resnet10t", **options: Any) -> Written:
     """As timm saves one for the hub."""
     arguments = {"num_classes": 3, "act_layer": "silu", "global_pool": "max"} | options
-    net = randomised(timm_model("resnet10t", **arguments))
+    net = randomised(timm_model(name, **arguments))
     from timm.models import save_for_hf
 
     save_for_hf(net, folder / "a", model_args=arguments, safe_serialization=True)
-    return Written(folder / "a", partial(torch_logits, net), "timm ", "resnet10t from config.json")
+    return Written(folder / "a", partial(torch_logits, net), "timm ", f"{name} from config.json")
 
 
 def wrapper_folder(pool: Pool, folder: Path) -> Written:
@@ -162,6 +162,18 @@ def torchvision_file(pool: Pool, folder: Path) -> Written:
         "resnet18 with the file's arrays",
         named + NO_GRAPH,
         {"spec": resolve("resnet18"), "resize": True},
+    )
+
+
+def torchvision_regnet(pool: Pool, folder: Path) -> Written:
+    net = randomised(torchvision_models().regnet_y_400mf(num_classes=3))
+    torch.save(net.state_dict(), folder / "a.pth")
+    return Written(
+        folder / "a.pth",
+        partial(torch_logits, net),
+        "torchvision ",
+        "regnet_y_400mf with the file's arrays",
+        "names and shapes of torchvision's regnet_y_400mf" + NO_GRAPH,
     )
 
 
@@ -334,8 +346,10 @@ SOURCES: dict[str, Callable[[Pool, Path], Written]] = {
     "transformers, a body": transformers_folder("ResNet", True, True, layer_type="basic"),
     "transformers, BiT": transformers_folder("Bit", False, True, num_groups=8, hidden_act="gelu"),
     "timm": timm_folder,
+    "timm, a RegNet": partial(timm_folder, name="regnety_002", act_layer="gelu"),
     "timm in transformers": wrapper_folder,
     "torchvision's file": torchvision_file,
+    "torchvision's RegNet": torchvision_regnet,
     "a dilated file": dilated_file,
     "timm's file": timm_file,
     "BiT": bit_file,

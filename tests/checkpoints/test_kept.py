@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from resnet_parity.engines.registry import ENGINES
 from shared_spec import (
     CATALOGUE,
     Preprocessing,
+    ResNetSpec,
     compile_plan,
     random_weights,
     read_checkpoint,
@@ -38,14 +40,20 @@ def same(one: Any, other: Any) -> bool:
     )
 
 
+def told(spec: ResNetSpec) -> str:
+    """A plan as it was before records had these fields, which change nothing at their defaults."""
+    later = r"ceil=False|of_features=False|scale=None|gain_init=1\.0|activation='relu'"
+    return re.sub(rf", (?:{later})(?=[,)])", "", repr(compile_plan(spec)))
+
+
 def test_every_plan_is_the_one_that_it_was() -> None:
     kept = json.loads((KEPT / "plans.json").read_text())
     assert len(kept) == 147
     assert set(kept) <= set(CATALOGUE)
     for name, expected in kept.items():
-        plan = repr(compile_plan(resolve(name)))
+        plan = told(resolve(name))
         assert hashlib.sha256(plan.encode()).hexdigest() == expected, name
-    assert repr(compile_plan(SPEC)) + "\n" == (KEPT / "plan.txt").read_text()
+    assert told(SPEC) + "\n" == (KEPT / "plan.txt").read_text()
 
 
 def test_the_canonical_file_is_written_byte_for_byte(tmp_path: Path) -> None:

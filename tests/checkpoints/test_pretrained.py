@@ -79,7 +79,9 @@ def test_the_table_lacks_nothing_of_timm() -> None:
     torchvision_models()
     import timm
 
-    theirs = [n for m in ("resnet", "resnetv2") for n in timm.list_models(module=m)]
+    modules = ("resnet", "resnetv2", "regnet", "sknet", "res2net", "resnest", "senet")
+    theirs = [n for m in modules for n in timm.list_models(module=m)]
+    theirs += timm.list_models("nf_*resnet*", module="nfnet")
     tagged = [n for n in timm.list_pretrained() if n.partition(".")[0] in theirs]
     assert list_models("*", pretrained=True) == list(published())
     assert sorted(e.name for e in published().values() if e.library == "timm") == sorted(tagged)
@@ -576,7 +578,7 @@ def test_the_command_line_lists_and_fetches(monkeypatch: pytest.MonkeyPatch) -> 
     assert code == 0
     assert [row["name"] for row in json.loads(out)] == list_models("resnet18", pretrained=True)
     code, out, _ = command("list", "--pretrained", "--source", "torchvision")
-    assert out.count("\n") == 1 + 17
+    assert out.count("\n") == 1 + 51
     assert "resnet50.IMAGENET1K_V2" in out
     monkeypatch.setenv("RESNET_PARITY_OFFLINE", "1")
     code, out, told = command("download", "resnet18*", "--library", "torchvision", "--json")

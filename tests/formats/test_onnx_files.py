@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
-import warnings
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import resnet_onnx
+import resnet_torch
 from resnet_onnx import Form
 from resnet_parity.convert.conversion import convert
 from resnet_parity.convert.verify import Proof
@@ -25,7 +27,8 @@ from shared_spec import Preprocessing, compile_plan, random_weights, resolve
 from shared_spec.errors import ResNetError
 from shared_spec.formats.containers.onnx import open_onnx
 from shared_spec.formats.read import read_checkpoint
-from tests.formats.onnx_reading import mutated, verdict
+from shared_spec.spec.resnet_spec import ResNetSpec
+from tests.formats.onnx_reading import exported, mutated, verdict, written
 
 KEPT = sorted((Path(__file__).parents[1] / "kept").glob("*.onnx"))
 SMALL = resolve(
@@ -62,31 +65,6 @@ NETS: dict[str, Callable[[], torch.nn.Module]] = {
 }
 
 
-def exported(path: Path, net: torch.nn.Module, folded: bool) -> Path:
-    generator = torch.Generator().manual_seed(5)
-    for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            for tensor in (module.weight.data, module.running_var):
-                tensor.uniform_(0.5, 1.5, generator=generator)
-            for tensor in (module.bias.data, module.running_mean):
-                tensor.normal_(0, 0.1, generator=generator)
-    training = torch.onnx.TrainingMode.EVAL if folded else torch.onnx.TrainingMode.PRESERVE
-    axes = {"x": {0: "batch", 2: "height", 3: "width"}}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it is deprecated, and files of it are there
-        torch.onnx.export(
-            net.eval(),
-            (torch.zeros(1, 3, 64, 64),),
-            path,
-            dynamo=False,
-            input_names=["x"],
-            dynamic_axes=axes,
-            training=training,
-            do_constant_folding=folded,
-        )
-    return path
-
-
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
     """A net with its norms, small enough to be changed and run many times."""
@@ -103,6 +81,104 @@ def test_what_torch_exports_is_read(tmp_path: Path, name: str, folded: bool) -> 
     notes = " ".join(read_checkpoint(path).notes)
     assert ("a form for inference" in notes) is folded
     assert ("momentum" in notes) is not folded
+
+
+_FOUR = {"channels": (32, 32, 64, 64), "layers": (1, 1, 1, 1), "num_classes": 5}
+_TWO = {"channels": (128, 128), "layers": (1, 1), "stem_chs": 64, "num_classes": 5}
+
+
+def _bit() -> torch.nn.Module:
+    torchvision_models()
+    from timm.layers import GroupNormAct, StdConv2d
+
+    conv, norm = partial(StdConv2d, eps=1e-8), partial(GroupNormAct, num_groups=4)
+    return timm_model("resnetv2_50", **_TWO, conv_layer=conv, norm_layer=norm, stem_type="fixed")
+
+
+def _ours(name: str, **options: Any) -> torch.nn.Module:
+    spec = resolve(name, {**_NARROW, **options})
+    return resnet_torch.create_model(spec, weights=random_weights(compile_plan(spec)))
+
+
+_NARROW = {"depths": [1, 1], "widths": [8, 16], "stem_width": 8, "num_classes": 5}
+OTHERS: dict[str, tuple[Callable[[], torch.nn.Module], dict[str, Any]]] = {
+    "eca": (lambda: _timm("ecaresnet26t", **_WIDTHS), {"attention": "eca"}),
+    "blur": (lambda: _timm("resnetblur18", **_WIDTHS), {"anti_alias": "blur"}),
+    "means": (lambda: _timm("resnetaa50d", **_WIDTHS), {"anti_alias": "avg"}),
+    "groups": (lambda: timm_model("resnet50_gn", **_FOUR), {"norm": "group", "norm_groups": 32}),
+    "bit": (_bit, {"standardize": 1e-8, "norm_groups": 4, "stem_pool": "max_zero"}),
+    "frn": (lambda: timm_model("resnetv2_50d_frn", **_TWO), {"norm": "frn"}),
+    "levels": (
+        lambda: timm_model("resnet18", features_only=True, out_indices=(0, 2, 4), **_WIDTHS),
+        {"out_indices": (0, 2, 4)},
+    ),
+    "our eca": (lambda: _ours("resnet50", attention="eca"), {"attention": "eca"}),
+    "our zeros": (lambda: _ours("resnet20"), {"shortcut": "zero_pad"}),
+    "our plain": (lambda: _ours("resnet18", shortcut="none"), {"shortcut": "none"}),
+    "our evonorm": (
+        lambda: _ours("resnet18", norm="evonorm_s0", pre_activation=True, norm_groups=4),
+        {"norm": "evonorm_s0"},
+    ),
+    "our kernels": (lambda: _ours("resnet18", standardize=1e-6), {"standardize": 1e-6}),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "folded"), [*((name, False) for name in OTHERS), ("eca", True), ("our zeros", True)]
+)
+def test_layers_of_several_nodes_are_read(tmp_path: Path, name: str, folded: bool) -> None:
+    torchvision_models()
+    make, fields = OTHERS[name]
+    path = exported(tmp_path / "net.onnx", make(), folded)
+    assert verdict(path, (64, 96)) == "right"
+    spec = read_checkpoint(path).spec
+    assert {key: getattr(spec, key) for key in fields} == fields
+
+
+OWN: dict[str, dict[str, Any]] = {
+    "eca": {"attention": "eca"},
+    "blur": {"anti_alias": "blur"},
+    "groups": {"norm": "group", "norm_groups": 4},
+    "kernels": {"norm": "group", "norm_groups": 4, "standardize": 1e-8},
+    "zeros": {"shortcut": "zero_pad"},
+    "evonorm": {"norm": "evonorm_s0", "norm_groups": 4, "pre_activation": True},
+    "frn": {"norm": "frn", "pre_activation": True},
+    "levels": {"features_only": True, "out_indices": (0, 2)},
+    "plain": {"shortcut": "none"},
+    "plain levels": {"shortcut": "none", "features_only": True, "out_indices": (0, 1, 2)},
+    "plain levels before": {
+        "shortcut": "none",
+        "features_only": True,
+        "pre_activation": True,
+        "depths": [1, 2],
+    },
+    "plain before": {"shortcut": "none", "pre_activation": True},
+}
+
+
+def _own_spec(name: str) -> ResNetSpec:
+    """Not of names alone: a net of bottlenecks and one of basic blocks."""
+    fields = {**_NARROW, **OWN[name]}
+    if "features_only" in fields:
+        del fields["num_classes"]
+    return resolve("resnet50" if name in ("eca", "plain before") else "resnet18", fields)
+
+
+@pytest.mark.parametrize(("folded", "record"), [(False, False), (True, True)])
+@pytest.mark.parametrize("name", OWN)
+def test_our_own_layers_are_read(tmp_path: Path, name: str, folded: bool, record: bool) -> None:
+    spec = _own_spec(name)
+    path = written(tmp_path / "net.onnx", spec, folded=folded, record=record)
+    assert verdict(path) == "right"
+    found = read_checkpoint(path).spec
+    assert found is not None
+    kernels = folded and spec.standardize is not None
+    changed: dict[str, Any] = {"standardize": None} if kernels else {}
+    if spec.norm == "batch":
+        changed |= {"norm_eps": found.norm_eps}
+    same = {"image_size": found.image_size, "num_classes": found.num_classes}
+    same |= {} if spec.out_indices else {"out_indices": found.out_indices}
+    assert found == spec.override(**changed, **same)
 
 
 @pytest.mark.parametrize("path", KEPT, ids=[path.stem for path in KEPT])
@@ -241,7 +317,7 @@ CHANGES: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
     ),
     "a number": (_times(2), "refused: node '"),
     "one": (_times(1), "right"),
-    "two outputs": (_two_outputs, "2 outputs"),
+    "two outputs": (_two_outputs, "later ones before earlier ones"),
     "norm behind activation": (_norm_behind_relu, "refused: node '"),
     # In which onnx.reference itself takes the batch into the statistics.
     "operators of version 11": (_of_version_11, "right"),
@@ -262,6 +338,116 @@ def test_what_a_change_makes_of_a_net_is_seen(
     said = verdict(path)
     assert expected in said, said
     assert said == "right" or said.startswith("refused"), said
+
+
+def _constant(
+    operator: str, place: int, change: Callable[[np.ndarray], np.ndarray]
+) -> Callable[[onnx.ModelProto], None]:
+    """Another array in the place of an input of the first node of an operator."""
+
+    def made(model: onnx.ModelProto) -> None:
+        node = next(n for n in model.graph.node if n.op_type == operator and len(n.input) > place)
+        old = next(t for t in model.graph.initializer if t.name == node.input[place])
+        array = change(numpy_helper.to_array(old).copy())
+        model.graph.initializer.append(numpy_helper.from_array(array, "changed"))
+        node.input[place] = "changed"
+
+    return made
+
+
+def _without(operator: str) -> Callable[[onnx.ModelProto], None]:
+    """The first node of an operator left out."""
+
+    def change(model: onnx.ModelProto) -> None:
+        node = next(n for n in model.graph.node if n.op_type == operator)
+        for other in model.graph.node:
+            other.input[:] = [node.input[0] if x == node.output[0] else x for x in other.input]
+        model.graph.node.remove(node)
+
+    return change
+
+
+def _blur_filter(model: onnx.ModelProto) -> None:
+    """The first blur with a filter of sums other than 1."""
+    filters = next(t for t in model.graph.initializer if t.name.endswith("filter"))
+    array = numpy_helper.to_array(filters).copy()
+    array[-1, 0, 1, 1] *= 2
+    filters.CopyFrom(numpy_helper.from_array(array, filters.name))
+
+
+def _swapped_outputs(model: onnx.ModelProto) -> None:
+    first, last = (copy.deepcopy(value) for value in model.graph.output)
+    model.graph.output[0].CopyFrom(last)
+    model.graph.output[1].CopyFrom(first)
+
+
+def _inner_output(model: onnx.ModelProto) -> None:
+    """The first output from inside a block."""
+    relu = [n for n in model.graph.node if n.op_type == "Relu"][1]
+    model.graph.output[0].name = relu.output[0]
+
+
+def _biased_output(model: onnx.ModelProto) -> None:
+    """The first output before the norm of the stem."""
+    norm = next(n for n in model.graph.node if n.op_type == "BatchNormalization")
+    model.graph.output[0].name = norm.input[0]
+
+
+def _spread_mean(model: onnx.ModelProto) -> None:
+    """The gate over as many pixels as the image has, in place of those of the map."""
+    nodes = list(model.graph.node)
+    at = next(i for i, n in enumerate(nodes) if n.op_type == "Mul")
+    spread = helper.make_node("Expand", [nodes[at].input[1], "sides"], ["spread"], "spread")
+    _number(model, "sides", np.array([1, 1, 7, 7]))
+    nodes[at].input[1] = "spread"
+    model.graph.node.insert(at, spread)
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 64
+    model.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 64
+
+
+OTHER_CHANGES: dict[str, tuple[str, Callable[[onnx.ModelProto], None], str]] = {
+    "a filter": ("blur", _blur_filter, "no blur of 1 2 1"),
+    "a pad of edges": ("blur", _attribute("Pad", mode="edge"), "other things than zeros"),
+    "a pad of zeros": ("blur", _attribute("Pad", mode="constant"), "its layers are no ResNet's"),
+    "a wider reflection": (
+        "blur", _constant("Pad", 1, lambda x: x * 2), "other things than zeros"
+    ),
+    "other groups": ("groups", _constant("Reshape", 1, lambda x: x + np.array([0, 4, 0])),
+                     "GroupNorm (8, 8, 1e-05)"),
+    "one eps": ("groups", _constant("Add", 1, lambda x: x * 100), "and the nearest ResNet has"),
+    "no mean": ("groups", _without("Sub"), "refused: node '"),
+    "no root": ("groups", _without("Sqrt"), "refused: node '"),
+    "means of some axes": ("kernels", _attribute("ReduceMean", axes=[1, 2]), "refused: node '"),
+    "one kernel's eps": ("kernels", _constant("Add", 1, lambda x: x * 1000), "standardize_eps"),
+    "every third row": (
+        "zeros", _constant("Slice", 4, lambda x: x + np.array([1, 0])), "refused: node '"
+    ),
+    "from the second row": ("zeros", _constant("Slice", 1, lambda x: x + 1), "leaves out other"),
+    "not the last row": ("zeros", _constant("Slice", 2, lambda x: x * 0 + 9), "leaves out other"),
+    "more zeros in front": (
+        "zeros", _constant("Pad", 1, lambda x: x + np.array([0, 1, 0, 0, 0, -1, 0, 0])), "before=5"
+    ),
+    "no gate": ("evonorm", _without("Sigmoid"), "refused: node '"),
+    "no threshold": ("frn", _without("Max"), "refused: node '"),
+    "the smaller one": ("frn", _operator("Max", "Min"), "refused: node '"),
+    "outputs the other way": ("levels", _swapped_outputs, "later ones before earlier ones"),
+    "an output of a block": ("levels", _inner_output, "from inside a block"),
+    "an output before the norm": ("levels", _biased_output, "and the nearest ResNet has"),
+    "a short row": ("eca", _attribute("Conv", pads=[0, 0]), "refused: node '"),
+    "a wide gate": ("eca", _spread_mean, "of another size"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", OTHER_CHANGES)
+def test_what_a_change_makes_of_a_layer_is_seen(tmp_path: Path, what: str) -> None:
+    name, change, expected = OTHER_CHANGES[what]
+    path = written(tmp_path / "net.onnx", _own_spec(name))
+    model = onnx.load(path)
+    change(model)
+    path.write_bytes(model.SerializeToString())
+    said = verdict(path, (64, 64))
+    assert said.startswith("refused"), said
+    assert expected in said, said
 
 
 def _number(model: onnx.ModelProto, name: str, value: Any) -> str:

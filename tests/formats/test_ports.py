@@ -31,7 +31,7 @@ from shared_spec.formats.search import chosen
 from shared_spec.plan.equivalence import parting
 from shared_spec.weights.lazy_array import LazyArrays, entries_of
 from tests.judges import assert_near
-from tests.probes.libraries.ports import PortNet, PreActivated, randomize
+from tests.probes.libraries.ports import Nine, PortNet, PreActivated, randomize
 
 UNDERSTANDING = ("rl", "subsample", "fc")
 AKAMASTER = ("layer", "shortcut", "linear")
@@ -177,12 +177,23 @@ def refused(path: Path) -> str:
     return str(caught.value)
 
 
-def test_pre_activation_nets_are_refused(tmp_path: Path) -> None:
-    plain(PreActivated([8, 16]), tmp_path / "a.pth")
-    message = refused(tmp_path / "a.pth")
-    assert (
-        "a.pth: a pre-activation net of these ports, which has no norm before its pool" in message
-    )
+@pytest.mark.parametrize("kind", ["basic", "bottleneck"])
+def test_a_pre_activation_net_is_read(tmp_path: Path, kind: str) -> None:
+    net = (kind, [1, 2], [8, 16], 8)
+    model, twin = randomize(PreActivated(*net)), PreActivated(*net).double().eval()
+    plain(model, tmp_path / "a.pth")
+    small = {"depths": [1, 2], "widths": [8, 16], "stem_width": 8}
+    name = {"basic": "preact_resnet18", "bottleneck": "preact_resnet50"}[kind]
+    assert_same(model, twin, tmp_path / "a.pth", resolve(name, small))
+
+
+@pytest.mark.parametrize("drops", [True, False])
+def test_the_net_of_nine_layers_is_read(tmp_path: Path, drops: bool) -> None:
+    widths = [8, 16, 24, 32]
+    model, twin = randomize(Nine(widths, drops)), Nine(widths, drops).double().eval()
+    plain(model, tmp_path / "a.pth")
+    small = {"widths": widths[1:], "stem_width": 8, "drop_rate": 0.2 * drops}
+    assert_same(model, twin, tmp_path / "a.pth", resolve("resnet9", small))
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:

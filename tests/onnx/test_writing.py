@@ -30,6 +30,7 @@ from shared_spec import (
 )
 from shared_spec.weights.initialize import random_images
 from shared_spec.weights.state import State, cast_weights
+from tests.parity.test_more_families import SPECS as SMALL_FAMILIES
 from tests.parity.test_options import DISTINCT, PAIRS
 from tests.tiers import selected
 
@@ -56,6 +57,8 @@ SETS = {
     SMALL.override(head_pool="catavgmax"): "both pools",
     resolve("resnet20", {"depths": [1, 1, 1]}): "zeros on the shortcut",
     resolve("plain20", {"depths": [1, 1, 1]}): "no shortcut",
+    resolve("nf_resnet26", {"depths": [1], "widths": [16], "skip_gain": True}): "skip gain",
+    **{spec: name for name, spec in SMALL_FAMILIES.items()},
 }
 
 
@@ -70,6 +73,8 @@ def farthest(a: list[np.ndarray], b: list[np.ndarray]) -> float:
 
 def sizes_of(spec: ResNetSpec) -> list[tuple[int, int]]:
     even = spec.anti_alias == "avg" or spec.shortcut_pool == "avg"
+    if spec.one_size:
+        return [(spec.image_size, spec.image_size)]
     return [(32, 32), (48, 64)] if even else [(32, 32), (45, 33)]
 
 

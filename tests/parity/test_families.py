@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import resnet_torch
-from resnet_parity.engines.reference_libraries import references_of
-from resnet_parity.worker.reference_libraries import names_there, torch_net
+from resnet_parity.engines.reference_libraries import names_there, references_of
+from resnet_parity.worker.reference_libraries import torch_net
 from shared_spec import (
     CATALOGUE,
     ResNetSpec,
@@ -25,7 +25,10 @@ from shared_spec import (
     random_weights,
     resolve,
 )
-from shared_spec.catalogue.regnet import GROUP_NORM, SE, SILU, V, Z, net
+from shared_spec.catalogue.families.regnet import GROUP_NORM, SE, SILU, V, Z, net
+from shared_spec.catalogue.families.timm_nfnet import NF
+from shared_spec.catalogue.families.timm_resnet import ECA
+from shared_spec.catalogue.families.timm_resnet import SE as SE_NF
 from tests.peers import torchvision_models
 
 
@@ -72,6 +75,22 @@ def _regnet(parts: dict[str, Any], rule: tuple[Any, ...] = RULE, **cfg: Any) -> 
     return Case(net(*rule, parts=parts), partial(_timm_regnet, rule, cfg))
 
 
+NF_NARROW = {"depths": [1, 2, 1, 2], "widths": [8, 16, 24, 32], "stem_width": 16}
+NF_THERE = {"depths": (1, 2, 1, 2), "channels": (32, 64, 96, 128), "stem_chs": 16}
+NF_THERE |= {"stem_type": "7x7_pool", "bottle_ratio": 0.25, "act_layer": "relu"}
+
+
+def _timm_nf(cfg: dict[str, Any], **options: Any) -> Any:
+    torchvision_models()  # timm imports torchvision
+    from timm.models.nfnet import NfCfg, NormFreeNet
+
+    return NormFreeNet(NfCfg(**NF_THERE | cfg), num_classes=10, **options)
+
+
+def _nf(fields: dict[str, Any], **cfg: Any) -> Case:
+    return Case({"block": "bottleneck"} | NF | NF_NARROW | fields, partial(_timm_nf, cfg))
+
+
 TV: Any = partial(net, rounding="nine_tenths")
 SE_THERE = {"se_ratio": 0.25}
 Z_THERE = SE_THERE | {"bottle_ratio": 4.0, "downsample": None, "linear_out": True}
@@ -88,6 +107,14 @@ CASES: dict[str, Case] = {
     "regnetv avg": _regnet(V | {"shortcut_pool": "avg"}, **V_THERE, downsample="avg"),
     "regnetz": _regnet(Z, **Z_THERE),
     "regnetz head": _regnet(Z | {"head_width": 40}, **Z_THERE, num_features=40),
+    "nf": _nf({}),
+    "nf se": _nf(SE_NF, attn_layer="se", attn_kwargs={"rd_ratio": 1 / 16}),
+    "nf eca": _nf(ECA, attn_layer="eca", attn_kwargs={}),
+    "nf skip gain": _nf({"skip_gain": True}, skipinit=True),
+    "nf silu": _nf({"activation": "silu"}, act_layer="silu"),
+    "nf deep": _nf(
+        {"stem": "deep", "stem_pool": "none", "strides": [2, 2, 2, 2]}, stem_type="deep"
+    ),
     "torchvision x": Case(TV(*RULE), partial(_torchvision_regnet, RULE, None), "torchvision"),
     "torchvision x wide groups": Case(
         TV(*FEWER_GROUPS), partial(_torchvision_regnet, FEWER_GROUPS, None), "torchvision"
@@ -117,7 +144,7 @@ def agree(spec: ResNetSpec, theirs: Any, library: str) -> None:
         assert np.abs(logits - reference).max() / np.abs(reference).max() <= 1e-12
 
 
-FAMILIES = ("timm_regnet", "torchvision_regnet")
+FAMILIES = ("timm_regnet", "torchvision_regnet", "timm_nf")
 NAMES = [name for name, entry in CATALOGUE.items() if entry.family in FAMILIES]
 
 
@@ -149,6 +176,7 @@ def test_parameter_counts_are_the_librarys(name: str) -> None:
 def options(spec: ResNetSpec) -> dict[str, Any]:
     """What tells one net from another but for sizes."""
     sizes = ("depths", "widths", "strides", "image_size", "num_classes", "head_width")
+    sizes += ("stem_width",)
     skip = (*sizes, "group_width", "norm_group_width", "zero_init_last")
     return {k: v for k, v in spec.to_dict().items() if k not in skip}
 
@@ -163,7 +191,7 @@ def test_the_library_agrees(case: str) -> None:
     agree(CASES[case].spec, CASES[case].theirs(), CASES[case].library)
 
 
-@pytest.mark.parametrize("case", ["regnety", "regnety avg", "regnetv avg", "regnetz"])
+@pytest.mark.parametrize("case", ["regnety", "regnety avg", "regnetv avg", "regnetz", "nf se"])
 @pytest.mark.parametrize("stride", [8, 16])
 def test_output_stride_is_timms(case: str, stride: int) -> None:
     spec = CASES[case].spec.override(output_stride=stride)

@@ -16,7 +16,8 @@ from tests.tiers import choice, covering, engines, selected, without_compilers
 def cut(spec: ResNetSpec) -> ResNetSpec:
     """The same options on three narrow stages."""
     fields = spec.to_dict() | {"depths": [1, 2, 1], "widths": [32, 64, 64], "num_classes": 10}
-    fields.pop("strides", None)
+    for of_size in ("strides", "image_size"):
+        fields.pop(of_size, None)
     if spec.block_widths:
         fields["block_widths"] = [[20, 13, 30], [24, 17, 40], [19, 21, 40], [33, 18, 50]]
     if not isinstance(spec.block, str):
@@ -28,6 +29,10 @@ def cut(spec: ResNetSpec) -> ResNetSpec:
         ]
     if spec.groups > 1:
         fields |= {"groups": 4, "base_width": 16}
+    if spec.convolution == "hierarchical":
+        fields |= {"base_width": 32, "scale": min(spec.scale, 4)}
+    if (spec.bottleneck_ratio or 0) > 1:
+        fields["widths"] = [16, 24, 24]
     if spec.group_width is not None:
         fields["group_width"] = [16, 8, 1] if isinstance(spec.group_width, tuple) else 8
     if isinstance(spec.bottleneck_ratio, tuple):

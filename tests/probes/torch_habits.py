@@ -339,7 +339,12 @@ def timm_extractors(resnet: Any) -> None:
     from timm.models._features import FeatureGetterNet, FeatureHookNet, FeatureListNet
 
     x = images()
-    for name, options in (("resnet50d", {}), ("resnetv2_50", {"flatten_sequential": True})):
+    for name, options in (
+        ("resnet50d", {}),
+        ("resnetv2_50", {"flatten_sequential": True}),
+        ("regnety_002", {}),
+        ("regnetz_005", {}),
+    ):
         theirs, ours = pair(resnet, name, "timm")
         assert [{k: v for k, v in d.items() if k != "index"} for d in theirs.feature_info] == [
             *ours.feature_info
@@ -524,7 +529,7 @@ def pretrained_by_place(resnet: Any) -> None:
 def timm_config(resnet: Any) -> None:
     from shared_spec.weights.preprocessing import Preprocessing
 
-    for name in ("resnet18", "resnet50d", "resnetv2_50"):
+    for name in ("resnet18", "resnet50d", "resnetv2_50", "regnetz_005"):
         theirs, ours = timm_model(name), resnet.create_model(name)
         keys = {"num_classes", "input_size", "pool_size", "first_conv", "classifier"}
         assert ours.default_cfg == ours.pretrained_cfg
@@ -544,7 +549,7 @@ def timm_optimizers(resnet: Any) -> None:
     from timm.optim import create_optimizer_v2
 
     timm_model("resnet18")
-    for name in ("resnet50", "resnet50d", "resnetv2_50", "resnetv2_18"):
+    for name in ("resnet50", "resnet50d", "resnetv2_50", "resnetv2_18", "regnetz_005"):
         theirs, ours = timm_model(name), resnet.create_model(name)
         for coarse in (False, True):
             a, b = (

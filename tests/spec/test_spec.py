@@ -96,7 +96,10 @@ def test_drawn_specs_survive_a_file(
         ({"activation": "swish"}, "activation: input should be 'relu', 'relu6',"),
         ({"num_classes": -1}, "num_classes: input should be greater than or equal to 0"),
         ({"drop_path_rate": 1}, "drop_path_rate: input should be less than 1 (got 1)"),
-        ({"head_pool": "mean"}, "head_pool: input should be 'avg', 'max', 'avgmax' or 'catavgmax'"),
+        (
+            {"head_pool": "mean"},
+            "head_pool: input should be 'avg', 'max', 'avgmax', 'catavgmax', 'flatten' or 'attention'",
+        ),
         ({"output_stride": 5}, "output_stride: 5 is not one that the net has: 4, 8"),
         (
             {"pre_activation": True, "stride_block": "last", "output_stride": 4},
@@ -144,6 +147,20 @@ def test_drawn_specs_survive_a_file(
         ({"stem": "deep", "stem_width": 4}, "stem_width: 4 is too narrow for a deep stem"),
         ({"reduce_first": 3, "groups": 32}, "do not divide into 32 groups"),
         ({"reduce_first": 500}, "leaves a convolution of width 0"),
+        ({"group_width": 48}, "group_width: 48 does not divide the 64 channels inside"),
+        ({"group_width": 8, "groups": 2}, "group_width: stands in the place of groups"),
+        ({"block": "basic", "expansion": 2}, "expansion: needs block 'bottleneck'"),
+        ({"bottleneck_ratio": 0.001}, "bottleneck_ratio: 0.001 at 64 planes leaves a convolution"),
+        ({"attention_on": "middle"}, "attention_on: needs attention"),
+        ({"se_activation": "silu", "attention": "eca"}, "se_activation: needs attention 'se'"),
+        (
+            {"attention": "se", "se_of": "input", "se_divisor": 4},
+            "se_divisor: cannot be combined with se_of 'input'",
+        ),
+        ({"norm_group_width": 8}, "norm_group_width: the norm 'batch' has no groups"),
+        ({"identity_from": "pre"}, "identity_from: 'pre' needs pre_activation"),
+        ({"pre_activation": True, "head_width": 8}, "head_width: 8 cannot be combined with pre_"),
+        ({"shortcut": "identity", "zero_init_last": True}, "a block without a shortcut would"),
         ({"block_widths": [[1, 2, 3]]}, "block_widths: 1 entries for 4 blocks"),
         ({"block_widths": [[1, 2]] * 4}, "block_widths.0: 2 entries for 3 convolutions"),
     ],
@@ -160,6 +177,9 @@ def test_channels_that_do_not_divide_are_refused() -> None:
     spec = ResNetSpec.parse({**BASE, "norm": "group", "norm_groups": 24})
     with pytest.raises(SpecError, match="24 does not divide the 64 channels of"):
         compile_plan(spec)
+    fields = {"attention": "se", "se_of": "input", "se_ratio": 0.001}
+    with pytest.raises(SpecError, match="64 channels that enter stage 1 leaves none"):
+        compile_plan(ResNetSpec.parse(BASE | fields))
 
 
 def test_all_problems_are_told_at_once() -> None:

@@ -35,6 +35,9 @@ SPECS: dict[str, ResNetSpec] = {
     "selective kernels": resolve("skresnet18", NARROW),
     "Res2Net": resolve("res2net50_26w_4s", NARROW | {"base_width": 64, "depths": [1, 2]}),
     "ResNeSt": resolve("resnest50d_4s2x40d", NARROW | {"stem_width": 16, "base_width": 64}),
+    "no norms": resolve("nf_seresnet26", NARROW | {"skip_gain": True}),
+    "RegNet-V": resolve("regnetv_064", NARROW | {"strides": [2, 2]}),
+    "RegNet-Z": resolve("regnetz_005", NARROW | {"strides": [2, 2], "head_width": 24}),
     "biases": resolve("d2l_resnet18", {"depths": [1, 1], "widths": [16, 16]}),
 }
 # What differs in a backward pass, for JAX's engines in tier `test`: gates, standardised kernels,

@@ -73,10 +73,8 @@ class OnnxGraph:
     """Of the input; None where any size is taken."""
     dtype: np.dtype[Any]
     """Of the input."""
-    output: str
+    outputs: tuple[str, ...]
     opset: int
-    outputs: int
-    """How many there are, of which `output` is the first."""
 
 
 def open_onnx(path: Path) -> Source:
@@ -119,9 +117,8 @@ def open_onnx(path: Path) -> Source:
             _text(given[0].name),
             shape,
             _DTYPES[kind.elem_type],
-            _text(graph.output[0].name),
+            tuple(_text(value.name) for value in graph.output),
             version,
-            len(graph.output),
         )
         ours = [_text(x.value) for x in model.metadata_props if x.key == METADATA_KEY]
     metadata: dict[str, Any] = {GRAPH: told} | ({METADATA_KEY: ours[0]} if ours else {})

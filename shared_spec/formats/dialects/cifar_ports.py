@@ -8,10 +8,12 @@ two with names of their own.
 | kuangliu/pytorch-cifar | `layer1` | `shortcut` | `linear` |
 
 Each combination is read. A net whose shortcuts have no arrays is taken as option A of the paper:
-none of the ports has plain nets.
+none of the ports has plain nets. One whose norms stand before its convolutions has no norm before
+its pool, as kuangliu's.
 
 xternalz/WideResNet-pytorch has wide pre-activation nets (`block1.layer.0.convShortcut`), and
-weiaicunzai/pytorch-cifar100 torchvision's blocks in `conv2_x.0.residual_function.0`.
+weiaicunzai/pytorch-cifar100 torchvision's blocks in `conv2_x.0.residual_function.0`. The net of
+nine layers that is taught at jovian.ai has `conv2.0`, `res1.0.0` and `classifier.3`.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ import itertools
 import re
 from typing import Any
 
-from shared_spec.errors import SpecError
+from shared_spec.catalogue import find
+from shared_spec.errors import ResNetError, WeightsError
 from shared_spec.formats.containers.source import Source
 from shared_spec.formats.dialects.dialect import Dialect, Place, Rules, in_torch, rename
 from shared_spec.formats.dialects.spec_from_shapes import (
@@ -71,28 +74,25 @@ def _dialect(words: Words) -> Dialect:
     library = "understanding-resnet" if stage == "rl" else "ports for CIFAR"
 
     def foreign_name(q: Parameter, spec: ResNetSpec) -> Place:
-        name = re.sub(r"^layer(?=\d)", stage, q.name)
+        name = rename(q.name, _PRE_ACTIVATED) if spec.pre_activation else q.name
+        name = re.sub(r"^layer(?=\d)", stage, name)
         name = re.sub(r"\.downsample\.", f".{shortcut}.", re.sub(r"^fc\.", f"{head}.", name))
-        return Place(name, TORCH[q.role])
+        return Place(name, TORCH[q.role], q.module == "head.fc")
 
     def spec_of(source: Source) -> ResNetSpec:
         """Blocks, depths, widths, stem, channels, classes and the kind of shortcut.
 
         Raises:
-            SpecError: if it is a pre-activation net.
             WeightsError: if it is no such net.
         """
         shapes = _shapes(source)
         stages = numbered_stages(
             shapes, lambda s, b: f"{stage}{s + 1}.{b}.", f"{shortcut}.0.weight"
         )
-        if _pre_activated(shapes, stage):
-            raise SpecError(
-                f"{source.path}: a pre-activation net of these ports, which has no norm before its "
-                f"pool, and which no spec can express"
-            )
         stem, classifier = shapes.get("conv1.weight", ()), shapes.get(f"{head}.weight")
         base = _CIFAR if stem[2:] == (3, 3) else {}
+        if _pre_activated(shapes, stage):
+            base = base | {"pre_activation": True, "final_norm": False}
         return spec_from([stem], stages, classifier, base, source.path, library)
 
     def recognises(source: Source) -> bool:
@@ -111,6 +111,15 @@ def _pre_activated(shapes: dict[str, Shape], stage: str) -> bool:
     return False
 
 
+_PRE_ACTIVATED: Rules = [
+    (r"^stem\.conv\.", "conv1."),
+    (r"^norm\.", "bn1."),
+    (r"^head\.fc\.", "fc."),
+    (r"^stages\.(\d)\.blocks\.", lambda m: f"layer{int(m[1]) + 1}."),
+    (r"\.norm(\d)\.", r".bn\1."),
+    (r"\.downsample\.conv\.", ".downsample.0."),
+]
+"""From canonical names to torchvision's."""
 _WIDE: Rules = [
     (r"^stem\.conv\.", "conv1."),
     (r"^norm\.", "bn1."),
@@ -120,6 +129,15 @@ _WIDE: Rules = [
     (r"\.downsample\.conv\.", ".convShortcut."),
 ]
 """From canonical names to those of wide pre-activation nets."""
+_NINE: Rules = [
+    (r"^conv1\.", "conv1.0."),
+    (r"^bn1\.", "conv1.1."),
+    (r"^layer(\d)\.0\.conv1\.", lambda m: f"conv{int(m[1]) + 1}.0."),
+    (r"^layer(\d)\.0\.bn1\.", lambda m: f"conv{int(m[1]) + 1}.1."),
+    (r"^layer(\d)\.1\.conv(\d)\.", lambda m: f"res{int(m[1]) // 2 + 1}.{int(m[2]) - 1}.0."),
+    (r"^layer(\d)\.1\.bn(\d)\.", lambda m: f"res{int(m[1]) // 2 + 1}.{int(m[2]) - 1}.1."),
+]
+"""From canonical names of the net of nine layers to those that it is published under."""
 _RESIDUAL: Rules = [
     (r"^conv1\.", "conv1.0."),
     (r"^bn1\.", "conv1.1."),
@@ -167,6 +185,39 @@ def _residual_spec(source: Source) -> ResNetSpec:
     return spec_from([stem], stages, head, _CIFAR, source.path, "pytorch-cifar100")
 
 
+def _nine_name(q: Parameter, spec: ResNetSpec) -> Place:
+    name = re.sub(r"^fc\.", f"classifier.{3 if spec.drop_rate else 2}.", rename(q.name, _NINE))
+    return Place(name, TORCH[q.role])
+
+
+def _nine_spec(source: Source) -> ResNetSpec:
+    shapes = _shapes(source)
+    convs = [shapes.get(f"conv{n}.0.weight", ()) for n in (1, 2, 3, 4)]
+    if any(len(shape) != 4 for shape in convs):
+        raise WeightsError(f"{source.path}: its first convolutions are not those of a ResNet-9")
+    head = next((n for n in (3, 2) if f"classifier.{n}.weight" in shapes), None)
+    fields = {
+        **find("resnet9").fields,
+        "widths": [shape[0] for shape in convs[1:]],
+        "stem_width": convs[0][0],
+        "in_channels": convs[0][1],
+        "num_classes": 0 if head is None else shapes[f"classifier.{head}.weight"][0],
+        "drop_rate": 0.2 if head == 3 else 0.0,
+        "conv_bias": "conv1.0.bias" in shapes,
+    }
+    try:
+        return ResNetSpec.parse(fields, str(source.path))
+    except ResNetError as error:
+        raise WeightsError(f"{error}; so it is no ResNet-9") from None
+
+
+NINE = Dialect(
+    "resnet9",
+    "the ResNet-9 of jovian.ai",
+    lambda source: in_torch(source) and "res1.0.0.weight" in source.tensors,
+    _nine_name,
+    _nine_spec,
+)
 WIDE = _renaming(
     "wide-resnet", "WideResNet-pytorch", _WIDE, "block1.layer.0.conv1.weight", _wide_spec
 )

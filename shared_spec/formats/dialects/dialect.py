@@ -113,6 +113,8 @@ class Dialect:
     """Whether `spec_of` gives what a file says of itself, and not what its shapes suggest."""
     assumption: str | None = None
     """What its files do not say, though releases differ in it, and how it is taken."""
+    families: frozenset[str] | None = None
+    """Of the catalogue, whose nets alone have such names; None: all."""
 
 
 def arrays_of(dialect: Dialect, source: Source, spec: ResNetSpec) -> LazyArrays:
@@ -169,6 +171,8 @@ def fitting(dialect: Dialect, source: Source) -> list[Fit]:
     shapes = {name: array.shape for name, array in _relevant(dialect, source).items()}
     found: list[tuple[Any, list[str], ResNetSpec]] = []
     for name, entry in CATALOGUE.items():
+        if dialect.families is not None and entry.family not in dialect.families:
+            continue
         spec = _fitting(dialect, entry.spec, shapes)
         if spec is None:
             continue
@@ -255,8 +259,7 @@ def _fitting(
     stem = canonical_shape(first)
     if stem is None or len(stem) != 4 or stem[0] != first.shape[0] or stem[2:] != first.shape[2:]:
         return None
-    last = p.classifier()
-    head = canonical_shape(parameters_of(last)[0]) if last else None
+    head = canonical_shape(parameters_of(p.classifier)[0]) if p.classifier is not None else None
     try:
         spec = spec.override(in_channels=stem[1], num_classes=head[0] if head else 0)
         expected = {}

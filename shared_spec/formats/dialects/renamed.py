@@ -40,11 +40,13 @@ ATTENTION_POOL: Rules = (
 
 def timm_name(name: str, spec: ResNetSpec) -> str:
     """What timm calls an array that has this canonical name: in Res2Net, the paths are beside the
-    block's other layers, and an attention pool is the head.
+    block's other layers, an attention pool is the head, and a block's own gain is no layer's.
     """
     if spec.head_pool == "attention":
         return rename(name, ATTENTION_POOL)
-    return rename(name, RES2NET) if spec.convolution == "hierarchical" else name
+    if spec.convolution == "hierarchical":
+        return rename(name, RES2NET)
+    return name.removesuffix(".gain") if spec.skip_gain and "skipinit" in name else name
 
 
 def _place(q: Parameter, spec: ResNetSpec) -> Place:
@@ -82,6 +84,7 @@ TORCHVISION_NAMES = Dialect(
     _has_regnet,
     _place,
     nearest_library_spec=_torchvision_net,
+    families=frozenset({"torchvision_regnet"}),
 )
 """Of its RegNets and ResNets; the names of the latter are canonical, and read as such."""
 _TIMMS = {"layer1.0.convs.0.weight", "head.pos_embed"}

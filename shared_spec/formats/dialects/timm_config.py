@@ -16,6 +16,7 @@ from shared_spec.catalogue.resolve import same_function
 from shared_spec.errors import SpecError, did_you_mean
 from shared_spec.formats.containers.source import mapping
 from shared_spec.formats.dialects.huggingface import real_labels
+from shared_spec.formats.dialects.renamed import timm_name
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.names import names_of
 from shared_spec.spec.resnet_spec import ResNetSpec
@@ -23,7 +24,9 @@ from shared_spec.spec.validation import first_problem
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
-FAMILIES = frozenset({"torchvision", "timm", "timm_v2"})
+FAMILIES = frozenset(
+    {"torchvision", "timm", "timm_v2", "timm_regnet", "timm_nf", "timm_byob", "senet"}
+)
 """Of the catalogue, where a name means the net that timm gives it."""
 
 MODEL_ARGS = {
@@ -45,8 +48,8 @@ WRAPPER = "timm_wrapper"
 """`model_type` of transformers' class around timm's nets."""
 _PREPARED = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
 
-ACTIVATIONS = {"swish": "silu", "hard_swish": "hardswish"}
-"""timm's names of activations where they are not ours."""
+ACTIVATIONS = {"swish": "silu", "hard_swish": "hardswish", "prelu": "prelu of one slope"}
+"""timm's names of activations where they are not ours; its PReLU has one slope for all channels."""
 
 
 class _Pretrained(BaseModel):
@@ -102,12 +105,11 @@ def config_for_timm(checkpoint: Checkpoint) -> dict[str, Any] | None:
     p = compile_plan(spec)
     side = spec.image_size if prepare is None else prepare.image_size
     first = next(layer.name for layer in p.stem if isinstance(layer, plan.Conv))
-    classifier = p.classifier()
     pretrained: dict[str, Any] = {
         "input_size": [spec.in_channels, side, side],
         "num_classes": spec.num_classes,
         "first_conv": first,
-        "classifier": classifier.name if classifier else f"{names_of(spec).head}fc",
+        "classifier": timm_name(f"{names_of(spec).head}fc.", spec)[:-1],
     }
     if prepare is not None:
         pretrained |= {
@@ -231,6 +233,9 @@ def _fields(config: _Config, where: str) -> dict[str, Any]:
             )
         named = key == "act_layer" and isinstance(value, str)
         fields[MODEL_ARGS[key]] = ACTIVATIONS.get(value, value) if named else value
+    usual = CATALOGUE[config.architecture.partition(".")[0]].spec
+    if "activation" in fields and usual.names == "regnet" and usual.attention == "se":
+        fields["se_activation"] = fields["activation"]  # its nets have one for both
     return fields
 
 

@@ -15,7 +15,7 @@ from shared_spec.catalogue.pretrained import Pretrained, imagenet_labels, publis
 from shared_spec.formats.containers.source import Source
 from shared_spec.formats.dialects.canonical import CANONICAL
 from shared_spec.formats.dialects.dialect import Dialect, Extras, Place
-from shared_spec.formats.dialects.renamed import timm_name
+from shared_spec.formats.dialects.renamed import TORCHVISION_NAMES, timm_name
 from shared_spec.formats.dialects.timm_config import is_timm_config, timm_config
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import METADATA_KEY
@@ -80,6 +80,7 @@ TIMM = (_timm_dialect(""), _timm_dialect(_WRAPPED))
 TORCHVISION = replace(
     CANONICAL,
     library="torchvision",
+    foreign_name=TORCHVISION_NAMES.foreign_name,
     recognises=lambda source: _published(source) is not None,
     spec_of=_torchvision_spec,
     extras=_torchvision_extras,

@@ -28,6 +28,32 @@ class LowestPad(Layer):
     amount: int
 
 
+@dataclass(frozen=True, slots=True)
+class EndPad(Layer):
+    """Rows and columns after the last ones, of zeros or of minus infinity. No plan has it: its
+    maximum may reach so far (`ceil`).
+    """
+
+    amount: int
+    lowest: bool
+
+
+Pad = plan.ZeroPad | LowestPad | EndPad
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelConv(Layer):
+    """A convolution along `channels`, zeros padded: part of a `ChannelAttention`."""
+
+    channels: int
+    kernel_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Output(Layer):
+    """Nothing, but that what is there is an output of the model, beside the last one."""
+
+
 @dataclass(frozen=True)
 class Fork:
     """Two chains from one tensor, whose results are added up."""
@@ -50,7 +76,11 @@ class Event:
 
 def parts_of(p: Plan) -> list[Part]:
     """The chains and forks of a plan."""
-    parts: list[Part] = [Step(layer) for layer in p.stem]
+    given = p.outputs[:-1]
+    parts: list[Part] = []
+    for layer in p.stem:
+        parts += [Step(layer), *((Step(Output("")),) if layer.name in given else ())]
+    ends = {stage.blocks[-1].name for stage in p.stages if stage.name in given}
     for block in p.blocks():
         pre, branch = (tuple(map(Step, chain)) for chain in (block.pre, block.branch))
         if block.shortcut_from == "input":
@@ -60,6 +90,7 @@ def parts_of(p: Plan) -> list[Part]:
         else:
             parts += [*pre, *branch]
         parts += map(Step, block.output)
+        parts += [Step(Output(""))] if block.name in ends else []
     return [*parts, *map(Step, p.head)]
 
 
@@ -91,7 +122,7 @@ def _chain(steps: Iterable[Step], last: tuple[Any, ...]) -> Iterator[Event]:
     pooled = False
     for step in steps:
         layer = step.layer
-        if isinstance(layer, plan.ZeroPad | LowestPad):
+        if isinstance(layer, Pad):
             if padded is not None:
                 yield _padding(padded)
             padded = step
@@ -117,12 +148,18 @@ def _padding(step: Step) -> Event:
 
 def _merged(pad: Layer, layer: Layer, last: tuple[Any, ...]) -> Layer | None:
     """A layer that does a padding before it too, after the event `last`, if there is one."""
-    assert isinstance(pad, plan.ZeroPad | LowestPad)
-    lowest = isinstance(pad, LowestPad)
+    assert isinstance(pad, Pad)
+    end = isinstance(pad, EndPad)
+    lowest = pad.lowest if isinstance(pad, EndPad) else isinstance(pad, LowestPad)
     if isinstance(layer, plan.MaxPool) and layer.padding == 0:
         # Around numbers of which none is negative, zeros never win.
         unseen = (lowest or last in _NOT_NEGATIVE) and pad.amount < layer.kernel_size
+        if end:
+            unseen = unseen and pad.amount == layer.stride - 1
+            return replace(layer, ceil=True) if unseen else None
         return replace(layer, padding=pad.amount) if unseen else None
+    if end:
+        return None
     if isinstance(layer, plan.Conv) and layer.padding == 0 and not lowest:
         return replace(layer, padding=pad.amount)
     return None

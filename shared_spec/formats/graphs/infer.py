@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 from shared_spec import plan
 from shared_spec.errors import ResNetError
 from shared_spec.formats.dialects.spec_from_shapes import BlockShapes, shortcut_kind
-from shared_spec.formats.graphs.events import Fork, Part, Step
+from shared_spec.formats.graphs.events import Fork, Output, Part, Step
 from shared_spec.plan.layers import Layer
 from shared_spec.spec.resnet_spec import ResNetSpec
+
+_ATTENTION = (plan.SqueezeExcite, plan.ChannelAttention)
+_POOLS = (plan.MaxPool, plan.AvgPool, plan.BlurPool)
+_NORMS = (plan.BatchNorm, plan.GroupNorm, plan.EvoNorm, plan.FilterResponseNorm)
+_NAMES = {plan.GroupNorm: "group", plan.EvoNorm: "evonorm_s0", plan.FilterResponseNorm: "frn"}
 
 
 class NoSpecError(ResNetError):
@@ -31,31 +36,81 @@ def spec_from_parts(
     Raises:
         NoSpecError: if it has no residual blocks, or such as no spec describes.
     """
+    plain = not any(isinstance(part, Fork) for part in parts)
+    parts = _in_blocks(parts) if plain and known is None else parts
+    levels = _levels(parts)
+    parts = [p for p in parts if isinstance(p, Fork) or not isinstance(p.layer, Output)]
     forks = [part for part in parts if isinstance(part, Fork)]
     size = {} if image_size is None else {"image_size": image_size}
     if known is not None:
         after = _layers(parts[len(parts) - parts[::-1].index(forks[-1]) :] if forks else parts)
-        plain = {"features_only": False, "out_indices": (), "drop_rate": 0.0, "head_pool": "avg"}
+        usual = {"features_only": False, "out_indices": (), "drop_rate": 0.0, "head_pool": "avg"}
         head = _head(after)
         if "features_only" in head:
             head["out_indices"] = (len(known.depths),)
-        return known.override(**(plain | head | size))
+        return known.override(**(usual | head | size))
     if not forks:
         raise NoSpecError("it has no residual block, whose branch and shortcut are added up")
     first = parts.index(forks[0])
     stem = _layers(parts[:first])
     rest = parts[len(parts) - parts[::-1].index(forks[-1]) :]
     blocks = [_layers(fork.branch) for fork in forks]
-    pre = isinstance(blocks[0][-1] if blocks[0] else None, plan.Conv)
+    ends = [layer for layer in blocks[0] if not isinstance(layer, _ATTENTION)]
+    pre = isinstance(ends[-1] if ends else None, plan.Conv)
     fields = _stem(stem, pre) | _blocks(stem, forks, pre) | _head(_layers(rest))
+    if plain:
+        fields["shortcut"] = "none"
     if "features_only" in fields:
-        fields["out_indices"] = [len(fields["depths"])]
+        places = [0, *accumulate(fields["depths"])]
+        if any(level not in places for level in levels):
+            raise NoSpecError("it gives a tensor from inside a stage")
+        fields["out_indices"] = [*map(places.index, levels), len(fields["depths"])]
     every = [*stem, *(x for block in blocks for x in block)]
     fields |= _common(every, _layers(x for f in forks for x in f.shortcut), _layers(rest)) | size
     rule = fields.get("padding", "symmetric")
     if fields["stem_stride"] > 1 and fields.setdefault("stem_padding", "symmetric") == rule:
         del fields["stem_padding"]
     return ResNetSpec.parse(fields, "its layers")
+
+
+def _levels(parts: Sequence[Part]) -> list[int]:
+    """How many blocks come before each output but the last."""
+    found, blocks = [], 0
+    for part in parts:
+        blocks += isinstance(part, Fork)
+        if isinstance(part, Step) and isinstance(part.layer, Output):
+            found.append(blocks)
+    return found
+
+
+def _in_blocks(parts: Sequence[Part]) -> list[Part]:
+    """A net without shortcuts, with forks of which one way is empty in the place of its blocks."""
+    layers = _layers(parts)
+    ends = [i for i, layer in enumerate(layers) if isinstance(layer, plan.GlobalPool)]
+    end = ends[0] if ends else len(layers)
+    starts = [i for i, layer in enumerate(layers[:end]) if isinstance(layer, _POOLS)]
+    starts += [i for i, layer in enumerate(layers[:end]) if isinstance(layer, plan.Activation)]
+    if not starts:
+        return [*parts]
+    start = starts[0] + 1
+    while start < end and isinstance(layers[start], (*_POOLS, Output)):
+        start += 1
+    count = 2 if all(x.kernel_size == 3 for x in _of(layers[start:end], plan.Conv)) else 3
+    pre = start < end and not isinstance(layers[start], plan.Conv)
+    found, branch = [*parts[:start]], list[Step]()
+    for part in parts[start:end]:
+        assert isinstance(part, Step)
+        full = len(_of(_layers(branch), plan.Conv)) == count
+        closes = full and (pre or isinstance(part.layer, plan.Activation))
+        if closes:
+            found.append(Fork(tuple(branch), ()))
+            branch = []
+        outside = (closes and not pre) or (isinstance(part.layer, Output) and not branch)
+        (found if outside else branch).append(part)
+    if len(_of(_layers(branch), plan.Conv)) == count and pre:
+        found.append(Fork(tuple(branch), ()))
+        branch = []
+    return [*found, *branch, *parts[end:]]
 
 
 def _layers(parts: Any) -> list[Layer]:
@@ -73,19 +128,28 @@ def _common(
     biases, padding.
     """
     fields: dict[str, Any] = {}
-    norms = _of([*layers, *after, *shortcuts], plan.BatchNorm | plan.GroupNorm)
+    norms = [x for x in (*layers, *after, *shortcuts) if isinstance(x, _NORMS)]
     if norms:
         fields |= {"norm_eps": norms[0].eps}
         if isinstance(norms[0], plan.BatchNorm):
             fields |= {"norm_momentum": norms[0].momentum, "norm_variance": norms[0].variance}
         else:
-            fields |= {"norm": "group", "norm_groups": norms[0].groups}
+            fields["norm"] = _NAMES[type(norms[0])]
+        if isinstance(norms[0], plan.GroupNorm | plan.EvoNorm):
+            fields["norm_groups"] = norms[0].groups
     if functions := _of([*layers, *after], plan.Activation):
         fields["activation"] = functions[0].function
     if gates := _of(layers, plan.SqueezeExcite):
         widest = max(gates, key=lambda gate: gate.channels)
         fields |= {"attention": "se", "se_ratio": widest.reduced / max(widest.channels, 1)}
+    elif _of(layers, plan.ChannelAttention):
+        fields["attention"] = "eca"
+    for kind, record in (("blur", plan.BlurPool), ("avg", plan.AvgPool)):
+        if _of(layers, record):
+            fields["anti_alias"] = kind
     convs = _of([*layers, *shortcuts], plan.Conv)
+    if convs and convs[0].standardize_eps is not None:
+        fields["standardize"] = convs[0].standardize_eps
     biased = [conv.bias for conv in convs]
     if all(biased):
         fields["conv_bias"] = True
@@ -119,10 +183,12 @@ def _stem(stem: Sequence[Layer], pre: bool) -> dict[str, Any]:
             f"expected one of 7 or 3, or three of 3"
         )
     after = stem[stem.index(convs[-1]) :]
-    pools, pads = _of(after, plan.MaxPool), _of(after, plan.ZeroPad)
+    pools, pads = _of(after, _POOLS), _of(after, plan.ZeroPad)
     before = after[: after.index(pools[0])] if pools else []
     kept = any(isinstance(x, plan.Activation) and x.function in ("relu", "relu6") for x in before)
     fields["stem_pool"] = "none" if not pools else "max_zero" if pads and not kept else "max"
+    if pools and pools[0].ceil:
+        fields["stem_pool"] = "max_ceil"
     strided = convs[0].stride > 1
     if strided and convs[0].padding == "same":  # at stride 1 both rules are one
         fields["stem_padding"] = "same"
@@ -143,7 +209,7 @@ def _blocks(stem: Sequence[Layer], forks: Sequence[Fork], pre: bool) -> dict[str
                 f"the block that begins at {fork.branch[0].owner} has convolutions of "
                 f"{', '.join(map(str, sizes))} pixels, expected 3, 3 or 1, 3, 1"
             )
-    strides = [_product(c.stride for c in convs) for convs in branches]
+    strides = [_stride(_layers(fork.branch)) for fork in forks]
     dilations = [convs[-1 if len(convs) == 2 else 1].dilation for convs in branches]
     outs = [convs[-1].out_channels for convs in branches]
     # There the shortcut has no convolution.
@@ -166,7 +232,7 @@ def _blocks(stem: Sequence[Layer], forks: Sequence[Fork], pre: bool) -> dict[str
             for (a, _), kind in zip(spans, block, strict=True)
         ],
     }
-    nominal, reached, total, dilation = [], None, _stem_stride(stem), 1
+    nominal, reached, total, dilation = [], None, _stride(stem), 1
     for a, b in spans:
         stride = strides[b - 1] if last else strides[a]
         jump = dilations[a] // dilation if dilations[a] % dilation == 0 else 1
@@ -180,7 +246,7 @@ def _blocks(stem: Sequence[Layer], forks: Sequence[Fork], pre: bool) -> dict[str
     if last:
         fields["stride_block"] = "last"
     fields |= _widths(branches, fields["widths"], spans) if "bottleneck" in block else {}
-    return fields | _shortcut(stem, forks, branches, spans, last)
+    return fields | _shortcut(stem, forks, branches, spans, pre, last)
 
 
 def _strides_end_stages(outs: Sequence[int], strides: Sequence[int]) -> bool:
@@ -193,8 +259,8 @@ def _strides_end_stages(outs: Sequence[int], strides: Sequence[int]) -> bool:
     )
 
 
-def _stem_stride(stem: Sequence[Layer]) -> int:
-    return _product(x.stride for x in _of(stem, plan.Conv | plan.MaxPool | plan.AvgPool))
+def _stride(layers: Sequence[Layer]) -> int:
+    return _product(x.stride for x in _of(layers, (plan.Conv, *_POOLS)))
 
 
 def _widths(branches: Sequence[Any], widths: Sequence[int], spans: Any) -> dict[str, Any]:
@@ -216,11 +282,18 @@ def _widths(branches: Sequence[Any], widths: Sequence[int], spans: Any) -> dict[
 
 
 def _shortcut(
-    stem: Sequence[Layer], forks: Sequence[Fork], branches: Sequence[Any], spans: Any, last: bool
+    stem: Sequence[Layer],
+    forks: Sequence[Fork],
+    branches: Sequence[Any],
+    spans: Any,
+    pre: bool,
+    last: bool,
 ) -> dict[str, Any]:
     chains = [_layers(fork.shortcut) for fork in forks]
     projections = [_of(chain, plan.Conv) for chain in chains]
     fields: dict[str, Any] = {}
+    if any(_of(chain, plan.ZeroPadShortcut) for chain in chains):
+        return {"shortcut": "zero_pad"}
     if not any(projections):
         return {}
     width = _of(stem, plan.Conv)[-1].out_channels
@@ -234,12 +307,10 @@ def _shortcut(
         ]
         for a, b in spans
     ]
-    strided = [_product(c.stride for c in branches[a]) > 1 for a, _ in spans]
+    strided = [_stride(_layers(forks[a].branch)) > 1 for a, _ in spans]
     fields["shortcut"] = shortcut_kind(width, stages, [False] * len(spans) if last else strided)
     first = next(chain for chain, found in zip(chains, projections, strict=True) if found)
-    if not _of(first, plan.BatchNorm | plan.GroupNorm) and not isinstance(
-        _layers(forks[0].branch)[-1], plan.Conv
-    ):
+    if not pre and not _of(first, _NORMS):
         fields["shortcut_norm"] = False
     if any(_of(chain, plan.AvgPool) for chain in chains):
         fields["shortcut_pool"] = "avg"

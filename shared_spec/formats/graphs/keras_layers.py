@@ -9,7 +9,7 @@ from typing import Any
 
 from shared_spec import plan
 from shared_spec.formats.containers.source import shown
-from shared_spec.formats.graphs.events import LowestPad
+from shared_spec.formats.graphs.events import EndPad, LowestPad
 from shared_spec.formats.graphs.keras_model import Node, is_kerass, told_options
 from shared_spec.formats.graphs.walk import LayerError
 from shared_spec.plan.layers import LEAKY_SLOPE, Layer
@@ -224,15 +224,30 @@ def _softmax(node: Node) -> list[Layer]:
 
 
 def _zero_pad(node: Node) -> list[Layer]:
-    padding = node.config["padding"]
-    amounts = {
-        amount for side in padding for amount in (side if isinstance(side, list) else [side])
-    }
-    if len(amounts) != 1:
+    return [_padding(node, node.config["padding"], lowest=False)]
+
+
+def _padding(node: Node, padding: Any, *, lowest: bool) -> Layer:
+    """Rows and columns around an image, or after it, as Keras and this package have their number:
+    one, or one for each side.
+    """
+    sides = padding if isinstance(padding, list) else [padding]
+    rows, *others = [side if isinstance(side, list) else [side, side] for side in sides] or [[]]
+    numbers = len(rows) == 2 and all(type(n) is int for n in rows)
+    if not numbers or any(other != rows for other in others) or rows[0] not in (0, rows[1]):
         raise LayerError(
-            f"{node} pads {shown(str(padding))}, expected one number of zeros on all sides"
+            f"{node} pads {shown(str(padding))}, expected one number on all sides, or one after "
+            f"the last rows and columns"
         )
-    return [plan.ZeroPad(node.path[-1], int(amounts.pop()))]
+    if rows[0] == rows[1]:
+        return (LowestPad if lowest else plan.ZeroPad)(node.path[-1], rows[1])
+    return EndPad(node.path[-1], rows[1], lowest)
+
+
+def _lowest_pad(node: Node) -> list[Layer]:
+    # One number, or two for all sides alike.
+    padding = node.config["padding"]
+    return [_padding(node, [padding, padding], lowest=True)]
 
 
 def _pad(node: Node) -> list[Layer]:
@@ -289,7 +304,7 @@ _BUILDERS: dict[str, Callable[[Node], list[Layer]]] = {
     **_ACTIVATIONS,
     **_NATIVE,
     **{f"{_OURS}{kind}": build for kind, build in _NATIVE.items()},
-    f"{_OURS}LowestPadding2D": lambda node: [LowestPad(node.path[-1], node.config["padding"])],
+    f"{_OURS}LowestPadding2D": _lowest_pad,
     "Convolution2D": _convolution,
     "BatchNormalizationV1": _batch_norm,
     "Activation": _function,

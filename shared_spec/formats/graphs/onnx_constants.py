@@ -87,7 +87,7 @@ def folded(node: OnnxNode, given: Sequence[Constant | None]) -> Constant:
     if sum(math.prod(c.entry.shape) for c in given if c is not None) > _SMALL:
         raise LayerError(f"{node} takes arrays of the file where it takes numbers")
     arrays = [None if c is None else c.numbers(node) for c in given]
-    carried = len(arrays) if node.operator == "Concat" else _carries(node)
+    carried = len(arrays) if node.operator in ("Concat", "Where") else _carries(node)
     if any(a is not None and unknown(a) for a in arrays[carried:]):
         raise LayerError(f"{node} computes with the size of an image, which may be any")
     try:
@@ -100,7 +100,7 @@ def folded(node: OnnxNode, given: Sequence[Constant | None]) -> Constant:
 def _carries(node: OnnxNode) -> bool:
     """Whether what comes first may be a size that is not known, since it stays what it is."""
     whole = node.operator == "Cast" and node.attributes.get("to") == 7
-    return whole or node.operator in ("Gather", "Slice")
+    return whole or node.operator in ("Equal", "Gather", "Slice")
 
 
 def _formed(node: OnnxNode, given: Sequence[Constant | None]) -> Constant | None:
@@ -207,6 +207,18 @@ def shape_of(node: OnnxNode, shape: Sequence[int]) -> Constant:
     return Constant(LazyArray.of(np.array(list(shape)[start:end], np.int64)), computed=True)
 
 
+def _equal(a: Mapping[str, Any], x: np.ndarray, y: np.ndarray) -> Any:
+    if unknown(x) and (y >= 0).any():
+        raise ValueError("a size that may be any")
+    _limited(np.broadcast_shapes(x.shape, y.shape))
+    return x == y
+
+
+def _where(a: Mapping[str, Any], *arrays: np.ndarray) -> np.ndarray:
+    _limited(np.broadcast_shapes(*(x.shape for x in arrays)))
+    return np.where(*arrays)
+
+
 def _whole(compute: Callable[..., Any]) -> Callable[..., Any]:
     """Arithmetic on sizes and places; that on weights is no graph's that was made for inference."""
 
@@ -225,9 +237,11 @@ _COMPUTED: dict[str, Callable[..., Any]] = {
     "CastLike": lambda a, x, like: x.astype(like.dtype),
     "Concat": lambda a, *xs: np.concatenate(xs, a["axis"]),
     "ConstantOfShape": _filled,
+    "Equal": _equal,
     "Expand": _expanded,
     "Gather": _gathered,
     "Slice": _slice,
+    "Where": _where,
     "Add": _whole(np.add),
     "Sub": _whole(np.subtract),
     "Mul": _whole(np.multiply),

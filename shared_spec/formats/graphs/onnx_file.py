@@ -13,10 +13,20 @@ from shared_spec import plan
 from shared_spec.errors import ResNetError, SpecError, WeightsError, some
 from shared_spec.formats.containers.onnx import GRAPH, OnnxGraph, OnnxNode
 from shared_spec.formats.containers.source import Source, parse_json
-from shared_spec.formats.graphs.events import Event, Fork, Part, Step, events_of, parts_of
+from shared_spec.formats.graphs.events import (
+    ChannelConv,
+    Event,
+    Fork,
+    Output,
+    Part,
+    Step,
+    events_of,
+    parts_of,
+)
 from shared_spec.formats.graphs.infer import spec_from_parts
 from shared_spec.formats.graphs.keras_preprocessing import PixelArithmetic
-from shared_spec.formats.graphs.onnx_graph import KNOWN, SAMPLES, Unit, UnitGraph, units_of
+from shared_spec.formats.graphs.onnx_functions import KNOWN, SAMPLES
+from shared_spec.formats.graphs.onnx_graph import Unit, UnitGraph, units_of
 from shared_spec.formats.graphs.walk import (
     LayerError,
     Tensor,
@@ -44,9 +54,12 @@ _NEAR = 1e-7
 _EXACT = 1e-13
 _DEFINED = ("Gelu", "HardSwish", "Mish")
 """Operators that ONNX defines by others, with numbers of float32."""
+_OUTSIDE = -1
+"""What stands for the user of a model among units."""
 _PLAIN = 1.0
 """The eps with which a norm without a variance of its own multiplies and adds alone."""
-_NORMS = (plan.BatchNorm, plan.GroupNorm)
+_OTHER_NORMS = (plan.GroupNorm, plan.EvoNorm, plan.FilterResponseNorm)
+_NORMS = (plan.BatchNorm, *_OTHER_NORMS)
 
 
 @dataclass(frozen=True)
@@ -131,8 +144,10 @@ class _Match:
         self.told = told
         self.graph: UnitGraph = units_of(told, source.tensors.entries)
         self.consumers = self.graph.consumers()
-        self.rounded = False
+        # Of files that were written here, the judge knows the numbers before they were rounded.
+        self.rounded = self.graph.rounded and METADATA_KEY not in source.metadata
         self.folded = 0
+        self.standardised = 0
         self.evaluated = 0
 
     def checkpoint(self, given: ResNetSpec | None) -> Checkpoint:
@@ -149,10 +164,14 @@ class _Match:
             for source in node.sources:
                 consumers.setdefault(source, []).append(number)
         uses = {number: tuple(users) for number, users in consumers.items()}
-        parts = list(_Walk(nodes, uses, self.graph.output, 0).parts(pixels.end))
+        levels = frozenset(self.graph.levels)
+        walk = _Walk(nodes, uses, self.graph.output, 0, levels)
+        parts = list(walk.parts(pixels.end))
+        if sum(isinstance(p, Step) and isinstance(p.layer, Output) for p in parts) < len(levels):
+            raise LayerError("it gives a tensor from inside a block")
         activation = final_activation(parts)
         parts = parts[:-1] if activation is not None else parts
-        parts = self._with_norms(parts)
+        parts = self._with_norms(self._with_kernels(parts))
         parts = _with_biases(parts)
         found = events_of(parts)
         wanted = given or known.spec
@@ -195,7 +214,9 @@ class _Match:
         )
 
     def _users(self, number: Tensor) -> tuple[Tensor, ...]:
-        return self.consumers.get(number, ())
+        """The units that a tensor enters, and `_OUTSIDE` if it is an output too."""
+        given = number in self.graph.levels
+        return (*self.consumers.get(number, ()), *((_OUTSIDE,) if given else ()))
 
     def _pixels(self, channels: int) -> PixelArithmetic:
         """What is done to images before the first other layer."""
@@ -330,9 +351,18 @@ class _Match:
             raise LayerError(f"{units[0]} begins arithmetic that is no norm's")
         before, last = nodes[units[0].sources[0]], units[-1]
         steps: tuple[Step, ...] = ()
+        step = before.steps[0] if before.steps else None
+        alone = len(self._users(units[0].sources[0])) == 1
+        ends = isinstance(step.layer, _OTHER_NORMS) if step is not None else False
+        if ends and alone and step is not None and "weight" not in step.owner.arrays:
+            tau = isinstance(step.layer, plan.FilterResponseNorm)
+            if kinds != ("MAX" if tau else "MA"):
+                raise LayerError(f"{units[0]} begins arithmetic that is no norm's")
+            leaves = ("weight", "bias", "tau")
+            own = dict(zip(leaves, map(_addend, units), strict=False))
+            before.steps = (Step(step.layer, Owner(step.owner.node, {**step.owner.arrays, **own})),)
+            kinds = ""
         if kinds in ("A", "AAMA"):
-            step = before.steps[0] if before.steps else None
-            alone = len(self._users(units[0].sources[0])) == 1
             if step is None or not alone or "bias" in step.owner.arrays or len(before.steps) != 1:
                 raise LayerError(f"{units[0]} adds numbers that are no bias")
             if not isinstance(step.layer, plan.Conv | plan.Dense):
@@ -368,44 +398,57 @@ class _Match:
             return
         for entering, at in (end.sources, end.sources[::-1]):
             way: list[Tensor] = []
-            while at != entering and len(nodes[at].sources) == 1 and len(way) < len(_GATE):
+            while at != entering and len(nodes[at].sources) == 1 and len(way) < len(_GATES[0]):
                 if len(self._users(at)) != 1 or len(nodes[at].steps) != 1:
                     break
                 way.insert(0, at)
                 (at,) = nodes[at].sources
             steps = [nodes[n].steps[0] for n in way]
-            if at != entering or [_what(s.layer) for s in steps] != _GATE:
+            found = _gate(steps) if at == entering else None
+            if found is None:
                 continue
-            first, second = steps[1], steps[3]
-            one, two = first.layer, second.layer
-            assert isinstance(one, plan.Conv)
-            assert isinstance(two, plan.Conv)
-            if (two.out_channels, two.in_channels) != (one.in_channels, one.out_channels):
-                continue
-            arrays = {
-                f"{place}.{leaf}": array
-                for place, step in (("fc1", first), ("fc2", second))
-                for leaf, array in step.owner.arrays.items()
-            }
             node = end.unit.node
             assert node is not None
-            layer = plan.SqueezeExcite(node.outputs[0], one.in_channels, one.out_channels)
+            layer, arrays = found
             for n in way:
                 nodes[n] = _Node(nodes[n].unit, ())
-            nodes[number] = _Node(end.unit, (entering,), (Step(layer, Owner(node, arrays)),))
+            step = Step(replace(layer, name=node.outputs[0]), Owner(node, arrays))
+            nodes[number] = _Node(end.unit, (entering,), (step,))
             return
+
+    def _with_kernels(self, parts: list[Part]) -> list[Part]:
+        """Kernels as they enter, if some of them were standardised before they were written: a spec
+        says that of all or of none.
+        """
+        if len({conv.standardize_eps is None for conv in _convs(parts)}) < 2:
+            return parts
+
+        def plain(step: Step) -> Step:
+            layer = step.layer
+            if not isinstance(layer, plan.Conv) or layer.standardize_eps is None:
+                return step
+            self.standardised += 1
+            weight = _standardised(step.owner.arrays["weight"], layer.standardize_eps)
+            arrays = {**step.owner.arrays, "weight": weight}
+            return Step(replace(layer, standardize_eps=None), Owner(step.owner.node, arrays))
+
+        found: list[Part] = []
+        for part in parts:
+            if isinstance(part, Step):
+                found.append(plain(part))
+            else:
+                found.append(Fork(*(tuple(map(plain, c)) for c in (part.branch, part.shortcut))))
+        return found
 
     def _with_norms(self, parts: list[Part]) -> list[Part]:
         """Norms behind convolutions that have taken them in, which multiply by 1 and add what the
         convolution did. Such convolutions are followed by an activation or a sum.
         """
-        forks = [i for i, part in enumerate(parts) if isinstance(part, Fork)]
-        if not forks:
-            return parts
+        forks = [i for i, part in enumerate(parts) if isinstance(part, Fork)] or [_head(parts)]
         after = parts[forks[0] + 1] if forks[0] + 1 < len(parts) else None
         post = isinstance(after, Step) and isinstance(after.layer, plan.Activation)
         eps = {s.layer.eps for s in _steps(parts) if isinstance(s.layer, plan.BatchNorm)}
-        if any(isinstance(s.layer, plan.GroupNorm) for s in _steps(parts)):
+        if any(isinstance(s.layer, _OTHER_NORMS) for s in _steps(parts)):
             return parts
         only = eps.pop() if len(eps) == 1 else _PLAIN
         stem = [part for part in parts[: forks[0]] if isinstance(part, Step)]
@@ -473,10 +516,13 @@ class _Match:
         eps = {s.layer.eps for s in _steps(parts) if isinstance(s.layer, plan.BatchNorm)}
         changed: dict[str, object] = {}
         if self.folded and len(eps) == 1:
-            pools = [i for i, p in enumerate(parts) if isinstance(p, Step) and _pools(p.layer)]
-            inner = _steps(parts[: pools[0]] if pools else parts)
+            inner = _steps(parts[: _head(parts)])
             bare = any("bias" in s.owner.arrays for s in inner if isinstance(s.layer, plan.Conv))
             changed = {"norm_eps": eps.pop(), "conv_bias": "without_norm" if bare else False}
+        whole = all(conv.standardize_eps is None for conv in _convs(parts))
+        if wanted.standardize is not None and whole:
+            self.standardised += 1
+            changed["standardize"] = None
         return wanted.override(in_channels=channels, num_classes=classes, **changed)
 
     def _weights(self, found: list[Event], expected: list[Event]) -> dict[str, LazyArray]:
@@ -517,7 +563,12 @@ class _Match:
                 f"convolutions or factors, and the norms here, of the eps {spec.norm_eps:g}, add "
                 f"their biases; it is not to be trained as it is"
             )
-        elif inferred and spec.norm == "batch":
+        if self.standardised:
+            yield (
+                "a form for inference: kernels were standardised before they were written, or are "
+                "here, and the convolutions take them as they are; it is not to be trained as it is"
+            )
+        if not self.folded and inferred and spec.norm == "batch":
             yield (
                 f"the file does not say the momentum of its norms; {spec.norm_momentum:g} is taken"
             )
@@ -536,14 +587,39 @@ class _Match:
             yield f"arrays that the net does not have: {some(rest)}"
 
 
-_GATE = ["mean", "fc", "relu", "fc", "sigmoid"]
-"""Layers of squeeze-and-excitation."""
+_GATES = (["mean", "fc", "relu", "fc", "sigmoid"], ["mean", "along", "sigmoid"])
+"""Layers of squeeze-and-excitation, and of channel attention."""
+
+
+def _gate(steps: list[Step]) -> tuple[Layer, dict[str, LazyArray]] | None:
+    """The attention whose layers these are, with its arrays."""
+    kinds = [_what(step.layer) for step in steps]
+    if kinds not in _GATES:
+        return None
+    if kinds == _GATES[1]:
+        along = steps[1].layer
+        assert isinstance(along, ChannelConv)
+        arrays = {"conv.weight": steps[1].owner.arrays["weight"]}
+        return plan.ChannelAttention("", along.channels, along.kernel_size), arrays
+    one, two = steps[1].layer, steps[3].layer
+    assert isinstance(one, plan.Conv)
+    assert isinstance(two, plan.Conv)
+    if (two.out_channels, two.in_channels) != (one.in_channels, one.out_channels):
+        return None
+    arrays = {
+        f"{place}.{leaf}": array
+        for place, step in (("fc1", steps[1]), ("fc2", steps[3]))
+        for leaf, array in step.owner.arrays.items()
+    }
+    return plan.SqueezeExcite("", one.in_channels, one.out_channels), arrays
 
 
 def _what(layer: Layer) -> str:
     """Which of these a layer is."""
-    if isinstance(layer, plan.GlobalPool) and layer.kind == "avg" and layer.keep_axes:
+    if isinstance(layer, plan.GlobalPool) and layer.kind == "avg":
         return "mean"
+    if isinstance(layer, ChannelConv):
+        return "along"
     if isinstance(layer, plan.Activation):
         return layer.function
     if not isinstance(layer, plan.Conv) or not layer.bias or layer.padding not in (0, "same"):
@@ -554,7 +630,7 @@ def _what(layer: Layer) -> str:
 _NARROW = (10, 16)
 """float16 and bfloat16, by ONNX's numbers."""
 _AFFINE = ("Add", "Sub", "Mul", "Div", "Gather")
-_KINDS = {"Add": "A", "Sub": "A", "Mul": "M"}
+_KINDS = {"Add": "A", "Sub": "A", "Mul": "M", "Max": "X"}
 
 
 def _affine(
@@ -600,7 +676,7 @@ def _bare(steps: tuple[Step, ...], ends: bool) -> Iterator[Step]:
     """The convolutions of a chain that an activation follows, or with `ends` nothing."""
     for i, step in enumerate(steps):
         after = steps[i + 1].layer if i + 1 < len(steps) else None
-        last = after is None or isinstance(after, plan.SqueezeExcite)
+        last = after is None or isinstance(after, plan.SqueezeExcite | plan.ChannelAttention)
         follows = isinstance(after, plan.Activation) or (ends and last)
         if isinstance(step.layer, plan.Conv) and follows:
             yield step
@@ -610,8 +686,7 @@ def _with_biases(parts: list[Part]) -> list[Part]:
     """Zeros for the biases that exporters leave out where they are zeros: a spec gives one to all
     convolutions, to all that no norm follows, or to none, and to every classifier.
     """
-    pools = (i for i, p in enumerate(parts) if isinstance(p, Step) and _pools(p.layer))
-    head = next(pools, len(parts))
+    head = _head(parts)
     chains = list(_chains(parts[:head]))
     normed = {id(step) for chain in chains for step in _normed(chain)}
     convs = [s for chain in chains for s in chain if isinstance(s.layer, plan.Conv)]
@@ -637,8 +712,17 @@ def _with_biases(parts: list[Part]) -> list[Part]:
     return found
 
 
-def _pools(layer: Layer) -> bool:
-    return isinstance(layer, plan.GlobalPool)
+def _head(parts: list[Part]) -> int:
+    """Where the pool over all pixels is, or the end."""
+    steps = enumerate(part if isinstance(part, Step) else None for part in parts)
+    pools = (i for i, step in steps if step and isinstance(step.layer, plan.GlobalPool))
+    return next(pools, len(parts))
+
+
+def _convs(parts: list[Part]) -> list[plan.Conv]:
+    """The convolutions before the head."""
+    layers = [step.layer for step in _steps(parts[: _head(parts)])]
+    return [layer for layer in layers if isinstance(layer, plan.Conv)]
 
 
 def _chains(parts: list[Part]) -> Iterator[list[Step]]:
@@ -676,6 +760,18 @@ def _addend(unit: Unit) -> LazyArray:
 
 def _negative(entry: LazyArray) -> LazyArray:
     return LazyArray(entry.shape, entry.dtype, lambda: -entry.read())
+
+
+def _standardised(entry: LazyArray, eps: float) -> LazyArray:
+    """Filters as a convolution takes them that standardises its kernel."""
+
+    def read() -> np.ndarray:
+        x = entry.array().astype(np.float64)
+        x -= x.mean((1, 2, 3), keepdims=True)
+        found: np.ndarray = x / np.sqrt((x**2).mean((1, 2, 3), keepdims=True) + eps)
+        return found.astype(entry.dtype)
+
+    return LazyArray(entry.shape, entry.dtype, read)
 
 
 @lru_cache(8)

@@ -12,7 +12,7 @@ import numpy as np
 from shared_spec import plan
 from shared_spec.formats.containers.onnx import OnnxGraph, OnnxNode
 from shared_spec.formats.containers.source import shown
-from shared_spec.formats.graphs.events import LowestPad
+from shared_spec.formats.graphs.events import ChannelConv, LowestPad
 from shared_spec.formats.graphs.onnx_constants import (
     UNKNOWN,
     Constant,
@@ -21,18 +21,33 @@ from shared_spec.formats.graphs.onnx_constants import (
     shape_of,
     unknown,
 )
+from shared_spec.formats.graphs.onnx_functions import (
+    FUNCTIONS,
+    Function,
+    Term,
+    combined,
+    epsilon,
+    leaf,
+    standardised,
+)
 from shared_spec.formats.graphs.walk import LayerError, Tensor
 from shared_spec.plan.layers import Layer
+from shared_spec.plan.summary import output_shape
 from shared_spec.weights.lazy_array import LazyArray
 
 _FOLDED = 2**22
 """Elements that are computed of a file's constants, at most."""
 _FLOATS = (1, 10, 11, 16)
 """Types, by number, in which a model may compute."""
+_OUTPUTS = 9
+"""Maps before the stem's pool and after each of eight stages."""
+_FAR = 2**31 - 1
+"""Behind the last row of any map."""
+_PART = -1
+"""The unit of a tensor that is only part of what others compute."""
+_BINOMIAL = np.outer((1, 2, 1), (1, 2, 1)) / 16
 _MOMENTUM = 0.1
 """Which inference does not need, and files so do not say; the spec's own default."""
-
-Function = Callable[..., np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -74,8 +89,14 @@ class Value:
     """Whether a map has become one pixel."""
     pads: tuple[int, int, int, int] | None = None
     """Zeros above, left, below and right that are still to be added."""
+    reflected: bool = False
+    """Whether one pixel is still to be added on all sides, by reflection."""
+    spread: bool = False
+    """Whether it is one pixel, given for all of a map."""
     whole: bool = False
     """Whether it is of whole numbers, whose arithmetic cuts and overflows."""
+    term: Term | None = None
+    """What it is of another tensor, if a norm may be made of it."""
 
 
 Item = Value | Constant
@@ -87,15 +108,20 @@ class UnitGraph:
 
     units: tuple[Unit, ...]
     output: Tensor
+    """The last one."""
+    levels: tuple[Tensor, ...]
+    """Outputs before it, in their order."""
     end: Value
     first: Value
     """The input."""
     guessed: bool
     """Whether pads were taken for TensorFlow's rule, whose numbers they are at the model's size."""
+    rounded: bool
+    """Whether a norm that several nodes compute has an eps that was rounded to float32."""
 
     def consumers(self) -> dict[Tensor, tuple[Tensor, ...]]:
         """The units that the output needs, by what enters them."""
-        used = {self.output}
+        used = {self.output, *self.levels}
         for number in range(len(self.units) - 1, -1, -1):
             if number in used:
                 used.update(self.units[number].sources)
@@ -112,8 +138,10 @@ def units_of(graph: OnnxGraph, arrays: Mapping[str, LazyArray]) -> UnitGraph:
     Raises:
         LayerError: naming a node that no ResNet here has.
     """
-    if graph.outputs != 1:
-        raise LayerError(f"it gives {graph.outputs} outputs, expected one")
+    if len(graph.outputs) > _OUTPUTS:
+        raise LayerError(
+            f"it gives {len(graph.outputs)} outputs, and no ResNet here over {_OUTPUTS}"
+        )
     found = _Reader(graph, arrays, same=False).read()
     return _Reader(graph, arrays, same=True).read() if found.guessed else found
 
@@ -140,21 +168,40 @@ class _Reader:
         self.items[graph.input] = image
         for node in needed:
             self._take(node)
-        end = self.items.get(graph.output)
+        results = [self._result(name) for name in graph.outputs]
+        outputs, end = [x.unit for x in results], results[-1]
+        if outputs != sorted(set(outputs)):
+            raise LayerError("it gives a tensor twice, or later ones before earlier ones")
+        maps = all(x.axes == end.axes and len(x.axes) == 4 and not x.pooled for x in results)
+        if len(results) > 1 and not maps:
+            raise LayerError("it gives several outputs, which are not all maps")
+        return UnitGraph(
+            tuple(self.units),
+            end.unit,
+            tuple(outputs[:-1]),
+            end,
+            image,
+            self.guessed,
+            any(_rounded(unit.layer) for unit in self.units),
+        )
+
+    def _result(self, name: str) -> Value:
+        """An output."""
+        end = self.items.get(name)
         if not isinstance(end, Value):
-            raise LayerError("its output does not depend on its input")
-        if end.pads is not None:
-            raise LayerError("it ends in zeros around a map")
-        return UnitGraph(tuple(self.units), end.unit, end, image, self.guessed)
+            raise LayerError(f"its output {shown(name)} does not depend on its input")
+        if end.pads is not None or end.reflected or end.spread or end.unit == _PART:
+            raise LayerError(f"its output {shown(name)} is no layer's of a ResNet here")
+        return end
 
     def _needed(self) -> list[OnnxNode]:
         """The nodes that the output depends on, in their order."""
-        wanted, kept = {self.graph.output}, []
+        wanted, kept = {*self.graph.outputs}, []
         for node in reversed(self.graph.nodes):
             if wanted.isdisjoint(node.outputs):
                 continue
             kept.append(node)
-            wanted.update(node.inputs)
+            wanted.update(_taken(node))
         return kept[::-1]
 
     def _axes(self, nodes: Sequence[OnnxNode]) -> str:
@@ -180,7 +227,7 @@ class _Reader:
 
     def _take(self, node: OnnxNode) -> None:
         given: list[Item | None] = []
-        for name in node.inputs:
+        for name in _taken(node):
             if name and name not in self.items:
                 raise LayerError(f"{node} takes {shown(name)}, which nothing before it gives")
             item = self.items[name] if name else None
@@ -190,31 +237,67 @@ class _Reader:
         if any(name in self.items for name in node.outputs):
             raise LayerError(f"{node} gives a tensor that there is already")
         values = [item for item in given if isinstance(item, Value)]
-        found: Item
-        if not values:
+        terms = [self._term(item) for item in given]
+        lifted = node.operator in ("ReduceMean", "BatchNormalization")
+        term = combined(node, terms, given) if values or lifted else None
+        if term is not None:
+            found: Item = self._joined(node, term, given)
+        elif values:
+            self._check(node, given, values)
+            found = _BUILDERS[node.operator](self, node, given)
+        else:
             made = folded(node, [x for x in given if not isinstance(x, Value)])
             if made.computed:
                 self.folded += math.prod(made.entry.shape)
                 if self.folded > _FOLDED:
                     raise LayerError("it computes more of its constants than any model does")
             found = made
-        else:
-            build = _BUILDERS.get(node.operator)
-            if build is None:
-                raise LayerError(f"{node} is of an operator that no ResNet here has")
-            if not isinstance(given[0], Value) and node.operator not in _EITHER:
-                raise LayerError(f"{node} computes what no ResNet here does of its input")
-            if any(x.whole for x in values) and node.operator not in _WHOLE:
-                raise LayerError(f"{node} computes with whole numbers, which no model here does")
-            if values[0].pads is not None and node.operator not in ("Conv", *_IDLE, "Transpose"):
-                raise LayerError(f"{node} comes after zeros that are not the same on all sides")
-            found = build(self, node, given)
         self.items[node.outputs[0]] = found
+
+    def _check(self, node: OnnxNode, given: Sequence[Item | None], values: Sequence[Value]) -> None:
+        """Raise a `LayerError` for a node that no builder is for."""
+        if node.operator not in _BUILDERS:
+            raise LayerError(f"{node} is of an operator that no ResNet here has")
+        if not isinstance(given[0], Value) and node.operator not in _EITHER:
+            raise LayerError(f"{node} computes what no ResNet here does of its input")
+        if any(x.whole for x in values) and node.operator not in _WHOLE:
+            raise LayerError(f"{node} computes with whole numbers, which no model here does")
+        if any(x.unit == _PART for x in values) and node.operator not in _OF_PARTS:
+            raise LayerError(f"{node} takes part of a norm, and is none of a ResNet here")
+        if any(x.spread for x in values) and node.operator not in _PAIRS:
+            raise LayerError(f"{node} takes one pixel for a map, which no ResNet here does")
+        if any(x.pads for x in values) and node.operator not in ("Conv", *_IDLE, "Transpose"):
+            raise LayerError(f"{node} comes after zeros that are not the same on all sides")
+        if any(x.reflected for x in values) and node.operator not in ("Conv", *_IDLE):
+            raise LayerError(f"{node} comes after pixels that are reflected, and is no blur")
+
+    def _term(self, item: Item | None) -> Term | None:
+        if not isinstance(item, Value):
+            return leaf(item)
+        plain = item.unit != _PART and item.axes == "NCHW" and not (item.pads or item.reflected)
+        plain = plain and not (item.spread or item.whole)
+        return item.term or (("of", item.unit) if plain else None)
+
+    def _joined(self, node: OnnxNode, term: Term, given: Sequence[Item | None]) -> Value:
+        """What a node gives that computes a term."""
+        values = [x for x in given if isinstance(x, Value)]
+        x = next((v for v in values if v.unit != _PART), values[0] if values else None)
+        if node.operator in _IDLE and x is not None:
+            return replace(_idle(self, node, given), term=x.term)
+        match term:
+            case ("square", ("of", _)):
+                return replace(_arithmetic(self, node, given), term=term)
+            case ("ratio", ("of", u), ("power", ("of", v), True), eps) if u == v and x is not None:
+                norm = plan.FilterResponseNorm(node.outputs[0], x.channels or 0, eps)
+                return self.add(x, Unit(node, (u,), norm))
+        if x is None:
+            return Value(_PART, "", None, None, term=term)
+        return replace(x, unit=_PART, axes="", term=term)
 
     def add(self, value: Value, unit: Unit, **changes: Any) -> Value:
         """A unit, and the tensor that it gives: that which it takes, but for `changes`."""
         self.units.append(unit)
-        return replace(value, unit=len(self.units) - 1, **changes)
+        return replace(value, unit=len(self.units) - 1, **({"term": None} | changes))
 
     def window(
         self, node: OnnxNode, x: Value, kernel: int, stride: int, dilation: int = 1
@@ -258,6 +341,21 @@ class _Reader:
         return top, after
 
 
+def _rounded(layer: Layer | None) -> bool:
+    """Whether a layer has an eps that float32 cannot hold, and that nothing made up for."""
+    if isinstance(layer, plan.Conv):
+        eps = layer.standardize_eps
+    else:
+        kinds = plan.GroupNorm | plan.EvoNorm | plan.FilterResponseNorm
+        eps = layer.eps if isinstance(layer, kinds) else None
+    return eps is not None and eps != float(np.float32(eps))
+
+
+def _taken(node: OnnxNode) -> tuple[str, ...]:
+    """The inputs that change what it gives: in training a norm takes no statistics of others."""
+    return node.inputs[: 3 if node.attributes.get("training_mode", 0) else None]
+
+
 def _square(node: OnnxNode, key: str, default: int) -> int:
     values = node.attributes.get(key, (default, default))
     if len(values) != 2 or values[0] != values[1] or values[0] < 1:
@@ -284,7 +382,12 @@ def _map(node: OnnxNode, given: Sequence[Item | None], axes: str = "NCHW") -> Va
 
 
 def _conv(r: _Reader, node: OnnxNode, given: Sequence[Item | None]) -> Value:
-    x, kernel = _map(node, given), _entry(node, given[1], 4)
+    if isinstance(given[0], Value) and given[0].axes == "N1C":
+        return _channel_conv(r, node, given)
+    x, second, eps = _map(node, given), given[1], None
+    if isinstance(second, Value) and (found := standardised(second.term)) is not None:
+        second, eps = Constant(found[0][1]), found[1]
+    kernel = _entry(node, second, 4)
     out, inside, rows, columns = kernel.shape
     stride, dilation = _square(node, "strides", 1), _square(node, "dilations", 1)
     if rows != columns or node.attributes.get("kernel_shape", kernel.shape[2:]) != (rows, columns):
@@ -297,6 +400,8 @@ def _conv(r: _Reader, node: OnnxNode, given: Sequence[Item | None]) -> Value:
         made = isinstance(bias, Constant) and bias.computed and not bias.numbers(node).any()
         if not made:
             arrays["bias"] = _entry(node, bias, 1)
+    if x.reflected:
+        return _blur(r, node, x, arrays, stride, (groups, dilation))
     padding, size = r.window(node, x, rows, stride, dilation)
     layer = plan.Conv(
         node.outputs[0],
@@ -307,10 +412,47 @@ def _conv(r: _Reader, node: OnnxNode, given: Sequence[Item | None]) -> Value:
         padding,
         groups,
         "bias" in arrays,
-        dilation=dilation,
+        eps,
+        dilation,
     )
     unit = Unit(node, (x.unit,), layer, arrays)
     return r.add(x, unit, channels=out, size=size, pads=None)
+
+
+def _channel_conv(r: _Reader, node: OnnxNode, given: Sequence[Item | None]) -> Value:
+    """A convolution along the channels."""
+    x, kernel, a = given[0], _entry(node, given[1], 3), node.attributes
+    assert isinstance(x, Value)
+    pixels = kernel.shape[2]
+    ones = {"strides": (1,), "dilations": (1,), "group": 1}
+    plain = all(a.get(key, one) == one for key, one in ones.items())
+    auto, pads = a.get("auto_pad", "NOTSET"), a.get("pads", (0, 0))
+    padded = auto == "SAME_UPPER" or (auto == "NOTSET" and pads == (pixels // 2,) * 2)
+    whole = a.get("kernel_shape", (pixels,)) == (pixels,) and kernel.shape[:2] == (1, 1)
+    if not (plain and padded and whole and pixels % 2) or any(given[2:]):
+        raise LayerError(f"{node} is along the channels, and not as in channel attention")
+    layer = ChannelConv(node.outputs[0], x.channels or 0, pixels)
+    return r.add(x, Unit(node, (x.unit,), layer, {"weight": kernel}))
+
+
+def _blur(
+    r: _Reader,
+    node: OnnxNode,
+    x: Value,
+    arrays: Mapping[str, LazyArray],
+    stride: int,
+    more: tuple[int, int],
+) -> Value:
+    """The binomial filter of each channel, over pixels of which one on all sides is reflected."""
+    kernel, a = arrays["weight"], node.attributes
+    bare = set(arrays) == {"weight"} and a.get("auto_pad", "NOTSET") in ("NOTSET", "VALID")
+    bare = bare and not any(a.get("pads", ())) and more == (x.channels, 1)
+    filters = Constant(kernel).numbers(node) if kernel.shape[1:] == (1, 3, 3) else None
+    if not bare or filters is None or (filters != _BINOMIAL).any():
+        raise LayerError(f"{node} comes after pixels that are reflected, and is no blur of 1 2 1")
+    layer = plan.BlurPool(node.outputs[0], kernel.shape[0], stride)
+    size = None if x.size is None else tuple((n - 3) // stride + 1 for n in x.size)
+    return r.add(x, Unit(node, (x.unit,), layer), size=size, reflected=False)
 
 
 def _batch_norm(r: _Reader, node: OnnxNode, given: Sequence[Item | None]) -> Value:
@@ -320,9 +462,15 @@ def _batch_norm(r: _Reader, node: OnnxNode, given: Sequence[Item | None]) -> Val
     leaves = ("weight", "bias", "running_mean", "running_var")
     arrays = {k: _entry(node, v, 1) for k, v in zip(leaves, given[1:], strict=True)}
     (channels,) = arrays["weight"].shape
-    # An attribute is of float32 whatever the model is: the decimal that was rounded to it.
-    eps = float(str(np.float32(node.attributes.get("epsilon", 1e-5))))
-    layer = plan.BatchNorm(node.outputs[0], channels, eps, _MOMENTUM, "unbiased")
+    layer = plan.BatchNorm(node.outputs[0], channels, epsilon(node), _MOMENTUM, "unbiased")
+    return r.add(x, Unit(node, (x.unit,), layer, arrays))
+
+
+def _group_norm(r: _Reader, node: OnnxNode, given: Sequence[Item | None]) -> Value:
+    x, arrays = _map(node, given), {}
+    arrays = {k: _entry(node, v, 1) for k, v in zip(("weight", "bias"), given[1:], strict=True)}
+    groups, channels = node.attributes["num_groups"], arrays["weight"].shape[0]
+    layer = plan.GroupNorm(node.outputs[0], channels, groups, epsilon(node))
     return r.add(x, Unit(node, (x.unit,), layer, arrays))
 
 
@@ -334,6 +482,10 @@ def _pool(record: type[Layer]) -> Callable[[_Reader, OnnxNode, Sequence[Item | N
         kernel, stride = _square(node, "kernel_shape", 1), _square(node, "strides", 1)
         if _square(node, "dilations", 1) != 1:
             raise LayerError(f"{node} is dilated")
+        if record is plan.MaxPool and _reaches_beyond(node, x, kernel, stride):
+            beyond = plan.MaxPool(node.outputs[0], kernel, stride, ceil=True)
+            after = None if x.size is None else output_shape(beyond, (*x.size, 1))[:2]
+            return r.add(x, Unit(node, (x.unit,), beyond), size=after)
         padding, size = r.window(node, x, kernel, stride)
         counted = bool(node.attributes.get("count_include_pad", 0))
         if node.attributes.get("ceil_mode", 0):
@@ -350,6 +502,20 @@ def _pool(record: type[Layer]) -> Callable[[_Reader, OnnxNode, Sequence[Item | N
         return r.add(x, Unit(node, (x.unit,), layer), size=size)
 
     return build
+
+
+def _reaches_beyond(node: OnnxNode, x: Value, kernel: int, stride: int) -> bool:
+    """Whether the last windows of a maximum may reach beyond an image that is not padded before its
+    first pixels.
+    """
+    pads = list(node.attributes.get("pads", (0,) * 4))
+    if node.attributes.get("auto_pad", "NOTSET") != "NOTSET" or x.pads or kernel < stride:
+        return False
+    if node.attributes.get("ceil_mode", 0):
+        return pads == [0] * 4
+    # At the sizes at which TensorFlow's rule is the same, a file may mean that.
+    rule = x.size and all((-(-n // stride) - 1) * stride + kernel - n == stride - 1 for n in x.size)
+    return stride > 1 and not rule and pads == [0, 0, stride - 1, stride - 1]
 
 
 def _global_pool(kind: Any) -> Callable[[_Reader, OnnxNode, Sequence[Item | None]], Value]:
@@ -372,24 +538,159 @@ def _global_pool(kind: Any) -> Callable[[_Reader, OnnxNode, Sequence[Item | None
     return build
 
 
-def _flatten(r: _Reader, node: OnnxNode, given: Sequence[Item | None]) -> Value:
-    """A pixel without the axes of rows and columns."""
+def _reshape(r: _Reader, node: OnnxNode, given: Sequence[Item | None]) -> Value:
+    x, shape = given[0], integers(node, "shape", given, 1) or []
+    if not isinstance(x, Value) or (x.pooled and x.unit != _PART):
+        return _pixel(r, node, given)
+    term = r._term(x)
+    match term:
+        case ("of", _) | ("gated", ("of", _), _):
+            if (groups := _groups(r, x, shape)) is not None:
+                return replace(x, unit=_PART, axes="", term=("groups", term, groups, len(shape)))
+        case (("variance" | "mean") as kind, ("groups", _, g, rank) as t, _):
+            if len(shape) == rank and _batch(r, shape[0]) and shape[1:] == [g] + [1] * (rank - 2):
+                return replace(x, term=(kind, t, True))
+        case ("ratio", top, ("variance", ("groups", ("of", u), g, _) as t, True), eps):
+            if not _is_map(r, x, shape):
+                raise LayerError(f"{node} makes something else than a map of groups")
+            axes, channels, name = "NCHW", x.channels or 0, node.outputs[0]
+            if top == ("centred", t):
+                unit = Unit(node, (u,), plan.GroupNorm(name, channels, g, eps))
+                return r.add(x, unit, axes=axes)
+            if top[0] == "groups" and top[1][:2] == ("gated", ("of", u)) and top[2:] == t[2:]:
+                layer = plan.EvoNorm(name, channels, g, eps)
+                return r.add(x, Unit(node, (u,), layer, {"v": top[1][2]}), axes=axes)
+    if (found := standardised(term)) is not None and found[0][0] == "kernel":
+        (_, kernel, axis), eps = found
+        fits = len(shape) == 4 and shape[0] == kernel.shape[axis] and min(shape) > 0
+        if fits and math.prod(shape) == math.prod(kernel.shape):
+            t = ("kernel", kernel.reshaped(tuple(shape)), 0)
+            return replace(x, term=("ratio", ("centred", t), ("variance", t, True), eps))
+    raise LayerError(f"{node} changes the axes of a map")
+
+
+def _batch(r: _Reader, length: int) -> bool:
+    """Whether a number in a shape stands for the images."""
+    return length in (-1, 0, UNKNOWN, r.graph.shape[0])
+
+
+def _groups(r: _Reader, x: Value, shape: Sequence[int]) -> int | None:
+    """How many groups a shape puts the channels of a map into, all else of an image behind them."""
+    if len(shape) not in (3, 5) or not _batch(r, shape[0]) or list(shape).count(-1) > 1:
+        return None
+    groups, channels = shape[1], x.channels or 0
+    if groups < 1 or channels % groups:
+        return None
+    if len(shape) == 5:
+        whole = [shape[0], channels, *shape[3:]]
+        return groups if shape[2] == channels // groups and _is_map(r, x, whole) else None
+    every = None if x.size is None else channels // groups * math.prod(x.size)
+    return groups if shape[2] in (-1, every) else None
+
+
+def _is_map(r: _Reader, x: Value, shape: Sequence[int]) -> bool:
+    """Whether a shape is that of a map."""
+    if len(shape) != 4 or not _batch(r, shape[0]) or list(shape).count(-1) > 1:
+        return False
+    sides = x.size or (UNKNOWN - 2, UNKNOWN - 3)
+    return shape[1] in (-1, x.channels) and all(
+        n in (-1, side) for n, side in zip(shape[2:], sides, strict=True)
+    )
+
+
+def _pixel(r: _Reader, node: OnnxNode, given: Sequence[Item | None]) -> Value:
+    """A pixel with other axes of length 1."""
     x = given[0]
     if not isinstance(x, Value) or not x.pooled:
         raise LayerError(f"{node} changes the axes of a map")
-    kept = "".join(axis for axis in x.axes if axis in "NC")
-    if node.operator == "Squeeze":
-        axes = integers(node, "axes", given, 1) or []
-        fits = sorted(x.axes[a % len(x.axes)] for a in axes if -4 <= a < 4) == ["H", "W"]
-    elif node.operator == "Flatten":
-        fits = node.attributes.get("axis", 1) == 1
-    else:
+    ones = ["1" if axis in "HW1" else axis for axis in x.axes]
+    if node.operator == "Flatten":
+        fits, ones = node.attributes.get("axis", 1) == 1 and ones[0] == "N", ["N", "C"]
+    elif node.operator == "Reshape":
         shape = integers(node, "shape", given, 1) or []
-        batch = (-1, 0, UNKNOWN, r.graph.shape[0])
-        fits = len(shape) == 2 and shape[0] in batch and shape[1] in (-1, x.channels)
+        fits = len(shape) in (2, 3, 4) and _batch(r, shape[0]) and ones[0] == "N"
+        rest = [ones[i] if n == 0 and i < len(ones) else n for i, n in enumerate(shape) if i]
+        ones = ["N", *("C" if n in ("C", -1, x.channels) else "1" for n in rest)]
+        fits = (
+            fits and ones.count("C") == 1 and all(n in ("C", "1", 1, -1, x.channels) for n in rest)
+        )
+        fits = fits and [*shape].count(-1) < 2
+    else:
+        axes = integers(node, "axes", given, 1) or []
+        rank = len(ones) + (len(axes) if node.operator == "Unsqueeze" else 0)
+        places = sorted({a % rank for a in axes if -rank <= a < rank})
+        fits = len(places) == len(axes) > 0 and rank <= 4
+        if node.operator == "Unsqueeze":
+            for place in places:
+                ones.insert(place, "1")
+        else:
+            fits = fits and all(ones[i] == "1" for i in places)
+            ones = [axis for i, axis in enumerate(ones) if i not in places]
     if not fits:
         raise LayerError(f"{node} makes something else than a vector of each image")
-    return replace(x, axes=kept)
+    known = {"N1C1": "N1C1", "NC11": "NCHW", "N11C": "NHWC"}
+    return replace(x, axes=known.get("".join(ones), "".join(ones)), term=None)
+
+
+def _expand(r: _Reader, node: OnnxNode, given: Sequence[Item | None]) -> Value:
+    """A pixel for all of a map, or of an axis that it has already."""
+    x, shape = given[0], integers(node, "shape", given, 1) or []
+    if isinstance(x, Value) and x.unit == _PART and x.term is not None:
+        match x.term:
+            case ("variance", ("groups", _, g, rank), True):
+                if (
+                    len(shape) == rank
+                    and _batch(r, shape[0])
+                    and shape[1:] == [g] + [1] * (rank - 2)
+                ):
+                    return x
+            case (_, ("power", _, True), _) if _is_map(r, x, shape):
+                return x
+    elif isinstance(x, Value) and x.pooled and x.axes == "NCHW" and len(shape) == 4:
+        sides = tuple(shape[2:])
+        whole = sides == (UNKNOWN - 2, UNKNOWN - 3) or min(sides) > 0
+        if (_batch(r, shape[0]) or shape[0] == 1) and shape[1] in (1, x.channels) and whole:
+            size = (sides[0], sides[1]) if min(sides) > 0 else None
+            return replace(x, spread=True, size=size)
+    raise LayerError(f"{node} spreads something else than one pixel over a map")
+
+
+def _slice(r: _Reader, node: OnnxNode, given: Sequence[Item | None]) -> Value:
+    """Every other row and column."""
+    x = given[0]
+    keys = ("starts", "ends", "axes", "steps")
+    told = [integers(node, key, given, i) for i, key in enumerate(keys, start=1)]
+    starts, ends = told[0] or [], told[1] or []
+    axes, steps = told[2] or [*range(len(starts))], told[3] or [1] * len(starts)
+    if not isinstance(x, Value) or not len(starts) == len(ends) == len(axes) == len(steps):
+        raise LayerError(f"{node} takes part of something else than a map")
+    source, letters, paces, size = x.unit, x.axes, {"H": 1, "W": 1}, x.size
+    if x.unit == _PART:
+        match x.term:
+            case ("every", source, letters, rows, columns):
+                paces = {"H": rows, "W": columns}
+            case _:
+                raise LayerError(f"{node} takes part of something else than a map")
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        letter = letters[axis] if -len(letters) <= axis < len(letters) else ""
+        side = None if x.size is None or letter not in "HW" else x.size["HW".index(letter)]
+        side = x.channels if letter == "C" else side
+        whole = start == 0 and (end >= _FAR or (side is not None and end >= side)) and step >= 1
+        if not letter or not whole or (step > 1 and letter not in "HW"):
+            raise LayerError(f"{node} leaves out other things than rows and columns at equal steps")
+        if step > 1:
+            paces[letter] *= step
+        if size is not None and letter in "HW":
+            h, w = (-(-n // step) if letter == a else n for n, a in zip(size, "HW", strict=True))
+            size = (h, w)
+    rows, columns = paces["H"], paces["W"]
+    term = ("every", source, letters, rows, columns)
+    if rows != columns:
+        return replace(x, unit=_PART, axes="", size=size, term=term)
+    if rows == 1:
+        return x
+    unit = Unit(node, (source,), plan.MaxPool(node.outputs[0], 1, rows))
+    return r.add(x, unit, axes=letters, size=size, term=term)
 
 
 def _transpose(r: _Reader, node: OnnxNode, given: Sequence[Item | None]) -> Value:
@@ -398,7 +699,7 @@ def _transpose(r: _Reader, node: OnnxNode, given: Sequence[Item | None]) -> Valu
     order = node.attributes.get("perm", tuple(range(len(x.axes)))[::-1])
     if sorted(order) != list(range(len(x.axes))) or x.axes[order[0]] != "N":
         raise LayerError(f"{node} changes the axis of images")
-    return replace(x, axes="".join(x.axes[i] for i in order))
+    return replace(x, axes="".join(x.axes[i] for i in order), term=None)
 
 
 def _pad(r: _Reader, node: OnnxNode, given: Sequence[Item | None]) -> Value:
@@ -414,13 +715,20 @@ def _pad(r: _Reader, node: OnnxNode, given: Sequence[Item | None]) -> Value:
     around = {axis: (pads[i], pads[i + 4]) for i, axis in enumerate(x.axes)}
     if len(given) > 3 and given[3] is not None:
         raise LayerError(f"{node} names the axes that it pads")
-    none = around.pop("N") == around.pop("C") == (0, 0)
+    images, (before, after) = around.pop("N"), around.pop("C")
     numbers = {n for pair in around.values() for n in pair}
+    mode = node.attributes.get("mode", "constant")
+    if mode == "reflect" and numbers == {1} and images == (before, after) == (0, 0):
+        size = None if x.size is None else (x.size[0] + 2, x.size[1] + 2)
+        return replace(x, reflected=True, size=size, term=None)
+    zeros = lowest == 0 and mode == "constant" and images == (0, 0) and numbers == {0}
+    if zeros and before + after and min(before, after) >= 0:
+        return _more_channels(r, node, x, before, after)
+    none = images == (before, after) == (0, 0)
     record = {0.0: plan.ZeroPad, -math.inf: LowestPad}.get(lowest)
     if record is None and lowest <= float(np.finfo(np.float32).min):
         record = LowestPad
-    constant = node.attributes.get("mode", "constant") == "constant"
-    if not none or record is None or not constant or min(numbers) < 0:
+    if not none or record is None or mode != "constant" or min(numbers) < 0:
         raise LayerError(f"{node} pads other things than zeros around rows and columns")
     (top, bottom), (left, right) = around["H"], around["W"]
     size = None if x.size is None else (x.size[0] + top + bottom, x.size[1] + left + right)
@@ -431,7 +739,18 @@ def _pad(r: _Reader, node: OnnxNode, given: Sequence[Item | None]) -> Value:
         return r.add(x, unit, size=size)
     if record is not plan.ZeroPad:
         raise LayerError(f"{node} does not pad the same on all sides")
-    return replace(x, pads=(top, left, bottom, right))
+    return replace(x, pads=(top, left, bottom, right), term=None)
+
+
+def _more_channels(r: _Reader, node: OnnxNode, x: Value, before: int, after: int) -> Value:
+    """Channels of zeros, behind a step from pixel to pixel if there is one."""
+    source, stride = x.unit, 1
+    match x.term:
+        case ("every", source, _, stride, _):
+            pass
+    layer = plan.ZeroPadShortcut(node.outputs[0], stride, before, after)
+    channels = None if x.channels is None else x.channels + before + after
+    return r.add(x, Unit(node, (source,), layer), channels=channels)
 
 
 def _idle(r: _Reader, node: OnnxNode, given: Sequence[Item | None]) -> Value:
@@ -461,6 +780,10 @@ def _shape(r: _Reader, node: OnnxNode, given: Sequence[Item | None]) -> Constant
     assert isinstance(x, Value)
     known = {"N": r.graph.shape[0], "C": x.channels}
     known |= dict(zip("HW", x.size or (None, None), strict=True))
+    if x.unit == _PART and (node.attributes.get("start", 0), node.attributes.get("end")) == (0, 1):
+        return shape_of(node, [known["N"] or UNKNOWN])
+    if x.unit == _PART or "1" in x.axes:
+        raise LayerError(f"{node} gives the shape of part of a norm")
     return shape_of(node, [known[a] or UNKNOWN - "NCHW".index(a) for a in x.axes])
 
 
@@ -490,6 +813,11 @@ def _gather(r: _Reader, node: OnnxNode, given: Sequence[Item | None]) -> Value:
     if not isinstance(x, Value) or not isinstance(places, Constant):
         raise LayerError(f"{node} takes places that depend on the image")
     axis = node.attributes.get("axis", 0)
+    one = x.pooled and -len(x.axes) <= axis < len(x.axes) and x.axes[axis] not in "NC"
+    if one and places.entry.shape == () and places.whole(node) == [0]:
+        rest = [*x.axes]
+        del rest[axis]
+        return replace(x, axes="".join(rest), term=None)
     if not -4 <= axis < len(x.axes) or x.axes[axis] != "C" or len(places.entry.shape) != 1:
         raise LayerError(f"{node} takes other parts than channels")
     return r.add(x, Unit(node, (x.unit,), numbers=places.entry))
@@ -501,10 +829,13 @@ def _arithmetic(r: _Reader, node: OnnxNode, given: Sequence[Item | None]) -> Val
         raise LayerError(f"{node} takes {len(given)} inputs, expected two")
     function, a, b = FUNCTIONS[node.operator](node.attributes), given[0], given[1]
     if isinstance(a, Value) and isinstance(b, Value):
-        if a.axes != b.axes or a.pads or b.pads:
+        if a.axes != b.axes:
             raise LayerError(f"{node} joins tensors of different axes")
         pooled = a.pooled and b.pooled
-        larger = b if a.pooled and not b.pooled else a
+        larger, smaller = (b, a) if a.pooled and not b.pooled else (a, b)
+        known = None not in (larger.size, smaller.size)
+        if smaller.spread and (larger.spread or (known and larger.size != smaller.size)):
+            raise LayerError(f"{node} takes one pixel for a map of another size")
         unit = Unit(node, (a.unit, b.unit), function=function)
         return r.add(larger, unit, pooled=pooled)
     x, constant = (a, b) if isinstance(a, Value) else (b, a)
@@ -523,7 +854,8 @@ def _arithmetic(r: _Reader, node: OnnxNode, given: Sequence[Item | None]) -> Val
         number = numbers.array().astype(np.float64)
         scalar = _with_number(function, number, isinstance(a, Value))
     unit = Unit(node, (x.unit,), function=scalar, numbers=numbers, first=isinstance(a, Value))
-    return r.add(x, unit)
+    scaled = node.operator == "Mul" and scalar is None and r._term(x) == ("of", x.unit)
+    return r.add(x, unit, term=("scaled", ("of", x.unit), numbers) if scaled else None)
 
 
 def _with_number(function: Function, number: np.ndarray, second: bool) -> Function:
@@ -559,85 +891,10 @@ def _concat(r: _Reader, node: OnnxNode, given: Sequence[Item | None]) -> Value:
     return r.add(values[0], unit, channels=sum(channels))
 
 
-_erf = np.vectorize(math.erf, otypes=[np.float64])
-
-
-def _gelu(x: np.ndarray) -> np.ndarray:
-    found: np.ndarray = x * (1 + _erf(x / math.sqrt(2))) / 2
-    return found
-
-
-def _gelu_tanh(x: np.ndarray) -> np.ndarray:
-    found: np.ndarray = x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
-    return found
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    found: np.ndarray = 1 / (1 + np.exp(-x))
-    return found
-
-
-def _elu(x: np.ndarray, alpha: float = 1.0) -> np.ndarray:
-    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
-
-
-def _leaky(x: np.ndarray, slope: float) -> np.ndarray:
-    return np.where(x > 0, x, slope * x)
-
-
-def _selu(x: np.ndarray, alpha: float, gamma: float) -> np.ndarray:
-    found: np.ndarray = gamma * _elu(x, alpha)
-    return found
-
-
-def _mish(x: np.ndarray) -> np.ndarray:
-    found: np.ndarray = x * np.tanh(np.logaddexp(0, x))
-    return found
-
-
-FUNCTIONS: dict[str, Callable[[Mapping[str, Any]], Function]] = {
-    "Add": lambda a: np.add,
-    "Sub": lambda a: np.subtract,
-    "Mul": lambda a: np.multiply,
-    "Div": lambda a: np.divide,
-    "Pow": lambda a: np.power,
-    "Min": lambda a: np.minimum,
-    "Max": lambda a: np.maximum,
-    "Neg": lambda a: np.negative,
-    "Relu": lambda a: lambda x: np.maximum(x, 0),
-    "Clip": lambda a: lambda x: np.clip(x, a.get("min", -np.inf), a.get("max", np.inf)),
-    "PRelu": lambda a: lambda x: _leaky(x, a["min"]),
-    "LeakyRelu": lambda a: lambda x: _leaky(x, a.get("alpha", 0.01)),
-    "Elu": lambda a: lambda x: _elu(x, a.get("alpha", 1.0)),
-    "Selu": lambda a: lambda x: _selu(x, a.get("alpha", 1.67326319), a.get("gamma", 1.05070102)),
-    "Sigmoid": lambda a: _sigmoid,
-    "Tanh": lambda a: np.tanh,
-    "Erf": lambda a: _erf,
-    "Exp": lambda a: np.exp,
-    "Softplus": lambda a: lambda x: np.logaddexp(0, x),
-    "Mish": lambda a: _mish,
-    "HardSigmoid": lambda a: lambda x: np.clip(a.get("alpha", 0.2) * x + a.get("beta", 0.5), 0, 1),
-    "HardSwish": lambda a: lambda x: x * np.clip(x + 3, 0, 6) / 6,
-    "Gelu": lambda a: _gelu_tanh if a.get("approximate", "none") == "tanh" else _gelu,
-}
-"""Of one number, or of two, by operator; each is made for a node's attributes."""
-KNOWN: dict[str, Function] = {
-    "relu": lambda x: np.maximum(x, 0),
-    "relu6": lambda x: np.clip(x, 0, 6),
-    "leaky_relu": lambda x: _leaky(x, plan.LEAKY_SLOPE),
-    "elu": _elu,
-    "selu": lambda x: _selu(x, 1.6732632423543772, 1.0507009873554805),
-    "silu": lambda x: x * _sigmoid(x),
-    "mish": _mish,
-    "gelu": _gelu,
-    "gelu_tanh": _gelu_tanh,
-    "hardswish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
-    "sigmoid": _sigmoid,
-    "half": lambda x: x / 2,
-}
-"""Of a plan; and what a mean of two is made with."""
 _PAIRS = ("Add", "Sub", "Mul", "Div", "Pow", "Min", "Max")
 _IDLE = ("Identity", "Dropout", "Cast")
+_OF_PARTS = ("Conv", "Expand", "Reshape", "Shape", "Slice")
+"""Operators that may take part of a norm."""
 _EITHER = (*_PAIRS, "CastLike", "Concat")
 """Operators whose first input may be a constant beside a tensor."""
 _WHOLE = ("Cast", "Gather", "Identity", "Shape", "Transpose")
@@ -651,9 +908,11 @@ _BUILDERS: dict[str, Callable[[_Reader, OnnxNode, Sequence[Item | None]], Item]]
     "GlobalMaxPool": _global_pool("max"),
     "ReduceMean": _global_pool("avg"),
     "ReduceMax": _global_pool("max"),
-    "Flatten": _flatten,
-    "Reshape": _flatten,
-    "Squeeze": _flatten,
+    "GroupNormalization": _group_norm,
+    **dict.fromkeys(("Flatten", "Squeeze", "Unsqueeze"), _pixel),
+    "Reshape": _reshape,
+    "Expand": _expand,
+    "Slice": _slice,
     "Transpose": _transpose,
     "Pad": _pad,
     "Shape": _shape,
@@ -667,8 +926,3 @@ _BUILDERS: dict[str, Callable[[_Reader, OnnxNode, Sequence[Item | None]], Item]]
     **dict.fromkeys(_PAIRS, _arithmetic),
     **{kind: _elementwise for kind in FUNCTIONS if kind not in _PAIRS},
 }
-
-
-_FAR = np.logspace(-6, 30, 1801)
-SAMPLES = np.concatenate([-_FAR[::-1], np.linspace(-12, 12, 1201), _FAR])
-"""Numbers on which functions are compared: dense where they bend, and far out, where they may."""

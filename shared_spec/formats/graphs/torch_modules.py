@@ -27,6 +27,7 @@ _ACTIVATIONS = {
     "ReLU": "relu",
     "ReLU6": "relu6",
     "LeakyReLU": "leaky_relu",
+    "PReLU": "prelu",
     "ELU": "elu",
     "SELU": "selu",
     "SiLU": "silu",
@@ -42,17 +43,18 @@ _IDLE = {
 }
 _KNOWN = (
     *("torchvision.models.resnet.", "timm.models.resnet.", "timm.models.resnetv2."),
+    "timm.models.senet.",
     *("timm.layers.drop.", "timm.layers.adaptive_avgmax_pool.", "timm.layers.classifier."),
     "resnet_torch.",
 )
 """Where classes are that call their layers in the order of a plan, or act in training alone."""
 _COMPOSITE: dict[str, type[plan.Layer]] = {
     "timm.layers.squeeze_excite.SEModule": plan.SqueezeExcite,
+    "resnet_torch.layers.SqueezeExcite": plan.SqueezeExcite,
+    "timm.models.senet.SEModule": plan.SqueezeExcite,
     "timm.layers.eca.EcaModule": plan.ChannelAttention,
     "timm.layers.blur_pool.BlurPool2d": plan.BlurPool,
 }
-_GATES = {"act": "ReLU", "gate": "Sigmoid"}
-"""The functions inside of an attention."""
 _BLUR = {"filt_size": 3, "pad_mode": "reflect"}
 _STRIDES = (None, 16, 8)
 """`output_stride`, as arrays do not show it."""
@@ -137,15 +139,14 @@ def _problem(
     if isinstance(layer, _CHECKED):
         return _differs(kind, module, layer)
     if any(modules[above].type in _COMPOSITE for above in _above(name) if above in modules):
-        wanted = _GATES.get(name.rpartition(".")[2], kind.rpartition(".")[2])
-        return "" if kind.rpartition(".")[2] == wanted else f"{_is(module)}, and no {wanted}"
+        return _differs_in_attention(name.rpartition(".")[2], module, spec)
     if module.type in _COMPOSITE:
         if not isinstance(layer, _COMPOSITE[module.type]):
             return f"{_is(module)}, {_NONE}"
         found = {k: module.attributes.get(k, v) for k, v in _BLUR.items()}
         return "" if found == _BLUR else f"{_is(module)} with other settings than {_BLUR}"
     if (function := _function(module)) is not None:
-        if problem := _misplaced(name, modules):
+        if not isinstance(layer, plan.Activation) and (problem := _misplaced(name, modules)):
             return f"{_is(module)} {problem}"
         same = function == spec.activation
         return "" if same else f"is a {kind.rpartition('.')[2]}, and the net has {spec.activation}"
@@ -166,6 +167,19 @@ def _problem(
     return f"{_is(module)}, which no spec can express"
 
 
+def _differs_in_attention(name: str, module: Module, spec: ResNetSpec) -> str:
+    """What makes a module inside of an attention another than the net's."""
+    kind = module.type.rpartition(".")[2]
+    if name == "gate":
+        return "" if kind == "Sigmoid" else f"{_is(module)}, and no Sigmoid"
+    if name != "act" or _function(module) == spec.se_activation:
+        return ""
+    wanted = next(
+        k for k, v in _ACTIVATIONS.items() if spec.se_activation.removesuffix("_tanh") == v
+    )
+    return f"{_is(module)}, and no {wanted}"
+
+
 _STEM = re.compile(r"(?:maxpool|stem\.pool|pool\d?|\d)(?:\.\d)?$")
 """Where a net's own max pool is."""
 _ACTS = re.compile(r"^(?:(?!.*(?:downsample|shortcut)).*\.)?(?:relu|act(?:ivation)?)\d?$")
@@ -177,7 +191,7 @@ def _misplaced(name: str, modules: Modules) -> str:
     above = name.rpartition(".")[0]
     row = above and modules[above].type.endswith("container.Sequential") if above in modules else ""
     last = above.rpartition(".")[2]
-    own = last in ("conv1", "stem", "maxpool", "residual_function")
+    own = last in ("conv1", "layer0", "stem", "maxpool", "residual_function")
     return f"in a Sequential, {_NONE}" if row and not own else ""
 
 
@@ -247,7 +261,7 @@ def _expected(layer: plan.Layer) -> tuple[set[str], dict[str, Any]]:
                 "stride": layer.stride,
                 "padding": layer.padding,
                 "dilation": 1,
-                "ceil_mode": False,
+                "ceil_mode": layer.ceil,
             }
         case plan.AvgPool():
             # Where windows do not overlap, TensorFlow's rule is that of a last one that is cut.

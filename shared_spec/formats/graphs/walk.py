@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar
 
 from shared_spec import plan
 from shared_spec.errors import WeightsError
-from shared_spec.formats.graphs.events import Event, Fork, Part, Step, first_difference
+from shared_spec.formats.graphs.events import Event, Fork, Output, Part, Step, first_difference
 
 Tensor = int
 """A tensor is known by the number of the node that gives it."""
@@ -36,6 +36,8 @@ class Walk(Generic[N]):
     output: Tensor
     channels: int
     """That enter what comes next."""
+    levels: frozenset[Tensor] = frozenset()
+    """Outputs before the last one."""
 
     @abstractmethod
     def entered(self, at: Tensor) -> Iterable[Part]:
@@ -60,6 +62,8 @@ class Walk(Generic[N]):
     def parts(self, tensor: Tensor) -> Iterator[Part]:
         """The chains and forks from a tensor on."""
         while tensor != self.output:
+            if tensor in self.levels:
+                yield Step(Output(""), self._named(tensor))
             users = self._users(tensor)
             if len(users) == 1:
                 tensor = users[0]

@@ -111,24 +111,145 @@ class PortNet(nn.Module):
         return getattr(self, self.head)(x.mean((2, 3)))
 
 
-class PreActivated(nn.Module):
-    """kuangliu's pre-activation net: norm before each convolution, and none before the pool."""
+class PreActivatedBlock(nn.Module):
+    """A norm and a ReLU before each convolution; the first of them feeds the projection too."""
 
-    def __init__(self, widths: Sequence[int]) -> None:
+    def __init__(self, kind: str, inputs: int, planes: int, stride: int, drop: float) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, widths[0], 3, 1, 1, bias=False)
-        inputs = widths[0]
-        for i, planes in enumerate(widths):
-            block = nn.Module()
-            block.bn1 = nn.BatchNorm2d(inputs)
-            block.conv1 = nn.Conv2d(inputs, planes, 3, 1 + (i > 0), 1, bias=False)
-            block.bn2 = nn.BatchNorm2d(planes)
-            block.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
-            if i > 0:
-                block.shortcut = nn.Sequential(nn.Conv2d(inputs, planes, 1, 2, bias=False))
-            setattr(self, f"layer{i + 1}", nn.Sequential(block))
-            inputs = planes
+        outputs = planes if kind == "basic" else 4 * planes
+        if kind == "basic":
+            convs = [(inputs, planes, 3, stride), (planes, planes, 3, 1)]
+        else:
+            convs = [(inputs, planes, 1, 1), (planes, planes, 3, stride), (planes, outputs, 1, 1)]
+        for i, (a, b, kernel, step) in enumerate(convs, start=1):
+            setattr(self, f"bn{i}", nn.BatchNorm2d(a))
+            setattr(self, f"conv{i}", nn.Conv2d(a, b, kernel, step, kernel // 2, bias=False))
+        if stride > 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False))
+        self.count, self.drop = len(convs), drop
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(x))
+        x = self.shortcut(y) if hasattr(self, "shortcut") else x
+        for i in range(1, self.count + 1):
+            y = F.relu(getattr(self, f"bn{i}")(y)) if i > 1 else y
+            if i == self.count:
+                y = F.dropout(y, self.drop, self.training)
+            y = getattr(self, f"conv{i}")(y)
+        return x + y
+
+
+class PreActivated(nn.Module):
+    """kuangliu's pre-activation net, without a norm before its pool; or, with one and with dropout
+    inside of blocks, a wide net of Zagoruyko and Komodakis.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        depths: Sequence[int],
+        widths: Sequence[int],
+        stem: int,
+        drop: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, stem, 3, 1, 1, bias=False)
+        inputs, self.stages = stem, [f"layer{i + 1}" for i in range(len(depths))]
+        for i, (name, depth, planes) in enumerate(zip(self.stages, depths, widths, strict=True)):
+            blocks = []
+            for j in range(depth):
+                stride = 2 if i > 0 and j == 0 else 1
+                blocks.append(PreActivatedBlock(kind, inputs, planes, stride, drop or 0.0))
+                inputs = planes if kind == "basic" else 4 * planes
+            setattr(self, name, nn.Sequential(*blocks))
+        self.bn = (
+            nn.Identity() if drop is None else nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU())
+        )
         self.linear = nn.Linear(inputs, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        for name in self.stages:
+            x = getattr(self, name)(x)
+        return self.linear(self.bn(x).mean((2, 3)))
+
+
+class Nine(nn.Module):
+    """The net of nine layers that is taught at jovian.ai, with or without its dropout."""
+
+    def __init__(self, widths: Sequence[int], drops: bool = True) -> None:
+        super().__init__()
+
+        def row(inputs: int, outputs: int, *pool: nn.Module) -> nn.Module:
+            conv = nn.Conv2d(inputs, outputs, 3, 1, 1)
+            return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(), *pool)
+
+        a, b, c, d = widths
+        self.conv1 = row(3, a)
+        self.conv2 = row(a, b, nn.MaxPool2d(2))
+        self.res1 = nn.Sequential(row(b, b), row(b, b))
+        self.conv3 = row(b, c, nn.MaxPool2d(2))
+        self.conv4 = row(c, d, nn.MaxPool2d(2))
+        self.res2 = nn.Sequential(row(d, d), row(d, d))
+        drop = [nn.Dropout(0.2)] if drops else []
+        # At 32 pixels, the published pool over 4 is one over all.
+        pool = nn.AdaptiveMaxPool2d(1)
+        self.classifier = nn.Sequential(pool, nn.Flatten(), *drop, nn.Linear(d, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv2(self.conv1(x))
+        x = self.res1(x) + x
+        x = self.conv4(self.conv3(x))
+        return self.classifier(self.res2(x) + x)
+
+
+class FaceBlock(nn.Module):
+    """insightface's: a norm, a convolution, norm and PReLU, and a convolution with the stride."""
+
+    def __init__(self, inputs: int, planes: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs, eps=1e-5)
+        self.conv1 = nn.Conv2d(inputs, planes, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes, eps=1e-5)
+        self.prelu = nn.PReLU(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, stride, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(planes, eps=1e-5)
+        if stride > 1 or inputs != planes:
+            self.downsample = projection(inputs, planes, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv1(self.bn1(x)))
+        y = self.bn3(self.conv2(self.prelu(y)))
+        return y + (self.downsample(x) if hasattr(self, "downsample") else x)
+
+
+class FaceNet(nn.Module):
+    """insightface's iresnet, for images whose side is given."""
+
+    def __init__(
+        self, depths: Sequence[int], widths: Sequence[int], stem: int, side: int, numbers: int
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, stem, 3, 1, 1, bias=False)
+        self.bn1, self.prelu = nn.BatchNorm2d(stem), nn.PReLU(stem)
+        inputs, self.stages = stem, [f"layer{i + 1}" for i in range(len(depths))]
+        for name, depth, planes in zip(self.stages, depths, widths, strict=True):
+            blocks = []
+            for j in range(depth):
+                blocks.append(FaceBlock(inputs, planes, 1 if j else 2))
+                inputs = planes
+            setattr(self, name, nn.Sequential(*blocks))
+            side = (side + 1) // 2
+        self.bn2 = nn.BatchNorm2d(inputs)
+        self.dropout = nn.Dropout(0.0)
+        self.fc = nn.Linear(inputs * side * side, numbers)
+        self.features = nn.BatchNorm1d(numbers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.prelu(self.bn1(self.conv1(x)))
+        for name in self.stages:
+            x = getattr(self, name)(x)
+        return self.features(self.fc(self.dropout(torch.flatten(self.bn2(x), 1))))
 
 
 class Frozen(nn.Module):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from shared_spec.catalogue.entry import Entry
-from shared_spec.catalogue.timm_resnet import D, Fields, T, net
+from shared_spec.catalogue.families.timm_resnet import D, Fields, T, net
 
 SOURCE = "timm.models.resnetv2"
 

@@ -28,9 +28,13 @@ SE: Fields = {"attention": "se", "attention_on": "middle", "se_of": "input", "se
 SILU: Fields = {"activation": "silu", "se_activation": "silu"}
 GROUP_NORM: Fields = {"norm": "group", "norm_group_width": 16}
 PRE: Fields = {"pre_activation": True, "identity_from": "pre", "final_norm": False}
+PRE |= {"final_activation": True}
 V: Fields = SE | SILU | PRE
 Z: Fields = (
-    SE | SILU | {"bottleneck_ratio": 4.0, "shortcut": "identity", "output_activation": False}
+    SE
+    | SILU
+    | {"bottleneck_ratio": 4.0, "shortcut": "identity", "output_activation": False}
+    | {"final_activation": True}
 )
 
 
@@ -169,6 +173,6 @@ def _timm(name: str, fields: Fields) -> Entry:
 
 
 ENTRIES = (
-    *(Entry(name, "torchvision_regnet", f, TORCHVISION) for name, f in TORCHVISIONS.items()),
     *(_timm(name, fields) for name, fields in TIMMS.items()),
+    *(Entry(name, "torchvision_regnet", f, TORCHVISION) for name, f in TORCHVISIONS.items()),
 )

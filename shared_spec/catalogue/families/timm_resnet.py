@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from shared_spec.catalogue.entry import Entry
-from shared_spec.catalogue.pruned_widths import ECARESNET50D, ECARESNET101D
+from shared_spec.catalogue.families.pruned_widths import ECARESNET50D, ECARESNET101D
 
 SOURCE = "timm.models.resnet"
 Fields = dict[str, Any]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shared_spec.catalogue.entry import Entry
-from shared_spec.catalogue.timm_resnet import X4, D, Fields, net
+from shared_spec.catalogue.families.timm_resnet import X4, D, Fields, net
 
 SELECTIVE: Fields = {"convolution": "selective"}
 HALVES: Fields = SELECTIVE | {"split_input": True}

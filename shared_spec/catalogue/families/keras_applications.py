@@ -8,7 +8,7 @@ stride in the last block of a stage. Both have biases and an eps of their own.
 from __future__ import annotations
 
 from shared_spec.catalogue.entry import Entry
-from shared_spec.catalogue.timm_resnet import Fields, net
+from shared_spec.catalogue.families.timm_resnet import Fields, net
 
 SOURCE = "keras.applications"
 COMMON: Fields = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shared_spec.catalogue.entry import Entry
-from shared_spec.catalogue.timm_resnet import ECA, SE, Fields, net
+from shared_spec.catalogue.families.timm_resnet import ECA, SE, Fields, net
 
 SOURCE = "Brock et al. 2021, arXiv:2101.08692; timm.models.nfnet"
 NF: Fields = {

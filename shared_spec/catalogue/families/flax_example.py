@@ -6,7 +6,7 @@ They pad by TensorFlow's rule, the stem's pool too, but not the stem's convoluti
 from __future__ import annotations
 
 from shared_spec.catalogue.entry import Entry
-from shared_spec.catalogue.timm_resnet import Fields, net
+from shared_spec.catalogue.families.timm_resnet import Fields, net
 
 SOURCE = "flax examples/imagenet"
 

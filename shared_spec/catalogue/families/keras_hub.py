@@ -7,7 +7,7 @@ the first stage of a basic net begins with a projection too.
 from __future__ import annotations
 
 from shared_spec.catalogue.entry import Entry
-from shared_spec.catalogue.timm_resnet import DEPTHS, D, net
+from shared_spec.catalogue.families.timm_resnet import DEPTHS, D, net
 
 SOURCE = "keras_hub.models.ResNetBackbone"
 VD_DEPTHS = DEPTHS | {200: [3, 12, 48, 3]}

@@ -1,0 +1,1 @@
+"""The named models: one file a family of names."""
