@@ -17,6 +17,7 @@ from shared_spec import plan
 from shared_spec.errors import FrameworkError
 from shared_spec.kernels.xla import averaged, every, products
 from shared_spec.plan.parameters import squeeze_convs
+from shared_spec.plan.resampling import table_weights
 
 ACTIVATIONS: dict[str, Any] = {
     "relu": nnx.relu,
@@ -302,16 +303,17 @@ class EvoNorm(nnx.Module):
         self.groups, self.eps, self.dtype = layer.groups, layer.eps, options.dtype
         self.scale = nnx.Param(jnp.ones(layer.channels, options.param_dtype))
         self.bias = nnx.Param(jnp.zeros(layer.channels, options.param_dtype))
-        self.v = nnx.Param(jnp.ones(layer.channels, options.param_dtype))
+        gate = jnp.ones(layer.channels, options.param_dtype) if layer.activates else None
+        self.v = None if gate is None else nnx.Param(gate)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, H, W, C] to the same."""
-        x, scale, bias, v = promote_dtype(
-            (x, self.scale[...], self.bias[...], self.v[...]), dtype=self.dtype
-        )
+        v = None if self.v is None else self.v[...]
+        x, scale, bias, v = promote_dtype((x, self.scale[...], self.bias[...], v), dtype=self.dtype)
         grouped = (*x.shape[:3], self.groups, -1)
         variance = x.reshape(grouped).var((1, 2, 4), keepdims=True)
-        y = (x * nnx.sigmoid(x * v)).reshape(grouped) * lax.rsqrt(variance + self.eps)
+        gated = x if v is None else x * nnx.sigmoid(x * v)
+        y = gated.reshape(grouped) * lax.rsqrt(variance + self.eps)
         out: jax.Array = y.reshape(x.shape) * scale + bias
         return out
 
@@ -390,6 +392,17 @@ class _Composite(nnx.Module):
         return x
 
 
+class GlobalContext(_Composite):
+    """Add to channels what follows from their means, in which each pixel has its weight."""
+
+    layer: plan.GlobalContext
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, H, W, C] to the same."""
+        context = (x * nnx.softmax(self._chain(0, x), (1, 2))).sum((1, 2), keepdims=True)
+        return x + self._chain(1, context)
+
+
 class SelectiveKernel(_Composite):
     """Sum paths, each weighted by what the gate makes of the plain sum."""
 
@@ -439,6 +452,47 @@ class SplitAttention(_Composite):
         weights = nnx.softmax(gate.reshape(gate.shape[0], groups, radix, -1), 2).swapaxes(1, 2)
         y: jax.Array = (found * weights.reshape(gate.shape[0], 1, 1, radix, -1)).sum(3)
         return y
+
+
+class Tokens(nnx.Module):
+    """Mean and pixels of a map, each with its place's vector added."""
+
+    def __init__(self, layer: plan.Tokens, options: Options) -> None:
+        self.side, self.dtype = layer.side, options.dtype
+        shape = (1 + layer.side**2, layer.channels)
+        self.pos_embed = nnx.Param(jnp.zeros(shape, options.param_dtype))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, H, W, C] to [N, 1 + H * W, C]."""
+        n, h, w, c = x.shape
+        if not isinstance(h, int) or not isinstance(w, int):
+            raise FrameworkError(
+                "head_pool: 'attention' needs images whose height and width are known when the "
+                "model is traced"
+            )
+        x, table = promote_dtype((x, self.pos_embed[...]), dtype=self.dtype)
+        if (h, w) != (self.side, self.side):
+            table = jnp.asarray(table_weights(self.side, h, w), table.dtype) @ table
+        pixels = x.reshape(n, h * w, c)
+        tokens = jnp.concatenate((pixels.mean(1, keepdims=True), pixels), 1)
+        y: jax.Array = tokens + table
+        return y
+
+
+class AttentionPool(_Composite):
+    """What the mean of the pixels attends to among it and them."""
+
+    layer: plan.AttentionPool
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, H, W, C] to [N, C']."""
+        tokens = self._chain(0, x)
+        heads = (*tokens.shape[:2], self.layer.heads, -1)
+        query = self._chain(1, tokens[:, 0]).reshape(heads[0], *heads[2:])
+        key, value = (self._chain(i, tokens).reshape(heads) for i in (2, 3))
+        logits = jnp.einsum("nhc,nthc->nht", query, key) * query.shape[-1] ** -0.5
+        y: jax.Array = jnp.einsum("nht,nthc->nhc", nnx.softmax(logits), value)
+        return y.reshape(heads[0], -1)
 
 
 class LayerScale(nnx.Module):
@@ -608,6 +662,9 @@ BUILDERS: dict[type, Callable[[Any, Options], nnx.Module]] = {
     plan.FilterResponseNorm: FilterResponseNorm,
     plan.SqueezeExcite: SqueezeExcite,
     plan.ChannelAttention: ChannelAttention,
+    plan.Tokens: Tokens,
+    plan.AttentionPool: AttentionPool,
+    plan.GlobalContext: GlobalContext,
     plan.SelectiveKernel: SelectiveKernel,
     plan.HierarchicalSplit: HierarchicalSplit,
     plan.SplitAttention: SplitAttention,

@@ -15,12 +15,14 @@ from typing import Any
 from zlib import crc32
 
 import keras
+import numpy as np
 from keras import ops
 
 from shared_spec import plan
 from shared_spec.errors import FrameworkError
 from shared_spec.kernels.xla import every, products, summed
 from shared_spec.plan.parameters import placed, squeeze_convs
+from shared_spec.plan.resampling import cubic
 from shared_spec.weights.layouts import keras_layer
 
 PACKAGE = "resnet_keras"
@@ -159,6 +161,19 @@ def _channel_attention(layer: plan.ChannelAttention, x: Any, own: Own) -> Any:
     gate = keras.layers.Activation("sigmoid", **_inner(own, "gate"))(gate)
     gate = keras.layers.Reshape((1, 1, layer.channels), **_inner(own, "shape"))(gate)
     return keras.layers.Multiply(**own)([x, gate])
+
+
+def _global_context(layer: plan.GlobalContext, x: Any, own: Own) -> Any:
+    weigh, transform = _chains(layer, own)
+    context = WeightedMean(**_inner(own, "context"))([x, weigh(x)])
+    return keras.layers.Add(**own)([x, transform(context)])
+
+
+def _attention_pool(layer: plan.AttentionPool, x: Any, own: Own) -> Any:
+    tokens, query, key, value = _chains(layer, own)
+    found = tokens(x)
+    parts = [part(found) for part in (query, key, value)]
+    return Attended(heads=layer.heads, **own)(parts)
 
 
 def _chains(layer: plan.Layer, own: Own) -> list[Callable[[Any], Any]]:
@@ -659,17 +674,27 @@ class ScaledConv2D(StandardizedConv2D):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class EvoNorm(_PerChannel):
-    """EvoNorm-S0: a gated activation over the deviation of its group."""
+    """EvoNorm-S0: a gated activation, or what enters, over the deviation of its group."""
 
-    arguments = ("groups", "eps")
-    initializers = (("gamma", "ones"), ("beta", "zeros"), ("v", "ones"))
+    arguments = ("groups", "eps", "activates")
+    initializers: tuple[tuple[str, str], ...] = (
+        ("gamma", "ones"),
+        ("beta", "zeros"),
+        ("v", "ones"),
+    )
+
+    def __init__(self, activates: bool = True, **options: Any) -> None:  # none in earlier files
+        super().__init__(activates=activates, **options)
+        if not activates:
+            self.initializers = self.initializers[:2]
 
     def call(self, inputs: Any) -> Any:
         """[N, H, W, C] to the same."""
         shape = ops.shape(inputs)
         grouped = (shape[0], shape[1] * shape[2], self.groups, shape[3] // self.groups)
         _, variance = ops.moments(ops.reshape(inputs, grouped), axes=(1, 3), keepdims=True)
-        y = ops.reshape(inputs * ops.sigmoid(inputs * self.v), grouped)
+        gated = inputs * ops.sigmoid(inputs * self.v) if self.activates else inputs
+        y = ops.reshape(gated, grouped)
         y = ops.reshape(y * ops.rsqrt(variance + self.eps), shape)
         return y * self.gamma + self.beta
 
@@ -764,6 +789,87 @@ class WeightedSum(keras.layers.Layer):
     def compute_output_shape(self, input_shape: Any) -> Any:
         """As `call`."""
         return input_shape[1]
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class WeightedMean(_Configured, keras.layers.Layer):
+    """The mean over rows and columns, weighted by a softmax over them."""
+
+    arguments = ()
+
+    def call(self, inputs: Any) -> Any:
+        """[N, H, W, C] and weights' logits [N, H, W, 1] to [N, 1, 1, C]."""
+        x, logits = inputs
+        weights = ops.exp(logits - ops.max(logits, axis=(1, 2), keepdims=True))
+        total = ops.sum(weights, axis=(1, 2), keepdims=True)
+        return ops.sum(x * (weights / total), axis=(1, 2), keepdims=True)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """As `call`."""
+        n, *_, channels = input_shape[0]
+        return (n, 1, 1, channels)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Tokens(_Configured, keras.layers.Layer):
+    """Mean and pixels of a map, each with its place's vector added."""
+
+    arguments = ("side",)
+
+    def build(self, input_shape: Any) -> None:
+        """Make the table."""
+        shape = (1 + self.side**2, input_shape[-1])
+        self.pos_embed = self.add_weight(shape=shape, initializer="zeros", name="pos_embed")
+
+    def call(self, inputs: Any) -> Any:
+        """[N, H, W, C] to [N, 1 + H * W, C]."""
+        n, h, w, c = ops.shape(inputs)
+        pixels = ops.reshape(inputs, (n, h * w, c))
+        mean = ops.sum(pixels, axis=1, keepdims=True) / ops.cast(h * w, inputs.dtype)
+        return ops.concatenate([mean, pixels], 1) + self._table(h, w)
+
+    def _table(self, height: Any, width: Any) -> Any:
+        """The table for a map of a size, which TensorFlow may know only when it computes."""
+        table = ops.convert_to_tensor(self.pos_embed)
+        if (height, width) == (self.side, self.side):
+            return table
+        rows, columns = (
+            ops.cast(cubic(np if isinstance(n, int) else ops, self.side, n), table.dtype)
+            for n in (height, width)
+        )
+        pixels = ops.reshape(table[1:], (self.side, self.side, -1))
+        # Sums of products: ops.einsum gives float32 on the PyTorch engine.
+        pixels = ops.sum(rows[:, :, None, None] * pixels, axis=1)
+        pixels = ops.sum(columns[:, :, None] * pixels[:, None], axis=2)
+        return ops.concatenate([table[:1], ops.reshape(pixels, (height * width, -1))], 0)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """As `call`, an unknown number of tokens staying unknown."""
+        n, h, w, c = input_shape
+        return (n, None if h is None or w is None else 1 + h * w, c)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Attended(_Configured, keras.layers.Layer):
+    """What the first of several tokens attends to, by heads."""
+
+    arguments = ("heads",)
+
+    def call(self, inputs: Any) -> Any:
+        """Queries, keys and values [N, L, C] to [N, C]."""
+        shape = ops.shape(inputs[0])
+        heads = (shape[0], shape[1], self.heads, shape[2] // self.heads)
+        query, key, value = (ops.reshape(x, heads) for x in inputs)
+        # Sums of products: ops.matmul gives float32 on the PyTorch engine.
+        logits = ops.sum(query[:, :1] * key, axis=3, keepdims=True) * heads[3] ** -0.5
+        weights = ops.exp(logits - ops.max(logits, axis=1, keepdims=True))
+        weights = weights / ops.sum(weights, axis=1, keepdims=True)
+        return ops.reshape(ops.sum(weights * value, axis=1), (shape[0], shape[2]))
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """As `call`."""
+        n, _, channels = input_shape[0]
+        return (n, channels)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -868,11 +974,13 @@ class Dense(keras.layers.Dense):
     """`keras.layers.Dense` in the layer's own precision."""
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """[N, in] to [N, units]."""
+        """[N, in] to [N, units]; [N, L, in] to [N, L, units]."""
         if self.compute_dtype != "float64":
             return super().call(inputs, training=training)
         # ops.matmul gives float32 on the PyTorch engine; a 1x1 convolution keeps float64.
-        y = ops.conv(inputs[:, None, None, :], self.kernel[None, None])[:, 0, 0, :]
+        line = inputs if len(inputs.shape) == 3 else inputs[:, None]
+        y = ops.conv(line[:, None], self.kernel[None, None])[:, 0]
+        y = y if len(inputs.shape) == 3 else y[:, 0]
         y = y if self.bias is None else y + self.bias
         return y if self.activation is None else self.activation(y)
 
@@ -892,6 +1000,9 @@ BUILDERS: dict[type, Callable[[Any, Any, Own], Any]] = {
     plan.BlurPool: _of(BlurPool),
     plan.SqueezeExcite: _squeeze_excite,
     plan.ChannelAttention: _channel_attention,
+    plan.Tokens: _of(Tokens),
+    plan.AttentionPool: _attention_pool,
+    plan.GlobalContext: _global_context,
     plan.SelectiveKernel: _selective_kernel,
     plan.HierarchicalSplit: _hierarchical_split,
     plan.SplitAttention: _split_attention,

@@ -88,7 +88,9 @@ def build(spec: ResNetSpec, form: Form, kind: type[ResNet] | None = None) -> Res
         found[layer.name] = x = apply(layer, x, dtype)
     for stage in p.stages:
         found[stage.name] = x = residual_stage(x, stage, dtype)
-    outputs = [found[name] for name in p.outputs] or chain(x, p.head, dtype)
+    for layer in p.head:
+        found[layer.name] = x = apply(layer, x, dtype)
+    outputs = [found[name] for name in p.outputs] or x
     model = (kind or ResNet)(
         inputs,
         outputs,

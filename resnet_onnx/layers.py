@@ -134,10 +134,12 @@ def _evo_norm(g: Graph, layer: plan.EvoNorm, x: str) -> str:
     mean = g.mean(groups, (2,), f"{name}/mean")
     centred = g.node("Sub", groups, mean, name=f"{name}/centred")
     deviation = _deviation(g, centred, (2,), layer.eps, name)
-    gate = g.node("Mul", wide, _per_channel(g, layer, "v"), name=f"{name}/weighted")
-    gate = g.node("Sigmoid", gate, name=f"{name}/gate")
-    gated = g.node("Mul", wide, gate, name=f"{name}/gated")
-    gated = g.node("Reshape", gated, g.whole(0, layer.groups, -1), name=f"{name}/gated_groups")
+    gated = groups
+    if layer.activates:
+        gate = g.node("Mul", wide, _per_channel(g, layer, "v"), name=f"{name}/weighted")
+        gate = g.node("Sigmoid", gate, name=f"{name}/gate")
+        gated = g.node("Mul", wide, gate, name=f"{name}/gated")
+        gated = g.node("Reshape", gated, g.whole(0, layer.groups, -1), name=f"{name}/gated_groups")
     divided = g.node("Div", gated, deviation, name=f"{name}/divided")
     maps = g.node("Reshape", divided, g.node("Shape", x, name=f"{name}/shape"), name=f"{name}/maps")
     return _narrowed(g, layer, lambda last: _affine(g, layer, maps, last))
@@ -207,6 +209,100 @@ def _chains(g: Graph, layer: plan.Layer) -> list[Callable[[str], str]]:
         return chain(g, tuple(placed(layer, before, inner) for inner in layers), x)
 
     return [partial(run, before, layers) for before, layers in layer.chains()]
+
+
+def _global_context(g: Graph, layer: plan.GlobalContext, x: str) -> str:
+    weigh, transform = _chains(g, layer)
+    name = layer.name
+    weights = g.node("Reshape", weigh(x), g.whole(0, 1, -1), name=f"{name}/logits")
+    weights = g.node("Softmax", weights, name=f"{name}/weights", axis=2)
+    weights = g.node("Transpose", weights, name=f"{name}/column", perm=[0, 2, 1])
+    pixels = g.node("Reshape", x, g.whole(0, layer.channels, -1), name=f"{name}/pixels")
+    context = g.node("MatMul", pixels, weights, name=f"{name}/mean")
+    context = g.node("Unsqueeze", context, g.whole(3), name=f"{name}/context")
+    return g.node("Add", x, transform(context), name=name)
+
+
+def _tokens(g: Graph, layer: plan.Tokens, x: str) -> str:
+    name, side = layer.name, layer.side
+    table = f"{name}.pos_embed"
+    shape = g.node("Shape", x, name=f"{name}/shape")
+    weights = [
+        _cubic(g, f"{name}/{axis}", shape, i, side) for i, axis in ((2, "rows"), (3, "columns"))
+    ]
+    first, last = (
+        g.node("Slice", table, g.whole(a), g.whole(b), g.whole(0), name=f"{name}/{what}")
+        for what, a, b in (("first", 0, 1), ("others", 1, 1 + side * side))
+    )
+    wide = _widened(g, f"{name}/table", last)
+    rows = g.node("Reshape", wide, g.whole(side, -1), name=f"{name}/by_row")
+    rows = g.node("MatMul", weights[0], rows, name=f"{name}/rows_there")
+    grid = g.node("Reshape", rows, g.whole(-1, side, layer.channels), name=f"{name}/grid")
+    grid = g.node("MatMul", weights[1], grid, name=f"{name}/grid_there")
+    rest = g.node("Reshape", grid, g.whole(-1, layer.channels), name=f"{name}/pixels_there")
+    rest = g.cast(rest, g.dtype, f"{name}/narrow") if g.dtype in HALVES else rest
+    whole = g.node("Concat", first, rest, name=f"{name}/positions", axis=0)
+    pixels = g.node("Reshape", x, g.whole(0, layer.channels, -1), name=f"{name}/channels")
+    pixels = g.node("Transpose", pixels, name=f"{name}/pixels", perm=[0, 2, 1])
+    mean = g.mean(pixels, (1,), f"{name}/mean")
+    tokens = g.node("Concat", mean, pixels, name=f"{name}/tokens", axis=1)
+    return g.node("Add", tokens, whole, name=name)
+
+
+def _cubic(g: Graph, name: str, shape: str, axis: int, side: int) -> str:
+    """`shared_spec.plan.resampling.cubic` for the length of an axis of a map."""
+
+    def step(operator: str, *inputs: str, what: str, **attributes: Any) -> str:
+        return g.node(operator, *inputs, name=f"{name}/{what}", **attributes)
+
+    number = partial(_number, g)
+    kind = "float32" if g.dtype in HALVES else g.dtype
+    length = step("Gather", shape, g.whole(axis), what="length", axis=0)
+    scalar = step("Squeeze", length, what="scalar")
+    zero, one = (g.constant(f"integers/scalar{i}", np.array(i, np.int64)) for i in (0, 1))
+    places = g.cast(step("Range", zero, scalar, one, what="range"), kind, f"{name}/places")
+    ratio = step("Div", number(side), g.cast(length, kind, f"{name}/real"), what="ratio")
+    centres = step("Mul", step("Add", places, number(0.5), what="middle"), ratio, what="centres")
+    centres = step("Unsqueeze", centres, g.whole(1), what="column")
+    pixels = g.number(*(i + 0.5 for i in range(side)), dtype=kind)
+    pixels = step("Reshape", pixels, g.whole(1, side), what="pixels")
+    x = step("Abs", step("Sub", pixels, centres, what="difference"), what="distance")
+    x = step("Div", x, step("Max", ratio, number(1), what="width"), what="x")
+
+    def polynomial(what: str, *coefficients: float) -> str:
+        y = number(coefficients[0])
+        for i, c in enumerate(coefficients[1:]):
+            y = step("Mul", y, x, what=f"{what}/product{i}")
+            y = step("Add", y, number(c), what=f"{what}/sum{i}")
+        return y
+
+    near, far = polynomial("near", 1.5, -2.5, 0, 1), polynomial("far", -0.5, 2.5, -4, 2)
+    is_far = step("Less", x, number(2), what="within")
+    far = step("Where", is_far, far, number(0), what="far_or_none")
+    weights = step("Where", step("Less", x, number(1), what="is_near"), near, far, what="weights")
+    mean = step("Mul", g.mean(weights, (1,), f"{name}/mean"), number(side), what="total")
+    return step("Div", weights, mean, what="normalised")
+
+
+def _attention_pool(g: Graph, layer: plan.AttentionPool, x: str) -> str:
+    tokens, *_ = _chains(g, layer)
+    name, heads = layer.name, layer.heads
+    found, width = tokens(x), layer.channels // layer.heads
+    dense = tuple(placed(layer, "", part) for part in (layer.query, layer.key, layer.value))
+    first = g.node("Slice", found, g.whole(0), g.whole(1), g.whole(1), name=f"{name}/first")
+    split: list[str] = []
+    orders = ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
+    for part, entering, order in zip(dense, (first, found, found), orders, strict=True):
+        assert isinstance(part, plan.Dense)
+        g.places[part.name] = y = _on_tokens(g, part, entering)
+        y = g.node("Reshape", y, g.whole(0, 0, heads, width), name=f"{part.name}/heads")
+        split.append(g.node("Transpose", y, name=f"{part.name}/split", perm=order))
+    query, key, value = split
+    logits = g.node("MatMul", query, key, name=f"{name}/products")
+    logits = g.node("Mul", logits, g.number(width**-0.5), name=f"{name}/logits")
+    weights = g.node("Softmax", logits, name=f"{name}/weights", axis=3)
+    y = g.node("MatMul", weights, value, name=f"{name}/attended")
+    return g.node("Reshape", y, g.whole(0, layer.channels), name=name)
 
 
 def _part(g: Graph, x: str, width: int, number: int, name: str, axis: int = 1) -> str:
@@ -327,6 +423,13 @@ def _dense(g: Graph, layer: plan.Dense, x: str) -> str:
     return g.node("Gemm", *inputs, name=layer.name, transB=1)
 
 
+def _on_tokens(g: Graph, layer: plan.Dense, x: str) -> str:
+    """A dense layer on the last axis of [N, L, C]: Gemm takes two axes alone."""
+    kernel = g.node("Transpose", f"{layer.name}.weight", name=f"{layer.name}/kernel", perm=[1, 0])
+    y = g.node("MatMul", x, kernel, name=f"{layer.name}/product")
+    return g.node("Add", y, f"{layer.name}.bias", name=layer.name)
+
+
 def _relu6(g: Graph, name: str, x: str) -> str:
     return g.node("Clip", x, g.number(0), g.number(6), name=name)
 
@@ -412,6 +515,9 @@ BUILDERS: dict[type[plan.Layer], Callable[[Graph, Any, str], str]] = {
     plan.BlurPool: _blur_pool,
     plan.SqueezeExcite: _squeeze_excite,
     plan.ChannelAttention: _channel_attention,
+    plan.Tokens: _tokens,
+    plan.AttentionPool: _attention_pool,
+    plan.GlobalContext: _global_context,
     plan.SelectiveKernel: _selective_kernel,
     plan.HierarchicalSplit: _hierarchical_split,
     plan.SplitAttention: _split_attention,

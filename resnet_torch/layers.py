@@ -236,16 +236,15 @@ class EvoNorm(nn.Module):
     def __init__(self, layer: plan.EvoNorm) -> None:
         super().__init__()
         self.groups, self.eps = layer.groups, layer.eps
-        self.weight, self.bias, self.v = (
-            nn.Parameter(torch.empty(layer.channels)) for _ in range(3)
-        )
+        self.weight, self.bias = (nn.Parameter(torch.empty(layer.channels)) for _ in range(2))
+        self.v = nn.Parameter(torch.empty(layer.channels)) if layer.activates else None
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to the same."""
         n, c, h, w = x.shape
         grouped = (n, self.groups, c // self.groups, h, w)
         variance = x.reshape(grouped).var((2, 3, 4), correction=0, keepdim=True)
-        gated = x * (x * self.v[:, None, None]).sigmoid()
+        gated = x if self.v is None else x * (x * self.v[:, None, None]).sigmoid()
         y = gated.reshape(grouped) * (variance + self.eps).rsqrt()
         return y.reshape(x.shape) * self.weight[:, None, None] + self.bias[:, None, None]
 
@@ -380,6 +379,19 @@ class _Composite(Scriptable):
         return x
 
 
+class GlobalContext(_Composite):
+    """Add to channels what follows from their means, in which each pixel has its weight."""
+
+    layer: plan.GlobalContext
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to the same."""
+        weights = self._chain(0, x).flatten(2).softmax(2)
+        context = (x.flatten(2) * weights).sum(2)
+        added: Tensor = self._chain(1, context[:, :, None, None])
+        return x + added
+
+
 class SelectiveKernel(_Composite):
     """Sum paths, each weighted by what the gate makes of the plain sum."""
 
@@ -427,6 +439,49 @@ class SplitAttention(_Composite):
             return found[:, 0] * gate.sigmoid()
         gate = gate.reshape(gate.shape[0], groups, radix, -1).softmax(2).transpose(1, 2)
         return (found * gate.reshape(gate.shape[0], radix, -1, 1, 1)).sum(1)
+
+
+def positions(table: Tensor, side: int, height: int, width: int) -> Tensor:
+    """A table [1 + side * side, C] for a map of a size, [1 + height * width, C]."""
+    kind = torch.float64 if table.dtype == torch.float64 else torch.float32  # halves have no kernel
+    pixels = table[1:].to(kind).reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    pixels = F.interpolate(pixels, size=(height, width), mode="bicubic", antialias=True)
+    return torch.cat((table[:1], pixels.flatten(2)[0].t().to(table.dtype)))
+
+
+fx.wrap("positions")
+
+
+class Tokens(nn.Module):
+    """Mean and pixels of a map, each with its place's vector added."""
+
+    def __init__(self, layer: plan.Tokens) -> None:
+        super().__init__()
+        self.side = layer.side
+        self.pos_embed = nn.Parameter(torch.empty(1 + layer.side**2, layer.channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, 1 + H * W, C]."""
+        pixels = x.flatten(2).transpose(1, 2)
+        tokens = torch.cat((pixels.mean(1, keepdim=True), pixels), 1)
+        return tokens + positions(self.pos_embed, self.side, x.shape[2], x.shape[3])
+
+
+class AttentionPool(_Composite):
+    """What the mean of the pixels attends to among it and them."""
+
+    layer: plan.AttentionPool
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, C']."""
+        tokens = self._chain(0, x)
+        n, heads = x.shape[0], self.layer.heads
+        query = self._chain(1, tokens[:, :1]).reshape(n, 1, heads, -1).transpose(1, 2)
+        key = self._chain(2, tokens).reshape(n, -1, heads, query.shape[3]).transpose(1, 2)
+        value = self._chain(3, tokens).reshape(n, -1, heads, query.shape[3]).transpose(1, 2)
+        weights = (query @ key.transpose(2, 3) * query.shape[3] ** -0.5).softmax(3)
+        y: Tensor = (weights @ value).reshape(n, -1)
+        return y
 
 
 class LayerScale(nn.Module):
@@ -639,6 +694,9 @@ BUILDERS: dict[type, Callable[[Any], nn.Module]] = {
     plan.BlurPool: lambda layer: BlurPool(layer.stride),
     plan.SqueezeExcite: SqueezeExcite,
     plan.ChannelAttention: lambda layer: ChannelAttention(layer.kernel_size),
+    plan.Tokens: Tokens,
+    plan.AttentionPool: AttentionPool,
+    plan.GlobalContext: GlobalContext,
     plan.SelectiveKernel: SelectiveKernel,
     plan.HierarchicalSplit: HierarchicalSplit,
     plan.SplitAttention: SplitAttention,

@@ -27,10 +27,8 @@ class ResidualBlock(TorchvisionBlock, Scriptable):
     Attributes:
         stride: of the whole block.
         expansion: output channels in units of the stage's planes: 1 or 4 in ResNets.
-        downsample: what is on the shortcut, or None.
+        downsample: what is on the shortcut, or None (shortcut, in nets of timm's byobnet).
     """
-
-    downsample: nn.Module | None
 
     def __init__(self, block: plan.Block, expansion: int) -> None:
         super().__init__()
@@ -43,8 +41,11 @@ class ResidualBlock(TorchvisionBlock, Scriptable):
         # What a user puts where there is nothing takes, in timm's nets, the output of `pre`.
         self._from_pre = block.shortcut_from == "pre" or bool(block.pre and not block.shortcut)
         self._identity_from_pre = block.shortcut_from == "pre"
-        if self._adds and not attach(self, block.name, block.shortcut):
-            place(self, "downsample", None)
+        # One name, under which the identity has a place to put something.
+        side = attach(self, block.name, block.shortcut) or ("downsample",)
+        self._side = side[0]
+        if self._adds and not block.shortcut:
+            place(self, self._side, None)
         self._output = attach(self, block.name, block.output, after_sum=True)
         names = (x.name for x in block.layers() if isinstance(x, plan.Activation))
         self._activations = tuple(name.removeprefix(block.name + ".") for name in names)
@@ -54,8 +55,9 @@ class ResidualBlock(TorchvisionBlock, Scriptable):
         h = chain(self, self._pre, x)
         y = chain(self, self._branch, h)
         if self._adds:
-            if self.downsample is not None:
-                x = run(self.downsample, h if self._from_pre else x)
+            side = getattr(self, self._side)
+            if side is not None:
+                x = run(side, h if self._from_pre else x)
             elif self._identity_from_pre:
                 x = h
             # What ends a branch (a convolution, a norm, a scale) needs its output for no gradient,

@@ -51,7 +51,7 @@ class Reference:
         return missing_modules(self.requires)
 
 
-TIMM = ("torchvision", "timm", "timm_v2", "timm_regnet", "timm_nf", "senet")
+TIMM = ("torchvision", "timm", "timm_v2", "timm_regnet", "timm_nf", "timm_byob", "senet")
 
 
 REFERENCES: dict[str, Reference] = {

@@ -11,8 +11,12 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from shared_spec.errors import SpecError
-from shared_spec.plan import BatchNorm, Conv, Dense, Flatten, FlattenMaps, GlobalPool
-from shared_spec.plan.layers import Layer
+from shared_spec.plan import (
+    AttentionPool,
+    FlattenMaps,
+    GlobalPool,
+)
+from shared_spec.plan.layers import Dropout, Layer
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint
 
@@ -104,15 +108,9 @@ def _call(data: Any) -> Any:
 
 def headless(head: tuple[Layer, ...]) -> tuple[Layer, ...]:
     """The layers of a head that work on maps, which is what Keras calls a net without its top."""
-    pools = (i for i, layer in enumerate(head) if isinstance(layer, GlobalPool | FlattenMaps))
-    pool = next(pools, len(head))
-    after = Flatten | FlattenMaps | GlobalPool | Conv | Dense
-    behind = (x for x in head[pool:] if not isinstance(x, after) and not _of_features(x))
-    return (*head[:pool], *behind)
-
-
-def _of_features(layer: Layer) -> bool:
-    return isinstance(layer, BatchNorm) and layer.of_features
+    kinds = GlobalPool | AttentionPool | FlattenMaps
+    pool = next((i for i, layer in enumerate(head) if isinstance(layer, kinds)), len(head))
+    return (*head[:pool], *(x for x in head[pool:] if isinstance(x, Dropout)))
 
 
 def is_keras_model(model: Mapping[str, Any]) -> bool:

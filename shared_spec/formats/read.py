@@ -42,7 +42,7 @@ from shared_spec.formats.dialects.keras_applications import (
 )
 from shared_spec.formats.dialects.keras_hub import KERAS_HUB
 from shared_spec.formats.dialects.linen import LINEN
-from shared_spec.formats.dialects.renamed import TIMM_RES2NET, TORCHVISION_NAMES
+from shared_spec.formats.dialects.renamed import OPENAI_CLIP, TIMM_NAMES, TORCHVISION_NAMES
 from shared_spec.formats.dialects.timm_config import is_timm_config
 from shared_spec.formats.dialects.timm_torchvision import TIMM, TORCHVISION
 from shared_spec.formats.graphs.keras_file import has_graph, read_graph
@@ -100,7 +100,8 @@ DIALECTS: tuple[Dialect, ...] = (
     *NUMBERED,
     TORCHVISION_NAMES,
     DETECTRON2,
-    TIMM_RES2NET,
+    TIMM_NAMES,
+    OPENAI_CLIP,
     CANONICAL,
 )
 """The first one that claims a file reads it."""

@@ -37,7 +37,8 @@ _FIRST_BLOCK = re.compile(
 )
 """Of a net under the names of each dialect; a number is that of a child in a `Sequential`."""
 _BODY = re.compile(
-    r"(?:conv1|conv[2-4](?=\.[01]\.)|bn[12]|prelu|maxpool|pool0|layer\d+|rl\d+|res\d+|stem|stages|"
+    r"(?:conv[1-3](?=\.weight$)|conv1|conv[2-4](?=\.[01]\.)|bn[123]|attnpool|prelu|maxpool|pool0|"
+    r"layer\d+|rl\d+|res\d+|stem|stages|"
     r"norm|block\d+|conv\d+_x|features|s\d+|final_conv|trunk_output)(?=\.|$)"
 )
 """The modules of a net before its classifier."""

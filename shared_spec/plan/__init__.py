@@ -2,6 +2,7 @@
 
 from shared_spec.plan.layers import LEAKY_SLOPE as LEAKY_SLOPE
 from shared_spec.plan.layers import Activation as Activation
+from shared_spec.plan.layers import AttentionPool as AttentionPool
 from shared_spec.plan.layers import AvgPool as AvgPool
 from shared_spec.plan.layers import BatchNorm as BatchNorm
 from shared_spec.plan.layers import BlurPool as BlurPool
@@ -15,6 +16,7 @@ from shared_spec.plan.layers import EvoNorm as EvoNorm
 from shared_spec.plan.layers import FilterResponseNorm as FilterResponseNorm
 from shared_spec.plan.layers import Flatten as Flatten
 from shared_spec.plan.layers import FlattenMaps as FlattenMaps
+from shared_spec.plan.layers import GlobalContext as GlobalContext
 from shared_spec.plan.layers import GlobalPool as GlobalPool
 from shared_spec.plan.layers import GroupNorm as GroupNorm
 from shared_spec.plan.layers import HierarchicalSplit as HierarchicalSplit
@@ -33,6 +35,7 @@ from shared_spec.plan.layers import SkipGain as SkipGain
 from shared_spec.plan.layers import SpaceToDepth as SpaceToDepth
 from shared_spec.plan.layers import SplitAttention as SplitAttention
 from shared_spec.plan.layers import SqueezeExcite as SqueezeExcite
+from shared_spec.plan.layers import Tokens as Tokens
 from shared_spec.plan.layers import ZeroPad as ZeroPad
 from shared_spec.plan.layers import ZeroPadShortcut as ZeroPadShortcut
 from shared_spec.plan.network import Block as Block

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from shared_spec import plan
 from shared_spec.errors import SpecError
 from shared_spec.plan.layers import Layer, Layers, Padding
 from shared_spec.plan.names import names_of
 from shared_spec.plan.network import Block, Plan, Stage
-from shared_spec.spec.resnet_spec import GAMMAS, ResNetSpec
+from shared_spec.spec.resnet_spec import GAMMAS, HEAD, ResNetSpec
 
 
 class _Site(NamedTuple):
@@ -66,17 +66,24 @@ def compile_plan(spec: ResNetSpec) -> Plan:
         name = _numbered(names.stage, index)
         blocks = (build(spec, f"{name}.{_numbered(names.block, s.number)}", s) for s in members)
         stages.append(Stage(name, tuple(blocks)))
-    stem, pool = _stem(spec), _stem_pool(spec, names.stem_pool)
+    stem, before_last_stride = _stem(spec)
+    pool = _stem_pool(spec, names.stem_pool)
     if not spec.features_only:
         stride = spec.stem_stride_total * math.prod(s.stride for s in sites)
         head = _head(spec, sites[-1].out_channels, stride)
         return Plan(spec.in_channels, stem + pool, tuple(stages), head)
-    levels = (stem[-1].name, *(stage.name for stage in stages))
+    final = _final(spec, sites[-1].out_channels)[0] if names.final_feature else ()
+    end = final[-1].name if final else stages[-1].name
+    levels = (before_last_stride, *(stage.name for stage in stages[:-1]), end)
     wanted = spec.out_indices or range(len(levels))
     last = wanted[-1]
     # Nothing is built that no output needs.
-    stem = stem + pool if last else stem
-    return Plan(spec.in_channels, stem, tuple(stages[:last]), (), tuple(levels[i] for i in wanted))
+    if not last:
+        kept = 1 + next(i for i, layer in enumerate(stem) if layer.name == before_last_stride)
+        return Plan(spec.in_channels, stem[:kept], (), (), levels[:1])
+    outputs = tuple(levels[i] for i in wanted)
+    head = final if end in outputs else ()
+    return Plan(spec.in_channels, stem + pool, tuple(stages[:last]), head, outputs)
 
 
 def _numbered(name: str, index: int) -> str:
@@ -96,12 +103,12 @@ def _sites(spec: ResNetSpec) -> Iterator[_Site]:
         reduction *= stride
         strided = depth - 1 if spec.stride_block == "last" else 0
         for number in range(depth):
-            widths = spec.block_widths[index] if spec.block_widths else _widths(spec, stage)
+            pruned = spec.block_widths[index] if spec.block_widths else ()
             yield _Site(
                 stage,
                 number,
                 channels,
-                widths,
+                pruned or _widths(spec, stage, channels),
                 nominal_stride=nominal if number == strided else 1,
                 stride=stride if number == strided else 1,
                 first_dilation=before if number == 0 else dilation,
@@ -111,17 +118,26 @@ def _sites(spec: ResNetSpec) -> Iterator[_Site]:
             )
             # A projection takes the block's scaled input, which sets the variance back to one.
             variance = (variance if number else 1.0) + spec.branch_scale**2
-            channels, index = widths[-1], index + 1
+            channels = pruned[-1] if pruned else spec.out_channels[stage]
+            index += 1
 
 
-def _widths(spec: ResNetSpec, stage: int) -> tuple[int, ...]:
-    """Output channels of the convolutions of a block in `stage`."""
-    width, out_channels = spec.inner_widths[stage], spec.out_channels[stage]
-    if spec.blocks[stage] == "basic":
+def _widths(spec: ResNetSpec, stage: int, in_channels: int) -> tuple[int, ...]:
+    """Output channels of the convolutions of a block in `stage` that so many channels enter."""
+    width, out_channels = spec.inner_width(stage, in_channels), spec.out_channels[stage]
+    if spec.blocks[stage] != "bottleneck":
         return width // spec.reduce_first, out_channels
     if spec.convolution == "hierarchical":
         return width * spec.scale, width * spec.scale, out_channels
-    return width // spec.reduce_first, width, out_channels
+    extra = (width,) if spec.extra_conv else ()
+    return width // spec.reduce_first, width, *extra, out_channels
+
+
+def _kernels(spec: ResNetSpec, stage: int) -> tuple[int, ...]:
+    """Kernel sizes of the convolutions of a stage's branches."""
+    if spec.blocks[stage] == "bottleneck":
+        return (1, 3, 3, 1) if spec.extra_conv else (1, 3, 1)
+    return (3, 3) if spec.blocks[stage] == "basic" else (3, 1)
 
 
 def _head(spec: ResNetSpec, channels: int, stride: int) -> Layers:
@@ -137,13 +153,18 @@ def _head(spec: ResNetSpec, channels: int, stride: int) -> Layers:
     if spec.head_pool == "flatten":
         pooled = channels * side * side
         pool: Layer = plan.FlattenMaps(f"{names.head}flatten", side, side, channels)
+    elif spec.head_pool == "attention":
+        table = max(spec.image_size // stride, 1)
+        pool = _attention_pool(f"{names.head}pool", channels, table)
     else:
-        pool = plan.GlobalPool(f"{names.head}global_pool", keep_axes, spec.head_pool)
+        keeps = keep_axes or spec.head_hidden is not None
+        pool = plan.GlobalPool(f"{names.head}global_pool", keeps, spec.head_pool)
+    hidden, pooled = _hidden(spec, pooled)
     fc, ends = f"{names.head}{names.classifier}", (pooled, spec.num_classes)
     layer = plan.Conv(fc, *ends, 1, bias=True) if keep_axes else plan.Dense(fc, *ends)
     classifier = (layer,) if spec.num_classes else ()
     flatten = (plan.Flatten(f"{names.head}flatten"),) if keep_axes else ()
-    return (*final, pool, *drop, *classifier, *flatten, *_output_norm(spec))
+    return (*final, pool, *hidden, *drop, *classifier, *flatten, *_output_norm(spec))
 
 
 def _output_norm(spec: ResNetSpec) -> Layers:
@@ -152,6 +173,26 @@ def _output_norm(spec: ResNetSpec) -> Layers:
     norm = _norm(spec, names_of(spec).output_norm, spec.num_classes)
     assert isinstance(norm, plan.BatchNorm)
     return (replace(norm, of_features=True),)
+
+
+def _attention_pool(name: str, channels: int, side: int) -> Layer:
+    query, key, value = (plan.Dense(leaf, channels, channels, start="lecun") for leaf in "qkv")
+    tokens = plan.Tokens("tokens", channels, side)
+    return plan.AttentionPool(name, tokens, query, key, value, channels // HEAD)
+
+
+def _hidden(spec: ResNetSpec, channels: int) -> tuple[Layers, int]:
+    """A norm and a dense layer behind the pool, and the channels after them."""
+    if spec.head_hidden is None:
+        return (), channels
+    head, fc = names_of(spec).head, f"{names_of(spec).head}pre_logits"
+    layers = (
+        _norm(spec, f"{head}norm", channels),
+        plan.Flatten(f"{head}flatten"),
+        plan.Dense(f"{fc}.fc", channels, spec.head_hidden),
+        _act(spec, f"{fc}.act", spec.head_hidden),
+    )
+    return layers, spec.head_hidden
 
 
 def _final(spec: ResNetSpec, channels: int) -> tuple[Layers, int]:
@@ -168,31 +209,32 @@ def _final(spec: ResNetSpec, channels: int) -> tuple[Layers, int]:
     return (*norms, _act(spec, act if norms else names.final_act, channels)), channels
 
 
-def _stem(spec: ResNetSpec) -> Layers:
-    """Convolutions, each with norm and activation, without the pool after them.
+def _stem(spec: ResNetSpec) -> tuple[Layers, str]:
+    """Convolutions, each with norm and activation, without the pool after them; and the name of the
+    layer before the stem's last stride.
 
     A pre-activation net leaves the last norm and activation to its first block.
     """
-    width = spec.stem_width
-    deep = spec.stem.startswith("deep")
-    first = 3 * width // 8 if spec.stem == "deep_tiered" else width // 2
-    widths = (first, width // 2, width) if deep else (width,)
     kernel_size = 7 if spec.stem == "conv7x7" else 3
-    names = names_of(spec).of_stem(len(widths))
-    rule = spec.stem_padding or spec.padding
+    names, widths = names_of(spec), spec.stem_channels
+    padding = _padding(spec.stem_padding or spec.padding, kernel_size)
     layers: list[Layer] = []
-    channels = spec.in_channels
-    for index, (out_channels, (conv, norm, act)) in enumerate(zip(widths, names, strict=True)):
+    channels, tap, last = spec.in_channels, "", len(widths) - 1
+    for index, out_channels in enumerate(widths):
+        conv, norm, act = names.of_stem(index, len(widths), len(layers))
         stride = spec.stem_stride if index == 0 else 1
-        normed = index < len(names) - 1 or not spec.pre_activation
-        padding = _padding(rule, kernel_size)
-        layers.append(
-            _conv(spec, conv, (channels, out_channels), kernel_size, stride, normed, padding)
-        )
+        if index == last and spec.stem_last_stride > 1:
+            stride, tap = stride * spec.stem_last_stride, layers[-1].name
+        normed = index < last or not spec.pre_activation
+        if index < spec.stem_linear:
+            conv, normed = names.linear_stem_conv.format(n=index + 1, c=len(layers)), False
+        shape = (channels, out_channels)
+        layers.append(_conv(spec, conv, shape, kernel_size, stride, normed, padding))
         if normed:
             layers += _norm_act(spec, norm, act, out_channels)
         channels = out_channels
-    return tuple(layers)
+    pools = spec.stem_pool != "none"
+    return tuple(layers), layers[-1].name if pools or not tap else tap
 
 
 def _stem_pool(spec: ResNetSpec, name: str) -> Layers:
@@ -206,8 +248,8 @@ def _stem_pool(spec: ResNetSpec, name: str) -> Layers:
     if spec.stem_pool == "conv":
         layers = [_conv(spec, f"{name}.0", (width, width), 3, 1 if anti_alias else 2)]
         layers += [_anti_alias(spec, f"{name}.1", width, 2)] if anti_alias else []
-        layers += [_norm(spec, f"{name}.{len(layers)}", width)]
-        return (*layers, _act(spec, f"{name}.{len(layers)}", width))
+        next_ = len(layers)
+        return (*layers, *_norm_act(spec, f"{name}.{next_}", f"{name}.{next_ + 1}", width))
     if spec.anti_alias == "avg":
         return (_anti_alias(spec, name, width, 2),)
     if spec.stem_pool == "max_ceil":
@@ -227,7 +269,7 @@ def _block_or_start(spec: ResNetSpec, name: str, site: _Site) -> Block:
 
 def _conv_pool(spec: ResNetSpec, name: str, site: _Site) -> Block:
     """A plain block of one convolution, whose pool has the stride."""
-    conv, norm, act = (f"{name}.{part}" for part in names_of(spec).branch(1))
+    conv, norm, act = (f"{name}.{part}" for part in names_of(spec).branch("1", 3))
     branch = (
         _conv(spec, conv, (site.in_channels, site.out_channels), 3),
         *_norm_act(spec, norm, act, site.out_channels),
@@ -239,7 +281,7 @@ def _conv_pool(spec: ResNetSpec, name: str, site: _Site) -> Block:
 def _block(spec: ResNetSpec, name: str, site: _Site) -> Block:
     names = names_of(spec)
     last_act = names.last_act.format(n=len(site.widths) + spec.branch_activation)
-    first = f"{name}.{names.norm.format(n=names.first_norm - 1)}"
+    first = f"{name}.{names.norm.format(n=names.first_norm - 1, k='kxk')}"
     return Block(
         name=name,
         pre=(_norm(spec, first, site.in_channels),) if spec.pre_norm else (),
@@ -284,7 +326,8 @@ def _branch(spec: ResNetSpec, name: str, site: _Site) -> Layers:
     """Convolutions, norms and activations. With pre-activation, the norm before the first
     convolution is in the block's `pre`; else the activation after the last follows the sum.
     """
-    kernels = (3, 3) if len(site.widths) == 2 else (1, 3, 1)
+    kernels, names = _kernels(spec, site.stage), names_of(spec)
+    numbers = ("1", "2", "2b", "3") if len(kernels) == 4 else ("1", "2", "3")[: len(kernels)]
     first_3x3 = kernels.index(3) + 1
     layers: list[Layer] = []
     channels, strided = site.in_channels, {}
@@ -293,7 +336,8 @@ def _branch(spec: ResNetSpec, name: str, site: _Site) -> Layers:
         site = site._replace(stride=1)
     for number, (kernel_size, width) in enumerate(zip(kernels, site.widths, strict=True), start=1):
         shape, last = (channels, width), number == len(kernels)
-        conv, norm, act = (f"{name}.{part}" for part in names_of(spec).branch(number))
+        label = numbers[number - 1]
+        conv, norm, act = (f"{name}.{part}" for part in names.branch(label, kernel_size))
         normed = not (last and spec.pre_activation)
         channels = width
         if last and spec.branch_drop_rate:
@@ -305,18 +349,21 @@ def _branch(spec: ResNetSpec, name: str, site: _Site) -> Layers:
             layers.append(_first_3x3(spec, conv, shape, site))
         else:
             stride = strided.get(number, 1)
-            dilation = site.dilation if kernel_size == 3 else 1
-            layers.append(_conv(spec, conv, shape, kernel_size, stride, normed, dilation=dilation))
+            more: dict[str, int] = {}
+            if kernel_size == 3:
+                more = {"dilation": site.dilation, "groups": spec.grouped(site.stage, width)}
+            layers.append(_conv(spec, conv, shape, kernel_size, stride, normed, **more))
         if last:
             layers[-1] = _at_rest(spec, layers[-1])
-        attends = number == first_3x3 and spec.attention_on == "middle"
+        attends = number == len(kernels) - 1 and spec.attention_on == "middle"
         attention = _attention(spec, name, width, site) if attends else ()
         if spec.pre_activation:  # the norm that follows belongs to the next convolution
             layers += attention
         if normed:
             layers += _norms(spec, norm, width, last=last)
         if number == first_3x3:
-            layers += _drop_block(spec, f"{name}.drop_block", site)
+            drop = names.drop_block.format(n=label, k="kxk")
+            layers += _drop_block(spec, f"{name}.{drop}", site)
         if (not last or spec.branch_activation) and not _norm_activates(spec):
             layers.append(_act(spec, act, width))
         if number == first_3x3:
@@ -337,7 +384,7 @@ def _at_rest(spec: ResNetSpec, layer: Layer) -> Layer:
 def _first_3x3(spec: ResNetSpec, name: str, shape: tuple[int, int], site: _Site) -> Layer:
     """The convolution that has the block's groups and, unless a filter takes it, its stride."""
     stride = 1 if spec.anti_alias != "none" else site.stride
-    groups = spec.stage_groups[site.stage] if len(site.widths) == 3 else 1
+    groups = spec.grouped(site.stage, shape[1])
     return _conv(spec, name, shape, 3, stride, groups=groups, dilation=site.first_dilation)
 
 
@@ -470,22 +517,43 @@ def _end_of_branch(spec: ResNetSpec, name: str, site: _Site) -> Layers:
 
 def _attention(spec: ResNetSpec, name: str, channels: int, site: _Site) -> Layers:
     """What scales so many channels by what they are on the whole map."""
-    at = f"{name}.{names_of(spec).attention}"
     if spec.attention == "none":
         return ()
+    last = spec.attention_on == "last"
+    names = names_of(spec)
+    at = f"{name}.{names.last_attention if last else names.attention}"
     # A gate halves what it scales, on average.
     twice = (plan.Scale(f"{at}_gain", 2.0),) if spec.norm == "none" else ()
     if spec.attention == "se":
         reduced = _squeezed(spec, channels, site)
         return (plan.SqueezeExcite(at, channels, reduced, spec.se_activation), *twice)
+    if spec.attention == "gc":
+        return (_global_context(at, channels, _squeezed(spec, channels, site)),)
     # Of the width before pruning.
-    widths = spec.out_channels if spec.attention_on == "last" else spec.inner_widths
-    t = int(abs(math.log2(widths[site.stage]) + 1) / 2)
+    inner = spec.inner_width(site.stage, site.in_channels)
+    whole = spec.out_channels[site.stage] if last else inner
+    t = int(abs(math.log2(whole) + 1) / 2)
     return (plan.ChannelAttention(at, channels, max(t if t % 2 else t + 1, 3)), *twice)
 
 
+def _global_context(name: str, channels: int, reduced: int) -> Layer:
+    if reduced == 1:
+        raise SpecError(
+            f"se_ratio: of the {channels} channels of {name} one is left, which the norm there "
+            f"would make a constant"
+        )
+    weigh = (plan.Conv("conv_attn", channels, 1, 1, bias=True, start="fan_in"),)
+    transform = (
+        plan.Conv("fc1", channels, reduced, 1, bias=True),
+        plan.GroupNorm("norm", reduced, 1, 1e-6),
+        plan.Activation("act", "relu"),
+        plan.Conv("fc2", reduced, channels, 1, bias=True, start="zeros"),
+    )
+    return plan.GlobalContext(name, channels, weigh, transform)
+
+
 def _squeezed(spec: ResNetSpec, channels: int, site: _Site) -> int:
-    """Channels inside of squeeze-and-excitation."""
+    """Channels inside of squeeze-and-excitation or global context."""
     if spec.se_of == "own":
         divisor = spec.se_divisor
         return max(divisor, int(channels * spec.se_ratio + divisor / 2) // divisor * divisor)
@@ -576,9 +644,9 @@ def _shortcut_pool(spec: ResNetSpec, name: str, site: _Site) -> Layers:
     """The mean before a projection: 2x2 pixels with the block's stride, or, where dilation has
     taken its place, around each pixel, zeros at the border counted as timm does.
 
-    timm's RegNet-V averages only where the pixels that the block sees are apart already.
+    Some of timm's nets average only where the pixels that the block sees are apart already.
     """
-    dilation = site.first_dilation if spec.identity_from == "pre" else site.dilation
+    dilation = site.first_dilation if names_of(spec).averages_apart else site.dilation
     if dilation > 1:
         return (plan.AvgPool(name, 2, 1, "same", count_padding=True),)
     return (plan.AvgPool(name, 2, site.stride, "same"),) if site.stride > 1 else ()
@@ -592,7 +660,7 @@ def _conv(
     stride: int = 1,
     normed: bool = True,
     padding: Padding | None = None,
-    **more: int,
+    **more: Any,
 ) -> Layer:
     """A convolution from `shape[0]` channels to `shape[1]`; `normed` says that a norm follows, and
     `more` gives groups and dilation.
@@ -634,7 +702,7 @@ def _norm(spec: ResNetSpec, name: str, channels: int, *, last: bool = False) -> 
         raise SpecError(f"{field}: {divisor} does not divide the {channels} channels of {name}")
     groups = divisor if spec.norm_group_width is None else channels // divisor
     if spec.norm == "evonorm_s0":
-        return plan.EvoNorm(name, channels, groups, spec.norm_eps)
+        return plan.EvoNorm(name, channels, groups, spec.norm_eps, activates=not last)
     return plan.GroupNorm(name, channels, groups, spec.norm_eps, scale)
 
 

@@ -13,8 +13,10 @@ IMAGES = ""
 
 _AVERAGING = (
     plan.GlobalPool,
+    plan.AttentionPool,
     plan.SqueezeExcite,
     plan.ChannelAttention,
+    plan.GlobalContext,
     plan.SelectiveKernel,
     plan.SplitAttention,
     plan.GroupNorm,

@@ -25,11 +25,18 @@ Role = Literal[
     "norm_var",
     "norm_gate",
     "norm_threshold",
+    "positions",
     "branch_scale",
     "conv_gain",
     "skip_gain",
     "prelu_slope",
 ]
+
+
+Start = Literal["fan_out", "fan_in", "zeros", "uniform", "lecun"]
+"""How a kernel starts: normal with a variance of two over its fan-out or its fan-in, or of one over
+its fan-in (lecun); uniform within one over the root of its fan-in; or at zero.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,7 @@ class Conv(Layer):
     dilation: int = 1
     scale: float | None = None
     gain_init: float = 1.0
+    start: Start = "fan_out"
 
     @property
     def extent(self) -> int:
@@ -114,12 +122,14 @@ class GroupNorm(Layer):
 @dataclass(frozen=True, slots=True)
 class EvoNorm(Layer):
     """x * sigmoid(v * x) / sqrt(group variance + eps) * scale + bias: normalisation and activation
-    in one (EvoNorm-S0, Liu et al. 2020, arXiv:2004.02967).
+    in one (EvoNorm-S0, Liu et al. 2020, arXiv:2004.02967). Unless it `activates`, there is no
+    sigmoid.
     """
 
     channels: int
     groups: int
     eps: float
+    activates: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +256,27 @@ class ChannelAttention(Layer):
 
 
 @dataclass(frozen=True, slots=True)
+class GlobalContext(Layer):
+    """x + transform(mean of x over H, W, weighted by a softmax over them of what `weigh` gives)
+    (Cao et al. 2019, arXiv:1904.11492).
+
+    `weigh` ends in one channel, `transform` in [N, 1, 1, C].
+    """
+
+    channels: int
+    weigh: Layers
+    transform: Layers
+
+    def chains(self) -> tuple[tuple[str, Layers], ...]:
+        """As of any layer."""
+        return (("", self.weigh), ("mlp_add.", self.transform))
+
+    def mapped(self, change: Callable[[Layers], Layers]) -> Layer:
+        """As of any layer."""
+        return replace(self, weigh=change(self.weigh), transform=change(self.transform))
+
+
+@dataclass(frozen=True, slots=True)
 class SelectiveKernel(Layer):
     """The sum of what `paths` give, each weighted, for each channel of an image, by a softmax over
     the paths of what `gate` makes of the plain sum (Li et al. 2019, arXiv:1903.06586).
@@ -365,6 +396,44 @@ class GlobalPool(Layer):
 
 
 @dataclass(frozen=True, slots=True)
+class Tokens(Layer):
+    """[N, H, W, C] to [N, 1 + H * W, C]: the mean of the pixels, and they themselves row by row,
+    each with its row of a learnt table added. The table is that of a map of `side` x `side` pixels;
+    for others it is resampled (`shared_spec.plan.resampling`).
+    """
+
+    channels: int
+    side: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionPool(Layer):
+    """[N, H, W, C] to [N, C]: what the first of the `tokens` attends to among all of them, by so
+    many heads: softmax(query(first) key(all) / sqrt(C / heads)) value(all) (Vaswani et al. 2017,
+    arXiv:1706.03762; as a pool, Radford et al. 2021, arXiv:2103.00020).
+    """
+
+    tokens: Tokens
+    query: Dense
+    key: Dense
+    value: Dense
+    heads: int
+
+    @property
+    def channels(self) -> int:
+        """Of what it gives."""
+        return self.value.out_features
+
+    def chains(self) -> tuple[tuple[str, Layers], ...]:
+        """As of any layer."""
+        return tuple(("", (part,)) for part in (self.tokens, self.query, self.key, self.value))
+
+    def mapped(self, change: Callable[[Layers], Layers]) -> Layer:
+        """As of any layer: none of the four is one that a change replaces."""
+        return self
+
+
+@dataclass(frozen=True, slots=True)
 class Dropout(Layer):
     """In training, each number is 0 with probability `rate`, else divided by 1 - rate (Srivastava
     et al. 2014).
@@ -421,11 +490,12 @@ class FlattenMaps(Layer):
 
 @dataclass(frozen=True, slots=True)
 class Dense(Layer):
-    """Fully connected layer on [N, in_features]."""
+    """Fully connected layer on [N, in_features], or on the last axis of what has more."""
 
     in_features: int
     out_features: int
     bias: bool = True
+    start: Start = "uniform"
 
 
 TRAINING_ONLY = (Dropout, DropPath, DropBlock)
@@ -444,6 +514,7 @@ class Parameter:
     shape: tuple[int, ...]
     init: float | None = None
     """A constant initial value that differs from the role's own."""
+    start: Start = "fan_out"
 
     @property
     def name(self) -> str:

@@ -19,7 +19,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from shared_spec.plan.layers import Conv, Dense, FlattenMaps, GlobalPool, Layer, Layers, Parameter
+from shared_spec.plan.layers import (
+    AttentionPool,
+    BatchNorm,
+    Conv,
+    Dense,
+    Flatten,
+    FlattenMaps,
+    GlobalPool,
+    Layer,
+    Layers,
+    Parameter,
+)
 from shared_spec.plan.parameters import leaves, parameters_of
 
 CHAINS = ("pre", "branch", "shortcut", "output")
@@ -57,9 +68,9 @@ class Stage:
 class Plan:
     """A whole network: `head(stages(stem(x)))`, on images of `in_channels` channels.
 
-    With `outputs`, the names of layers of the stem and of stages, it has no head and gives the list
-    of what those give. A plan for inference alone has in `trained` the one whose weights it takes,
-    see `shared_spec.plan.folding`.
+    With `outputs`, the names of layers and of stages, it gives the list of what those give, and its
+    head has no more than what the last of them needs. A plan for inference alone has in `trained`
+    the one whose weights it takes, see `shared_spec.plan.folding`.
     """
 
     in_channels: int
@@ -72,18 +83,18 @@ class Plan:
     @property
     def before_pool(self) -> Layers:
         """The layers of the head that work on maps; none if there is no pool."""
-        pools = (
-            i for i, layer in enumerate(self.head) if isinstance(layer, GlobalPool | FlattenMaps)
-        )
-        return self.head[: next(pools, 0)]
+        kinds = GlobalPool | AttentionPool | FlattenMaps
+        pools = (i for i, layer in enumerate(self.head) if isinstance(layer, kinds))
+        return self.head[: next(pools, len(self.head) if self.outputs else 0)]
 
     @property
     def classifier(self) -> Conv | Dense | None:
         """The layer that gives logits; None of a net that gives features."""
-        if not any(isinstance(layer, GlobalPool) for layer in self.head):
+        if not any(isinstance(layer, GlobalPool | AttentionPool) for layer in self.head):
             return None
         behind = self.head[len(self.before_pool) :]
-        return next((layer for layer in behind if isinstance(layer, Conv | Dense)), None)
+        ends = [layer for layer in behind if not isinstance(layer, Flatten | BatchNorm)]
+        return ends[-1] if isinstance(ends[-1], Conv | Dense) else None
 
     def results(self) -> dict[str, str]:
         """What the model returns, with the layer or block that gives it: `logits`, which may be

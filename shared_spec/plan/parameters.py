@@ -14,13 +14,13 @@ def parameters_of(layer: layers.Layer) -> tuple[Parameter, ...]:
     match layer:
         case layers.Conv(kernel_size=k):
             shape = (layer.out_channels, layer.in_channels // layer.groups, k, k)
-            kernel = Parameter(name, "weight", "conv_kernel", shape)
+            kernel = Parameter(name, "weight", "conv_kernel", shape, start=layer.start)
             gain = Parameter(name, "gain", "conv_gain", (shape[0], 1, 1, 1), layer.gain_init)
             gains = () if layer.scale is None else (gain,)
             return (kernel, *_bias(name, layer.out_channels, layer.bias), *gains)
         case layers.Dense():
             matrix = (layer.out_features, layer.in_features)
-            kernel = Parameter(name, "weight", "dense_kernel", matrix)
+            kernel = Parameter(name, "weight", "dense_kernel", matrix, start=layer.start)
             return (kernel, *_bias(name, layer.out_features, layer.bias))
         case layers.BatchNorm(channels=c, scale_init=init):
             mean = Parameter(name, "running_mean", "norm_mean", (c,))
@@ -28,13 +28,16 @@ def parameters_of(layer: layers.Layer) -> tuple[Parameter, ...]:
         case layers.GroupNorm(channels=c, scale_init=init):
             return _affine(name, c, init)
         case layers.EvoNorm(channels=c):
-            return (*_affine(name, c), Parameter(name, "v", "norm_gate", (c,)))
+            gate = (Parameter(name, "v", "norm_gate", (c,)),) if layer.activates else ()
+            return (*_affine(name, c), *gate)
         case layers.FilterResponseNorm(channels=c):
             return (*_affine(name, c), Parameter(name, "tau", "norm_threshold", (c,)))
         case layers.SqueezeExcite():
             return tuple(q for conv in squeeze_convs(layer) for q in parameters_of(conv))
         case layers.ChannelAttention(kernel_size=k):
             return (Parameter(f"{name}.conv", "weight", "conv1d_kernel", (1, 1, k)),)
+        case layers.Tokens(channels=c, side=side):
+            return (Parameter(name, "pos_embed", "positions", (1 + side * side, c)),)
         case layers.SkipGain():
             return (Parameter(name, "gain", "skip_gain", (), init=0.0),)
         case layers.PReLU(channels=c):

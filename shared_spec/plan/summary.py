@@ -114,7 +114,8 @@ def _cost(kind: type[Layer], values: tuple[Any, ...], shape: Shape) -> tuple[Sha
     layer = kind("", *values)
     out = output_shape(layer, shape)
     count = sum(p.size for p in parameters_of(layer) if p.trainable)
-    return out, count, _layer_macs(layer, out)
+    # What pools by attention has its products on every pixel.
+    return out, count, _layer_macs(layer, shape if isinstance(layer, plan.AttentionPool) else out)
 
 
 @cache
@@ -173,6 +174,8 @@ def output_shape(layer: Layer, shape: Shape) -> Shape:
             return (*chain_shape(path, (h, w, c // layer.parts))[:2], c)
         case plan.SplitAttention(branch=branch):
             return (*chain_shape(branch, shape)[:2], layer.channels)
+        case plan.AttentionPool():
+            return (layer.channels,)
         case plan.FlattenMaps(height=height, width=width):
             if (h, w) != (height, width):
                 raise SpecError(
@@ -201,6 +204,11 @@ def _layer_macs(layer: Layer, shape: Shape) -> int:
             return 2 * layer.channels * layer.reduced
         case plan.ChannelAttention():
             return layer.channels * layer.kernel_size
+        case plan.AttentionPool(query=query):
+            tokens = 1 + shape[0] * shape[1]
+            return (1 + 2 * tokens) * query.in_features * query.out_features
+        case plan.GlobalContext(weigh=weigh, transform=transform):
+            return _chain_macs(weigh, shape) + _chain_macs(transform, (1, 1, layer.channels))
         case plan.Dense():
             return layer.in_features * layer.out_features
     return sum(_chain_macs(chain, shape) for _, chain in layer.chains())
@@ -250,6 +258,8 @@ def _describe(layer: Layer) -> str:
                 "catavgmax": "average beside max",
             }
             return f"{words.get(kind, kind)} pool"
+        case plan.AttentionPool(heads=heads):
+            return f"attention pool, {heads} heads"
         case plan.Dense():
             return f"{layer.out_features}-way dense"
     return ""

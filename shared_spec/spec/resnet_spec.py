@@ -21,7 +21,8 @@ Stride = Annotated[int, Field(strict=True, ge=1, le=8)]
 Level = Annotated[int, Field(strict=True, ge=0, le=8)]
 Flag = Annotated[bool, Field(strict=True)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
-BlockName = Literal["basic", "bottleneck"]
+Ratio = Annotated[float, Field(gt=0, le=16)]
+BlockName = Literal["basic", "bottleneck", "edge"]
 
 ActivationName = Literal[
     "relu",
@@ -47,9 +48,13 @@ GAMMAS = {
     "gelu": 1.7015043497085571,
 }
 """What makes the variance of an activation of standard normal numbers one (Brock et al. 2021)."""
-_AFTER_FEATURES = ("head_pool", "drop_rate")
+_AFTER_FEATURES = ("head_pool", "head_hidden", "drop_rate")
 """Fields of what comes after the last feature map, on which no weights of a net without it depend.
 """
+
+
+HEAD = 64
+"""Channels of each head of an attention pool, as CLIP's have."""
 
 
 ELSEWHERE = {
@@ -113,8 +118,8 @@ class ResNetSpec(Document):
     depths: Annotated[tuple[Depth, ...], Field(min_length=1, max_length=8)]
     """Blocks in each stage, for example [3, 4, 6, 3]."""
     block: BlockName | tuple[BlockName, ...]
-    """basic: two 3x3 convolutions. bottleneck: 1x1, 3x3, 1x1. One for all stages, or one a
-    stage."""
+    """basic: two 3x3 convolutions. bottleneck: 1x1, 3x3, 1x1. edge: 3x3, 1x1. One for all stages,
+    or one a stage."""
     widths: Annotated[tuple[Channels, ...], Field(max_length=8)] = Field(
         default=(), validate_default=True
     )
@@ -128,12 +133,17 @@ class ResNetSpec(Document):
     expansion: Channels = 4
     """Output channels of a bottleneck in units of its planes (1 in RegNet, whose widths are those
     of outputs)."""
-    bottleneck_ratio: Annotated[float, Field(gt=0, le=16)] | None = None
-    """Channels inside of a bottleneck in units of its output channels, to the nearest integer; left
-    out: they follow from base_width."""
-    group_width: Channels | None = None
-    """Channels in a group of the bottleneck's 3x3 convolution, or all of them if they are fewer;
-    stands in the place of groups."""
+    bottleneck_ratio: Ratio | Annotated[tuple[Ratio, ...], Field(max_length=8)] | None = None
+    """Channels inside of a bottleneck in units of its output channels, to the nearest integer, one
+    for all stages or one a stage; left out: they follow from base_width."""
+    bottleneck_of: Literal["output", "input"] = "output"
+    """What bottleneck_ratio is a ratio to: the block's output channels, or (input, timm's RegNetZ)
+    those that enter it."""
+    group_width: Channels | Annotated[tuple[Channels, ...], Field(max_length=8)] | None = None
+    """Channels in a group of the bottleneck's 3x3 convolution, or all of them if they are fewer,
+    one for all stages or one a stage; stands in the place of groups."""
+    extra_conv: Flag = False
+    """A second 3x3 convolution with norm and activation in each bottleneck (timm's resnet61q)."""
     pre_activation: Flag = False
     """Norm and activation before each convolution (He et al. 2016); names as in timm's resnetv2."""
     identity_from: Literal["input", "pre"] = "input"
@@ -171,14 +181,14 @@ class ResNetSpec(Document):
     2018)."""
     shortcut_kernel: Literal[1, 3] = 1
     """Kernel of a projection that has a stride (3 in SENet-154)."""
-    attention: Literal["none", "se", "eca"] = "none"
-    """Squeeze-and-excitation, or efficient channel attention."""
+    attention: Literal["none", "se", "eca", "gc"] = "none"
+    """Squeeze-and-excitation, efficient channel attention, or global context (Cao et al. 2019)."""
     attention_on: Literal["last", "middle"] = "last"
-    """Where a branch has it: at the end, or (middle, RegNet) after its first 3x3 convolution with
-    what belongs to that."""
+    """Where a branch has it: at the end, or (middle, RegNet) before its last convolution, after
+    what belongs to the one before."""
     se_ratio: Annotated[float, Field(gt=0, le=1)] = 1 / 16
-    """Share of channels inside squeeze-and-excitation, or inside the attention of a selective
-    kernel or of splits."""
+    """Share of channels inside squeeze-and-excitation and global context, or inside the attention
+    of a selective kernel or of splits."""
     se_divisor: Channels = 8
     """What these channels are rounded to a multiple of."""
     se_of: Literal["own", "input"] = "own"
@@ -213,10 +223,18 @@ class ResNetSpec(Document):
     stem: Literal["conv7x7", "conv3x3", "deep", "deep_tiered"] = "conv7x7"
     """conv7x7 (ImageNet), conv3x3 (CIFAR), or three 3x3 convolutions of widths w/2, w/2, w (deep)
     or 3w/8, w/2, w (deep_tiered), w being stem_width."""
+    stem_widths: Annotated[tuple[Channels, ...], Field(max_length=8)] = ()
+    """Channels of the convolutions of a deep stem before its last, which may be more or fewer than
+    two; left out: as stem says."""
     stem_width: Channels = 64
     """Channels after the stem."""
     stem_stride: Stride = 2
-    """Stride of the stem's convolution."""
+    """Stride of the stem's convolution, or of a deep one's first."""
+    stem_last_stride: Stride = 1
+    """Stride of a deep stem's last convolution."""
+    stem_linear: Annotated[int, Field(strict=True, ge=0, le=8)] = 0
+    """So many of a deep stem's convolutions, from the first on, have neither norm nor activation
+    (timm's resnet51q)."""
     stem_pool: Literal["max", "max_zero", "max_ceil", "conv", "none"] = "max"
     """After the stem: a 3x3 max pool of stride 2; the same padded with zeros (max_zero, BiT), or
     with nothing but what its last windows need (max_ceil, Caffe's nets); a 3x3 convolution of
@@ -233,7 +251,8 @@ class ResNetSpec(Document):
     """Standardise each filter of each convolution, with this eps (BiT: 1e-8)."""
     norm: Literal["batch", "group", "evonorm_s0", "frn", "none"] = "batch"
     """Batch or group normalisation; evonorm_s0 and frn (filter response) hold the activation too,
-    and need pre_activation. none (NF-ResNet, Brock et al. 2021, arXiv:2101.08692): standardised
+    and need pre_activation, or evonorm_s0 output_activation False: it then ends branches without
+    its activation. none (NF-ResNet, Brock et al. 2021, arXiv:2101.08692): standardised
     filters with a gain each, and blocks whose input is scaled by what its variance is expected to
     be."""
     branch_scale: Annotated[float, Field(gt=0, le=1)] = 0.2
@@ -267,9 +286,14 @@ class ResNetSpec(Document):
     head_width: Channels | None = None
     """Channels of a 1x1 convolution with norm and activation before the head's pool; left out:
     there is none."""
-    head_pool: Literal["avg", "max", "avgmax", "catavgmax", "flatten"] = "avg"
+    head_pool: Literal["avg", "max", "avgmax", "catavgmax", "flatten", "attention"] = "avg"
     """Pool over all pixels: mean, maximum, the mean of both, or both side by side; or every pixel
-    beside the others (flatten), which takes images of image_size alone."""
+    beside the others (flatten), which takes images of image_size alone; or attention of their mean
+    to all of them (attention; CLIP, Radford et al. 2021), whose table of positions is for images of
+    image_size."""
+    head_hidden: Channels | None = None
+    """Channels of a dense layer with activation before the classifier, after a norm of what is
+    pooled (timm's resnet50_mlp); left out: there is none."""
     drop_rate: Rate = 0.0
     """Dropout before the classifier, while training."""
     branch_drop_rate: Rate = 0.0
@@ -285,10 +309,10 @@ class ResNetSpec(Document):
     """Give the feature maps before the stem's pool and after each stage, and no logits."""
     out_indices: Annotated[tuple[Level, ...], Field(max_length=9)] = ()
     """Which of the feature maps, 0 being the stem's; left out: all. Needs features_only."""
-    names: Literal["regnet", "senet", "iresnet"] | None = None
-    """Whose names the layers have: of timm's regnet or senet, or of insightface's iresnet; left
-    out: torchvision's and timm's ResNets', or with pre_activation those of timm's resnetv2, or
-    without norms of its nfnet."""
+    names: Literal["regnet", "byobnet", "senet", "iresnet"] | None = None
+    """Whose names the layers have, and whose conventions hold of dilation and of features: of
+    timm's regnet, byobnet or senet, or of insightface's iresnet; left out: torchvision's and timm's
+    ResNets', or with pre_activation those of timm's resnetv2, or without norms of its nfnet."""
     in_channels: Channels = 3
     """Channels of the input image."""
     num_classes: Annotated[int, Field(strict=True, ge=0, le=10_000_000)] = 1000
@@ -296,7 +320,8 @@ class ResNetSpec(Document):
     output_norm: Flag = False
     """A batch norm over what the classifier gives, if there is one (iresnet's embeddings)."""
     image_size: Annotated[int, Field(strict=True, ge=1, le=65_536)] = 224
-    """Nominal height and width in pixels; any other size works too, unless head_pool is flatten."""
+    """Nominal height and width in pixels; any other size works too, unless head_pool is flatten. Of
+    a net with head_pool attention, the table of positions is as large as such an image asks for."""
 
     @model_validator(mode="before")
     @classmethod
@@ -326,20 +351,41 @@ class ResNetSpec(Document):
 
     @cached_property
     def inner_widths(self) -> tuple[int, ...]:
-        """Channels of each stage's first 3x3 convolutions, pruning aside."""
-        if self.bottleneck_ratio is not None:
-            return tuple(round(out * self.bottleneck_ratio) for out in self.out_channels)
-        return tuple(
-            planes if block == "basic" else planes * self.base_width // 64 * self.groups
-            for planes, block in zip(self.widths, self.blocks, strict=True)
-        )
+        """Channels of the first 3x3 convolutions of each stage, pruning aside: of its blocks but
+        the first, should that have others.
+        """
+        return tuple(itertools.starmap(self.inner_width, enumerate(self.out_channels)))
+
+    def inner_width(self, stage: int, in_channels: int) -> int:
+        """Channels of the first 3x3 convolution of a block that so many channels enter, pruning
+        aside.
+        """
+        ratio = self.bottleneck_ratio
+        if ratio is None:
+            planes = self.widths[stage]
+            basic = self.blocks[stage] == "basic"
+            return planes if basic else planes * self.base_width // 64 * self.groups
+        ratio = ratio[stage] if isinstance(ratio, tuple) else ratio
+        of_input = self.bottleneck_of == "input"
+        return round(ratio * (in_channels if of_input else self.out_channels[stage]))
+
+    def grouped(self, stage: int, channels: int) -> int:
+        """Into how many groups so many channels of a stage's 3x3 convolutions divide."""
+        width = self._group_width(stage)
+        return self.groups if width is None else channels // max(min(width, channels), 1)
+
+    def _group_width(self, stage: int) -> int | None:
+        width = self.group_width
+        return width[stage] if isinstance(width, tuple) else width
 
     @cached_property
-    def stage_groups(self) -> tuple[int, ...]:
-        """Groups of each stage's bottlenecks."""
-        if self.group_width is None:
-            return (self.groups,) * len(self.depths)
-        return tuple(inner // max(min(self.group_width, inner), 1) for inner in self.inner_widths)
+    def stem_channels(self) -> tuple[int, ...]:
+        """Channels after each of the stem's convolutions."""
+        w = self.stem_width
+        if not self.stem.startswith("deep"):
+            return (w,)
+        first = 3 * w // 8 if self.stem == "deep_tiered" else w // 2
+        return (*(self.stem_widths or (first, w // 2)), w)
 
     @property
     def has_final_norm(self) -> bool:
@@ -366,7 +412,8 @@ class ResNetSpec(Document):
     @cached_property
     def stem_stride_total(self) -> int:
         """Stride of the stem, its pool included."""
-        return self.stem_stride * (1 if self.stem_pool == "none" else 2)
+        pool = 1 if self.stem_pool == "none" else 2
+        return self.stem_stride * self.stem_last_stride * pool
 
     @model_validator(mode="after")
     def _check_combination(self) -> ResNetSpec:
@@ -375,8 +422,9 @@ class ResNetSpec(Document):
                 f"depths: {sum(self.depths):,} blocks are more than the {_BLOCKS:,} that are "
                 f"possible"
             )
-        for field in ("widths", "strides", "blocks"):
-            given = len(getattr(self, field))
+        for field in ("widths", "strides", "blocks", "bottleneck_ratio", "group_width"):
+            value = getattr(self, field)
+            given = len(value) if isinstance(value, tuple) else len(self.depths)
             if given != len(self.depths):
                 raise ValueError(
                     f"{field.replace('blocks', 'block')}: {given} entries for {len(self.depths)} "
@@ -384,6 +432,8 @@ class ResNetSpec(Document):
                 )
         problems = itertools.chain(
             self._block_problems(),
+            self._kind_problems(),
+            self._stem_problems(),
             self._convolution_problems(),
             self._normless_problems(),
             self._order_problems(),
@@ -403,9 +453,10 @@ class ResNetSpec(Document):
                 yield field, given, plain
 
     def _block_problems(self) -> Iterator[str]:
-        if self.attention != "se" and self.convolution not in ("selective", "split_attention"):
+        squeezes = self.attention in ("se", "gc")
+        if not squeezes and self.convolution not in ("selective", "split_attention"):
             for field, _, _ in self._changed("se_ratio", "se_divisor"):
-                yield f"{field}: needs attention 'se' or a convolution with attention"
+                yield f"{field}: needs attention 'se' or 'gc', or a convolution with attention"
         if self.attention != "se":
             for field, _, _ in self._changed("se_of", "se_activation"):
                 yield f"{field}: needs attention 'se'"
@@ -423,6 +474,11 @@ class ResNetSpec(Document):
         ):
             if any(self._changed(field)) and any(self._changed(stands_for)):
                 yield f"{field}: stands in the place of {stands_for}; give one of them"
+        if self.bottleneck_of == "input" and self.bottleneck_ratio is None:
+            yield "bottleneck_of: needs bottleneck_ratio"
+
+    def _kind_problems(self) -> Iterator[str]:
+        """Of what a block other than a bottleneck cannot have."""
         if "basic" in self.blocks:
             for field, given, plain in self._changed("groups", "base_width", "stride_on"):
                 if given != "last":
@@ -438,6 +494,7 @@ class ResNetSpec(Document):
                 "'3x3'"
             )
         yield from self._start_problems()
+        yield from self._other_kind_problems()
 
     def _start_problems(self) -> Iterator[str]:
         if self.stride_on == "last" and "bottleneck" in self.blocks:
@@ -449,6 +506,31 @@ class ResNetSpec(Document):
             more = ("block_widths", "reduce_first", "pre_norm", "stride_on")
             for field, given, _ in self._changed(*fields, *more):
                 yield f"{field}: {given!r} cannot be combined with stage_start 'conv_pool'"
+
+    def _other_kind_problems(self) -> Iterator[str]:
+        if "edge" in self.blocks:
+            fields = ("stride_on", "reduce_first", "pre_activation", "convolution", "block_widths")
+            for field, given, _ in self._changed(*fields):
+                yield f"{field}: {given!r} cannot be combined with block 'edge'"
+        if self.extra_conv:
+            if "bottleneck" not in self.blocks:
+                yield "extra_conv: needs block 'bottleneck'"
+            for field, given, _ in self._changed("pre_activation", "convolution", "block_widths"):
+                yield f"{field}: {given!r} cannot be combined with extra_conv"
+
+    def _stem_problems(self) -> Iterator[str]:
+        if not self.stem.startswith("deep"):
+            for field, _, _ in self._changed("stem_widths", "stem_last_stride", "stem_linear"):
+                yield f"{field}: needs a deep stem, and stem is {self.stem!r}"
+        elif not self.stem_widths and self.stem_width < 8:
+            yield f"stem_width: {self.stem_width} is too narrow for a deep stem; at least 8"
+        if self.stem == "deep_tiered" and self.stem_widths:
+            yield "stem_widths: 'deep_tiered' has widths of its own; take stem 'deep'"
+        if self.stem_linear and self.stem_linear >= len(self.stem_channels):
+            yield (
+                f"stem_linear: {self.stem_linear} of the stem's {len(self.stem_channels)} "
+                f"convolutions; the last has a norm"
+            )
 
     def _convolution_problems(self) -> Iterator[str]:
         kind = self.convolution
@@ -508,12 +590,15 @@ class ResNetSpec(Document):
                 yield "zero_init_last: a pre_activation branch does not end in a norm"
             if self.activation != "relu" and self.norm in ("evonorm_s0", "frn"):
                 yield f"activation: the norm {self.norm!r} holds its own; leave it at 'relu'"
-        elif self.norm in ("evonorm_s0", "frn"):
+        elif self.norm == "frn" or (self.norm == "evonorm_s0" and self.output_activation):
+            other = ", or output_activation False" if self.norm == "evonorm_s0" else ""
             yield (
                 f"norm: {self.norm!r} holds the activation, so that no sum can follow it; it needs "
-                f"pre_activation"
+                f"pre_activation{other}"
             )
         else:
+            if self.norm == "evonorm_s0" and self.zero_init_last:
+                yield "zero_init_last: cannot be combined with norm 'evonorm_s0'"
             for field, given, _ in self._changed("stride_block", "identity_from"):
                 yield f"{field}: {given!r} needs pre_activation"
         if self.anti_alias != "none" and self.stem_pool in ("max_zero", "max_ceil"):
@@ -571,6 +656,7 @@ class ResNetSpec(Document):
             for field, value in odd:
                 if getattr(self, field) == value:
                     yield f"head_pool: 'flatten' cannot be combined with {field} {value!r}"
+        yield from self._head_problems()
         if self.out_indices:
             if not self.features_only:
                 yield "out_indices: needs features_only"
@@ -582,39 +668,61 @@ class ResNetSpec(Document):
                     f"{len(self.depths)}"
                 )
 
+    def _head_problems(self) -> Iterator[str]:
+        if self.head_hidden is not None:
+            if self.pre_activation:
+                yield "head_hidden: cannot be combined with pre_activation"
+            if self.norm in ("evonorm_s0", "frn"):
+                yield f"head_hidden: cannot be combined with norm {self.norm!r}"
+            if self.head_pool in ("catavgmax", "attention"):
+                yield f"head_hidden: cannot be combined with head_pool {self.head_pool!r}"
+        if self.head_pool == "attention":
+            if self.pre_activation:
+                yield "head_pool: 'attention' cannot be combined with pre_activation"
+            channels = self.head_width or (self.block_widths or (self.out_channels,))[-1][-1]
+            if channels % HEAD:
+                yield (
+                    f"head_pool: 'attention' has heads of {HEAD} channels, and {channels} are no "
+                    f"multiple of it"
+                )
+
     def _width_problems(self) -> Iterator[str]:
-        if self.stem.startswith("deep") and self.stem_width < 8:
-            yield f"stem_width: {self.stem_width} is too narrow for a deep stem; at least 8"
-        for planes, inner, groups in zip(
-            self.widths, self.inner_widths, self.stage_groups, strict=True
-        ):
-            width = inner // self.reduce_first
-            if width < 1 and self.bottleneck_ratio is None:
-                yield (
-                    f"base_width: {self.base_width} at {planes} planes leaves a convolution of "
-                    f"width 0; widths * base_width / 64 / reduce_first must be at least 1"
-                )
-            elif width < 1:
-                yield (
-                    f"bottleneck_ratio: {self.bottleneck_ratio:g} at {planes} planes leaves a "
-                    f"convolution of width 0"
-                )
-            if self.group_width is not None and inner % min(self.group_width, inner):
-                yield f"group_width: {self.group_width} does not divide the {inner} channels inside"
-            if width % groups:
-                yield f"reduce_first: {width} channels do not divide into {groups} groups"
+        entering = (self.stem_width, *self.out_channels)
+        for stage, (before, after) in enumerate(itertools.pairwise(entering)):
+            yield from self._inner_problems(stage, before)
+            yield from self._inner_problems(stage, after)
         if self.block_widths:
             yield from self._pruned_problems()
+
+    def _inner_problems(self, stage: int, in_channels: int) -> Iterator[str]:
+        """Of the convolutions of a block that so many channels enter."""
+        planes, inner = self.widths[stage], self.inner_width(stage, in_channels)
+        groups, width = self.grouped(stage, inner), inner // self.reduce_first
+        in_group = self._group_width(stage)
+        if width < 1 and self.bottleneck_ratio is None:
+            yield (
+                f"base_width: {self.base_width} at {planes} planes leaves a convolution of width "
+                f"0; widths * base_width / 64 / reduce_first must be at least 1"
+            )
+        elif width < 1:
+            yield (
+                f"bottleneck_ratio: {self.bottleneck_ratio} at {planes} planes leaves a "
+                f"convolution of width 0"
+            )
+        if in_group is not None and inner % min(in_group, inner):
+            yield f"group_width: {in_group} does not divide the {inner} channels inside"
+        if width % groups:
+            yield f"reduce_first: {width} channels do not divide into {groups} groups"
 
     def _pruned_problems(self) -> Iterator[str]:
         kinds = [b for b, depth in zip(self.blocks, self.depths, strict=True) for _ in range(depth)]
         if len(self.block_widths) != len(kinds):
             yield f"block_widths: {len(self.block_widths)} entries for {len(kinds)} blocks"
         for index, (kind, row) in enumerate(zip(kinds, self.block_widths, strict=True)):
-            convs = {"basic": 2, "bottleneck": 3}[kind]
+            convs = 3 if kind == "bottleneck" else 2
             if len(row) != convs:
                 yield f"block_widths.{index}: {len(row)} entries for {convs} convolutions"
-        for field, _, _ in self._changed("groups", "group_width"):
+        for field, _, _ in self._changed("groups", "group_width", "bottleneck_of"):
             yield f"block_widths: cannot be combined with {field}"
 
     def override(self, **fields: Any) -> ResNetSpec:

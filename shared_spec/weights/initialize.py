@@ -47,8 +47,9 @@ def initial_weights(p: Plan, seed: int = 0) -> State:
     """Float32 weights to start training from.
 
     Convolutions are normal with variance 2 / fan_out (He et al. 2015, arXiv:1502.01852, in the
-    fan-out form that torchvision and timm use), the classifier uniform within 1 / sqrt(fan_in) as
-    in PyTorch, biases 0, norms 1 and 0, slopes of PReLU 0.25 (PyTorch's, and that paper's).
+    fan-out form that torchvision and timm use), dense layers uniform within 1 / sqrt(fan_in) as in
+    PyTorch, an attention pool normal with variance 1 / channels, biases 0, norms 1 and 0, slopes of
+    PReLU 0.25 (PyTorch's, and that paper's).
     """
     parameters = list(p.parameters())
     # numpy draws without the interpreter's lock, and no draw depends on another.
@@ -67,10 +68,17 @@ def initial_entries(p: Plan, seed: int = 0) -> LazyArrays:
     return LazyArrays({q.name: entry(q) for q in p.parameters()})
 
 
-def _initial(q: Parameter, rng: np.random.Generator) -> np.ndarray:
+def _initial(q: Parameter, rng: np.random.Generator, nonzero: bool = False) -> np.ndarray:
     if q.role in ("conv_kernel", "conv1d_kernel"):
         values = rng.standard_normal(q.shape, np.float32)
-        values *= np.float32(math.sqrt(2 / (q.shape[0] * math.prod(q.shape[2:]))))
+        if q.start == "zeros" and not nonzero:
+            return np.zeros(q.shape, np.float32)
+        channels = q.shape[1] if q.start == "fan_in" else q.shape[0]
+        values *= np.float32(math.sqrt(2 / (channels * math.prod(q.shape[2:]))))
+        return values
+    if q.role == "positions" or q.start == "lecun":
+        values = rng.standard_normal(q.shape, np.float32)
+        values *= np.float32(q.shape[1] ** -0.5)
         return values
     if q.role == "dense_kernel":
         bound = 1 / math.sqrt(q.shape[1])
@@ -120,7 +128,9 @@ def _randomise(layers: Iterable[Layer], moment: float, seed: int, state: State) 
         if chains := layer.chains():
             named = ([placed(layer, before, x) for x in chain] for before, chain in chains)
             # What the first gives is as large as what they all give, weighted or side by side.
-            moment, *_ = [_randomise(chain, moment, seed, state) for chain in named]
+            given = [_randomise(chain, moment, seed, state) for chain in named]
+            added = isinstance(layer, plan.GlobalContext)
+            moment = moment + given[-1] if added else given[0]
             continue
         if isinstance(layer, plan.Conv):
             fan_in = layer.in_channels // layer.groups
@@ -136,7 +146,8 @@ def _randomise(layers: Iterable[Layer], moment: float, seed: int, state: State) 
         elif isinstance(layer, plan.GroupNorm):
             moment = 1.0
         elif isinstance(layer, plan.EvoNorm | plan.FilterResponseNorm):
-            moment = 0.5  # an activation is part of it
+            activates = getattr(layer, "activates", True)
+            moment = 0.5 if activates else 1.0  # an activation is part of it
         elif isinstance(layer, plan.Scale):
             moment *= layer.value**2
         elif isinstance(layer, plan.Activation | plan.PReLU):
@@ -150,7 +161,7 @@ def _randomise(layers: Iterable[Layer], moment: float, seed: int, state: State) 
 
 def _random(q: Parameter, rng: np.random.Generator, moment: float) -> np.ndarray:
     if q.role in ("conv_kernel", "conv1d_kernel", "dense_kernel"):
-        return _initial(q, rng)
+        return _initial(q, rng, nonzero=True)
     if q.role in ("norm_scale", "norm_gate", "branch_scale", "conv_gain", "skip_gain"):
         return rng.uniform(0.5, 1.5, q.shape).astype(np.float32)
     if q.role == "prelu_slope":

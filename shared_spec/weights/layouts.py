@@ -52,6 +52,7 @@ _LEAVES = {
     "norm_var": ("running_var", "moving_variance", "var"),
     "norm_gate": ("v", "v", "v"),
     "norm_threshold": ("tau", "tau", "tau"),
+    "positions": ("pos_embed", "pos_embed", "pos_embed"),
     "branch_scale": ("gamma", "gamma", "gamma"),
     "conv_gain": ("gain", "gain", "gain"),
     "skip_gain": ("gain", "gain", "gain"),

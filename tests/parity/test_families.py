@@ -191,7 +191,7 @@ def test_the_library_agrees(case: str) -> None:
     agree(CASES[case].spec, CASES[case].theirs(), CASES[case].library)
 
 
-@pytest.mark.parametrize("case", ["regnety", "regnetv avg", "regnetz", "nf se"])
+@pytest.mark.parametrize("case", ["regnety", "regnety avg", "regnetv avg", "regnetz", "nf se"])
 @pytest.mark.parametrize("stride", [8, 16])
 def test_output_stride_is_timms(case: str, stride: int) -> None:
     spec = CASES[case].spec.override(output_stride=stride)

@@ -21,7 +21,12 @@ def cut(spec: ResNetSpec) -> ResNetSpec:
     if spec.block_widths:
         fields["block_widths"] = [[20, 13, 30], [24, 17, 40], [19, 21, 40], [33, 18, 50]]
     if not isinstance(spec.block, str):
-        fields["block"] = ["basic", "bottleneck", "basic"]
+        edge = "edge" in spec.block
+        fields["block"] = [
+            "edge" if edge else "basic",
+            "bottleneck",
+            "bottleneck" if edge else "basic",
+        ]
     if spec.groups > 1:
         fields |= {"groups": 4, "base_width": 16}
     if spec.convolution == "hierarchical":
@@ -29,11 +34,19 @@ def cut(spec: ResNetSpec) -> ResNetSpec:
     if (spec.bottleneck_ratio or 0) > 1:
         fields["widths"] = [16, 24, 24]
     if spec.group_width is not None:
-        fields["group_width"] = 8
+        fields["group_width"] = [16, 8, 1] if isinstance(spec.group_width, tuple) else 8
+    if isinstance(spec.bottleneck_ratio, tuple):
+        fields["bottleneck_ratio"] = spec.bottleneck_ratio[1:]
+    if spec.norm_group_width is not None:
+        fields["norm_group_width"] = 8
+    if spec.attention == "gc":
+        fields["se_divisor"] = 4
     if spec.head_width is not None:
         fields["head_width"] = 32
     if spec.stem_width > 64:
         fields["stem_width"] = 64
+        if spec.stem_widths:
+            fields["stem_widths"] = [8, 16, 32]
     return ResNetSpec.parse(fields)
 
 

@@ -67,7 +67,10 @@ def test_drawn_specs_survive_a_file(
     [
         ({"blok": "basic"}, "blok: there is no such field; did you mean 'block"),
         ({"qqq": 1}, "qqq: there is no such field; known are depths, block,"),
-        ({"block": "basis"}, "block: input should be 'basic' or 'bottleneck' (got 'basis')"),
+        (
+            {"block": "basis"},
+            "block: input should be 'basic', 'bottleneck' or 'edge' (got 'basis')",
+        ),
         ({"depths": []}, "depths: tuple should have at least 1 item"),
         ({"depths": "34"}, "depths:"),
         ({"depths": [1] * 30_000}, "depths: tuple should have at most 8 items"),
@@ -95,7 +98,7 @@ def test_drawn_specs_survive_a_file(
         ({"drop_path_rate": 1}, "drop_path_rate: input should be less than 1 (got 1)"),
         (
             {"head_pool": "mean"},
-            "head_pool: input should be 'avg', 'max', 'avgmax', 'catavgmax' or 'flatten'",
+            "head_pool: input should be 'avg', 'max', 'avgmax', 'catavgmax', 'flatten' or 'attention'",
         ),
         ({"output_stride": 5}, "output_stride: 5 is not one that the net has: 4, 8"),
         (
@@ -131,9 +134,9 @@ def test_drawn_specs_survive_a_file(
         ({"block": ["basic"]}, "block: 1 entries for 2 stages; give one per stage"),
         (
             {"block": ["basic", "wide"]},
-            "block.1: input should be 'basic' or 'bottleneck' (got 'wide')",
+            "block.1: input should be 'basic', 'bottleneck' or 'edge' (got 'wide')",
         ),
-        ({"block": 3}, "block: input should be 'basic' or 'bottleneck' (got 3)"),
+        ({"block": 3}, "block: input should be 'basic', 'bottleneck' or 'edge' (got 3)"),
         ({"block": ["bottleneck", "basic"], "groups": 2}, "groups: 2 needs block 'bottleneck'"),
         ({"anti_alias": "blur", "stride_on": "1x1"}, "stride_on has to be '3x3'"),
         (

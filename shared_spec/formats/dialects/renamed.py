@@ -32,12 +32,18 @@ def torchvision_name(name: str, spec: ResNetSpec) -> str:
 
 
 RES2NET: Rules = ((r"conv2\.paths\.(\d+)\.(conv|bn)\.", r"\2s.\1."),)
+ATTENTION_POOL: Rules = (
+    (r"^head\.pool\.(tokens\.)?", "head."),
+    (r"^head\.fc\.", "head.proj."),
+)
 
 
 def timm_name(name: str, spec: ResNetSpec) -> str:
     """What timm calls an array that has this canonical name: in Res2Net, the paths are beside the
-    block's other layers, and a block's own gain is no layer's.
+    block's other layers, an attention pool is the head, and a block's own gain is no layer's.
     """
+    if spec.head_pool == "attention":
+        return rename(name, ATTENTION_POOL)
     if spec.convolution == "hierarchical":
         return rename(name, RES2NET)
     return name.removesuffix(".gain") if spec.skip_gain and "skipinit" in name else name
@@ -81,10 +87,30 @@ TORCHVISION_NAMES = Dialect(
     families=frozenset({"torchvision_regnet"}),
 )
 """Of its RegNets and ResNets; the names of the latter are canonical, and read as such."""
-TIMM_RES2NET = Dialect(
+_TIMMS = {"layer1.0.convs.0.weight", "head.pos_embed"}
+TIMM_NAMES = Dialect(
     "timm",
     "timm",
-    lambda source: in_torch(source) and "layer1.0.convs.0.weight" in source.tensors,
+    lambda source: in_torch(source) and not _TIMMS.isdisjoint(source.tensors),
     lambda q, spec: Place(timm_name(q.name, spec), TORCH[q.role]),
 )
-"""Of its authors and of timm alike."""
+"""Of Res2Nets (their authors' too) and of attention pools; others' names are canonical."""
+
+OPENAI: Rules = (
+    (r"^stem\.conv(\d)\.conv\.", r"conv\1."),
+    (r"^stem\.conv(\d)\.bn\.", r"bn\1."),
+    (r"^stages\.(\d)\.", lambda m: f"layer{int(m[1]) + 1}."),
+    (r"\.conv(\d)_(?:1x1|kxk)\.(conv|bn)\.", r".\2\1."),
+    (r"\.shortcut\.conv\.conv\.", ".downsample.0."),
+    (r"\.shortcut\.conv\.bn\.", ".downsample.1."),
+    (r"^head\.pool\.tokens\.pos_embed$", "attnpool.positional_embedding"),
+    (r"^head\.pool\.([qkv])\.", r"attnpool.\1_proj."),
+    (r"^head\.fc\.", "attnpool.c_proj."),
+)
+OPENAI_CLIP = Dialect(
+    "clip",
+    "CLIP",
+    lambda source: in_torch(source) and "attnpool.positional_embedding" in source.tensors,
+    lambda q, spec: Place(rename(q.name, OPENAI), TORCH[q.role]),
+)
+"""Of the net for images in OpenAI's and open_clip's files."""

@@ -16,6 +16,7 @@ from shared_spec.catalogue.resolve import same_function
 from shared_spec.errors import SpecError, did_you_mean
 from shared_spec.formats.containers.source import mapping
 from shared_spec.formats.dialects.huggingface import real_labels
+from shared_spec.formats.dialects.renamed import timm_name
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.names import names_of
 from shared_spec.spec.resnet_spec import ResNetSpec
@@ -23,7 +24,9 @@ from shared_spec.spec.validation import first_problem
 from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
-FAMILIES = frozenset({"torchvision", "timm", "timm_v2", "timm_regnet", "timm_nf", "senet"})
+FAMILIES = frozenset(
+    {"torchvision", "timm", "timm_v2", "timm_regnet", "timm_nf", "timm_byob", "senet"}
+)
 """Of the catalogue, where a name means the net that timm gives it."""
 
 MODEL_ARGS = {
@@ -106,7 +109,7 @@ def config_for_timm(checkpoint: Checkpoint) -> dict[str, Any] | None:
         "input_size": [spec.in_channels, side, side],
         "num_classes": spec.num_classes,
         "first_conv": first,
-        "classifier": f"{names_of(spec).head}fc",
+        "classifier": timm_name(f"{names_of(spec).head}fc.", spec)[:-1],
     }
     if prepare is not None:
         pretrained |= {
