@@ -98,7 +98,8 @@ def test_drawn_specs_survive_a_file(
         ({"drop_path_rate": 1}, "drop_path_rate: input should be less than 1 (got 1)"),
         (
             {"head_pool": "mean"},
-            "head_pool: input should be 'avg', 'max', 'avgmax', 'catavgmax', 'flatten' or 'attention'",
+            "head_pool: input should be 'avg', 'max', 'avgmax', 'catavgmax', 'flatten' or "
+            "'attention'",
         ),
         ({"output_stride": 5}, "output_stride: 5 is not one that the net has: 4, 8"),
         (

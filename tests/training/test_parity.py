@@ -38,6 +38,12 @@ SPECS: dict[str, ResNetSpec] = {
     "no norms": resolve("nf_seresnet26", NARROW | {"skip_gain": True}),
     "RegNet-V": resolve("regnetv_064", NARROW | {"strides": [2, 2]}),
     "RegNet-Z": resolve("regnetz_005", NARROW | {"strides": [2, 2], "head_width": 24}),
+    "global context": resolve(
+        "gcresnext26ts", NARROW | {"widths": [64, 64], "stem_width": 16, "group_width": 8}
+    ),
+    "attention pool": resolve(
+        "resnet50_clip", NARROW | {"widths": [64, 64], "stem_width": 16, "image_size": 32}
+    ),
     "biases": resolve("d2l_resnet18", {"depths": [1, 1], "widths": [16, 16]}),
 }
 # What differs in a backward pass, for JAX's engines in tier `test`: gates, standardised kernels,
