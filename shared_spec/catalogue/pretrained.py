@@ -36,6 +36,11 @@ STATISTICS: Mapping[
 ] = {
     "imagenet": (IMAGENET_MEAN, IMAGENET_STD, "rgb"),
     "half": (_HALF, _HALF, "rgb"),
+    "clip": (
+        (0.48145466, 0.4578275, 0.40821073),
+        (0.26862954, 0.26130258, 0.27577711),
+        "rgb",
+    ),
     "caffe": (tuple(x / 255 for x in (103.939, 116.779, 123.68)), (1 / 255,) * 3, "bgr"),
 }  # fmt: skip
 """Mean, standard deviation and order of channels by the names that the table has for them."""
