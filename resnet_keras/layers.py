@@ -831,7 +831,8 @@ class Tokens(_Configured, keras.layers.Layer):
     def _table(self, height: Any, width: Any) -> Any:
         """The table for a map of a size, which TensorFlow may know only when it computes."""
         table = ops.convert_to_tensor(self.pos_embed)
-        if (height, width) == (self.side, self.side):
+        known = isinstance(height, int) and isinstance(width, int)
+        if known and height == width == self.side:
             return table
         rows, columns = (
             ops.cast(cubic(np if isinstance(n, int) else ops, self.side, n), table.dtype)
