@@ -26,6 +26,7 @@ FAMILIES = {
     "timm": ("timm, resnet, sknet, res2net, resnest", "#56B4E9", "s"),
     "timm_v2": ("timm, resnetv2", "#009E73", "^"),
     "timm_regnet": ("timm, regnet (torchvision's are among them)", "#F0E442", "X"),
+    "timm_byob": ("timm, byobnet", "#882255", "p"),
     "timm_nf": ("timm, nfnet", "#999999", "*"),
     "senet": ("timm, senet", "#000000", "h"),
     "keras": ("keras.applications", "#D55E00", "D"),
