@@ -31,7 +31,7 @@ def cut(spec: ResNetSpec) -> ResNetSpec:
         fields |= {"groups": 4, "base_width": 16}
     if spec.convolution == "hierarchical":
         fields |= {"base_width": 32, "scale": min(spec.scale, 4)}
-    if (spec.bottleneck_ratio or 0) > 1:
+    if isinstance(spec.bottleneck_ratio, float) and spec.bottleneck_ratio > 1:
         fields["widths"] = [16, 24, 24]
     if spec.group_width is not None:
         fields["group_width"] = [16, 8, 1] if isinstance(spec.group_width, tuple) else 8

@@ -125,6 +125,7 @@ BUILT = {
     "quantization_config",
     "before",
     "after",
+    "activates",
 }  # fmt: skip
 """Settings that weights and shapes follow from: Keras takes them when a layer is made."""
 
