@@ -134,8 +134,10 @@ class TimmNet(nn.Module):
             return chain(self, self._head, x)
         classifier = self.get_classifier(name_only=True)
         for layer in self.plan.head[len(self.plan.before_pool) :]:
+            if isinstance(layer, plan.BatchNorm) and layer.of_features:
+                break  # of what the classifier gives
             if layer.name == classifier:
-                break
+                continue
             x = run(self.get_submodule(layer.name), x)
         return x
 
