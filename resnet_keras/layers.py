@@ -667,6 +667,16 @@ class ScaledConv2D(StandardizedConv2D):
         options = {"shape": (1, 1, 1, self.filters), "initializer": "ones", "name": "gain"}
         self.gain = self.add_weight(**options)
 
+    def save_own_variables(self, store: Any) -> None:
+        """Keras's convolutions save kernel and bias alone."""
+        super().save_own_variables(store)
+        store[str(1 + self.use_bias)] = self.gain
+
+    def load_own_variables(self, store: Any) -> None:
+        """As `save_own_variables` keeps them."""
+        super().load_own_variables(store)
+        self.gain.assign(store[str(1 + self.use_bias)])
+
     def effective_kernel(self) -> Any:
         """What convolves, [H, W, in, out]."""
         return super().effective_kernel() * (ops.convert_to_tensor(self.gain) * self.scale)

@@ -215,7 +215,10 @@ def test_a_tag_is_a_net_of_its_size_and_classes() -> None:
     [
         (("resnet50.nope", None, True), "resnet50: there are no weights 'nope' for it; expec"),
         (("resnet50", "nope"), "resnet50: there are no weights 'nope' for it; expected one of a1_"),
-        (("resnet19", None, True), "there is no model named 'resnet19'; did you mean 'resnet18'"),
+        (
+            ("resnet19", None, True),
+            "there is no model named 'resnet19'; did you mean 'resnet9', 'resnet18'",
+        ),
         (("d2l_resnet18", None, True), "no published weights of such a net are known; did you mea"),
         (("resnet18", "a.pth", True), "weights, pretrained: both say which weights; leave one of"),
         ((SMALL, None, True), "pretrained: weights are published for nets with a name, such as"),
