@@ -189,7 +189,7 @@ def _stem(stem: Sequence[Layer], pre: bool) -> dict[str, Any]:
     before = after[: after.index(pools[0])] if pools else []
     kept = any(isinstance(x, plan.Activation) and x.function in ("relu", "relu6") for x in before)
     fields["stem_pool"] = "none" if not pools else "max_zero" if pads and not kept else "max"
-    if pools and pools[0].ceil:
+    if pools and isinstance(pools[0], plan.MaxPool) and pools[0].ceil:
         fields["stem_pool"] = "max_ceil"
     strided = convs[0].stride > 1
     if strided and convs[0].padding == "same":  # at stride 1 both rules are one
