@@ -743,7 +743,10 @@ class Rescaling(keras.layers.Rescaling):
 
     def call(self, inputs: Any) -> Any:
         """Of any shape to the same."""
-        return inputs * self.scale
+        plain = isinstance(self.scale, int | float) and self.offset == 0
+        if not plain or self.compute_dtype != "float64":
+            return super().call(inputs)
+        return ops.cast(inputs, "float64") * self.scale
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

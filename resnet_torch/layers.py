@@ -419,7 +419,7 @@ class HierarchicalSplit(_Composite):
         for i in range(len(self.layer.paths)):
             entering = parts[i] + found[-1] if found and self.layer.cascade else parts[i]
             found.append(self._chain(i, entering))
-        if len(parts) > len(found):
+        if self.layer.parts > len(found):
             found.append(self._chain(len(found), parts[-1]))
         return torch.cat(found, 1)
 

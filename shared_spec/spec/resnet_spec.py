@@ -205,7 +205,8 @@ class ResNetSpec(Document):
     """What stands for a block's first 3x3 convolution with its norm and activation: two of them, of
     which each channel of each image selects (SKNet, Li et al. 2019); one for each of `scale` parts
     of the channels, each part's result going on into the next (Res2Net, Gao et al. 2019); or
-    `radix` of them under a common attention (ResNeSt, Zhang et al. 2020)."""
+    `radix` of them under a common attention (ResNeSt, Zhang et al. 2020). Activations inside of
+    the last, and in a selective kernel's attention, are ReLU, as in timm."""
     split_input: Flag = False
     """A selective kernel's paths take half of the channels each."""
     scale: Annotated[int, Field(strict=True, ge=1, le=64)] = 4

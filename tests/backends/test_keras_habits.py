@@ -189,6 +189,11 @@ def test_quantize(pool: Pool, engine: str, tmp_path: Path) -> None:
     assert message.startswith("fc was quantised in this model: fc.weight is of int8")
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_rescaling_is_that_of_keras(pool: Pool, dtype: str) -> None:
+    probe(pool, "keras:torch", "rescaling", dtype=dtype)
+
+
 def test_arguments_are_those_of_keras_applications(pool: Pool) -> None:
     probe(pool, ONE, "arguments")
 

@@ -814,3 +814,24 @@ def endings(resnet: Any, folder: str) -> None:
     for verb in (resnet.export_weights, lambda m: resnet.predict(m, random_images((1, 32, 32, 3)))):
         with pytest.raises(WeightsError, match="expected a model that create_model made, got Seq"):
             verb(outer)
+
+
+def rescaling(resnet: Any, dtype: str) -> None:
+    """What stands in for Keras's layer computes what that does: whole numbers, offsets, and scales
+    that differ from channel to channel.
+    """
+    from resnet_keras.layers import STAND_INS
+
+    pixels = np.arange(24, dtype="uint8").reshape(1, 2, 4, 3)
+    for options in (
+        {"scale": 0.25},
+        {"scale": 1 / 127.5, "offset": -1.0},
+        {"scale": [0.5, 0.25, 2.0], "offset": [1.0, 2.0, 3.0]},
+    ):
+        given = pixels if dtype == "float32" else pixels.astype(dtype)
+        ours, theirs = (
+            np.asarray(keras.ops.convert_to_numpy(kind(**options, dtype=dtype)(given)))
+            for kind in (STAND_INS["Rescaling"], keras.layers.Rescaling)
+        )
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+        assert ours.dtype == theirs.dtype
