@@ -476,9 +476,14 @@ def _split_attention(
     return plan.SplitAttention(name, channels, branch, gate, spec.radix, spec.groups)
 
 
+def _multiple(number: float, divisor: int) -> int:
+    """The nearest multiple of `divisor` that is not zero."""
+    return max(divisor, int(number + divisor / 2) // divisor * divisor)
+
+
 def divisible(number: float, divisor: int, least: int = 0) -> int:
     """The nearest multiple of `divisor` that is not below `least` nor by a tenth below `number`."""
-    nearest = max(least or divisor, int(number + divisor / 2) // divisor * divisor)
+    nearest = max(least, _multiple(number, divisor))
     return nearest + divisor if nearest < 0.9 * number else nearest
 
 
@@ -555,8 +560,7 @@ def _global_context(name: str, channels: int, reduced: int) -> Layer:
 def _squeezed(spec: ResNetSpec, channels: int, site: _Site) -> int:
     """Channels inside of squeeze-and-excitation or global context."""
     if spec.se_of == "own":
-        divisor = spec.se_divisor
-        return max(divisor, int(channels * spec.se_ratio + divisor / 2) // divisor * divisor)
+        return _multiple(channels * spec.se_ratio, spec.se_divisor)
     reduced = round(site.in_channels * spec.se_ratio)
     if not reduced:
         raise SpecError(
