@@ -226,11 +226,14 @@ def _chain_macs(layers: Layers, shape: Shape) -> int:
     return total
 
 
+_CONVOLUTIONS = (plan.Conv, plan.SelectiveKernel, plan.HierarchicalSplit, plan.SplitAttention)
+
+
 def describe_stage(stage: Stage) -> str:
     """`[1×1, 64; 3×3, 64; 1×1, 256] × 3`, as in the papers."""
 
     def text(block: Block) -> str:
-        convs = (x for x in (*block.pre, *block.branch) if isinstance(x, plan.Conv))
+        convs = (x for x in (*block.pre, *block.branch) if isinstance(x, _CONVOLUTIONS))
         return "; ".join(map(_describe, convs))
 
     return ", ".join(f"[{kind}] × {len([*alike])}" for kind, alike in groupby(stage.blocks, text))
@@ -246,6 +249,12 @@ def _describe(layer: Layer) -> str:
         case plan.Conv(kernel_size=k):
             groups = f", {layer.groups} groups" if layer.groups > 1 else ""
             return f"{k}×{k}, {layer.out_channels}{groups}"
+        case plan.SelectiveKernel(paths=((conv, *_), *_)):
+            return f"selected of {len(layer.paths)} {_describe(conv)}"
+        case plan.HierarchicalSplit(paths=((conv, *_), *_)):
+            return f"{layer.parts} parts of {_describe(conv)}"
+        case plan.SplitAttention(branch=(conv, *_)):
+            return f"split attention on {_describe(conv)}"
         case plan.MaxPool(kernel_size=k):
             return f"{k}×{k} max pool"
         case plan.AvgPool(kernel_size=k):

@@ -17,7 +17,14 @@ from shared_spec import (
     resolve,
 )
 from shared_spec.plan.layers import BatchNorm, Conv, ZeroPadShortcut
-from shared_spec.plan.summary import block_rows, layer_rows, macs, stage_rows, totals
+from shared_spec.plan.summary import (
+    block_rows,
+    describe_stage,
+    layer_rows,
+    macs,
+    stage_rows,
+    totals,
+)
 
 # CIFAR: table 6 of He et al. 2015, in millions; option A.
 CIFAR_MILLIONS = {20: 0.27, 32: 0.46, 44: 0.66, 56: 0.85, 110: 1.7, 1202: 19.4}
@@ -52,6 +59,18 @@ def test_macs_are_the_papers(name: str, billions: float) -> None:
     v1 = {} if name in ("resnet18", "resnet34") else {"stride_on": "1x1"}
     p = compile_plan(resolve(name, v1))
     assert macs(p, (224, 224)) / 1e9 == pytest.approx(billions, abs=0.07)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("skresnet18", "[selected of 2 3×3, 64; 3×3, 64] × 2"),
+        ("res2net50_26w_4s", "[1×1, 104; 4 parts of 3×3, 26; 1×1, 256] × 3"),
+        ("resnest50d", "[1×1, 64; split attention on 3×3, 128, 2 groups; 1×1, 256] × 3"),
+    ],
+)
+def test_convolutions_of_several_parts_are_told(name: str, expected: str) -> None:
+    assert describe_stage(compile_plan(resolve(name)).stages[0]) == expected
 
 
 def test_stage_shapes_are_the_papers() -> None:
