@@ -12,7 +12,7 @@ from collections import Counter
 from typing import Any, Literal
 
 from shared_spec.catalogue.entry import Entry
-from shared_spec.plan.compiler import divisible
+from shared_spec.plan.compiler.pieces import divisible
 
 TIMM = "timm.models.regnet"
 TORCHVISION = "torchvision.models.regnet"
