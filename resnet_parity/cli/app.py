@@ -8,34 +8,73 @@ import json
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
-from resnet_parity.cli import (
-    bench,
-    catalogue,
-    check,
-    convert,
-    download,
-    evaluate,
-    export,
-    inspect,
-    predict,
-    report,
-    trace,
-    train,
-)
 from resnet_parity.cli.options import in_options
 from resnet_parity.render.console import err, out
 from resnet_parity.render.text import plain
 from shared_spec.errors import ParityError, ResNetError, WeightsError, WeightsWarning
 
+EXAMPLES = {
+    "catalogue.list_command": "list 'resnet*50*' --family timm",
+    "catalogue.show": "show resnet50d --image-size 288",
+    "catalogue.schema": "schema > resnet.schema.json",
+    "check.check": "check resnet50 --engines torch,flax",
+    "convert.convert": "convert hf-hub:timm/resnet50.a1_in1k resnet50.weights.h5",
+    "convert.certify": "certify runs/digits-torch/weights.safetensors",
+    "convert.verify": "verify resnet50.weights.h5",
+    "export.export": "export resnet50.a1_in1k -o resnet50.onnx --preprocessing inside",
+    "inspect.inspect": "inspect checkpoint.pth",
+    "download.download": "download resnet50.a1_in1k 'resnet18*' --library timm",
+    "predict.predict": "predict cat.jpg --weights resnet50.weights.h5",
+    "train.train": "train digits --engine flax --set epochs=5",
+    "train.curves": "curves runs/digits-torch runs/digits-flax --output curves.png",
+    "evaluate.evaluate": "evaluate resnet50.pth --data imagenet/val --format folder",
+    "trace.trace": "trace resnet18 --against my_net:make_model",
+    "bench.bench": "bench resnet50 --engines torch,flax --batch 8",
+    "report.report": "report resnet18 --speed --output report.html",
+}
+"""Each command's function, by module here, with an example that begins with the command's name."""
+
+
+class _Commands(Mapping[str, Any]):
+    """The commands by name, each loaded when it is asked for: one that is quick does not wait for
+    what the others import.
+    """
+
+    def __init__(self) -> None:
+        self._places = {example.split()[0]: place for place, example in EXAMPLES.items()}
+
+    def __getitem__(self, name: str) -> Any:
+        place = self._places[name]
+        module, _, function = place.partition(".")
+        alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        command = getattr(import_module(f"resnet_parity.cli.{module}"), function)
+        alone.command(name, epilog=f"Example: resnet-parity {EXAMPLES[place]}")(command)
+        return typer.main.get_command(alone)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+class _Group(typer.core.TyperGroup):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = cast(Any, _Commands())
+
+
 app = typer.Typer(
     name="resnet-parity",
+    cls=_Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -101,25 +140,3 @@ def options(
     ] = False,
 ) -> None:
     """One ResNet definition, three native frameworks, and the proof that they agree."""
-
-
-for command, example in (
-    (catalogue.list_command, "list 'resnet*50*' --family timm"),
-    (catalogue.show, "show resnet50d --image-size 288"),
-    (catalogue.schema, "schema > resnet.schema.json"),
-    (check.check, "check resnet50 --engines torch,flax"),
-    (convert.convert, "convert hf-hub:timm/resnet50.a1_in1k resnet50.weights.h5"),
-    (convert.certify, "certify runs/digits-torch/weights.safetensors"),
-    (convert.verify, "verify resnet50.weights.h5"),
-    (export.export, "export resnet50.a1_in1k -o resnet50.onnx --preprocessing inside"),
-    (inspect.inspect, "inspect checkpoint.pth"),
-    (download.download, "download resnet50.a1_in1k 'resnet18*' --library timm"),
-    (predict.predict, "predict cat.jpg --weights resnet50.weights.h5"),
-    (train.train, "train digits --engine flax --set epochs=5"),
-    (train.curves, "curves runs/digits-torch runs/digits-flax --output curves.png"),
-    (evaluate.evaluate, "evaluate resnet50.pth --data imagenet/val --format folder"),
-    (trace.trace, "trace resnet18 --against my_net:make_model"),
-    (bench.bench, "bench resnet50 --engines torch,flax --batch 8"),
-    (report.report, "report resnet18 --speed --output report.html"),
-):
-    app.command(example.split()[0], epilog=f"Example: resnet-parity {example}")(command)

@@ -7,10 +7,8 @@ from typing import Annotated
 import typer
 
 from resnet_parity.cli.options import JsonOption, ModelArgument, print_result
-from resnet_parity.render import tables
+from resnet_parity.render import catalogue as tables
 from shared_spec.catalogue import CATALOGUE, Entry, list_models
-from shared_spec.catalogue.pretrained import published
-from shared_spec.catalogue.resolve import resolve
 from shared_spec.errors import ResNetError
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.summary import describe_chain, describe_stage, stage_rows, totals
@@ -34,6 +32,8 @@ def list_command(
     the accuracy that their publishers give.
     """
     if pretrained:
+        from shared_spec.catalogue.pretrained import published
+
         weights = [published()[name] for name in list_models(pattern, pretrained=True)]
         weights = [w for w in weights if (source or "").lower() in w.library.lower()]
         weights = [w for w in weights if not family or CATALOGUE[w.model].family in family]
@@ -68,6 +68,8 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """The table that a paper would print: stages, shapes, parameters, MACs."""
+    from shared_spec.catalogue.resolve import resolve
+
     spec = resolve(model)
     p = compile_plan(spec)
     side = image_size or spec.image_size

@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,8 +15,9 @@ from resnet_parity.engines.registry import ALL_ENGINES, ENGINES, RUNTIMES, Engin
 from resnet_parity.numerics.record import JsonRecord
 from resnet_parity.render.console import out
 from shared_spec.errors import ResNetError, reworded
-from shared_spec.formats.name_map import read_names
-from shared_spec.formats.read import Asked
+
+if TYPE_CHECKING:
+    from shared_spec.formats.read import Asked
 
 ModelArgument = Annotated[str, typer.Argument(help="A catalogue name or a spec file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -92,6 +93,9 @@ def asked_of(weights: object, part: str | None, names: Path | None = None) -> As
     """
     if weights is None and (part is not None or names is not None):
         raise ResNetError("--part and --names: only with --weights")
+    from shared_spec.formats.name_map import read_names
+    from shared_spec.formats.read import Asked
+
     return Asked(part, None if names is None else read_names(names))
 
 

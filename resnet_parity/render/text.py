@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from resnet_parity.check.record_file import LibraryVerdict
+if TYPE_CHECKING:
+    from resnet_parity.check.record_file import LibraryVerdict
 
 
 def plain(text: object) -> str:

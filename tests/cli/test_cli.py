@@ -379,6 +379,8 @@ def test_light_commands_load_no_framework(arguments: list[str]) -> None:
     loaded = {name.partition(".")[0] for name in done.stderr.split()}
     assert "typer" in loaded
     assert loaded & {"torch", "keras", "tensorflow", "jax", "flax", "optax", "orbax"} == set()
+    if arguments == ["list"]:  # the whole catalogue in half a second
+        assert loaded & {"numpy", "safetensors", "ml_dtypes", "jinja2", "matplotlib"} == set()
 
 
 @pytest.mark.frameworks
