@@ -281,7 +281,7 @@ class Bench:
             )
         if holds:
             return None
-        what = "logits" if name == "logits" else f"first {name.replace('/', ' of ')}"
+        what = f"first {name.replace('/', ' of ')}" if name.startswith("update/") else name
         return (
             f"it does not compute {case.candidate.net}: its {what} are {error:.1e} from float64, "
             f"over {bound:.1e}"
@@ -321,8 +321,8 @@ def farthest_result(reference: State, found: State, batch: int) -> tuple[str, fl
         caused = rounding_errors({name: exact}, trials)[name]
         stored = reference.get(f"storage/{name}", np.zeros(1))
         bound = ROUNDING_FACTOR * caused + float(stored[0])
-        if name == "logits":
-            exact = np.tile(exact, (batch // len(exact), 1))
+        if not name.startswith("update/"):
+            exact = np.tile(exact, (batch // len(exact), *[1] * (exact.ndim - 1)))
         error = difference(exact, array).maximum
         compared.append((name, math.inf if math.isnan(error) else error, bound))
     telling = [result for result in compared if result[2] < 1] or compared

@@ -33,8 +33,9 @@ from shared_spec.weights.state import State, cast_weights
 
 @writing
 def bench_build(session: Session, key: str, job: dict[str, Any]) -> Written:
-    """Build a side and run its first pass, which compiles: `logits`, or `update/<parameter>` of
-    those that are watched. A library that is not there is told in `missing`.
+    """Build a side and run its first pass, which compiles: what the net gives, by the names of
+    `Plan.results`, or `update/<parameter>` of those that are watched. A library that is not there
+    is told in `missing`.
     """
     asked, times = BenchJob.from_dict(job), {"imported": session.import_seconds}
     with as_users_run(session, asked.tf32):
@@ -51,7 +52,9 @@ def bench_build(session: Session, key: str, job: dict[str, Any]) -> Written:
         after = side.parameters(names)
         found: State = {f"update/{n}": after[n].astype(np.float64) - before[n] for n in names}
         if asked.mode == "infer":
-            found = {"logits": _numpy(result)}
+            first = session.package in ("resnet_torch", "resnet_onnx")
+            maps = [np.moveaxis(x, 1, -1) if first and x.ndim == 4 else x for x in _arrays(result)]
+            found = dict(zip(compile_plan(asked.net).results(), maps, strict=True))
         session.sides[key] = side, asked.tf32
         _reset_peaks(session)
     versions = {name: str(importlib.import_module(name).__version__) for name in extra}
@@ -66,7 +69,7 @@ def bench_time(session: Session, key: str, passes: int) -> dict[str, Any]:
         start = time.perf_counter()
         result = side.run(passes)
         seconds = time.perf_counter() - start
-    finite = bool(np.all(np.isfinite(_numpy(result).astype(np.float64))))
+    finite = all(np.isfinite(x.astype(np.float64)).all() for x in _arrays(result))
     peaks = {"peak_host_bytes": _host_peak(), "peak_device_bytes": _device_peak(session)}
     if "torch" in session.uses and session.device == "gpu":
         import torch
@@ -92,7 +95,7 @@ def bench_rates(
 
 @writing
 def bench_reference(session: Session, job: dict[str, Any], roundoff: str, trials: int) -> Written:
-    """In float64: `exact/...` for the logits of the images that a batch repeats, or the first
+    """In float64: `exact/...` for what the images that a batch repeats give, or the first
     update of what is watched; `trial<i>/...` with weights changed as rounding does; and in
     `storage/...` what rounding the updated weights themselves to float32 does to an update.
     """
@@ -107,7 +110,8 @@ def bench_reference(session: Session, job: dict[str, Any], roundoff: str, trials
         name = "exact" if trial < 0 else f"trial{trial}"
         model = session.placed(net, shaken, "float64")
         if asked.mode == "infer":
-            found[f"{name}/logits"] = session.resnet.predict(model, images)
+            results = _arrays(session.resnet.predict(model, images))
+            found |= {f"{name}/{key}": x for key, x in zip(p.results(), results, strict=True)}
             continue
         trainer = session.resnet.Trainer(model, bench_optimization("float64"), 10**6)
         trainer.step(images, distinct_labels(net, asked.batch, asked.seed))
@@ -230,6 +234,11 @@ def _device_peak(session: Session) -> int | None:
     import tensorflow as tf
 
     return int(tf.config.experimental.get_memory_info("GPU:0")["peak"])
+
+
+def _arrays(result: Any) -> list[np.ndarray]:
+    """What a net gives, one array or several."""
+    return [_numpy(x) for x in (result if isinstance(result, list | tuple) else [result])]
 
 
 def _numpy(value: Any) -> np.ndarray:

@@ -188,7 +188,7 @@ def _torch_side(session: Session, job: BenchJob, times: Times) -> Side:
 def _torch_ready(y: Any) -> Any:
     import torch
 
-    if y.is_cuda:
+    if (y[-1] if isinstance(y, list) else y).is_cuda:
         torch.cuda.synchronize()
     return y
 
@@ -270,7 +270,7 @@ def _keras_tensorflow(model: Any, job: BenchJob, compiled: Compiled) -> tuple[An
     else:
         jit = job.compile != "none"
         forward = tf.function(lambda x: model(x, training=False), jit_compile=jit)
-    return forward, lambda y: y.numpy()
+    return forward, lambda y: tf.nest.map_structure(lambda one: one.numpy(), y)
 
 
 def _keras_jax(model: Any, job: BenchJob, compiled: Compiled) -> tuple[Any, Any]:
@@ -359,7 +359,9 @@ def _one_by_one(run: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _ready(y: Any) -> Any:
-    return y.block_until_ready()
+    import jax
+
+    return jax.block_until_ready(y)  # type: ignore[no-untyped-call]
 
 
 def _flax_side(session: Session, job: BenchJob, times: Times) -> Side:

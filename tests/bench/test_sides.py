@@ -100,6 +100,15 @@ def test_bfloat16(pool: Pool, engine: str) -> None:
     assert_timed(report, [engine] * len(modes))
 
 
+@pytest.mark.parametrize("engine", ["torch", "keras:tensorflow", "flax", "onnxruntime"])
+def test_maps_are_held_to_float64_as_logits_are(pool: Pool, engine: str) -> None:
+    features = ResNetSpec.parse(TINY.to_dict() | {"num_classes": 1000, "features_only": True})
+    report = run(pool, engine, features, modes=("infer",), batches=(4,))
+    side = "onnxruntime, channels_first" if engine == "onnxruntime" else engine
+    assert_timed(report, [side])
+    assert [one.compared[:8] for one in report.parity] == ["features"]
+
+
 @pytest.mark.parametrize(
     ("engine", "spec", "name", "peers"),
     [
