@@ -33,9 +33,10 @@ Role = Literal[
 ]
 
 
-Start = Literal["fan_out", "fan_in", "zeros", "uniform", "lecun"]
+Start = Literal["fan_out", "fan_in", "zeros", "uniform", "lecun", "small"]
 """How a kernel starts: normal with a variance of two over its fan-out or its fan-in, or of one over
-its fan-in (lecun); uniform within one over the root of its fan-in; or at zero.
+its fan-in (lecun), or with a standard deviation of 0.01 (small); uniform within one over the root
+of its fan-in; or at zero.
 """
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+from shared_spec.plan.layers import Start
 from shared_spec.spec.resnet_spec import ResNetSpec
 
 Triple = tuple[str, str, str]
@@ -60,6 +61,8 @@ class Names:
     head: str = ""
     """Before the names of pool, dropout, classifier and flattening."""
     classifier: str = "fc"
+    classifier_start: Start = "uniform"
+    """What the family's own code draws its kernel from."""
     output_norm: str = "features"
     first_norm: int = 1
     """The number of the norm after a branch's first convolution."""
@@ -139,6 +142,7 @@ REGNET = replace(
     drop_block="conv{n}.drop",
     final_act="final_conv",
     head="head.",
+    classifier_start="small",
     averages_apart=True,
 )
 REGNET_PRE_ACTIVATION = replace(
@@ -185,6 +189,7 @@ NFNET = replace(
     last_attention="attn_last",
     final_act="final_act",
     conv_classifier=False,
+    classifier_start="small",
 )
 
 

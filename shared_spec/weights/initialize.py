@@ -47,9 +47,11 @@ def initial_weights(p: Plan, seed: int = 0) -> State:
     """Float32 weights to start training from.
 
     Convolutions are normal with variance 2 / fan_out (He et al. 2015, arXiv:1502.01852, in the
-    fan-out form that torchvision and timm use), dense layers uniform within 1 / sqrt(fan_in) as in
-    PyTorch, an attention pool normal with variance 1 / channels, biases 0, norms 1 and 0, slopes of
-    PReLU 0.25 (PyTorch's, and that paper's).
+    fan-out form that torchvision and timm use), in nets without norms 1 / fan_in; dense layers
+    uniform within 1 / sqrt(fan_in) as in PyTorch, but the classifiers of RegNets and of the nets of
+    timm's byobnet and nfnet normal with a standard deviation of 0.01, as in timm, torchvision and
+    the RegNets' own code; an attention pool normal with variance
+    1 / channels, biases 0, norms 1 and 0, slopes of PReLU 0.25 (PyTorch's, and that paper's).
     """
     parameters = list(p.parameters())
     # numpy draws without the interpreter's lock, and no draw depends on another.
@@ -69,12 +71,15 @@ def initial_entries(p: Plan, seed: int = 0) -> LazyArrays:
 
 
 def _initial(q: Parameter, rng: np.random.Generator, nonzero: bool = False) -> np.ndarray:
+    if q.start == "small" and not nonzero:
+        return np.float32(0.01) * rng.standard_normal(q.shape, np.float32)
     if q.role in ("conv_kernel", "conv1d_kernel"):
         values = rng.standard_normal(q.shape, np.float32)
         if q.start == "zeros" and not nonzero:
             return np.zeros(q.shape, np.float32)
-        channels = q.shape[1] if q.start == "fan_in" else q.shape[0]
-        values *= np.float32(math.sqrt(2 / (channels * math.prod(q.shape[2:]))))
+        channels = q.shape[1] if q.start in ("fan_in", "lecun") else q.shape[0]
+        gain = 1 if q.start == "lecun" else 2
+        values *= np.float32(math.sqrt(gain / (channels * math.prod(q.shape[2:]))))
         return values
     if q.role == "positions" or q.start == "lecun":
         values = rng.standard_normal(q.shape, np.float32)

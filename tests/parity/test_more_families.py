@@ -130,6 +130,17 @@ def loaded(judge: torch.nn.Module, model: Any) -> torch.nn.Module:
     return judge.eval()
 
 
+@pytest.mark.parametrize("name", ["nf_resnet26", "regnetx_002", "resnext26ts"])
+def test_a_classifier_starts_as_in_timm(name: str) -> None:
+    torch.manual_seed(0)
+    judge = timm_model(name).head.fc
+    ours = resnet_torch.create_model(name).head.fc
+    torch.testing.assert_close(ours.weight.std(), judge.weight.std(), rtol=0.02, atol=0)
+    assert abs(ours.weight.mean()) < 1e-4
+    assert not judge.bias.any()
+    assert not ours.bias.any()
+
+
 @pytest.mark.parametrize("name", CIFAR_CUTS)
 def test_nets_for_cifar_agree(name: str) -> None:
     spec = resolve(name, CIFAR_CUTS[name])

@@ -93,7 +93,10 @@ def head_layers(spec: ResNetSpec, channels: int, stride: int) -> Layers:
         pool = plan.GlobalPool(f"{names.head}global_pool", keeps, spec.head_pool)
     hidden, pooled = _hidden(spec, pooled)
     fc, ends = f"{names.head}{names.classifier}", (pooled, spec.num_classes)
-    layer = plan.Conv(fc, *ends, 1, bias=True) if keep_axes else plan.Dense(fc, *ends)
+    start = names.classifier_start
+    layer: Layer = plan.Dense(fc, *ends, start=start)
+    if keep_axes:
+        layer = plan.Conv(fc, *ends, 1, bias=True, start=start)
     classifier = (layer,) if spec.num_classes else ()
     flatten = (plan.Flatten(f"{names.head}flatten"),) if keep_axes else ()
     return (*final, pool, *hidden, *drop, *classifier, *flatten, *_output_norm(spec))

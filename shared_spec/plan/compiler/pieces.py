@@ -46,6 +46,7 @@ def convolution(
         padding,
         bias=not normed if spec.conv_bias == "without_norm" else spec.conv_bias,
         standardize_eps=spec.standardize,
+        start="lecun" if spec.norm == "none" else "fan_out",
         scale=GAMMAS[spec.activation] * fan_in**-0.5 if spec.norm == "none" else None,
         **more,
     )
