@@ -15,7 +15,6 @@ SIZE = (37, 32)
 
 # Few numbers, so that nets share layers: JAX compiles each kind of layer anew.
 OPTIONS: dict[str, list[Any]] = {
-    "pre_activation": [False, True],
     "shortcut": [
         "projection",
         "projection",
@@ -27,42 +26,26 @@ OPTIONS: dict[str, list[Any]] = {
     ],
     "shortcut_norm": [True, True, False],
     "shortcut_pool": ["none", "avg"],
-    "shortcut_kernel": [1, 1, 3],
     "stride_on": ["3x3", "3x3", "1x1", "last"],
     "pre_norm": [False, True],
     "branch_activation": [False, True],
     "output_activation": [True, False],
     "stage_start": ["residual", "residual", "conv_pool"],
     "stride_block": ["first", "first", "last"],
-    "groups": [1, 1, 2, 8],
-    "base_width": [64, 128],
     "expansion": [4, 1],
-    "bottleneck_ratio": [None, 1.0, 0.5],
-    "group_width": [None, 8],
-    "identity_from": ["input", "pre"],
     "final_norm": [None, True, False],
     "final_activation": [None, True, False],
     "head_width": [None, 32],
-    "names": [None, "regnet"],
+    "names": [None, "regnet", "byobnet", "senet", "iresnet"],
     "reduce_first": [1, 1, 2],
-    "attention": ["none", "se", "eca"],
-    "attention_on": ["last", "middle"],
-    "se_ratio": [1 / 16, 0.25],
-    "se_of": ["own", "input"],
-    "se_activation": ["relu", "silu"],
     "layer_scale": [None, 0.1],
     "anti_alias": ["none", "none", "blur", "avg"],
-    "stem": ["conv7x7", "conv3x3", "deep", "deep_tiered"],
     "stem_width": [16, 32],
     "stem_stride": [1, 2],
     "stem_pool": ["max", "max_zero", "max_ceil", "conv", "none"],
     "stem_padding": [None, "symmetric", "same"],
     "conv_bias": [False, True, "without_norm"],
     "padding": ["symmetric", "symmetric", "same"],
-    "standardize": [None, None, 1e-8],
-    "norm": ["batch", "batch", "group", "evonorm_s0", "frn"],
-    "norm_groups": [8, 16],
-    "norm_group_width": [None, 8],
     "norm_eps": [1e-5, 1e-3],
     "activation": [
         "relu",
@@ -75,7 +58,7 @@ OPTIONS: dict[str, list[Any]] = {
         "elu",
         "prelu",
     ],
-    "head_pool": ["avg", "avg", "max", "avgmax", "catavgmax"],
+    "head_pool": ["avg", "avg", "max", "avgmax", "catavgmax", "attention"],
     "output_norm": [False, True],
     "drop_rate": [0.0, 0.2],
     "branch_drop_rate": [0.0, 0.2],
@@ -86,16 +69,72 @@ OPTIONS: dict[str, list[Any]] = {
     "in_channels": [3, 1],
     "num_classes": [10, 10, 0],
 }
-CONVOLUTIONS: list[dict[str, Any]] = [
-    {"convolution": "selective", "split_input": True, "se_divisor": 4},
-    {"convolution": "selective", "se_ratio": 0.25},
-    {"convolution": "hierarchical", "scale": 2},
-    {"convolution": "hierarchical", "scale": 4, "drop_block_rate": 0.1},
-    {"convolution": "split_attention", "radix": 2, "stride_pool": "last"},
-    {"convolution": "split_attention", "radix": 1, "stride_pool": "first"},
-    {"convolution": "split_attention", "radix": 4, "groups": 2, "se_ratio": 0.25},
-]
-"""What stands for a block's 3x3 convolution, with the fields that only it has."""
+# Fields that go together: most of them need others, and would hardly be drawn together by chance.
+BUNDLES: dict[str, list[dict[str, Any]]] = {
+    "convolution": [
+        {"convolution": "selective", "split_input": True, "se_divisor": 4},
+        {"convolution": "selective", "se_ratio": 0.25},
+        {"convolution": "hierarchical", "scale": 2, "block": "bottleneck"},
+        {"convolution": "hierarchical", "scale": 4, "block": "bottleneck", "drop_block_rate": 0.1},
+        {"convolution": "split_attention", "block": "bottleneck", "stride_pool": "last"},
+        {"convolution": "split_attention", "block": "bottleneck", "radix": 1},
+        {
+            "convolution": "split_attention",
+            "block": "bottleneck",
+            "radix": 4,
+            "groups": 2,
+            "stride_pool": "first",
+        },
+    ],
+    "attention": [
+        {"attention": "se", "se_ratio": 0.25, "se_of": "input", "se_activation": "silu"},
+        {"attention": "se", "attention_on": "middle"},
+        {"attention": "eca"},
+        {"attention": "eca", "attention_on": "middle"},
+        {"attention": "gc", "se_ratio": 0.25},
+    ],
+    "norm": [
+        {"norm": "group", "norm_groups": 8},
+        {"norm": "group", "norm_group_width": 8},
+        # Of groups of one or two numbers, the variance is rounding, times its root's 300.
+        {"norm": "evonorm_s0", "norm_groups": 4, "pre_activation": True},
+        {"norm": "evonorm_s0", "norm_group_width": 8},
+        {"norm": "frn", "norm_eps": 1e-3, "pre_activation": True},
+        {"norm": "none", "pre_activation": True, "standardize": 1e-5},
+        {"norm": "none", "pre_activation": True, "standardize": 1e-5, "skip_gain": True},
+        {
+            "norm": "none",
+            "pre_activation": True,
+            "standardize": 1e-5,
+            "branch_scale": 0.5,
+            "activation": "silu",
+        },
+        {"standardize": 1e-8},
+    ],
+    "block": [
+        {"pre_activation": True},
+        {"pre_activation": True, "identity_from": "pre"},
+        {"pre_activation": True, "names": "regnet", "block": "bottleneck"},
+        {"block": "bottleneck", "groups": 8},
+        {"block": "bottleneck", "groups": 2, "base_width": 128},
+        {"block": "bottleneck", "bottleneck_ratio": 0.5},
+        {"block": "bottleneck", "bottleneck_ratio": 1.0, "group_width": 8},
+        {"block": "bottleneck", "bottleneck_ratio": 1.0, "bottleneck_of": "input"},
+        {"block": "bottleneck", "extra_conv": True, "names": "byobnet"},
+    ],
+    "stem": [
+        {"stem": "conv3x3"},
+        {"stem": "deep"},
+        {"stem": "deep", "stem_last_stride": 2, "stem_pool": "none"},
+        {"stem": "deep", "stem_linear": 1},
+        {"stem": "deep_tiered"},
+    ],
+    "ends": [
+        {"shortcut_kernel": 3, "output_stride": 8},
+        {"head_width": 32, "head_hidden": 16},
+        {"head_pool": "attention", "image_size": 64},
+    ],
+}
 
 
 @st.composite
@@ -114,11 +153,12 @@ def fields(draw: st.DrawFn) -> dict[str, Any]:
     }
     if draw(st.booleans()):
         data["strides"] = draw(st.lists(st.integers(1, 2), min_size=stages, max_size=stages))
-    chosen = draw(st.sets(st.sampled_from(sorted(OPTIONS)), min_size=3, max_size=9))
+    chosen = draw(st.sets(st.sampled_from(sorted(OPTIONS)), min_size=1, max_size=5))
     for name in sorted(chosen):
         data[name] = draw(st.sampled_from(OPTIONS[name]))
-    if draw(st.integers(0, 3)) == 0:
-        data |= draw(st.sampled_from(CONVOLUTIONS))
+    for bundle in BUNDLES.values():
+        if draw(st.integers(0, 3)) == 0:
+            data |= draw(st.sampled_from(bundle))
     if draw(st.booleans()):
         data["output_stride"] = draw(st.sampled_from([2, 4, 8, 16]))
     return data
