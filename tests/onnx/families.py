@@ -6,11 +6,12 @@ from typing import Any
 
 from shared_spec import ResNetSpec, resolve
 
-CUT: dict[str, Any] = {"depths": [1, 1], "widths": [16, 32], "num_classes": 5, "stem_width": 16}
+_CUT = {"depths": [1, 1], "widths": [16, 32], "num_classes": 5, "stem_width": 16}
+_REGNET: dict[str, Any] = {"strides": [2, 2], "group_width": 8}
 
 
 def _net(name: str, **more: Any) -> ResNetSpec:
-    return resolve(name, CUT | more)
+    return resolve(name, _CUT | more)
 
 
 FAMILIES: dict[str, ResNetSpec] = {
@@ -23,9 +24,10 @@ FAMILIES: dict[str, ResNetSpec] = {
     "blur": _net("resnetblur50"),
     "average anti-aliasing": _net("resnetaa50"),
     "group norm": _net("resnet50_gn", norm_groups=8),
-    "zeros on the shortcut": _net("resnet20", stem_width=16),
-    "no shortcut": _net("plain20", stem_width=16),
     "features": _net("resnet50", features_only=True),
+    "features, same padding": _net(
+        "resnet50", features_only=True, padding="same", activation="gelu"
+    ),
     "pre-activation": _net("resnetv2_50"),
     "BiT": _net("resnetv2_50x1_bit", norm_groups=8),
     "EvoNorm": _net("resnetv2_50d_evos", norm_group_width=8),
@@ -34,24 +36,48 @@ FAMILIES: dict[str, ResNetSpec] = {
     "Res2Net": _net("res2net50_26w_4s"),
     "ResNeSt": _net("resnest14d"),
     "NF-ResNet": _net("nf_resnet26"),
-    "RegNet": _net("regnety_002", strides=[2, 2], group_width=8),
-    "RegNetZ of timm's regnet": _net("regnetz_005", strides=[2, 2], group_width=8),
-    "RegNet of torchvision": _net("regnet_y_400mf", strides=[2, 2], group_width=8),
-    "RegNetZ": _net("regnetz_b16", strides=[2, 2], group_width=8, head_width=32),
-    "RegNetZ EvoNorm": _net("regnetz_b16_evos", strides=[2, 2], group_width=8, head_width=32),
+    "RegNet": _net("regnety_002", **_REGNET),
+    "RegNet of torchvision": _net("regnet_y_400mf", **_REGNET),
+    "RegNetZ": _net("regnetz_005", **_REGNET),
+    "RegNetZ of byobnet": _net("regnetz_b16", **_REGNET, head_width=32),
+    "RegNetZ, EvoNorm": _net("regnetz_b16_evos", **_REGNET, head_width=32),
     "byobnet": _net("resnet33ts"),
+    "byobnet, tiered stem": _net(
+        "resnet51q", strides=[2, 2], bottleneck_ratio=0.25, group_width=16, head_width=32
+    ),
     "global context": _net("gcresnet33ts", se_divisor=4),
-    "quadratic": _net("resnet51q", strides=[2, 2], bottleneck_ratio=0.25, group_width=16, head_width=32),
-    "CLIP attention pool": _net("resnet50_clip", widths=[32, 64], image_size=64),
-    "CLIP average": _net("resnet50_clip_gap", widths=[32, 64]),
+    "CLIP, attention pool": _net("resnet50_clip", widths=[32, 64], image_size=64),
+    "CLIP, average": _net("resnet50_clip_gap", widths=[32, 64]),
     "legacy SENet": _net("legacy_senet154", groups=4, base_width=16),
-    "CIFAR": _net("cifar_resnet18"),
-    "CIFAR pre-activation": _net("preact_resnet18"),
-    "wide, dropout": _net("wrn_16_4"),
-    "resnet9": _net("resnet9", depths=[1, 1, 1], widths=[16, 24, 32], stem_width=8),
-    "iresnet": _net("iresnet18", strides=[2, 2], image_size=32),
     "Keras": _net("keras_resnet50v2", strides=[2, 1]),
     "KerasHub": _net("resnet_vd_50"),
     "Flax": _net("flax_resnet50"),
-    "d2l same padding": _net("d2l_resnet18_same"),
+    "zeros on the shortcut": _net("resnet20"),
+    "no shortcut": _net("plain20"),
+    "CIFAR": _net("cifar_resnet18"),
+    "CIFAR, pre-activation": _net("preact_resnet18"),
+    "wide, dropout": _net("wrn_16_4"),
+    "resnet9": _net("resnet9", depths=[1, 1, 1], widths=[16, 24, 32], stem_width=8),
+    "iresnet": _net("iresnet18", strides=[2, 2], image_size=32),
+    "d2l, same padding": _net("d2l_resnet18_same"),
 }
+
+EVERY_LAYER = (
+    "ResNeSt",
+    "BiT",
+    "RegNetZ",
+    "CLIP, attention pool",
+    "iresnet",
+    "features, same padding",
+    "ECA",
+    "blur",
+    "zeros on the shortcut",
+    "EvoNorm",
+    "FRN",
+    "SKNet",
+    "Res2Net",
+    "NF-ResNet",
+    "global context",
+    "legacy SENet",
+)
+"""Those that together have every kind of layer that any has."""
