@@ -54,7 +54,6 @@ from tests.tiers import selected
 DIGITS = "resnet_parity/assets/digits_resnet20.safetensors"
 BASIC = resolve("resnet18", {"depths": [1, 1], "widths": [8, 16], "num_classes": 5})
 WIDE = resolve("resnet50", {"depths": [1, 1], "widths": [16, 32], "num_classes": 7})
-BEFORE = resolve("resnetv2_50", {"depths": [1, 1], "widths": [16, 32], "num_classes": 7})
 NETS: dict[str, ResNetSpec] = {
     "relu6": WIDE.override(activation="relu6"),
     "silu": WIDE.override(activation="silu"),
