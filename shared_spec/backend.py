@@ -277,7 +277,7 @@ class ModelVerbs(ABC, Generic[Model]):
         own = self.weights.dtype_name(model)
         form = form.sized(model.spec)
         wanted.check(form, dtype or own)
-        form.check(model.plan)
+        wanted.check_net(form, model.plan)
         if dtype is None and calibration is not None:
             raise SpecError("calibration: only with dtype='int8'")
         if dtype is not None:
