@@ -296,6 +296,19 @@ class BatchNorm(nnx.BatchNorm):
         return y
 
 
+class FrozenBatchNorm(BatchNorm):
+    """Batch normalisation by numbers that never change, none of which is an `nnx.Param`."""
+
+    def __init__(self, layer: plan.BatchNorm, options: Options) -> None:
+        super().__init__(layer, options)
+        self.scale = nnx.BatchStat(jnp.ones(layer.channels, options.param_dtype))
+        self.bias = nnx.BatchStat(jnp.zeros(layer.channels, options.param_dtype))
+
+    def __call__(self, x: jax.Array, use_running_average: bool | None = None, **kwargs: Any) -> Any:
+        """[N, H, W, C] or [N, C] to the same."""
+        return super().__call__(x, True, **kwargs)
+
+
 class EvoNorm(nnx.Module):
     """EvoNorm-S0: a gated activation over the deviation of its group."""
 
@@ -656,7 +669,9 @@ FUNCTIONS: dict[type, Callable[[Any, jax.Array], jax.Array]] = {
 
 BUILDERS: dict[type, Callable[[Any, Options], nnx.Module]] = {
     plan.Conv: _conv,
-    plan.BatchNorm: BatchNorm,
+    plan.BatchNorm: lambda layer, options: (FrozenBatchNorm if layer.frozen else BatchNorm)(
+        layer, options
+    ),
     plan.GroupNorm: _group_norm,
     plan.EvoNorm: EvoNorm,
     plan.FilterResponseNorm: FilterResponseNorm,

@@ -111,6 +111,8 @@ def _every(layer: plan.Conv, x: Any, own: Own) -> tuple[Any, plan.Conv]:
 
 def _batch_norm(layer: plan.BatchNorm, x: Any, own: Own) -> Any:
     options = {"momentum": 1 - layer.momentum, "epsilon": layer.eps, **own}
+    if layer.frozen:
+        return FrozenBatchNormalization(**options)(x)
     if layer.variance == "unbiased":
         return BatchNormalization(unbiased=True, **options)(x)
     return BiasedBatchNormalization(**options)(x)
@@ -471,6 +473,19 @@ class BatchNormalization(_Configured, BiasedBatchNormalization):
     """As Keras's, with PyTorch's rule for the running variance, which Keras's has not."""
 
     arguments = ("unbiased",)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class FrozenBatchNormalization(BiasedBatchNormalization):
+    """Batch normalisation by numbers that never change, whatever is set as `trainable`."""
+
+    def add_weight(self, *args: Any, **options: Any) -> Any:
+        """A weight that does not train."""
+        return super().add_weight(*args, **{**options, "trainable": False})
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """[N, H, W, C] or [N, C] to the same."""
+        return super().call(inputs, False, mask)
 
 
 @saved_as(keras.layers.GroupNormalization)

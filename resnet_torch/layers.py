@@ -59,6 +59,8 @@ def _conv(layer: plan.Conv) -> nn.Module:
 
 
 def _batch_norm(layer: plan.BatchNorm) -> nn.Module:
+    if layer.frozen:
+        return FrozenBatchNorm(layer.channels, layer.eps)
     kind: Any = nn.BatchNorm2d if layer.variance == "unbiased" else BiasedBatchNorm2d
     if layer.of_features:
         kind = nn.BatchNorm1d if layer.variance == "unbiased" else BiasedBatchNorm1d
@@ -228,6 +230,27 @@ class SpaceToDepth(Scriptable):
         n, c, h, w = x.shape
         blocks = x.reshape(n, c, h // 2, 2, w // 2, 2).permute(0, 3, 5, 1, 2, 4)
         return blocks.reshape(n, 4 * c, h // 2, w // 2)
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch normalisation by numbers that never change. Its buffers are those of
+    `torchvision.ops.FrozenBatchNorm2d`; state dicts of `nn.BatchNorm2d` load too.
+    """
+
+    def __init__(self, channels: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, torch.empty(channels))
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
+        state.pop(f"{prefix}num_batches_tracked", None)
+        super()._load_from_state_dict(state, prefix, *args)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] or [N, C] to the same."""
+        mean, var = self.get_buffer("running_mean"), self.get_buffer("running_var")
+        return F.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
 
 
 class EvoNorm(nn.Module):

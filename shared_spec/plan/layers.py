@@ -106,6 +106,8 @@ class BatchNorm(Layer):
     scale_init: float = 1.0
     of_features: bool = False
     """Over N alone: what enters is [N, C]."""
+    frozen: bool = False
+    """Nothing of it ever moves, in training neither."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -516,6 +518,7 @@ class Parameter:
     init: float | None = None
     """A constant initial value that differs from the role's own."""
     start: Start = "fan_out"
+    frozen: bool = False
 
     @property
     def name(self) -> str:
@@ -524,8 +527,10 @@ class Parameter:
 
     @property
     def trainable(self) -> bool:
-        """False for running statistics, which are state and not counted as parameters."""
-        return self.role not in ("norm_mean", "norm_var")
+        """False for running statistics and for all of a frozen norm, which are state and not
+        counted as parameters.
+        """
+        return self.role not in ("norm_mean", "norm_var") and not self.frozen
 
     @property
     def size(self) -> int:

@@ -250,8 +250,9 @@ class ResNetSpec(Document):
     on the input size."""
     standardize: Annotated[float, Field(gt=0, le=1)] | None = None
     """Standardise each filter of each convolution, with this eps (BiT: 1e-8)."""
-    norm: Literal["batch", "group", "evonorm_s0", "frn", "none"] = "batch"
-    """Batch or group normalisation; evonorm_s0 and frn (filter response) hold the activation too,
+    norm: Literal["batch", "frozen_batch", "group", "evonorm_s0", "frn", "none"] = "batch"
+    """Batch or group normalisation; frozen_batch is batch normalisation of which nothing ever
+    moves or trains, as detectors have it, with the same weights; evonorm_s0 and frn (filter response) hold the activation too,
     and need pre_activation, or evonorm_s0 output_activation False: it then ends branches without
     its activation. none (NF-ResNet, Brock et al. 2021, arXiv:2101.08692): standardised
     filters with a gain each, and blocks whose input is scaled by what its variance is expected to
@@ -550,6 +551,8 @@ class ResNetSpec(Document):
         plain = ("pre_activation", "norm", "anti_alias", "padding", "stride_on", "block_widths")
         regnet = ("attention_on", "bottleneck_ratio", "group_width")
         for field, given, default in self._changed(*plain, *regnet):
+            if given == "frozen_batch":
+                continue
             yield (
                 f"{field}: {given!r} cannot be combined with convolution {kind!r}, which takes "
                 f"{default!r} alone"
@@ -649,8 +652,8 @@ class ResNetSpec(Document):
         if self.features_only:
             for field, _, _ in self._changed(*_AFTER_FEATURES):
                 yield f"{field}: a features_only net has no head"
-        if self.output_norm and (self.pre_activation or self.norm != "batch"):
-            yield "output_norm: needs norm 'batch', and cannot be combined with pre_activation"
+        if self.output_norm and (self.pre_activation or "batch" not in self.norm):
+            yield "output_norm: needs norm 'batch' or 'frozen_batch', and cannot be combined with pre_activation"
         if self.head_pool == "flatten":
             odd = [("pre_activation", True), ("anti_alias", "avg"), ("stem_pool", "max_ceil")]
             odd += [("stage_start", "conv_pool")]
