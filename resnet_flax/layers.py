@@ -15,9 +15,9 @@ from jax import lax
 
 from shared_spec import plan
 from shared_spec.errors import FrameworkError
-from shared_spec.kernels.xla import averaged, every, products
+from shared_spec.kernels.xla import averaged, every, products, summed
 from shared_spec.plan.parameters import squeeze_convs
-from shared_spec.plan.resampling import table_weights
+from shared_spec.plan.resampling import nearest, table_weights
 
 ACTIVATIONS: dict[str, Any] = {
     "relu": nnx.relu,
@@ -580,7 +580,7 @@ class Stateless(nnx.Module):
     def __init__(self, layer: plan.Layer) -> None:
         self.layer = layer
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Any) -> jax.Array:
         """What its function gives."""
         return FUNCTIONS[type(self.layer)](self.layer, x)
 
@@ -651,7 +651,15 @@ def _global_pool(layer: plan.GlobalPool, x: jax.Array) -> jax.Array:
     return jnp.concatenate((mean, maximum), -1)
 
 
-FUNCTIONS: dict[type, Callable[[Any, jax.Array], jax.Array]] = {
+def _enlarge(layer: plan.Enlarge, xs: list[jax.Array]) -> jax.Array:
+    """[N, h, w, C] and [N, H, W, C'] to [N, H, W, C]."""
+    x, like = xs
+    for axis in (1, 2):
+        x = jnp.take(x, nearest(jnp, x.shape[axis], like.shape[axis]), axis)
+    return x
+
+
+FUNCTIONS: dict[type, Callable[[Any, Any], jax.Array]] = {
     plan.ZeroPad: _zero_pad,
     plan.SpaceToDepth: _space_to_depth,
     plan.Flatten: lambda layer, x: x.reshape(x.shape[0], -1),
@@ -664,6 +672,8 @@ FUNCTIONS: dict[type, Callable[[Any, jax.Array], jax.Array]] = {
     plan.MaxPool: _max_pool,
     plan.ZeroPadShortcut: _zero_pad_shortcut,
     plan.GlobalPool: _global_pool,
+    plan.Sum: lambda layer, xs: summed(*xs),
+    plan.Enlarge: _enlarge,
 }
 """What each layer record without variables computes: plain functions, as Flax's own pools are."""
 

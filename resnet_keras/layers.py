@@ -22,7 +22,7 @@ from shared_spec import plan
 from shared_spec.errors import FrameworkError
 from shared_spec.kernels.xla import every, products, summed
 from shared_spec.plan.parameters import placed, squeeze_convs
-from shared_spec.plan.resampling import cubic
+from shared_spec.plan.resampling import cubic, nearest
 from shared_spec.weights.layouts import keras_layer
 
 PACKAGE = "resnet_keras"
@@ -56,7 +56,9 @@ Own = dict[str, Any]
 
 
 def apply(layer: plan.Layer, x: Any, dtype: keras.DTypePolicy) -> Any:
-    """The output of a layer record on the symbolic tensor `x`, with layers of a dtype policy."""
+    """The output of a layer record on the symbolic tensor `x`, or on several, with layers of a
+    dtype policy.
+    """
     if type(layer) not in BUILDERS:
         raise FrameworkError(f"resnet_keras has no layer for {type(layer).__name__}")
     return BUILDERS[type(layer)](layer, x, {"dtype": dtype, "name": keras_layer(layer.name)})
@@ -780,6 +782,26 @@ class SkipGain(_Configured, keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
+class Enlarge(_Configured, keras.layers.Layer):
+    """The first of two maps, with the height and width of the second."""
+
+    arguments = ()
+
+    def call(self, inputs: Any) -> Any:
+        """[N, h, w, C] and [N, H, W, C'] to [N, H, W, C]."""
+        x, like = inputs
+        for axis in (1, 2):
+            places = nearest(ops, ops.shape(x)[axis], ops.shape(like)[axis])
+            x = ops.take(x, places, axis=axis)
+        return x
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """As `call`."""
+        (n, *_, channels), (_, height, width, _) = input_shape
+        return (n, height, width, channels)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
 class Channels(_Configured, keras.layers.Layer):
     """Some of the channels, one after another."""
 
@@ -1047,6 +1069,8 @@ BUILDERS: dict[type, Callable[[Any, Any, Own], Any]] = {
     plan.DropPath: _drop_path,
     plan.DropBlock: _drop_block,
     plan.Dense: _dense,
+    plan.Sum: lambda layer, x, own: Add(**own)(x),
+    plan.Enlarge: lambda layer, x, own: Enlarge(**own)(x),
 }
 """What each layer record gives on a tensor, with Keras layers of a name and dtype."""
 

@@ -82,8 +82,9 @@ def _max_pool(layer: plan.MaxPool) -> nn.Module:
     return nn.MaxPool2d(layer.kernel_size, layer.stride, layer.padding, ceil_mode=layer.ceil)
 
 
-def run(layer: nn.Module, x: Tensor) -> Tensor:
-    """`layer(x)` of [N, C, H, W]; a plain convolution by the fastest route for the size of `x`.
+def run(layer: nn.Module, x: Tensor | list[Tensor]) -> Tensor:
+    """`layer(x)` of [N, C, H, W], or of several maps; a plain convolution by the fastest route for
+    the size of `x`.
 
     The choice is made here and not in a class of our own, so that layers are PyTorch's own to every
     tool. Where a hook wants to see a layer at work, it works as always.
@@ -240,8 +241,9 @@ class FrozenBatchNorm(nn.Module):
     def __init__(self, channels: int, eps: float) -> None:
         super().__init__()
         self.eps = eps
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            self.register_buffer(name, torch.empty(channels))
+        self.weight, self.bias, self.running_mean, self.running_var = (
+            nn.Buffer(torch.empty(channels)) for _ in range(4)
+        )
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
         state.pop(f"{prefix}num_batches_tracked", None)
@@ -249,8 +251,8 @@ class FrozenBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] or [N, C] to the same."""
-        mean, var = self.get_buffer("running_mean"), self.get_buffer("running_var")
-        return F.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
+        statistics = self.running_mean, self.running_var
+        return F.batch_norm(x, *statistics, self.weight, self.bias, False, 0.0, self.eps)
 
 
 class EvoNorm(nn.Module):
@@ -702,6 +704,22 @@ class DropBlock(nn.Module):
             return drop_squares(x, self.rate, self.block_size, self.gamma_scale)
 
 
+class Sum(nn.Module):
+    """The sum of two maps."""
+
+    def forward(self, xs: list[Tensor]) -> Tensor:
+        """Two of [N, C, H, W] to one."""
+        return xs[0] + xs[1]
+
+
+class Enlarge(nn.Module):
+    """The first of two maps, with the height and width of the second."""
+
+    def forward(self, xs: list[Tensor]) -> Tensor:
+        """[N, C, h, w] and [N, C', H, W] to [N, C, H, W]."""
+        return F.interpolate(xs[0], size=xs[1].shape[-2:], mode="nearest")
+
+
 BUILDERS: dict[type, Callable[[Any], nn.Module]] = {
     plan.Conv: _conv,
     plan.BatchNorm: _batch_norm,
@@ -735,5 +753,7 @@ BUILDERS: dict[type, Callable[[Any], nn.Module]] = {
     plan.DropPath: lambda layer: DropPath(layer.rate),
     plan.DropBlock: DropBlock,
     plan.Dense: lambda layer: nn.Linear(layer.in_features, layer.out_features, bias=layer.bias),
+    plan.Sum: lambda layer: Sum(),
+    plan.Enlarge: lambda layer: Enlarge(),
 }
 """The native module of each layer record."""

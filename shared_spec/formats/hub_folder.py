@@ -13,7 +13,7 @@ from shared_spec.formats.canonical_file import save_canonical
 from shared_spec.formats.containers.source import read_json, write_json
 from shared_spec.formats.dialects.timm_config import config_for_timm
 from shared_spec.plan.compiler import compile_plan
-from shared_spec.plan.summary import describe_chain, describe_stage, stage_rows
+from shared_spec.plan.summary import describe, stage_rows
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import METADATA_KEY, Checkpoint
 
@@ -96,8 +96,7 @@ def _summary(spec: ResNetSpec) -> str:
 
 def _stages(spec: ResNetSpec) -> str:
     p = compile_plan(spec)
-    described = {stage.name: describe_stage(stage) for stage in p.stages}
-    described |= {"stem": describe_chain(p.stem), "head": describe_chain(p.head)}
+    described = describe(p)
     rows = [
         (
             row.name,

@@ -225,6 +225,39 @@ def chosen(source: Source, part: str | None) -> Part | None:
     return _taken(source, first, notes)
 
 
+_PYRAMID = "fpn.inner_blocks.0.0.weight"
+
+
+def pyramid_in(source: Source, part: str | None) -> Source | None:
+    """A net and its feature pyramid alone, as torchvision has them in a detector: its layers are in
+    `body` there, beside the pyramid. None if there is no pyramid, or not at the place named.
+
+    Raises:
+        WeightsError: if there are several.
+    """
+    names = {plain(told): told for told in source.tensors.entries}
+    places = [name.removesuffix(_PYRAMID) for name in names if name.endswith(_PYRAMID)]
+    if part is not None:
+        wanted = plain(part).rstrip("./")
+        places = [p for p in places if p.rstrip("./") == wanted or p.startswith(f"{wanted}.")]
+    if len(places) > 1:
+        raise WeightsError(
+            f"{source.path}: holds {len(places)} feature pyramids, and which one is meant is not "
+            f"clear; name it (`part`): {some([p or '/' for p in places])}"
+        )
+    if not places:
+        return None
+    (place,) = places
+    entries = source.tensors.entries
+    inside = {
+        n.removeprefix(place): entries[told] for n, told in names.items() if n.startswith(place)
+    }
+    left = [*dict.fromkeys(_module(n) for n in names if not n.startswith(place))]
+    notes = (f"left out, beside the net: {some(left)}",) if left else ()
+    tensors = LazyArrays({n.removeprefix("body."): array for n, array in inside.items()})
+    return replace(source, tensors=tensors, notes=(*source.notes, *notes))
+
+
 def _asked(found: list[Candidate], part: str, source: Source) -> list[Candidate]:
     """Those at a place, or below it."""
     wanted = plain(part).rstrip("./")

@@ -33,10 +33,10 @@ Role = Literal[
 ]
 
 
-Start = Literal["fan_out", "fan_in", "zeros", "uniform", "lecun", "small"]
+Start = Literal["fan_out", "fan_in", "zeros", "uniform", "lecun", "lecun_uniform", "small"]
 """How a kernel starts: normal with a variance of two over its fan-out or its fan-in, or of one over
 its fan-in (lecun), or with a standard deviation of 0.01 (small); uniform within one over the root
-of its fan-in; or at zero.
+of its fan-in, or with a variance of one over it (lecun_uniform); or at zero.
 """
 
 
@@ -499,6 +499,23 @@ class Dense(Layer):
     out_features: int
     bias: bool = True
     start: Start = "uniform"
+
+
+@dataclass(frozen=True, slots=True)
+class Join(Layer):
+    """A layer that takes several maps, and begins a `Junction`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sum(Join):
+    """The sum of two maps of one shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class Enlarge(Join):
+    """Of two maps, the first with the height and width of the second: output row i of H is input
+    row floor(i * h / H) of h, and so with columns (nearest, as PyTorch has it).
+    """
 
 
 TRAINING_ONLY = (Dropout, DropPath, DropBlock)

@@ -252,11 +252,11 @@ class ResNetSpec(Document):
     """Standardise each filter of each convolution, with this eps (BiT: 1e-8)."""
     norm: Literal["batch", "frozen_batch", "group", "evonorm_s0", "frn", "none"] = "batch"
     """Batch or group normalisation; frozen_batch is batch normalisation of which nothing ever
-    moves or trains, as detectors have it, with the same weights; evonorm_s0 and frn (filter response) hold the activation too,
-    and need pre_activation, or evonorm_s0 output_activation False: it then ends branches without
-    its activation. none (NF-ResNet, Brock et al. 2021, arXiv:2101.08692): standardised
-    filters with a gain each, and blocks whose input is scaled by what its variance is expected to
-    be."""
+    moves or trains, as detectors have it, with the same weights; evonorm_s0 and frn (filter
+    response) hold the activation too, and need pre_activation, or evonorm_s0 output_activation
+    False: it then ends branches without its activation. none (NF-ResNet, Brock et al. 2021,
+    arXiv:2101.08692): standardised filters with a gain each, and blocks whose input is scaled by
+    what its variance is expected to be."""
     branch_scale: Annotated[float, Field(gt=0, le=1)] = 0.2
     """What branches are scaled by before the sum of a net without norms (the paper's alpha)."""
     skip_gain: Flag = False
@@ -310,7 +310,17 @@ class ResNetSpec(Document):
     features_only: Flag = False
     """Give the feature maps before the stem's pool and after each stage, and no logits."""
     out_indices: Annotated[tuple[Level, ...], Field(max_length=9)] = ()
-    """Which of the feature maps, 0 being the stem's; left out: all. Needs features_only."""
+    """Which of the feature maps, 0 being the stem's; left out: all, or for a pyramid those of the
+    stages. Needs features_only."""
+    pyramid: Channels | None = None
+    """Channels of a feature pyramid (FPN, Lin et al. 2016, arXiv:1612.03144): each map, projected,
+    plus the enlarged sum above it, through a 3x3 convolution; names as in torchvision. Needs
+    features_only."""
+    pyramid_norm: Flag = False
+    """A norm in the place of a bias after each convolution of the pyramid."""
+    pyramid_extra: Literal["none", "pool", "p6p7", "p6p7_of_stage"] = "none"
+    """What follows its last map: every second pixel of it (pool, Faster R-CNN), or two maps by 3x3
+    convolutions of stride 2, from it (p6p7, RetinaNet) or from the last stage (p6p7_of_stage)."""
     names: Literal["regnet", "byobnet", "senet", "iresnet"] | None = None
     """Whose names the layers have, and whose conventions hold of dilation and of features: of
     timm's regnet, byobnet or senet, or of insightface's iresnet; left out: torchvision's and timm's
@@ -649,11 +659,12 @@ class ResNetSpec(Document):
                 yield f"output_stride: {self.output_stride} is not one that the net has: {strides}"
             if self.stride_block == "last":
                 yield "output_stride: cannot be combined with stride_block 'last'"
+        yield from self._pyramid_problems()
         if self.features_only:
             for field, _, _ in self._changed(*_AFTER_FEATURES):
                 yield f"{field}: a features_only net has no head"
         if self.output_norm and (self.pre_activation or "batch" not in self.norm):
-            yield "output_norm: needs norm 'batch' or 'frozen_batch', and cannot be combined with pre_activation"
+            yield "output_norm: needs a batch norm, and cannot be combined with pre_activation"
         if self.head_pool == "flatten":
             odd = [("pre_activation", True), ("anti_alias", "avg"), ("stem_pool", "max_ceil")]
             odd += [("stage_start", "conv_pool")]
@@ -671,6 +682,18 @@ class ResNetSpec(Document):
                     f"out_indices: there is no feature map {self.out_indices[-1]}; the last is "
                     f"{len(self.depths)}"
                 )
+
+    def _pyramid_problems(self) -> Iterator[str]:
+        if self.pyramid is None:
+            for field, _, _ in self._changed("pyramid_norm", "pyramid_extra"):
+                yield f"{field}: needs pyramid, the number of its channels"
+            return
+        if not self.features_only:
+            yield "pyramid: needs features_only"
+        if 0 in self.out_indices:
+            yield "out_indices: 0 is the stem's map, and a pyramid is of those of stages, from 1 on"
+        if self.pyramid_norm and self.norm in ("evonorm_s0", "frn", "none"):
+            yield f"pyramid_norm: cannot be combined with norm {self.norm!r}"
 
     def _head_problems(self) -> Iterator[str]:
         if self.head_hidden is not None:
