@@ -94,6 +94,7 @@ BUNDLES: dict[str, list[dict[str, Any]]] = {
         {"attention": "gc", "se_ratio": 0.25},
     ],
     "norm": [
+        {"norm": "frozen_batch"},
         {"norm": "group", "norm_groups": 8},
         {"norm": "group", "norm_group_width": 8},
         # Of groups of one or two numbers, the variance is rounding, times its root's 300.
