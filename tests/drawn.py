@@ -71,6 +71,11 @@ OPTIONS: dict[str, list[Any]] = {
 }
 # Fields that go together: most of them need others, and would hardly be drawn together by chance.
 BUNDLES: dict[str, list[dict[str, Any]]] = {
+    "pyramid": [
+        {"features_only": True, "pyramid": 8, "pyramid_extra": "pool"},
+        {"features_only": True, "pyramid": 8, "pyramid_norm": True, "pyramid_extra": "p6p7"},
+        {"features_only": True, "pyramid": 8, "pyramid_extra": "p6p7_of_stage"},
+    ],
     "convolution": [
         {"convolution": "selective", "split_input": True, "se_divisor": 4},
         {"convolution": "selective", "se_ratio": 0.25},
