@@ -56,7 +56,9 @@ class Body(nn.Module):
         return {str(i): level for i, level in enumerate(self.pyramid(x))}
 
 
-def rectangles(count: int, rng: np.random.Generator) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+def rectangles(
+    count: int, rng: np.random.Generator
+) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     """Images [3, H, W] of noise with one bright rectangle each, and where it is."""
     images, targets = [], []
     for _ in range(count):

@@ -29,6 +29,7 @@ WITHOUT_FRAMEWORKS = (
     "formats/test_tensors.py",
     "formats/test_without_frameworks.py",
     "cli/test_cli.py",
+    "cli/test_draw.py",
     "cli/test_progress.py",
     "cli/test_sweep.py",
     "hardening/test_corpus.py",

@@ -219,7 +219,7 @@ class _EntryRun:
         call = partial(self.pool.call, engine, device)
         files: dict[str, Any] = {"weights": weights, "images": self.images}
         answer, found = self.job.run(call, operation, dtype=self.record.dtype, **files, **more)
-        expected = (self.record.batch, self.entry.spec.num_classes)
+        expected = (self.record.batch, *layer_rows(self.plan, self.record.sizes[0])[-1].shape)
         for array in found.values():
             if array.shape != expected:
                 raise ResNetError(f"the logits have shape {array.shape}, expected {expected}")

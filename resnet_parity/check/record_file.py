@@ -31,7 +31,7 @@ SILENT = frozenset({"h5py", "optax"})
 @dataclass
 class LibraryVerdict:
     """A library's verdict on one name: how far each engine's logits are from its own. A figure is
-    None where it is not finite. `recast` says that its float32 statistics were taken in float64.
+    None where it is not finite. `recast` says that what it rounds to float32 was left in float64.
     """
 
     parameters: int = 0

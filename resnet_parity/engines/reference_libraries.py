@@ -83,6 +83,9 @@ def references_of(entry: Entry) -> list[Reference]:
 
 
 def recast(reference: Reference, entry: Entry, dtype: str) -> bool:
-    """Whether the library rounds this net's statistics to float32 and is kept from it."""
-    rounds = reference.name == "timm" and entry.spec.norm in FLOAT32_STATISTICS
-    return rounds and dtype == "float64"
+    """Whether the library rounds statistics or resampled positions of this net to float32 and is
+    kept from it.
+    """
+    spec = entry.spec
+    rounds = spec.norm in FLOAT32_STATISTICS or spec.head_pool == "attention"
+    return reference.name == "timm" and rounds and dtype == "float64"

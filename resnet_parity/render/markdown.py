@@ -13,8 +13,8 @@ from resnet_parity.render.text import pairs
 
 Row = Sequence[str]
 _RECAST = (
-    "¹ timm takes the statistics of EvoNorm and FRN in float32 whatever the input; its cast was "
-    "turned into float64 for this comparison."
+    "¹ timm takes the statistics of EvoNorm and FRN, and the positions that it resamples, in "
+    "float32 whatever the input; its cast was turned into float64 for this comparison."
 )
 
 

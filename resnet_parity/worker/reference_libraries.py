@@ -85,7 +85,9 @@ def timm_model(name: str, **options: Any) -> Any:
 
 @contextmanager
 def float64_statistics() -> Iterator[None]:
-    """Let timm's `x.float()` keep float64: EvoNorm and FRN take their statistics through it."""
+    """Let timm's `x.float()` keep float64: EvoNorm and FRN take their statistics through it, and
+    tables of positions are resampled behind it.
+    """
     import torch
 
     kept = torch.Tensor.float
