@@ -17,6 +17,7 @@ import torch
 import resnet_torch
 from resnet_parity.check.forward import check
 from resnet_parity.engines.registry import ALL_ENGINES, ENGINES
+from resnet_parity.render.drawing.kinds import taken_apart
 from shared_spec import (
     Checkpoint,
     ResNetSpec,
@@ -278,6 +279,11 @@ def test_what_cannot_be(fields: dict[str, Any], message: str) -> None:
     base = "resnetv2_50" if fields.get("norm") == "frn" else "resnet18"
     with pytest.raises(SpecError, match=re.escape(message)):
         resolve(base, fields)
+
+
+def test_a_pyramid_is_not_drawn() -> None:
+    with pytest.raises(SpecError, match="a feature pyramid is not drawn"):
+        taken_apart(compile_plan(IN_FIVE["frozen norms"]), (64, 64))
 
 
 def test_a_join_does_not_run_alone() -> None:
