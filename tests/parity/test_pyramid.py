@@ -32,6 +32,7 @@ from shared_spec import (
     write_checkpoint,
     write_safetensors,
 )
+from shared_spec.plan.resampling import nearest
 from tests.conftest import ROOT, Pool
 from tests.peers import torchvision_models
 from tests.tiers import choice, engines, selected
@@ -279,6 +280,14 @@ def test_what_cannot_be(fields: dict[str, Any], message: str) -> None:
     base = "resnetv2_50" if fields.get("norm") == "frn" else "resnet18"
     with pytest.raises(SpecError, match=re.escape(message)):
         resolve(base, fields)
+
+
+def test_places_are_those_that_torch_takes() -> None:
+    for length in (*range(1, 60), 333, 1000):
+        for side in {-(-length // stride) for stride in range(1, 9)}:
+            row = torch.arange(side, dtype=torch.float64)
+            taken = torch.nn.functional.interpolate(row[None, None], size=length, mode="nearest")
+            np.testing.assert_array_equal(nearest(np, side, length), taken[0, 0].numpy())
 
 
 def test_a_pyramid_is_not_drawn() -> None:
