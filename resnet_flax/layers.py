@@ -17,7 +17,7 @@ from shared_spec import plan
 from shared_spec.errors import FrameworkError
 from shared_spec.kernels.xla import averaged, every, products, summed
 from shared_spec.plan.parameters import squeeze_convs
-from shared_spec.plan.resampling import nearest, table_weights
+from shared_spec.plan.resampling import linear, nearest, table_weights
 
 ACTIVATIONS: dict[str, Any] = {
     "relu": nnx.relu,
@@ -655,7 +655,14 @@ def _enlarge(layer: plan.Enlarge, xs: list[jax.Array]) -> jax.Array:
     """[N, h, w, C] and [N, H, W, C'] to [N, H, W, C]."""
     x, like = xs
     for axis in (1, 2):
-        x = jnp.take(x, nearest(jnp, x.shape[axis], like.shape[axis]), axis)
+        side, length = x.shape[axis], like.shape[axis]
+        if layer.how == "nearest":
+            x = jnp.take(x, nearest(jnp, side, length), axis)
+            continue
+        low, high, part, whole = linear(jnp, side, length)
+        a, b = (jnp.take(x, places, axis) for places in (low, high))
+        share = part.astype(jnp.promote_types(x.dtype, "float32")) / whole
+        x = a + (b - a) * jnp.expand_dims(share, (1, 2) if axis == 1 else (1,)).astype(x.dtype)
     return x
 
 
@@ -674,6 +681,7 @@ FUNCTIONS: dict[type, Callable[[Any, Any], jax.Array]] = {
     plan.GlobalPool: _global_pool,
     plan.Sum: lambda layer, xs: summed(*xs),
     plan.Enlarge: _enlarge,
+    plan.Concat: lambda layer, xs: jnp.concatenate(xs, -1),
 }
 """What each layer record without variables computes: plain functions, as Flax's own pools are."""
 

@@ -109,7 +109,7 @@ class ResNet(nnx.Module):
         return chain(self, self._head, x)
 
     def _features(self, x: jax.Array) -> list[jax.Array]:
-        found, taps = {}, self.plan.taps
+        found, taps = {"": x}, self.plan.taps
         for name in self.plan.steps():
             x = find(self, name)(x)
             if name in taps:

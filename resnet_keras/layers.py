@@ -22,7 +22,7 @@ from shared_spec import plan
 from shared_spec.errors import FrameworkError
 from shared_spec.kernels.xla import every, products, summed
 from shared_spec.plan.parameters import placed, squeeze_convs
-from shared_spec.plan.resampling import cubic, nearest
+from shared_spec.plan.resampling import cubic, linear, nearest
 from shared_spec.weights.layouts import keras_layer
 
 PACKAGE = "resnet_keras"
@@ -785,14 +785,21 @@ class SkipGain(_Configured, keras.layers.Layer):
 class Enlarge(_Configured, keras.layers.Layer):
     """The first of two maps, with the height and width of the second."""
 
-    arguments = ()
+    arguments = ("how",)
 
     def call(self, inputs: Any) -> Any:
         """[N, h, w, C] and [N, H, W, C'] to [N, H, W, C]."""
         x, like = inputs
+        kind = "float64" if self.compute_dtype == "float64" else "float32"
         for axis in (1, 2):
-            places = nearest(ops, ops.shape(x)[axis], ops.shape(like)[axis])
-            x = ops.take(x, places, axis=axis)
+            side, length = ops.shape(x)[axis], ops.shape(like)[axis]
+            if self.how == "nearest":
+                x = ops.take(x, nearest(ops, side, length), axis=axis)
+                continue
+            low, high, part, whole = linear(ops, side, length)
+            a, b = (ops.take(x, places, axis=axis) for places in (low, high))
+            share = ops.cast(part, kind) / ops.cast(whole, kind)
+            x = a + (b - a) * ops.cast(ops.reshape(share, (-1, 1, 1)[: 4 - axis]), x.dtype)
         return x
 
     def compute_output_shape(self, input_shape: Any) -> Any:
@@ -1070,7 +1077,8 @@ BUILDERS: dict[type, Callable[[Any, Any, Own], Any]] = {
     plan.DropBlock: _drop_block,
     plan.Dense: _dense,
     plan.Sum: lambda layer, x, own: Add(**own)(x),
-    plan.Enlarge: lambda layer, x, own: Enlarge(**own)(x),
+    plan.Enlarge: _of(Enlarge),
+    plan.Concat: lambda layer, x, own: keras.layers.Concatenate(**own)(x),
 }
 """What each layer record gives on a tensor, with Keras layers of a name and dtype."""
 

@@ -83,7 +83,7 @@ def build(spec: ResNetSpec, form: Form, kind: type[ResNet] | None = None) -> Res
         shape = (*form.image_shape, p.in_channels)
         x = keras.Input(shape, dtype=dtype.variable_dtype, name="images")
     (inputs,) = keras.utils.get_source_inputs(x)
-    whole, found = x is inputs, {}
+    whole, found = x is inputs, {"": x}
     for layer in p.stem:
         found[layer.name] = x = apply(layer, x, dtype)
     for stage in p.stages:

@@ -29,13 +29,13 @@ def block(g: Graph, b: Block, x: str) -> str:
 
 def network(g: Graph, p: Plan, x: str) -> None:
     """`head(stages(stem(x)))`, and the junctions."""
-    x = chain(g, p.stem, x)
+    images, x = x, chain(g, p.stem, x)
     for b in p.blocks():
         x = block(g, b, x)
     chain(g, p.head, x)
     for junction in p.junctions:
         first, *rest = junction.layers
-        entering = [g.places[p.end(name)] for name in junction.sources]
+        entering = [g.places[p.end(name)] if name else images for name in junction.sources]
         x = build(g, first, entering if len(entering) > 1 else entering[0])
         chain(g, tuple(rest), x)
 

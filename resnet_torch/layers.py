@@ -715,9 +715,22 @@ class Sum(nn.Module):
 class Enlarge(nn.Module):
     """The first of two maps, with the height and width of the second."""
 
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
     def forward(self, xs: list[Tensor]) -> Tensor:
         """[N, C, h, w] and [N, C', H, W] to [N, C, H, W]."""
-        return F.interpolate(xs[0], size=xs[1].shape[-2:], mode="nearest")
+        corners = None if self.how == "nearest" else False
+        return F.interpolate(xs[0], xs[1].shape[-2:], mode=self.how, align_corners=corners)
+
+
+class Concat(nn.Module):
+    """The channels of several maps."""
+
+    def forward(self, xs: list[Tensor]) -> Tensor:
+        """Several of [N, C, H, W] to one."""
+        return torch.cat(xs, 1)
 
 
 BUILDERS: dict[type, Callable[[Any], nn.Module]] = {
@@ -754,6 +767,7 @@ BUILDERS: dict[type, Callable[[Any], nn.Module]] = {
     plan.DropBlock: DropBlock,
     plan.Dense: lambda layer: nn.Linear(layer.in_features, layer.out_features, bias=layer.bias),
     plan.Sum: lambda layer: Sum(),
-    plan.Enlarge: lambda layer: Enlarge(),
+    plan.Enlarge: lambda layer: Enlarge(layer.how),
+    plan.Concat: lambda layer: Concat(),
 }
 """The native module of each layer record."""

@@ -118,19 +118,18 @@ class ResNet(TorchvisionNet, TimmNet, Scriptable):
         self._steps = p.steps()[: len(p.steps()) - len(head)]
         for junction in p.junctions:
             attach(self, "", junction.layers)
-        without_head = spec.override(features_only=True)
-        self._taps = p.taps or compile_plan(without_head).outputs
+        self._taps = p.taps or compile_plan(spec.override(features_only=True)).outputs
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """[N, C, H, W] to [N, num_classes], or to feature maps."""
         if self.plan.outputs:
             levels: list[Tensor] = self.forward_intermediates(x, intermediates_only=True)
-            return self._joined(levels) if self.plan.junctions else levels
+            return self._joined(x, levels) if self.plan.junctions else levels
         return self.forward_head(self.forward_features(x))
 
-    def _joined(self, levels: list[Tensor]) -> list[Tensor]:
+    def _joined(self, images: Tensor, levels: list[Tensor]) -> list[Tensor]:
         """What the junctions make of the body's levels."""
-        found = dict(zip(self._taps, levels, strict=True))
+        found = {"": images} | dict(zip(self._taps, levels, strict=True))
         for junction in self.plan.junctions:
             entering = [found[name] for name in junction.sources]
             x: Any = entering if len(entering) > 1 else entering[0]

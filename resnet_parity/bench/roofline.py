@@ -127,7 +127,7 @@ def _walk(p: Plan, size: tuple[int, int], rule: Rule) -> Iterator[Work]:
         sizes |= {ends[b.name]: x} if b.name in ends else {}
     yield from chain(p.head, x)
     for junction in p.junctions:
-        layers, x = junction.layers, sizes[junction.sources[0]]
+        layers, x = junction.layers, sizes.get(junction.sources[0], 0)
         if isinstance(layers[0], plan.Join):
             x = sizes[layers[0].name]
             yield from rule(None, layers[0].name, None, x, x)

@@ -94,7 +94,7 @@ class _Match:
                 self.found.layers.setdefault(x, []).append(block.name)
             given[block.name] = x
         x = self._chain(p.head, x)
-        given |= {layer.name: x for layer in p.head[-1:]}
+        given |= {layer.name: x for layer in p.head[-1:]} | {"": IMAGES}
         for junction in p.junctions:
             x = self._sum(given[p.end(name)] for name in junction.sources)
             given[junction.name] = self._chain(junction.layers, x)

@@ -7,6 +7,7 @@ from shared_spec.plan.layers import AvgPool as AvgPool
 from shared_spec.plan.layers import BatchNorm as BatchNorm
 from shared_spec.plan.layers import BlurPool as BlurPool
 from shared_spec.plan.layers import ChannelAttention as ChannelAttention
+from shared_spec.plan.layers import Concat as Concat
 from shared_spec.plan.layers import Conv as Conv
 from shared_spec.plan.layers import Dense as Dense
 from shared_spec.plan.layers import DropBlock as DropBlock

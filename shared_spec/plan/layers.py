@@ -514,8 +514,16 @@ class Sum(Join):
 @dataclass(frozen=True, slots=True)
 class Enlarge(Join):
     """Of two maps, the first with the height and width of the second: output row i of H is input
-    row floor(i * h / H) of h, and so with columns (nearest, as PyTorch has it).
+    row floor(i * h / H) of h, and so with columns (nearest), or lies between two of them
+    (bilinear), with corners as PyTorch has them by default (`align_corners=False`).
     """
+
+    how: Literal["nearest", "bilinear"] = "nearest"
+
+
+@dataclass(frozen=True, slots=True)
+class Concat(Join):
+    """The channels of several maps of one size, one after another."""
 
 
 TRAINING_ONLY = (Dropout, DropPath, DropBlock)

@@ -70,7 +70,8 @@ class Stage:
 @dataclass(frozen=True, slots=True)
 class Junction:
     """A chain behind the stages. `sources` are the stages, or layers that end the head or an
-    earlier junction, whose results enter its first layer: several where that is a `Join`.
+    earlier junction, or an empty name for the images, whose results enter its first layer:
+    several where that is a `Join`.
     """
 
     sources: tuple[str, ...]
@@ -122,6 +123,8 @@ class Plan:
         """
         if not self.outputs:
             return {"logits": self.head[-1].name}
+        if self.outputs[0] == "out":
+            return {name: name for name in self.outputs}
         return {f"features{i}": self.end(name) for i, name in enumerate(self.outputs)}
 
     def end(self, name: str) -> str:

@@ -21,6 +21,16 @@ def nearest(xp: Any, side: Any, length: Any) -> Any:
     return xp.arange(length) * side // length
 
 
+def linear(xp: Any, side: Any, length: Any) -> tuple[Any, Any, Any, Any]:
+    """Between which two of `side` numbers each of `length` lies, and how far from the first, as
+    PyTorch's `bilinear` has it without `align_corners`: numerators, and what divides them. All are
+    whole numbers, so that no dtype rounds them; arguments as of `nearest`.
+    """
+    at = xp.maximum((2 * xp.arange(length) + 1) * side - length, 0)
+    low = at // (2 * length)
+    return low, xp.minimum(low + 1, side - 1), at - low * (2 * length), 2 * length
+
+
 def cubic(xp: Any, side: int, length: Any) -> Any:
     """Weights [length, side] that resample a row of `side` numbers to one of `length`: cubic with
     a = -0.5, and wider where it shrinks, as PIL and PyTorch's `bicubic` with `antialias` have it.

@@ -56,11 +56,13 @@ def _rows(p: Plan, size: tuple[int, int], *, whole_blocks: bool) -> list[LayerRo
         ends[stage.name] = shape
     _chain(p.head, shape, rows)
     if p.junctions:
-        ends |= {row.name: row.shape for row in rows}
+        ends |= {row.name: row.shape for row in rows} | {"": (*size, p.in_channels)}
     for junction in p.junctions:
         shape, *like = (ends[name] for name in junction.sources)
         if isinstance(junction.layers[0], plan.Enlarge):
             shape = (*like[0][:2], shape[2])
+        elif isinstance(junction.layers[0], plan.Concat):
+            shape = (*shape[:2], shape[2] + sum(other[2] for other in like))
         ends[junction.name] = _chain(junction.layers, shape, rows)
     return rows
 
@@ -81,7 +83,7 @@ def _behind(p: Plan) -> dict[str, Layers]:
     """The layers of junctions by the first parts of their names."""
     layers = [layer for junction in p.junctions for layer in junction.layers]
     roots = dict.fromkeys(layer.name.partition(".")[0] for layer in layers)
-    return {root: tuple(x for x in layers if x.name.startswith(f"{root}.")) for root in roots}
+    return {root: tuple(x for x in layers if f"{x.name}.".startswith(f"{root}.")) for root in roots}
 
 
 def describe(p: Plan) -> dict[str, str]:

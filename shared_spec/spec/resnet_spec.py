@@ -321,6 +321,12 @@ class ResNetSpec(Document):
     pyramid_extra: Literal["none", "pool", "p6p7", "p6p7_of_stage"] = "none"
     """What follows its last map: every second pixel of it (pool, Faster R-CNN), or two maps by 3x3
     convolutions of stride 2, from it (p6p7, RetinaNet) or from the last stage (p6p7_of_stage)."""
+    segmentation: Literal["none", "fcn", "deeplab"] = "none"
+    """Give a class to each pixel, in the place of the head: by convolutions (fcn, Long et al. 2014,
+    arXiv:1411.4038), or by dilated ones beside one another (deeplab, Chen et al. 2017,
+    arXiv:1706.05587), enlarged to the image; names as in torchvision."""
+    auxiliary: Flag = False
+    """A second map of classes, from the last stage but one, for training."""
     names: Literal["regnet", "byobnet", "senet", "iresnet"] | None = None
     """Whose names the layers have, and whose conventions hold of dilation and of features: of
     timm's regnet, byobnet or senet, or of insightface's iresnet; left out: torchvision's and timm's
@@ -410,6 +416,11 @@ class ResNetSpec(Document):
         if self.final_activation is None:
             return self.pre_activation and self.has_final_norm
         return self.final_activation
+
+    @property
+    def gives_maps(self) -> bool:
+        """Whether the net gives maps, and no logits of whole images."""
+        return self.features_only or self.segmentation != "none"
 
     @property
     def one_size(self) -> bool:
@@ -660,6 +671,7 @@ class ResNetSpec(Document):
             if self.stride_block == "last":
                 yield "output_stride: cannot be combined with stride_block 'last'"
         yield from self._pyramid_problems()
+        yield from self._segmentation_problems()
         if self.features_only:
             for field, _, _ in self._changed(*_AFTER_FEATURES):
                 yield f"{field}: a features_only net has no head"
@@ -694,6 +706,21 @@ class ResNetSpec(Document):
             yield "out_indices: 0 is the stem's map, and a pyramid is of those of stages, from 1 on"
         if self.pyramid_norm and self.norm in ("evonorm_s0", "frn", "none"):
             yield f"pyramid_norm: cannot be combined with norm {self.norm!r}"
+
+    def _segmentation_problems(self) -> Iterator[str]:
+        if self.segmentation == "none":
+            if self.auxiliary:
+                yield "auxiliary: needs segmentation"
+            return
+        fields = (*_AFTER_FEATURES, "features_only", "output_norm", "head_width", "pre_activation")
+        for field, given, _ in self._changed(*fields):
+            yield f"{field}: {given!r} cannot be combined with segmentation"
+        if self.norm not in ("batch", "frozen_batch", "group"):
+            yield f"norm: {self.norm!r} cannot be combined with segmentation"
+        if not self.num_classes:
+            yield "num_classes: segmentation needs at least 1"
+        if self.auxiliary and len(self.depths) < 2:
+            yield "auxiliary: needs two stages"
 
     def _head_problems(self) -> Iterator[str]:
         if self.head_hidden is not None:

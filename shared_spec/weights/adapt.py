@@ -43,7 +43,9 @@ def read_adapted(
     spec, before = specs
     # With all that either has, so that every name in the file is known.
     classes = spec.num_classes or before.num_classes or 1
-    if spec.pyramid is None:
+    if spec.segmentation != "none":
+        whole = before
+    elif spec.pyramid is None:
         whole = before.override(num_classes=classes, features_only=False, out_indices=())
     else:
         pyramid = {field: getattr(spec, field) for field in ("out_indices", *PYRAMID)}

@@ -116,7 +116,7 @@ def random_weights(p: Plan, seed: int = 0) -> State:
     moment = _randomise(p.head, moment, seed, state)
     ends |= {layer.name: moment for layer in p.head[-1:]}
     for junction in p.junctions:
-        first, *others = (ends[name] for name in junction.sources)
+        first, *others = (ends.get(name, 1.0) for name in junction.sources)
         entering = first + sum(others) if isinstance(junction.layers[0], plan.Sum) else first
         ends[junction.name] = _randomise(junction.layers, entering, seed, state)
     return {q.name: state[q.name] for q in p.parameters()}

@@ -116,7 +116,7 @@ def taken_apart(plan: Plan, size: tuple[int, int]) -> Net:
         SpecError: if the image is too small, or what joins stages is no chain to draw.
     """
     if plan.junctions:
-        raise SpecError("a feature pyramid is not drawn; its body is, without `pyramid`")
+        raise SpecError("a feature pyramid is not drawn, nor what segments; the body alone is")
     rows = layer_rows(plan, size)
     given: Shape = (*size, plan.in_channels)
     shape = given

@@ -11,6 +11,7 @@ from shared_spec.plan.compiler.blocks import block_or_start, pre_activation_bloc
 from shared_spec.plan.compiler.ends import final_layers, head_layers, stem_layers, stem_pool_layers
 from shared_spec.plan.compiler.pieces import numbered
 from shared_spec.plan.compiler.pyramid import pyramid
+from shared_spec.plan.compiler.segmentation import outputs_of, segmenter
 from shared_spec.plan.compiler.sites import sites_of
 from shared_spec.plan.layers import Layers
 from shared_spec.plan.names import names_of
@@ -37,6 +38,11 @@ def compile_plan(spec: ResNetSpec) -> Plan:
         stages.append(Stage(name, tuple(blocks)))
     stem, before_last_stride = stem_layers(spec)
     pool = stem_pool_layers(spec, names.stem_pool)
+    if spec.segmentation != "none":
+        channels = [site.out_channels for site in sites if site.number == 0]
+        ends = list(zip((stage.name for stage in stages), channels, strict=True))
+        p = Plan(spec.in_channels, stem + pool, tuple(stages), ())
+        return replace(p, junctions=segmenter(spec, ends), outputs=outputs_of(spec))
     if not spec.features_only:
         stride = spec.stem_stride_total * math.prod(s.stride for s in sites)
         head = head_layers(spec, sites[-1].out_channels, stride)
