@@ -225,25 +225,29 @@ def chosen(source: Source, part: str | None) -> Part | None:
     return _taken(source, first, notes)
 
 
-_PYRAMID = "fpn.inner_blocks.0.0.weight"
+PYRAMID = ("fpn.inner_blocks.0.0.weight", "body.")
+SEGMENTER = ("classifier.4.weight", "backbone.")
+"""An array of what is behind a net, and the module beside it that torchvision has the net in."""
 
 
-def pyramid_in(source: Source, part: str | None) -> Source | None:
-    """A net and its feature pyramid alone, as torchvision has them in a detector: its layers are in
-    `body` there, beside the pyramid. None if there is no pyramid, or not at the place named.
+def with_body(source: Source, behind: tuple[str, str], part: str | None) -> Source | None:
+    """A net with its feature pyramid or its head for pixels, as torchvision has them. None if there
+    is no such thing, or not at the place named.
 
     Raises:
         WeightsError: if there are several.
     """
+    mark, body = behind
     names = {plain(told): told for told in source.tensors.entries}
-    places = [name.removesuffix(_PYRAMID) for name in names if name.endswith(_PYRAMID)]
+    places = [name.removesuffix(mark) for name in names if name.endswith(mark)]
+    places = [place for place in places if not place or place.endswith((".", "/"))]
     if part is not None:
         wanted = plain(part).rstrip("./")
         places = [p for p in places if p.rstrip("./") == wanted or p.startswith(f"{wanted}.")]
     if len(places) > 1:
         raise WeightsError(
-            f"{source.path}: holds {len(places)} feature pyramids, and which one is meant is not "
-            f"clear; name it (`part`): {some([p or '/' for p in places])}"
+            f"{source.path}: holds {len(places)} nets, and which one is meant is not clear; name "
+            f"it (`part`): {some([p or '/' for p in places])}"
         )
     if not places:
         return None
@@ -254,7 +258,7 @@ def pyramid_in(source: Source, part: str | None) -> Source | None:
     }
     left = [*dict.fromkeys(_module(n) for n in names if not n.startswith(place))]
     notes = (f"left out, beside the net: {some(left)}",) if left else ()
-    tensors = LazyArrays({n.removeprefix("body."): array for n, array in inside.items()})
+    tensors = LazyArrays({n.removeprefix(body): array for n, array in inside.items()})
     return replace(source, tensors=tensors, notes=(*source.notes, *notes))
 
 
