@@ -139,7 +139,7 @@ class Verbs(ModelVerbs[ResNet]):
     def _recorded(self, model: ResNet, images: np.ndarray, names: list[str]) -> Outputs:
         outputs: Outputs = {}
 
-        def record(name: str, module: Any, x: jax.Array) -> jax.Array:
+        def record(name: str, module: Any, x: Any) -> jax.Array:
             y: jax.Array = module(x)
             outputs[name] = np.asarray(y)
             return y

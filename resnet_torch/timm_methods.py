@@ -78,18 +78,19 @@ class TimmNet(nn.Module):
 
     @property
     def feature_info(self) -> FeatureInfo:
-        """What `forward_intermediates` can give, or what a features-only model gives."""
+        """What `forward_intermediates` can give: what a features-only model gives, or what enters
+        its pyramid.
+        """
         keys = ("num_chs", "reduction", "module")
         return FeatureInfo({key: level[key] for key in keys} for level in self._levels(_SIDE))
 
     def _levels(self, side: int) -> list[dict[str, Any]]:
         """The levels of features that an image of this side gives."""
-        p, size = replace(self.plan, head=()), (side, side)
+        p, size = replace(self.plan, head=(), junctions=()), (side, side)
         shapes = {row.name: row.shape for row in (*layer_rows(p, size), *block_rows(p, size))}
-        ends = {stage.name: stage.blocks[-1].name for stage in p.stages}
         found = []
         for tap in self._taps:
-            *size_there, channels = shapes[ends.get(tap, tap)]
+            *size_there, channels = shapes[p.end(tap)]
             # timm's path of a stage, which holds nothing but its blocks.
             module = ".".join(tap.split(".")[:2])
             if tap == p.stem[-1].name and len(_roots(p.stem)) == 1:  # or of a whole stem

@@ -30,6 +30,7 @@ from shared_spec.formats.hub_folder import certify as certify_folder
 from shared_spec.formats.write import described, is_checkpoint_folder
 from shared_spec.origin import origin_of
 from shared_spec.plan.folding import Inference
+from shared_spec.plan.layers import Join
 from shared_spec.plan.network import Plan
 from shared_spec.plan.summary import layer_rows
 from shared_spec.spec.resnet_spec import ResNetSpec
@@ -468,6 +469,9 @@ class ModelVerbs(ABC, Generic[Model]):
             )
         self.weights.require_values(model)
         names = activation_names(model.plan, inputs)
+        for layer in model.plan.layers():
+            if isinstance(layer, Join) and layer.name in names:
+                raise SpecError(f"inputs: {layer.name} takes several maps, and does not run alone")
         return self._parts(model, {name: _numbers(name, inputs[name]) for name in names})
 
     def parameter_count(self, model: Model) -> int:

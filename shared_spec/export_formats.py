@@ -108,7 +108,7 @@ def require_logits(spec: ResNetSpec | None) -> None:
     Raises:
         SpecError: if it gives no logits, of which alone one can tell how good they still are.
     """
-    if spec is not None and (spec.features_only or not spec.num_classes):
+    if spec is not None and (spec.gives_maps or not spec.num_classes):
         raise SpecError("dtype: int8 is for nets that give logits; this one gives features")
 
 

@@ -14,7 +14,7 @@ from resnet_parity.render.text import plain, say
 from shared_spec.catalogue import CATALOGUE, Entry, list_models
 from shared_spec.errors import ResNetError
 from shared_spec.plan.compiler import compile_plan
-from shared_spec.plan.summary import describe_chain, describe_stage, stage_rows, totals
+from shared_spec.plan.summary import describe, stage_rows, totals
 from shared_spec.spec.resnet_spec import ResNetSpec
 
 
@@ -77,16 +77,13 @@ def show(
     p = compile_plan(spec)
     side = image_size or spec.image_size
     rows = stage_rows(p, (side, side))
-    blocks = {stage.name: describe_stage(stage) for stage in p.stages}
+    layers = describe(p)
     data = {
         "model": model,
         "input": [side, side, p.in_channels],
         "parameters": p.parameter_count(),
         "macs": sum(row.macs for row in rows),
-        "stages": [
-            {**row._asdict(), "layers": blocks.get(row.name) or describe_chain(chain)}
-            for row, chain in zip(rows, [p.stem, *[()] * len(p.stages), p.head], strict=False)
-        ],
+        "stages": [{**row._asdict(), "layers": layers[row.name]} for row in rows],
         "spec": spec.to_dict(),
     }
     print_result(data, as_json, tables.network)

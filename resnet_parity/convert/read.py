@@ -76,7 +76,7 @@ def read_classifier(
     if net is None:
         raise WeightsError(f"{path}: the file does not say which model it is; name it (--model)")
     check_weights(compile_plan(net), checkpoint.state, "float64", path)
-    if net.features_only or not net.num_classes:
+    if net.gives_maps or not net.num_classes:
         raise WeightsError(f"{path}: the model gives features and no classes")
     return checkpoint, net
 

@@ -11,6 +11,7 @@ from functools import cached_property
 from itertools import groupby
 
 from resnet_parity.render.drawing.words import Hue, Words, captions, class_words, settings, words
+from shared_spec.errors import SpecError
 from shared_spec.plan.layers import Layer, Layers
 from shared_spec.plan.network import CHAINS, Block, Plan
 from shared_spec.plan.parameters import parameters_of
@@ -112,8 +113,10 @@ def taken_apart(plan: Plan, size: tuple[int, int]) -> Net:
     """The net on images of `size` (H, W).
 
     Raises:
-        SpecError: if the image is too small.
+        SpecError: if the image is too small, or what joins stages is no chain to draw.
     """
+    if plan.junctions:
+        raise SpecError("a feature pyramid is not drawn, nor what segments; the body alone is")
     rows = layer_rows(plan, size)
     given: Shape = (*size, plan.in_channels)
     shape = given

@@ -42,6 +42,8 @@ def spec_from_parts(
     parts = [p for p in parts if isinstance(p, Fork) or not isinstance(p.layer, Output)]
     forks = [part for part in parts if isinstance(part, Fork)]
     size = {} if image_size is None else {"image_size": image_size}
+    if known is not None and (known.pyramid is not None or known.segmentation != "none"):
+        raise NoSpecError("it has junctions behind its stages, which are not read from a graph")
     if known is not None:
         after = _layers(parts[len(parts) - parts[::-1].index(forks[-1]) :] if forks else parts)
         usual = {"features_only": False, "out_indices": (), "drop_rate": 0.0, "head_pool": "avg"}
