@@ -68,8 +68,8 @@ def _facts(entry: Entry, plan: Plan, stages: Sequence[LayerRow]) -> str:
 
 def _picture(name: str) -> str:
     return (
-        f'<object class="net" type="image/svg+xml" data="{name}.svg" '
-        f'aria-label="Drawing of {name}"></object>\n\n'
+        f'<div class="wide" tabindex="0" role="region" aria-label="Drawing of {name}">'
+        f'<object class="net" type="image/svg+xml" data="{name}.svg"></object></div>\n\n'
         f"[The picture alone]({name}.svg), as `resnet-parity draw {name}` draws it."
     )
 
