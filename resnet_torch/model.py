@@ -142,7 +142,7 @@ class ResNet(TorchvisionNet, TimmNet, Scriptable):
         """Put a new classifier, with PyTorch's own initial values, in the place of the old one, as
         timm does; `plan` and `spec` follow, so that the verbs take the model as it is now.
 
-        Example:
+        Examples:
             >>> model.reset_classifier(10)
             >>> save_weights(model, "ten.safetensors")
 

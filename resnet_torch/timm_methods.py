@@ -153,7 +153,7 @@ class TimmNet(nn.Module):
     ) -> Any:
         """The features, and those of the levels asked for.
 
-        Example:
+        Examples:
             >>> features, (middle, last) = model.forward_intermediates(images, [2, 4])
 
         Args:
@@ -200,7 +200,7 @@ class TimmNet(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep no activations inside of blocks for the backward pass: compute them again.
 
-        Example:
+        Examples:
             >>> model.set_grad_checkpointing()
         """
         for stage in self.plan.stages:
@@ -210,7 +210,7 @@ class TimmNet(nn.Module):
         """Patterns of parameters' names, from the stem to the last block, for rates that differ
         from layer to layer; `coarse` groups stages.
 
-        Example:
+        Examples:
             >>> timm.optim.create_optimizer_v2(model, "adamw", lr=1e-3, layer_decay=0.7)
         """
         stem = "|".join(_roots(self.plan.stem))

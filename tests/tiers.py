@@ -26,6 +26,8 @@ WITHOUT_FRAMEWORKS = (
     "bench/test_bench.py",
     "bench/test_bound.py",
     "bench/test_cli.py",
+    "docs/test_code_blocks.py",
+    "docs/test_site.py",
     "formats/test_tensors.py",
     "formats/test_without_frameworks.py",
     "cli/test_cli.py",

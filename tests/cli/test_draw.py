@@ -13,6 +13,7 @@ from xml.etree import ElementTree as ET
 import yaml
 
 from resnet_parity.render.drawing import Drawn, draw
+from resnet_parity.render.drawing.canvas import STYLE
 from shared_spec import compile_plan, list_models, resolve
 from shared_spec.plan.network import Plan
 from shared_spec.plan.summary import block_rows, layer_rows
@@ -189,3 +190,26 @@ def test_loads_no_framework_and_is_quick(tmp_path: Path) -> None:
     start = time.process_time()
     draw(Drawn("resnet1202", p, (32, 32)))
     assert time.process_time() - start < 1
+
+
+def test_contrast() -> None:
+    light, dark = re.findall(r"\.net \{ (--paper.*?)\}", STYLE, re.DOTALL)
+    for scheme in (light, dark):
+        colors = dict(re.findall(r"--(\w+): (#\w{6});", scheme))
+        for back in ("paper", "panel", "convolution", "norm", "activation", "pool", "attention"):
+            assert contrast(colors["ink"], colors[back]) >= 4.5, back
+        assert contrast(colors["ink"], colors["other"]) >= 4.5
+        assert contrast(colors["soft"], colors["panel"]) >= 4.5
+        # Of lines, as WCAG asks for.
+        assert contrast(colors["differs"], colors["paper"]) >= 3
+        assert contrast(colors["rule"], colors["paper"]) >= 3
+
+
+def contrast(a: str, b: str) -> float:
+    """WCAG 2's ratio of two colours."""
+    lights = []
+    for color in (a, b):
+        shares = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in shares]
+        lights.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] + 0.05)
+    return max(lights) / min(lights)
