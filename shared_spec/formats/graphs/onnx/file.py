@@ -14,15 +14,19 @@ from shared_spec.formats.graphs.infer import spec_from_parts
 from shared_spec.formats.graphs.keras_preprocessing import PixelArithmetic
 from shared_spec.formats.graphs.onnx.graph import units_of
 from shared_spec.formats.graphs.onnx.inference import (
+    STANDARDISED,
     convs_of,
     head_of,
+    left_out,
     steps_of,
+    unfolded_note,
     with_biases,
     with_kernels,
     with_norms,
 )
 from shared_spec.formats.graphs.onnx.joined import Joined
 from shared_spec.formats.graphs.onnx.pixels import exact, pixels_of
+from shared_spec.formats.graphs.onnx.written import read_written
 from shared_spec.formats.graphs.walk import LayerError, final_activation, require_same
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.parameters import parameters_of
@@ -47,16 +51,24 @@ def read_onnx(source: Source, spec: ResNetSpec | None = None) -> Checkpoint:
     Raises:
         WeightsError: naming the first node that no spec, and no preprocessing, can express.
     """
-    where = source.path
+    where, text = source.path, source.metadata.get(METADATA_KEY)
+    record = None if text is None else parse_json(text, f"{where}: its metadata")
+    known = Checkpoint.from_metadata({}, record, f"{where}: its metadata")
+    wanted, other = spec or known.spec, ""
     try:
-        return _Match(source).checkpoint(spec)
+        if wanted is not None:
+            return read_written(source, wanted, known)
+    except LayerError as error:
+        other = f"; and {error}" if text is not None else ""
+    try:
+        return _Match(source, known).checkpoint(spec)
     except (LayerError, SpecError) as error:
-        raise WeightsError(f"{where}: {error}") from None
+        raise WeightsError(f"{where}: {error}{other}") from None
 
 
 class _Match:
-    def __init__(self, source: Source) -> None:
-        self.source = source
+    def __init__(self, source: Source, known: Checkpoint) -> None:
+        self.source, self.known = source, known
         self.told: OnnxGraph = source.metadata[GRAPH]
         self.graph = units_of(self.told, source.tensors.entries)
         # Of files that were written here, the judge knows the numbers before they were rounded.
@@ -67,7 +79,7 @@ class _Match:
         self.guessed = self.graph.guessed
 
     def checkpoint(self, given: ResNetSpec | None) -> Checkpoint:
-        known = self._record()
+        known = self.known
         first, size = self.graph.first, self.graph.first.known
         if first.channels is None:
             raise LayerError("its input does not say how many channels images have")
@@ -114,13 +126,6 @@ class _Match:
             tuple(self._notes(pixels, activation, spec, wanted is None)),
             own,
             self.source.kind,
-        )
-
-    def _record(self) -> Checkpoint:
-        """What a file that was written here says of itself."""
-        text, where = self.source.metadata.get(METADATA_KEY), f"{self.source.path}: its metadata"
-        return Checkpoint.from_metadata(
-            {}, None if text is None else parse_json(text, where), where
         )
 
     def _spec(self, parts: list[Part], wanted: ResNetSpec | None) -> ResNetSpec:
@@ -189,21 +194,11 @@ class _Match:
             yield f"became preprocessing, of pixels from 0 to 255: {told}"
         if activation is not None:
             assert isinstance(activation.layer, plan.Activation)
-            yield (
-                f"left out: the {activation.layer.function} of {activation.owner}; the model here "
-                f"gives the logits before it"
-            )
+            yield left_out(activation.layer.function, activation.owner)
         if self.folded:
-            yield (
-                f"a form for inference: what its norms computed has gone into {self.folded} "
-                f"convolutions or factors, and the norms here, of the eps {spec.norm_eps:g}, add "
-                f"their biases; it is not to be trained as it is"
-            )
+            yield unfolded_note(self.folded, spec.norm_eps)
         if self.standardised:
-            yield (
-                "a form for inference: kernels were standardised before they were written, or are "
-                "here, and the convolutions take them as they are; it is not to be trained as it is"
-            )
+            yield STANDARDISED
         if not self.folded and inferred and spec.norm == "batch":
             yield (
                 f"the file does not say the momentum of its norms; {spec.norm_momentum:g} is taken"
