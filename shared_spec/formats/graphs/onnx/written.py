@@ -95,10 +95,16 @@ class _File:
         largest = max(floats, key=lambda x: x.nbytes, default=None)
         self.dtype = "float32" if largest is None else largest.dtype.name
         self.pixels = self.graph.dtype.kind == "u"
+        rows = 1 if self.pixels else 2
+        if len(self.graph.shape) != 4:
+            raise LayerError(f"its input has {len(self.graph.shape)} axes, expected 4")
+        height, width = self.graph.shape[rows : rows + 2]
+        self.size = None if height is None or width is None else (height, width)
         end = self._end("Cast")
         softmax = end is not None and end.operator == "Softmax"
         self.form = Form(
             self.graph.opset,
+            size=self.size,
             preprocessing=self.pixels,
             head="softmax" if softmax else "logits",
         )
@@ -112,8 +118,7 @@ class _File:
 
     def named(self, spec: ResNetSpec) -> ResNetSpec:
         """A spec with the file's channels and classes."""
-        shape = self.graph.shape
-        channels = shape[3 if self.pixels else 1] if len(shape) == 4 else None
+        channels = self.graph.shape[3 if self.pixels else 1]
         if channels is None:
             raise LayerError("its input does not say how many channels images have")
         changed: dict[str, Any] = {"in_channels": channels}
@@ -154,7 +159,9 @@ class _File:
                 if mine in constants:
                     same = _same(constants[mine], array)
                 else:
-                    same = (array.shape, array.dtype.name) == (shapes[mine], self.dtype)
+                    # A number by itself may be written as a row of one.
+                    fits = array.shape in (shapes[mine], shapes[mine] or (1,))
+                    same = fits and array.dtype.name == self.dtype
             # Of a number there may be several copies.
             if not same or (names.setdefault(mine, theirs) != theirs and mine not in constants):
                 others.add(theirs)
@@ -168,7 +175,7 @@ class _File:
         """What the arrays of a file are whose graph is that of a plan."""
         from resnet_onnx.file import arrays_of
 
-        entries = {q.name: self.arrays[names[q.name]] for q in p.parameters()}
+        entries = {q.name: self.arrays[names[q.name]].reshaped(q.shape) for q in p.parameters()}
         entries = arrays_of(p.layers(), entries, self.dtype)
         notes, gains = [], False
         if p.trained is not None:
@@ -184,12 +191,10 @@ class _File:
             notes.append(left_out("softmax", self._end("Cast")))
         if self.pixels:
             notes.append("its arithmetic on pixels from 0 to 255 became preprocessing")
-        height, width = self.graph.shape[1:3] if self.pixels else self.graph.shape[2:]
-        size = None if height is None or width is None else (height, width)
         if self.pixels and p.outputs:
             raise LayerError("its images and its maps have their axes in different orders")
         own = OwnGraph(
-            size,
+            self.size,
             self.pixels,
             self.form.head == "softmax",
             channels_first=not self.pixels,
