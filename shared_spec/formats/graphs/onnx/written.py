@@ -47,7 +47,10 @@ def read_written(source: Source, spec: ResNetSpec, known: Checkpoint) -> Checkpo
         raise LayerError(str(error)) from None
     spec, p, match = max(found, key=lambda form: len(form[2].names))
     if match.others:
-        raise LayerError(f"{file.first(match.others)} is not what is written here of its net")
+        raise LayerError(
+            f"{file.first(match.others)} is not what is written here of the net that it "
+            f"is said to be"
+        )
     return file.checkpoint(spec, p, match.names)
 
 
