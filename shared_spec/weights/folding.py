@@ -7,7 +7,7 @@ from functools import lru_cache, partial
 
 import numpy as np
 
-from shared_spec.errors import WeightsError
+from shared_spec.errors import SpecError
 from shared_spec.plan.folding import convolutions_and_norms, space_to_depth_of
 from shared_spec.plan.layers import BatchNorm, Conv, Parameter, SpaceToDepth
 from shared_spec.plan.network import Plan
@@ -117,7 +117,7 @@ def unfolded_entries(p: Plan, folded: Entries) -> dict[str, LazyArray]:
     with a gain has the gain that gives it back, within rounding.
 
     Raises:
-        WeightsError: if an array's dtype has no norm that does nothing.
+        SpecError: if an array's dtype has no norm that does nothing.
     """
     assert p.trained is not None
     found = {q.name: folded[q.name] for q in p.parameters()}
@@ -128,9 +128,9 @@ def unfolded_entries(p: Plan, folded: Entries) -> dict[str, LazyArray]:
         if norm is not None:
             assert bias is not None
             if (nothing := neutral(norm.eps, kernel.dtype)) is None:
-                raise WeightsError(
-                    f"{norm.name} has gone into its convolution, and is of the eps {norm.eps:g}, "
-                    f"with which {kernel.dtype.name} has no norm that does nothing"
+                raise SpecError(
+                    f"norm_eps: {norm.eps:g}, with which {kernel.dtype.name} has no norm that does "
+                    f"nothing, as {norm.name} has to, which has gone into its convolution"
                 )
             scale, variance = nothing
             for leaf, value in (("weight", scale), ("running_mean", 0), ("running_var", variance)):

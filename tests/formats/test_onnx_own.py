@@ -194,7 +194,7 @@ def test_a_record_of_another_net_is_refused(tmp_path: Path) -> None:
     other = written(tmp_path / "other.onnx", spec.override(activation="silu"), record=True)
     record = onnx.load(other).metadata_props
     for change, why in (
-        (lambda m: m.metadata_props[0].CopyFrom(record[0]), r"node 'act1' \(Relu\) is not what"),
+        (lambda m: m.metadata_props[0].CopyFrom(record[0]), r"'layer1.0.act' \(Relu\) is not what"),
         (lambda m: m.metadata_props.pop(), "computes"),
     ):
         with pytest.raises(ResNetError, match=why):

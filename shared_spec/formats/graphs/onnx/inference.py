@@ -11,9 +11,14 @@ from itertools import pairwise
 import numpy as np
 
 from shared_spec import plan
+from shared_spec.errors import ResNetError
 from shared_spec.formats.graphs.events import Fork, Part, Step
 from shared_spec.formats.graphs.onnx.joined import OTHER_NORMS, Owner
 from shared_spec.formats.graphs.walk import LayerError
+from shared_spec.plan.compiler import compile_plan
+from shared_spec.plan.folding import convolutions_and_norms, inference_form
+from shared_spec.plan.network import Plan
+from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.folding import PLAIN, filled, neutral
 from shared_spec.weights.lazy_array import LazyArray
 
@@ -39,6 +44,46 @@ def unfolded_note(count: int, eps: float) -> str:
 def left_out(function: str, who: object) -> str:
     """What is told of an activation behind the classifier."""
     return f"left out: the {function} of {who}; the model here gives the logits before it"
+
+
+def forms_of(spec: ResNetSpec) -> Iterator[tuple[ResNetSpec, Plan]]:
+    """A net as it trains, and in its form for inference, with a spec of which that is the form and
+    whose norms and kernels can be given back exactly, if there is one.
+    """
+    plain = compile_plan(spec)
+    yield spec, plain
+    folded = inference_form(plain, True)
+    normed = any(norm is not None for _, norm in convolutions_and_norms(plain))
+    kernels = {} if spec.standardize is None else {"standardize": None}
+    norms = {"norm_eps": PLAIN} if normed else {}
+    for changes in (kernels | norms, kernels, norms):
+        try:
+            other = spec.override(**changes)
+            form = inference_form(compile_plan(other), True)
+        except ResNetError:
+            continue
+        if replace(form, trained=None) == replace(folded, trained=None):
+            yield other, form
+            return
+    yield spec, folded
+
+
+def has_gains(p: Plan) -> bool:
+    """Whether it has kernels that are standardised and have gains, which are computed anew, and
+    rounded, from a form for inference.
+    """
+    return any(isinstance(x, plan.Conv) and x.scale is not None for x in p.leaves())
+
+
+def form_notes(asked: ResNetSpec, spec: ResNetSpec, p: Plan) -> Iterator[str]:
+    """What is told of a net that was asked for and found as `forms_of` gives it."""
+    if p.trained is None:
+        return
+    count = sum(norm is not None for _, norm in convolutions_and_norms(p.trained))
+    if count:
+        yield unfolded_note(count, spec.norm_eps)
+    if asked.standardize is not None:
+        yield STANDARDISED
 
 
 _AFTER_NORMS = (plan.SqueezeExcite, plan.ChannelAttention, plan.LayerScale)

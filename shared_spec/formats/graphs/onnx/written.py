@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from shared_spec import plan
 from shared_spec.errors import ResNetError
 from shared_spec.export_formats import IMAGES, PIXELS, Form, outer_dtype
 from shared_spec.formats.containers.onnx import GRAPH, OnnxGraph, OnnxNode, node_of
 from shared_spec.formats.containers.source import Source
-from shared_spec.formats.graphs.onnx.inference import STANDARDISED, left_out, unfolded_note
+from shared_spec.formats.graphs.onnx.inference import form_notes, forms_of, has_gains, left_out
 from shared_spec.formats.graphs.walk import LayerError
-from shared_spec.plan.compiler import compile_plan
-from shared_spec.plan.folding import convolutions_and_norms, inference_form
 from shared_spec.plan.network import Plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint, OwnGraph
-from shared_spec.weights.folding import PLAIN, unfolded_entries
+from shared_spec.weights.folding import unfolded_entries
 from shared_spec.weights.lazy_array import LazyArray, LazyArrays
 
 _NOTHING = LazyArray.refused("is no array")
@@ -41,8 +38,8 @@ def read_written(source: Source, spec: ResNetSpec, known: Checkpoint) -> Checkpo
     """
     file = _File(source, known)
     try:
-        spec = file.named(spec)
-        found = [(*form, file.beside(form[1])) for form in _forms(spec)]
+        asked = file.named(spec)
+        found = [(*form, file.beside(form[1])) for form in forms_of(asked)]
     except ResNetError as error:
         raise LayerError(str(error)) from None
     spec, p, match = max(found, key=lambda form: len(form[2].names))
@@ -51,29 +48,7 @@ def read_written(source: Source, spec: ResNetSpec, known: Checkpoint) -> Checkpo
             f"{file.first(match.others)} is not what is written here of the net that it "
             f"is said to be"
         )
-    return file.checkpoint(spec, p, match.names)
-
-
-def _forms(spec: ResNetSpec) -> Iterator[tuple[ResNetSpec, Plan]]:
-    """A net as it trains, and in its form for inference, with a spec of which that is the form and
-    whose norms and kernels can be given back exactly, if there is one.
-    """
-    plain = compile_plan(spec)
-    yield spec, plain
-    folded = inference_form(plain, True)
-    normed = any(norm is not None for _, norm in convolutions_and_norms(plain))
-    kernels = {} if spec.standardize is None else {"standardize": None}
-    norms = {"norm_eps": PLAIN} if normed else {}
-    for changes in (kernels | norms, kernels, norms):
-        try:
-            other = spec.override(**changes)
-            form = inference_form(compile_plan(other), True)
-        except ResNetError:
-            continue
-        if replace(form, trained=None) == replace(folded, trained=None):
-            yield other, form
-            return
-    yield spec, folded
+    return file.checkpoint(p, match.names, spec, tuple(form_notes(asked, spec, p)))
 
 
 @dataclass(frozen=True)
@@ -174,26 +149,20 @@ class _File:
         """The first node that gives or takes one of these tensors."""
         return next(x for x in self.graph.nodes if not others.isdisjoint((*x.inputs, *x.outputs)))
 
-    def checkpoint(self, spec: ResNetSpec, p: Plan, names: Mapping[str, str]) -> Checkpoint:
+    def checkpoint(
+        self, p: Plan, names: Mapping[str, str], spec: ResNetSpec, notes: tuple[str, ...]
+    ) -> Checkpoint:
         """What the arrays of a file are whose graph is that of a plan."""
         from resnet_onnx.file import arrays_of
 
         entries = {q.name: self.arrays[names[q.name]].reshaped(q.shape) for q in p.parameters()}
         entries = arrays_of(p.layers(), entries, self.dtype)
-        notes, gains = [], False
         if p.trained is not None:
-            pairs = [*convolutions_and_norms(p.trained)]
-            gains = any(isinstance(x, plan.Conv) and x.scale is not None for x, _ in pairs)
-            kernels = any(isinstance(x, plan.Conv) and x.standardize_eps for x, _ in pairs)
-            count = sum(norm is not None for _, norm in pairs)
-            kernels = kernels or spec.standardize != (self.known.spec or spec).standardize
-            notes += [unfolded_note(count, spec.norm_eps)] if count else []
-            notes += [STANDARDISED] if kernels else []
             entries = unfolded_entries(p, entries)
         if self.form.head == "softmax":
-            notes.append(left_out("softmax", self._end("Cast")))
+            notes += (left_out("softmax", self._end("Cast")),)
         if self.pixels:
-            notes.append("its arithmetic on pixels from 0 to 255 became preprocessing")
+            notes += ("its arithmetic on pixels from 0 to 255 became preprocessing",)
         if self.pixels and p.outputs:
             raise LayerError("its images and its maps have their axes in different orders")
         own = OwnGraph(
@@ -201,14 +170,14 @@ class _File:
             self.pixels,
             self.form.head == "softmax",
             channels_first=not self.pixels,
-            rounded=gains,
+            rounded=p.trained is not None and has_gains(p.trained),
         )
         return replace(
             self.known,
             state=LazyArrays(entries),
             spec=spec,
             origin="onnx, the graph that is written here of its net",
-            notes=tuple(notes),
+            notes=notes,
             own_graph=own,
             kind=self.source.kind,
         )
