@@ -40,7 +40,8 @@ from shared_spec.formats.graphs.onnx.inference import (
 )
 from shared_spec.formats.graphs.onnx.joined import Joined
 from shared_spec.formats.graphs.onnx.pixels import exact, pixels_of
-from shared_spec.formats.graphs.onnx.written import read_written
+from shared_spec.formats.graphs.onnx.rewritten.exact import read_written
+from shared_spec.formats.graphs.onnx.rewritten.values import read_by_values
 from shared_spec.formats.graphs.walk import LayerError, final_activation, require_same
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.network import Plan
@@ -79,7 +80,11 @@ def read_onnx(source: Source, spec: ResNetSpec | None = None) -> Checkpoint:
     try:
         return _Match(source, known).checkpoint(spec)
     except (LayerError, SpecError) as error:
-        raise WeightsError(f"{where}: {error}{other}") from None
+        why = str(error)
+    try:
+        return read_by_values(source, known, _candidates(wanted))
+    except (LayerError, SpecError) as error:
+        raise WeightsError(f"{where}: {why}; and {error}{other}") from None
 
 
 @dataclass(frozen=True)
@@ -112,9 +117,11 @@ class _Net:
         return self.plan.trained is not None and has_gains(self.plan.trained)
 
 
-def _candidates(wanted: ResNetSpec | None, blocks: int) -> Iterator[tuple[str, ResNetSpec]]:
-    """The net that was asked for, or those of the catalogue that may have so many blocks with sums,
-    by name.
+def _candidates(
+    wanted: ResNetSpec | None, blocks: int | None = None
+) -> Iterator[tuple[str, ResNetSpec]]:
+    """The net that was asked for, or those of the catalogue, by name, that may have so many blocks
+    with sums.
     """
     if wanted is not None:
         yield "", wanted
@@ -122,7 +129,7 @@ def _candidates(wanted: ResNetSpec | None, blocks: int) -> Iterator[tuple[str, R
     for name, entry in CATALOGUE.items():
         depths = entry.spec.depths
         # A stage may begin with a block that has none.
-        if blocks <= sum(depths) <= blocks + len(depths):
+        if blocks is None or blocks <= sum(depths) <= blocks + len(depths):
             yield name, entry.spec
 
 

@@ -36,7 +36,7 @@ def read_written(source: Source, spec: ResNetSpec, known: Checkpoint) -> Checkpo
     Raises:
         LayerError: naming the first node that is another.
     """
-    file = _File(source, known)
+    file = File(source, known)
     try:
         asked = file.named(spec)
         found = [(*form, file.beside(form[1])) for form in forms_of(asked)]
@@ -61,7 +61,7 @@ class _Match:
     """The file's tensors that are not ours, where those that are made of them may be."""
 
 
-class _File:
+class File:
     """A file's graph, and what it takes and gives."""
 
     def __init__(self, source: Source, known: Checkpoint) -> None:

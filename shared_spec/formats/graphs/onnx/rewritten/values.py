@@ -1,0 +1,461 @@
+"""Graphs of others, held by values against those that are written here.
+
+What is not linear in a net (convolutions and norms with their weights, activations, pools, softmax)
+has to be there one by one, each fed with the same numbers; what others do between them (stacking,
+turning, splitting, summing) has to give the same numbers. The weights are drawn for this, so that
+none is zero and hides what comes before it, and images of two sizes enter. Numbers of a file that
+are no weights may only be those that are written here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from shared_spec.errors import ResNetError
+from shared_spec.export_formats import IMAGES
+from shared_spec.formats.containers.onnx import OnnxNode, node_of
+from shared_spec.formats.containers.source import Source, shown
+from shared_spec.formats.graphs.onnx.inference import form_notes, forms_of
+from shared_spec.formats.graphs.onnx.rewritten.exact import File
+from shared_spec.formats.graphs.walk import LayerError
+from shared_spec.plan.network import Plan
+from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.checkpoint import Checkpoint
+
+_NEAR = 1e-9
+"""How far numbers in float64 may be apart, as a share of the largest."""
+_SIZES = ((48, 37), (57, 64))
+"""Of images, two at each."""
+_POOLED = range(1, 14)
+"""Sizes of maps on which pools have to agree."""
+_WEIGHTED = {"Conv": 3, "BatchNormalization": 5, "Gemm": 3}
+"""Operators with weights, and the number of their inputs."""
+_POOLS = ("MaxPool", "AveragePool")
+_SINGLE = ("Relu", "Sigmoid", "Softmax", "Sqrt", *_POOLS)
+"""Operators that are not linear, without weights."""
+_LINEAR = (
+    *("Add", "Sub", "Mul", "Div", "ReduceSum", "ReduceMean", "GlobalAveragePool", "Reshape"),
+    *("Transpose", "Flatten", "Squeeze", "Unsqueeze", "Concat", "Split", "Slice", "MatMul"),
+    *("Identity", "Shape", "Gather", "Cast"),
+)
+"""Operators whose results are quotients of polynomials of what enters."""
+_ALONG = ("Split", "Slice")
+"""Those which are along the channels alone."""
+_WHOLE = ("Shape", "Gather", "Concat", "Unsqueeze", "Squeeze", "Mul", "Identity", "Cast")
+"""Operators that compute with the size of the image."""
+Tensors = list[np.ndarray]
+"""A tensor for each size of images."""
+
+
+def read_by_values(
+    source: Source, known: Checkpoint, nets: Iterable[tuple[str, ResNetSpec]]
+) -> Checkpoint:
+    """The first one of some nets that a file computes.
+
+    Args:
+        source: as `open_onnx` opens it.
+        known: what the file says of itself.
+        nets: specs, with their names in the catalogue, apart from channels and classes.
+
+    Raises:
+        LayerError: if it is none of them, saying where the nearest one parts from it.
+    """
+    file = _Foreign(source, known)
+    why, far = "no net that is known has its convolutions", -1
+    for name, spec in nets:
+        for asked, form, p in file.forms(spec):
+            beside = _Beside(file, p)
+            try:
+                beside.go_through()
+            except LayerError as error:
+                if len(beside.values) > far:
+                    why, far = str(error), len(beside.values)
+                continue
+            notes = [f"its layers are those of {name} in the catalogue"] if name else []
+            notes += form_notes(asked, form, p)
+            found = file.checkpoint(p, beside.names, form, tuple(notes))
+            return replace(found, origin="onnx, what its graph computes of drawn numbers")
+    raise LayerError(why)
+
+
+class _Foreign(File):
+    """A file's graph, and what it computes of images and weights that are drawn."""
+
+    def __init__(self, source: Source, known: Checkpoint) -> None:
+        import onnx
+
+        super().__init__(source, known)
+        if self.dtype not in ("float32", "float64") or self.graph.dtype.kind != "f":
+            raise LayerError("it is not of floats of 32 or 64 bits")
+        self.form = replace(self.form, opset=None)
+        nodes = onnx.load(source.path, load_external_data=False).graph.node
+        self.protos = {node.output[0]: node for node in nodes}
+        self.nodes = [*self._needed()]
+        self.values: dict[str, Tensors] = {}
+        """Of tensors that depend on the images."""
+        self.numbers: list[tuple[OnnxNode, np.ndarray]] = []
+        """Floats, none of them weights, and who takes them."""
+        self._constants: dict[str, np.ndarray] = {}
+        self._sizes: set[str] = set()
+
+    def _needed(self) -> list[OnnxNode]:
+        wanted, found = {*self.graph.outputs}, []
+        for node in reversed(self.graph.nodes):
+            if not wanted.isdisjoint(node.outputs):
+                found.append(node)
+                wanted.update(node.inputs)
+        return found[::-1]
+
+    def forms(self, spec: ResNetSpec) -> Iterator[tuple[ResNetSpec, ResNetSpec, Plan]]:
+        """A net with the file's channels and classes, and its forms with the file's kernels."""
+        kernels = (self.shape(n.inputs[1]) for n in self.nodes if n.operator == "Conv")
+        shapes = sorted(shape for shape in kernels if shape is not None)
+        with suppress(ResNetError):
+            asked = self.named(spec)
+            for form, p in forms_of(asked):
+                ours = (q.shape for q in p.parameters() if q.role != "conv_gain")
+                if shapes == sorted(shape for shape in ours if len(shape) == 4):
+                    yield asked, form, p
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """Of a kernel: of the arrays with four axes of which a tensor is made, the largest."""
+        waiting, first = [name], None
+        while waiting:
+            name = waiting.pop()
+            if (node := self.makers.get(name)) is not None:
+                waiting += [x for x in node.inputs if x]
+            elif name in self.arrays and len(self.arrays[name].shape) == 4:
+                first = max(first or (), self.arrays[name].shape, key=math.prod)
+        return first
+
+    def leaf(self, name: str) -> str:
+        """What a tensor is, before nodes that give what they take."""
+        while (node := self.makers.get(name)) is not None and node.operator == "Identity":
+            name = node.inputs[0]
+        return name
+
+    def constant(self, name: str) -> np.ndarray:
+        """A tensor that does not depend on the images."""
+        if name not in self._constants:
+            node = self.makers.get(name)
+            if node is not None:
+                given = [self.constant(x) if x else None for x in node.inputs]
+                (found, *_) = computed(self.protos[node.outputs[0]], given, self.graph.opset)
+            elif name in self.arrays and not self.arrays[name].problem:
+                found = wide(self.arrays[name].array())
+            else:
+                raise LayerError(f"nothing gives {shown(name)}")
+            self._constants[name] = found
+        return self._constants[name]
+
+    def drawn(self, node: OnnxNode, place: int) -> np.ndarray:
+        """In the place of a weight, numbers of which none hides anything."""
+        name = self.leaf(node.inputs[place])
+        if name not in self.arrays:
+            return self.constant(name)
+        shape = self.arrays[name].shape
+        rng = np.random.default_rng([*name.encode()])
+        if node.operator == "BatchNormalization":
+            return rng.uniform(0.5, 1.5, shape)
+        fan_in = math.prod(shape[1:]) if len(shape) > 1 else 8
+        return rng.standard_normal(shape) * (2 / fan_in) ** 0.5
+
+    def compute(self) -> None:
+        """Compute all tensors of images of a few sizes.
+
+        Raises:
+            LayerError: naming a node which does what is not followed here.
+        """
+        batch, channels, *_ = self.graph.shape
+        rng = np.random.default_rng(1)
+        sizes = _SIZES if self.size is None else (self.size, self.size)
+        self.values[self.graph.input] = [
+            rng.standard_normal((batch or 2, channels, *size)) for size in sizes
+        ]
+        for node in self.nodes:
+            if any(x in self.values for x in node.inputs):
+                self._take(node)
+
+    def _take(self, node: OnnxNode) -> None:
+        weights = _WEIGHTED.get(node.operator, 1)
+        if weights == 1 and node.operator not in (*_SINGLE, *_LINEAR):
+            raise LayerError(f"{node} is of an operator that is not followed by its values")
+        given: list[Tensors | np.ndarray | None] = []
+        for place, name in enumerate(node.inputs):
+            if name in self.values:
+                if 0 < place < weights:
+                    raise LayerError(f"{node} has weights that depend on the images")
+                given.append(self.values[name])
+            elif 0 < place < weights:
+                given.append(self.drawn(node, place))
+            else:
+                given.append(self.constant(name) if name else None)
+        self._check(node, given)
+        proto, opset = self.protos[node.outputs[0]], self.graph.opset
+        found = [
+            computed(proto, [x[i] if isinstance(x, list) else x for x in given], opset)
+            for i in range(len(self.values[self.graph.input]))
+        ]
+        for name, tensors in zip(node.outputs, zip(*found, strict=True), strict=False):
+            if self._is_of_channels(node):
+                self._constants[name] = tensors[0]
+            elif name:
+                self.values[name] = [*tensors]
+                if tensors[0].dtype.kind != "f":
+                    self._sizes.add(name)
+
+    def _is_of_channels(self, node: OnnxNode) -> bool:
+        """Whether what it gives of the shape of a map is how many channels there are."""
+        if node.operator == "Shape":
+            return (node.attributes.get("start"), node.attributes.get("end")) == (1, 2)
+        before = self.makers.get(node.inputs[0])
+        if node.operator != "Gather" or before is None or before.operator != "Shape":
+            return False
+        return not before.attributes and not (self.constant(node.inputs[1]) - 1).any()
+
+    def _check(self, node: OnnxNode, given: Sequence[Any]) -> None:
+        """Raise a `LayerError` for what may be another thing for other images than for these."""
+        whole = [name for name in node.inputs if name in self._sizes]
+        shaped = node.operator == "Reshape" and whole == [*node.inputs[1:]]
+        if whole and node.operator not in _WHOLE and not shaped:
+            raise LayerError(f"{node} computes with the size of the image")
+        if node.operator == "Cast" and (not whole or node.attributes["to"] not in _WHOLES):
+            raise LayerError(f"{node} makes other numbers of a tensor")
+        if node.operator in _ALONG and not whole:
+            axes = [node.attributes.get("axis", 0)]
+            if node.operator == "Slice":
+                axes = [] if len(given) < 4 or given[3] is None else [*given[3].ravel()]
+            if axes != [1]:
+                raise LayerError(f"{node} takes parts along another axis than the channels")
+        if node.operator not in _WEIGHTED:
+            for x in given:
+                if isinstance(x, np.ndarray) and x.dtype.kind == "f":
+                    self.numbers.append((node, x))
+
+
+_WHOLES = (6, 7)
+"""Integers, by ONNX's numbers."""
+
+
+def wide(x: np.ndarray) -> np.ndarray:
+    """Floats in float64."""
+    return x.astype(np.float64) if x.dtype.kind == "f" else x
+
+
+def computed(proto: Any, given: Sequence[np.ndarray | None], opset: int) -> list[np.ndarray]:
+    """What a node gives, in float64, by ONNX's own reference.
+
+    Raises:
+        LayerError: if it takes no such tensors.
+    """
+    from onnx.reference import ReferenceEvaluator
+
+    told = {name: x for name, x in zip(proto.input, given, strict=True) if name}
+    try:
+        found = ReferenceEvaluator(proto, opsets={"": opset}).run(None, told)
+    except Exception as error:  # of any kind, as the operators like
+        name = shown(proto.name or proto.output[0])
+        raise LayerError(f"node {name} ({proto.op_type}) cannot be computed: {error}") from None
+    return [wide(np.asarray(x)) for x in found]
+
+
+def _equal(a: Tensors, b: Tensors) -> bool:
+    """Whether tensors are the same ones."""
+    return all(
+        x.shape == y.shape and np.abs(x - y).max(initial=0) <= _NEAR * np.abs(y).max(initial=0)
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+def _sorted(a: Tensors) -> Tensors:
+    """The numbers of tensors, wherever they stand."""
+    return [np.sort(x, axis=None) for x in a]
+
+
+class _Beside:
+    """A plan's graph, gone through beside a file's."""
+
+    def __init__(self, file: _Foreign, p: Plan) -> None:
+        from resnet_onnx.file import graph_of
+
+        self.file = file
+        self.ours, self.outputs = graph_of(p, file.dtype, file.form, None)
+        self.shapes = {q.name: q.shape for q in p.parameters()}
+        self.names: dict[str, str] = {}
+        """The file's arrays by the plan's."""
+        self.values: dict[str, Tensors] = {}
+        self._constants = {name: wide(x) for name, x in self.ours.constants.items()}
+        self._made: dict[str, Any] = {}
+        """Nodes that make kernels of weights, by what they give."""
+        self._used: set[str] = set()
+
+    def go_through(self) -> None:
+        """Find all of it in the file, and nothing else there.
+
+        Raises:
+            LayerError: naming what is elsewhere, or another.
+        """
+        file = self.file
+        if not file.values:
+            file.compute()
+        known = {float(x) for array in self._constants.values() for x in array.ravel()}
+        for node, array in file.numbers:
+            if not known.issuperset(map(float, array.ravel())):
+                raise LayerError(f"{node} computes with numbers that no layer of the net has")
+        self.values[IMAGES] = file.values[file.graph.input]
+        for proto in self.ours.nodes:
+            node = node_of(file.source.path, proto, self.ours.opset)
+            if not any(x in self.values for x in node.inputs):
+                self._made[node.outputs[0]] = proto
+            elif node.operator in _WEIGHTED:
+                self._place(node)
+            else:
+                self.values[node.outputs[0]] = self._result(proto)
+                if node.operator in _SINGLE:
+                    self._meet(node)
+                elif node.operator not in _LINEAR:
+                    raise LayerError(f"{node} of the net is not followed by its values")
+        for mine, theirs in zip(self.outputs, file.graph.outputs, strict=True):
+            if not _equal(self.values[mine], file.values.get(theirs, [])):
+                raise LayerError(f"its output {shown(theirs)} is another one")
+        for node in file.nodes:
+            acts = node.operator in (*_WEIGHTED, *_SINGLE) and node.outputs[0] in file.values
+            if acts and node.outputs[0] not in self._used:
+                raise LayerError(f"{node} is none of the net's")
+
+    def _result(self, proto: Any) -> Tensors:
+        """What a node without weights gives."""
+        given = [self.values.get(x) if x in self.values else self._number(x) for x in proto.input]
+        return [
+            computed(proto, [x[i] if isinstance(x, list) else x for x in given], self.ours.opset)[0]
+            for i in range(len(self.values[IMAGES]))
+        ]
+
+    def _number(self, name: str) -> np.ndarray:
+        """A tensor that depends on neither images nor weights."""
+        if name not in self._constants and name in self._made:
+            given = [self._number(x) for x in self._made[name].input]
+            self._constants[name] = computed(self._made[name], given, self.ours.opset)[0]
+        if name not in self._constants:
+            raise LayerError(f"{shown(name)} of the net is not followed by its values")
+        return self._constants[name]
+
+    def _others(self, operator: str) -> Iterator[OnnxNode]:
+        """Nodes of the file that have not been found yet."""
+        for node in self.file.nodes:
+            free = node.operator == operator and node.outputs[0] not in self._used
+            if free and node.outputs[0] in self.file.values:
+                yield node
+
+    def _place(self, mine: OnnxNode) -> None:
+        """Find a layer with weights, and them."""
+        for theirs in self._others(mine.operator):
+            entering = self.file.values.get(theirs.inputs[0], [])
+            if _settled(mine) != _settled(theirs) or len(mine.inputs) != len(theirs.inputs):
+                continue
+            if not entering or not _equal(self.values[mine.inputs[0]], entering):
+                continue
+            pairs = [*zip(mine.inputs[1:], theirs.inputs[1:], strict=True)]
+            names = [names for a, b in pairs if (names := self._weights(a, b)) is not None]
+            if len(names) == len(pairs):
+                for found in names:
+                    self.names |= found
+                self._used.add(theirs.outputs[0])
+                self.values[mine.outputs[0]] = self.file.values[theirs.outputs[0]]
+                return
+        raise LayerError(f"no node takes what enters {mine} of the net, and is as that is")
+
+    def _weights(self, mine: str, theirs: str) -> dict[str, str] | None:
+        """Arrays of the file by those of the plan of which a weight is made."""
+        file, leaf = self.file, self.file.leaf(theirs)
+        if mine in self.shapes:
+            fits = leaf in file.arrays and file.arrays[leaf].shape == self.shapes[mine]
+            return {mine: leaf} if fits else None
+        if mine not in self._made:
+            return None
+        found = self._leaves(mine, self.shapes, self._made)
+        rest = self._leaves(theirs, {name: x.shape for name, x in file.arrays.items()}, file.protos)
+        names = {}
+        for name in found:
+            fitting = [x for x in rest if file.arrays[x].shape == self.shapes[name]]
+            if not fitting:
+                return None
+            names[name] = fitting[0]
+            rest.remove(fitting[0])
+        kernel = self._kernel(mine, names)
+        return names if _equal([kernel], [file.constant(theirs)]) else None
+
+    def _leaves(self, name: str, shapes: Mapping[str, Any], made: Mapping[str, Any]) -> list[str]:
+        """The arrays of which a tensor is made, each once."""
+        found, waiting = dict[str, None](), [name]
+        while waiting:
+            name = waiting.pop()
+            if name in shapes:
+                found[name] = None
+            elif name in made:
+                waiting += [x for x in made[name].input if x]
+        return [*found]
+
+    def _kernel(self, name: str, names: Mapping[str, str]) -> np.ndarray:
+        """A tensor that is made of weights."""
+        if name in names:
+            return self.file.constant(names[name])
+        if name in self._constants:
+            return self._constants[name]
+        given = [self._kernel(x, names) for x in self._made[name].input]
+        return computed(self._made[name], given, self.ours.opset)[0]
+
+    def _meet(self, mine: OnnxNode) -> None:
+        """Find what is not linear, where it may have its axes in another order."""
+        found = self.values[mine.outputs[0]]
+        pool = mine.operator in _POOLS
+        for theirs in self._others(mine.operator):
+            given = self.file.values[theirs.outputs[0]]
+            same = _equal(found, given) if pool else _equal(_sorted(found), _sorted(given))
+            if same and (not pool or self._same_pools(mine, theirs)):
+                self._used.add(theirs.outputs[0])
+                return
+        raise LayerError(f"no node gives what {mine} of the net does")
+
+    def _same_pools(self, mine: OnnxNode, theirs: OnnxNode) -> bool:
+        """Whether pools are the same for maps of any size."""
+        protos = {node.output[0]: node for node in self.ours.nodes}
+        pair = (
+            (protos[mine.outputs[0]], self.ours.opset),
+            (
+                self.file.protos[theirs.outputs[0]],
+                self.file.graph.opset,
+            ),
+        )
+        rng = np.random.default_rng(2)
+        for size in product(_POOLED, _POOLED):
+            x = rng.standard_normal((1, 1, *size)) - 1
+            found: list[Tensors] = []
+            for proto, opset in pair:
+                with suppress(LayerError):
+                    found.append(computed(proto, [x], opset)[:1])
+            if len(found) == 1 or (found and not _equal(*found)):
+                return False
+        return True
+
+
+def _settled(node: OnnxNode) -> dict[str, Any]:
+    """What the attributes of a layer with weights are, given or not."""
+    a = dict(node.attributes)
+    for name in ("kernel_shape", "momentum"):
+        a.pop(name, None)
+    if a.get("auto_pad") in ("NOTSET", "VALID"):
+        del a["auto_pad"]
+    usual: dict[str, Any] = {
+        "Conv": {"pads": (0,) * 4, "strides": (1, 1), "dilations": (1, 1), "group": 1},
+        "BatchNormalization": {"epsilon": float(np.float32(1e-5)), "training_mode": 0},
+        "Gemm": {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0},
+    }[node.operator]
+    return usual | a
