@@ -67,7 +67,7 @@ class File:
     def __init__(self, source: Source, known: Checkpoint) -> None:
         self.source, self.known = source, known
         self.graph: OnnxGraph = source.metadata[GRAPH]
-        self.arrays: Mapping[str, LazyArray] = source.tensors.entries
+        self.arrays: dict[str, LazyArray] = {**source.tensors.entries}
         self.makers = {name: node for node in self.graph.nodes for name in node.outputs}
         floats = [x for x in self.arrays.values() if x.dtype.name in _FLOATS]
         largest = max(floats, key=lambda x: x.nbytes, default=None)

@@ -28,6 +28,7 @@ from shared_spec.formats.graphs.walk import LayerError
 from shared_spec.plan.network import Plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import Checkpoint
+from shared_spec.weights.lazy_array import LazyArray
 
 _NEAR = 1e-9
 """How far numbers in float64 may be apart, as a share of the largest."""
@@ -115,8 +116,8 @@ class _Foreign(File):
 
     def forms(self, spec: ResNetSpec) -> Iterator[tuple[ResNetSpec, ResNetSpec, Plan]]:
         """A net with the file's channels and classes, and its forms with the file's kernels."""
-        kernels = (self.shape(n.inputs[1]) for n in self.nodes if n.operator == "Conv")
-        shapes = sorted(shape for shape in kernels if shape is not None)
+        kernels = [self.leaf(n.inputs[1]) for n in self.nodes if n.operator == "Conv"]
+        shapes = sorted(self.array(name).shape for name in kernels)
         with suppress(ResNetError):
             asked = self.named(spec)
             for form, p in forms_of(asked):
@@ -124,22 +125,23 @@ class _Foreign(File):
                 if shapes == sorted(shape for shape in ours if len(shape) == 4):
                     yield asked, form, p
 
-    def shape(self, name: str) -> tuple[int, ...] | None:
-        """Of a kernel: of the arrays with four axes of which a tensor is made, the largest."""
-        waiting, first = [name], None
-        while waiting:
-            name = waiting.pop()
-            if (node := self.makers.get(name)) is not None:
-                waiting += [x for x in node.inputs if x]
-            elif name in self.arrays and len(self.arrays[name].shape) == 4:
-                first = max(first or (), self.arrays[name].shape, key=math.prod)
-        return first
-
     def leaf(self, name: str) -> str:
         """What a tensor is, before nodes that give what they take."""
         while (node := self.makers.get(name)) is not None and node.operator == "Identity":
             name = node.inputs[0]
         return name
+
+    def array(self, name: str) -> LazyArray:
+        """Of the file, or computed of its arrays alone.
+
+        Raises:
+            LayerError: if it depends on the images.
+        """
+        if name not in self.arrays:
+            dtype = np.dtype(self.dtype)
+            shape = self.constant(name).shape
+            self.arrays[name] = LazyArray(shape, dtype, lambda: self.constant(name).astype(dtype))
+        return self.arrays[name]
 
     def constant(self, name: str) -> np.ndarray:
         """A tensor that does not depend on the images."""
@@ -149,7 +151,7 @@ class _Foreign(File):
                 given = [self.constant(x) if x else None for x in node.inputs]
                 (found, *_) = computed(self.protos[node.outputs[0]], given, self.graph.opset)
             elif name in self.arrays and not self.arrays[name].problem:
-                found = wide(self.arrays[name].array())
+                return wide(self.arrays[name].array())
             else:
                 raise LayerError(f"nothing gives {shown(name)}")
             self._constants[name] = found
@@ -158,9 +160,9 @@ class _Foreign(File):
     def drawn(self, node: OnnxNode, place: int) -> np.ndarray:
         """In the place of a weight, numbers of which none hides anything."""
         name = self.leaf(node.inputs[place])
-        if name not in self.arrays:
+        if name in self.makers:
             return self.constant(name)
-        shape = self.arrays[name].shape
+        shape = self.array(name).shape
         rng = np.random.default_rng([*name.encode()])
         if node.operator == "BatchNormalization":
             return rng.uniform(0.5, 1.5, shape)
@@ -236,7 +238,8 @@ class _Foreign(File):
                 raise LayerError(f"{node} takes parts along another axis than the channels")
         if node.operator not in _WEIGHTED:
             for x in given:
-                if isinstance(x, np.ndarray) and x.dtype.kind == "f":
+                floats = isinstance(x, np.ndarray) and x.dtype.kind == "f"
+                if floats and not (node.operator == "Mul" and (x == 1).all()):
                     self.numbers.append((node, x))
 
 
@@ -259,7 +262,8 @@ def computed(proto: Any, given: Sequence[np.ndarray | None], opset: int) -> list
 
     told = {name: x for name, x in zip(proto.input, given, strict=True) if name}
     try:
-        found = ReferenceEvaluator(proto, opsets={"": opset}).run(None, told)
+        with np.errstate(all="ignore"):
+            found = ReferenceEvaluator(proto, opsets={"": opset}).run(None, told)
     except Exception as error:  # of any kind, as the operators like
         name = shown(proto.name or proto.output[0])
         raise LayerError(f"node {name} ({proto.op_type}) cannot be computed: {error}") from None
@@ -376,12 +380,11 @@ class _Beside:
         """Arrays of the file by those of the plan of which a weight is made."""
         file, leaf = self.file, self.file.leaf(theirs)
         if mine in self.shapes:
-            fits = leaf in file.arrays and file.arrays[leaf].shape == self.shapes[mine]
-            return {mine: leaf} if fits else None
+            return {mine: leaf} if file.array(leaf).shape == self.shapes[mine] else None
         if mine not in self._made:
             return None
         found = self._leaves(mine, self.shapes, self._made)
-        rest = self._leaves(theirs, {name: x.shape for name, x in file.arrays.items()}, file.protos)
+        rest = self._leaves(theirs, file.source.tensors.entries, file.protos)
         names = {}
         for name in found:
             fitting = [x for x in rest if file.arrays[x].shape == self.shapes[name]]
@@ -392,12 +395,12 @@ class _Beside:
         kernel = self._kernel(mine, names)
         return names if _equal([kernel], [file.constant(theirs)]) else None
 
-    def _leaves(self, name: str, shapes: Mapping[str, Any], made: Mapping[str, Any]) -> list[str]:
+    def _leaves(self, name: str, arrays: Mapping[str, Any], made: Mapping[str, Any]) -> list[str]:
         """The arrays of which a tensor is made, each once."""
         found, waiting = dict[str, None](), [name]
         while waiting:
             name = waiting.pop()
-            if name in shapes:
+            if name in arrays:
                 found[name] = None
             elif name in made:
                 waiting += [x for x in made[name].input if x]
