@@ -221,6 +221,12 @@ class _Match:
         raw, blocks = events_of(bare), sum(isinstance(part, Fork) for part in parts)
         for name, one in _candidates(wanted, blocks):
             with suppress(SpecError):
+                if wanted is None:
+                    fitted = self._fitted(parts, one)
+                    net = self._beside((fitted, compile_plan(fitted)), found, wanted)
+                    if net.fits:
+                        self.standardised += fitted.standardize != one.standardize
+                        return replace(net, name=name)
                 asked = one.override(
                     in_channels=self.graph.first.channels, num_classes=classes_of(bare)
                 )

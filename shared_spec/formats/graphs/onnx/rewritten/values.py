@@ -72,6 +72,8 @@ def read_by_values(
     why, far = "no net that is known has its convolutions", -1
     for name, spec in nets:
         for asked, form, p in file.forms(spec):
+            if not file.values:
+                file.compute()
             beside = _Beside(file, p)
             try:
                 beside.go_through()
@@ -82,7 +84,13 @@ def read_by_values(
             notes = [f"its layers are those of {name} in the catalogue"] if name else []
             notes += form_notes(asked, form, p)
             found = file.checkpoint(p, beside.names, form, tuple(notes))
-            return replace(found, origin="onnx, what its graph computes of drawn numbers")
+            own = found.own_graph
+            assert own is not None
+            return replace(
+                found,
+                origin="onnx, what its graph computes of drawn numbers",
+                own_graph=replace(own, rounded=own.rounded or file.rounds(p)),
+            )
     raise LayerError(why)
 
 
@@ -117,13 +125,22 @@ class _Foreign(File):
     def forms(self, spec: ResNetSpec) -> Iterator[tuple[ResNetSpec, ResNetSpec, Plan]]:
         """A net with the file's channels and classes, and its forms with the file's kernels."""
         kernels = [self.leaf(n.inputs[1]) for n in self.nodes if n.operator == "Conv"]
-        shapes = sorted(self.array(name).shape for name in kernels)
+        found = (self.array(name).shape for name in kernels)
+        shapes = sorted(shape for shape in found if len(shape) == 4)
         with suppress(ResNetError):
             asked = self.named(spec)
             for form, p in forms_of(asked):
                 ours = (q.shape for q in p.parameters() if q.role != "conv_gain")
                 if shapes == sorted(shape for shape in ours if len(shape) == 4):
                     yield asked, form, p
+
+    def rounds(self, p: Plan) -> bool:
+        """Whether numbers of a plan's layers were rounded to go into the file."""
+        from resnet_onnx.file import graph_of
+
+        exact, _ = graph_of(p, "float64", self.form, None)
+        numbers = (x for x in exact.constants.values() if x.dtype == np.float64)
+        return any((x.astype(self.dtype) != x).any() for x in numbers)
 
     def leaf(self, name: str) -> str:
         """What a tensor is, before nodes that give what they take."""
@@ -227,7 +244,9 @@ class _Foreign(File):
         whole = [name for name in node.inputs if name in self._sizes]
         shaped = node.operator == "Reshape" and whole == [*node.inputs[1:]]
         if whole and node.operator not in _WHOLE and not shaped:
-            raise LayerError(f"{node} computes with the size of the image")
+            raise LayerError(
+                f"{node} computes with the size of the image, which is not followed there"
+            )
         if node.operator == "Cast" and (not whole or node.attributes["to"] not in _WHOLES):
             raise LayerError(f"{node} makes other numbers of a tensor")
         if node.operator in _ALONG and not whole:
@@ -307,8 +326,6 @@ class _Beside:
             LayerError: naming what is elsewhere, or another.
         """
         file = self.file
-        if not file.values:
-            file.compute()
         known = {float(x) for array in self._constants.values() for x in array.ravel()}
         for node, array in file.numbers:
             if not known.issuperset(map(float, array.ravel())):
@@ -450,15 +467,13 @@ class _Beside:
 
 
 def _settled(node: OnnxNode) -> dict[str, Any]:
-    """What the attributes of a layer with weights are, given or not."""
-    a = dict(node.attributes)
-    for name in ("kernel_shape", "momentum"):
-        a.pop(name, None)
-    if a.get("auto_pad") in ("NOTSET", "VALID"):
-        del a["auto_pad"]
-    usual: dict[str, Any] = {
-        "Conv": {"pads": (0,) * 4, "strides": (1, 1), "dilations": (1, 1), "group": 1},
-        "BatchNormalization": {"epsilon": float(np.float32(1e-5)), "training_mode": 0},
-        "Gemm": {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0},
-    }[node.operator]
-    return usual | a
+    """The attributes of a layer with weights, without those that say what is so anyway."""
+    usual = {"epsilon": float(np.float32(1e-5)), "alpha": 1.0, "beta": 1.0, "auto_pad": "NOTSET"}
+    usual |= {"group": 1, "training_mode": 0, "transA": 0, "transB": 0}
+    found = {}
+    for name, value in node.attributes.items():
+        idle = {"pads": {0}, "strides": {1}, "dilations": {1}}.get(name)
+        nothing = set(value) == idle if idle else usual.get(name) == value
+        if not nothing and name not in ("kernel_shape", "momentum"):
+            found[name] = value
+    return found
