@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import product
+from itertools import product, zip_longest
 from typing import Any
 
 import numpy as np
@@ -184,7 +184,8 @@ class _Foreign(File):
         if node.operator == "BatchNormalization":
             return rng.uniform(0.5, 1.5, shape)
         fan_in = math.prod(shape[1:]) if len(shape) > 1 else 8
-        return rng.standard_normal(shape) * (2 / fan_in) ** 0.5
+        found: np.ndarray = rng.standard_normal(shape) * (2 / fan_in) ** 0.5
+        return found
 
     def compute(self) -> None:
         """Compute all tensors of images of a few sizes.
@@ -192,11 +193,11 @@ class _Foreign(File):
         Raises:
             LayerError: naming a node which does what is not followed here.
         """
-        batch, channels, *_ = self.graph.shape
+        batch, channels = self.graph.shape[0] or 2, self.graph.shape[1] or 0
         rng = np.random.default_rng(1)
         sizes = _SIZES if self.size is None else (self.size, self.size)
         self.values[self.graph.input] = [
-            rng.standard_normal((batch or 2, channels, *size)) for size in sizes
+            rng.standard_normal((batch, channels, *size)) for size in sizes
         ]
         for node in self.nodes:
             if any(x in self.values for x in node.inputs):
@@ -379,11 +380,11 @@ class _Beside:
         """Find a layer with weights, and them."""
         for theirs in self._others(mine.operator):
             entering = self.file.values.get(theirs.inputs[0], [])
-            if _settled(mine) != _settled(theirs) or len(mine.inputs) != len(theirs.inputs):
+            if _settled(mine) != _settled(theirs):
                 continue
             if not entering or not _equal(self.values[mine.inputs[0]], entering):
                 continue
-            pairs = [*zip(mine.inputs[1:], theirs.inputs[1:], strict=True)]
+            pairs = [*zip_longest(mine.inputs[1:], theirs.inputs[1:], fillvalue="")]
             names = [names for a, b in pairs if (names := self._weights(a, b)) is not None]
             if len(names) == len(pairs):
                 for found in names:
@@ -395,6 +396,11 @@ class _Beside:
 
     def _weights(self, mine: str, theirs: str) -> dict[str, str] | None:
         """Arrays of the file by those of the plan of which a weight is made."""
+        if not theirs and mine in self.shapes:  # zeros, which exporters leave out
+            zeros = np.zeros(self.shapes[mine], self.file.dtype)
+            name = f"zeros/{zeros.size}"
+            self.file.arrays[name] = LazyArray.of(zeros)
+            return None if name in self.file.source.tensors.entries else {mine: name}
         file, leaf = self.file, self.file.leaf(theirs)
         if mine in self.shapes:
             return {mine: leaf} if file.array(leaf).shape == self.shapes[mine] else None
