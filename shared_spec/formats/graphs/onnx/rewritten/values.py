@@ -43,7 +43,7 @@ _SINGLE = ("Relu", "Sigmoid", "Softmax", "Sqrt", *_POOLS)
 """Operators that are not linear, without weights."""
 _LINEAR = (
     *("Add", "Sub", "Mul", "Div", "ReduceSum", "ReduceMean", "GlobalAveragePool", "Reshape"),
-    *("Transpose", "Flatten", "Squeeze", "Unsqueeze", "Concat", "Split", "Slice", "MatMul"),
+    *("Transpose", "Flatten", "Squeeze", "Unsqueeze", "Concat", "Split", "Slice"),
     *("Identity", "Shape", "Gather", "Cast"),
 )
 """Operators whose results are quotients of polynomials of what enters."""
@@ -51,6 +51,17 @@ _ALONG = ("Split", "Slice")
 """Those which are along the channels alone."""
 _WHOLE = ("Shape", "Gather", "Concat", "Unsqueeze", "Squeeze", "Mul", "Identity", "Cast")
 """Operators that compute with the size of the image."""
+_MADE = (
+    *("Add", "Sub", "Mul", "Div", "Sqrt", "Pow", "Reshape", "Transpose", "Squeeze", "Unsqueeze"),
+    *("ReduceMean", "Concat", "Slice", "Gather", "Shape", "Cast", "Constant", "Identity"),
+    *("BatchNormalization", "InstanceNormalization"),
+)
+"""Operators that compute constants."""
+_JOINING = ("Add", "Sub", "Mul", "Div", "Pow")
+_LARGE, _ALL = 2**26, 2**28
+"""Elements of a tensor, and of all that are kept, at most."""
+_WIDE = 64
+"""Rows of a kernel, at most."""
 Tensors = list[np.ndarray]
 """A tensor for each size of images."""
 
@@ -101,7 +112,8 @@ class _Foreign(File):
         import onnx
 
         super().__init__(source, known)
-        if self.dtype not in ("float32", "float64") or self.graph.dtype.kind != "f":
+        floats = self.graph.dtype.name == self.dtype
+        if not floats or self.dtype not in ("float32", "float64"):
             raise LayerError("it is not of floats of 32 or 64 bits")
         self.form = replace(self.form, opset=None)
         nodes = onnx.load(source.path, load_external_data=False).graph.node
@@ -109,6 +121,7 @@ class _Foreign(File):
         self.nodes = [*self._needed()]
         self.values: dict[str, Tensors] = {}
         """Of tensors that depend on the images."""
+        self._kept = 0
         self.numbers: list[tuple[OnnxNode, np.ndarray]] = []
         """Floats, none of them weights, and who takes them."""
         self._constants: dict[str, np.ndarray] = {}
@@ -165,7 +178,10 @@ class _Foreign(File):
         if name not in self._constants:
             node = self.makers.get(name)
             if node is not None:
+                if node.operator not in _MADE:
+                    raise LayerError(f"{node} makes a constant as no layer here does")
                 given = [self.constant(x) if x else None for x in node.inputs]
+                _require_small(node, given)
                 (found, *_) = computed(self.protos[node.outputs[0]], given, self.graph.opset)
             elif name in self.arrays and not self.arrays[name].problem:
                 return wide(self.arrays[name].array())
@@ -195,7 +211,7 @@ class _Foreign(File):
         """
         batch, channels = self.graph.shape[0] or 2, self.graph.shape[1] or 0
         rng = np.random.default_rng(1)
-        sizes = _SIZES if self.size is None else (self.size, self.size)
+        sizes = _SIZES if self.size is None else (self.size,)
         self.values[self.graph.input] = [
             rng.standard_normal((batch, channels, *size)) for size in sizes
         ]
@@ -219,10 +235,14 @@ class _Foreign(File):
                 given.append(self.constant(name) if name else None)
         self._check(node, given)
         proto, opset = self.protos[node.outputs[0]], self.graph.opset
-        found = [
-            computed(proto, [x[i] if isinstance(x, list) else x for x in given], opset)
-            for i in range(len(self.values[self.graph.input]))
-        ]
+        found = []
+        for i in range(len(self.values[self.graph.input])):
+            told = [x[i] if isinstance(x, list) else x for x in given]
+            _require_small(node, told)
+            found.append(computed(proto, told, opset))
+            self._kept += sum(x.size for x in found[-1])
+        if self._kept > _ALL:
+            raise LayerError("it has more, or larger, tensors than are followed by their values")
         for name, tensors in zip(node.outputs, zip(*found, strict=True), strict=False):
             if self._is_of_channels(node):
                 self._constants[name] = tensors[0]
@@ -263,6 +283,24 @@ class _Foreign(File):
                     self.numbers.append((node, x))
 
 
+def _require_small(node: OnnxNode, given: Sequence[np.ndarray | None]) -> None:
+    """Raise a `LayerError` if a node may give more than any layer does."""
+    shapes = [x.shape for x in given if x is not None]
+    most = sum(map(math.prod, shapes))
+    if node.operator in _JOINING:
+        with suppress(ValueError):
+            most = math.prod(np.broadcast_shapes(*shapes))
+    elif node.operator == "Gather":
+        most = math.prod(map(math.prod, shapes))
+    elif node.operator in ("Conv", *_POOLS) and len(shapes[0]) == 4:
+        pads = [*node.attributes.get("pads", (0,) * 4), 0, 0, 0, 0]
+        count, channels, height, width = shapes[0]
+        channels = shapes[1][0] if node.operator == "Conv" else channels
+        most = count * channels * (height + pads[0] + pads[2]) * (width + pads[1] + pads[3])
+    if most > _LARGE or any(x > _WIDE for x in node.attributes.get("kernel_shape", ())):
+        raise LayerError(f"{node} gives more numbers than are followed")
+
+
 _WHOLES = (6, 7)
 """Integers, by ONNX's numbers."""
 
@@ -292,7 +330,7 @@ def computed(proto: Any, given: Sequence[np.ndarray | None], opset: int) -> list
 
 def _equal(a: Tensors, b: Tensors) -> bool:
     """Whether tensors are the same ones."""
-    return all(
+    return len(a) == len(b) and all(
         x.shape == y.shape and np.abs(x - y).max(initial=0) <= _NEAR * np.abs(y).max(initial=0)
         for x, y in zip(a, b, strict=True)
     )
@@ -344,6 +382,8 @@ class _Beside:
                     self._meet(node)
                 elif node.operator not in _LINEAR:
                     raise LayerError(f"{node} of the net is not followed by its values")
+        if len(self.outputs) != len(file.graph.outputs):
+            raise LayerError("it gives more outputs than the net, or fewer")
         for mine, theirs in zip(self.outputs, file.graph.outputs, strict=True):
             if not _equal(self.values[mine], file.values.get(theirs, [])):
                 raise LayerError(f"its output {shown(theirs)} is another one")
