@@ -36,7 +36,7 @@ _SIZES = ((48, 37), (57, 64))
 """Of images, two at each."""
 _POOLED = range(1, 14)
 """Sizes of maps on which pools have to agree."""
-_WEIGHTED = {"Conv": 3, "BatchNormalization": 5, "Gemm": 3}
+_WEIGHTED = {"Conv": 3, "BatchNormalization": 5, "Gemm": 3, "PRelu": 2}
 """Operators with weights, and the number of their inputs."""
 _POOLS = ("MaxPool", "AveragePool")
 _SINGLE = ("Relu", "Sigmoid", "Softmax", "Sqrt", *_POOLS)
@@ -85,12 +85,13 @@ def read_by_values(
         for asked, form, p in file.forms(spec):
             if not file.values:
                 file.compute()
-            beside = _Beside(file, p)
+            seen: dict[str, Tensors] = {}
             try:
+                beside = _Beside(file, p, seen)
                 beside.go_through()
-            except LayerError as error:
-                if len(beside.values) > far:
-                    why, far = str(error), len(beside.values)
+            except ResNetError as error:
+                if len(seen) > far:
+                    why, far = str(error), len(seen)
                 continue
             notes = [f"its layers are those of {name} in the catalogue"] if name else []
             notes += form_notes(asked, form, p)
@@ -145,6 +146,9 @@ class _Foreign(File):
             for form, p in forms_of(asked):
                 ours = (q.shape for q in p.parameters() if q.role != "conv_gain")
                 if shapes == sorted(shape for shape in ours if len(shape) == 4):
+                    if asked.one_size and self.size is None:
+                        self.size = (asked.image_size,) * 2
+                        self.form = replace(self.form, size=self.size)
                     yield asked, form, p
 
     def rounds(self, p: Plan) -> bool:
@@ -344,7 +348,7 @@ def _sorted(a: Tensors) -> Tensors:
 class _Beside:
     """A plan's graph, gone through beside a file's."""
 
-    def __init__(self, file: _Foreign, p: Plan) -> None:
+    def __init__(self, file: _Foreign, p: Plan, seen: dict[str, Tensors]) -> None:
         from resnet_onnx.file import graph_of
 
         self.file = file
@@ -352,7 +356,7 @@ class _Beside:
         self.shapes = {q.name: q.shape for q in p.parameters()}
         self.names: dict[str, str] = {}
         """The file's arrays by the plan's."""
-        self.values: dict[str, Tensors] = {}
+        self.values = seen
         self._constants = {name: wide(x) for name, x in self.ours.constants.items()}
         self._made: dict[str, Any] = {}
         """Nodes that make kernels of weights, by what they give."""
@@ -450,7 +454,7 @@ class _Beside:
         rest = self._leaves(theirs, file.source.tensors.entries, file.protos)
         names = {}
         for name in found:
-            fitting = [x for x in rest if file.arrays[x].shape == self.shapes[name]]
+            fitting = [x for x in rest if _long(file.arrays[x].shape) == _long(self.shapes[name])]
             if not fitting:
                 return None
             names[name] = fitting[0]
@@ -472,7 +476,7 @@ class _Beside:
     def _kernel(self, name: str, names: Mapping[str, str]) -> np.ndarray:
         """A tensor that is made of weights."""
         if name in names:
-            return self.file.constant(names[name])
+            return self.file.constant(names[name]).reshape(self.shapes[name])
         if name in self._constants:
             return self._constants[name]
         given = [self._kernel(x, names) for x in self._made[name].input]
@@ -510,6 +514,11 @@ class _Beside:
             if len(found) == 1 or (found and not _equal(*found)):
                 return False
         return True
+
+
+def _long(shape: Sequence[int]) -> list[int]:
+    """A shape without the axes of one number."""
+    return [n for n in shape if n != 1]
 
 
 def _settled(node: OnnxNode) -> dict[str, Any]:
