@@ -17,6 +17,9 @@ import torch
 from onnx import helper, numpy_helper
 
 import resnet_torch
+from resnet_parity.convert.conversion import convert
+from resnet_parity.convert.verify import Proof
+from resnet_parity.engines.registry import ENGINES
 from resnet_parity.worker.reference_libraries import timm_model, torchvision_models
 from shared_spec import compile_plan, random_weights, resolve
 from shared_spec.errors import ResNetError
@@ -191,6 +194,14 @@ def _height(model: onnx.ModelProto) -> None:
         model.graph.node.insert(at + number, node)
 
 
+def _twice(model: onnx.ModelProto) -> None:
+    """The logits."""
+    last = model.graph.node[-1]
+    name = last.output[0]
+    last.output[0] = "once"
+    model.graph.node.append(helper.make_node("Add", ["once", "once"], [name]))
+
+
 CHANGES: dict[str, tuple[Change, str]] = {
     "a limit far out": (_before("Softmax", _hidden), "is of an operator"),
     "a hundred rows": (_before("MaxPool", _sliced(2)), "along another axis"),
@@ -204,6 +215,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "one more sigmoid": (_before("Softmax", _one("Sigmoid")), "of the net"),
     "a number": (_before("Softmax", _times(1.0001)), "numbers that no layer"),
     "nothing": (_before("Softmax", _times(1.0)), "right"),
+    "twice the logits": (_twice, "is another one"),
     "the height": (_height, "with the size of the image"),
 }
 
@@ -238,3 +250,29 @@ def test_drawn_changes_are_read_right_or_refused(
         found[said.partition(":")[0]] += 1
     assert found["refused"] > 15, found
     assert found["right"] > 2, found
+
+
+def test_pools_that_are_the_same_at_one_size_are_not_taken_for_one(tmp_path: Path) -> None:
+    net, spec = _timm("res2net50d")
+    path = exported(tmp_path / "net.onnx", net, folded=False)
+    model = onnx.load(path)
+    for place, side in ((2, 64), (3, 64)):
+        model.graph.input[0].type.tensor_type.shape.dim[place].dim_value = side
+    path.write_bytes(model.SerializeToString())
+    assert held(path, read_checkpoint(path, spec), (64, 64)) == "right"
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "AveragePool" and attribute.name == "ceil_mode":
+                attribute.i = 0
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ResNetError, match="no node gives what"):
+        read_checkpoint(path, spec)
+
+
+def test_a_form_for_inference_of_a_named_net_is_converted(tmp_path: Path) -> None:
+    path, (net, spec) = tmp_path / "net.onnx", _ours("skresnet18")
+    exported(path, net, folded=True)
+    proof = Proof((ENGINES["torch"],), judge_required=True)
+    done = convert(path, tmp_path / "net.safetensors", spec, proof=proof)
+    assert done.judged_by == f"onnx {onnx.__version__} (onnx.reference), the file's own graph"
+    assert all(check.holds for check in done.checks)
