@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 
+import ml_dtypes
 import numpy as np
 
 from shared_spec.errors import SpecError
@@ -117,7 +118,8 @@ def unfolded_entries(p: Plan, folded: Entries) -> dict[str, LazyArray]:
     with a gain has the gain that gives it back, within rounding.
 
     Raises:
-        SpecError: if an array's dtype has no norm that does nothing.
+        SpecError: if an array's dtype has no norm that does nothing, or filters that were
+            standardised do not have the mean 0.
     """
     assert p.trained is not None
     found = {q.name: folded[q.name] for q in p.parameters()}
@@ -140,11 +142,23 @@ def unfolded_entries(p: Plan, folded: Entries) -> dict[str, LazyArray]:
         if layer.bias and bias is not None:
             found[f"{layer.name}.bias"] = bias
         if layer.scale is not None:
+            _require_centred(layer, kernel)
             gain = LazyArray(
                 (layer.out_channels, 1, 1, 1), kernel.dtype, partial(_gain, layer, kernel)
             )
             found[f"{layer.name}.gain"] = gain
     return {q.name: found[q.name] for q in p.trained.parameters()}
+
+
+def _require_centred(layer: Conv, kernel: LazyArray) -> None:
+    """Raise a `SpecError` for filters that no standardising gives, whose mean is not 0."""
+    x = kernel.array().astype(np.float64)
+    off = np.abs(x.mean((1, 2, 3))) > 4 * ml_dtypes.finfo(kernel.dtype).eps * np.abs(x).max()
+    if off.any():
+        raise SpecError(
+            f"standardize: the filters of {layer.name} do not have the mean 0, as they do when "
+            f"they have been standardised"
+        )
 
 
 def _gain(layer: Conv, kernel: LazyArray) -> np.ndarray:

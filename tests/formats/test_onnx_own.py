@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 import resnet_onnx
 from resnet_onnx import Form
@@ -55,7 +56,8 @@ def test_files_of_every_option_are_read(tmp_path: Path, spec: ResNetSpec, folded
     assert found.spec is not None
     assert found.spec.override(norm_eps=spec.norm_eps, standardize=spec.standardize) == spec
     assert folded or (found.spec, found.notes) == (spec, ())
-    less = inference_form(compile_plan(spec), True).parameters() != compile_plan(spec).parameters()
+    p = compile_plan(spec)
+    less = [*inference_form(p, True).parameters()] != [*p.parameters()]
     assert ("a form for inference" in " ".join(found.notes)) is (folded and less)
 
 
@@ -187,6 +189,21 @@ def test_preprocessing_and_softmax_are_read(tmp_path: Path, folded: bool) -> Non
     assert verdict(path) == "right"
 
 
+def test_filters_that_none_was_standardised_to_are_refused(tmp_path: Path) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        kernel = next(t for t in model.graph.initializer if t.name == "stem.conv.weight")
+        array = numpy_helper.to_array(kernel).copy()
+        array[0] += 0.01
+        kernel.CopyFrom(numpy_helper.from_array(array, kernel.name))
+
+    path = written(tmp_path / "net.onnx", SMALL["gains"], folded=True, record=True)
+    with pytest.raises(
+        ResNetError, match=r"the filters of stem\.conv do not have the mean 0"
+    ) as error:
+        read_checkpoint(_changed(path, change))
+    assert str(error.value).startswith(str(path))
+
+
 def test_a_record_of_another_net_is_refused(tmp_path: Path) -> None:
     """Whose arrays are of the same shapes."""
     spec = SMALL["selective"]
@@ -195,7 +212,7 @@ def test_a_record_of_another_net_is_refused(tmp_path: Path) -> None:
     record = onnx.load(other).metadata_props
     for change, why in (
         (lambda m: m.metadata_props[0].CopyFrom(record[0]), r"'layer1.0.act' \(Relu\) is not what"),
-        (lambda m: m.metadata_props.pop(), "computes"),
+        (lambda m: m.metadata_props.pop(), "no net that is known"),
     ):
         with pytest.raises(ResNetError, match=why):
             read_checkpoint(_changed(path, change))

@@ -75,7 +75,7 @@ def read_onnx(source: Source, spec: ResNetSpec | None = None) -> Checkpoint:
     try:
         if wanted is not None:
             return read_written(source, wanted, known)
-    except LayerError as error:
+    except (LayerError, SpecError) as error:
         other = f"; and {error}" if text is not None else ""
     try:
         return _Match(source, known).checkpoint(spec)

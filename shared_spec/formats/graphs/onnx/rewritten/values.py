@@ -60,6 +60,8 @@ _MADE = (
 _JOINING = ("Add", "Sub", "Mul", "Div", "Pow")
 _LARGE, _ALL = 2**26, 2**28
 """Elements of a tensor, and of all that are kept, at most."""
+_DEEP = 64
+"""Steps to a constant, at most."""
 _WIDE = 64
 """Rows of a kernel, at most."""
 Tensors = list[np.ndarray]
@@ -177,14 +179,16 @@ class _Foreign(File):
             self.arrays[name] = LazyArray(shape, dtype, lambda: self.constant(name).astype(dtype))
         return self.arrays[name]
 
-    def constant(self, name: str) -> np.ndarray:
+    def constant(self, name: str, depth: int = 0) -> np.ndarray:
         """A tensor that does not depend on the images."""
+        if depth > _DEEP:
+            raise LayerError(f"{shown(name)} is a constant of more steps than any layer's")
         if name not in self._constants:
             node = self.makers.get(name)
             if node is not None:
                 if node.operator not in _MADE:
                     raise LayerError(f"{node} makes a constant as no layer here does")
-                given = [self.constant(x) if x else None for x in node.inputs]
+                given = [self.constant(x, depth + 1) if x else None for x in node.inputs]
                 _require_small(node, given)
                 (found, *_) = computed(self.protos[node.outputs[0]], given, self.graph.opset)
             elif name in self.arrays and not self.arrays[name].problem:
