@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import zip_longest
 
 from shared_spec import plan
@@ -14,7 +15,6 @@ from shared_spec.formats.containers.onnx import GRAPH, OnnxGraph
 from shared_spec.formats.containers.source import Source, parse_json
 from shared_spec.formats.graphs.events import (
     Event,
-    Fork,
     Part,
     Step,
     events_of,
@@ -82,7 +82,7 @@ def read_onnx(source: Source, spec: ResNetSpec | None = None) -> Checkpoint:
     except (LayerError, SpecError) as error:
         why = str(error)
     try:
-        return read_by_values(source, known, _candidates(wanted))
+        return read_by_values(source, known, _candidates(wanted, source))
     except (LayerError, SpecError) as error:
         raise WeightsError(f"{where}: {why}; and {error}{other}") from None
 
@@ -117,20 +117,24 @@ class _Net:
         return self.plan.trained is not None and has_gains(self.plan.trained)
 
 
-def _candidates(
-    wanted: ResNetSpec | None, blocks: int | None = None
-) -> Iterator[tuple[str, ResNetSpec]]:
-    """The net that was asked for, or those of the catalogue, by name, that may have so many blocks
-    with sums.
-    """
+def _candidates(wanted: ResNetSpec | None, source: Source) -> Iterator[tuple[str, ResNetSpec]]:
+    """The net that was asked for, or those of the catalogue, by name, that have as many kernels."""
     if wanted is not None:
         yield "", wanted
         return
+    arrays, count = source.tensors.entries, 0
+    for node in source.metadata[GRAPH].nodes:
+        along = node.operator == "Conv" and len(node.inputs) > 1 and node.inputs[1] in arrays
+        count += node.operator == "Conv" and not (along and len(arrays[node.inputs[1]].shape) == 3)
     for name, entry in CATALOGUE.items():
-        depths = entry.spec.depths
-        # A stage may begin with a block that has none.
-        if blocks is None or blocks <= sum(depths) <= blocks + len(depths):
+        if _kernels(entry.spec) == count:
             yield name, entry.spec
+
+
+@lru_cache(1024)
+def _kernels(spec: ResNetSpec) -> int:
+    shapes = [q.shape for q in compile_plan(spec).parameters() if q.role != "conv_gain"]
+    return sum(len(shape) == 4 for shape in shapes)
 
 
 class _Match:
@@ -218,8 +222,8 @@ class _Match:
             if net.fits:
                 self.standardised += wanted is not None and spec.standardize != wanted.standardize
                 return net
-        raw, blocks = events_of(bare), sum(isinstance(part, Fork) for part in parts)
-        for name, one in _candidates(wanted, blocks):
+        raw = events_of(bare)
+        for name, one in _candidates(wanted, self.source):
             with suppress(SpecError):
                 if wanted is None:
                     fitted = self._fitted(parts, one)
