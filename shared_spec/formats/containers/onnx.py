@@ -113,7 +113,7 @@ def open_onnx(path: Path) -> Source:
                 raise ValueError(f"holds two arrays of the name {shown(tensor.name)}")
             entries[tensor.name] = _entry(path, tensor, place)
         (version,) = (x.version for x in model.opset_import if x.domain in _OPERATORS)
-        nodes = tuple(_node(path, onnx.NodeProto.FromString(x), version) for x in calls)
+        nodes = tuple(node_of(path, onnx.NodeProto.FromString(x), version) for x in calls)
         given = [value for value in graph.input if value.name not in entries]
         if len(given) != 1 or not graph.output:
             raise WeightsError(
@@ -227,7 +227,12 @@ def _check_node(path: Path, node: OnnxNode, types: Mapping[str, int], version: i
         raise WeightsError(f"{path}: {node} does not say its {name}")
 
 
-def _node(path: Path, node: Any, version: int) -> OnnxNode:
+def node_of(path: Path, node: Any, version: int) -> OnnxNode:
+    """What a `NodeProto` says.
+
+    Raises:
+        WeightsError: beginning with `path`, if it is none that an operator of ONNX allows.
+    """
     kind = _text(node.op_type)
     inputs, outputs = (tuple(map(_text, names)) for names in (node.input, node.output))
     found = OnnxNode(_text(node.name), kind, inputs, outputs, {})
