@@ -36,7 +36,7 @@ OPTIONS: dict[str, list[Any]] = {
     "final_norm": [None, True, False],
     "final_activation": [None, True, False],
     "head_width": [None, 32],
-    "names": [None, "regnet", "byobnet", "senet", "iresnet"],
+    "names": [None, "regnet", "byobnet", "senet"],
     "reduce_first": [1, 1, 2],
     "layer_scale": [None, 0.1],
     "anti_alias": ["none", "none", "blur", "avg"],
@@ -127,6 +127,7 @@ BUNDLES: dict[str, list[dict[str, Any]]] = {
         {"block": "bottleneck", "bottleneck_ratio": 1.0, "group_width": 8},
         {"block": "bottleneck", "bottleneck_ratio": 1.0, "bottleneck_of": "input"},
         {"block": "bottleneck", "extra_conv": True, "names": "byobnet"},
+        {"block": "basic", "names": "iresnet", "output_activation": False, "pre_norm": True},
     ],
     "stem": [
         {"stem": "conv3x3"},

@@ -633,6 +633,14 @@ class ResNetSpec(Document):
                 yield f"{field}: {given!r} cannot be combined with pre_activation"
             if self.names not in (None, "regnet"):
                 yield f"names: {self.names!r} cannot be combined with pre_activation"
+        many = "bottleneck" in self.blocks or self.branch_activation or self.output_activation
+        ends = self.final_activation or self.head_width is not None
+        if self.names == "iresnet" and (many or ends):
+            yield (
+                "names: 'iresnet' has one name for the activation of a block and none at the end, "
+                "and needs block 'basic', output_activation False, branch_activation False, and "
+                "neither final_activation nor head_width"
+            )
 
     def _shortcut_problems(self) -> Iterator[str]:
         if self.shortcut == "zero_pad":
