@@ -47,6 +47,7 @@ NOT_RUN = {
     "bench": "measures for minutes; tests/bench runs it on narrow nets",
     "check": "full nets in five engines; README's runs in tier `all`",
     "convert": "files that readers have; README's runs in tier `all`",
+    "curves": "runs that readers have",
     "download": "needs the network",
     "evaluate": "needs the data",
     "export": "full nets; tests/onnx exports narrow ones",
@@ -90,6 +91,7 @@ import jax.numpy as jnp
 from flax import nnx
 images = torch.zeros(1, 3, 64, 64)
 """,
+    "docs/papers.md": "",
     "docs/pretrained.md": """
 import resnet_flax
 from tests.peers import torchvision_models
