@@ -14,6 +14,7 @@ from docs.site.links import problems
 from resnet_parity.cli.app import EXAMPLES
 from shared_spec import ResNetSpec, compile_plan, resolve
 from shared_spec.training.recipe import Recipe
+from tests.docs.blocks import ROOT
 
 DOCS = Path(pages.__file__).parents[1]
 
@@ -22,7 +23,7 @@ DOCS = Path(pages.__file__).parents[1]
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["pages", str(folder), "--nets", "resnet5[01]*"])
+        patch.setattr("sys.argv", ["pages", str(folder), "--nets", "re[sg]net*[5y][01_]*"])
         pages.main()
     return folder
 
@@ -59,8 +60,10 @@ def test_page_of_a_net(site: Path) -> None:
     assert "## Parity" in text
     assert "(../results/speed.md)" in text
     assert (site / "docs/nets/resnet50.svg").read_text().startswith("<svg")
-    # No line of a table of results is about it.
-    assert "## Parity" not in (site / "docs/nets/resnet51q.md").read_text()
+    judged = (ROOT / "docs/results/catalogue.md").read_text(encoding="utf-8")
+    for name in ("resnet51q", "regnety_320"):
+        told = "## Parity" in (site / f"docs/nets/{name}.md").read_text()
+        assert told == (f"| `{name}` |" in judged)
 
 
 def test_reference_has_every_field_and_command(site: Path) -> None:
