@@ -212,7 +212,7 @@ def test_a_record_of_another_net_is_refused(tmp_path: Path) -> None:
     record = onnx.load(other).metadata_props
     for change, why in (
         (lambda m: m.metadata_props[0].CopyFrom(record[0]), r"'layer1.0.act' \(Relu\) is not what"),
-        (lambda m: m.metadata_props.pop(), "no net that is known"),
+        (lambda m: m.metadata_props.pop(), "leaves out other things than rows and columns"),
     ):
         with pytest.raises(ResNetError, match=why):
             read_checkpoint(_changed(path, change))

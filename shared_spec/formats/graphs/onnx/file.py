@@ -41,7 +41,6 @@ from shared_spec.formats.graphs.onnx.inference import (
 from shared_spec.formats.graphs.onnx.joined import Joined
 from shared_spec.formats.graphs.onnx.pixels import exact, pixels_of
 from shared_spec.formats.graphs.onnx.rewritten.exact import read_written
-from shared_spec.formats.graphs.onnx.rewritten.values import read_by_values
 from shared_spec.formats.graphs.walk import LayerError, final_activation, require_same
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.network import Plan
@@ -80,11 +79,7 @@ def read_onnx(source: Source, spec: ResNetSpec | None = None) -> Checkpoint:
     try:
         return _Match(source, known).checkpoint(spec)
     except (LayerError, SpecError) as error:
-        why = str(error)
-    try:
-        return read_by_values(source, known, _candidates(wanted, source))
-    except (LayerError, SpecError) as error:
-        raise WeightsError(f"{where}: {why}; and {error}{other}") from None
+        raise WeightsError(f"{where}: {error}{other}") from None
 
 
 @dataclass(frozen=True)

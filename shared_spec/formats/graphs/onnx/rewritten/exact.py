@@ -26,7 +26,8 @@ _FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 def read_written(source: Source, spec: ResNetSpec, known: Checkpoint) -> Checkpoint:
     """The net in a file whose graph is, node by node, the one that `resnet_onnx` writes of it.
-    Names of tensors, the order of nodes, and nodes on which no output depends do not count.
+    Names of tensors, the order of nodes that do not need one another, and nodes on which no output
+    depends do not count.
 
     Args:
         source: as `open_onnx` opens it.
@@ -69,6 +70,11 @@ class File:
         self.graph: OnnxGraph = source.metadata[GRAPH]
         self.arrays: dict[str, LazyArray] = {**source.tensors.entries}
         self.makers = {name: node for node in self.graph.nodes for name in node.outputs}
+        made = {"", self.graph.input, *self.arrays}
+        for node in self.graph.nodes:
+            if not made.issuperset(node.inputs):
+                raise LayerError(f"{node} takes what no node before it gives")
+            made.update(node.outputs)
         floats = [x for x in self.arrays.values() if x.dtype.name in _FLOATS]
         largest = max(floats, key=lambda x: x.nbytes, default=None)
         self.dtype = "float32" if largest is None else largest.dtype.name
