@@ -221,6 +221,22 @@ def test_a_record_of_another_net_is_refused(tmp_path: Path) -> None:
         read_checkpoint(path, spec.override(activation="silu"))
 
 
+def _no_nodes(model: onnx.ModelProto) -> None:
+    del model.graph.node[:]
+
+
+def _an_array_as_output(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((1, 3), np.float32), "loose"))
+    model.graph.output[0].name = "loose"
+
+
+@pytest.mark.parametrize("change", [_no_nodes, _an_array_as_output])
+def test_an_output_that_no_node_gives_is_refused(tmp_path: Path, change: Any) -> None:
+    path = written(tmp_path / "net.onnx", SMALL["selective"], record=True)
+    with pytest.raises(ResNetError, match="its output is not what is written here"):
+        read_checkpoint(_changed(path, change))
+
+
 @pytest.mark.parametrize("name", ["gains", "slopes"])
 def test_conversions_are_judged_by_the_files_own_graph(tmp_path: Path, name: str) -> None:
     path = written(tmp_path / "net.onnx", SMALL[name], folded=True, record=True)

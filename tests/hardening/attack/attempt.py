@@ -38,10 +38,9 @@ from shared_spec.weights.lazy_array import entries_of
 from shared_spec.weights.state import DTYPES, check_weights
 
 # What is loaded when it is first used is loaded before anything is watched.
-for _name in ("numpy.random", "resnet_onnx.file"):
+_COMMANDS = {f"resnet_parity.cli.{place.partition('.')[0]}" for place in app.EXAMPLES}
+for _name in ("numpy.random", "resnet_onnx.file", *_COMMANDS):
     importlib.import_module(_name)
-for _name in app._Commands():
-    app._Commands()[_name]
 
 HARMLESS = "[" + "1, " * 24_000 + "1]"
 """About the longest YAML that is read at all."""

@@ -45,10 +45,8 @@ def read_written(source: Source, spec: ResNetSpec, known: Checkpoint) -> Checkpo
         raise LayerError(str(error)) from None
     spec, p, match = max(found, key=lambda form: len(form[2].names))
     if match.others:
-        raise LayerError(
-            f"{file.first(match.others)} is not what is written here of the net that it "
-            f"is said to be"
-        )
+        where = file.first(match.others) or "its output"
+        raise LayerError(f"{where} is not what is written here of the net that it is said to be")
     return file.checkpoint(p, match.names, spec, tuple(form_notes(asked, spec, p)))
 
 
@@ -151,9 +149,12 @@ class File:
                 others.add(theirs)
         return _Match(names, frozenset(others))
 
-    def first(self, others: frozenset[str]) -> OnnxNode:
-        """The first node that gives or takes one of these tensors."""
-        return next(x for x in self.graph.nodes if not others.isdisjoint((*x.inputs, *x.outputs)))
+    def first(self, others: frozenset[str]) -> OnnxNode | None:
+        """The first node that gives or takes one of these tensors; None if they are outputs that no
+        node gives.
+        """
+        nodes = (x for x in self.graph.nodes if not others.isdisjoint((*x.inputs, *x.outputs)))
+        return next(nodes, None)
 
     def checkpoint(
         self, p: Plan, names: Mapping[str, str], spec: ResNetSpec, notes: tuple[str, ...]
