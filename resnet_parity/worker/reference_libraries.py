@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -190,9 +191,20 @@ def keras_dtype(dtype: str, policy: str | None = None) -> Iterator[None]:
     """Let Keras build layers of `dtype`: by the policy too, which keeps an earlier floatx."""
     import keras
 
+    with keras_settings_kept():
+        keras.config.set_floatx(dtype)
+        keras.config.set_dtype_policy(policy or dtype)
+        yield
+
+
+@contextmanager
+def keras_settings_kept() -> Iterator[None]:
+    """Let nothing that runs in it, such as a user's own code, change what Keras builds later."""
+    keras = sys.modules.get("keras")
+    if keras is None:
+        yield
+        return
     kept = keras.config.floatx(), keras.config.dtype_policy()
-    keras.config.set_floatx(dtype)
-    keras.config.set_dtype_policy(policy or dtype)
     try:
         yield
     finally:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from resnet_parity.numerics.teacher_forcing import inputs_of
+from resnet_parity.worker.reference_libraries import keras_settings_kept
 from resnet_parity.worker.session import Session, one_line
 from shared_spec.errors import ResNetError, did_you_mean
 from shared_spec.plan.dataflow import Node, nodes, recorded
@@ -93,6 +94,7 @@ class _Seen:
         return entered, left, [self._to_numpy(x) for x in values if hasattr(x, "ndim")]
 
 
+@keras_settings_kept()
 def run_own(
     session: Session,
     p: Plan,

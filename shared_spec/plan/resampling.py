@@ -43,7 +43,9 @@ def cubic(xp: Any, side: int, length: Any) -> Any:
     ratio = side / (length if isinstance(length, int) else xp.cast(length, "float64"))
     centres = (xp.arange(length, dtype="float64") + 0.5) * ratio
     pixels = xp.arange(side, dtype="float64") + 0.5
-    x = xp.abs(pixels - centres[:, None]) / xp.maximum(ratio, 1.0)
+    x = xp.abs(pixels - centres[:, None])
+    # `where`, because Keras's maximum gives float32 on its PyTorch engine.
+    x = xp.where(ratio > 1, x / ratio, x)
     near = (1.5 * x - 2.5) * x * x + 1
     far = ((2.5 - 0.5 * x) * x - 4) * x + 2
     weights = xp.where(x < 1, near, xp.where(x < 2, far, 0 * x))

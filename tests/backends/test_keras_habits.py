@@ -194,6 +194,11 @@ def test_a_rescaling_is_that_of_keras(pool: Pool, dtype: str) -> None:
     probe(pool, "keras:torch", "rescaling", dtype=dtype)
 
 
+@pytest.mark.parametrize("engine", ["keras:tensorflow", "keras:torch"])
+def test_lengths_not_known_yet_are_resampled_in_float64(pool: Pool, engine: str) -> None:
+    assert probe(pool, engine, "resampling") < 1e-14
+
+
 def test_arguments_are_those_of_keras_applications(pool: Pool) -> None:
     probe(pool, ONE, "arguments")
 

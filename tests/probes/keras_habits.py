@@ -28,6 +28,7 @@ from shared_spec import (
     resolve,
     write_safetensors,
 )
+from shared_spec.plan.resampling import cubic
 from tests.probes.native import random_images
 
 TINY = {"depths": [1, 1], "widths": [8, 16], "stem_width": 8}
@@ -835,3 +836,18 @@ def rescaling(resnet: Any, dtype: str) -> None:
         )
         np.testing.assert_allclose(ours, theirs, rtol=1e-6)
         assert ours.dtype == theirs.dtype
+
+
+def resampling(resnet: Any) -> float:
+    """How far weights for a length that is not known when it is traced are from those for one that
+    is, in float64.
+    """
+    lengths = keras.ops.convert_to_tensor(np.array([3, 7, 9, 13], "int32"))
+    found = [keras.ops.convert_to_numpy(cubic(keras.ops, 9, n)) for n in lengths]
+    return max(
+        float(np.abs(x - cubic(np, 9, n)).max()) for x, n in zip(found, (3, 7, 9, 13), strict=True)
+    )
+
+
+def settings(resnet: Any) -> list[str]:
+    return [keras.config.floatx(), keras.config.dtype_policy().name]

@@ -475,6 +475,13 @@ def test_an_own_model_without_a_bug_agrees(pool: Pool, function: str, engine: st
     assert any(row.kind == "result" and row.propagated is not None for row in report.rows)
 
 
+def test_an_own_model_leaves_keras_as_it_was(pool: Pool) -> None:
+    """`own.keras_model` sets a dtype policy for itself."""
+    kept = pool["keras:tensorflow"].call("probe", function="keras_habits:settings")
+    of_own(pool, "keras_good", "keras:tensorflow")
+    assert pool["keras:tensorflow"].call("probe", function="keras_habits:settings") == kept
+
+
 @pytest.mark.parametrize(
     ("function", "engine", "named"),
     [
