@@ -27,6 +27,7 @@ from shared_spec.plan.layers import (
     BatchNorm,
     Conv,
     Dense,
+    Enlarge,
     Flatten,
     FlattenMaps,
     GlobalPool,
@@ -116,6 +117,16 @@ class Plan:
         behind = self.head[len(self.before_pool) :]
         ends = [layer for layer in behind if not isinstance(layer, Flatten | BatchNorm)]
         return ends[-1] if isinstance(ends[-1], Conv | Dense) else None
+
+    @property
+    def classifiers(self) -> tuple[Conv | Dense, ...]:
+        """The layers that give logits, of images or of pixels."""
+        if self.classifier is not None:
+            return (self.classifier,)
+        # Behind the logits of pixels there is only what enlarges them to the images' size.
+        last = {j.sources[0]: j.layers[0] for j in self.junctions if j.name in self.outputs}
+        found = (j.layers[-1] for j in self.junctions if isinstance(last.get(j.name), Enlarge))
+        return tuple(layer for layer in found if isinstance(layer, Conv | Dense))
 
     def results(self) -> dict[str, str]:
         """What the model returns, with the layer or block that gives it: `logits`, which may be

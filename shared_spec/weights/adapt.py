@@ -16,9 +16,15 @@ from shared_spec.weights.initialize import initial_weights
 from shared_spec.weights.lazy_array import LazyArray, LazyArrays, entries_of
 from shared_spec.weights.state import DTYPES, WeightsLike, cast_weights
 
-PYRAMID = {"pyramid": None, "pyramid_norm": False, "pyramid_extra": "none"}
-"""Fields of a pyramid, as they are without one."""
-FEATURES = frozenset({"features_only", "out_indices", *PYRAMID})
+BEHIND = {
+    "pyramid": None,
+    "pyramid_norm": False,
+    "pyramid_extra": "none",
+    "segmentation": "none",
+    "auxiliary": False,
+}
+"""Fields of what is behind the stages instead of a head, as they are without it."""
+FEATURES = frozenset({"features_only", "out_indices", *BEHIND})
 ASKED = FEATURES | {"in_channels", "num_classes"}
 """Overrides that ask for weights to be adapted."""
 
@@ -43,14 +49,19 @@ def read_adapted(
     spec, before = specs
     # With all that either has, so that every name in the file is known.
     classes = spec.num_classes or before.num_classes or 1
-    if spec.segmentation != "none":
-        whole = before
-    elif spec.pyramid is None:
-        whole = before.override(num_classes=classes, features_only=False, out_indices=())
+    features = {"features_only": False, "out_indices": ()}
+    net = before.override(num_classes=classes, **features, **BEHIND)
+    own = {field: getattr(spec, field) for field in BEHIND}
+    if own == BEHIND:
+        found = read(weights, net)
     else:
-        pyramid = {field: getattr(spec, field) for field in ("out_indices", *PYRAMID)}
-        whole = before.override(features_only=True, **pyramid)
-    found = read(weights, whole)
+        own |= {field: getattr(spec, field) for field in features}
+        if spec.segmentation != "none":
+            own |= {"num_classes": classes, "auxiliary": True}
+        whole = before.override(**own)
+        found = read(weights, whole)
+        if found.state.keys() - {q.name for q in compile_plan(whole).parameters()}:
+            found = read(weights, net)  # such as a classifier's
     return replace(found, state=adapted(found.state, spec, asked, seed))
 
 
@@ -64,7 +75,8 @@ def adapted(
     - `num_classes`: a classifier of another size, or one that is missing, is drawn anew from
       `seed`, and a norm behind it begins anew; they are left out if the net has none.
     - `features_only`, `out_indices`: what the net no longer has is left out.
-    - `pyramid`: what is missing of it is drawn from `seed`.
+    - `pyramid`, `segmentation`, `auxiliary`: a pyramid or a head that is missing is drawn from
+      `seed`.
 
     Everything else stays as it is, to be checked when it is loaded.
 
@@ -76,28 +88,44 @@ def adapted(
     if "in_channels" in asked:
         _adapt_channels(entries, p)
     lost = tuple(f"{name}." for name in _lost(p, spec, asked))
-    entries = {k: v for k, v in entries.items() if not lost or not k.startswith(lost)}
+    kept = {q.name for q in p.parameters()}
+    entries = {k: v for k, v in entries.items() if k in kept or not lost or not k.startswith(lost)}
+    if entries and not BEHIND.keys().isdisjoint(asked):
+        _begin_anew(entries, p, seed)
     if "num_classes" in asked:
         _adapt_classes(entries, p, seed)
-    if "pyramid" in asked and entries:
-        layers = tuple(layer for junction in p.junctions for layer in junction.layers)
-        fresh = initial_weights(plan.Plan(p.in_channels, (), (), layers), seed)
-        dtype = next(iter(entries.values())).dtype
-        if dtype in DTYPES.values():  # else to be refused when it is checked
-            entries = entries_of(cast_weights(fresh, dtype.name)) | entries
     return LazyArrays(entries)
 
 
 def _lost(p: plan.Plan, spec: ResNetSpec, asked: Collection[str]) -> set[str]:
     """Layers of the whole net that this one lacks because of what was requested."""
     full = {"features_only": False, "out_indices": (), "num_classes": spec.num_classes or 1}
-    whole = compile_plan(spec.override(**full, **PYRAMID))
+    whole = compile_plan(spec.override(**full, **BEHIND))
     kept = {layer.name for layer in p.layers()}
-    if FEATURES.intersection(asked):
-        return {layer.name for layer in whole.layers()} - kept
+    if not FEATURES.isdisjoint(asked):
+        layers = [*whole.layers()]
+        if spec.segmentation != "none":
+            layers += compile_plan(spec.override(auxiliary=True)).layers()
+        return {layer.name for layer in layers} - kept
     if "num_classes" in asked:
         return {x.name for x in whole.head} - kept
     return set()
+
+
+def _begin_anew(entries: dict[str, LazyArray], p: plan.Plan, seed: int) -> None:
+    """Draw the pyramid or the heads of which there is nothing."""
+    dtype = next(iter(entries.values())).dtype
+    if dtype not in DTYPES.values():
+        return  # to be refused when it is checked
+    there = {name.partition(".")[0] for name in entries}
+    layers = tuple(
+        layer
+        for junction in p.junctions
+        for layer in junction.layers
+        if layer.name.partition(".")[0] not in there
+    )
+    fresh = initial_weights(plan.Plan(p.in_channels, (), (), layers), seed)
+    entries |= entries_of(cast_weights(fresh, dtype.name))
 
 
 def _adapt_channels(entries: dict[str, LazyArray], p: plan.Plan) -> None:
@@ -127,8 +155,7 @@ def _adapt_channels(entries: dict[str, LazyArray], p: plan.Plan) -> None:
 
 
 def _adapt_classes(entries: dict[str, LazyArray], p: plan.Plan, seed: int) -> None:
-    layer = p.classifier
-    if layer is not None:
+    for layer in p.classifiers:
         _adapt_classifier(entries, p, layer, seed)
     after = [layer for layer in p.head if isinstance(layer, plan.BatchNorm) and layer.of_features]
     fresh = initial_weights(plan.Plan(p.in_channels, (), (), tuple(after)), seed)

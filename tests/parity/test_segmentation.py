@@ -17,6 +17,7 @@ from shared_spec import (
     Checkpoint,
     ResNetError,
     SpecError,
+    WeightsError,
     cast_weights,
     compile_plan,
     optimization,
@@ -71,6 +72,50 @@ def test_torchvision_agrees(name: str, tmp_path: Path) -> None:
     assert all(np.array_equal(array, state[k]) for k, array in found.items())
     write_checkpoint(tmp_path / "ours.pth", Checkpoint(found, spec), to="torchvision")
     theirs.load_state_dict(torch.load(tmp_path / "ours.pth"), strict=True)
+
+
+@pytest.mark.parametrize("kind", ["fcn", "deeplab"])
+def test_a_classifiers_weights_get_new_heads(kind: str, tmp_path: Path) -> None:
+    body = resolve("resnet50", NARROW | {"num_classes": 3})
+    state = random_weights(compile_plan(body), 2)
+    file = tmp_path / "classifier.msgpack"
+    write_checkpoint(file, Checkpoint(state, body))
+    asked = FIELDS | {"segmentation": kind}
+    for weights in (state, file):  # names of a file of Flax's are known only by the net
+        net = resnet_torch.create_model(body, weights=weights, seed=5, **asked)
+        found = resnet_torch.export_weights(net)
+        fresh = resnet_torch.export_weights(resnet_torch.create_model(net.spec, seed=5))
+        assert state.keys() - found.keys() == {"fc.weight", "fc.bias"}
+        for name, array in found.items():
+            np.testing.assert_array_equal(array, state.get(name, fresh[name]))
+
+
+def test_a_segmenters_weights_are_adapted(tmp_path: Path) -> None:
+    """To other classes, without its auxiliary head, and with one that it never had."""
+    spec = resolve("resnet50", NARROW | FIELDS | {"segmentation": "deeplab"})
+    state = random_weights(compile_plan(spec), 2)
+    file = tmp_path / "segmenter.pth"
+    torch.save(
+        {n if "classifier." in n else f"backbone.{n}": torch.tensor(x) for n, x in state.items()},
+        file,
+    )
+    heads = tuple(f"{head}classifier.4." for head in ("", "aux_"))
+    net = resnet_torch.create_model(spec, weights=file, seed=5, num_classes=2)
+    found = resnet_torch.export_weights(net)
+    fresh = resnet_torch.export_weights(resnet_torch.create_model(net.spec, seed=5))
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, (fresh if name.startswith(heads) else state)[name])
+    bare = resnet_torch.create_model(spec, weights=file, auxiliary=False)
+    kept = resnet_torch.export_weights(bare)
+    assert {name for name in state if not name.startswith("aux")} == kept.keys()
+    again = resnet_torch.create_model(bare.spec, weights=kept, seed=5, auxiliary=True)
+    found = resnet_torch.export_weights(again)
+    fresh = resnet_torch.export_weights(resnet_torch.create_model(spec, seed=5))
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, kept.get(name, fresh[name]))
+    torn = {k: v for k, v in state.items() if k != "classifier.2.bias"}
+    with pytest.raises(WeightsError, match=r"classifier\.2\.bias is missing"):
+        resnet_torch.create_model(spec, weights=torn, segmentation="deeplab")
 
 
 @pytest.mark.parametrize("kind", ["fcn", "deeplab"])
