@@ -25,8 +25,9 @@ FSDP and activation checkpointing.
 _WRAPPED = re.compile(rf"(?:(?<=\.)|(?<=/)|^)(?:{'|'.join(WRAPPERS)})\.")
 _FIRST_BLOCK = re.compile(
     r"(?P<prefix>(?:.*[./])?)(?:"
-    r"(?:layer1|rl1|res2)\.0\.conv1|"
-    r"stages\.0\.blocks\.0\.conv1|"
+    r"(?:layer1|rl1|res2)\.0\.conv1(?:(?:\.paths\.0)?\.conv)?|"
+    r"stages\.0\.(?:blocks\.)?0\.conv1|"
+    r"stages\.0\.0\.conv1_(?:1x1|kxk)\.conv|"
     r"s1\.b1\.conv1(?:\.conv)?|"
     r"trunk_output\.block1\.block1-0\.f\.a\.0|"
     r"block1\.layer\.0\.conv1|"
@@ -42,6 +43,8 @@ _BODY = re.compile(
     r"norm|block\d+|conv\d+_x|features|s\d+|final_conv|trunk_output)(?=\.|$)"
 )
 """The modules of a net before its classifier."""
+_POOL = re.compile(r"head\.(?:pos_embed$|[qkv]\.|proj\.)")
+"""Of CLIP's nets in timm, whose attention pool gives what they give."""
 _COMPANIONS = re.compile(
     r"(?:fc|classifier|heads?|linear|last_linear|logits|cls|mlp|queue|criterion|loss|aux|decoder|"
     r"pre_?logits|embedding|proj|predict|prototype|cluster|centers?$|memory|temperature|arc|margin|"
@@ -149,10 +152,10 @@ def candidates_in(source: Source) -> list[Candidate]:
             raise WeightsError(
                 f"{source.path}: has the names of {len(starts):,} ResNets, more than any file's"
             )
+        starts = {p: n for p, n in starts.items() if not n or _has_stem(p, names)}
         for prefix, number in starts.items():
-            if not number or _has_stem(prefix, names):
-                others = tuple(p for p in starts if p != prefix)
-                found.append(_candidate(source, mapping, prefix, number, names, others))
+            others = tuple(p for p in starts if p != prefix)
+            found.append(_candidate(source, mapping, prefix, number, names, others))
     return found
 
 
@@ -174,6 +177,7 @@ def _candidate(
     inside: dict[str, LazyArray] = {}
     beside: dict[str, LazyArray] = {}
     within = tuple(other for other in others if other.startswith(prefix))
+    pool = f"{prefix}head.pos_embed" in names
     for name, told in names.items():
         array = source.tensors.entries[told]
         if not name.startswith(prefix) or name.startswith(within):
@@ -181,6 +185,7 @@ def _candidate(
             continue
         short = name.removeprefix(prefix)
         body = _is_child(short, int(number)) if number else _BODY.match(short)
+        body = body or (pool and _POOL.match(short))
         (net if body else inside)[short] = array
     short_others = tuple(other.removeprefix(mapping) for other in others)
     first = int(number) if number else _UNNUMBERED

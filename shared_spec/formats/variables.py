@@ -17,8 +17,8 @@ _STEM = re.compile(
     r"(?:conv_init|(?:layers_0|ResNe[St]D?Stem_0)/(?:\w+_0/)*ConvBlock_0/Conv_0)/kernel"
 )
 """The first kernel of a net under the names of each dialect of Linen's."""
-_FIRST_BLOCK = r"(?P<place>(?:.*/)?)(?:(?:layer1|stages/0/blocks)/0|s1/b1)/"
-_KERNEL = re.compile(rf"{_FIRST_BLOCK}conv1/(?:conv/)?kernel")
+_FIRST_BLOCK = r"(?P<place>(?:.*/)?)(?:(?:layer1|stages/0(?:/blocks)?)/0|s1/b1)/"
+_KERNEL = re.compile(rf"{_FIRST_BLOCK}conv1(?:_1x1|_kxk)?/(?:(?:paths/0/)?conv/)?kernel")
 _STATISTIC = re.compile(rf"{_FIRST_BLOCK}.*/mean")
 """Of our own nets, whose parameters and norm statistics are in two states after `nnx.split`."""
 _OPTIMIZER = re.compile(r"(?:^|/)(?:opt_state|mu|nu|trace)/")

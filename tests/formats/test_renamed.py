@@ -13,9 +13,10 @@ import torch
 
 import resnet_torch
 from resnet_parity.convert.conversion import convert
-from resnet_parity.engines.reference_libraries import names_there
+from resnet_parity.engines.reference_libraries import REFERENCES, names_there
 from shared_spec import (
     Checkpoint,
+    ResNetSpec,
     SpecError,
     WeightsError,
     compile_plan,
@@ -23,12 +24,19 @@ from shared_spec import (
     resolve,
     write_safetensors,
 )
+from shared_spec.catalogue import CATALOGUE
+from shared_spec.formats.containers.source import Source
+from shared_spec.formats.dialects.dialect import UndecidedNetError
 from shared_spec.formats.in_memory import open_in_memory
 from shared_spec.formats.inspection import inspect
-from shared_spec.formats.read import read_source
+from shared_spec.formats.read import checkpoint_of, read_source
+from shared_spec.formats.variables import net_in
+from shared_spec.weights.layouts import FLAX
+from shared_spec.weights.lazy_array import LazyArray, LazyArrays
 from shared_spec.weights.state import State
 from tests.parity.test_families import CASES
 from tests.peers import timm_model, torchvision_models
+from tests.tiers import selected
 
 
 def written(net: torch.nn.Module, path: Path) -> dict[str, torch.Tensor]:
@@ -62,6 +70,50 @@ def test_a_net_of_the_catalogue_is_recognised(tmp_path: Path, library: str, name
     same(resnet_torch.read_checkpoint(theirs).state, theirs, names)
     (seen,) = inspect(tmp_path / "a.pth").nets
     assert (seen.model, seen.classes, seen.problem) == (name, 1000, "")
+
+
+# A name for each way to call the first block, and for each head.
+FEW = ["skresnet18", "skresnet50", "nf_resnet26", "gcresnext26ts", "regnetz_b16", "resnet50_clip"]
+FEW += ["resnet50_clip_gap", "res2net50d", "resnest14d", "legacy_seresnet18", "resnetv2_50"]
+ALL = [name for name, entry in CATALOGUE.items() if entry.family in REFERENCES["timm"].families]
+
+
+@pytest.mark.parametrize("name", selected(FEW, ALL))
+@pytest.mark.parametrize("place", ["", "state_dict/module.encoder."])
+def test_timms_files_are_recognised(name: str, place: str) -> None:
+    """Wherever a net is, and without its name: by its arrays' names and shapes alone."""
+    with torch.device("meta"):
+        theirs = timm_model(name).state_dict()
+    zero = {n: np.broadcast_to(np.float32(0), x.shape) for n, x in theirs.items()}
+    arrays = {place + n: LazyArray(x.shape, x.dtype, x.copy) for n, x in zero.items()}
+    if place:
+        arrays["state_dict/module.projector.0.weight"] = LazyArray.of(np.zeros((4, 4), np.float32))
+    source = Source(Path("x.pth"), "pytorch", LazyArrays(arrays))
+    spec = resolve(name)
+    assert spec in nets_of(source)
+    found = checkpoint_of(source, spec)
+    assert found.state.keys() == set(compile_names(name))
+    left = ["left out, beside the net: projector.0", "left out, elsewhere in the file: "]
+    assert all(note.startswith(tuple(left)) for note in found.notes)
+    assert len(found.notes) == bool(place)
+
+
+@pytest.mark.parametrize("name", selected(FEW, list(CATALOGUE)))
+def test_a_net_inside_of_another_is_found_in_flaxs_files(name: str) -> None:
+    one = LazyArray.of(np.zeros(1, np.float32))
+    parameters = compile_plan(resolve(name)).parameters()
+    own = [f"{q.module.replace('.', '/')}/{FLAX[q.role].leaf}" for q in parameters]
+    around = {f"model/backbone/{n}": one for n in own} | {"model/neck/kernel": one}
+    found, notes = net_in(Source(Path("x"), "flax", LazyArrays(around)), None)
+    assert found.tensors.keys() == set(own)
+    assert notes == ("left out, beside the net: model/neck",)
+
+
+def nets_of(source: Source) -> list[ResNetSpec | None]:
+    try:
+        return [checkpoint_of(source).spec]
+    except UndecidedNetError as error:
+        return [resolve(name) for name in error.models]
 
 
 def compile_names(name: str) -> list[str]:
