@@ -338,8 +338,9 @@ def _unknown_names(source: Source) -> WeightsError:
 
 
 _FAMILIES = {
-    "torchvision": "torchvision",
-    "torchvision_regnet": "torchvision",
+    **dict.fromkeys(
+        ("torchvision", "torchvision_regnet", "torchvision_segmentation"), "torchvision"
+    ),
     **dict.fromkeys(("timm", "timm_v2", "timm_regnet", "timm_nf", "senet"), "timm"),
 }
 """Of the catalogue, whose names are a library's, to that."""
