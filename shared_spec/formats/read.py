@@ -181,8 +181,10 @@ def checkpoint_of(
         if asked.names is not None:
             source, own = renamed(source, asked.names)
             ours = False
-        within = None
-        if spec is not None and spec.pyramid is not None:
+        within, published = None, TORCHVISION.spec_of(source)
+        if published is not None and published.segmentation != "none":
+            within = source  # its names are those of the whole net
+        elif spec is not None and spec.pyramid is not None:
             within = with_body(source, PYRAMID, asked.part)
         elif spec is not None and spec.segmentation != "none":
             within = with_body(source, SEGMENTER, asked.part)

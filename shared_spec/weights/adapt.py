@@ -127,8 +127,7 @@ def _adapt_channels(entries: dict[str, LazyArray], p: plan.Plan) -> None:
 
 
 def _adapt_classes(entries: dict[str, LazyArray], p: plan.Plan, seed: int) -> None:
-    layer = p.classifier
-    if layer is not None:
+    for layer in p.classifiers:
         _adapt_classifier(entries, p, layer, seed)
     after = [layer for layer in p.head if isinstance(layer, plan.BatchNorm) and layer.of_features]
     fresh = initial_weights(plan.Plan(p.in_channels, (), (), tuple(after)), seed)
