@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from shared_spec import (
     optimization,
     random_images,
     random_weights,
+    read_checkpoint,
     read_safetensors,
     resolve,
     write_checkpoint,
@@ -211,3 +213,15 @@ def test_what_a_trainer_refuses() -> None:
     # A recipe's data have labels of whole images.
     with pytest.raises(ResNetError, match="no classes to learn for whole images"):
         find_recipe("digits").check_parts(spec)
+
+
+def test_a_graph_that_enlarges_maps_is_told(tmp_path: Path) -> None:
+    net = resnet_torch.create_model(resolve("resnet18", NARROW | {"segmentation": "fcn"}))
+    file = tmp_path / "net.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter is deprecated
+        torch.onnx.export(net.eval(), (torch.zeros(1, 3, 32, 32),), file, dynamo=False)
+    with pytest.raises(
+        ResNetError, match=r"\(Resize\) enlarges maps, as a feature pyramid or a net"
+    ):
+        read_checkpoint(file)
