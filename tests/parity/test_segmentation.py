@@ -32,6 +32,8 @@ from shared_spec import (
     write_safetensors,
 )
 from shared_spec.formats.dialects.renamed import torchvision_name
+from shared_spec.formats.graphs.keras_layers import records_of
+from shared_spec.formats.graphs.keras_model import Node
 from shared_spec.plan.resampling import linear
 from tests.conftest import Pool
 from tests.peers import torchvision_models
@@ -225,3 +227,7 @@ def test_a_graph_that_enlarges_maps_is_told(tmp_path: Path) -> None:
         ResNetError, match=r"\(Resize\) enlarges maps, as a feature pyramid or a net"
     ):
         read_checkpoint(file)
+    for kind in ("UpSampling2D", "resnet_keras>Enlarge"):
+        node = Node(("net", "up"), kind, {"dtype": "float32"}, (0,), (None,))
+        with pytest.raises(ResNetError, match=r"layer 'net/up' \(.*\) enlarges maps"):
+            records_of(node)
