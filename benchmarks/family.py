@@ -23,6 +23,7 @@ SIDE = 224
 # Colours that stay apart for the colour-blind (Okabe and Ito), and a mark for each besides.
 FAMILIES = {
     "torchvision": ("torchvision", "#0072B2", "o"),
+    "torchvision_segmentation": ("torchvision, segmentation", "#332288", "d"),
     "timm": ("timm, resnet, sknet, res2net, resnest", "#56B4E9", "s"),
     "timm_v2": ("timm, resnetv2", "#009E73", "^"),
     "timm_regnet": ("timm, regnet (torchvision's are among them)", "#F0E442", "X"),
@@ -37,6 +38,8 @@ SMALLEST = "test_resnet"
 """Left out: a net for tests, a tenth of the size of all others."""
 # Offset of each label in points.
 LABELS = {
+    "fcn_resnet50": (-62, 1),
+    "deeplabv3_resnet101": (-100, 1),
     "resnet18": (8, -10),
     "resnet34": (-48, -9),
     "resnet50": (9, -16),
@@ -52,7 +55,7 @@ LABELS = {
     "senet154": (8, -9),
     "resnext101_32x32d": (-100, 2),
     "ecaresnet50d_pruned": (8, -5),
-    "seresnextaa201d_32x8d": (-128, 2),
+    "seresnextaa201d_32x8d": (-70, 10),
     "resnetv2_50x3_bit": (9, -4),
     "resnetv2_101x3_bit": (9, -4),
     "resnetv2_152x4_bit": (-104, -2),

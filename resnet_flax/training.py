@@ -17,7 +17,15 @@ from resnet_flax.model import ResNet
 from resnet_flax.weights import WEIGHTS
 from shared_spec.kernels import xla
 from shared_spec.training.optimization import SGD, Optimization
-from shared_spec.training.state import MOMENTS, Placed, Progress, TrainingState, require_equal_parts
+from shared_spec.training.state import (
+    LOSS_WEIGHTS,
+    MOMENTS,
+    UNCOUNTED,
+    Placed,
+    Progress,
+    TrainingState,
+    require_equal_parts,
+)
 from shared_spec.training.trainer import BaseTrainer, TrainerArrays
 
 Arrays = dict[str, jax.Array]
@@ -146,14 +154,17 @@ class Trainer(BaseTrainer[ResNet]):
         model = nnx.merge(
             self._graph, jax.tree.unflatten(self._structure, [now[n] for n in self._leaves])
         )
-        logits = model(x).astype(x.dtype)
-        targets = optax.smooth_labels(
-            jax.nn.one_hot(y, logits.shape[-1], dtype=x.dtype), self.optimization.label_smoothing
-        )
-        loss = optax.softmax_cross_entropy(logits, targets).mean()
+        found = model(x)
+        results = [z.astype(x.dtype) for z in (found if isinstance(found, list) else [found])]
+        smoothing = self.optimization.label_smoothing
+        losses = [
+            w * cross_entropy(y, logits, smoothing)
+            for w, logits in zip(LOSS_WEIGHTS, results, strict=False)
+        ]
+        loss = sum(losses[1:], losses[0])
         after = jax.tree.leaves(nnx.state(model))
         written = dict(zip(self._leaves, after, strict=True))
-        return loss, ({name: written[name] for name in others}, logits)
+        return loss, ({name: written[name] for name in others}, results[0])
 
     def _step(
         self, carry: dict[str, Any], keys: Arrays, x: jax.Array, y: jax.Array, rate: jax.Array
@@ -212,6 +223,15 @@ class Trainer(BaseTrainer[ResNet]):
     def _spread(self, *axes: str) -> NamedSharding:
         spec: Any = PartitionSpec
         return NamedSharding(self._mesh, spec(*axes))
+
+
+def cross_entropy(labels: jax.Array, logits: jax.Array, smoothing: float) -> jax.Array:
+    """Mean over what counts of a batch, with the recipe's label smoothing."""
+    one_hot = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    losses = optax.softmax_cross_entropy(logits, optax.smooth_labels(one_hot, smoothing))
+    counted = labels != UNCOUNTED
+    mean: jax.Array = jnp.where(counted, losses, 0).sum() / counted.sum()
+    return mean
 
 
 def local(array: jax.Array) -> np.ndarray:

@@ -376,12 +376,20 @@ def moments(x: Any, axes: Any) -> tuple[Any, Any, int]:
     if count > 1:
         import tensorflow as tf
 
-        context = tf.distribute.get_replica_context()
         # In two passes: E[x^2] - E[x]^2, Keras's way, cancels where the mean is large.
-        mean = context.all_reduce("MEAN", tf.reduce_mean(x, axes))
-        variance = context.all_reduce("MEAN", tf.reduce_mean((x - mean) ** 2, axes))
+        mean = mean_over_replicas(tf.reduce_mean(x, axes))
+        variance = mean_over_replicas(tf.reduce_mean((x - mean) ** 2, axes))
         return mean, variance, count
     return *ops.moments(x, axes=axes), 1
+
+
+def mean_over_replicas(x: Any) -> Any:
+    """Over those on which TensorFlow has spread the batch; `x` itself on the other engines."""
+    if replicas() == 1:
+        return x
+    import tensorflow as tf
+
+    return tf.distribute.get_replica_context().all_reduce("MEAN", x)
 
 
 def replicas() -> int:

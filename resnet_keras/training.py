@@ -11,13 +11,21 @@ import keras
 import numpy as np
 from keras import ops
 
-from resnet_keras.layers import PACKAGE, arrange_like, replicas
+from resnet_keras.layers import PACKAGE, arrange_like, mean_over_replicas, replicas
 from resnet_keras.model import ResNet, drawing_layers
 from resnet_keras.weights import WEIGHTS, configured
 from shared_spec.kernels import xla
 from shared_spec.training.optimization import SGD, STATISTICS, Optimization, Update
 from shared_spec.training.optimization import optimization as checked
-from shared_spec.training.state import MOMENTS, Placed, Progress, TrainingState, require_equal_parts
+from shared_spec.training.state import (
+    LOSS_WEIGHTS,
+    MOMENTS,
+    UNCOUNTED,
+    Placed,
+    Progress,
+    TrainingState,
+    require_equal_parts,
+)
 from shared_spec.training.trainer import BaseTrainer, TrainerArrays
 from shared_spec.weights.state import State
 
@@ -131,11 +139,14 @@ def _missing(beta: float, step: Any) -> Any:
 
 
 def cross_entropy(labels: Any, logits: Any, smoothing: float = 0.0) -> Any:
-    """Mean over a batch, in the logits' own precision, with the recipe's label smoothing."""
+    """Mean over what counts of a batch, in the logits' own precision, with the recipe's label
+    smoothing.
+    """
     classes = logits.shape[-1]
     one_hot = ops.one_hot(labels, classes, dtype=logits.dtype)
-    targets = (1 - smoothing) * one_hot + smoothing / classes
-    count = ops.cast(ops.shape(logits)[0], logits.dtype)
+    counted = ops.cast(ops.not_equal(labels, UNCOUNTED), logits.dtype)
+    targets = ((1 - smoothing) * one_hot + smoothing / classes) * counted[..., None]
+    count = mean_over_replicas(ops.sum(counted))
     return -ops.sum(targets * ops.log_softmax(logits)) / count
 
 
@@ -239,9 +250,14 @@ class Trainer(BaseTrainer[ResNet]):
     def forward(self, trained: list[Any], others: list[Any], x: Any, y: Any) -> Any:
         """Loss, logits and the new values of what does not train; no variable changes."""
         with self._mixed():
-            logits, others = self._model.stateless_call(trained, others, x, training=True)
-        logits = ops.cast(logits, self.optimization.dtype)
-        return cross_entropy(y, logits, self.optimization.label_smoothing), logits, others
+            found, others = self._model.stateless_call(trained, others, x, training=True)
+        dtype, smoothing = self.optimization.dtype, self.optimization.label_smoothing
+        results = [ops.cast(z, dtype) for z in (found if isinstance(found, list) else [found])]
+        losses = [
+            w * cross_entropy(y, logits, smoothing)
+            for w, logits in zip(LOSS_WEIGHTS, results, strict=False)
+        ]
+        return sum(losses[1:], losses[0]), results[0], others
 
     def clipped(self, gradients: list[Any]) -> list[Any]:
         """Gradients, scaled to the recipe's largest norm if theirs is larger."""

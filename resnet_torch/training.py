@@ -17,7 +17,14 @@ from resnet_torch.parallel import mean_over_processes, parallel, sum_over_proces
 from resnet_torch.weights import WEIGHTS, from_numpy, to_numpy
 from shared_spec.plan.layers import TRAINING_ONLY
 from shared_spec.training.optimization import SGD, Optimization, grouped
-from shared_spec.training.state import MOMENTS, Placed, Progress, TrainingState
+from shared_spec.training.state import (
+    LOSS_WEIGHTS,
+    MOMENTS,
+    UNCOUNTED,
+    Placed,
+    Progress,
+    TrainingState,
+)
 from shared_spec.training.trainer import BaseTrainer, TrainerArrays
 
 BUFFERS = {"momentum": "momentum_buffer", "first_moment": "exp_avg", "second_moment": "exp_avg_sq"}
@@ -60,8 +67,8 @@ class Trainer(BaseTrainer[ResNet]):
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         with self._drawing():
-            logits = self._forward(self._parallel, images)
-        loss = self._loss(logits, labels)
+            results = self._forward(self._parallel, images)
+        loss = self._loss(results, labels)
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self._clip()
@@ -69,7 +76,8 @@ class Trainer(BaseTrainer[ResNet]):
         self._optimizer.step()
         self._follow()
         (mean,) = mean_over_processes([loss.detach()])
-        return Progress(mean, sum_over_processes((logits.detach().argmax(1) == labels).sum()))
+        right = (results[0].detach().argmax(1) == labels).sum()
+        return Progress(mean, sum_over_processes(right))
 
     def _differentiate(
         self, images: np.ndarray, labels: np.ndarray
@@ -79,8 +87,8 @@ class Trainer(BaseTrainer[ResNet]):
         # The norms write new statistics in place: into copies.
         buffers = {name: t.clone() for name, t in self.model.named_buffers()}
         with self._drawing():
-            logits = self._forward(partial(torch.func.functional_call, self.model, buffers), x)
-        loss = self._loss(logits, placed.labels)
+            results = self._forward(partial(torch.func.functional_call, self.model, buffers), x)
+        loss = self._loss(results, placed.labels)
         tensors = self._tensors()
         of_images, *gradients = torch.autograd.grad(loss, [x, *map(tensors.get, self._updates)])
         mean, *means = mean_over_processes([loss.detach(), *gradients])
@@ -148,14 +156,21 @@ class Trainer(BaseTrainer[ResNet]):
     def _tensors(self) -> dict[str, Tensor]:
         return self.verbs.natives(self._model)
 
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits, labels, label_smoothing=self.optimization.label_smoothing)
+    def _loss(self, results: list[Tensor], labels: Tensor) -> Tensor:
+        """Mean over what counts of the whole batch, once the mean over processes is taken."""
+        smoothing = self.optimization.label_smoothing
+        entropy = partial(
+            F.cross_entropy, ignore_index=UNCOUNTED, reduction="sum", label_smoothing=smoothing
+        )
+        losses = [w * entropy(x, labels) for w, x in zip(LOSS_WEIGHTS, results, strict=False)]
+        count = (labels != UNCOUNTED).sum().to(results[0].dtype)
+        return sum(losses[1:], losses[0]) / mean_over_processes([count])[0]
 
-    def _forward(self, model: Any, x: Tensor) -> Tensor:
+    def _forward(self, model: Any, x: Tensor) -> list[Tensor]:
         mixed = self.optimization.precision == "bfloat16"
         with torch.autocast(x.device.type, torch.bfloat16, mixed):
-            logits: Tensor = model(x)
-        return logits.to(x.dtype)
+            found = model(x)
+        return [y.to(x.dtype) for y in (found if isinstance(found, list) else [found])]
 
     @contextmanager
     def _drawing(self) -> Iterator[None]:

@@ -12,7 +12,6 @@ from shared_spec.catalogue import CATALOGUE, find
 from shared_spec.catalogue.pretrained import (
     Pretrained,
     find_pretrained,
-    imagenet_labels,
     published,
     published_at,
     torchvision_weights,
@@ -162,10 +161,9 @@ def completed(checkpoint: Checkpoint, weights: str | os.PathLike[str]) -> Checkp
     entry = published_weights(weights) or published_at(os.fspath(weights))
     if entry is None:
         return checkpoint
-    labels = imagenet_labels() if entry.labels == "imagenet-1k" else None
     classes = entry.classes if checkpoint.spec is None else checkpoint.spec.num_classes
     return replace(
         checkpoint,
         preprocessing=checkpoint.preprocessing or entry.preprocessing,
-        labels=checkpoint.labels or (labels if classes == entry.classes else None),
+        labels=checkpoint.labels or (entry.names if classes == entry.classes else None),
     )

@@ -69,13 +69,9 @@ OPTIONS: dict[str, list[Any]] = {
     "in_channels": [3, 1],
     "num_classes": [10, 10, 0],
 }
+PIXELS = {"features_only": False, "head_pool": "avg", "head_hidden": None, "num_classes": 5}
 # Fields that go together: most of them need others, and would hardly be drawn together by chance.
 BUNDLES: dict[str, list[dict[str, Any]]] = {
-    "pyramid": [
-        {"features_only": True, "pyramid": 8, "pyramid_extra": "pool"},
-        {"features_only": True, "pyramid": 8, "pyramid_norm": True, "pyramid_extra": "p6p7"},
-        {"features_only": True, "pyramid": 8, "pyramid_extra": "p6p7_of_stage"},
-    ],
     "convolution": [
         {"convolution": "selective", "split_input": True, "se_divisor": 4},
         {"convolution": "selective", "se_ratio": 0.25},
@@ -140,6 +136,14 @@ BUNDLES: dict[str, list[dict[str, Any]]] = {
         {"shortcut_kernel": 3, "output_stride": 8},
         {"head_width": 32, "head_hidden": 16},
         {"head_pool": "attention", "image_size": 64},
+    ],
+    "behind": [
+        {"features_only": True, "pyramid": 8, "pyramid_extra": "pool"},
+        {"features_only": True, "pyramid": 8, "pyramid_norm": True, "pyramid_extra": "p6p7"},
+        {"features_only": True, "pyramid": 8, "pyramid_extra": "p6p7_of_stage"},
+        {"segmentation": "fcn", **PIXELS},
+        {"segmentation": "fcn", "auxiliary": True, **PIXELS},
+        {"segmentation": "deeplab", **PIXELS},
     ],
 }
 

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from shared_spec.catalogue import CATALOGUE
-from shared_spec.catalogue.pretrained import COLUMNS, LABELS, STATISTICS, TABLE
+from shared_spec.catalogue.pretrained import COLUMNS, LABELS, STATISTICS, TABLE, VOC
 from shared_spec.formats.dialects.timm_config import FAMILIES
 from tests.peers import PEERS, torchvision_models
 
 Row = dict[str, str]
 ACCURACY = ("top1", "top5", "test_top1", "test_top5")
-IMAGENET = "imagenet-1k"
+IMAGENET, VOCS = "imagenet-1k", "pascal-voc"
 # https://keras.io/api/applications, in percent: its code does not have them.
 KERAS_ACCURACY = {
     "keras_resnet50": ("74.9", "92.1"),
@@ -99,26 +99,28 @@ def timm_rows() -> Iterator[Row]:
 def torchvision_rows() -> Iterator[Row]:
     """torchvision's enumerations: the default of each first."""
     models = torchvision_models()
-    families = ("torchvision", "torchvision_regnet")
+    families = ("torchvision", "torchvision_regnet", "torchvision_segmentation")
     for name in (n for n, e in CATALOGUE.items() if e.family in families):
         enum = models.get_model_weights(name)
         for entry in sorted(enum, key=lambda e: e is not enum.DEFAULT):
-            prepare, top = entry.transforms(), entry.meta["_metrics"]["ImageNet-1K"]
-            (crop,), (side,) = prepare.crop_size, prepare.resize_size
+            prepare, classes = entry.transforms(), entry.meta["categories"]
+            (side,) = prepare.resize_size
+            if tuple(classes) == VOC:
+                told: dict[str, object] = {"image_size": side, "crop": "whole", "labels": VOCS}
+            else:
+                (crop,), top = prepare.crop_size, entry.meta["_metrics"]["ImageNet-1K"]
+                told = {"image_size": crop, "crop": f"{crop}/{side}", "labels": IMAGENET}
+                told |= {"top1": f"{top['acc@1']:.3f}", "top5": f"{top['acc@5']:.3f}"}
             yield row(
                 name,
                 entry.name,
                 entry.url,
                 library="torchvision",
                 hash=f"sha256:{Path(entry.url).stem.rpartition('-')[2]}",
-                image_size=crop,
-                crop=f"{crop}/{side}",
                 interpolation=prepare.interpolation.value,
                 statistics=statistics(prepare.mean, prepare.std),
-                classes=len(entry.meta["categories"]),
-                labels=IMAGENET,
-                top1=f"{top['acc@1']:.3f}",
-                top5=f"{top['acc@5']:.3f}",
+                classes=len(classes),
+                **told,
             )
 
 

@@ -14,7 +14,7 @@ from shared_spec.catalogue import CATALOGUE, Entry, list_models
 from shared_spec.catalogue.pretrained import Pretrained, published
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.network import Plan
-from shared_spec.plan.summary import LayerRow, describe_chain, describe_stage, stage_rows
+from shared_spec.plan.summary import LayerRow, describe, stage_rows
 
 _FRAMEWORKS = (("PyTorch", "torch"), ("Keras", "keras"), ("Flax", "flax"))
 
@@ -75,8 +75,7 @@ def _picture(name: str) -> str:
 
 
 def _stages(plan: Plan, stages: Sequence[LayerRow]) -> str:
-    layers = {stage.name: describe_stage(stage) for stage in plan.stages}
-    layers |= {"stem": describe_chain(plan.stem), "head": describe_chain(plan.head)}
+    layers = describe(plan)
     rows = ["| stage | layers | output | parameters | MACs |", "|---|---|---|---:|---:|"]
     for row in stages:
         shape = " × ".join(map(str, row.shape))

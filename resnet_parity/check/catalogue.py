@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_parity.check.forward import default_sizes
+from resnet_parity.check.forward import default_sizes, planned_shapes
 from resnet_parity.check.record_file import (
     LibraryVerdict,
     SweepRecord,
@@ -40,8 +40,8 @@ from shared_spec.plan.network import Plan
 from shared_spec.plan.summary import layer_rows
 from shared_spec.weights.initialize import random_images, random_weights
 
-Logits = dict[str, np.ndarray]
-"""`<index of the input>/logits` to array."""
+Results = dict[str, np.ndarray]
+"""`<index of the input>/logits` to array; `out` and `aux` of a net that gives classes of pixels."""
 
 Memory = Callable[[], int | None]
 DTYPES = ("float64", "float32")
@@ -163,7 +163,7 @@ class _EntryRun:
     job: EngineJob
     on_progress: Callable[[str, str], None]
     images: list[str] = field(default_factory=list)
-    outputs: dict[str, Logits] = field(default_factory=dict)
+    outputs: dict[str, Results] = field(default_factory=dict)
     plan: Plan = field(init=False)
     references: list[Reference] = field(init=False)
 
@@ -214,20 +214,24 @@ class _EntryRun:
 
     def _call(
         self, engine: Engine, device: Device, operation: str, weights: str, **more: Any
-    ) -> tuple[Any, Logits]:
-        """The worker's answer and the logits, of the shapes that the plan says."""
+    ) -> tuple[Any, Results]:
+        """The worker's answer and what the net gives, of the shapes that the plan says."""
         call = partial(self.pool.call, engine, device)
         files: dict[str, Any] = {"weights": weights, "images": self.images}
         answer, found = self.job.run(call, operation, dtype=self.record.dtype, **files, **more)
-        expected = (self.record.batch, *layer_rows(self.plan, self.record.sizes[0])[-1].shape)
-        for array in found.values():
-            if array.shape != expected:
-                raise ResNetError(f"the logits have shape {array.shape}, expected {expected}")
+        expected: dict[str, tuple[int, ...]] = {}
+        for index, size in enumerate(self.record.sizes):
+            results = {f"{index}/{key}": name for key, name in self.plan.results().items()}
+            expected |= planned_shapes(self.plan, size, self.record.batch, results)
+        shapes = {key: array.shape for key, array in found.items()}
+        if shapes != expected:
+            raise ResNetError(f"the results have the shapes {shapes}, expected {expected}")
+        for key, array in found.items():
             if array.dtype.name != self.record.dtype:
-                raise ResNetError(f"the logits are {array.dtype}, not {self.record.dtype}")
+                raise ResNetError(f"{key} is {array.dtype}, not {self.record.dtype}")
         return answer, found
 
-    def _call_engine(self, engine: Engine, weights: str) -> tuple[Any, Logits]:
+    def _call_engine(self, engine: Engine, weights: str) -> tuple[Any, Results]:
         facts = {"spec": self.entry.spec.to_dict(), "blocks": False, "compiled": False}
         return self._call(engine, self.settings.device, "run", weights, **facts)
 
@@ -256,7 +260,7 @@ class _EntryRun:
     def _tolerance(self) -> float | None:
         """The bound between any two results: in float32, from what rounding is measured to do.
 
-        As in `check`, except that there is no float64 to measure against: the net's own logits in
+        As in `check`, except that there is no float64 to measure against: the net's own results in
         float32 are compared with those on weights that are perturbed as rounding does.
         """
         if self.record.dtype == "float64":
@@ -265,7 +269,7 @@ class _EntryRun:
             return None
         engine = ENGINES[next(iter(self.outputs))]
 
-        def changed(trial: int) -> Logits:
+        def changed(trial: int) -> Results:
             self.on_progress(self.entry.name, f"rounding on {engine.name}, {trial + 1} of {TRIALS}")
             return self._call_engine(engine, self._perturb(self.settings.seed + trial))[1]
 
@@ -300,7 +304,7 @@ class _EntryRun:
         facts = {"library": reference.name, "name": self.entry.name}
         try:
             host = ENGINES[reference.engine]
-            answer, logits = self._call(host, "cpu", "reference", weights, **facts)
+            answer, results = self._call(host, "cpu", "reference", weights, **facts)
         except (EngineError, ResNetError) as error:
             compared.problems.append(f"{reference.name} failed: {error}")
             return compared
@@ -309,12 +313,12 @@ class _EntryRun:
         if not self.outputs:
             compared.problems.append(f"no engine was compared with {reference.name}")
         for engine, outputs in self.outputs.items():
-            size, problems = self._difference(logits, outputs, f"{reference.name} and {engine}")
+            size, problems = self._difference(results, outputs, f"{reference.name} and {engine}")
             compared.differences[engine] = finite(size)
             compared.problems += problems
         return compared
 
-    def _difference(self, a: Logits, b: Logits, pair: str) -> tuple[float, list[str]]:
+    def _difference(self, a: Results, b: Results, pair: str) -> tuple[float, list[str]]:
         """The largest over all inputs, infinite if there is a NaN, and what is wrong with it."""
         try:
             worst = max(difference(a[index], b[index]).size for index in a)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -136,8 +136,15 @@ def check(  # noqa: PLR0913 a verb
 
 def _expected_shapes(p: Plan, size: tuple[int, int], batch: int) -> dict[str, tuple[int, ...]]:
     """Output shapes by the plan: of every block, and of what the model returns."""
+    blocks = {block.name: block.name for block in p.blocks()}
+    return planned_shapes(p, size, batch, blocks | p.results())
+
+
+def planned_shapes(
+    p: Plan, size: tuple[int, int], batch: int, wanted: Mapping[str, str]
+) -> dict[str, tuple[int, ...]]:
+    """By the plan, the shapes of what layers and blocks give, as named in `wanted`."""
     every = {row.name: (batch, *row.shape) for row in block_rows(p, size)}
-    wanted = {block.name: block.name for block in p.blocks()} | p.results()
     return {key: every[name] for key, name in wanted.items()}
 
 

@@ -23,7 +23,7 @@ from resnet_parity.numerics.difference import (
     farthest,
 )
 from resnet_parity.numerics.rounding import perturbations, rounding_errors
-from resnet_parity.train.recipes import comparison_optimization, without_drops
+from resnet_parity.train.recipes import comparison_optimization, random_labels, without_drops
 from shared_spec.atomic_write import workspace
 from shared_spec.errors import ResNetError
 from shared_spec.plan.compiler import compile_plan
@@ -31,7 +31,7 @@ from shared_spec.plan.network import Plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.training.optimization import Optimization
 from shared_spec.training.state import require_classes
-from shared_spec.weights.initialize import generator, random_images, random_weights
+from shared_spec.weights.initialize import random_images, random_weights
 from shared_spec.weights.state import State, cast_weights, check_weights
 
 QUANTITIES = ("loss", "gradients", "update", "statistics", "weights")
@@ -80,7 +80,7 @@ def check_training(  # noqa: PLR0913 a verb
         ResNetError: if the weights do not fit, or the net has no classes.
     """
     require_training(engines)
-    require_classes(spec)
+    require_classes(spec, pixels=True)
     recipe = (optimization or comparison_optimization()).model_copy(update={"precision": dtype})
     side = spec.small_size
     shape = (batch, *(size or (side, side)), spec.in_channels)
@@ -124,8 +124,7 @@ def _batches(spec: ResNetSpec, shape: tuple[int, int, int, int], steps: int, see
     found: State = {}
     for i in range(steps):
         found[f"{i}/images"] = random_images(shape, seed + 1000 * i)
-        labels = generator(seed, f"labels{i}").integers(0, spec.num_classes, shape[0])
-        found[f"{i}/labels"] = labels.astype(np.int64)
+        found[f"{i}/labels"] = random_labels(spec, shape, seed, f"labels{i}")
     return found
 
 

@@ -51,15 +51,14 @@ class Reference:
         return missing_modules(self.requires)
 
 
+TORCHVISION = ("torchvision", "torchvision_regnet", "torchvision_segmentation")
 TIMM = ("torchvision", "timm", "timm_v2", "timm_regnet", "timm_nf", "timm_byob", "senet")
 
 
 REFERENCES: dict[str, Reference] = {
     reference.name: reference
     for reference in (
-        Reference(
-            "torchvision", ("torchvision", "torchvision_regnet"), ("torch", "torchvision"), "torch"
-        ),
+        Reference("torchvision", TORCHVISION, ("torch", "torchvision"), "torch"),
         Reference("timm", TIMM, ("torch", "timm"), "torch"),
         # On Keras's TensorFlow engine its own layers compute in float64 throughout.
         Reference("keras.applications", ("keras",), ("keras", "tensorflow"), "keras:tensorflow"),

@@ -29,7 +29,7 @@ from resnet_parity.numerics.difference import (
 from resnet_parity.numerics.rounding import perturbations, rounding_errors
 from resnet_parity.numerics.teacher_forcing import inputs_of
 from resnet_parity.trace.result import EngineFacts, TraceReport, TraceRow, rule_in, shown
-from resnet_parity.train.recipes import comparison_optimization, without_drops
+from resnet_parity.train.recipes import comparison_optimization, random_labels, without_drops
 from shared_spec.atomic_write import workspace
 from shared_spec.errors import ResNetError
 from shared_spec.plan.compiler import compile_plan
@@ -37,7 +37,7 @@ from shared_spec.plan.dataflow import IMAGES, Node, nodes, recorded
 from shared_spec.plan.network import Plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.training.state import require_classes
-from shared_spec.weights.initialize import generator, random_weights
+from shared_spec.weights.initialize import random_weights
 from shared_spec.weights.state import State, cast_weights, check_weights
 
 DTYPES = ("float64", "float32")
@@ -116,7 +116,7 @@ def trace(  # noqa: PLR0913 a verb
         raise ResNetError("--gradients: compares engines, not a model of your own")
     if gradients and isinstance(other, Engine):
         require_training([reference, other])
-        require_classes(spec)
+        require_classes(spec, pixels=True)
     p = compile_plan(spec)
     weights = cast_weights(random_weights(p, seed) if weights is None else weights, dtype)
     check_weights(p, weights, dtype)
@@ -325,7 +325,7 @@ def _compare_gradients(
     images = (
         np.concatenate([run.images, run.images[::-1] * 0.5]) if len(run.images) < 2 else run.images
     )
-    labels = generator(seed, "labels").integers(0, spec.num_classes, len(images)).astype(np.int64)
+    labels = random_labels(spec, images.shape, seed, "labels")
     batches: State = {"0/images": images.astype(np.float32), "0/labels": labels}
     asked: dict[str, Any] = {"spec": spec.to_dict(), "batches": run.job.save("batches", batches)}
 

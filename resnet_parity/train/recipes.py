@@ -7,8 +7,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from shared_spec.errors import RecipeError, did_you_mean
 from shared_spec.spec.files import SUFFIXES
+from shared_spec.training.state import IGNORED
+from shared_spec.weights.initialize import generator
 
 if TYPE_CHECKING:
     from shared_spec.spec.resnet_spec import ResNetSpec
@@ -16,7 +20,7 @@ if TYPE_CHECKING:
     from shared_spec.training.recipe import Recipe
 
 DROP_RATES = ("drop_rate", "branch_drop_rate", "drop_path_rate", "drop_block_rate")
-"""Fields of a spec."""
+"""Fields of a spec; nets for segmentation have `head_drop` too."""
 
 
 def shipped() -> dict[str, Path]:
@@ -109,4 +113,18 @@ def without_drops(spec: ResNetSpec) -> tuple[ResNetSpec, list[str]]:
     spec that were set to 0.
     """
     dropped = [name for name in DROP_RATES if getattr(spec, name)]
-    return spec.override(**dict.fromkeys(dropped, 0.0)), dropped
+    changes: dict[str, object] = dict.fromkeys(dropped, 0.0)
+    if spec.segmentation != "none" and spec.head_drop:
+        changes["head_drop"] = False
+    return spec.override(**changes), [*changes]
+
+
+def random_labels(spec: ResNetSpec, shape: Sequence[int], seed: int, name: str) -> np.ndarray:
+    """Labels of images [N, H, W, C], each drawn by the seed and the name: of every image, or for
+    segmentation of every pixel, some of which count for nothing.
+    """
+    classes, draw = spec.num_classes, generator(seed, name)
+    if spec.segmentation == "none":
+        return draw.integers(0, classes, shape[0]).astype(np.int64)
+    labels = draw.integers(0, classes + 1, tuple(shape[:3])).astype(np.int64)
+    return np.where(labels == classes, IGNORED, labels)

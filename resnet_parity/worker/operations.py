@@ -20,7 +20,7 @@ from resnet_parity.numerics.teacher_forcing import inputs_of, rounded
 from resnet_parity.worker import bench
 from resnet_parity.worker.exported import calibrate, lite_graph, run_exported, trace_file
 from resnet_parity.worker.judges import judge
-from resnet_parity.worker.reference_libraries import reference_logits
+from resnet_parity.worker.reference_libraries import reference_results
 from resnet_parity.worker.session import (
     LITERT,
     Operation,
@@ -89,16 +89,20 @@ def run(session: Session, **request: Any) -> Written:
 def reference(
     session: Session, library: str, name: str, weights: str, dtype: str, images: list[str]
 ) -> Written:
-    """The logits of the net that `library` has under a name of the catalogue, named as in `run`."""
+    """What the net that `library` has under a name of the catalogue returns, named as in `run`."""
     state = narrowed(read_safetensors(weights).state, dtype)
-    count, found = reference_logits(
+    count, found = reference_results(
         REFERENCES[library],
         CATALOGUE[name],
         state,
         dtype,
         [read_safetensors(file).state["images"] for file in images],
     )
-    return {"parameters": count}, {f"{i}/logits": a for i, a in enumerate(found)}
+    results = compile_plan(CATALOGUE[name].spec).results()
+    named = ((i, zip(results, arrays, strict=True)) for i, arrays in enumerate(found))
+    return {"parameters": count}, {
+        f"{i}/{key}": array for i, batch in named for key, array in batch
+    }
 
 
 @writing

@@ -17,18 +17,18 @@ from typing import Any
 import numpy as np
 
 from resnet_parity.engines.reference_libraries import Reference, names_there, recast
-from shared_spec.catalogue import Entry
+from shared_spec.catalogue import CATALOGUE, Entry
 from shared_spec.errors import ResNetError
 from shared_spec.formats.dialects import keras_applications, keras_hub
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.state import State
 
-Outputs = tuple[int, list[np.ndarray]]
-"""Number of parameters, and the logits of each batch of images."""
+Outputs = tuple[int, list[list[np.ndarray]]]
+"""Number of parameters, and of each batch of images what the net returns."""
 
 
-def reference_logits(
+def reference_results(
     reference: Reference, entry: Entry, state: State, dtype: str, images: Sequence[np.ndarray]
 ) -> Outputs:
     """Run a library's net on canonical weights, in a process that has its framework.
@@ -53,8 +53,16 @@ def reference_logits(
         net = load_torch(torch_net(reference.name, entry.name), named, dtype)
         kind = getattr(torch, dtype)
         with torch.inference_mode():
-            logits = [net(torch.from_numpy(x).to(kind).permute(0, 3, 1, 2)).numpy() for x in images]
-    return sum(p.numel() for p in net.parameters()), logits
+            given = (net(torch.from_numpy(x).to(kind).permute(0, 3, 1, 2)) for x in images)
+            found = [_channels_last(one) for one in given]
+    return sum(p.numel() for p in net.parameters()), found
+
+
+def _channels_last(given: Any) -> list[np.ndarray]:
+    """Logits, or the maps that torchvision has in a dict."""
+    if isinstance(given, Mapping):
+        return [found.permute(0, 2, 3, 1).numpy() for found in given.values()]
+    return [given.numpy()]
 
 
 def torchvision_models() -> Any:
@@ -103,7 +111,9 @@ def torch_net(library: str, name: str) -> Any:
     """Timm's or torchvision's net of a name, with random weights."""
     if library == "timm":
         return timm_model(name)
-    return getattr(torchvision_models(), name)(weights=None)
+    segments = CATALOGUE[name].spec.segmentation != "none"
+    options = {"weights_backbone": None, "aux_loss": True} if segments else {}
+    return torchvision_models().get_model(name, weights=None, **options)
 
 
 def load_torch(net: Any, state: State, dtype: str) -> Any:
@@ -176,14 +186,15 @@ def load_keras(library: str, layers: Mapping[str, Any], state: State) -> None:
 def _run_keras(
     library: str, spec: ResNetSpec, state: State, dtype: str, images: Sequence[np.ndarray]
 ) -> Outputs:
-    count, logits = 0, []
+    found: list[list[np.ndarray]] = []
+    count = 0
     for batch in images:  # the classifier makes it ask for a static size
         with keras_dtype(dtype):
             net, layers = keras_net(library, spec, batch.shape[1:3], dtype)
         load_keras(library, layers, state)
-        logits.append(np.asarray(net(batch.astype(dtype), training=False)))
+        found.append([np.asarray(net(batch.astype(dtype), training=False))])
         count = sum(math.prod(v.shape) for v in net.trainable_variables)
-    return count, logits
+    return count, found
 
 
 @contextmanager

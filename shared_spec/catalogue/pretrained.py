@@ -25,6 +25,12 @@ from shared_spec.weights.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Prepr
 TABLE = Path(__file__).with_name("pretrained.csv")
 LABELS = Path(__file__).with_name("imagenet1k.txt")
 """torchvision's names of the 1,000 classes of ImageNet, in the usual order."""
+VOC = (
+    "__background__", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat",
+    "chair", "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep",
+    "sofa", "train", "tvmonitor",
+)  # fmt: skip
+"""torchvision's names of the 21 classes of Pascal VOC's pixels."""
 COLUMNS = (
     "model", "tag", "library", "where", "hash", "license", "image_size", "crop", "interpolation",
     "statistics", "classes", "labels", "top1", "top5", "test_image_size", "test_crop", "test_top1",
@@ -71,7 +77,9 @@ class Pretrained:
     preprocessing: Preprocessing | None
     """Of an evaluation. None: the files alone tell it."""
     labels: str | None
-    """`imagenet-1k` if the classes are those of ImageNet, in the usual order."""
+    """`imagenet-1k` if the classes are those of ImageNet, in the usual order; `pascal-voc`: VOC's
+    classes of pixels.
+    """
     top1: float | None
     """ImageNet accuracy in percent that the publisher gives, with this preprocessing."""
     top5: float | None
@@ -87,6 +95,11 @@ class Pretrained:
     def name(self) -> str:
         """The net and the tag: `resnet50.a1_in1k`."""
         return f"{self.model}.{self.tag}"
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """Of the classes, if the labels say them."""
+        return {"imagenet-1k": imagenet_labels(), "pascal-voc": VOC}.get(self.labels or "")
 
     @cached_property
     def spec(self) -> ResNetSpec:
@@ -110,7 +123,9 @@ def _preprocessing(row: Mapping[str, str], begin: str = "") -> Preprocessing | N
     mean, std, order = STATISTICS[row["statistics"]]
     told = {"crop": row[f"{begin}crop"], "interpolation": row["interpolation"]}
     fields: dict[str, object] = {key: value for key, value in told.items() if value}
-    if "crop" in fields:
+    if told["crop"] == "whole":
+        fields |= {"crop": 1, "whole": True}
+    elif "crop" in fields:
         fields["crop"] = float(Fraction(told["crop"]))
     fields |= {"image_size": int(row[f"{begin}image_size"]), "channel_order": order}
     return Preprocessing.parse(fields | {"mean": mean, "std": std}, TABLE.name)

@@ -137,9 +137,10 @@ def _preparation(checkpoint: Checkpoint) -> str:
     prepare = checkpoint.preprocessing
     if prepare is None:
         return "## Preprocessing\n\nThe weights came without one."
+    crop = f"{prepare.image_size} × {prepare.image_size} pixels"
     facts = {
         "shorter side": f"{prepare.shorter_side} pixels, {prepare.interpolation}",
-        "centre crop": f"{prepare.image_size} × {prepare.image_size} pixels",
+        "centre crop": "none" if prepare.whole else crop,
         "mean": ", ".join(f"{x:.4g}" for x in prepare.mean),
         "standard deviation": ", ".join(f"{x:.4g}" for x in prepare.std),
         "order of channels": prepare.channel_order.upper(),

@@ -181,8 +181,10 @@ def checkpoint_of(
         if asked.names is not None:
             source, own = renamed(source, asked.names)
             ours = False
-        within = None
-        if spec is not None and spec.pyramid is not None:
+        within, published = None, TORCHVISION.spec_of(source)
+        if published is not None and published.segmentation != "none":
+            within = source  # its names are those of the whole net
+        elif spec is not None and spec.pyramid is not None:
             within = with_body(source, PYRAMID, asked.part)
         elif spec is not None and spec.segmentation != "none":
             within = with_body(source, SEGMENTER, asked.part)
@@ -338,8 +340,9 @@ def _unknown_names(source: Source) -> WeightsError:
 
 
 _FAMILIES = {
-    "torchvision": "torchvision",
-    "torchvision_regnet": "torchvision",
+    **dict.fromkeys(
+        ("torchvision", "torchvision_regnet", "torchvision_segmentation"), "torchvision"
+    ),
     **dict.fromkeys(("timm", "timm_v2", "timm_regnet", "timm_nf", "senet"), "timm"),
 }
 """Of the catalogue, whose names are a library's, to that."""

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 
 from shared_spec import plan
 from shared_spec.plan.layers import Layers
+from shared_spec.plan.network import IMAGES as IMAGES
 from shared_spec.plan.network import Plan
-
-IMAGES = ""
-"""The source of a layer that takes the images."""
 
 _AVERAGING = (
     plan.GlobalPool,

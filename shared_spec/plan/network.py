@@ -27,7 +27,6 @@ from shared_spec.plan.layers import (
     BatchNorm,
     Conv,
     Dense,
-    Enlarge,
     Flatten,
     FlattenMaps,
     GlobalPool,
@@ -37,6 +36,8 @@ from shared_spec.plan.layers import (
 )
 from shared_spec.plan.parameters import leaves, parameters_of
 
+IMAGES = ""
+"""The source of what takes the images."""
 CHAINS = ("pre", "branch", "shortcut", "output")
 """Of a block, in the order in which PyTorch would register them."""
 
@@ -71,8 +72,8 @@ class Stage:
 @dataclass(frozen=True, slots=True)
 class Junction:
     """A chain behind the stages. `sources` are the stages, or layers that end the head or an
-    earlier junction, or an empty name for the images, whose results enter its first layer:
-    several where that is a `Join`.
+    earlier junction, or `IMAGES`, whose results enter its first layer: several where that is a
+    `Join`.
     """
 
     sources: tuple[str, ...]
@@ -120,13 +121,13 @@ class Plan:
 
     @property
     def classifiers(self) -> tuple[Conv | Dense, ...]:
-        """The layers that give logits, of images or of pixels."""
-        if self.classifier is not None:
-            return (self.classifier,)
-        # Behind the logits of pixels there is only what enlarges them to the images' size.
-        last = {j.sources[0]: j.layers[0] for j in self.junctions if j.name in self.outputs}
-        found = (j.layers[-1] for j in self.junctions if isinstance(last.get(j.name), Enlarge))
-        return tuple(layer for layer in found if isinstance(layer, Conv | Dense))
+        """The layers that give classes: the classifier, or those of pixels before their maps are
+        enlarged to the images.
+        """
+        before = {j.sources[0] for j in self.junctions if IMAGES in j.sources}
+        found = (layer for layer in self.layers() if layer.name in before)
+        whole = () if self.classifier is None else (self.classifier,)
+        return (*whole, *(layer for layer in found if isinstance(layer, Conv)))
 
     def results(self) -> dict[str, str]:
         """What the model returns, with the layer or block that gives it: `logits`, which may be

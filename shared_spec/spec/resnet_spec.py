@@ -327,6 +327,9 @@ class ResNetSpec(Document):
     arXiv:1706.05587), enlarged to the image; names as in torchvision."""
     auxiliary: Flag = False
     """A second map of classes, from the last stage but one, for training."""
+    head_drop: Flag = True
+    """Dropout in the heads of segmentation, at torchvision's rates: 0.1 before the last
+    convolution of convolutions alone, 0.5 behind DeepLab's paths."""
     names: Literal["regnet", "byobnet", "senet", "iresnet"] | None = None
     """Whose names the layers have, and whose conventions hold of dilation and of features: of
     timm's regnet, byobnet or senet, or of insightface's iresnet; left out: torchvision's and timm's
@@ -717,8 +720,8 @@ class ResNetSpec(Document):
 
     def _segmentation_problems(self) -> Iterator[str]:
         if self.segmentation == "none":
-            if self.auxiliary:
-                yield "auxiliary: needs segmentation"
+            for field, _, _ in self._changed("auxiliary", "head_drop"):
+                yield f"{field}: needs segmentation"
             return
         fields = (*_AFTER_FEATURES, "features_only", "output_norm", "head_width", "pre_activation")
         for field, given, _ in self._changed(*fields):

@@ -19,6 +19,15 @@ from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.training.optimization import Optimization
 from shared_spec.weights.state import State, check_weights, numpy_dtype
 
+IGNORED = 255
+"""The label of pixels that count for nothing, as in the files of Pascal VOC and in torchvision's
+reference training; trainers get it as `UNCOUNTED`, which is no number of a class.
+"""
+UNCOUNTED = -1
+LOSS_WEIGHTS = (1.0, 0.5)
+"""Of a model's results in its loss: logits, or `out` and `aux`, as torchvision's reference training
+has them.
+"""
 MOMENTS = {"sgd": ("momentum",), "adamw": ("first_moment", "second_moment")}
 """What each optimizer keeps of every parameter that trains."""
 
@@ -36,8 +45,8 @@ class Gradients:
 
 @dataclass(frozen=True)
 class Progress:
-    """Loss (mean) and number of right answers of one batch, as the framework's scalars: reading
-    them waits for the device.
+    """Loss (mean) and number of right answers of one batch, images or pixels, as the framework's
+    scalars: reading them waits for the device.
     """
 
     loss: Any
@@ -104,11 +113,19 @@ def restored(
     return TrainingState(int(state["step"]), parts["weights"], moments, parts.get("average"))
 
 
-def require_classes(spec: ResNetSpec) -> None:
-    """Raise a `RecipeError` for a net that gives no logits to learn from."""
-    if spec.gives_maps or not spec.num_classes:
+def require_classes(spec: ResNetSpec, *, pixels: bool = False) -> None:
+    """Raise a `RecipeError` for a net that gives no logits to learn from: of whole images, or where
+    that is enough, of their `pixels`.
+    """
+    segments = pixels and spec.segmentation != "none"
+    if not segments and (spec.gives_maps or not spec.num_classes):
         raise RecipeError(
             "the net has no classes to learn for whole images; give it num_classes and a head"
+        )
+    if segments and spec.num_classes > IGNORED:
+        raise RecipeError(
+            f"num_classes: {spec.num_classes}; no more than {IGNORED} classes of pixels are "
+            f"trained, since the label {IGNORED} says that a pixel counts for nothing"
         )
 
 
@@ -124,7 +141,8 @@ def require_equal_parts(array: np.ndarray, parts: int, owner: str) -> None:
 def batch(
     images: np.ndarray, labels: np.ndarray | None, spec: ResNetSpec, dtype: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A batch to train on, checked: images [N, H, W, C] in `dtype`, labels [N] as int64.
+    """A batch to train on, checked: images [N, H, W, C] in `dtype`, labels [N], or [N, H, W] of
+    pixels, as int64, with `UNCOUNTED` in the place of `IGNORED`.
 
     Raises:
         ImageError: if it does not fit the net.
@@ -134,15 +152,24 @@ def batch(
         raise ImageError(
             f"images of shape {list(images.shape)}: expected [N, H, W, {spec.in_channels}]"
         )
-    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu" or not len(labels):
+    pixels = spec.segmentation != "none"
+    shape = images.shape[: 3 if pixels else 1]
+    if labels.shape != shape or labels.dtype.kind not in "iu" or not labels.size:
+        wanted = f"{list(shape)} of" if pixels else f"{len(images)}"
         raise ImageError(
-            f"labels of shape {list(labels.shape)} and type {labels.dtype.name}: expected "
-            f"{len(images)} whole numbers, and at least one"
+            f"labels of shape {list(labels.shape)} and type {labels.dtype.name}: expected {wanted} "
+            f"whole numbers, and at least one"
         )
+    counted = labels[labels != IGNORED] if pixels else labels
+    if not counted.size:
+        raise ImageError(f"labels: all are {IGNORED}, and such pixels count for nothing")
     classes = spec.num_classes
-    if labels.min() < 0 or labels.max() >= classes:
+    if counted.min() < 0 or counted.max() >= classes:
         raise ImageError(
-            f"labels go from {labels.min()} to {labels.max()}; the net has {classes} classes, "
+            f"labels go from {counted.min()} to {counted.max()}; the net has {classes} classes, "
             f"numbered from 0"
         )
-    return np.asarray(images, numpy_dtype(dtype)), labels.astype(np.int64, copy=False)
+    labels = labels.astype(np.int64, copy=False)
+    if pixels:
+        labels = np.where(labels == IGNORED, UNCOUNTED, labels)
+    return np.asarray(images, numpy_dtype(dtype)), labels

@@ -59,7 +59,7 @@ class BaseTrainer(ABC, Generic[Model]):
         """
         self.verbs.follow(model)
         require_trained(model.plan, "to train")
-        require_classes(model.spec)
+        require_classes(model.spec, pixels=True)
         dtype, needed = self.verbs.dtype_name(model), optimization.dtype
         if dtype != needed:
             raise FrameworkError(
@@ -80,8 +80,9 @@ class BaseTrainer(ABC, Generic[Model]):
 
     def place(self, images: np.ndarray, labels: np.ndarray | None) -> Placed:
         """A batch, checked, on its way to the device: images [N, H, W, C], normalised, and labels
-        [N]. Placed before the last step's figures are read, it travels while that step computes.
-        The arrays must not change before the step is over: they may be used as they are.
+        [N], or of a net for segmentation [N, H, W], with 255 where a pixel does not count. Placed
+        before the last step's figures are read, it travels while that step computes. The arrays
+        must not change before the step is over: they may be used as they are.
 
         Raises:
             ImageError: if it does not fit the net, or does not divide among the devices.

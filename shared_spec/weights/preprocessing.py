@@ -8,7 +8,15 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from shared_spec.errors import ImageError, SpecError
 from shared_spec.spec.resnet_spec import ResNetSpec
@@ -46,6 +54,9 @@ class Preprocessing(BaseModel):
     std: tuple[Annotated[float, Field(gt=0)], ...]
     channel_order: Literal["rgb", "bgr"] = "rgb"
     """Order of the input's channels, and of mean and std (bgr: Caffe, keras.applications' V1)."""
+    whole: bool = False
+    """Whether the resized image is not cropped, as torchvision's `SemanticSegmentation` has it:
+    `image_size` is then its shorter side."""
 
     @property
     def shorter_side(self) -> int:
@@ -60,7 +71,15 @@ class Preprocessing(BaseModel):
     def _check(self) -> Preprocessing:
         if len(self.mean) != len(self.std) or len(self.mean) not in _MODES:
             raise ValueError("mean and std need one entry per channel, 1 or 3 each")
+        if self.whole and self.crop != 1:
+            raise ValueError("crop: a whole image has none; give 1")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_later_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """As files are that earlier versions read, where they can say it."""
+        data: dict[str, object] = handler(self)
+        return data if self.whole else {k: x for k, x in data.items() if k != "whole"}
 
     @classmethod
     def parse(cls, data: object, where: str) -> Preprocessing:
@@ -83,9 +102,11 @@ class Preprocessing(BaseModel):
                 f"the model takes {spec.in_channels} channels, and image files have 1 or 3; "
                 f"in Python, predict() takes arrays"
             )
-        if spec.in_channels == 3:
-            return cls(image_size=spec.image_size, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-        return cls(image_size=spec.image_size, mean=(0.5,), std=(0.5,))
+        colour = spec.in_channels == 3
+        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if colour else ((0.5,), (0.5,))
+        if spec.segmentation != "none":
+            return cls(image_size=spec.image_size, crop=1, mean=mean, std=std, whole=True)
+        return cls(image_size=spec.image_size, mean=mean, std=std)
 
     def for_channels(self, count: int) -> Preprocessing | None:
         """The same for images of another number of channels, with the averages of mean and standard
@@ -104,7 +125,8 @@ class Preprocessing(BaseModel):
             (1, 224, 224, 3)
 
         Raises:
-            ImageError: if a file is missing or no image, or an image is too narrow.
+            ImageError: if a file is missing or no image, or an image is too narrow, or whole images
+                have several sizes.
         """
         several: Any = images
         # Bytes and open files would give numbers and lines.
@@ -114,7 +136,14 @@ class Preprocessing(BaseModel):
         opened = open_images(list(several))
         if not opened:
             raise ImageError("images: expected at least one, got none")
-        return np.stack([self._one(image) for image in opened])
+        prepared = [self._one(image) for image in opened]
+        sizes = dict.fromkeys(f"{x.shape[0]} x {x.shape[1]}" for x in prepared)
+        if len(sizes) > 1:
+            raise ImageError(
+                f"images: they are taken whole, and would have {' and '.join(sizes)} pixels; give "
+                f"those of one size together"
+            )
+        return np.stack(prepared)
 
     def normalise(self, pixels: np.ndarray) -> np.ndarray:
         """Pixels in 0..1, [..., C] in the order RGB, to float32 inputs."""
@@ -136,6 +165,9 @@ class Preprocessing(BaseModel):
         size = (side, longer) if image.width <= image.height else (longer, side)
         if size != image.size:
             image = image.resize(size, Resampling[self.interpolation.upper()])
+        if self.whole:
+            pixels = np.asarray(image, np.float64) / 255
+            return self.normalise(pixels.reshape(image.height, image.width, -1))
         left = round((image.width - self.image_size) / 2)
         top = round((image.height - self.image_size) / 2)
         box = (left, top, left + self.image_size, top + self.image_size)

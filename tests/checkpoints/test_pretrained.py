@@ -34,6 +34,7 @@ from shared_spec import (
     write_safetensors,
 )
 from shared_spec import download as download_module
+from shared_spec.catalogue import pretrained as pretrained_module
 from shared_spec.catalogue.pretrained import (
     find_pretrained,
     imagenet_labels,
@@ -41,6 +42,7 @@ from shared_spec.catalogue.pretrained import (
     torchvision_weights,
 )
 from shared_spec.errors import ImageError, ResNetError, UnknownModelError, WeightsError
+from shared_spec.formats.dialects.renamed import torchvision_name
 from shared_spec.formats.hub_folder import CARD, CERTIFICATE, CONFIG, WEIGHTS
 from shared_spec.origin import names_weights, origin_of
 from tests.command import command, refused
@@ -286,6 +288,50 @@ def test_kerashubs_presets_come_by_kaggles_client(
     assert model.labels == imagenet_labels()
     with pytest.raises(WeightsError, match=r"it is not in .*, and RESNET_PARITY_OFFLINE is set"):
         resnet_torch.create_model("resnet_vd_34", pretrained=True)
+
+
+def test_torchvisions_segmenters_come_by_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A file as torchvision has it, of a narrow net, in the cache under the address published."""
+    torch = pytest.importorskip("torch")
+    known = CATALOGUE["fcn_resnet50"]
+    narrow = {"depths": [1, 1, 1, 1], "widths": [8] * 4, "stem_width": 8}
+    monkeypatch.setitem(CATALOGUE, known.name, replace(known, fields={**known.fields, **narrow}))
+    spec = CATALOGUE[known.name].spec
+    state = random_weights(compile_plan(spec), 5)
+    file = tmp_path / "net.pth"
+    named = {torchvision_name(name, spec): torch.from_numpy(x) for name, x in state.items()}
+    torch.save(named, file)
+    start = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+    url = f"https://download.pytorch.org/models/net-{start}.pth"
+    entry = replace(find_pretrained(known.name), where=url, hash=f"sha256:{start}")
+    monkeypatch.setattr(pretrained_module, "published", lambda: {entry.name: entry})
+    monkeypatch.setattr(pretrained_module, "_by_place", lambda: {url: entry})
+    monkeypatch.setenv("RESNET_PARITY_CACHE", str(tmp_path))
+    monkeypatch.setenv("RESNET_PARITY_OFFLINE", "1")
+    cached = tmp_path / hashlib.sha256(url.encode()).hexdigest()[:16] / Path(url).name
+    cached.parent.mkdir()
+    file.rename(cached)
+    for asked in ({"pretrained": True}, {"weights": "FCN_ResNet50_Weights.DEFAULT"}):
+        model = resnet_torch.create_model(known.name, **asked)
+        assert digest(resnet_torch.export_weights(model)) == digest(state)
+        assert model.spec == spec
+        assert model.labels == tuple(torchvision_models().get_model_weights(
+            known.name).DEFAULT.meta["categories"])  # fmt: skip
+        assert model.preprocessing == Preprocessing.default(spec)
+    assert resnet_torch.preprocess(model, PHOTOGRAPH).shape[1] == 520
+    # The file alone is enough while its name and hash are the published ones.
+    assert read_checkpoint(cached).spec == spec
+    copy = tmp_path / "copy.pth"
+    copy.write_bytes(cached.read_bytes())
+    with pytest.raises(WeightsError, match="is of a segmenter, whose net is dilated as a rule"):
+        read_checkpoint(copy)
+    fewer = resnet_torch.create_model(known.name, weights=copy, num_classes=3, seed=4)
+    fresh = resnet_torch.export_weights(resnet_torch.create_model(fewer.spec, seed=4))
+    for name, array in resnet_torch.export_weights(fewer).items():
+        new = name.startswith(("classifier.4", "aux_classifier.4"))
+        assert np.array_equal(array, (fresh if new else state)[name]), name
 
 
 def folder_of_a_run(folder: Path, checkpoint: Checkpoint) -> Path:
@@ -582,7 +628,7 @@ def test_the_command_line_lists_and_fetches(monkeypatch: pytest.MonkeyPatch) -> 
     assert code == 0
     assert [row["name"] for row in json.loads(out)] == list_models("resnet18", pretrained=True)
     code, out, _ = command("list", "--pretrained", "--source", "torchvision")
-    assert out.count("\n") == 1 + 51
+    assert out.count("\n") == 1 + 55
     assert "resnet50.IMAGENET1K_V2" in out
     monkeypatch.setenv("RESNET_PARITY_OFFLINE", "1")
     code, out, told = command("download", "resnet18*", "--library", "torchvision", "--json")

@@ -74,7 +74,7 @@ def test_every_name() -> None:
 
 def test_says_what_the_plan_says(tmp_path: Path) -> None:
     # Of the pruned ones, blocks of one kind and stage have widths of their own.
-    for name in {*every(12), "ecaresnet50d_pruned"}:
+    for name in {*every(12), "ecaresnet50d_pruned", "deeplabv3_resnet50"}:
         spec = resolve(name)
         p, size = compile_plan(spec), (spec.image_size, spec.image_size)
         root = drawn(tmp_path, name)
@@ -87,7 +87,8 @@ def test_says_what_the_plan_says(tmp_path: Path) -> None:
                         entry = shape, int(count.replace(",", ""))
                         found.setdefault(place, Counter())[entry] += 1
         rows = {r.name: ("×".join(map(str, r.shape)), r.parameters) for r in layer_rows(p, size)}
-        wanted = {layer.name: Counter([rows[layer.name]]) for layer in (*p.stem, *p.head)}
+        behind = [layer for junction in p.junctions for layer in junction.layers]
+        wanted = {layer.name: Counter([rows[layer.name]]) for layer in (*p.stem, *p.head, *behind)}
         for block in p.blocks():
             wanted[block.name] = Counter(rows[layer.name] for layer in block.layers())
         # The row of stages tells its own sums.
@@ -131,6 +132,28 @@ def test_outputs_are_marked(tmp_path: Path) -> None:
     said = Counter(text for text in texts(drawn(tmp_path, spec)) if text.startswith("→ "))
     # That of the stem at its layer too.
     assert said == {"→ features0": 2, **{f"→ features{i}": 1 for i in range(1, 5)}}
+
+
+def test_what_joins_stages(tmp_path: Path) -> None:
+    pyramid = {"features_only": True, "pyramid": 16, "pyramid_extra": "p6p7_of_stage"}
+    spec = tmp_path / "pyramid.yaml"
+    spec.write_text(yaml.safe_dump(resolve("resnet18", pyramid).to_dict()))
+    said = texts(drawn(tmp_path, spec))
+    assert said.count("sum") == 3
+    assert [f"nearest, to {n}×{n}" for n in (14, 28, 56)] == [x for x in said if "nearest" in x]
+    assert [said.count(f"→ features{i}") for i in range(6)] == [2] * 6
+    assert said.count("layer4") == 2
+    root = drawn(tmp_path, "deeplabv3_resnet50")
+    said = texts(root)
+    assert [said.count(f"3×3 conv, 256, dilation {n}") for n in (12, 24, 36)] == [1] * 3
+    assert said.count("bilinear, to 520×520") == 2
+    # Below all that enters it: in SVG, y grows downwards.
+    order = "layer4", "bilinear, to 65×65", "side by side", "bilinear, to 520×520"
+    y = [[float(x.get("y", "")) for x in root.iter(f"{SVG}text") if x.text == t] for t in order]
+    assert sorted(map(max, y)) == [*map(max, y)]
+    found = marked(drawn(tmp_path, "deeplabv3_resnet50", "--compare", "fcn_resnet50"))
+    assert found["behind"] == 2
+    assert found["side by side"] == 1
 
 
 def test_compares(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ import torch
 import resnet_torch
 from resnet_parity.check.forward import check
 from resnet_parity.engines.registry import ALL_ENGINES, ENGINES
-from resnet_parity.render.drawing.kinds import taken_apart
 from shared_spec import (
     Checkpoint,
     ResNetSpec,
@@ -288,11 +287,6 @@ def test_places_are_those_that_torch_takes() -> None:
             row = torch.arange(side, dtype=torch.float64)
             taken = torch.nn.functional.interpolate(row[None, None], size=length, mode="nearest")
             np.testing.assert_array_equal(nearest(np, side, length), taken[0, 0].numpy())
-
-
-def test_a_pyramid_is_not_drawn() -> None:
-    with pytest.raises(SpecError, match="a feature pyramid is not drawn"):
-        taken_apart(compile_plan(IN_FIVE["frozen norms"]), (64, 64))
 
 
 def test_a_join_does_not_run_alone() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 import resnet_torch
 from resnet_parity.check.forward import check
 from resnet_parity.engines.registry import ALL_ENGINES
+from resnet_parity.train.recipes import find_recipe, random_labels
 from shared_spec import (
     Checkpoint,
     ResNetError,
@@ -23,11 +26,15 @@ from shared_spec import (
     optimization,
     random_images,
     random_weights,
+    read_checkpoint,
     read_safetensors,
     resolve,
     write_checkpoint,
     write_safetensors,
 )
+from shared_spec.formats.dialects.renamed import torchvision_name
+from shared_spec.formats.graphs.keras_layers import records_of
+from shared_spec.formats.graphs.keras_model import Node
 from shared_spec.plan.resampling import linear
 from tests.conftest import Pool
 from tests.peers import torchvision_models
@@ -177,7 +184,95 @@ def test_what_cannot_be(fields: dict[str, Any], message: str) -> None:
         resolve("resnet18", fields)
 
 
-def test_a_trainer_takes_none() -> None:
-    net = resnet_torch.create_model(resolve("resnet18", NARROW | {"segmentation": "fcn"}))
+def trained(net: Any, images: torch.Tensor, labels: torch.Tensor) -> Iterator[float]:
+    """Losses of torchvision's reference training, before each of three steps of SGD."""
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9)
+    for _ in range(3):
+        found = net(images)
+        out, aux = (
+            torch.nn.functional.cross_entropy(found[key], labels, ignore_index=255)
+            for key in ("out", "aux")
+        )
+        loss = out + 0.5 * aux
+        optimizer.zero_grad()
+        loss.backward()
+        yield loss.item()
+        optimizer.step()
+
+
+def test_gradients_and_steps_are_those_of_torchvisions_net() -> None:
+    torchvision_models()
+    from torchvision.models.resnet import Bottleneck, ResNet
+    from torchvision.models.segmentation.fcn import _fcn_resnet
+
+    spec = resolve("fcn_resnet50", {"depths": [1, 1, 1, 1], "num_classes": 5, "head_drop": False})
+    state = cast_weights(random_weights(compile_plan(spec), 1), "float64")
+    dilated = {"replace_stride_with_dilation": [False, True, True]}
+    theirs = _fcn_resnet(ResNet(Bottleneck, [1, 1, 1, 1], **dilated), 5, True).double().train()
+    named = {torchvision_name(name, spec): torch.from_numpy(x) for name, x in state.items()}
+    theirs.load_state_dict(named)
+    for layer in theirs.modules():
+        if isinstance(layer, torch.nn.Dropout):
+            layer.p = 0.0
+    ours = resnet_torch.create_model(spec, weights=state, dtype="float64")
+    trainer = resnet_torch.Trainer(
+        ours, optimization(learning_rate=0.02, precision="float64"), steps=3
+    )
+    images = random_images((2, 33, 24, 3)).astype(np.float64)
+    labels = random_labels(spec, images.shape, 3, "labels")
+    assert {255, *range(5)} == {*labels.ravel().tolist()}
+    given = torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels)
+    losses = trained(theirs, *given)
+    loss = next(losses)
+    found = trainer.gradients(images, labels)
+    assert abs(found.loss / loss - 1) <= 1e-12
+    reference = {name: q.grad.numpy() for name, q in theirs.named_parameters()}
+    largest = max(np.abs(g).max() for g in reference.values())
+    for name, g in found.parameters.items():
+        wanted = reference[torchvision_name(name, spec)]
+        assert np.abs(g - wanted).max() <= 1e-10 * max(np.abs(wanted).max(), 1e-2 * largest), name
+    for _ in range(3):
+        progress = trainer.step(images, labels)
+        assert abs(float(progress.loss) / loss - 1) <= 1e-10
+        loss = next(losses, 0.0)
+    assert 0 < int(progress.correct) < (labels != 255).sum()
+    after = theirs.state_dict()
+    for name, array in resnet_torch.export_weights(ours).items():
+        wanted = after[torchvision_name(name, spec)].numpy()
+        assert np.abs(array - wanted).max() <= 1e-10 * np.abs(wanted).max(), name
+
+
+def test_what_a_trainer_refuses() -> None:
+    spec = resolve("resnet18", NARROW | {"segmentation": "fcn", "num_classes": 9})
+    net = resnet_torch.create_model(spec)
+    trainer = resnet_torch.Trainer(net, optimization(learning_rate=0.1), 5)
+    images, labels = random_images((2, 16, 16, 3)), np.zeros((2, 16, 16), np.int64)
+    for wrong, message in (
+        (labels[:, 0, 0], r"labels of shape [2] and type int64: expected [2, 16, 16] of whole"),
+        (labels + 9, "labels go from 9 to 9; the net has 9 classes, numbered from 0"),
+        (labels + 255, "labels: all are 255, and such pixels count for nothing"),
+    ):
+        with pytest.raises(ResNetError, match=re.escape(message)):
+            trainer.step(images, wrong)
+    many = resnet_torch.create_model(spec, num_classes=256)
+    with pytest.raises(ResNetError, match="num_classes: 256; no more than 255 classes of pixels"):
+        resnet_torch.Trainer(many, optimization(learning_rate=0.1), 5)
+    # A recipe's data have labels of whole images.
     with pytest.raises(ResNetError, match="no classes to learn for whole images"):
-        resnet_torch.Trainer(net, optimization(learning_rate=0.1), 5)
+        find_recipe("digits").check_parts(spec)
+
+
+def test_a_graph_that_enlarges_maps_is_told(tmp_path: Path) -> None:
+    net = resnet_torch.create_model(resolve("resnet18", NARROW | {"segmentation": "fcn"}))
+    file = tmp_path / "net.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter is deprecated
+        torch.onnx.export(net.eval(), (torch.zeros(1, 3, 32, 32),), file, dynamo=False)
+    with pytest.raises(
+        ResNetError, match=r"\(Resize\) enlarges maps, as a feature pyramid or a net"
+    ):
+        read_checkpoint(file)
+    for kind in ("UpSampling2D", "resnet_keras>Enlarge"):
+        node = Node(("net", "up"), kind, {"dtype": "float32"}, (0,), (None,))
+        with pytest.raises(ResNetError, match=r"layer 'net/up' \(.*\) enlarges maps"):
+            records_of(node)

@@ -21,7 +21,7 @@ from resnet_parity.engines.reference_libraries import REFERENCES, references_of
 from resnet_parity.engines.registry import ENGINES, Device, Engine
 from resnet_parity.render.markdown import markdown, summary
 from resnet_parity.render.progress import SweepProgress
-from resnet_parity.worker.reference_libraries import reference_logits
+from resnet_parity.worker.reference_libraries import reference_results
 from shared_spec import (
     CATALOGUE,
     Checkpoint,
@@ -90,7 +90,7 @@ def lab(pool: Pool, tmp_path: Path) -> Lab:
 def test_which_libraries_judge_which_names() -> None:
     names = [r.name for entry in CATALOGUE.values() for r in references_of(entry)]
     assert {name: names.count(name) for name in REFERENCES} == {
-        "torchvision": 25,
+        "torchvision": 29,
         "timm": 209,
         "keras.applications": 6,
     }
@@ -235,7 +235,7 @@ def test_libraries_load_strictly() -> None:
         state | {"x": state["fc.bias"]},
     ):
         with pytest.raises(ResNetError, match=r"(Missing|Unexpected) key\(s\) in state_dict"):
-            reference_logits(REFERENCES["timm"], SMALL, wrong, "float64", images)
+            reference_results(REFERENCES["timm"], SMALL, wrong, "float64", images)
 
 
 RECORD = SweepRecord(

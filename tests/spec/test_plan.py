@@ -95,7 +95,8 @@ def test_folds_agree_with_one_another(name: str) -> None:
     for rows in (layer_rows(p, size), block_rows(p, size), stage_rows(p, size)):
         assert sum(row.parameters for row in rows) == p.parameter_count()
         assert sum(row.macs for row in rows) == macs(p, size)
-        assert rows[-1].shape == (spec.num_classes or spec.out_channels[-1],)
+        maps = () if spec.segmentation == "none" else size
+        assert rows[-1].shape == (*maps, spec.num_classes or spec.out_channels[-1])
 
 
 @pytest.mark.parametrize("name", list_models())

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared_spec import ImageError, Preprocessing
+from shared_spec import ImageError, Preprocessing, SpecError
 from shared_spec.weights.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from tests.peers import torchvision_models
 
@@ -104,6 +104,22 @@ def test_inputs_are_those_of_torchvision(version: str) -> None:
         image = picture(shape)
         expected = theirs(image).numpy()
         np.testing.assert_allclose(ours(prepare, image), expected, rtol=0, atol=1e-6)
+
+
+def test_whole_images_are_those_of_torchvision() -> None:
+    theirs = torchvision_models().get_model_weights("fcn_resnet50").DEFAULT.transforms()
+    prepare = Preprocessing(
+        image_size=520, crop=1, mean=IMAGENET_MEAN, std=IMAGENET_STD, whole=True
+    )
+    for shape in SHAPES[:5]:
+        image = picture(shape)
+        np.testing.assert_allclose(ours(prepare, image), theirs(image).numpy(), rtol=0, atol=1e-6)
+    assert "whole" not in Preprocessing(**WHOLE).model_dump(mode="json")
+    assert Preprocessing.parse(prepare.model_dump(mode="json"), "here") == prepare
+    with pytest.raises(ImageError, match="would have 520 x 780 and 820 x 520 pixels"):
+        prepare([picture((300, 200)), picture((211, 333))])
+    with pytest.raises(SpecError, match="a whole image has none"):
+        Preprocessing.parse({**WHOLE, "whole": True}, "here")
 
 
 def test_every_whole_number_can_be_the_side_before_the_crop() -> None:

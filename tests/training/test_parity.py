@@ -20,6 +20,7 @@ from tests.training.faults import MODEL_FAULTS
 
 # Two blocks are enough for a rule to be wrong; docs/results/training.md has the whole nets.
 NARROW = {"depths": [1, 1], "widths": [8, 16], "num_classes": 7}
+PIXELS = NARROW | {"auxiliary": True, "output_stride": 8}
 SPECS: dict[str, ResNetSpec] = {
     "resnet20 (A)": resolve("resnet20", {"depths": [1, 1, 1]}),
     "resnet20 (B)": resolve("resnet20_b", {"depths": [1, 1, 1]}),
@@ -45,11 +46,13 @@ SPECS: dict[str, ResNetSpec] = {
         "resnet50_clip", NARROW | {"widths": [64, 64], "stem_width": 16, "image_size": 32}
     ),
     "frozen norms": resolve("resnet50", NARROW | {"norm": "frozen_batch"}),
+    "FCN": resolve("resnet18", PIXELS | {"segmentation": "fcn"}),
+    "DeepLab": resolve("resnet18", PIXELS | {"segmentation": "deeplab", "auxiliary": False}),
     "biases": resolve("d2l_resnet18", {"depths": [1, 1], "widths": [16, 16]}),
 }
 # What differs in a backward pass, for JAX's engines in tier `test`: gates, standardised kernels,
 # statistics. Shortcuts of option A train in all five engines for twenty steps below.
-IN_FLAX = ("SE-D", "BiT", "ResNeSt", "biased variance, same")
+IN_FLAX = ("SE-D", "BiT", "ResNeSt", "biased variance, same", "FCN")
 IN_KERAS_JAX = ("SE-D",)
 COVERED = {"resnet20 (A)", "resnet20 (B)", "resnet50"}
 """In tier `test`, by twenty steps below, the blocks of resnet18 and the bottlenecks of SE-D."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import replace
 from difflib import SequenceMatcher
-from itertools import zip_longest
+from itertools import islice, zip_longest
 
-from resnet_parity.render.drawing.kinds import Kind, Net, Part, Parts, Placed, kind_of
+from resnet_parity.render.drawing.kinds import Joint, Kind, Net, Part, Parts, Placed, kind_of
 from shared_spec.plan.network import CHAINS
 
 _TOLD = 2
@@ -44,6 +44,18 @@ def marked(a: Parts, b: Parts) -> tuple[Parts, Parts]:
             first[i0:i1] = [_different(part, a[i0:i1], b[j0:j1]) for part in a[i0:i1]]
             second[j0:j1] = [_different(part, b[j0:j1], a[i0:i1]) for part in b[j0:j1]]
     return tuple(first), tuple(second)
+
+
+def marked_joints(
+    a: tuple[Joint, ...], b: tuple[Joint, ...]
+) -> tuple[tuple[Joint, ...], tuple[Joint, ...]]:
+    """As `marked`, of what is behind the stages: one after another, as they run."""
+    chains = marked(*(tuple(part for joint in joints for part in joint.parts) for joints in (a, b)))
+    found = []
+    for joints, parts in zip((a, b), chains, strict=True):
+        left = iter(parts)
+        found.append(tuple(replace(x, parts=tuple(islice(left, len(x.parts)))) for x in joints))
+    return found[0], found[1]
 
 
 def _different(part: Part, own: Parts, others: Parts) -> Part:

@@ -6,13 +6,12 @@ Blocks are of one kind if their boxes say the same but for figures: widths, grou
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 
 from resnet_parity.render.drawing.words import Hue, Words, captions, class_words, settings, words
-from shared_spec.errors import SpecError
-from shared_spec.plan.layers import Layer, Layers
+from shared_spec.plan.layers import Enlarge, Layer, Layers
 from shared_spec.plan.network import CHAINS, Block, Plan
 from shared_spec.plan.parameters import parameters_of
 from shared_spec.plan.summary import LayerRow, Shape, layer_rows
@@ -94,6 +93,19 @@ class Kind:
 
 
 @dataclass(frozen=True)
+class Joint:
+    """What is behind the stages: a chain, and where what enters it comes from."""
+
+    name: str
+    """Of its last layer, as in `sources` of others."""
+    sources: tuple[str, ...]
+    """Stages and other joints; an empty name is that of the images."""
+    parts: Parts
+    sized: bool
+    """Whether the second of its sources says no more than how large the first becomes."""
+
+
+@dataclass(frozen=True)
 class Net:
     """A plan on images of one size, taken apart."""
 
@@ -103,6 +115,10 @@ class Net:
     head: Parts
     ends: tuple[LayerRow, LayerRow]
     """Of stem and head: the shape that they give, and their parameters; an empty one keeps all."""
+    joints: tuple[Joint, ...]
+    """What is behind the stages, or the head."""
+    behind: LayerRow
+    """Of all of them."""
     parameters: int
     macs: int
     results: dict[str, str]
@@ -113,10 +129,8 @@ def taken_apart(plan: Plan, size: tuple[int, int]) -> Net:
     """The net on images of `size` (H, W).
 
     Raises:
-        SpecError: if the image is too small, or what joins stages is no chain to draw.
+        SpecError: if the image is too small.
     """
-    if plan.junctions:
-        raise SpecError("a feature pyramid is not drawn, nor what segments; the body alone is")
     rows = layer_rows(plan, size)
     given: Shape = (*size, plan.in_channels)
     shape = given
@@ -131,7 +145,7 @@ def taken_apart(plan: Plan, size: tuple[int, int]) -> Net:
             blocks.append(Placed(block, shape, own, _shape(block, shape, own)))
             shape = blocks[-1].shape
         stages.append((stage.name, tuple(blocks)))
-    head = list(left)
+    head = [next(left) for _ in plan.head]
     after = head[-1].shape if head else shape
     ends = _sum("stem", stem_shape, stem), _sum("head", after, head)
     results = {place: name for name, place in plan.results().items() if plan.outputs}
@@ -139,8 +153,33 @@ def taken_apart(plan: Plan, size: tuple[int, int]) -> Net:
         tuple(_part([x], [(x.name, row)], results) for x, row in zip(layers, own, strict=True))
         for layers, own in ((plan.stem, stem), (plan.head, head))
     )
-    macs = sum(row.macs for row in rows)
-    return Net(given, first, tuple(stages), last, ends, plan.parameter_count(), macs, results)
+    rest = list(left)
+    return Net(
+        given,
+        first,
+        tuple(stages),
+        last,
+        ends,
+        tuple(_joints(plan, rest, results)),
+        _sum("behind", rest[-1].shape if rest else after, rest),
+        plan.parameter_count(),
+        sum(row.macs for row in rows),
+        results,
+    )
+
+
+def _joints(plan: Plan, rows: Sequence[LayerRow], results: dict[str, str]) -> Iterator[Joint]:
+    """What is behind the stages."""
+    left = iter(rows)
+    for junction in plan.junctions:
+        own = [next(left) for _ in junction.layers]
+        layers = zip(junction.layers, own, strict=True)
+        parts = [_part([x], [(x.name, row)], results) for x, row in layers]
+        sized = isinstance(junction.layers[0], Enlarge)
+        if sized:
+            height, width, _ = own[0].shape
+            parts[0] = replace(parts[0], label=f"{parts[0].label}, to {height}×{width}")
+        yield Joint(junction.name, junction.sources, tuple(parts), sized)
 
 
 def kind_of(blocks: Sequence[Placed]) -> Kind:

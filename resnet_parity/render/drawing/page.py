@@ -9,6 +9,7 @@ from itertools import groupby
 
 from resnet_parity.render.drawing import comparison
 from resnet_parity.render.drawing.canvas import Canvas, text_width
+from resnet_parity.render.drawing.joints import joints_piece
 from resnet_parity.render.drawing.kinds import (
     Kind,
     Net,
@@ -22,6 +23,7 @@ from resnet_parity.render.drawing.kinds import (
 from resnet_parity.render.drawing.pieces import Piece, beside, block, whole
 from shared_spec.plan.network import Plan
 
+_BEHIND = "Behind the stages"
 _WIDTH = 1180.0
 _MARGIN = 20.0
 _LINE = 16.0
@@ -62,6 +64,8 @@ def draw(one: Drawn) -> str:
     panels = [_chain_panel(title, parts) for title, parts in ends if parts]
     for letter, kind in zip(members, map(kind_of, members.values()), strict=True):
         panels.append(_panel(f"Block {letter}", _places(kind), block(kind)))
+    if net.joints:
+        panels.append(_panel(_BEHIND, [], joints_piece(net.joints)))
     return _page(one.name, [_facts(net)], [row], panels, one.name)
 
 
@@ -91,8 +95,20 @@ def compare(a: Drawn, b: Drawn, notes: Sequence[str] = ()) -> str:
     ends = ("Stem", stems), ("Head", heads)
     panels = [_pair_of_chains(title, names, both) for title, both in ends if any(both)]
     panels += [_pair(f"Block {_letter(i)}", names, pair) for i, pair in enumerate(pairs)]
+    panels += _behind(names, nets)
     title = f"{a.name} and {b.name}"
     return _page(title, [*notes, "What differs has a thick frame."], rows, panels, title)
+
+
+def _behind(names: tuple[str, str], nets: Sequence[Net]) -> Iterator[Piece]:
+    """What is behind the stages of both nets, as `_pair_of_chains`."""
+    sides = comparison.marked_joints(nets[0].joints, nets[1].joints)
+    if all(sides) and not any(p.differs for joint in sides[0] + sides[1] for p in joint.parts):
+        yield _panel(f"{_BEHIND}: the same in both", [], joints_piece(sides[0]))
+        return
+    for name, joints in zip(names, sides, strict=True):
+        if joints:
+            yield _panel(f"{_BEHIND}: {name}", [], joints_piece(joints))
 
 
 def _of(letter: Mapping[tuple[int, str], str], side: int, placed: Placed) -> str:
@@ -113,6 +129,7 @@ def _letter(i: int) -> str:
 def _row(net: Net, letter: Callable[[Placed], str], other: Net | None = None) -> Piece:
     """Stem, stages and head from left to right, with what `other` has otherwise marked."""
     cells = [_end(net, 0, other), *_stages(net, letter, other), _end(net, 1, other)]
+    cells.append(_last(net, other))
     return _flowing([cell for cell in cells if cell is not None])
 
 
@@ -125,6 +142,16 @@ def _end(net: Net, i: int, other: Net | None) -> Piece | None:
     lines = [row.name, shape_text(row.shape), f"{row.parameters:,} parameters"]
     lines += [f"→ {part.gives}" for part in parts if part.gives]
     return _cell(lines, "\n".join(part.label for part in parts), not same)
+
+
+def _last(net: Net, other: Net | None) -> Piece | None:
+    """The box of what is behind the stages."""
+    if not net.joints:
+        return None
+    same = other is None or (net.joints, net.behind) == (other.joints, other.behind)
+    given = [part.gives for joint in net.joints for part in joint.parts if part.gives]
+    lines = ["behind", f"{net.behind.parameters:,} parameters", *(f"→ {name}" for name in given)]
+    return _cell(lines, "\n".join(joint.name for joint in net.joints), not same)
 
 
 def _stages(net: Net, letter: Callable[[Placed], str], other: Net | None) -> Iterator[Piece]:

@@ -117,6 +117,10 @@ def _composite(layer: Layer) -> tuple[object, ...]:
             return "× {}", f"{value:.3g}"
         case plan.SkipGain():
             return ("× learnt gain",)
+        case plan.Enlarge(how=how):
+            return (how,)
+        case plan.Concat():
+            return ("side by side",)
         case plan.Dropout(rate=rate) | plan.DropPath(rate=rate):
             return f"{class_words(layer).lower()} {{}}", f"{rate:.3g}"
     return (class_words(layer).lower(),)

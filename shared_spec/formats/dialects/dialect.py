@@ -259,7 +259,7 @@ def _fitting(
     stem = canonical_shape(first)
     if stem is None or len(stem) != 4 or stem[0] != first.shape[0] or stem[2:] != first.shape[2:]:
         return None
-    head = canonical_shape(parameters_of(p.classifier)[0]) if p.classifier is not None else None
+    head = next((canonical_shape(parameters_of(x)[0]) for x in p.classifiers), None)
     try:
         spec = spec.override(in_channels=stem[1], num_classes=head[0] if head else 0)
         expected = {}

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from shared_spec.catalogue import CATALOGUE
-from shared_spec.catalogue.pretrained import Pretrained, imagenet_labels, published_at
+from shared_spec.catalogue.pretrained import Pretrained, published_at
 from shared_spec.formats.containers.source import Source
 from shared_spec.formats.dialects.canonical import CANONICAL
 from shared_spec.formats.dialects.dialect import Dialect, Extras, Place
@@ -52,7 +52,7 @@ def _torchvision_spec(source: Source) -> ResNetSpec | None:
 
 def _torchvision_extras(source: Source, spec: ResNetSpec) -> Extras:
     found = _published(source)
-    return (None, None) if found is None else (found.preprocessing, imagenet_labels())
+    return (None, None) if found is None else (found.preprocessing, found.names)
 
 
 _WRAPPED = "timm_model."

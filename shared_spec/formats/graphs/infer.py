@@ -43,7 +43,9 @@ def spec_from_parts(
     forks = [part for part in parts if isinstance(part, Fork)]
     size = {} if image_size is None else {"image_size": image_size}
     if known is not None and (known.pyramid is not None or known.segmentation != "none"):
-        raise NoSpecError("it has junctions behind its stages, which are not read from a graph")
+        raise NoSpecError(
+            "a net with a feature pyramid or for segmentation is not read from a graph"
+        )
     if known is not None:
         after = _layers(_behind(parts))
         usual = {"features_only": False, "out_indices": (), "drop_rate": 0.0, "head_pool": "avg"}

@@ -11,7 +11,7 @@ from shared_spec import plan
 from shared_spec.formats.containers.source import shown
 from shared_spec.formats.graphs.events import EndPad, LowestPad
 from shared_spec.formats.graphs.keras_model import Node, is_kerass, told_options
-from shared_spec.formats.graphs.walk import LayerError
+from shared_spec.formats.graphs.walk import ENLARGES, LayerError
 from shared_spec.plan.layers import LEAKY_SLOPE, Layer
 
 TRAINING_ONLY = {
@@ -48,6 +48,7 @@ TRAINING_ONLY = {
 """Layers that give in inference what they take. `RandomCrop` resizes then, in some releases."""
 
 _OURS = "resnet_keras>"
+_ENLARGING = {"UpSampling2D", "Resizing", f"{_OURS}Enlarge"}
 SUMS = {"Add", f"{_OURS}Add"}
 """Layers and operations of two tensors."""
 
@@ -84,6 +85,8 @@ def records_of(node: Node) -> list[Layer]:
     if node.kind == "Pad":
         return _pad(node)
     build = _BUILDERS.get(node.kind)
+    if node.kind in _ENLARGING:
+        raise LayerError(f"{node} {ENLARGES}")
     if build is None:
         raise LayerError(f"{node} is of a class that no ResNet here has")
     if node.arguments.count(None) != 1 or len(node.arguments) != 1:

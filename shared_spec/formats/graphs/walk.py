@@ -19,6 +19,13 @@ class LayerError(WeightsError):
     """A layer computes what no record of the plan says."""
 
 
+ENLARGES = (
+    "enlarges maps, as a feature pyramid or a net for segmentation does, and such a net is not "
+    "read from a graph; save its state dict, and name the net with it"
+)
+"""Of a layer, what a `LayerError` says."""
+
+
 class _Node(Protocol):
     @property
     def sources(self) -> tuple[Tensor, ...]: ...

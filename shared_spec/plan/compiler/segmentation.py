@@ -44,9 +44,14 @@ def _convolutions(spec: ResNetSpec, name: str, channels: int) -> Layers:
     width = channels // 4
     return (
         *_normed(spec, name, 0, (channels, width), 3),
-        plan.Dropout(f"{name}.3", 0.1),
+        _dropout(spec, f"{name}.3", 0.1),
         plan.Conv(f"{name}.4", width, spec.num_classes, 1, bias=True),
     )
+
+
+def _dropout(spec: ResNetSpec, name: str, rate: float) -> plan.Dropout:
+    # The numbers of layers have no gap, so that they can be places in a list.
+    return plan.Dropout(name, rate if spec.head_drop else 0.0)
 
 
 def _normed(
@@ -73,7 +78,7 @@ def _deeplab(spec: ResNetSpec, last: str, channels: int) -> list[Junction]:
     joined = (
         plan.Concat(f"{at}.joined"),
         *_normed(spec, f"{at}.project", 0, (5 * _WIDTH, _WIDTH), 1),
-        plan.Dropout(f"{at}.project.3", 0.5),
+        _dropout(spec, f"{at}.project.3", 0.5),
         *_normed(spec, "classifier", 1, (_WIDTH, _WIDTH), 3),
         plan.Conv("classifier.4", _WIDTH, spec.num_classes, 1, bias=True),
     )

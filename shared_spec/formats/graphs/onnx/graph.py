@@ -19,7 +19,7 @@ from shared_spec.formats.graphs.onnx.functions import Term, combined
 from shared_spec.formats.graphs.onnx.layers import LAYERS
 from shared_spec.formats.graphs.onnx.sizes import letter
 from shared_spec.formats.graphs.onnx.units import PART, Item, Unit, Units, Value
-from shared_spec.formats.graphs.walk import LayerError, Tensor
+from shared_spec.formats.graphs.walk import ENLARGES, LayerError, Tensor
 from shared_spec.plan.layers import Layer
 from shared_spec.weights.lazy_array import LazyArray
 
@@ -193,6 +193,8 @@ class _Reader(Units):
 
     def _check(self, node: OnnxNode, given: Sequence[Item | None], values: Sequence[Value]) -> None:
         """Raise a `LayerError` for a node that no builder is for."""
+        if node.operator in ("Resize", "Upsample"):
+            raise LayerError(f"{node} {ENLARGES}")
         if node.operator not in _BUILDERS:
             raise LayerError(f"{node} is of an operator that no ResNet here has")
         if not isinstance(given[0], Value) and node.operator not in _EITHER:
