@@ -22,6 +22,7 @@ BEHIND = {
     "pyramid_extra": "none",
     "segmentation": "none",
     "auxiliary": False,
+    "head_drop": True,
 }
 """Fields of what is behind the stages instead of a head, as they are without it."""
 FEATURES = frozenset({"features_only", "out_indices", *BEHIND})
