@@ -28,7 +28,7 @@ from resnet_parity.check.variations import (
 from resnet_parity.engines.job import EngineJob, ForwardPass
 from resnet_parity.engines.machine import cores, processor
 from resnet_parity.engines.process import EngineError, Start, Worker
-from resnet_parity.engines.registry import Engine
+from resnet_parity.engines.registry import ENGINES, Engine
 from resnet_parity.numerics.difference import farthest
 from shared_spec.atomic_write import workspace
 from shared_spec.errors import ResNetError
@@ -84,8 +84,15 @@ def check_determinism(  # noqa: PLR0913 a verb
         start: gives the worker of an engine on a device, as a context manager.
 
     Raises:
-        ResNetError: if the weights do not fit or the images are too small.
+        ResNetError: if the weights do not fit, the images are too small, or an engine has no strict
+            form.
     """
+    for engine in engines:
+        if strict and not threads(engine, 1):
+            raise ResNetError(
+                f"strict: {engine.name} takes its threads from no environment variable; "
+                f"{', '.join(ENGINES)} do"
+            )
     p = compile_plan(spec)
     state = random_weights(p, seed) if weights is None else weights
     shape = (batch, *(size or (spec.small_size, spec.small_size)), p.in_channels)
@@ -126,18 +133,14 @@ class _Net:
     ) -> None:
         self.job, self.spec, self.plan, self.images = job, spec, compile_plan(spec), images
         self.dtypes, self._files = dtypes, dict[Pick, str]()
-        self._weights = {}
+        self.stages = None if self.plan.outputs else spec.override(features_only=True)
         for dtype in dtypes:
             rounded = cast_weights(weights, dtype)
             check_weights(self.plan, rounded, dtype)
-            self._weights[dtype] = job.save(f"weights-{dtype}", rounded)
-        self.stages = None
-        if not self.plan.outputs:
-            self.stages = spec.override(features_only=True)
-            body = {q.name for q in compile_plan(self.stages).parameters()}
-            for dtype in dtypes:
-                kept = {k: a for k, a in cast_weights(weights, dtype).items() if k in body}
-                job.save(f"stages-{dtype}", kept)
+            job.save(dtype, rounded)
+            if self.stages is not None:
+                body = [q.name for q in compile_plan(self.stages).parameters()]
+                job.save(f"stages-{dtype}", {name: rounded[name] for name in body})
 
     def batch(self, pick: Pick) -> str:
         """The file of some of the images."""
@@ -149,13 +152,13 @@ class _Net:
     def forward(self, dtype: str, form: str, picks: Iterable[Pick], stages: bool) -> ForwardPass:
         """The whole net, or what its stages give, on batches."""
         spec = self.stages if stages and self.stages is not None else self.spec
-        weights = self.job.path(f"stages-{dtype}") if stages else self._weights[dtype]
+        weights = self.job.path(f"stages-{dtype}" if stages else dtype)
         files = [self.batch(pick) for pick in picks]
         return ForwardPass(spec.to_dict(), weights, dtype, files, blocks=False, form=form)
 
     def asked(self, dtype: str) -> dict[str, Any]:
         """What a worker makes the net of."""
-        return {"spec": self.spec.to_dict(), "weights": self._weights[dtype], "dtype": dtype}
+        return {"spec": self.spec.to_dict(), "weights": self.job.path(dtype), "dtype": dtype}
 
 
 @dataclass
@@ -174,9 +177,8 @@ class _EngineRun:
         batch = len(self.net.images)
         whole = Variation("all at once", (tuple(range(batch)),), threads(self.engine, cores()))
         with self.worker(whole) as worker:
-            facts = worker.call("info")
-            self.report.ran.append(Ran(self.engine.name, None, self.net.plan.parameter_count()))
-            self.report.ran[-1] = replace(self.report.ran[-1], **facts)
+            count, facts = self.net.plan.parameter_count(), worker.call("info")
+            self.report.ran.append(Ran(self.engine.name, parameters=count, **facts))
             for dtype in self.net.dtypes:
                 for form in self.forms:
                     self.on_progress(f"{self.engine.name}, {dtype}, {form}")
@@ -289,9 +291,10 @@ class _EngineRun:
             {f"output/{name}": arrays[f"{kind}/{name}"] for name in order}
             for kind in ("output", "forced")
         )
-        parts = _compared(self.base[key], (pick,), [outputs]).names
-        alone = _compared(self.base[key], (pick,), [forced]).names
-        results = {f"output/{name}" for name in self.net.plan.results().values()}
+        base = {name: self.base[key][name] for name in outputs}
+        parts = _compared(base, (pick,), [outputs]).names
+        alone = _compared(base, (pick,), [forced]).names
+        results = [f"output/{name}" for name in self.net.plan.results().values()]
         over = _compared({name: self.base[key][name] for name in results}, (pick,), [arrays])
         first = next((name for name in order if f"output/{name}" in parts), None)
         told = tuple(name for name in order if f"output/{name}" in alone)
@@ -318,7 +321,7 @@ class _EngineRun:
             worker.call("classify", net=self.net.asked(dtype))
         for turn in range(ROUNDS + 1):
             for (worker, at_once), taken in zip(sides, seconds, strict=True):
-                asked = {"images": image, "at_once": at_once}
+                asked: dict[str, Any] = {"images": image, "at_once": at_once}
                 answer = self.net.job.run(worker.call, "classify", **asked)[0]
                 if turn:  # the first compiles
                     taken.append(answer["seconds"])
@@ -361,8 +364,8 @@ def _compared(base: State, picks: Sequence[Pick], found: Sequence[State]) -> _Ov
     """Outputs for batches of images, beside those of the same images in `base`."""
     over = _Over()
     for pick, outputs in zip(picks, found, strict=True):
-        for name in base.keys() & outputs.keys():
-            a, b = base[name][list(pick)], outputs[name]
+        for name, whole in base.items():
+            a, b = whole[list(pick)], outputs[name]
             kind = np.promote_types(a.dtype, b.dtype)  # widened, what is equal stays equal
             if a.astype(kind).tobytes() == b.astype(kind).tobytes():
                 continue

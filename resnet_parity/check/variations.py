@@ -50,8 +50,8 @@ def threads(engine: Engine, count: int) -> Variables:
 
 
 def _switches(onednn: str, aten: str, mkl: str, xla: str) -> dict[str, Variables]:
-    """Each framework's: oneDNN has a switch, so have ATen and MKL beside it in PyTorch, and XLA, but
-    not Eigen in TensorFlow, nor YNNPACK, which XLA calls.
+    """Each framework's: oneDNN has a switch, so have ATen and MKL beside it in PyTorch, and XLA,
+    but not Eigen in TensorFlow, nor YNNPACK, which XLA calls.
     """
     own = (("ONEDNN_MAX_CPU_ISA", onednn),)
     more = (("ATEN_CPU_CAPABILITY", aten), ("MKL_ENABLE_INSTRUCTIONS", mkl))
