@@ -25,7 +25,7 @@ from shared_spec.weights.checkpoint import Checkpoint
 from shared_spec.weights.state import State
 from tests.command import refused
 from tests.conftest import Pool
-from tests.tiers import choice
+from tests.tiers import choice, selected
 
 TINY = resolve("resnet20", {"depths": [1, 1], "widths": [16, 32], "image_size": 16})
 TORCH = ENGINES["torch"]
@@ -202,7 +202,7 @@ def test_an_engine_with_a_layer_that_depends_on_the_batch(
     assert others.count("conv1") == others.count("act1") == 1
 
 
-@pytest.mark.parametrize("name", ["torch", "keras:tensorflow", "flax"])
+@pytest.mark.parametrize("name", selected(["torch", "keras:torch"], ENGINES))
 def test_the_strict_form_keeps_its_bits(
     pool: Pool, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
