@@ -37,6 +37,7 @@ WITHOUT_FRAMEWORKS = (
     "hardening/test_corpus.py",
     "hardening/test_hdf5_process.py",
     "parity/test_compare.py",
+    "parity/test_determinism.py",
     "report/test_page.py",
     "spec/test_initialize.py",
     "spec/test_labels.py",

@@ -6,6 +6,7 @@ import importlib
 import threading
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -40,9 +41,29 @@ def unwaited_bench_time(session: Session, key: str, passes: int) -> Any:
         session.sides[key] = side, tf32
 
 
+def straying(session: Session, asked: str, layer: str, **arguments: Any) -> Any:
+    """The operation `asked`, of PyTorch's models with a layer that gives other bits for one image
+    alone.
+    """
+    placed = session.placed
+
+    def strayed(*given: Any) -> Any:
+        model = placed(*given)
+        model.get_submodule(layer).register_forward_hook(
+            lambda module, x, y: y * (1 + 2**-20) if len(y) == 1 else None
+        )
+        return model
+
+    with patch.object(session, "placed", strayed):
+        return OPERATIONS[asked](session, **arguments)
+
+
 ALL_OPERATIONS = OPERATIONS | {
     function.__name__: function
-    for function in (probe, faulty_train, faulty_trace, faulty_gradient, unwaited_bench_time)
+    for function in (
+        *(probe, straying, unwaited_bench_time),
+        *(faulty_train, faulty_trace, faulty_gradient),
+    )
 }
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from dataclasses import replace
 from resnet_parity.bench.peers import candidates
 from resnet_parity.bench.result import BenchReport, BenchRequest, Case
 from resnet_parity.engines.memory import available_memory, peak_bytes
-from resnet_parity.engines.registry import Device, Engine
+from resnet_parity.engines.registry import Device
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.summary import layer_rows
 
@@ -46,7 +46,7 @@ def _variants(base: Case, request: BenchRequest, report: BenchReport) -> Iterato
     if own and base.mode == "train":
         layouts = ("channels_last",)  # the trainer's own choice
     compiles: Iterable[str] = request.compiles
-    if framework_of(engine) == "jax":
+    if engine.framework == "jax":
         compiles = ("jit",)
     elif not engine.trains:
         first = engine.package == "resnet_onnx"
@@ -96,10 +96,3 @@ def setting_of(case: Case) -> str:
     """In words, what the cases that are compared have in common."""
     height, width = case.size
     return f"{case.mode}, {case.dtype}, {case.batch}×{height}×{width}"
-
-
-def framework_of(engine: Engine) -> str:
-    """What computes under an engine."""
-    if engine.runtime or engine.keras_backend:
-        return engine.runtime or engine.keras_backend or ""
-    return {"resnet_torch": "torch", "resnet_flax": "jax"}[engine.package]

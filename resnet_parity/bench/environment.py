@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from resnet_parity.bench.result import BenchRequest
+from resnet_parity.engines.machine import processor
 from resnet_parity.engines.memory import installed_memory
 
 
@@ -16,7 +15,7 @@ def measured_on(request: BenchRequest) -> dict[str, Any]:
     """Device, processor, memory, threads and environment variables, as JSON data."""
     return {
         "device": request.device,
-        "hardware": _processor(),
+        "hardware": processor(),
         "cores": os.cpu_count(),
         "memory_bytes": installed_memory(),
         "system": platform.system(),
@@ -30,11 +29,3 @@ def measured_on(request: BenchRequest) -> dict[str, Any]:
         "processes": request.processes,
         "seed": request.seed,
     }
-
-
-def _processor() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

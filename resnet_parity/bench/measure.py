@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_parity.bench.cases import cases, framework_of, setting_of, turns
+from resnet_parity.bench.cases import cases, setting_of, turns
 from resnet_parity.bench.environment import measured_on
 from resnet_parity.bench.result import BenchReport, BenchRequest, BenchRow, Bound, Case, Parity
 from resnet_parity.bench.roofline import bound_seconds
@@ -139,7 +139,7 @@ class Bench:
         frameworks: dict[str, Engine] = {}
         able = [engine for engine in self.engines if engine.trains]
         for engine in able or [e for e in ENGINES.values() if e.missing() is None][:1]:
-            frameworks.setdefault(framework_of(engine), engine)
+            frameworks.setdefault(engine.framework, engine)
         for framework, engine in frameworks.items():
             self.on_progress(f"what {framework} reaches at best on this device")
             try:

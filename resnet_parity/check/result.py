@@ -1,4 +1,4 @@
-"""What checks found: of the forward pass, and of training."""
+"""What checks found: of the forward pass, of training, and of the same net run in other ways."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import Field, PlainSerializer, computed_field
 
 from resnet_parity.engines.registry import Precision
 from resnet_parity.numerics.difference import RULE, Difference
-from resnet_parity.numerics.record import Count, Figure, JudgedRecord
+from resnet_parity.numerics.record import Count, Figure, JudgedRecord, Measured
 
 Outputs = dict[str, np.ndarray]
 """`<index of the input>/logits` (or `<index>/features<i>`) and `<index>/<block>` to array."""
@@ -120,3 +120,63 @@ class TrainingReport(JudgedRecord):
         return {
             r.engine: [r.outputs[f"loss/{i}"].item() for i in range(self.steps)] for r in self.ran
         }
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """One engine's results once more, another way, beside those of the same images before."""
+
+    engine: str
+    dtype: str
+    form: str
+    """`layers`: layer by layer; `predict`; `compiled`; `channels_first`; or `strict`."""
+    variation: str
+    equal: bool
+    """Whether all bits are."""
+    largest: Measured
+    """max|a - b|."""
+    relative: Measured
+    """max|a - b| / max|reference|."""
+    first: str | None = None
+    """The first layer whose outputs differ, or, of forms that compile the net, the first stage's
+    last block."""
+    alone: tuple[str, ...] = ()
+    """The layers whose outputs differ on the very same input."""
+
+
+@dataclass(frozen=True)
+class StrictPrice:
+    """Seconds for the same images, medians of rounds by turns: all at once on all cores, and one
+    image at a time on one thread.
+    """
+
+    engine: str
+    dtype: str
+    usual: float
+    strict: float
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def ratio(self) -> float:
+        """How many times as long the strict form takes."""
+        return self.strict / self.usual
+
+
+@dataclass
+class DeterminismReport(JudgedRecord):
+    """Which changes of a run change bits. `problems` are engines that failed, and a strict form
+    whose bits changed.
+    """
+
+    model: str
+    input: list[Count]
+    processor: str
+    instructions: list[str]
+    """Sets of instructions that the processor has, of those that kernels are chosen by."""
+    threads: Count
+    ran: Annotated[list[Ran], Field(alias="engines")] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+    reruns: list[Rerun] = field(default_factory=list)
+    prices: list[StrictPrice] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    command: str | None = None

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from resnet_parity.check.result import TrainingReport
+from resnet_parity.check.result import DeterminismReport, TrainingReport
 from resnet_parity.cli.catalogue import catalogue_entries
 from resnet_parity.cli.options import (
     DeviceOption,
@@ -19,18 +19,21 @@ from resnet_parity.cli.options import (
     WeightsOption,
     asked_of,
     conclude,
+    parse_names,
     parse_size,
     require_file,
 )
 from resnet_parity.engines.registry import parse_device, parse_engines, parse_precision
 from resnet_parity.render import plots, tables
 from resnet_parity.render.console import err
+from resnet_parity.render.determinism import table as determinism_table
 from resnet_parity.render.progress import SweepProgress, progress
 from shared_spec.catalogue import Entry
 from shared_spec.catalogue.resolve import resolve
 from shared_spec.errors import ResNetError
 from shared_spec.origin import fetched
 from shared_spec.plan.compiler import compile_plan
+from shared_spec.weights.state import DTYPES as KNOWN_DTYPES
 
 
 def check(
@@ -39,7 +42,13 @@ def check(
         typer.Argument(help="A catalogue name or a spec file; with --all a pattern of names."),
     ] = None,
     engines: EnginesOption = None,
-    dtype: Annotated[str, typer.Option(help="float64, float32, float16 or bfloat16.")] = "float64",
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="float64, float32, float16 or bfloat16; default: float64, with --determinism "
+            "float32,bfloat16."
+        ),
+    ] = None,
     weights: WeightsOption = None,
     part: PartOption = None,
     names: NamesOption = None,
@@ -50,7 +59,12 @@ def check(
             help="H or HxW; repeat for each size. Default: an even, an odd and a non-square one."
         ),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Number of images of each size.")] = 2,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Number of images of each size; default: 2, with --determinism 8."
+        ),
+    ] = None,
     seed: SeedOption = 0,
     precision: Annotated[
         str,
@@ -81,6 +95,26 @@ def check(
     plot: Annotated[
         Path | None, typer.Option(help="With --training: write the curves to this picture.")
     ] = None,
+    determinism: Annotated[
+        bool,
+        typer.Option(
+            "--determinism", help="Compare each engine's bits with its own, run in other ways."
+        ),
+    ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="With --determinism: hold one image at a time on one thread to giving the same "
+            "bits, and time it.",
+        ),
+    ] = False,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compiled", help="With --determinism: also with torch.compile, which takes minutes."
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare parameter counts, shapes, logits and every block's output between engines.
@@ -88,12 +122,16 @@ def check(
     With --training, compare the loss, the gradients of every parameter and of the images, and the
     norms' statistics, losses and weights over a few training steps instead.
 
+    With --determinism, run each engine again with other sizes of batches, positions in them,
+    processes, threads, layouts and sets of instructions, compiled and not, and tell which of these
+    change bits, by how much, and the first layer that differs.
+
     With --all, compare the logits of every net of the catalogue, at full depth, between engines and
     with torchvision, timm and keras.applications where they have it. A second run continues where
     the first one ended.
     """
-    run: dict[str, Any] = {"engines": tuple(parse_engines(engines)), "dtype": dtype}
-    run |= {"batch": batch, "seed": seed, "requested": engines is not None}
+    run: dict[str, Any] = {"engines": tuple(parse_engines(engines)), "dtype": dtype or "float64"}
+    run |= {"batch": batch or 2, "seed": seed, "requested": engines is not None}
     run |= {"device": parse_device(device)}
     asked = asked_of(weights, part, names)
     run["sizes"] = tuple(parse_size("image-size", text) for text in image_size or ()) or None
@@ -106,6 +144,8 @@ def check(
     if model is None or family or report is not None:
         option = "MODEL: name one, or" if model is None else "--family and --report: only with"
         raise ResNetError(f"{option} --all")
+    if (strict or compiled) and not determinism:
+        raise ResNetError("--strict and --compiled: only with --determinism")
     if not training and (plot is not None or recipe is not None):
         raise ResNetError("--plot and --recipe: only with --training")
     from resnet_parity.check.forward import check as run_check
@@ -114,8 +154,12 @@ def check(
     spec = resolve(model)
     given = None if weights is None else read_for(spec, fetched(weights), asked)
     run |= {"spec": spec, "name": model, "weights": None if given is None else dict(given.state)}
+    if determinism:
+        run |= {"batch": batch or 8, "strict": strict, "compiled": compiled}
+        conclude(_determinism(run, dtype), as_json, determinism_table)
+        return
     if training:
-        run |= {"batch": max(batch, 2), "steps": steps}
+        run |= {"batch": max(run["batch"], 2), "steps": steps}
         conclude(_training(run, recipe, plot), as_json, tables.training)
         return
     run |= {"precision": parse_precision(precision)}
@@ -138,6 +182,20 @@ def _training(run: dict[str, Any], recipe: Path | None, plot: Path | None) -> Tr
     if plot is not None:
         plots.training_parity(found, plot)
     return found
+
+
+def _determinism(run: dict[str, Any], dtypes: str | None) -> DeterminismReport:
+    from resnet_parity.check.determinism import DTYPES, check_determinism
+
+    sizes = run.pop("sizes") or (None,)
+    if len(sizes) > 1:
+        raise ResNetError("--image-size: --determinism takes one")
+    if run.pop("device") != "cpu":
+        raise ResNetError("--device: --determinism is about what varies on CPUs")
+    run["dtypes"] = DTYPES if dtypes is None else parse_names("dtype", dtypes, tuple(KNOWN_DTYPES))
+    run.pop("dtype")
+    with progress(err) as advance:
+        return check_determinism(size=sizes[0], on_progress=advance, **run)
 
 
 def _catalogue(

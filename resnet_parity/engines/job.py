@@ -85,3 +85,5 @@ class ForwardPass:
     blocks: bool = True
     compiled: bool = True
     precision: str = "highest"
+    form: str = "predict"
+    """What gives the results: `predict`, or another of `Session.function`."""

@@ -48,6 +48,14 @@ class Engine:
     keras_backend: str | None = None
     runtime: str | None = None
     """Of exported models; None for a framework."""
+    variables: tuple[tuple[str, str], ...] = ()
+    """Of its worker's environment, beside those that every worker has."""
+
+    @property
+    def framework(self) -> str:
+        """What computes: torch, tensorflow, jax, or a runtime."""
+        own = {"resnet_torch": "torch", "resnet_flax": "jax"}
+        return self.runtime or self.keras_backend or own[self.package]
 
     @property
     def trains(self) -> bool:
@@ -74,6 +82,10 @@ class Engine:
         else:
             env["JAX_PLATFORMS"] = "cuda"
             env["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+        for name, value in self.variables:
+            # A list of flags: others stay in force.
+            before = env.get(name, "") if name == "XLA_FLAGS" else ""
+            env[name] = f"{before} {value}".strip()
         return env
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from resnet_parity.engines.bench_job import BenchJob, distinct_images, distinct_labels
+from resnet_parity.engines.machine import cores
 from resnet_parity.numerics.rounding import perturbed
 from resnet_parity.worker import device_rates
 from resnet_parity.worker.contenders import (
@@ -25,7 +26,7 @@ from resnet_parity.worker.contenders import (
     make_side,
     watched,
 )
-from resnet_parity.worker.session import Session, Written, writing
+from resnet_parity.worker.session import Session, Written, arrays_of, writing
 from shared_spec.formats.canonical_file import read_safetensors
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.weights.state import State, cast_weights
@@ -53,7 +54,9 @@ def bench_build(session: Session, key: str, job: dict[str, Any]) -> Written:
         found: State = {f"update/{n}": after[n].astype(np.float64) - before[n] for n in names}
         if asked.mode == "infer":
             first = session.package in ("resnet_torch", "resnet_onnx")
-            maps = [np.moveaxis(x, 1, -1) if first and x.ndim == 4 else x for x in _arrays(result)]
+            maps = [
+                np.moveaxis(x, 1, -1) if first and x.ndim == 4 else x for x in arrays_of(result)
+            ]
             found = dict(zip(compile_plan(asked.net).results(), maps, strict=True))
         session.sides[key] = side, asked.tf32
         _reset_peaks(session)
@@ -69,7 +72,7 @@ def bench_time(session: Session, key: str, passes: int) -> dict[str, Any]:
         start = time.perf_counter()
         result = side.run(passes)
         seconds = time.perf_counter() - start
-    finite = all(np.isfinite(x.astype(np.float64)).all() for x in _arrays(result))
+    finite = all(np.isfinite(x.astype(np.float64)).all() for x in arrays_of(result))
     peaks = {"peak_host_bytes": _host_peak(), "peak_device_bytes": _device_peak(session)}
     if "torch" in session.uses and session.device == "gpu":
         import torch
@@ -110,7 +113,7 @@ def bench_reference(session: Session, job: dict[str, Any], roundoff: str, trials
         name = "exact" if trial < 0 else f"trial{trial}"
         model = session.placed(net, shaken, "float64")
         if asked.mode == "infer":
-            results = _arrays(session.resnet.predict(model, images))
+            results = arrays_of(session.resnet.predict(model, images))
             found |= {f"{name}/{key}": x for key, x in zip(p.results(), results, strict=True)}
             continue
         trainer = session.resnet.Trainer(model, bench_optimization("float64"), 10**6)
@@ -160,7 +163,7 @@ def as_users_run(session: Session, tf32: bool) -> Iterator[None]:
 def settings(session: Session) -> dict[str, Any]:
     """What was in force, and how many threads compute."""
     (framework,) = session.uses
-    threads = _cores()
+    threads = cores()
     precision = "highest"
     if framework == "torch":
         import torch
@@ -187,13 +190,6 @@ _ENVIRONMENT = (
     # How the C library keeps memory between passes: up to a quarter of the speed on CPUs.
     *("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD"),
 )
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1
 
 
 def _reset_peaks(session: Session) -> None:
@@ -234,15 +230,3 @@ def _device_peak(session: Session) -> int | None:
     import tensorflow as tf
 
     return int(tf.config.experimental.get_memory_info("GPU:0")["peak"])
-
-
-def _arrays(result: Any) -> list[np.ndarray]:
-    """What a net gives, one array or several."""
-    return [_numpy(x) for x in (result if isinstance(result, list | tuple) else [result])]
-
-
-def _numpy(value: Any) -> np.ndarray:
-    """A framework's tensor, as numpy; what does not fit there is widened."""
-    if hasattr(value, "detach"):
-        return value.detach().float().cpu().numpy()  # type: ignore[no-any-return]
-    return np.asarray(value)

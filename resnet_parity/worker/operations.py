@@ -63,7 +63,8 @@ def run(session: Session, **request: Any) -> Written:
 
     The tensors are called `<index>/logits` (`<index>/features<i>` for a features-only model)
     and `<index>/<block>`. `compiled` takes the results from `predict`; without it they too are
-    computed layer by layer: XLA takes longer to compile a net than to run its layers once.
+    computed layer by layer: XLA takes longer to compile a net than to run its layers once. `form`
+    takes another function than `predict`.
     """
     asked = ForwardPass(**request)
     found: dict[str, Any] = {}
@@ -71,14 +72,14 @@ def run(session: Session, **request: Any) -> Written:
         model = session.model(asked.spec, asked.weights, asked.dtype)
         names = [block.name for block in model.plan.blocks()] if asked.blocks else []
         results = model.plan.results()
+        function = session.function(model, asked.form)
         for index, file in enumerate(asked.images):
             batch = read_safetensors(file).state["images"]
             wanted = dict.fromkeys(names if asked.compiled else [*names, *results.values()])
             layers = session.resnet.activations(model, batch, wanted) if wanted else {}
             found |= {f"{index}/{name}": layers[name] for name in names}
             if asked.compiled:
-                result = session.resnet.predict(model, batch)
-                arrays = result if isinstance(result, list) else [result]
+                arrays = function(batch)
             else:
                 arrays = [layers[name] for name in results.values()]
             found |= {f"{index}/{key}": x for key, x in zip(results, arrays, strict=True)}
@@ -127,10 +128,11 @@ def classify(
     images: str | None = None,
     outputs: str | None = None,
     net: dict[str, Any] | None = None,
+    at_once: int | None = None,
 ) -> dict[str, Any]:
-    """Logits for a file of images, at once, of a model that is kept: the first request has its
-    `net` (spec, weights and dtype), and may have no images. `warm` says whether images of that
-    shape came before, so that nothing was compiled in the `seconds`.
+    """Logits for a file of images, so many or all at once, of a model that is kept: the first
+    request has its `net` (spec, weights and dtype), and may have no images. `warm` says whether
+    images of that shape came before, so that nothing was compiled in the `seconds`.
     """
     if net is not None:
         session.kept = None
@@ -143,7 +145,7 @@ def classify(
         return {"parameters": session.resnet.parameter_count(model)}
     batch = read_safetensors(images).state["images"]
     start = time.perf_counter()
-    logits = session.resnet.predict(model, batch, batch_size=len(batch))
+    logits = session.resnet.predict(model, batch, batch_size=at_once or len(batch))
     seconds = time.perf_counter() - start
     warm = batch.shape in shapes
     shapes.add(batch.shape)

@@ -83,6 +83,30 @@ class Session:
         to_cuda = self.package == "resnet_torch" and self.device == "gpu"
         return model.to("cuda") if to_cuda else model
 
+    def function(
+        self, model: Any, form: str = "predict"
+    ) -> Callable[[np.ndarray], list[np.ndarray]]:
+        """A model as a function from images [N, H, W, C] to what it gives, channels last:
+        `predict`; `strict`, which is that for one image at a time; and, where PyTorch computes,
+        `compiled` and, in resnet_torch, `channels_first` in memory (`predict` has channels last).
+        """
+        if form in ("predict", "strict"):
+            options = {"batch_size": 1} if form == "strict" else {}
+            return lambda images: arrays_of(self.resnet.predict(model, images, **options))
+        import torch
+
+        dtype = getattr(torch, self.resnet.dtype_name(model))
+        first = self.package == "resnet_torch"
+        forward = self.resnet.compiled(model) if form == "compiled" else model.eval()
+
+        def call(images: np.ndarray) -> list[np.ndarray]:
+            x = torch.from_numpy(images).to(dtype, copy=True)
+            x = x.permute(0, 3, 1, 2) if first else x
+            found = arrays_of(forward(x.contiguous() if form == "channels_first" else x))
+            return [np.moveaxis(y, 1, -1) if first and y.ndim == 4 else y for y in found]
+
+        return call
+
     def forward_only(self) -> AbstractContextManager[object]:
         """Keep PyTorch from holding what a gradient would need, under Keras too."""
         if "torch" not in self.uses:
@@ -123,6 +147,20 @@ def writing(operation: Callable[..., Written]) -> Operation:
         return {"seconds": time.perf_counter() - start} | answer
 
     return call
+
+
+def arrays_of(result: Any) -> list[np.ndarray]:
+    """What a net gives, one tensor of a framework or several, as numpy; what numpy has not is
+    widened.
+    """
+
+    def numpy(value: Any) -> np.ndarray:
+        if hasattr(value, "detach"):
+            value = value.detach().cpu()
+            return (value.float() if value.itemsize < 4 else value).numpy()  # type: ignore[no-any-return]
+        return np.asarray(value)
+
+    return [numpy(x) for x in (result if isinstance(result, list | tuple) else [result])]
 
 
 def one_line(error: Exception) -> str:
