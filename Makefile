@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 ENGINES := torch,keras:tensorflow,keras:jax,keras:torch,flax
 PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: install demo quick test test-all lint types test-oldest test-newest pretrained wheel bench gpu family clean
+.PHONY: install demo quick test test-all lint types test-oldest test-newest pretrained wheel bench gpu family docs clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -84,6 +84,17 @@ gpu:
 
 family: $(VENV)/.installed
 	$(BIN)/python benchmarks/family.py --output docs/family.png
+
+# The site, in build/site/html. It needs no framework, and has an environment of its own.
+.venv-docs/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
+docs: .venv-docs/.installed
+	.venv-docs/bin/python -m docs.site.pages build/site
+	cd build/site && $(CURDIR)/.venv-docs/bin/zensical build --strict --clean
+	.venv-docs/bin/python -m docs.site.links build/site/html
 
 clean:
 	rm -rf $(VENV) .venv-* build dist *.egg-info demo

@@ -9,7 +9,7 @@
 - `axis_name`: the axis of `jax.pmap`, `jax.shard_map` or `jax.vmap` over which batch norms take
   their statistics.
 
-Example:
+Examples:
     >>> model = create_model("resnet50", dtype=jnp.bfloat16, param_dtype=jnp.float32)
     >>> nnx.vmap(lambda rngs: create_model("resnet20", rngs=rngs))(nnx.Rngs(0).split(5))
 """
@@ -139,7 +139,7 @@ class Verbs(ModelVerbs[ResNet]):
     def _recorded(self, model: ResNet, images: np.ndarray, names: list[str]) -> Outputs:
         outputs: Outputs = {}
 
-        def record(name: str, module: Any, x: jax.Array) -> jax.Array:
+        def record(name: str, module: Any, x: Any) -> jax.Array:
             y: jax.Array = module(x)
             outputs[name] = np.asarray(y)
             return y

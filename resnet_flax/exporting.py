@@ -14,8 +14,9 @@ from flax import nnx
 
 from resnet_flax.model import ResNet, evaluating
 from resnet_flax.weights import WEIGHTS
-from shared_spec.errors import FrameworkError, SpecError
+from shared_spec.errors import FrameworkError
 from shared_spec.export_formats import Form, converting, outer_dtype
+from shared_spec.plan.open_sizes import smallest
 from shared_spec.weights.checkpoint import Checkpoint
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -52,21 +53,12 @@ def write_stablehlo(model: ResNet, path: Path, form: Form, known: Checkpoint) ->
 
     size = form.size or ("height", "width")
     axes = (form.batch or "batch", *size, model.spec.in_channels)
-    shape = export.symbolic_shape(", ".join(map(str, axes)))
+    least = [f"{side} >= {smallest(model.plan)}" for side in size if isinstance(side, str)]
+    shape = export.symbolic_shape(", ".join(map(str, axes)), constraints=least)
     kind = jnp.uint8 if form.preprocessing else outer
     given = jax.ShapeDtypeStruct(shape, kind)  # type: ignore[no-untyped-call]
     with converting("StableHLO", form), _without_places():
-        try:
-            traced = export.export(jax.jit(program), platforms=PLATFORMS)(given)
-        except (TypeError, ValueError) as error:
-            if form.size is not None:
-                raise
-            # Rounding up and down along a shortcut and along its branch are written differently.
-            reason = " ".join(str(error).split())[:200]
-            raise SpecError(
-                f"size: JAX cannot tell that maps of this net are equally large while their size "
-                f"is a symbol; give one, such as 224 ({reason})"
-            ) from None
+        traced = export.export(jax.jit(program), platforms=PLATFORMS)(given)
     path.write_bytes(traced.serialize())
 
 

@@ -15,9 +15,9 @@ from jax import lax
 
 from shared_spec import plan
 from shared_spec.errors import FrameworkError
-from shared_spec.kernels.xla import averaged, every, products
+from shared_spec.kernels.xla import averaged, every, products, summed
 from shared_spec.plan.parameters import squeeze_convs
-from shared_spec.plan.resampling import table_weights
+from shared_spec.plan.resampling import linear, nearest, table_weights
 
 ACTIVATIONS: dict[str, Any] = {
     "relu": nnx.relu,
@@ -296,6 +296,19 @@ class BatchNorm(nnx.BatchNorm):
         return y
 
 
+class FrozenBatchNorm(BatchNorm):
+    """Batch normalisation by numbers that never change, none of which is an `nnx.Param`."""
+
+    def __init__(self, layer: plan.BatchNorm, options: Options) -> None:
+        super().__init__(layer, options)
+        self.scale = nnx.BatchStat(jnp.ones(layer.channels, options.param_dtype))
+        self.bias = nnx.BatchStat(jnp.zeros(layer.channels, options.param_dtype))
+
+    def __call__(self, x: jax.Array, use_running_average: bool | None = None, **kwargs: Any) -> Any:
+        """[N, H, W, C] or [N, C] to the same."""
+        return super().__call__(x, True, **kwargs)
+
+
 class EvoNorm(nnx.Module):
     """EvoNorm-S0: a gated activation over the deviation of its group."""
 
@@ -567,7 +580,7 @@ class Stateless(nnx.Module):
     def __init__(self, layer: plan.Layer) -> None:
         self.layer = layer
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Any) -> jax.Array:
         """What its function gives."""
         return FUNCTIONS[type(self.layer)](self.layer, x)
 
@@ -638,7 +651,22 @@ def _global_pool(layer: plan.GlobalPool, x: jax.Array) -> jax.Array:
     return jnp.concatenate((mean, maximum), -1)
 
 
-FUNCTIONS: dict[type, Callable[[Any, jax.Array], jax.Array]] = {
+def _enlarge(layer: plan.Enlarge, xs: list[jax.Array]) -> jax.Array:
+    """[N, h, w, C] and [N, H, W, C'] to [N, H, W, C]."""
+    x, like = xs
+    for axis in (1, 2):
+        side, length = x.shape[axis], like.shape[axis]
+        if layer.how == "nearest":
+            x = jnp.take(x, nearest(jnp, side, length), axis)
+            continue
+        low, high, part, whole = linear(jnp, side, length)
+        a, b = (jnp.take(x, places, axis) for places in (low, high))
+        share = part.astype(jnp.promote_types(x.dtype, "float32")) / whole
+        x = a + (b - a) * jnp.expand_dims(share, (1, 2) if axis == 1 else (1,)).astype(x.dtype)
+    return x
+
+
+FUNCTIONS: dict[type, Callable[[Any, Any], jax.Array]] = {
     plan.ZeroPad: _zero_pad,
     plan.SpaceToDepth: _space_to_depth,
     plan.Flatten: lambda layer, x: x.reshape(x.shape[0], -1),
@@ -651,12 +679,17 @@ FUNCTIONS: dict[type, Callable[[Any, jax.Array], jax.Array]] = {
     plan.MaxPool: _max_pool,
     plan.ZeroPadShortcut: _zero_pad_shortcut,
     plan.GlobalPool: _global_pool,
+    plan.Sum: lambda layer, xs: summed(*xs),
+    plan.Enlarge: _enlarge,
+    plan.Concat: lambda layer, xs: jnp.concatenate(xs, -1),
 }
 """What each layer record without variables computes: plain functions, as Flax's own pools are."""
 
 BUILDERS: dict[type, Callable[[Any, Options], nnx.Module]] = {
     plan.Conv: _conv,
-    plan.BatchNorm: BatchNorm,
+    plan.BatchNorm: lambda layer, options: (FrozenBatchNorm if layer.frozen else BatchNorm)(
+        layer, options
+    ),
     plan.GroupNorm: _group_norm,
     plan.EvoNorm: EvoNorm,
     plan.FilterResponseNorm: FilterResponseNorm,

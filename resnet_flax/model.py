@@ -69,6 +69,8 @@ class ResNet(nnx.Module):
         places = (place(self, stage.name, residual_stage(stage, options)) for stage in p.stages)
         self._stages = tuple(dict.fromkeys(places))
         self._head = attach(self, "", p.head, options)
+        for junction in p.junctions:
+            attach(self, "", junction.layers, options)
 
     @property
     def plan(self) -> Plan:
@@ -107,12 +109,18 @@ class ResNet(nnx.Module):
         return chain(self, self._head, x)
 
     def _features(self, x: jax.Array) -> list[jax.Array]:
-        found = []
+        found, taps = {"": x}, self.plan.taps
         for name in self.plan.steps():
             x = find(self, name)(x)
-            if name in self.plan.outputs:
-                found.append(x)
-        return found
+            if name in taps:
+                found[name] = x
+        for junction in self.plan.junctions:
+            entering = [found[name] for name in junction.sources]
+            y: Any = entering if len(entering) > 1 else entering[0]
+            for layer in junction.layers:
+                y = find(self, layer.name)(y)
+            found[junction.name] = y
+        return [found[name] for name in self.plan.outputs]
 
 
 def replace(owner: nnx.Module, name: str, child: Any) -> None:

@@ -32,7 +32,7 @@ class Trainer(BaseTrainer[ResNet]):
     equal part of every batch; the step is that of the whole batch, norms included. `images` and
     `labels` are then this process' part.
 
-    Example:
+    Examples:
         >>> model = create_model("resnet20")
         >>> trainer = Trainer(model, optimization(learning_rate=0.1), steps=64_000)
         >>> loss = trainer.step(images, labels)

@@ -61,7 +61,7 @@ class Weights(WeightVerbs[ResNet]):
     def dtype_name(self, model: ResNet) -> str:
         """The dtype of the model's parameters, such as `"float32"`.
 
-        Example:
+        Examples:
             >>> dtype_name(create_model("resnet18", dtype="bfloat16"))
             'bfloat16'
         """
@@ -163,8 +163,9 @@ def _check_chains(model: ResNet) -> None:
     names = [*(layer.name for layer in model.plan.layers()), *(b.name for b in model.plan.blocks())]
     children: dict[str, set[str]] = {}
     for name in names:
-        parent, _, child = name.rpartition(".")
-        children.setdefault(parent, set()).add(child)
+        while name:
+            name, _, child = name.rpartition(".")
+            children.setdefault(name, set()).add(child)
     for parent, expected in children.items():
         module = find(model, parent)
         if isinstance(module, Chain) and len(module) != len(expected):

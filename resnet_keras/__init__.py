@@ -11,7 +11,7 @@ of `resnet_torch` and `resnet_flax`.
 - `name` of the model, for several of them in one program;
 - `dtype` may be a policy or its name; if it is left out, Keras's global policy counts.
 
-Example:
+Examples:
     >>> body = resnet_keras.resnet50(
     ...     include_top=False, input_shape=(96, 96, 3), name="body", dtype="mixed_bfloat16"
     ... )

@@ -22,7 +22,7 @@ from shared_spec import plan
 from shared_spec.errors import FrameworkError
 from shared_spec.kernels.xla import every, products, summed
 from shared_spec.plan.parameters import placed, squeeze_convs
-from shared_spec.plan.resampling import cubic
+from shared_spec.plan.resampling import cubic, linear, nearest
 from shared_spec.weights.layouts import keras_layer
 
 PACKAGE = "resnet_keras"
@@ -56,7 +56,9 @@ Own = dict[str, Any]
 
 
 def apply(layer: plan.Layer, x: Any, dtype: keras.DTypePolicy) -> Any:
-    """The output of a layer record on the symbolic tensor `x`, with layers of a dtype policy."""
+    """The output of a layer record on the symbolic tensor `x`, or on several, with layers of a
+    dtype policy.
+    """
     if type(layer) not in BUILDERS:
         raise FrameworkError(f"resnet_keras has no layer for {type(layer).__name__}")
     return BUILDERS[type(layer)](layer, x, {"dtype": dtype, "name": keras_layer(layer.name)})
@@ -111,6 +113,8 @@ def _every(layer: plan.Conv, x: Any, own: Own) -> tuple[Any, plan.Conv]:
 
 def _batch_norm(layer: plan.BatchNorm, x: Any, own: Own) -> Any:
     options = {"momentum": 1 - layer.momentum, "epsilon": layer.eps, **own}
+    if layer.frozen:
+        return FrozenBatchNormalization(**options)(x)
     if layer.variance == "unbiased":
         return BatchNormalization(unbiased=True, **options)(x)
     return BiasedBatchNormalization(**options)(x)
@@ -473,6 +477,19 @@ class BatchNormalization(_Configured, BiasedBatchNormalization):
     arguments = ("unbiased",)
 
 
+@keras.saving.register_keras_serializable(PACKAGE)
+class FrozenBatchNormalization(BiasedBatchNormalization):
+    """Batch normalisation by numbers that never change, whatever is set as `trainable`."""
+
+    def add_weight(self, *args: Any, **options: Any) -> Any:
+        """A weight that does not train."""
+        return super().add_weight(*args, **{**options, "trainable": False})
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """[N, H, W, C] or [N, C] to the same."""
+        return super().call(inputs, False, mask)
+
+
 @saved_as(keras.layers.GroupNormalization)
 class GroupNormalization(keras.layers.GroupNormalization):
     """`keras.layers.GroupNormalization` in the layer's own precision (at least float32)."""
@@ -765,6 +782,33 @@ class SkipGain(_Configured, keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
+class Enlarge(_Configured, keras.layers.Layer):
+    """The first of two maps, with the height and width of the second."""
+
+    arguments = ("how",)
+
+    def call(self, inputs: Any) -> Any:
+        """[N, h, w, C] and [N, H, W, C'] to [N, H, W, C]."""
+        x, like = inputs
+        kind = "float64" if self.compute_dtype == "float64" else "float32"
+        for axis in (1, 2):
+            side, length = ops.shape(x)[axis], ops.shape(like)[axis]
+            if self.how == "nearest":
+                x = ops.take(x, nearest(ops, side, length), axis=axis)
+                continue
+            low, high, part, whole = linear(ops, side, length)
+            a, b = (ops.take(x, places, axis=axis) for places in (low, high))
+            share = ops.cast(part, kind) / ops.cast(whole, kind)
+            x = a + (b - a) * ops.cast(ops.reshape(share, (-1, 1, 1)[: 4 - axis]), x.dtype)
+        return x
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """As `call`."""
+        (n, *_, channels), (_, height, width, _) = input_shape
+        return (n, height, width, channels)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
 class Channels(_Configured, keras.layers.Layer):
     """Some of the channels, one after another."""
 
@@ -1032,6 +1076,9 @@ BUILDERS: dict[type, Callable[[Any, Any, Own], Any]] = {
     plan.DropPath: _drop_path,
     plan.DropBlock: _drop_block,
     plan.Dense: _dense,
+    plan.Sum: lambda layer, x, own: Add(**own)(x),
+    plan.Enlarge: _of(Enlarge),
+    plan.Concat: lambda layer, x, own: keras.layers.Concatenate(**own)(x),
 }
 """What each layer record gives on a tensor, with Keras layers of a name and dtype."""
 

@@ -83,13 +83,17 @@ def build(spec: ResNetSpec, form: Form, kind: type[ResNet] | None = None) -> Res
         shape = (*form.image_shape, p.in_channels)
         x = keras.Input(shape, dtype=dtype.variable_dtype, name="images")
     (inputs,) = keras.utils.get_source_inputs(x)
-    whole, found = x is inputs, {}
+    whole, found = x is inputs, {"": x}
     for layer in p.stem:
         found[layer.name] = x = apply(layer, x, dtype)
     for stage in p.stages:
         found[stage.name] = x = residual_stage(x, stage, dtype)
     for layer in p.head:
         found[layer.name] = x = apply(layer, x, dtype)
+    for junction in p.junctions:
+        entering = [found[name] for name in junction.sources]
+        x = entering if len(entering) > 1 else entering[0]
+        found[junction.name] = x = chain(x, junction.layers, dtype)
     outputs = [found[name] for name in p.outputs] or x
     model = (kind or ResNet)(
         inputs,

@@ -147,7 +147,7 @@ class Trainer(BaseTrainer[ResNet]):
     model is built, and with a strategy of `tf.distribute` on TensorFlow's, where model and trainer
     are made in its scope.
 
-    Example:
+    Examples:
         >>> model = create_model("resnet20")
         >>> trainer = Trainer(model, optimization(learning_rate=0.1), steps=64_000)
         >>> loss = trainer.step(images, labels)

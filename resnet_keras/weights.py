@@ -75,7 +75,7 @@ class Weights(WeightVerbs[ResNet]):
     def dtype_name(self, model: ResNet) -> str:
         """The dtype of the model's parameters, such as `"float32"`.
 
-        Example:
+        Examples:
             >>> dtype_name(create_model("resnet18", dtype="bfloat16"))
             'bfloat16'
         """

@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,7 +30,7 @@ from shared_spec import plan
 from shared_spec.atomic_write import durable, early
 from shared_spec.errors import SpecError
 from shared_spec.export_formats import ANY_SIZE, IMAGES, PIXELS, Form, outer_dtype
-from shared_spec.plan.layers import Layer
+from shared_spec.plan.layers import Layer, Parameter
 from shared_spec.plan.network import Block, Plan
 from shared_spec.plan.parameters import leaves, parameters_of
 from shared_spec.plan.summary import block_rows, layer_rows
@@ -80,17 +79,13 @@ def skeleton(
     Raises:
         ResNetError: if the net has no such form.
     """
-    g = Graph(dtype, version(form, dtype if limits is None else "int8"))
-    outside = outer_dtype(dtype)
-    steps = form.normalisation(prepare)
-    if steps is None:
-        given = _tensor(IMAGES, outside, form, (p.in_channels, *(form.size or ("height", "width"))))
+    opset, outside = version(form, dtype if limits is None else "int8"), outer_dtype(dtype)
+    g = _begun(p, dtype, opset, form.normalisation(prepare))
+    sides: tuple[int | str, ...] = form.size or ("height", "width")
+    if form.preprocessing:
+        given = _tensor(PIXELS, "uint8", form, (*sides, p.in_channels))
     else:
-        pixels = (*(form.size or ("height", "width")), p.in_channels)
-        given = _tensor(PIXELS, "uint8", form, pixels)
-        normalised(g, steps, PIXELS)
-    x = g.cast(IMAGES, dtype, f"{IMAGES}/{dtype}") if dtype in HALVES else IMAGES
-    network(g, p, x)
+        given = _tensor(IMAGES, outside, form, (p.in_channels, *sides))
     if outputs:
         results = [
             helper.make_tensor_value_info(
@@ -115,6 +110,27 @@ def skeleton(
     model.graph.value_info.extend(sorted(inferred.graph.value_info, key=lambda info: info.name))
     del model.graph.initializer[count:]
     return model
+
+
+def graph_of(
+    p: Plan, dtype: str, form: Form, prepare: Preprocessing | None
+) -> tuple[Graph, list[str]]:
+    """What `write` makes of a plan, its arrays and shapes apart: the graph, and its outputs.
+
+    Raises:
+        ResNetError: if the net has no such form.
+    """
+    g = _begun(p, dtype, version(form, dtype), form.normalisation(prepare))
+    return g, [name for name, _ in _finish(g, p, form, dtype)]
+
+
+def _begun(p: Plan, dtype: str, opset: int, steps: Preprocessing | None) -> Graph:
+    """The nodes of a net, with those before it that normalise pixels."""
+    g = Graph(dtype, opset)
+    if steps is not None:
+        normalised(g, steps, PIXELS)
+    network(g, p, g.cast(IMAGES, dtype, f"{IMAGES}/{dtype}") if dtype in HALVES else IMAGES)
+    return g
 
 
 def piece(p: Plan, name: str, dtype: str, rank: int) -> tuple[ModelProto, list[Layer]]:
@@ -242,17 +258,40 @@ def weights_of(
     found = []
     for layer in (leaf for one in layers for leaf in leaves(one)):
         for q in parameters_of(layer):
-            entry = entries[q.name]
-            if isinstance(layer, plan.BatchNorm) and (q.role, dtype) == ("norm_var", "float64"):
-                rest = layer.eps - float(np.float32(layer.eps))
-                entry = replace(entry, read=partial(_shifted, entry, rest))
-            found.append(Weight(q.name, entry))
+            rest = _rest(layer, q, dtype)
+            found.append(Weight(q.name, _shifted(entries[q.name], rest)))
     return found
 
 
-def _shifted(entry: LazyArray, amount: float) -> np.ndarray:
-    shifted: np.ndarray = entry.read() + amount
-    return shifted
+def arrays_of(
+    layers: Iterable[Layer], entries: Mapping[str, LazyArray], dtype: str
+) -> dict[str, LazyArray]:
+    """The arrays of layers from those that `weights_of` puts into a graph."""
+    return {
+        q.name: _shifted(entries[q.name], -_rest(layer, q, dtype))
+        for one in layers
+        for layer in leaves(one)
+        for q in parameters_of(layer)
+    }
+
+
+def _rest(layer: Layer, q: Parameter, dtype: str) -> float:
+    """What goes into an array of a graph beside the plan's."""
+    if isinstance(layer, plan.BatchNorm) and (q.role, dtype) == ("norm_var", "float64"):
+        return layer.eps - float(np.float32(layer.eps))
+    return 0.0
+
+
+def _shifted(entry: LazyArray, amount: float) -> LazyArray:
+    """An array, to which `amount` is added when it is read."""
+    if not amount:
+        return entry
+
+    def read() -> np.ndarray:
+        shifted: np.ndarray = entry.read() + amount
+        return shifted
+
+    return replace(entry, read=read)
 
 
 def in_memory(model: ModelProto, weights: Iterable[Weight]) -> ModelProto:

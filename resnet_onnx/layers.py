@@ -17,8 +17,10 @@ from shared_spec.weights.state import numpy_dtype
 _FARTHEST = np.iinfo(np.int64).max
 
 
-def build(g: Graph, layer: plan.Layer, x: str) -> str:
-    """Add the nodes of a layer record to `g`; the tensor that they give from the tensor `x`."""
+def build(g: Graph, layer: plan.Layer, x: str | list[str]) -> str:
+    """Add the nodes of a layer record to `g`; the tensor that they give from the tensor `x`, or
+    from several.
+    """
     if type(layer) not in BUILDERS:
         raise FrameworkError(f"resnet_onnx has no layer for {type(layer).__name__}")
     g.places[layer.name] = BUILDERS[type(layer)](g, layer, x)
@@ -430,6 +432,57 @@ def _on_tokens(g: Graph, layer: plan.Dense, x: str) -> str:
     return g.node("Add", y, f"{layer.name}.bias", name=layer.name)
 
 
+def _enlarge(g: Graph, layer: plan.Enlarge, xs: list[str]) -> str:
+    x = xs[0]
+    shapes = [g.node("Shape", t, name=f"{layer.name}/shape{i}") for i, t in enumerate(xs)]
+    zero, one = (g.constant(f"integers/scalar{i}", np.array(i, np.int64)) for i in (0, 1))
+    for axis, what in ((2, "rows"), (3, "columns")):
+        name = layer.name if axis == 3 else f"{layer.name}/{what}"
+        place = g.constant(f"integers/scalar{axis}", np.array(axis, np.int64))
+        side, length = (
+            g.node("Gather", shape, place, name=f"{layer.name}/{what}{i}", axis=0)
+            for i, shape in enumerate(shapes)
+        )
+        places = g.node("Range", zero, length, one, name=f"{layer.name}/{what}/range")
+        if layer.how == "bilinear":
+            x = _between(g, name, x, (places, side, length), axis)
+            continue
+        places = g.node("Mul", places, side, name=f"{layer.name}/{what}/times")
+        places = g.node("Div", places, length, name=f"{layer.name}/{what}/places")
+        x = g.node("Gather", x, places, name=name, axis=axis)
+    return x
+
+
+def _between(g: Graph, name: str, x: str, places: tuple[str, str, str], axis: int) -> str:
+    """`shared_spec.plan.resampling.linear` along an axis, of whole numbers 0, 1, … and two
+    lengths.
+    """
+    zero, one, two = (g.constant(f"integers/scalar{i}", np.array(i, np.int64)) for i in range(3))
+    numbers, side, length = places
+
+    def step(operator: str, *inputs: str, what: str, **attributes: Any) -> str:
+        return g.node(operator, *inputs, name=f"{name}/axis{axis}/{what}", **attributes)
+
+    whole = step("Mul", length, two, what="whole")
+    at = step("Add", step("Mul", numbers, two, what="doubled"), one, what="odd")
+    at = step("Sub", step("Mul", at, side, what="times"), length, what="centred")
+    at = step("Max", at, zero, what="at")
+    low = step("Div", at, whole, what="low")
+    last = step("Sub", side, one, what="last")
+    high = step("Min", step("Add", low, one, what="next"), last, what="high")
+    rest = step("Sub", at, step("Mul", low, whole, what="reached"), what="rest")
+    kind = "float32" if g.dtype in HALVES else g.dtype
+    wide = [g.cast(n, kind, f"{name}/axis{axis}/real{i}") for i, n in enumerate((rest, whole))]
+    share = step("Div", *wide, what="share")
+    share = step("Unsqueeze", share, g.whole(1), what="column") if axis == 2 else share
+    share = g.cast(share, g.dtype, f"{name}/axis{axis}/narrow") if g.dtype in HALVES else share
+    a, b = (
+        step("Gather", x, n, what=what, axis=axis) for n, what in ((low, "before"), (high, "after"))
+    )
+    more = step("Mul", step("Sub", b, a, what="difference"), share, what="part")
+    return g.node("Add", a, more, name=name)
+
+
 def _relu6(g: Graph, name: str, x: str) -> str:
     return g.node("Clip", x, g.number(0), g.number(6), name=name)
 
@@ -500,9 +553,12 @@ ACTIVATIONS: dict[str, Callable[[Graph, str, str], str]] = {
     "hardswish": _hardswish,
 }
 
-BUILDERS: dict[type[plan.Layer], Callable[[Graph, Any, str], str]] = {
+BUILDERS: dict[type[plan.Layer], Callable[[Graph, Any, Any], str]] = {
     plan.Conv: _conv,
     plan.BatchNorm: _batch_norm,
+    plan.Sum: lambda g, layer, xs: g.node("Add", *xs, name=layer.name),
+    plan.Enlarge: _enlarge,
+    plan.Concat: lambda g, layer, xs: g.node("Concat", *xs, name=layer.name, axis=1),
     plan.GroupNorm: _group_norm,
     plan.EvoNorm: _evo_norm,
     plan.FilterResponseNorm: _filter_response_norm,

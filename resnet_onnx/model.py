@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from resnet_onnx.graph import Graph
-from resnet_onnx.layers import chain
+from resnet_onnx.layers import build, chain
 from shared_spec.export_formats import IMAGES
 from shared_spec.plan.network import Block, Plan
 from shared_spec.spec.resnet_spec import ResNetSpec
@@ -28,11 +28,16 @@ def block(g: Graph, b: Block, x: str) -> str:
 
 
 def network(g: Graph, p: Plan, x: str) -> None:
-    """`head(stages(stem(x)))`."""
-    x = chain(g, p.stem, x)
+    """`head(stages(stem(x)))`, and the junctions."""
+    images, x = x, chain(g, p.stem, x)
     for b in p.blocks():
         x = block(g, b, x)
     chain(g, p.head, x)
+    for junction in p.junctions:
+        first, *rest = junction.layers
+        entering = [g.places[p.end(name)] if name else images for name in junction.sources]
+        x = build(g, first, entering if len(entering) > 1 else entering[0])
+        chain(g, tuple(rest), x)
 
 
 def normalised(g: Graph, prepare: Preprocessing, x: str) -> str:

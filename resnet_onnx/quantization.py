@@ -9,7 +9,8 @@ shifted by 128: ONNX Runtime fuses a convolution only if what enters and what le
 type, and drops a ReLU before uint8 whose zero is 0. Kernels are int8, biases int32 with the scale
 of the sums that they are added to.
 
-What gates channels (squeeze and excitation) stays in float32, as norms do that are in no kernel.
+What gates channels (squeeze and excitation) stays in float32, as norms do that are in no kernel,
+and what pools by attention: its sums of products have no weights.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from resnet_onnx.model import network
 from shared_spec import plan
 from shared_spec.export_formats import IMAGES
 from shared_spec.plan.network import Plan
-from shared_spec.plan.parameters import parameters_of
+from shared_spec.plan.parameters import leaves, parameters_of
 from shared_spec.weights.lazy_array import LazyArray
 
 _KERNEL_STEPS = 127
@@ -72,10 +73,10 @@ def _graph(p: Plan) -> Graph:
 
 def points(g: Graph, p: Plan) -> dict[str, Point]:
     """The tensors that are to be rounded: what enters and leaves convolutions and sums of blocks,
-    what leaves them behind their ReLU, and what enters dense layers; nothing that leaves the head.
+    what leaves them behind their ReLU, and what enters dense layers; not the logits.
     """
-    layers = {layer.name for layer in p.leaves() if isinstance(layer, plan.Conv | plan.Dense)}
-    sums, head = {f"{b.name}/sum" for b in p.blocks()}, {layer.name for layer in p.head}
+    layers, sums = _in_integers(p), {f"{b.name}/sum" for b in p.blocks()}
+    logits = {p.classifier.name} if p.classifier else set()
     producers = {node.output[0]: node for node in g.nodes}
     found: dict[str, None] = {}
     for node in g.nodes:
@@ -83,7 +84,7 @@ def points(g: Graph, p: Plan) -> dict[str, Point]:
             found[node.input[0]] = None
         elif node.name in sums:
             found |= dict.fromkeys(node.input)
-        if node.name in (layers | sums) - head:
+        if node.name in (layers | sums) - logits:
             found[_behind(g, node)] = None
 
     def origin(name: str) -> str:
@@ -102,6 +103,13 @@ def points(g: Graph, p: Plan) -> dict[str, Point]:
     return {name: Point(name, signed(name), origin(name)) for name in found}
 
 
+def _in_integers(p: Plan) -> set[str]:
+    """The convolutions and dense layers whose products are of integers."""
+    parts = (layer for layer in p.layers() if not isinstance(layer, plan.AttentionPool))
+    found = (leaf for layer in parts for leaf in leaves(layer))
+    return {leaf.name for leaf in found if isinstance(leaf, plan.Conv | plan.Dense)}
+
+
 def _behind(g: Graph, node: NodeProto) -> str:
     """What a node gives, or the ReLU that alone takes it."""
     (output,) = node.output
@@ -113,8 +121,7 @@ def _behind(g: Graph, node: NodeProto) -> str:
 
 def quantize(g: Graph, p: Plan, limits: Limits) -> None:
     """Put a whole float graph into 8 bits; its weights are then `quantized_weights`."""
-    rounded = points(g, p)
-    layers = {layer.name for layer in p.leaves() if isinstance(layer, plan.Conv | plan.Dense)}
+    rounded, layers = points(g, p), _in_integers(p)
     nodes, g.nodes = g.nodes, []
     names = {}
     for name, point in rounded.items():
@@ -161,9 +168,10 @@ def stored(p: Plan) -> Iterator[tuple[plan.Layer, str, list[Stored]]]:
     """What stands for each parameter: its layer, its leaf, and one array of float32, or integers
     with scales and zero points for each output channel.
     """
+    whole = _in_integers(p)
     for layer in p.leaves():
         for q in parameters_of(layer):
-            if not isinstance(layer, plan.Conv | plan.Dense):
+            if layer.name not in whole:
                 yield layer, q.leaf, [Stored(q.name, "float32", q.shape)]
                 continue
             kind, channels = "int8" if q.leaf == "weight" else "int32", q.shape[:1]

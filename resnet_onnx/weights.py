@@ -23,7 +23,7 @@ class Weights(WeightVerbs[ResNet]):
     def dtype_name(self, model: ResNet) -> str:
         """The dtype of the model's weights, such as `"float32"`.
 
-        Example:
+        Examples:
             >>> dtype_name(create_model("resnet18", dtype="float16"))
             'float16'
         """

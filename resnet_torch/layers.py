@@ -59,6 +59,8 @@ def _conv(layer: plan.Conv) -> nn.Module:
 
 
 def _batch_norm(layer: plan.BatchNorm) -> nn.Module:
+    if layer.frozen:
+        return FrozenBatchNorm(layer.channels, layer.eps)
     kind: Any = nn.BatchNorm2d if layer.variance == "unbiased" else BiasedBatchNorm2d
     if layer.of_features:
         kind = nn.BatchNorm1d if layer.variance == "unbiased" else BiasedBatchNorm1d
@@ -80,8 +82,9 @@ def _max_pool(layer: plan.MaxPool) -> nn.Module:
     return nn.MaxPool2d(layer.kernel_size, layer.stride, layer.padding, ceil_mode=layer.ceil)
 
 
-def run(layer: nn.Module, x: Tensor) -> Tensor:
-    """`layer(x)` of [N, C, H, W]; a plain convolution by the fastest route for the size of `x`.
+def run(layer: nn.Module, x: Tensor | list[Tensor]) -> Tensor:
+    """`layer(x)` of [N, C, H, W], or of several maps; a plain convolution by the fastest route for
+    the size of `x`.
 
     The choice is made here and not in a class of our own, so that layers are PyTorch's own to every
     tool. Where a hook wants to see a layer at work, it works as always.
@@ -166,7 +169,9 @@ def pad_same(x: Tensor, kernel_size: int, stride: int, value: float) -> Tensor:
     amounts: list[int] = []
     for n in (x.shape[-1], x.shape[-2]):
         # Exporters round quotients towards 0: there is none here of a negative number.
-        total = max((n - 1) // stride * stride + kernel_size - n, 0)
+        total = (n - 1) // stride * stride + kernel_size - n
+        if kernel_size < stride:  # a maximum of sizes that are open takes `torch.export` minutes
+            total = max(total, 0)
         amounts += [total // 2, total - total // 2]
     return F.pad(x, amounts, value=value)
 
@@ -228,6 +233,28 @@ class SpaceToDepth(Scriptable):
         n, c, h, w = x.shape
         blocks = x.reshape(n, c, h // 2, 2, w // 2, 2).permute(0, 3, 5, 1, 2, 4)
         return blocks.reshape(n, 4 * c, h // 2, w // 2)
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch normalisation by numbers that never change. Its buffers are those of
+    `torchvision.ops.FrozenBatchNorm2d`; state dicts of `nn.BatchNorm2d` load too.
+    """
+
+    def __init__(self, channels: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight, self.bias, self.running_mean, self.running_var = (
+            nn.Buffer(torch.empty(channels)) for _ in range(4)
+        )
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
+        state.pop(f"{prefix}num_batches_tracked", None)
+        super()._load_from_state_dict(state, prefix, *args)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] or [N, C] to the same."""
+        statistics = self.running_mean, self.running_var
+        return F.batch_norm(x, *statistics, self.weight, self.bias, False, 0.0, self.eps)
 
 
 class EvoNorm(nn.Module):
@@ -679,6 +706,35 @@ class DropBlock(nn.Module):
             return drop_squares(x, self.rate, self.block_size, self.gamma_scale)
 
 
+class Sum(nn.Module):
+    """The sum of two maps."""
+
+    def forward(self, xs: list[Tensor]) -> Tensor:
+        """Two of [N, C, H, W] to one."""
+        return xs[0] + xs[1]
+
+
+class Enlarge(nn.Module):
+    """The first of two maps, with the height and width of the second."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def forward(self, xs: list[Tensor]) -> Tensor:
+        """[N, C, h, w] and [N, C', H, W] to [N, C, H, W]."""
+        corners = None if self.how == "nearest" else False
+        return F.interpolate(xs[0], xs[1].shape[-2:], mode=self.how, align_corners=corners)
+
+
+class Concat(nn.Module):
+    """The channels of several maps."""
+
+    def forward(self, xs: list[Tensor]) -> Tensor:
+        """Several of [N, C, H, W] to one."""
+        return torch.cat(xs, 1)
+
+
 BUILDERS: dict[type, Callable[[Any], nn.Module]] = {
     plan.Conv: _conv,
     plan.BatchNorm: _batch_norm,
@@ -712,5 +768,8 @@ BUILDERS: dict[type, Callable[[Any], nn.Module]] = {
     plan.DropPath: lambda layer: DropPath(layer.rate),
     plan.DropBlock: DropBlock,
     plan.Dense: lambda layer: nn.Linear(layer.in_features, layer.out_features, bias=layer.bias),
+    plan.Sum: lambda layer: Sum(),
+    plan.Enlarge: lambda layer: Enlarge(layer.how),
+    plan.Concat: lambda layer: Concat(),
 }
 """The native module of each layer record."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -115,21 +116,33 @@ class ResNet(TorchvisionNet, TimmNet, Scriptable):
         head = p.head[len(p.before_pool) :]
         self._head = attach(self, "", head)
         self._steps = p.steps()[: len(p.steps()) - len(head)]
-        without_head = spec.override(features_only=True)
-        self._taps = p.outputs or compile_plan(without_head).outputs
+        for junction in p.junctions:
+            attach(self, "", junction.layers)
+        self._taps = p.taps or compile_plan(spec.override(features_only=True)).outputs
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """[N, C, H, W] to [N, num_classes], or to feature maps."""
         if self.plan.outputs:
             levels: list[Tensor] = self.forward_intermediates(x, intermediates_only=True)
-            return levels
+            return self._joined(x, levels) if self.plan.junctions else levels
         return self.forward_head(self.forward_features(x))
+
+    def _joined(self, images: Tensor, levels: list[Tensor]) -> list[Tensor]:
+        """What the junctions make of the body's levels."""
+        found = {"": images} | dict(zip(self._taps, levels, strict=True))
+        for junction in self.plan.junctions:
+            entering = [found[name] for name in junction.sources]
+            x: Any = entering if len(entering) > 1 else entering[0]
+            for layer in junction.layers:
+                x = run(self.get_submodule(layer.name), x)
+            found[junction.name] = x
+        return [found[name] for name in self.plan.outputs]
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Put a new classifier, with PyTorch's own initial values, in the place of the old one, as
         timm does; `plan` and `spec` follow, so that the verbs take the model as it is now.
 
-        Example:
+        Examples:
             >>> model.reset_classifier(10)
             >>> save_weights(model, "ten.safetensors")
 

@@ -78,18 +78,19 @@ class TimmNet(nn.Module):
 
     @property
     def feature_info(self) -> FeatureInfo:
-        """What `forward_intermediates` can give, or what a features-only model gives."""
+        """What `forward_intermediates` can give: what a features-only model gives, or what enters
+        its pyramid.
+        """
         keys = ("num_chs", "reduction", "module")
         return FeatureInfo({key: level[key] for key in keys} for level in self._levels(_SIDE))
 
     def _levels(self, side: int) -> list[dict[str, Any]]:
         """The levels of features that an image of this side gives."""
-        p, size = replace(self.plan, head=()), (side, side)
+        p, size = replace(self.plan, head=(), junctions=()), (side, side)
         shapes = {row.name: row.shape for row in (*layer_rows(p, size), *block_rows(p, size))}
-        ends = {stage.name: stage.blocks[-1].name for stage in p.stages}
         found = []
         for tap in self._taps:
-            *size_there, channels = shapes[ends.get(tap, tap)]
+            *size_there, channels = shapes[p.end(tap)]
             # timm's path of a stage, which holds nothing but its blocks.
             module = ".".join(tap.split(".")[:2])
             if tap == p.stem[-1].name and len(_roots(p.stem)) == 1:  # or of a whole stem
@@ -152,7 +153,7 @@ class TimmNet(nn.Module):
     ) -> Any:
         """The features, and those of the levels asked for.
 
-        Example:
+        Examples:
             >>> features, (middle, last) = model.forward_intermediates(images, [2, 4])
 
         Args:
@@ -199,7 +200,7 @@ class TimmNet(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep no activations inside of blocks for the backward pass: compute them again.
 
-        Example:
+        Examples:
             >>> model.set_grad_checkpointing()
         """
         for stage in self.plan.stages:
@@ -209,7 +210,7 @@ class TimmNet(nn.Module):
         """Patterns of parameters' names, from the stem to the last block, for rates that differ
         from layer to layer; `coarse` groups stages.
 
-        Example:
+        Examples:
             >>> timm.optim.create_optimizer_v2(model, "adamw", lr=1e-3, layer_decay=0.7)
         """
         stem = "|".join(_roots(self.plan.stem))

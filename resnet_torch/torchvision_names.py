@@ -82,7 +82,7 @@ class TorchvisionBlock(_Named):
 class TorchvisionNet(_Named):
     """`relu` of a net is `act1`; `avgpool` is the pool in `global_pool`, which flattens too.
 
-    Example:
+    Examples:
         >>> model.avgpool = torch.nn.AdaptiveMaxPool2d(1)
     """
 

@@ -30,7 +30,7 @@ class Trainer(BaseTrainer[ResNet]):
     With a process group of `torch.distributed`, each process trains on its part of every batch:
     gradients are averaged (`DistributedDataParallel`), and norms see the whole batch.
 
-    Example:
+    Examples:
         >>> model = create_model("resnet20")
         >>> trainer = Trainer(model, optimization(learning_rate=0.1), steps=64_000)
         >>> loss = trainer.step(images, labels)

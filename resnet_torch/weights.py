@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import zip_longest
+from itertools import accumulate, zip_longest
 
 import numpy as np
 import torch
@@ -51,7 +51,7 @@ class Weights(WeightVerbs[ResNet]):
     def dtype_name(self, model: ResNet) -> str:
         """The dtype of the model's parameters, such as `"float32"`.
 
-        Example:
+        Examples:
             >>> dtype_name(create_model("resnet18", dtype="bfloat16"))
             'bfloat16'
         """
@@ -138,14 +138,17 @@ def _runs_as(part: nn.Module, new: nn.Module) -> bool:
 
 
 def _check_sequences(model: ResNet) -> None:
-    """Raise a `WeightsError` if a stage or a sequence runs something that the plan lacks."""
+    """Raise a `WeightsError` if a stage or a sequence runs something that the plan lacks: those
+    inside of a layer have been looked at with it.
+    """
     names = {layer.name for layer in model.plan.layers()}
     inner = {name.rpartition(".")[0] for name in names} | names
     inner |= {stage.name for stage in model.plan.stages}
     inner |= {block.name for block in model.plan.blocks()}
     inner |= {name.rpartition(".")[0] for name in inner}
     for path, module in model.named_modules():
-        if isinstance(module, nn.Sequential) and path not in names:
+        above = accumulate(path.split("."), "{}.{}".format)
+        if isinstance(module, nn.Sequential) and names.isdisjoint(above):
             for child in module._modules:
                 if f"{path}.{child}" not in inner:
                     raise replaced(f"{path}.{child}")

@@ -30,6 +30,7 @@ from shared_spec.formats.hub_folder import certify as certify_folder
 from shared_spec.formats.write import described, is_checkpoint_folder
 from shared_spec.origin import origin_of
 from shared_spec.plan.folding import Inference
+from shared_spec.plan.layers import Join
 from shared_spec.plan.network import Plan
 from shared_spec.plan.summary import layer_rows
 from shared_spec.spec.resnet_spec import ResNetSpec
@@ -104,7 +105,7 @@ class ModelVerbs(ABC, Generic[Model]):
     ) -> Model:
         """Build a model, in training mode where its framework's models have one.
 
-        Example:
+        Examples:
             >>> model = create_model("resnet50", pretrained=True)
             >>> model = create_model("resnet50", weights="resnet50.pth", num_classes=10)
             >>> model = create_model("hf-hub:timm/resnet50.a1_in1k")
@@ -178,7 +179,7 @@ class ModelVerbs(ABC, Generic[Model]):
         configuration with preprocessing and labels, model card and certificate. timm's
         `create_model("local-dir:...", pretrained=True)` takes it too, if it has such a net.
 
-        Example:
+        Examples:
             >>> model.labels = ("cat", "dog")
             >>> save_pretrained(model, "cats-and-dogs")
             >>> other = resnet_flax.create_model("cats-and-dogs")
@@ -198,7 +199,7 @@ class ModelVerbs(ABC, Generic[Model]):
     def push_to_hub(self, model: Model, name: str, *, certify: bool = True, **options: Any) -> str:
         """Put what `save_pretrained` writes into a repository on the Hugging Face Hub.
 
-        Example:
+        Examples:
             >>> push_to_hub(model, "me/cats-and-dogs", private=True)
             >>> other = resnet_keras.create_model("hf-hub:me/cats-and-dogs")
 
@@ -245,7 +246,7 @@ class ModelVerbs(ABC, Generic[Model]):
     ) -> None:
         """Write a model, in evaluation mode and in its own dtype, to a file that runtimes run.
 
-        Example:
+        Examples:
             >>> resnet_torch.export(model, "resnet50.pt2")
             >>> resnet_keras.export(model, "resnet50.tflite", form=Form(batch=1, size=(224, 224)))
             >>> resnet_torch.export(model, "resnet50.onnx", dtype="int8", calibration=paths)
@@ -277,7 +278,7 @@ class ModelVerbs(ABC, Generic[Model]):
         own = self.weights.dtype_name(model)
         form = form.sized(model.spec)
         wanted.check(form, dtype or own)
-        form.check(model.plan)
+        wanted.check_net(form, model.plan)
         if dtype is None and calibration is not None:
             raise SpecError("calibration: only with dtype='int8'")
         if dtype is not None:
@@ -317,7 +318,7 @@ class ModelVerbs(ABC, Generic[Model]):
         defined). The first call of each size compiles, which in PyTorch takes up to a minute on
         CPUs.
 
-        Example:
+        Examples:
             >>> forward = compiled(model)
             >>> logits = forward(images)
 
@@ -332,7 +333,7 @@ class ModelVerbs(ABC, Generic[Model]):
     def predict(self, model: Model, images: np.ndarray, *, batch_size: int = 64) -> Any:
         """Logits in evaluation mode; in Keras and Flax, compiled.
 
-        Example:
+        Examples:
             >>> predict(model, np.zeros((1, 224, 224, 3), np.float32)).shape
             (1, 1000)
 
@@ -356,7 +357,7 @@ class ModelVerbs(ABC, Generic[Model]):
         """How images become what the model's weights want: a function from Pillow images or paths
         to arrays for `predict`.
 
-        Example:
+        Examples:
             >>> transforms(create_model("resnet50", pretrained=True)).image_size
             224
 
@@ -386,7 +387,7 @@ class ModelVerbs(ABC, Generic[Model]):
     def preprocess(self, model: Model, images: ImagesLike) -> np.ndarray:
         """Pillow images or paths of image files, one or several, as the model's weights want them.
 
-        Example:
+        Examples:
             >>> logits = predict(model, preprocess(model, ["cat.jpg", "dog.jpg"]))
 
         Returns:
@@ -400,7 +401,7 @@ class ModelVerbs(ABC, Generic[Model]):
     def classify(self, model: Model, images: ImagesLike, *, top: int = 5) -> list[list[Classified]]:
         """The most probable classes of Pillow images or image files, one or several.
 
-        Example:
+        Examples:
             >>> classify(create_model("resnet50", pretrained=True), "cat.jpg")[0][0].label
             'tabby'
 
@@ -435,7 +436,7 @@ class ModelVerbs(ABC, Generic[Model]):
     ) -> dict[str, np.ndarray]:
         """Outputs of the named layers and blocks (all blocks if None), in evaluation mode.
 
-        Example:
+        Examples:
             >>> activations(model, images, ["conv1", "layer1.0"])["layer1.0"].shape
             (1, 56, 56, 256)
 
@@ -454,7 +455,7 @@ class ModelVerbs(ABC, Generic[Model]):
         """Outputs of layers and blocks, each on its own input and apart from the rest, in
         evaluation mode: the name to the input, and in the answer to the output, all channels last.
 
-        Example:
+        Examples:
             >>> run_parts(model, {"maxpool": np.zeros((1, 112, 112, 64), np.float32)})
 
         Raises:
@@ -468,12 +469,15 @@ class ModelVerbs(ABC, Generic[Model]):
             )
         self.weights.require_values(model)
         names = activation_names(model.plan, inputs)
+        for layer in model.plan.layers():
+            if isinstance(layer, Join) and layer.name in names:
+                raise SpecError(f"inputs: {layer.name} takes several maps, and does not run alone")
         return self._parts(model, {name: _numbers(name, inputs[name]) for name in names})
 
     def parameter_count(self, model: Model) -> int:
         """Number of trainable scalars in the native model.
 
-        Example:
+        Examples:
             >>> parameter_count(create_model("resnet50"))
             25557032
         """

@@ -77,7 +77,7 @@ def some(items: Sequence[str], most: int = 10) -> str:
 def reworded(text: str, words: Mapping[str, str]) -> str:
     """A message with its arguments, which stand between backticks, as their caller knows them.
 
-    Example:
+    Examples:
         >>> reworded("a.pth: name the model (`spec`)", {"spec": "--model"})
         'a.pth: name the model (--model)'
     """

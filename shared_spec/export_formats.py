@@ -12,7 +12,9 @@ from typing import Literal
 import numpy as np
 
 from shared_spec.errors import ResNetError, SpecError, WeightsError, did_you_mean
+from shared_spec.plan.layers import AttentionPool
 from shared_spec.plan.network import Plan
+from shared_spec.plan.open_sizes import told_apart
 from shared_spec.plan.summary import layer_rows
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import METADATA_KEY, Checkpoint
@@ -106,7 +108,7 @@ def require_logits(spec: ResNetSpec | None) -> None:
     Raises:
         SpecError: if it gives no logits, of which alone one can tell how good they still are.
     """
-    if spec is not None and (spec.features_only or not spec.num_classes):
+    if spec is not None and (spec.gives_maps or not spec.num_classes):
         raise SpecError("dtype: int8 is for nets that give logits; this one gives features")
 
 
@@ -164,6 +166,8 @@ class ExportFormat:
     """Whether a file has a net's arrays as they are; some converters fold norms by themselves."""
     from_plan: bool = False
     """Whether `resnet_onnx` writes it, and no framework."""
+    symbols: bool = False
+    """Whether sizes that are open are compared as they are written."""
 
     def replaceable(self, files: Set[str]) -> bool:
         """Whether a folder with files of these names may be replaced."""
@@ -199,6 +203,26 @@ class ExportFormat:
         if form.opset is not None and self.name != "onnx":
             raise SpecError(f"opset: {self.title} has no versions of operators; leave it out")
 
+    def check_net(self, form: Form, p: Plan) -> None:
+        """Say what the net has not, or what the format cannot say of it.
+
+        Raises:
+            SpecError: with what would be accepted.
+        """
+        form.check(p)
+        if form.size is not None or not self.symbols:
+            return
+        if any(isinstance(layer, AttentionPool) for layer in p.layers()):
+            raise SpecError(
+                f"size: {self.title} has no attention pool for maps of any size; give one, such "
+                f"as 224"
+            )
+        if (place := told_apart(p)) is not None:
+            raise SpecError(
+                f"size: {self.title} cannot tell that the maps which meet in {place} are equally "
+                f"large at every size; give one, such as 224"
+            )
+
 
 EXPORT_FORMATS: dict[str, ExportFormat] = {
     found.name: found
@@ -229,6 +253,7 @@ EXPORT_FORMATS: dict[str, ExportFormat] = {
             ".stablehlo",
             ("flax",),
             ("float64", "float32", "float16", "bfloat16"),
+            symbols=True,
         ),
         ExportFormat(
             "savedmodel",

@@ -154,7 +154,7 @@ def completed(checkpoint: Checkpoint, weights: str | os.PathLike[str]) -> Checkp
     """What a file tells, with what its publisher says where the file does not, if it was called by
     the name or the place of published weights: a copy of such a file may hold others.
 
-    Example:
+    Examples:
         >>> name = "resnet18.a1_in1k"
         >>> completed(read_checkpoint(fetched(name)), name).labels[0]
         'tench'

@@ -74,7 +74,7 @@ class WeightVerbs(ABC, Generic[Model]):
     def export_weights(self, model: Model) -> State:
         """The model's weights as numpy arrays under canonical names: a copy.
 
-        Example:
+        Examples:
             >>> other = resnet_flax.create_model("resnet50")
             >>> resnet_flax.load_weights(other, resnet_torch.export_weights(model))
 
@@ -106,7 +106,7 @@ class WeightVerbs(ABC, Generic[Model]):
         """Load weights that are in memory, or a checkpoint of any kind (orbax needs Flax), strictly
         and in place.
 
-        Example:
+        Examples:
             >>> model = load_weights(create_model("resnet50"), "resnet50.pth")
             >>> load_weights(model, torch.load("resnet50.pth", weights_only=True))
             >>> load_weights(model, nnx.state(flax_model))
@@ -148,7 +148,7 @@ class WeightVerbs(ABC, Generic[Model]):
     ) -> None:
         """Write a model's weights durably, in the format that the suffix or `format` asks for.
 
-        Example:
+        Examples:
             >>> save_weights(model, "resnet50.safetensors")
             >>> save_weights(model, "resnet50", format="huggingface")
 
@@ -183,7 +183,7 @@ class WeightVerbs(ABC, Generic[Model]):
     ) -> Checkpoint:
         """Canonical weights from memory or from a checkpoint of any kind (orbax needs Flax).
 
-        Example:
+        Examples:
             >>> read_checkpoint("resnet50.pth").state["conv1.weight"].shape
             (64, 3, 7, 7)
 
@@ -274,7 +274,7 @@ class WeightVerbs(ABC, Generic[Model]):
     def dtype_name(self, model: Model) -> str:
         """The dtype of the model's parameters.
 
-        Example:
+        Examples:
             >>> dtype_name(create_model("resnet18", dtype="bfloat16"))
             'bfloat16'
         """

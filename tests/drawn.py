@@ -36,7 +36,7 @@ OPTIONS: dict[str, list[Any]] = {
     "final_norm": [None, True, False],
     "final_activation": [None, True, False],
     "head_width": [None, 32],
-    "names": [None, "regnet", "byobnet", "senet", "iresnet"],
+    "names": [None, "regnet", "byobnet", "senet"],
     "reduce_first": [1, 1, 2],
     "layer_scale": [None, 0.1],
     "anti_alias": ["none", "none", "blur", "avg"],
@@ -71,6 +71,11 @@ OPTIONS: dict[str, list[Any]] = {
 }
 # Fields that go together: most of them need others, and would hardly be drawn together by chance.
 BUNDLES: dict[str, list[dict[str, Any]]] = {
+    "pyramid": [
+        {"features_only": True, "pyramid": 8, "pyramid_extra": "pool"},
+        {"features_only": True, "pyramid": 8, "pyramid_norm": True, "pyramid_extra": "p6p7"},
+        {"features_only": True, "pyramid": 8, "pyramid_extra": "p6p7_of_stage"},
+    ],
     "convolution": [
         {"convolution": "selective", "split_input": True, "se_divisor": 4},
         {"convolution": "selective", "se_ratio": 0.25},
@@ -94,6 +99,7 @@ BUNDLES: dict[str, list[dict[str, Any]]] = {
         {"attention": "gc", "se_ratio": 0.25},
     ],
     "norm": [
+        {"norm": "frozen_batch"},
         {"norm": "group", "norm_groups": 8},
         {"norm": "group", "norm_group_width": 8},
         # Of groups of one or two numbers, the variance is rounding, times its root's 300.
@@ -121,6 +127,7 @@ BUNDLES: dict[str, list[dict[str, Any]]] = {
         {"block": "bottleneck", "bottleneck_ratio": 1.0, "group_width": 8},
         {"block": "bottleneck", "bottleneck_ratio": 1.0, "bottleneck_of": "input"},
         {"block": "bottleneck", "extra_conv": True, "names": "byobnet"},
+        {"block": "basic", "names": "iresnet", "output_activation": False, "pre_norm": True},
     ],
     "stem": [
         {"stem": "conv3x3"},

@@ -116,6 +116,7 @@ def _walk(p: Plan, size: tuple[int, int], rule: Rule) -> Iterator[Work]:
         return x
 
     x = yield from chain(p.stem, size[0] * size[1] * p.in_channels)
+    ends = {stage.blocks[-1].name: stage.name for stage in p.stages}
     for b in p.blocks():
         h = yield from chain(b.pre, x)
         y = yield from chain(b.branch, h)
@@ -123,4 +124,12 @@ def _walk(p: Plan, size: tuple[int, int], rule: Rule) -> Iterator[Work]:
             yield from chain(b.shortcut, x if b.shortcut_from == "input" else h)
             yield from rule(None, f"{b.name}.add", None, y, y)
         x = yield from chain(b.output, y)
+        sizes |= {ends[b.name]: x} if b.name in ends else {}
     yield from chain(p.head, x)
+    for junction in p.junctions:
+        layers, x = junction.layers, sizes.get(junction.sources[0], 0)
+        if isinstance(layers[0], plan.Join):
+            x = sizes[layers[0].name]
+            yield from rule(None, layers[0].name, None, x, x)
+            layers = layers[1:]
+        yield from chain(layers, x)

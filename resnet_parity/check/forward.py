@@ -143,7 +143,7 @@ def _expected_shapes(p: Plan, size: tuple[int, int], batch: int) -> dict[str, tu
 
 def _is_result(key: str) -> bool:
     """Whether an output is what the model returns, and not a block's."""
-    return key.rpartition("/")[2].startswith(("logits", "features"))
+    return key.rpartition("/")[2].startswith(("logits", "features", "out", "aux"))
 
 
 def _judge_engine(

@@ -24,6 +24,7 @@ from shared_spec.errors import ParityError, ResNetError, WeightsError, WeightsWa
 EXAMPLES = {
     "catalogue.list_command": "list 'resnet*50*' --family timm",
     "catalogue.show": "show resnet50d --image-size 288",
+    "catalogue.draw": "draw resnet50 --compare resnet50d -o net.svg",
     "catalogue.schema": "schema > resnet.schema.json",
     "check.check": "check resnet50 --engines torch,flax",
     "convert.convert": "convert hf-hub:timm/resnet50.a1_in1k resnet50.weights.h5",

@@ -131,7 +131,7 @@ class Inputs:
         source takes no other.
         """
         # Maps are large where logits are not.
-        side = min(spec.image_size, _SIDE // 2 if spec.features_only else _SIDE)
+        side = min(spec.image_size, _SIDE // 2 if spec.gives_maps else _SIDE)
         side = spec.image_size if spec.one_size else side
         size, channels = size or (side, side), spec.in_channels
         shape = (2, *size, channels)

@@ -107,9 +107,16 @@ def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = N
     start = time.perf_counter()
     engines = [] if proof is None else _runtimes(kind, proof, wanted.dtype)
     with workspace() as folder:
-        source, path, checkpoint = _source(origin, folder, proof is not None)
+        source, path, checkpoint = _source(origin, folder)
         assert checkpoint.spec is not None
         spec = checkpoint.spec
+        net, form = compile_plan(spec), form.sized(spec)
+        wanted = replace(wanted, form=form)
+        kind.check_net(form, net)
+        if wanted.quantization is not None:
+            require_logits(spec)
+        if proof is not None and not path.exists():
+            save_canonical(path, checkpoint)
         notes = list(checkpoint.notes)
         if form.preprocessing and checkpoint.preprocessing is None:
             calibrated = wanted.quantization and wanted.quantization.preprocessing
@@ -124,14 +131,10 @@ def export(origin: Origin, target: Path, wanted: Wanted, proof: Proof | None = N
                 f"nothing was run: no runtime is installed; run: pip install "
                 f"'resnet-parity[{ALL_ENGINES[kind.engines[0]].install}]'"
             )
-        net, form = compile_plan(spec), form.sized(spec)
-        wanted = replace(wanted, form=form)
-        form.check(net)
         quantization, on_progress = wanted.quantization, proof.on_progress if proof else _silent
         made, seconds, quantized, job = None, 0.0, None, EngineJob(folder)
         p, limits, inputs = inference_form(net, wanted.folded), None, None
         if quantization is not None:
-            require_logits(checkpoint.spec)
             p = inference_form(net, True)
             limits, inputs = calibrate(job, p, checkpoint, quantization, form.size, on_progress)
         with durable(target, kind.replaceable) as draft:
@@ -266,8 +269,10 @@ def _runs(engine: Engine, dtype: str) -> bool:
     return runs(engine.name, dtype)
 
 
-def _source(origin: Origin, folder: Path, to_be_run: bool) -> tuple[str, Path, Checkpoint]:
-    """What is exported, in words; a file of it; and what that holds."""
+def _source(origin: Origin, folder: Path) -> tuple[str, Path, Checkpoint]:
+    """What is exported, in words; a file of it, which fresh weights have not yet; and what that
+    holds.
+    """
     if isinstance(origin.weights, str):
         path = fetched(origin.weights)
         spec = None if origin.model is None else resolve(origin.model)
@@ -280,10 +285,7 @@ def _source(origin: Origin, folder: Path, to_be_run: bool) -> tuple[str, Path, C
     fresh = Checkpoint(initial_entries(compile_plan(spec)), spec)
     name = f"{origin.model}, fresh weights of the seed 0"
     checkpoint = replace(fresh, origin=name, library="resnet-parity")
-    path = folder / "fresh.safetensors"
-    if to_be_run:
-        save_canonical(path, fresh)
-    return name, path, checkpoint
+    return name, folder / "fresh.safetensors", checkpoint
 
 
 def _takes_bgr(checkpoint: Checkpoint) -> bool:

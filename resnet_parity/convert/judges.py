@@ -65,7 +65,7 @@ def judge_of(checkpoint: Checkpoint, against: str | None = None) -> tuple[Judge,
         return f"{origin}, which no library that is known here loads"
     if judge.missing():
         return f"{judge.library} is not installed"
-    if spec.features_only and checkpoint.own_graph is None:
+    if spec.gives_maps and checkpoint.own_graph is None:
         return f"{judge.library} is not asked for the maps of features"
     facts = judge.facts(checkpoint, spec)
     return facts if isinstance(facts, str) else (judge, facts)
@@ -80,7 +80,7 @@ def _of_user(checkpoint: Checkpoint, spec: ResNetSpec, against: str) -> Facts:
         raise FrameworkError(f"--against: {_USERS.engine.name}: {absent}")
     if checkpoint.own_graph is not None:
         raise ResNetError("--against: not for a file with a graph of its own, which itself is run")
-    if spec.features_only:
+    if spec.gives_maps:
         raise ResNetError("--against: not for the maps of features; convert the net with its pool")
     names = list(checkpoint.renamed) if checkpoint.kind in _IN_TORCH else None
     return {"factory": against, "names": names}

@@ -51,7 +51,8 @@ def read_any(
     else:
         checkpoint = read_checkpoint(path, spec, resize=resize, asked=asked)
     found, any_ends = checkpoint.spec, {"in_channels": 3, "num_classes": 1}
-    if spec is None:
+    # A graph may be a net's form for inference, whose weights are those of another eps.
+    if spec is None or checkpoint.kind == "onnx":
         return checkpoint
     if resize and found is not None and spec.override(**any_ends) == found.override(**any_ends):
         return checkpoint
@@ -76,7 +77,7 @@ def read_classifier(
     if net is None:
         raise WeightsError(f"{path}: the file does not say which model it is; name it (--model)")
     check_weights(compile_plan(net), checkpoint.state, "float64", path)
-    if net.features_only or not net.num_classes:
+    if net.gives_maps or not net.num_classes:
         raise WeightsError(f"{path}: the model gives features and no classes")
     return checkpoint, net
 

@@ -495,7 +495,7 @@ class _CertificateRun:
         if own is not None and own.averaged:
             outputs = [found.mean((1, 2)) for found in outputs]
         # A pool may keep the axes of rows and columns.
-        if outputs[0].shape[1:3] == (1, 1) and not spec.features_only:
+        if outputs[0].shape[1:3] == (1, 1) and not spec.gives_maps:
             outputs = [found.reshape(len(found), -1) for found in outputs]
         return str(answer["judged_by"]), outputs
 

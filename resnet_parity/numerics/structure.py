@@ -83,6 +83,7 @@ class _Match:
         self.sites: dict[tuple[Place, tuple[int, ...]], list[_Site]] = {}
         self.found = Matching()
         x = self._chain(p.stem, IMAGES)
+        given: dict[str, Place] = {}
         for block in p.blocks():
             h = self._chain(block.pre, x)
             ends = {self._chain(block.branch, h)}
@@ -91,7 +92,12 @@ class _Match:
             x = self._chain(block.output, self._sum(ends))
             if not block.output:
                 self.found.layers.setdefault(x, []).append(block.name)
-        self._chain(p.head, x)
+            given[block.name] = x
+        x = self._chain(p.head, x)
+        given |= {layer.name: x for layer in p.head[-1:]} | {"": IMAGES}
+        for junction in p.junctions:
+            x = self._sum(given[p.end(name)] for name in junction.sources)
+            given[junction.name] = self._chain(junction.layers, x)
         self.by_name = {s.layer.name: s for sites in self.sites.values() for s in sites}
 
     def _sum(self, places: Iterable[Place]) -> Place:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Affine2D
 
 from resnet_parity.render import charts
+from resnet_parity.render.drawing.canvas import number
 
 WIDTH = 440
 """Of every chart, in units that are about a pixel: on a phone it is drawn at 3/4 of this size, and
@@ -118,13 +119,13 @@ def picture(
     return _drawn(root, draw, titles or {}, (WIDTH, height), margins)
 
 
-def swatch(number: int) -> Markup:
+def swatch(style: int) -> Markup:
     """A piece of a line with its mark, for a legend."""
 
     def draw(axis: Any) -> None:
         axis.set(xlim=(0, 1), ylim=(-1, 1), xticks=[], yticks=[])
-        charts.line(axis, [0, 1], [0, 0], "", number)
-        charts.marks(axis, [0.5], [0], number)
+        charts.line(axis, [0, 1], [0, 0], "", style)
+        charts.marks(axis, [0.5], [0], style)
 
     root = ET.Element("svg", {"class": "swatch", "aria-hidden": "true", "width": "30"})
     return _drawn(root, draw, {}, (30, 14), (1, 1, 1, 1))
@@ -147,8 +148,3 @@ def _drawn(
         figure.draw(SvgRenderer(root, size, titles))
     # ElementTree has escaped every text in it.
     return Markup(ET.tostring(root, encoding="unicode"))  # noqa: S704
-
-
-def number(value: float) -> str:
-    """A coordinate, as short as it can be."""
-    return f"{value:.1f}".removesuffix(".0")

@@ -14,7 +14,7 @@ from resnet_parity.report.blocks import Block, Commands, Facts, Notice, Table, T
 from resnet_parity.report.collect import Net
 from resnet_parity.trace.result import EngineFacts
 from shared_spec.plan.compiler import compile_plan
-from shared_spec.plan.summary import describe_chain, describe_stage, stage_rows
+from shared_spec.plan.summary import describe, stage_rows
 
 _EXACT = {"highest", "float32", "ieee", "none", "null"}
 """Settings of the precision of matrix products that keep all of float32."""
@@ -70,8 +70,7 @@ def network(net: Net) -> list[Block]:
     plan = compile_plan(net.spec)
     side = (net.spec.image_size, net.spec.image_size)
     rows = stage_rows(plan, side)
-    made = {stage.name: describe_stage(stage) for stage in plan.stages}
-    made |= {"stem": describe_chain(plan.stem), "head": describe_chain(plan.head)}
+    made = describe(plan)
     cells = []
     for row in rows:
         counts = map(number_format.count, (row.parameters, row.macs))

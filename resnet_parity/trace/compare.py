@@ -33,7 +33,7 @@ from resnet_parity.train.recipes import comparison_optimization, without_drops
 from shared_spec.atomic_write import workspace
 from shared_spec.errors import ResNetError
 from shared_spec.plan.compiler import compile_plan
-from shared_spec.plan.dataflow import IMAGES, Node, nodes
+from shared_spec.plan.dataflow import IMAGES, Node, nodes, recorded
 from shared_spec.plan.network import Plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.training.state import require_classes
@@ -187,7 +187,7 @@ class _TraceRun:
         found = nodes(self.plan)
         rows = []
         entering = inputs_of(
-            found, self.images, {part.name: ours[f"output/{part.name}"] for part in found}
+            found, self.images, {name: ours[f"output/{name}"] for name in recorded(found)}
         )
         for part in found:
             row = TraceRow(part.name, part.kind, note=broken.get(part.name, ""))

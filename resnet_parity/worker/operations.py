@@ -35,7 +35,7 @@ from shared_spec.errors import ResNetError
 from shared_spec.export_formats import Form
 from shared_spec.formats.canonical_file import read_safetensors, save_canonical, write_safetensors
 from shared_spec.plan.compiler import compile_plan
-from shared_spec.plan.dataflow import nodes
+from shared_spec.plan.dataflow import nodes, recorded
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.training.optimization import Optimization
 from shared_spec.weight_verbs import remember
@@ -208,7 +208,7 @@ def trace(
     state = narrowed(read_safetensors(weights).state, dtype)
     model = session.placed(given, state, dtype)
     found = nodes(compile_plan(given))
-    names = [part.name for part in found]
+    names = recorded(found)
     results: dict[str, Any] = {}
     broken: dict[str, str] = {}
     with session.forward_only():

@@ -17,7 +17,7 @@ import numpy as np
 from resnet_parity.numerics.teacher_forcing import inputs_of
 from resnet_parity.worker.session import Session, one_line
 from shared_spec.errors import ResNetError, did_you_mean
-from shared_spec.plan.dataflow import Node, nodes
+from shared_spec.plan.dataflow import Node, nodes, recorded
 from shared_spec.plan.layers import Parameter
 from shared_spec.plan.network import Plan
 from shared_spec.weights.layouts import FLAX, KERAS, TORCH, ParameterLayout, keras_layer
@@ -120,7 +120,7 @@ def run_own(
     )
     arrays: State = {}
     whole = inputs_of(
-        found, images, {part.name: reference[f"output/{part.name}"] for part in found}
+        found, images, {name: reference[f"output/{name}"] for name in recorded(found)}
     )
     for part in present:
         name, x = theirs[part.name], whole[part.name]

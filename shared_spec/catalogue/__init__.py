@@ -44,7 +44,7 @@ CATALOGUE: dict[str, Entry] = {e.name: e for family in _FAMILIES for e in family
 def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     """Names in the catalogue that match a shell-style `pattern`, in the catalogue's order.
 
-    Example:
+    Examples:
         >>> list_models("resnet5?")
         ['resnet50']
         >>> list_models("resnet18", pretrained=True)[0]

@@ -13,7 +13,7 @@ from shared_spec.formats.canonical_file import save_canonical
 from shared_spec.formats.containers.source import read_json, write_json
 from shared_spec.formats.dialects.timm_config import config_for_timm
 from shared_spec.plan.compiler import compile_plan
-from shared_spec.plan.summary import describe_chain, describe_stage, stage_rows
+from shared_spec.plan.summary import describe, stage_rows
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.checkpoint import METADATA_KEY, Checkpoint
 
@@ -64,7 +64,7 @@ def write_card(folder: Path, checkpoint: Checkpoint, name: str | None = None) ->
     architecture = read_json(folder / CONFIG).get("architecture")
     place = f"hf-hub:{name}" if name else f"./{folder.name}"
     parts = [
-        _front(architecture, bool(spec.num_classes) and not spec.features_only),
+        _front(architecture, bool(spec.num_classes) and not spec.gives_maps),
         f"# {name or folder.name}\n\n{_summary(spec)}",
         _stages(spec),
         _loading(place, architecture, spec),
@@ -85,8 +85,8 @@ def _front(architecture: object, classifies: bool) -> str:
 def _summary(spec: ResNetSpec) -> str:
     p = compile_plan(spec)
     gives = f"{spec.num_classes:,} classes" if spec.num_classes else "features"
-    if spec.features_only:
-        gives = f"{len(p.outputs)} maps of features"
+    if spec.gives_maps:
+        gives = f"{len(p.outputs)} maps of {'features' if spec.features_only else gives}"
     colour = {1: "grey", 3: "RGB"}.get(spec.in_channels, f"{spec.in_channels}-channel")
     return (
         f"A ResNet of {p.parameter_count():,} parameters, from {colour} images of "
@@ -96,8 +96,7 @@ def _summary(spec: ResNetSpec) -> str:
 
 def _stages(spec: ResNetSpec) -> str:
     p = compile_plan(spec)
-    described = {stage.name: describe_stage(stage) for stage in p.stages}
-    described |= {"stem": describe_chain(p.stem), "head": describe_chain(p.head)}
+    described = describe(p)
     rows = [
         (
             row.name,
@@ -115,7 +114,7 @@ def _loading(place: str, architecture: object, spec: ResNetSpec) -> str:
     use = (
         'for found in resnet.classify(model, "image.jpg")[0]:\n'
         '    print(f"{found.label}: {found.probability:.1%}")'
-        if spec.num_classes and not spec.features_only
+        if spec.num_classes and not spec.gives_maps
         else 'features = resnet.predict(model, resnet.preprocess(model, "image.jpg"))'
     )
     code = (

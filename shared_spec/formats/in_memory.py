@@ -25,7 +25,7 @@ _DEPTH = 32
 def open_in_memory(weights: object) -> Source:
     """Arrays and tensors by their names, none of them copied until it is read.
 
-    Example:
+    Examples:
         >>> open_in_memory(nnx.state(model)).tensors["layer1/0/conv1/kernel"].shape
         (3, 3, 64, 64)
 

@@ -133,7 +133,7 @@ def inspect(
 ) -> Inspection:
     """Look into a file without a framework, and without reading its arrays.
 
-    Example:
+    Examples:
         >>> [net.part for net in inspect(Path("dino.pth")).nets]
         ['student/backbone.', 'teacher/backbone.']
 

@@ -22,7 +22,7 @@ to canonical ones with as many `*`; None leaves out.
 def read_names(path: str | os.PathLike[str]) -> NameMap:
     """A map from a YAML, TOML or JSON file.
 
-    Example:
+    Examples:
         >>> read_names("map.yaml")  # block1.*.bn_a: layer1.*.bn1
         {'block1.*.bn_a': 'layer1.*.bn1'}
 

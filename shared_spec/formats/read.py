@@ -49,7 +49,16 @@ from shared_spec.formats.graphs.keras_file import has_graph, read_graph
 from shared_spec.formats.graphs.onnx.file import read_onnx
 from shared_spec.formats.graphs.torch_modules import Modules, settled
 from shared_spec.formats.name_map import NameMap, renamed
-from shared_spec.formats.search import Part, chosen, first_block, hints_of, plain
+from shared_spec.formats.search import (
+    PYRAMID,
+    SEGMENTER,
+    Part,
+    chosen,
+    first_block,
+    hints_of,
+    plain,
+    with_body,
+)
 from shared_spec.formats.variables import net_in
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.spec.resnet_spec import ResNetSpec
@@ -172,8 +181,16 @@ def checkpoint_of(
         if asked.names is not None:
             source, own = renamed(source, asked.names)
             ours = False
-        found = None if ours and asked.part is None else chosen(source, asked.part)
-        source = source if found is None else found.source
+        within = None
+        if spec is not None and spec.pyramid is not None:
+            within = with_body(source, PYRAMID, asked.part)
+        elif spec is not None and spec.segmentation != "none":
+            within = with_body(source, SEGMENTER, asked.part)
+        if within is not None:
+            source, notes = within, within.notes
+        elif not ours or asked.part is not None:
+            found = chosen(source, asked.part)
+            source = source if found is None else found.source
     elif source.kind == "flax" and asked.names is None:
         source, told = net_in(source, asked.part)
         notes += told

@@ -225,6 +225,43 @@ def chosen(source: Source, part: str | None) -> Part | None:
     return _taken(source, first, notes)
 
 
+PYRAMID = ("fpn.inner_blocks.0.0.weight", "body.")
+SEGMENTER = ("classifier.4.weight", "backbone.")
+"""An array of what is behind a net, and the module beside it that torchvision has the net in."""
+
+
+def with_body(source: Source, behind: tuple[str, str], part: str | None) -> Source | None:
+    """A net with its feature pyramid or its head for pixels, as torchvision has them. None if there
+    is no such thing, or not at the place named.
+
+    Raises:
+        WeightsError: if there are several.
+    """
+    mark, body = behind
+    names = {plain(told): told for told in source.tensors.entries}
+    places = [name.removesuffix(mark) for name in names if name.endswith(mark)]
+    places = [place for place in places if not place or place.endswith((".", "/"))]
+    if part is not None:
+        wanted = plain(part).rstrip("./")
+        places = [p for p in places if p.rstrip("./") == wanted or p.startswith(f"{wanted}.")]
+    if len(places) > 1:
+        raise WeightsError(
+            f"{source.path}: holds {len(places)} nets, and which one is meant is not clear; name "
+            f"it (`part`): {some([p or '/' for p in places])}"
+        )
+    if not places:
+        return None
+    (place,) = places
+    entries = source.tensors.entries
+    inside = {
+        n.removeprefix(place): entries[told] for n, told in names.items() if n.startswith(place)
+    }
+    left = [*dict.fromkeys(_module(n) for n in names if not n.startswith(place))]
+    notes = (f"left out, beside the net: {some(left)}",) if left else ()
+    tensors = LazyArrays({n.removeprefix(body): array for n, array in inside.items()})
+    return replace(source, tensors=tensors, notes=(*source.notes, *notes))
+
+
 def _asked(found: list[Candidate], part: str, source: Source) -> list[Candidate]:
     """Those at a place, or below it."""
     wanted = plain(part).rstrip("./")

@@ -7,11 +7,13 @@ from shared_spec.plan.layers import AvgPool as AvgPool
 from shared_spec.plan.layers import BatchNorm as BatchNorm
 from shared_spec.plan.layers import BlurPool as BlurPool
 from shared_spec.plan.layers import ChannelAttention as ChannelAttention
+from shared_spec.plan.layers import Concat as Concat
 from shared_spec.plan.layers import Conv as Conv
 from shared_spec.plan.layers import Dense as Dense
 from shared_spec.plan.layers import DropBlock as DropBlock
 from shared_spec.plan.layers import Dropout as Dropout
 from shared_spec.plan.layers import DropPath as DropPath
+from shared_spec.plan.layers import Enlarge as Enlarge
 from shared_spec.plan.layers import EvoNorm as EvoNorm
 from shared_spec.plan.layers import FilterResponseNorm as FilterResponseNorm
 from shared_spec.plan.layers import Flatten as Flatten
@@ -21,6 +23,7 @@ from shared_spec.plan.layers import GlobalPool as GlobalPool
 from shared_spec.plan.layers import GroupNorm as GroupNorm
 from shared_spec.plan.layers import HierarchicalSplit as HierarchicalSplit
 from shared_spec.plan.layers import Identity as Identity
+from shared_spec.plan.layers import Join as Join
 from shared_spec.plan.layers import Layer as Layer
 from shared_spec.plan.layers import Layers as Layers
 from shared_spec.plan.layers import LayerScale as LayerScale
@@ -35,9 +38,11 @@ from shared_spec.plan.layers import SkipGain as SkipGain
 from shared_spec.plan.layers import SpaceToDepth as SpaceToDepth
 from shared_spec.plan.layers import SplitAttention as SplitAttention
 from shared_spec.plan.layers import SqueezeExcite as SqueezeExcite
+from shared_spec.plan.layers import Sum as Sum
 from shared_spec.plan.layers import Tokens as Tokens
 from shared_spec.plan.layers import ZeroPad as ZeroPad
 from shared_spec.plan.layers import ZeroPadShortcut as ZeroPadShortcut
 from shared_spec.plan.network import Block as Block
+from shared_spec.plan.network import Junction as Junction
 from shared_spec.plan.network import Plan as Plan
 from shared_spec.plan.network import Stage as Stage

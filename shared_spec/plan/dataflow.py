@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shared_spec import plan
@@ -38,8 +39,16 @@ class Node:
     """Whether it sums over whole maps."""
 
 
+def recorded(found: Sequence[Node]) -> list[str]:
+    """The names of nodes, and of what takes several maps and so is none."""
+    sources = (name for node in found for name in node.sources if name != IMAGES)
+    return [*dict.fromkeys((*(node.name for node in found), *sources))]
+
+
 def nodes(p: Plan) -> list[Node]:
-    """All layers and blocks in the order of `p.layers()`, each block after its layers."""
+    """All layers and blocks in the order of `p.layers()`, each block after its layers; but none of
+    those that take several maps, which are sources alone.
+    """
     found: list[Node] = []
 
     def chain(layers: Layers, entering: tuple[str, ...]) -> tuple[str, ...]:
@@ -60,4 +69,11 @@ def nodes(p: Plan) -> list[Node]:
         found.append(Node(block.name, "block", x, inside))
         x = (block.name,)
     chain(p.head, x)
+    for junction in p.junctions:
+        ends = tuple(map(p.end, junction.sources))
+        first, *rest = junction.layers
+        if isinstance(first, plan.Join):
+            chain(tuple(rest), (first.name,))
+        else:
+            chain(junction.layers, ends)
     return found

@@ -23,7 +23,8 @@ def function_of(p: Plan, exact: bool = True) -> list[Any]:
         return layer.mapped(lambda chain: tuple(map(kept, chain)))
 
     blocks = [(b.name, b.shortcut_from, [kept(x) for x in b.layers()]) for b in p.blocks()]
-    return [[kept(x) for x in p.stem], blocks, [kept(x) for x in p.head], p.outputs]
+    behind = [(j.sources, [kept(x) for x in j.layers]) for j in p.junctions]
+    return [[kept(x) for x in p.stem], blocks, [kept(x) for x in p.head], behind, p.outputs]
 
 
 def parting(a: Plan, b: Plan, exact: bool = True) -> str | None:
@@ -32,8 +33,8 @@ def parting(a: Plan, b: Plan, exact: bool = True) -> str | None:
     if first == second:
         return None
     flat = [
-        [*stem, *(layer for _, _, layers in blocks for layer in layers), *head]
-        for stem, blocks, head, _ in (first, second)
+        [*stem, *(layer for *_, layers in (*blocks, *behind) for layer in layers), *head]
+        for stem, blocks, head, behind, _ in (first, second)
     ]
     for ours, theirs in zip(*flat, strict=False):
         if ours != theirs:

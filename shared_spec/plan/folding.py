@@ -64,11 +64,13 @@ def inference_plan(p: Plan, how: Inference = Inference()) -> Plan:
         chains: dict[str, Any] = {name: _folded(getattr(b, name)) for name in CHAINS}
         return replace(b, **chains)
 
-    stem = _folded(p.stem, p.outputs)
+    stem = _folded(p.stem, p.taps)
     if how.space_to_depth:
         stem = _on_blocks(stem)
     stages = tuple(replace(s, blocks=tuple(block(b) for b in s.blocks)) for s in p.stages)
-    return replace(p, stem=stem, stages=stages, head=_folded(p.head), trained=p)
+    junctions = tuple(replace(j, layers=_folded(j.layers)) for j in p.junctions)
+    head = _folded(p.head)
+    return replace(p, stem=stem, stages=stages, head=head, junctions=junctions, trained=p)
 
 
 def require_trained(p: Plan, purpose: str) -> None:
@@ -86,11 +88,13 @@ def require_trained(p: Plan, purpose: str) -> None:
 
 def convolutions_and_norms(p: Plan) -> Iterator[tuple[Layer, BatchNorm | None]]:
     """The layers that remain of a plan, each convolution with the batch norm that goes into it."""
-    yield from _everywhere(p.stem, p.outputs)
+    yield from _everywhere(p.stem, p.taps)
     for block in p.blocks():
         for name in CHAINS:
             yield from _everywhere(getattr(block, name))
     yield from _everywhere(p.head)
+    for junction in p.junctions:
+        yield from _everywhere(junction.layers)
 
 
 def _everywhere(
@@ -114,14 +118,19 @@ def _pairs(
         after.name
         for before, after in pairwise(kept)
         if isinstance(before, Conv) and isinstance(after, BatchNorm)
-        if before.name not in outputs and after.name not in outputs
+        # Where it is numbered, something keeps its name.
+        if before.name not in outputs and (after.name not in outputs or _numbered(after))
     }
     for layer, after in zip_longest(kept, kept[1:]):
         if layer.name not in goes:
             norm = after if isinstance(after, BatchNorm) and after.name in goes else None
             yield layer, norm
-        elif layer.name.rpartition(".")[2].isdigit():
+        elif _numbered(layer):
             yield Identity(layer.name), None
+
+
+def _numbered(layer: Layer) -> bool:
+    return layer.name.rpartition(".")[2].isdigit()
 
 
 def _folded(layers: Layers, outputs: tuple[str, ...] = ()) -> Layers:

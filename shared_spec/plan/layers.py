@@ -33,10 +33,10 @@ Role = Literal[
 ]
 
 
-Start = Literal["fan_out", "fan_in", "zeros", "uniform", "lecun", "small"]
+Start = Literal["fan_out", "fan_in", "zeros", "uniform", "lecun", "lecun_uniform", "small"]
 """How a kernel starts: normal with a variance of two over its fan-out or its fan-in, or of one over
 its fan-in (lecun), or with a standard deviation of 0.01 (small); uniform within one over the root
-of its fan-in; or at zero.
+of its fan-in, or with a variance of one over it (lecun_uniform); or at zero.
 """
 
 
@@ -106,6 +106,8 @@ class BatchNorm(Layer):
     scale_init: float = 1.0
     of_features: bool = False
     """Over N alone: what enters is [N, C]."""
+    frozen: bool = False
+    """Nothing of it ever moves, in training neither."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -499,6 +501,31 @@ class Dense(Layer):
     start: Start = "uniform"
 
 
+@dataclass(frozen=True, slots=True)
+class Join(Layer):
+    """A layer that takes several maps, and begins a `Junction`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sum(Join):
+    """The sum of two maps of one shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class Enlarge(Join):
+    """Of two maps, the first with the height and width of the second: output row i of H is input
+    row floor(i * h / H) of h, and so with columns (nearest), or lies between two of them
+    (bilinear), with corners as PyTorch has them by default (`align_corners=False`).
+    """
+
+    how: Literal["nearest", "bilinear"] = "nearest"
+
+
+@dataclass(frozen=True, slots=True)
+class Concat(Join):
+    """The channels of several maps of one size, one after another."""
+
+
 TRAINING_ONLY = (Dropout, DropPath, DropBlock)
 """Layers that drop at random in training and otherwise do nothing."""
 
@@ -516,6 +543,7 @@ class Parameter:
     init: float | None = None
     """A constant initial value that differs from the role's own."""
     start: Start = "fan_out"
+    frozen: bool = False
 
     @property
     def name(self) -> str:
@@ -524,8 +552,10 @@ class Parameter:
 
     @property
     def trainable(self) -> bool:
-        """False for running statistics, which are state and not counted as parameters."""
-        return self.role not in ("norm_mean", "norm_var")
+        """False for running statistics and for all of a frozen norm, which are state and not
+        counted as parameters.
+        """
+        return self.role not in ("norm_mean", "norm_var") and not self.frozen
 
     @property
     def size(self) -> int:

@@ -7,6 +7,9 @@ general graph:
     y = output(branch(h) + shortcut(x or h))
 
 where each of `pre`, `branch`, `shortcut` and `output` is a chain (an empty chain is the identity).
+What reads the results of several stages (a feature pyramid) is a row of junctions behind that tree,
+each a chain that takes what earlier steps give.
+
 A backend reads the plan and builds; it never compares channels and never asks which variant it is.
 
 Every layer has a `name`: its dotted path in the model, which is also the prefix of its canonical
@@ -65,8 +68,25 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class Junction:
+    """A chain behind the stages. `sources` are the stages, or layers that end the head or an
+    earlier junction, or an empty name for the images, whose results enter its first layer:
+    several where that is a `Join`.
+    """
+
+    sources: tuple[str, ...]
+    layers: Layers
+
+    @property
+    def name(self) -> str:
+        """Of its last layer, by which outputs and other junctions take its result."""
+        return self.layers[-1].name
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """A whole network: `head(stages(stem(x)))`, on images of `in_channels` channels.
+    """A whole network: `head(stages(stem(x)))`, on images of `in_channels` channels, and then the
+    `junctions`, one after another.
 
     With `outputs`, the names of layers and of stages, it gives the list of what those give, and its
     head has no more than what the last of them needs. A plan for inference alone has in `trained`
@@ -79,6 +99,7 @@ class Plan:
     head: Layers
     outputs: tuple[str, ...] = ()
     trained: Plan | None = None
+    junctions: tuple[Junction, ...] = ()
 
     @property
     def before_pool(self) -> Layers:
@@ -102,13 +123,24 @@ class Plan:
         """
         if not self.outputs:
             return {"logits": self.head[-1].name}
-        ends = {stage.name: stage.blocks[-1].name for stage in self.stages}
-        return {f"features{i}": ends.get(name, name) for i, name in enumerate(self.outputs)}
+        if self.outputs[0] == "out":
+            return {name: name for name in self.outputs}
+        return {f"features{i}": self.end(name) for i, name in enumerate(self.outputs)}
+
+    def end(self, name: str) -> str:
+        """The layer or block that gives the result of a layer or stage."""
+        return next((s.blocks[-1].name for s in self.stages if s.name == name), name)
 
     def steps(self) -> tuple[str, ...]:
         """Layers of the stem, stages, and layers of the head, in the order of computation."""
         parts: tuple[Layer | Stage, ...] = (*self.stem, *self.stages, *self.head)
         return tuple(part.name for part in parts)
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """Those of the steps whose results are outputs, or enter junctions."""
+        wanted = {*self.outputs, *(name for j in self.junctions for name in j.sources)}
+        return tuple(name for name in self.steps() if name in wanted)
 
     def layers(self) -> Iterator[Layer]:
         """Every layer once, in the order in which PyTorch would register them."""
@@ -116,6 +148,8 @@ class Plan:
         for block in self.blocks():
             yield from block.layers()
         yield from self.head
+        for junction in self.junctions:
+            yield from junction.layers
 
     def leaves(self) -> Iterator[Layer]:
         """As `layers`, with what is made of other layers as those."""

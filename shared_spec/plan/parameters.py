@@ -24,7 +24,9 @@ def parameters_of(layer: layers.Layer) -> tuple[Parameter, ...]:
             return (kernel, *_bias(name, layer.out_features, layer.bias))
         case layers.BatchNorm(channels=c, scale_init=init):
             mean = Parameter(name, "running_mean", "norm_mean", (c,))
-            return (*_affine(name, c, init), mean, Parameter(name, "running_var", "norm_var", (c,)))
+            var = Parameter(name, "running_var", "norm_var", (c,))
+            owned = (*_affine(name, c, init), mean, var)
+            return tuple(replace(q, frozen=True) for q in owned) if layer.frozen else owned
         case layers.GroupNorm(channels=c, scale_init=init):
             return _affine(name, c, init)
         case layers.EvoNorm(channels=c):

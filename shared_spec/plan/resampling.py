@@ -1,4 +1,4 @@
-"""How a learnt table of positions is resampled for maps of another size: once, for every framework
+"""How maps and learnt tables of positions are resampled to another size: once, for every framework
 that has no such operation of its own.
 """
 
@@ -7,6 +7,28 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
+
+def nearest(xp: Any, side: Any, length: Any) -> Any:
+    """Which of `side` numbers each of `length` takes, as PyTorch's `nearest` has it: those at
+    floor(i * side / length).
+
+    Args:
+        xp: numpy, or another module with its functions.
+        side: numbers that there are.
+        length: numbers that there will be; either may be a scalar tensor of `xp`'s.
+    """
+    return xp.arange(length) * side // length
+
+
+def linear(xp: Any, side: Any, length: Any) -> tuple[Any, Any, Any, Any]:
+    """Between which two of `side` numbers each of `length` lies, and how far from the first, as
+    PyTorch's `bilinear` has it without `align_corners`: numerators, and what divides them. All are
+    whole numbers, so that no dtype rounds them; arguments as of `nearest`.
+    """
+    at = xp.maximum((2 * xp.arange(length) + 1) * side - length, 0)
+    low = at // (2 * length)
+    return low, xp.minimum(low + 1, side - 1), at - low * (2 * length), 2 * length
 
 
 def cubic(xp: Any, side: int, length: Any) -> Any:

@@ -36,33 +36,64 @@ def layer_rows(p: Plan, size: tuple[int, int]) -> list[LayerRow]:
     Raises:
         SpecError: if the image is so small that some layer has no output.
     """
-    rows: list[LayerRow] = []
-    shape = _chain(p.stem, (*size, p.in_channels), rows)
-    for block in p.blocks():
-        shape = _block(block, shape, rows)
-    _chain(p.head, shape, rows)
-    return rows
+    return _rows(p, size, whole_blocks=False)
 
 
 def block_rows(p: Plan, size: tuple[int, int]) -> list[LayerRow]:
     """As `layer_rows`, with each residual block summed into one row named after it."""
+    return _rows(p, size, whole_blocks=True)
+
+
+def _rows(p: Plan, size: tuple[int, int], *, whole_blocks: bool) -> list[LayerRow]:
     rows: list[LayerRow] = []
     shape = _chain(p.stem, (*size, p.in_channels), rows)
-    for block in p.blocks():
-        inner: list[LayerRow] = []
-        shape = _block(block, shape, inner)
-        rows.append(_sum(block.name, shape, inner))
+    ends: dict[str, Shape] = {}
+    for stage in p.stages:
+        for block in stage.blocks:
+            inner: list[LayerRow] = []
+            shape = _block(block, shape, inner)
+            rows += [_sum(block.name, shape, inner)] if whole_blocks else inner
+        ends[stage.name] = shape
     _chain(p.head, shape, rows)
+    if p.junctions:
+        ends |= {row.name: row.shape for row in rows} | {"": (*size, p.in_channels)}
+    for junction in p.junctions:
+        shape, *like = (ends[name] for name in junction.sources)
+        if isinstance(junction.layers[0], plan.Enlarge):
+            shape = (*like[0][:2], shape[2])
+        elif isinstance(junction.layers[0], plan.Concat):
+            shape = (*shape[:2], shape[2] + sum(other[2] for other in like))
+        ends[junction.name] = _chain(junction.layers, shape, rows)
     return rows
 
 
 def stage_rows(p: Plan, size: tuple[int, int]) -> list[LayerRow]:
-    """The table a paper prints: one row each for the stem, every stage, and the head."""
+    """The table a paper prints: one row each for the stem, every stage, the head, and what is
+    behind.
+    """
     rows = {row.name: row for row in block_rows(p, size)}
     groups: list[tuple[str, Layers | tuple[Block, ...]]] = [("stem", p.stem)]
     groups += [*((stage.name, stage.blocks) for stage in p.stages), ("head", p.head)]
+    groups += _behind(p).items()
     named = [(name, [rows[part.name] for part in parts]) for name, parts in groups if parts]
     return [_sum(name, members[-1].shape, members) for name, members in named]
+
+
+def _behind(p: Plan) -> dict[str, Layers]:
+    """The layers of junctions by the first parts of their names."""
+    layers = [layer for junction in p.junctions for layer in junction.layers]
+    roots = dict.fromkeys(layer.name.partition(".")[0] for layer in layers)
+    return {root: tuple(x for x in layers if f"{x.name}.".startswith(f"{root}.")) for root in roots}
+
+
+def describe(p: Plan) -> dict[str, str]:
+    """What is in the stem, in each stage, in the head and behind, by the names of `stage_rows`."""
+    made = {stage.name: describe_stage(stage) for stage in p.stages}
+    made |= {"stem": describe_chain(p.stem), "head": describe_chain(p.head)}
+    for name, layers in _behind(p).items():
+        counted = groupby(filter(None, map(_describe, layers)))
+        made[name] = "; ".join(f"[{text}] × {len([*alike])}" for text, alike in counted)
+    return made
 
 
 def totals(spec: ResNetSpec) -> tuple[int, int]:

@@ -250,12 +250,13 @@ class ResNetSpec(Document):
     on the input size."""
     standardize: Annotated[float, Field(gt=0, le=1)] | None = None
     """Standardise each filter of each convolution, with this eps (BiT: 1e-8)."""
-    norm: Literal["batch", "group", "evonorm_s0", "frn", "none"] = "batch"
-    """Batch or group normalisation; evonorm_s0 and frn (filter response) hold the activation too,
-    and need pre_activation, or evonorm_s0 output_activation False: it then ends branches without
-    its activation. none (NF-ResNet, Brock et al. 2021, arXiv:2101.08692): standardised
-    filters with a gain each, and blocks whose input is scaled by what its variance is expected to
-    be."""
+    norm: Literal["batch", "frozen_batch", "group", "evonorm_s0", "frn", "none"] = "batch"
+    """Batch or group normalisation; frozen_batch is batch normalisation of which nothing ever
+    moves or trains, as detectors have it, with the same weights; evonorm_s0 and frn (filter
+    response) hold the activation too, and need pre_activation, or evonorm_s0 output_activation
+    False: it then ends branches without its activation. none (NF-ResNet, Brock et al. 2021,
+    arXiv:2101.08692): standardised filters with a gain each, and blocks whose input is scaled by
+    what its variance is expected to be."""
     branch_scale: Annotated[float, Field(gt=0, le=1)] = 0.2
     """What branches are scaled by before the sum of a net without norms (the paper's alpha)."""
     skip_gain: Flag = False
@@ -309,7 +310,23 @@ class ResNetSpec(Document):
     features_only: Flag = False
     """Give the feature maps before the stem's pool and after each stage, and no logits."""
     out_indices: Annotated[tuple[Level, ...], Field(max_length=9)] = ()
-    """Which of the feature maps, 0 being the stem's; left out: all. Needs features_only."""
+    """Which of the feature maps, 0 being the stem's; left out: all, or for a pyramid those of the
+    stages. Needs features_only."""
+    pyramid: Channels | None = None
+    """Channels of a feature pyramid (FPN, Lin et al. 2016, arXiv:1612.03144): each map, projected,
+    plus the enlarged sum above it, through a 3x3 convolution; names as in torchvision. Needs
+    features_only."""
+    pyramid_norm: Flag = False
+    """A norm in the place of a bias after each convolution of the pyramid."""
+    pyramid_extra: Literal["none", "pool", "p6p7", "p6p7_of_stage"] = "none"
+    """What follows its last map: every second pixel of it (pool, Faster R-CNN), or two maps by 3x3
+    convolutions of stride 2, from it (p6p7, RetinaNet) or from the last stage (p6p7_of_stage)."""
+    segmentation: Literal["none", "fcn", "deeplab"] = "none"
+    """Give a class to each pixel, in the place of the head: by convolutions (fcn, Long et al. 2014,
+    arXiv:1411.4038), or by dilated ones beside one another (deeplab, Chen et al. 2017,
+    arXiv:1706.05587), enlarged to the image; names as in torchvision."""
+    auxiliary: Flag = False
+    """A second map of classes, from the last stage but one, for training."""
     names: Literal["regnet", "byobnet", "senet", "iresnet"] | None = None
     """Whose names the layers have, and whose conventions hold of dilation and of features: of
     timm's regnet, byobnet or senet, or of insightface's iresnet; left out: torchvision's and timm's
@@ -399,6 +416,11 @@ class ResNetSpec(Document):
         if self.final_activation is None:
             return self.pre_activation and self.has_final_norm
         return self.final_activation
+
+    @property
+    def gives_maps(self) -> bool:
+        """Whether the net gives maps, and no logits of whole images."""
+        return self.features_only or self.segmentation != "none"
 
     @property
     def one_size(self) -> bool:
@@ -550,6 +572,8 @@ class ResNetSpec(Document):
         plain = ("pre_activation", "norm", "anti_alias", "padding", "stride_on", "block_widths")
         regnet = ("attention_on", "bottleneck_ratio", "group_width")
         for field, given, default in self._changed(*plain, *regnet):
+            if given == "frozen_batch":
+                continue
             yield (
                 f"{field}: {given!r} cannot be combined with convolution {kind!r}, which takes "
                 f"{default!r} alone"
@@ -609,6 +633,14 @@ class ResNetSpec(Document):
                 yield f"{field}: {given!r} cannot be combined with pre_activation"
             if self.names not in (None, "regnet"):
                 yield f"names: {self.names!r} cannot be combined with pre_activation"
+        many = "bottleneck" in self.blocks or self.branch_activation or self.output_activation
+        ends = self.final_activation or self.head_width is not None
+        if self.names == "iresnet" and (many or ends):
+            yield (
+                "names: 'iresnet' has one name for the activation of a block and none at the end, "
+                "and needs block 'basic', output_activation False, branch_activation False, and "
+                "neither final_activation nor head_width"
+            )
 
     def _shortcut_problems(self) -> Iterator[str]:
         if self.shortcut == "zero_pad":
@@ -646,11 +678,13 @@ class ResNetSpec(Document):
                 yield f"output_stride: {self.output_stride} is not one that the net has: {strides}"
             if self.stride_block == "last":
                 yield "output_stride: cannot be combined with stride_block 'last'"
+        yield from self._pyramid_problems()
+        yield from self._segmentation_problems()
         if self.features_only:
             for field, _, _ in self._changed(*_AFTER_FEATURES):
                 yield f"{field}: a features_only net has no head"
-        if self.output_norm and (self.pre_activation or self.norm != "batch"):
-            yield "output_norm: needs norm 'batch', and cannot be combined with pre_activation"
+        if self.output_norm and (self.pre_activation or "batch" not in self.norm):
+            yield "output_norm: needs a batch norm, and cannot be combined with pre_activation"
         if self.head_pool == "flatten":
             odd = [("pre_activation", True), ("anti_alias", "avg"), ("stem_pool", "max_ceil")]
             odd += [("stage_start", "conv_pool")]
@@ -668,6 +702,33 @@ class ResNetSpec(Document):
                     f"out_indices: there is no feature map {self.out_indices[-1]}; the last is "
                     f"{len(self.depths)}"
                 )
+
+    def _pyramid_problems(self) -> Iterator[str]:
+        if self.pyramid is None:
+            for field, _, _ in self._changed("pyramid_norm", "pyramid_extra"):
+                yield f"{field}: needs pyramid, the number of its channels"
+            return
+        if not self.features_only:
+            yield "pyramid: needs features_only"
+        if 0 in self.out_indices:
+            yield "out_indices: 0 is the stem's map, and a pyramid is of those of stages, from 1 on"
+        if self.pyramid_norm and self.norm in ("evonorm_s0", "frn", "none"):
+            yield f"pyramid_norm: cannot be combined with norm {self.norm!r}"
+
+    def _segmentation_problems(self) -> Iterator[str]:
+        if self.segmentation == "none":
+            if self.auxiliary:
+                yield "auxiliary: needs segmentation"
+            return
+        fields = (*_AFTER_FEATURES, "features_only", "output_norm", "head_width", "pre_activation")
+        for field, given, _ in self._changed(*fields):
+            yield f"{field}: {given!r} cannot be combined with segmentation"
+        if self.norm not in ("batch", "frozen_batch", "group"):
+            yield f"norm: {self.norm!r} cannot be combined with segmentation"
+        if not self.num_classes:
+            yield "num_classes: segmentation needs at least 1"
+        if self.auxiliary and len(self.depths) < 2:
+            yield "auxiliary: needs two stages"
 
     def _head_problems(self) -> Iterator[str]:
         if self.head_hidden is not None:

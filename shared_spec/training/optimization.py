@@ -240,7 +240,7 @@ class Optimization(Declared):
         return norms - training
 
     def _trains(self, q: Parameter) -> bool:
-        return q.role not in STATISTICS and not any(belongs(q, part) for part in self.freeze)
+        return q.trainable and not any(belongs(q, part) for part in self.freeze)
 
     def _update(self, q: Parameter) -> Update:
         decays = self.decay_norms or q.role in KERNELS

@@ -106,8 +106,10 @@ def restored(
 
 def require_classes(spec: ResNetSpec) -> None:
     """Raise a `RecipeError` for a net that gives no logits to learn from."""
-    if spec.features_only or not spec.num_classes:
-        raise RecipeError("the net has no classes to learn; give it num_classes and a head")
+    if spec.gives_maps or not spec.num_classes:
+        raise RecipeError(
+            "the net has no classes to learn for whole images; give it num_classes and a head"
+        )
 
 
 def require_equal_parts(array: np.ndarray, parts: int, owner: str) -> None:

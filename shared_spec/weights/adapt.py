@@ -16,7 +16,9 @@ from shared_spec.weights.initialize import initial_weights
 from shared_spec.weights.lazy_array import LazyArray, LazyArrays, entries_of
 from shared_spec.weights.state import DTYPES, WeightsLike, cast_weights
 
-FEATURES = frozenset({"features_only", "out_indices"})
+PYRAMID = {"pyramid": None, "pyramid_norm": False, "pyramid_extra": "none"}
+"""Fields of a pyramid, as they are without one."""
+FEATURES = frozenset({"features_only", "out_indices", *PYRAMID})
 ASKED = FEATURES | {"in_channels", "num_classes"}
 """Overrides that ask for weights to be adapted."""
 
@@ -41,7 +43,13 @@ def read_adapted(
     spec, before = specs
     # With all that either has, so that every name in the file is known.
     classes = spec.num_classes or before.num_classes or 1
-    whole = before.override(num_classes=classes, features_only=False, out_indices=())
+    if spec.segmentation != "none":
+        whole = before
+    elif spec.pyramid is None:
+        whole = before.override(num_classes=classes, features_only=False, out_indices=())
+    else:
+        pyramid = {field: getattr(spec, field) for field in ("out_indices", *PYRAMID)}
+        whole = before.override(features_only=True, **pyramid)
     found = read(weights, whole)
     return replace(found, state=adapted(found.state, spec, asked, seed))
 
@@ -56,6 +64,7 @@ def adapted(
     - `num_classes`: a classifier of another size, or one that is missing, is drawn anew from
       `seed`, and a norm behind it begins anew; they are left out if the net has none.
     - `features_only`, `out_indices`: what the net no longer has is left out.
+    - `pyramid`: what is missing of it is drawn from `seed`.
 
     Everything else stays as it is, to be checked when it is loaded.
 
@@ -70,13 +79,19 @@ def adapted(
     entries = {k: v for k, v in entries.items() if not lost or not k.startswith(lost)}
     if "num_classes" in asked:
         _adapt_classes(entries, p, seed)
+    if "pyramid" in asked and entries:
+        layers = tuple(layer for junction in p.junctions for layer in junction.layers)
+        fresh = initial_weights(plan.Plan(p.in_channels, (), (), layers), seed)
+        dtype = next(iter(entries.values())).dtype
+        if dtype in DTYPES.values():  # else to be refused when it is checked
+            entries = entries_of(cast_weights(fresh, dtype.name)) | entries
     return LazyArrays(entries)
 
 
 def _lost(p: plan.Plan, spec: ResNetSpec, asked: Collection[str]) -> set[str]:
     """Layers of the whole net that this one lacks because of what was requested."""
     full = {"features_only": False, "out_indices": (), "num_classes": spec.num_classes or 1}
-    whole = compile_plan(spec.override(**full))
+    whole = compile_plan(spec.override(**full, **PYRAMID))
     kept = {layer.name for layer in p.layers()}
     if FEATURES.intersection(asked):
         return {layer.name for layer in whole.layers()} - kept

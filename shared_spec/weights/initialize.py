@@ -51,7 +51,8 @@ def initial_weights(p: Plan, seed: int = 0) -> State:
     uniform within 1 / sqrt(fan_in) as in PyTorch, but the classifiers of RegNets and of the nets of
     timm's byobnet and nfnet normal with a standard deviation of 0.01, as in timm, torchvision and
     the RegNets' own code; an attention pool normal with variance
-    1 / channels, biases 0, norms 1 and 0, slopes of PReLU 0.25 (PyTorch's, and that paper's).
+    1 / channels, convolutions of a feature pyramid uniform with variance 1 / fan_in as in
+    torchvision, biases 0, norms 1 and 0, slopes of PReLU 0.25 (PyTorch's, and that paper's).
     """
     parameters = list(p.parameters())
     # numpy draws without the interpreter's lock, and no draw depends on another.
@@ -77,6 +78,9 @@ def _initial(q: Parameter, rng: np.random.Generator, nonzero: bool = False) -> n
         values = rng.standard_normal(q.shape, np.float32)
         if q.start == "zeros" and not nonzero:
             return np.zeros(q.shape, np.float32)
+        if q.start == "lecun_uniform":
+            bound = math.sqrt(3 / math.prod(q.shape[1:]))
+            return rng.uniform(-bound, bound, q.shape).astype(np.float32)
         channels = q.shape[1] if q.start in ("fan_in", "lecun") else q.shape[0]
         gain = 1 if q.start == "lecun" else 2
         values *= np.float32(math.sqrt(gain / (channels * math.prod(q.shape[2:]))))
@@ -104,9 +108,17 @@ def random_weights(p: Plan, seed: int = 0) -> State:
     """
     state: State = {}
     moment = _randomise(p.stem, 1.0, seed, state)
-    for block in p.blocks():
-        moment = _randomise_block(block, moment, seed, state)
-    _randomise(p.head, moment, seed, state)
+    ends: dict[str, float] = {}
+    for stage in p.stages:
+        for block in stage.blocks:
+            moment = _randomise_block(block, moment, seed, state)
+        ends[stage.name] = moment
+    moment = _randomise(p.head, moment, seed, state)
+    ends |= {layer.name: moment for layer in p.head[-1:]}
+    for junction in p.junctions:
+        first, *others = (ends.get(name, 1.0) for name in junction.sources)
+        entering = first + sum(others) if isinstance(junction.layers[0], plan.Sum) else first
+        ends[junction.name] = _randomise(junction.layers, entering, seed, state)
     return {q.name: state[q.name] for q in p.parameters()}
 
 
@@ -141,7 +153,7 @@ def _randomise(layers: Iterable[Layer], moment: float, seed: int, state: State) 
             fan_in = layer.in_channels // layer.groups
             # A standardised filter has unit variance; a He-normal one 2 / fan_out.
             standard = layer.kernel_size**2 * fan_in
-            plain = 2 * fan_in / layer.out_channels
+            plain = 1.0 if layer.start == "lecun_uniform" else 2 * fan_in / layer.out_channels
             moment *= plain if layer.standardize_eps is None else standard
             moment *= (layer.scale or 1.0) ** 2
         for q in parameters_of(layer):

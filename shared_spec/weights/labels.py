@@ -31,7 +31,7 @@ def classified(
 ) -> list[list[Classified]]:
     """The `top` most probable classes of each image, the best first.
 
-    Example:
+    Examples:
         >>> classified(np.array([[0.0, 2.0]]), ["cat", "dog"], top=1)[0][0].label
         'dog'
 

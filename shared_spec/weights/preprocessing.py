@@ -99,7 +99,7 @@ class Preprocessing(BaseModel):
     def __call__(self, images: ImagesLike) -> np.ndarray:
         """Pillow images or paths of image files, one or several, to float32 [N, H, W, C].
 
-        Example:
+        Examples:
             >>> Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3)("cat.jpg").shape
             (1, 224, 224, 3)
 

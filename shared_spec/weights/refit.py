@@ -49,6 +49,7 @@ def _chained(p: Plan) -> Iterator[tuple[Any, Any]]:
     chains = [p.stem, p.head]
     for block in p.blocks():
         chains += [block.pre, block.branch, block.shortcut, block.output]
+    chains += [junction.layers for junction in p.junctions]
     for chain in chains:
         yield from zip(chain, [*chain[1:], None], strict=False)  # an empty chain has none
 

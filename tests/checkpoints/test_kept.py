@@ -44,6 +44,7 @@ def told(spec: ResNetSpec) -> str:
     """A plan as it was before records had these fields, which change nothing at their defaults."""
     later = r"ceil=False|of_features=False|scale=None|gain_init=1\.0|activation='relu'"
     later += r"|start='(?:fan_out|uniform)'|activates=True"
+    later += r"|frozen=False|junctions=\(\)"
     return re.sub(rf", (?:{later})(?=[,)])", "", repr(compile_plan(spec)))
 
 

@@ -33,26 +33,19 @@ from shared_spec import (
     resolve,
     write_safetensors,
 )
-from shared_spec.export_formats import EXPORT_FORMATS, TOLD, ExportFormat, Form, export_format
+from shared_spec.export_formats import EXPORT_FORMATS, TOLD, Form, export_format
 from shared_spec.origin import Origin
 from shared_spec.weights.initialize import random_images
 from shared_spec.weights.state import State, cast_weights
 from tests.conftest import Pool
 from tests.onnx.test_writing import farthest, outputs
-from tests.tiers import selected
 
 CUT = {"depths": [1, 1], "widths": [16, 32], "num_classes": 7}
 NETS: dict[str, ResNetSpec] = {
     "bottleneck": resolve("resnet50", CUT),
     "basic, SE, blur pool": resolve("resnet18", CUT | {"attention": "se", "anti_alias": "blur"}),
     "BiT, ECA": resolve("resnetv2_50x1_bit", CUT | {"attention": "eca", "norm_groups": 8}),
-    "features, same padding": resolve(
-        "resnet50", CUT | {"features_only": True, "padding": "same", "activation": "gelu"}
-    ),
-    "zeros on the shortcut": resolve("resnet20", {"depths": [1, 1, 1]}),
-    "deep stem, average shortcut": resolve("resnet50d", CUT),
 }
-FEW = ("bottleneck", "features, same padding")
 OTHERS = [name for name in EXPORT_FORMATS if name != "onnx"]
 
 
@@ -94,31 +87,6 @@ def exact(spec: ResNetSpec, state: State, images: np.ndarray) -> tuple[list[np.n
         model = resnet_torch.create_model(spec, weights=weights, dtype="float64")
         found.append(outputs(model, images.astype(np.float64)))
     return found[0], farthest(found[0], found[1])
-
-
-def form_of(wanted: ExportFormat, spec: ResNetSpec, size: tuple[int, int]) -> Form:
-    """The widest that a format has for a net."""
-    # JAX writes the sizes of shortcuts and branches in two ways there, and PyTorch takes minutes.
-    rounded = spec.anti_alias == "blur" or spec.padding == "same"
-    fixed = wanted.name in ("stablehlo", "pt2") and rounded
-    return Form(
-        batch=None if wanted.any_batch else 2,
-        size=None if wanted.any_size and not fixed else size,
-    )
-
-
-@pytest.mark.parametrize("net", selected(FEW, NETS))
-@pytest.mark.parametrize("name", OTHERS)
-def test_files_compute_what_the_net_does(pool: Pool, name: str, net: str, tmp_path: Path) -> None:
-    """On any number of images, and of any size where the format has that."""
-    spec = NETS[net]
-    state, runner = random_weights(compile_plan(spec)), Runner(pool, tmp_path, name)
-    form = form_of(runner.format, spec, (40, 48))
-    runner.write(Checkpoint(state, spec), form)
-    for count, size in ((3, (40, 48)), (1, form.size or (64, 56))):
-        images = random_images((count, *size, spec.in_channels))
-        reference, rounding = exact(spec, state, images)
-        assert farthest(reference, runner.run(images=images)) < 4 * rounding
 
 
 @pytest.mark.parametrize("order", ["rgb", "bgr"])
@@ -293,13 +261,6 @@ def test_refused_by_a_package(pool: Pool, tmp_path: Path) -> None:
     with pytest.raises(ResNetError, match="is a directory that holds other files"):
         pool["keras:tensorflow"].call("export", **asked, dtype="float32", folded=False)
     assert [x.name for x in (tmp_path / "net").iterdir()] == ["mine.txt"]
-
-
-def test_a_size_that_jax_cannot_leave_open(pool: Pool, tmp_path: Path) -> None:
-    spec = NETS["basic, SE, blur pool"]
-    known = Checkpoint(random_weights(compile_plan(spec)), spec)
-    with pytest.raises(ResNetError, match="size: JAX cannot tell that maps of this net are eq"):
-        Runner(pool, tmp_path, "stablehlo").write(known, Form())
 
 
 @pytest.mark.parametrize("name", OTHERS)

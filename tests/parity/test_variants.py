@@ -11,6 +11,7 @@ import torch
 
 import resnet_torch
 from resnet_parity.check.forward import check
+from resnet_parity.engines.reference_libraries import names_there
 from shared_spec import (
     ResNetSpec,
     cast_weights,
@@ -113,6 +114,36 @@ def compare(name: str, fields: dict[str, Any], options: dict[str, Any]) -> None:
             expected = (b.movedim(1, -1) if b.ndim == 4 else b).numpy()
             assert a.shape == expected.shape
             assert np.abs(a - expected).max() / np.abs(expected).max() <= 1e-12
+
+
+LATER = [
+    "skresnet18", "res2net50_26w_4s", "resnest14d", "nf_resnet26", "regnety_002", "regnetv_040",
+    "regnetz_005", "resnext26ts", "gcresnet33ts", "resnet51q", "regnetz_b16", "resnet50_clip",
+    "resnet50_clip_gap", "legacy_seresnet18",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", selected(LATER[::3], LATER))
+def test_features_of_later_families_are_timms(name: str) -> None:
+    """As `timm.create_model(name, features_only=True)` gives them, which renames its layers."""
+    spec = resolve(name, {"features_only": True})
+    state = cast_weights(random_weights(compile_plan(spec), 3), "float64")
+    theirs = timm_model(name, features_only=True).double().eval()
+    there = {key.replace(".", "_"): key for key in theirs.state_dict()}
+    named = {
+        there[at.replace(".", "_")]: torch.from_numpy(state[ours])
+        for ours, at in names_there("timm", spec, state).items()
+    }
+    counted = theirs.load_state_dict(named, strict=False).missing_keys
+    assert [key for key in counted if not key.endswith("num_batches_tracked")] == []
+    images = random_images((2, 97, 65, 3))
+    with torch.inference_mode():
+        expected = theirs(torch.from_numpy(images).double().permute(0, 3, 1, 2))
+    model = resnet_torch.create_model(spec, weights=state, dtype="float64")
+    found = resnet_torch.predict(model, images)
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b.movedim(1, -1).numpy(), rtol=0, atol=1e-12 * abs(b).max())
 
 
 # Three narrow stages end at stride 16, so that strides are half of the above.

@@ -35,7 +35,14 @@ def broken(resnet: Any, name: str) -> None:
     _patches.append(patch)
 
 
+def unchecked(resnet: Any) -> None:
+    """Have what is refused from the plan reach its exporter."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr("shared_spec.export_formats.ExportFormat.check_net", lambda *given: None)
+    _patches.append(patch)
+
+
 def mended(resnet: Any) -> None:
-    """Undo `broken`."""
+    """Undo `broken` and `unchecked`."""
     while _patches:
         _patches.pop().undo()

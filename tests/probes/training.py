@@ -22,7 +22,7 @@ def placed(resnet: Any, spec: dict[str, Any]) -> dict[str, Any]:
     how = optimization(learning_rate=0.1)
     losses, states = [], []
     for ahead in (False, True):
-        trainer = resnet.Trainer(resnet.create_model(given, seed=0), how, 10)
+        trainer = resnet.Trainer(resnet.create_model(given, seed=0, dtype="float32"), how, 10)
         if ahead:
             kept = [trainer.place(*batch) for batch in batches]
             steps = [trainer.step(kept[i % 2]) for i in range(4)]

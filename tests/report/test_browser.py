@@ -41,6 +41,10 @@ WATCH = """<!DOCTYPE html><title>-</title>
     body.paper = getComputedStyle(root).backgroundColor;
     const matrix = page.querySelector("table.matrix");
     body.boxes = matrix.parentElement.scrollWidth > matrix.parentElement.clientWidth;
+    page.defaultView.scrollTo(0, root.scrollHeight);
+    body.contents = Math.round(page.querySelector("nav").getBoundingClientRect().bottom);
+    const ends = [...page.querySelectorAll("main > *")].map(e => e.getBoundingClientRect().right);
+    body.used = Math.round(Math.max(...ends));
     body.link = getComputedStyle(page.querySelector("a[href^='#net']")).color;
   }};
 </script>"""
@@ -111,6 +115,17 @@ def test_no_page_is_wider_than_its_window(
     assert int(seen["headings"]) >= 6
     if name == "everything":
         assert seen["boxes"] == ("true" if width < 400 else "false")
+
+
+@pytest.mark.parametrize(("width", "stays"), [(1280, False), (1600, True)])
+def test_the_contents_stay_where_there_is_room(
+    browser: str, folder: Path, tmp_path: Path, width: int, stays: bool
+) -> None:
+    seen = watched(browser, folder / "everything.html", tmp_path, width)
+    # At the end of the page, above the window or in it.
+    assert (0 < int(seen["contents"]) <= 800) is stays
+    assert int(seen["page"]) <= int(seen["room"])
+    assert int(seen["used"]) > 0.9 * width
 
 
 @pytest.mark.parametrize(("scheme", "number"), [("light", 1), ("dark", 0)])

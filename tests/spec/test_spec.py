@@ -60,6 +60,9 @@ def test_drawn_specs_survive_a_file(
     assert load_spec(file) == spec
     assert ResNetSpec.parse(spec.to_dict()) == spec
     assert ResNetSpec.parse(spec.model_dump()) == spec
+    # What two layers are called alike is one in PyTorch, and an error in Keras.
+    names = [layer.name for layer in compile_plan(spec).leaves()]
+    assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize(

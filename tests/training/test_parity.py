@@ -44,6 +44,7 @@ SPECS: dict[str, ResNetSpec] = {
     "attention pool": resolve(
         "resnet50_clip", NARROW | {"widths": [64, 64], "stem_width": 16, "image_size": 32}
     ),
+    "frozen norms": resolve("resnet50", NARROW | {"norm": "frozen_batch"}),
     "biases": resolve("d2l_resnet18", {"depths": [1, 1], "widths": [16, 16]}),
 }
 # What differs in a backward pass, for JAX's engines in tier `test`: gates, standardised kernels,

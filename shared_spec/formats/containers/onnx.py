@@ -1,5 +1,5 @@
-"""`.onnx`: a graph of operators with its arrays. The library parses the graph; the data of arrays
-are passed over, and each is read on demand from the file, or from one beside it.
+"""`.onnx`: a graph of operators with its arrays. The library parses the graph, one node at a time;
+the data of arrays are passed over, and each is read on demand from the file, or from one beside it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,14 @@ _NODES = 50_000
 """ResNet-1202 has 6,000, and as many constants again."""
 _LIMIT = 32 * 2**20
 """Bytes of a file that are no data of arrays."""
-_FIELD = 32
+_FIELD = 128
 """Bytes that a field counts at least: to go through a million of them takes seconds."""
+_RECORD = 2**18
+"""Bytes of a record at most that is not an array's: of one that is all small fields, the library
+makes objects of a hundred times as many.
+"""
+_TOLD = 2**22
+"""Bytes at most of what a model tells of itself."""
 _DTYPES: dict[int, np.dtype[Any]] = {
     1: np.dtype("<f4"),
     2: np.dtype("u1"),
@@ -44,6 +50,13 @@ _DTYPES: dict[int, np.dtype[Any]] = {
 """By the numbers that `TensorProto.DataType` gives them."""
 _MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_RAW_DATA = 7, 5, 9
 """Fields of onnx.proto whose data may be large."""
+_GRAPH_NODE, _GRAPH_INFORMATION = 1, (10, 13, 14, 16)
+_MODEL_INFORMATION = (6, 20)
+"""Text and shapes that say nothing of what is computed, and how a model was trained."""
+_TENSOR_NUMBERS = (4, 5, 10)
+"""Floats, small integers, doubles: what arrays have that are not raw."""
+_CONSTANT = (5, 5, _TENSOR_RAW_DATA)
+"""From a node to the data of its array: its attribute, the tensor in that, the data."""
 _OPERATORS = ("", "ai.onnx")
 
 
@@ -90,7 +103,7 @@ def open_onnx(path: Path) -> Source:
         raise framework_missing("the reader of .onnx files", "ONNX (onnx)", "onnx") from None
     with reading(path, "ONNX file"):
         with path.open("rb") as file:
-            small, data = _without_data(file, path.stat().st_size)
+            small, calls, data = _without_data(file, path.stat().st_size)
         model = onnx.ModelProto.FromString(small)
         graph = model.graph
         _check(path, model, onnx.defs.onnx_opset_version())
@@ -100,7 +113,7 @@ def open_onnx(path: Path) -> Source:
                 raise ValueError(f"holds two arrays of the name {shown(tensor.name)}")
             entries[tensor.name] = _entry(path, tensor, place)
         (version,) = (x.version for x in model.opset_import if x.domain in _OPERATORS)
-        nodes = tuple(_node(path, node, version) for node in graph.node)
+        nodes = tuple(node_of(path, onnx.NodeProto.FromString(x), version) for x in calls)
         given = [value for value in graph.input if value.name not in entries]
         if len(given) != 1 or not graph.output:
             raise WeightsError(
@@ -145,8 +158,6 @@ def _check(path: Path, model: Any, newest: int) -> None:
         raise WeightsError(f"{path}: has functions of its own, which are not followed")
     if len(graph.sparse_initializer):
         raise WeightsError(f"{path}: has sparse arrays, which no model here has")
-    if len(graph.node) > _NODES or len(graph.initializer) > ARRAYS:
-        raise WeightsError(f"{path}: has more nodes or arrays than any model")
 
 
 def _versions(model: Any) -> list[int]:
@@ -216,7 +227,12 @@ def _check_node(path: Path, node: OnnxNode, types: Mapping[str, int], version: i
         raise WeightsError(f"{path}: {node} does not say its {name}")
 
 
-def _node(path: Path, node: Any, version: int) -> OnnxNode:
+def node_of(path: Path, node: Any, version: int) -> OnnxNode:
+    """What a `NodeProto` says.
+
+    Raises:
+        WeightsError: beginning with `path`, if it is none that an operator of ONNX allows.
+    """
     kind = _text(node.op_type)
     inputs, outputs = (tuple(map(_text, names)) for names in (node.input, node.output))
     found = OnnxNode(_text(node.name), kind, inputs, outputs, {})
@@ -278,6 +294,8 @@ def _entry(path: Path, tensor: Any, place: _Place | None) -> LazyArray:
         beside, start, length = _beside(path, tensor)
         if length not in (None, size):
             raise ValueError(f"{shown(tensor.name)} does not have the length of its shape")
+        if start + size > beside.stat().st_size:
+            raise WeightsError(f"{path}: {beside.name} ends before the data of its arrays do")
         return LazyArray(shape, dtype, partial(read_at, beside, start, shape, dtype))
     if place is not None:
         if place[1] != size:
@@ -318,7 +336,9 @@ def _beside(path: Path, tensor: Any) -> tuple[Path, int, int | None]:
             f"it, and no link"
         )
     if not beside.is_file():
-        raise WeightsError(f"{beside}: there is no such file, and {path.name} names it")
+        raise WeightsError(
+            f"{path}: {shown(tensor.name)} is in {shown(name)}, and there is no such file beside it"
+        )
     start, length = told.get("offset", "0"), told.get("length")
     for text in (start, length or "0"):
         if not (text.isascii() and text.isdigit() and len(text) < 18):
@@ -326,44 +346,87 @@ def _beside(path: Path, tensor: Any) -> tuple[Path, int, int | None]:
     return beside, int(start), None if length is None else int(length)
 
 
-def _without_data(file: IO[bytes], size: int) -> tuple[bytes, list[_Place | None]]:
-    """A model without the data of its arrays, and where these are, in their order."""
+def _without_data(file: IO[bytes], size: int) -> tuple[bytes, list[bytes], list[_Place | None]]:
+    """A model without its nodes and the data of its arrays; the nodes; and where the data are, both
+    in their order.
+    """
     budget = [_LIMIT]
-    model, places = bytearray(), list[_Place | None]()
+    model, nodes, places = bytearray(), list[bytes](), list[_Place | None]()
     graphs = 0
-    for head, begin, length in _fields(file, size, _MODEL_GRAPH):
-        if head:
-            model += _copied(file, head, begin, length, budget)
+    for field in _fields(file, size, _MODEL_GRAPH, budget):
+        if field.number != _MODEL_GRAPH:
+            if field.number not in _MODEL_INFORMATION:
+                model += _copied(file, field, _TOLD)
             continue
         graphs += 1
         if graphs > 1:
             raise ValueError("holds two graphs")
         inside = bytearray()
-        for before, start, count in _fields(file, begin + length, _GRAPH_INITIALIZER):
-            if before:
-                inside += _copied(file, before, start, count, budget)
-                continue
-            tensor, place = bytearray(), None
-            for first, at, many in _fields(file, start + count, _TENSOR_RAW_DATA):
-                if first:
-                    tensor += _copied(file, first, at, many, budget)
-                elif place is not None:
-                    raise ValueError("holds an array with two data")
-                else:
-                    place = at, many
-            places.append(place)
-            if len(places) > ARRAYS:
-                raise ValueError("holds more arrays than any model")
-            inside += _field(_GRAPH_INITIALIZER, tensor)
+        for part in _fields(file, field.end, _GRAPH_INITIALIZER, budget):
+            if part.number == _GRAPH_INITIALIZER:
+                tensor, place = _array(file, part.end, budget)
+                inside += _field(_GRAPH_INITIALIZER, tensor)
+                places.append(place)
+            elif part.number == _GRAPH_NODE:
+                large = part.length > _RECORD and _holds_an_array(file, part)
+                nodes.append(_copied(file, part, _LIMIT if large else _RECORD, head=False))
+            elif part.number not in _GRAPH_INFORMATION:
+                inside += _copied(file, part)
+            if len(places) > ARRAYS or len(nodes) > _NODES:
+                raise ValueError("holds more nodes or arrays than any model")
         model += _field(_MODEL_GRAPH, inside)
     if not graphs:
         raise ValueError("holds no graph")
-    return bytes(model), places
+    return bytes(model), nodes, places
 
 
-def _fields(file: IO[bytes], end: int, large: int) -> Iterator[tuple[bytes, int, int]]:
-    """The fields of a record from where the file is to `end`: what stands before the data, empty
-    for the field `large`; where the data begin; and how many bytes they have.
+def _array(file: IO[bytes], end: int, budget: list[int]) -> tuple[bytes, _Place | None]:
+    """The record of an array from where the file is to `end`, without its raw data; where these
+    are.
+    """
+    record, place = bytearray(), None
+    for field in _fields(file, end, _TENSOR_RAW_DATA, budget):
+        if field.number != _TENSOR_RAW_DATA:
+            record += _copied(file, field, _LIMIT if field.number in _TENSOR_NUMBERS else _RECORD)
+        elif place is not None:
+            raise ValueError("holds an array with two data")
+        else:
+            place = field.begin, field.length
+    return bytes(record), place
+
+
+def _holds_an_array(file: IO[bytes], node: _Field) -> bool:
+    """Whether what makes a node large is the raw data of a constant."""
+    for wanted in _CONSTANT:
+        file.seek(node.begin)
+        for field in _fields(file, node.end, 0, [_LIMIT]):
+            if field.number == wanted and node.length - field.length <= _RECORD:
+                node = field
+                break
+        else:
+            return False
+    return True
+
+
+@dataclass(frozen=True)
+class _Field:
+    """Of a record."""
+
+    number: int
+    head: bytes
+    """What stands before its data; empty for the one that may be large."""
+    begin: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        """Where in the file its data end."""
+        return self.begin + self.length
+
+
+def _fields(file: IO[bytes], end: int, large: int, budget: list[int]) -> Iterator[_Field]:
+    """The fields of a record from where the file is to `end`, of which those of the number `large`
+    are not counted against the budget of bytes.
     """
     while (at := file.tell()) < end:
         tag = _varint(file)
@@ -384,20 +447,22 @@ def _fields(file: IO[bytes], end: int, large: int) -> Iterator[tuple[bytes, int,
         if (number, wire) != (large, 2):
             file.seek(at)
             head = file.read(begin - at)
-        yield head, begin, length
+        budget[0] -= max(len(head) + (length if head else 0), _FIELD)
+        if budget[0] < 0:
+            raise ValueError(
+                f"has more than {_LIMIT:,} bytes, or too many fields, beside the data of its arrays"
+            )
+        yield _Field(number, head, begin, length)
         file.seek(begin + length)
 
 
-def _copied(file: IO[bytes], head: bytes, begin: int, length: int, budget: list[int]) -> bytes:
-    """A field as it is."""
-    budget[0] -= max(len(head) + length, _FIELD)
-    if budget[0] < 0:
-        raise ValueError(
-            f"has more than {_LIMIT:,} bytes, or too many fields, beside the data of its arrays"
-        )
-    file.seek(begin)
-    data = file.read(length)
-    return head + data
+def _copied(file: IO[bytes], field: _Field, most: int = _RECORD, head: bool = True) -> bytes:
+    """A field as it is, or its data alone."""
+    if field.length > most:
+        raise ValueError(f"has a record of {field.length:,} bytes, expected at most {most:,}")
+    file.seek(field.begin)
+    data = file.read(field.length)
+    return field.head + data if head else data
 
 
 def _varint(file: IO[bytes]) -> int:

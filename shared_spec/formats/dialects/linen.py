@@ -53,7 +53,7 @@ def block_index(module: str, spec: ResNetSpec) -> tuple[int, str] | None:
 
 def collection(q: Parameter) -> str:
     """The collection of variables in which Linen keeps a parameter."""
-    return "params" if q.trainable else "batch_stats"
+    return "batch_stats" if q.role in ("norm_mean", "norm_var") else "params"
 
 
 def _foreign_name(q: Parameter, spec: ResNetSpec) -> Place:

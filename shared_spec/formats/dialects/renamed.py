@@ -28,7 +28,12 @@ TORCHVISION_REGNET: Rules = (
 
 def torchvision_name(name: str, spec: ResNetSpec) -> str:
     """What torchvision calls an array that has this canonical name."""
-    return name if spec.names is None else rename(name, TORCHVISION_REGNET)
+    if spec.names is not None:
+        return rename(name, TORCHVISION_REGNET)
+    if spec.segmentation != "none":
+        return name if "classifier." in name else f"backbone.{name}"
+    # A detector's net is the `body` beside its pyramid.
+    return f"body.{name}" if spec.pyramid is not None and not name.startswith("fpn.") else name
 
 
 RES2NET: Rules = ((r"conv2\.paths\.(\d+)\.(conv|bn)\.", r"\2s.\1."),)
@@ -69,6 +74,10 @@ def _torchvision_net(spec: ResNetSpec) -> ResNetSpec:
     else:
         base = "resnet50"
         fields += ["block", "groups", "base_width"]
+    if spec.pyramid is not None:
+        fields += ["features_only", "out_indices", "pyramid", "pyramid_norm", "pyramid_extra"]
+    if spec.segmentation != "none":
+        fields += ["segmentation", "auxiliary", "output_stride"]
     if spec.attention == "none":
         fields = [field for field in fields if not field.startswith("se_")]
     return CATALOGUE[base].spec.override(**{field: getattr(spec, field) for field in fields})

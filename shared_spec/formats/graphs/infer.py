@@ -42,8 +42,10 @@ def spec_from_parts(
     parts = [p for p in parts if isinstance(p, Fork) or not isinstance(p.layer, Output)]
     forks = [part for part in parts if isinstance(part, Fork)]
     size = {} if image_size is None else {"image_size": image_size}
+    if known is not None and (known.pyramid is not None or known.segmentation != "none"):
+        raise NoSpecError("it has junctions behind its stages, which are not read from a graph")
     if known is not None:
-        after = _layers(parts[len(parts) - parts[::-1].index(forks[-1]) :] if forks else parts)
+        after = _layers(_behind(parts))
         usual = {"features_only": False, "out_indices": (), "drop_rate": 0.0, "head_pool": "avg"}
         head = _head(after)
         if "features_only" in head:
@@ -53,7 +55,7 @@ def spec_from_parts(
         raise NoSpecError("it has no residual block, whose branch and shortcut are added up")
     first = parts.index(forks[0])
     stem = _layers(parts[:first])
-    rest = parts[len(parts) - parts[::-1].index(forks[-1]) :]
+    rest = _behind(parts)
     blocks = [_layers(fork.branch) for fork in forks]
     ends = [layer for layer in blocks[0] if not isinstance(layer, (*_ATTENTION, plan.LayerScale))]
     pre = isinstance(ends[-1] if ends else None, plan.Conv)
@@ -71,6 +73,17 @@ def spec_from_parts(
     if fields["stem_stride"] > 1 and fields.setdefault("stem_padding", "symmetric") == rule:
         del fields["stem_padding"]
     return ResNetSpec.parse(fields, "its layers")
+
+
+def classes_of(parts: Sequence[Part]) -> int:
+    """How many logits a network gives; 0 if it gives none."""
+    found: int = _head(_layers(_behind(parts)))["num_classes"]
+    return found
+
+
+def _behind(parts: Sequence[Part]) -> Sequence[Part]:
+    """What comes after the last block."""
+    return parts[max((i + 1 for i, p in enumerate(parts) if isinstance(p, Fork)), default=0) :]
 
 
 def _levels(parts: Sequence[Part]) -> list[int]:

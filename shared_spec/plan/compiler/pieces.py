@@ -65,10 +65,9 @@ def norm_layer(spec: ResNetSpec, name: str, channels: int, *, last: bool = False
     scale = 0.0 if last and spec.zero_init_last else 1.0
     if spec.norm == "frn":
         return plan.FilterResponseNorm(name, channels, spec.norm_eps)
-    if spec.norm == "batch":
-        return plan.BatchNorm(
-            name, channels, spec.norm_eps, spec.norm_momentum, spec.norm_variance, scale
-        )
+    if spec.norm in ("batch", "frozen_batch"):
+        rules = spec.norm_eps, spec.norm_momentum, spec.norm_variance, scale
+        return plan.BatchNorm(name, channels, *rules, frozen=spec.norm == "frozen_batch")
     field = "norm_groups" if spec.norm_group_width is None else "norm_group_width"
     divisor: int = getattr(spec, field)
     if channels % divisor:

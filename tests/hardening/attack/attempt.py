@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import importlib.util
 import io
 import os
@@ -35,6 +36,11 @@ from shared_spec.formats.read import read_checkpoint
 from shared_spec.plan.summary import stage_rows
 from shared_spec.weights.lazy_array import entries_of
 from shared_spec.weights.state import DTYPES, check_weights
+
+# What is loaded when it is first used is loaded before anything is watched.
+_COMMANDS = {f"resnet_parity.cli.{place.partition('.')[0]}" for place in app.EXAMPLES}
+for _name in ("numpy.random", "resnet_onnx.file", *_COMMANDS):
+    importlib.import_module(_name)
 
 HARMLESS = "[" + "1, " * 24_000 + "1]"
 """About the longest YAML that is read at all."""

@@ -32,6 +32,7 @@ from tests.hardening.attack.cases import (
     torch_zip,
     unicode,
 )
+from tests.hardening.attack.onnx_cases import BOMBS
 from tests.hardening.attack.samples import TINY
 
 _SAFE = "not a readable safetensors file"
@@ -652,6 +653,7 @@ CASES = [
         "60,000 members",
         b"\x81\xa1a\xde\xea\x60" + b"".join(b"\xa5%05d\xc0" % i for i in range(60_000)),
     ),
+    *BOMBS,
     # transformers
     Case(
         "config.json: 10^12 blocks",

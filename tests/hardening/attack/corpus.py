@@ -34,6 +34,7 @@ from tests.hardening.attack.cases import (
     valid,
 )
 from tests.hardening.attack.mutate import members_of, zip_of
+from tests.hardening.attack.onnx_cases import ATTACKS
 from tests.hardening.attack.samples import TINY, checkpoint
 
 REFUSED = "nothing is executed"
@@ -316,6 +317,7 @@ CASES = [
     Case("pth named .pt", torch_zip("a.pt", PICKLES["os.system"][0]), REFUSED),
     Case("pth named .bin", torch_zip("a.bin", PICKLES["os.system"][0]), REFUSED),
     Case("pth named .safetensors", torch_zip("a.safetensors", PICKLES["os.system"][0]), REFUSED),
+    Case("pth named .onnx", torch_zip("a.onnx", PICKLES["os.system"][0]), REFUSED),
     Case("pth named .keras", torch_zip("a.keras", PICKLES["os.system"][0]), REFUSED),
     Case(
         "pickle as pytorch_model.bin",
@@ -731,6 +733,7 @@ CASES = [
             ("a.pth", "convert"),
             ("a.h5", "convert"),
             ("a.keras", "convert"),
+            ("a.onnx", "convert"),
             ("a.yaml", "show"),
             ("a.json", "check"),
         )
@@ -745,6 +748,7 @@ CASES = [
         for name, command in (
             ("a.safetensors", "convert"),
             ("a.msgpack", "convert"),
+            ("a.onnx", "convert"),
             ("a.yaml", "show"),
         )
     ),
@@ -767,6 +771,7 @@ CASES = [
             "a.keras",
             "a.npz",
             "a.msgpack",
+            "a.onnx",
         )
     ),
     Case("a link to nothing", _path(lambda p: p.symlink_to("nothing"), "a.pth"), "no such file"),
@@ -801,6 +806,7 @@ CASES = [
         huggingface(auto_map={"AutoModel": "owned.py"}, trust_remote_code=True),
         "",
     ),
+    *ATTACKS,
     # Certificates
     Case(
         "certificate: another file's", certificate(target={"sha256": "0" * 64}), _DIGEST, "verify"

@@ -6,21 +6,84 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
 
 from shared_spec import plan
+from shared_spec.errors import ResNetError
 from shared_spec.formats.graphs.events import Fork, Part, Step
-from shared_spec.formats.graphs.onnx.joined import OTHER_NORMS, PLAIN, Owner, one_number
+from shared_spec.formats.graphs.onnx.joined import OTHER_NORMS, Owner
 from shared_spec.formats.graphs.walk import LayerError
+from shared_spec.plan.compiler import compile_plan
+from shared_spec.plan.folding import convolutions_and_norms, inference_form
+from shared_spec.plan.network import Plan
+from shared_spec.spec.resnet_spec import ResNetSpec
+from shared_spec.weights.folding import PLAIN, filled, neutral
 from shared_spec.weights.lazy_array import LazyArray
 
-_EXACT = 1e-13
-"""How far a norm may be from one that does nothing."""
-
 _NORMS = (plan.BatchNorm, *OTHER_NORMS)
+
+
+STANDARDISED = (
+    "a form for inference: kernels were standardised before they were written, or are here, and "
+    "the convolutions take them as they are; it is not to be trained as it is"
+)
+"""What is told of a file with such kernels."""
+
+
+def unfolded_note(count: int, eps: float) -> str:
+    """What is told of a file whose norms have gone into what convolves."""
+    return (
+        f"a form for inference: what its norms computed has gone into {count} convolutions or "
+        f"factors, and the norms here, of the eps {eps:g}, add their biases; it is not to be "
+        f"trained as it is"
+    )
+
+
+def left_out(function: str, who: object) -> str:
+    """What is told of an activation behind the classifier."""
+    return f"left out: the {function} of {who}; the model here gives the logits before it"
+
+
+def forms_of(spec: ResNetSpec) -> Iterator[tuple[ResNetSpec, Plan]]:
+    """A net as it trains, and in its form for inference, with a spec of which that is the form and
+    whose norms and kernels can be given back exactly, if there is one.
+    """
+    plain = compile_plan(spec)
+    yield spec, plain
+    folded = inference_form(plain, True)
+    normed = any(norm is not None for _, norm in convolutions_and_norms(plain))
+    kernels = {} if spec.standardize is None else {"standardize": None}
+    norms = {"norm_eps": PLAIN} if normed else {}
+    for changes in (kernels | norms, kernels, norms):
+        try:
+            other = spec.override(**changes)
+            form = inference_form(compile_plan(other), True)
+        except ResNetError:
+            continue
+        if replace(form, trained=None) == replace(folded, trained=None):
+            yield other, form
+            return
+    yield spec, folded
+
+
+def has_gains(p: Plan) -> bool:
+    """Whether it has kernels that are standardised and have gains, which are computed anew, and
+    rounded, from a form for inference.
+    """
+    return any(isinstance(x, plan.Conv) and x.scale is not None for x in p.leaves())
+
+
+def form_notes(asked: ResNetSpec, spec: ResNetSpec, p: Plan) -> Iterator[str]:
+    """What is told of a net that was asked for and found as `forms_of` gives it."""
+    if p.trained is None:
+        return
+    count = sum(norm is not None for _, norm in convolutions_and_norms(p.trained))
+    if count:
+        yield unfolded_note(count, spec.norm_eps)
+    if asked.standardize is not None:
+        yield STANDARDISED
 
 
 _AFTER_NORMS = (plan.SqueezeExcite, plan.ChannelAttention, plan.LayerScale)
@@ -48,22 +111,22 @@ def with_biases(parts: list[Part]) -> list[Part]:
     biased = [step for step in convs if "bias" in step.owner.arrays]
     everywhere = any(id(step) in normed for step in biased)
 
-    def filled(step: Step, ends: bool = False) -> Step:
+    def completed(step: Step, ends: bool = False) -> Step:
         layer = step.layer
         if not isinstance(layer, plan.Conv | plan.Dense) or layer.bias:
             return step
         if not (ends or everywhere or (biased and id(step) not in normed)):
             return step
         weight: LazyArray = step.owner.arrays["weight"]
-        arrays = {**step.owner.arrays, "bias": one_number(0.0, weight)}
+        arrays = {**step.owner.arrays, "bias": filled(0.0, weight)}
         return Step(replace(layer, bias=True), Owner(step.owner.node, arrays))
 
     found: list[Part] = []
     for i, part in enumerate(parts):
         if isinstance(part, Step):
-            found.append(filled(part, i > head))
+            found.append(completed(part, i > head))
         else:
-            found.append(Fork(*(tuple(map(filled, c)) for c in (part.branch, part.shortcut))))
+            found.append(Fork(*(tuple(map(completed, c)) for c in (part.branch, part.shortcut))))
     return found
 
 
@@ -111,22 +174,6 @@ def _standardised(entry: LazyArray, eps: float) -> LazyArray:
         return found.astype(entry.dtype)
 
     return LazyArray(entry.shape, entry.dtype, read)
-
-
-@lru_cache(8)
-def _neutral(eps: float, dtype: np.dtype) -> tuple[float, float] | None:
-    """Scale and variance with which a norm multiplies by 1: numbers of the dtype for which the
-    scale is the square root of variance and eps. None if the dtype has none that are near enough.
-    """
-    if eps == PLAIN:
-        return 1.0, 0.0
-    scales = np.linspace(0.5, 2, 2**20).astype(dtype).astype(np.float64)
-    variances = (scales**2 - eps).astype(dtype).astype(np.float64)
-    off = np.abs(scales / np.sqrt(variances + eps) - 1)
-    best = int(off.argmin())
-    if off[best] > _EXACT:
-        return None
-    return float(scales[best]), float(variances[best])
 
 
 def steps_of(parts: Iterable[Part]) -> Iterator[Step]:
@@ -200,15 +247,15 @@ def _unfolded(step: Step, eps: float) -> Iterator[Step]:
     """A convolution without its bias, and a norm that has it."""
     layer, arrays = step.layer, dict(step.owner.arrays)
     assert isinstance(layer, plan.Conv)
-    channels = one_number(0.0, arrays["weight"], layer.out_channels)
+    channels = filled(0.0, arrays["weight"], layer.out_channels)
     dtype = arrays["weight"].dtype
-    neutral = _neutral(eps, dtype)
-    if neutral is None:
+    nothing = neutral(eps, dtype)
+    if nothing is None:
         raise LayerError(
             f"{step.owner} has taken in its norm, beside others of the eps {eps:g}, of which "
             f"{np.dtype(dtype).name} has no norm that does nothing"
         )
-    scale, variance = neutral
+    scale, variance = nothing
     bias = arrays.pop("bias", channels)
     yield Step(replace(layer, bias=False), Owner(step.owner.node, arrays))
     norm = plan.BatchNorm(layer.name, layer.out_channels, eps, 0.1, "unbiased")
@@ -217,10 +264,10 @@ def _unfolded(step: Step, eps: float) -> Iterator[Step]:
         Owner(
             step.owner.node,
             {
-                "weight": one_number(scale, channels),
+                "weight": filled(scale, channels),
                 "bias": bias,
                 "running_mean": channels,
-                "running_var": one_number(variance, channels),
+                "running_var": filled(variance, channels),
             },
         ),
     )

@@ -19,6 +19,7 @@ from shared_spec.formats.graphs.onnx.graph import UnitGraph
 from shared_spec.formats.graphs.onnx.units import Unit
 from shared_spec.formats.graphs.walk import LayerError, Tensor, Walk, summed
 from shared_spec.plan.layers import Layer
+from shared_spec.weights.folding import PLAIN, filled
 from shared_spec.weights.lazy_array import LazyArray
 
 _REGION = 64
@@ -31,8 +32,6 @@ _EXACT = 1e-13
 """Within which one is not rounded."""
 _DEFINED = ("Gelu", "HardSwish", "Mish")
 """Operators that ONNX defines by others, with numbers of float32."""
-PLAIN = 1.0
-"""The eps with which a norm without a variance of its own multiplies and adds alone."""
 LAYER_SCALE = 1e-6
 """From what a LayerScale starts, which files do not say; ConvNeXt's number, and that of most."""
 OTHER_NORMS = (plan.GroupNorm, plan.EvoNorm, plan.FilterResponseNorm)
@@ -162,13 +161,6 @@ def _distance(found: np.ndarray, known: np.ndarray) -> float:
     scale = np.maximum(np.abs(SAMPLES), np.abs(known))
     far = np.abs(found - known) / np.where(scale == 0, 1, scale)
     return float(np.where(np.isnan(far), np.inf, far).max())
-
-
-def one_number(value: float, like: LazyArray, channels: int | None = None) -> LazyArray:
-    """One number for each channel."""
-    count = like.shape[0] if channels is None else channels
-    dtype = like.dtype.newbyteorder("=")
-    return LazyArray((count,), dtype, lambda: np.full(count, value, dtype))
 
 
 def _addend(unit: Unit) -> LazyArray:
@@ -349,14 +341,14 @@ class Joined:
             scale, offset, eps = units[-2].numbers, _addend(units[-1]), PLAIN
             assert scale is not None
             (channels,) = scale.shape
-            variance = one_number(0.0, scale)
+            variance = filled(0.0, scale)
             told = units[-2].scale
             if told is not None and told.how == "inverse" and told.scale is not None:
                 scale, variance, eps = told.scale, told.variance, told.eps
                 self.rounded = self.rounded or eps != float(np.float32(eps))
             else:
                 self.folded += 1
-            mean = one_number(0.0, scale) if kinds == "MA" else _negative(_addend(units[0]))
+            mean = filled(0.0, scale) if kinds == "MA" else _negative(_addend(units[0]))
             node = units[-1].node
             assert node is not None
             arrays = {

@@ -1,0 +1,1 @@
+"""Graphs of ONNX files held against those that are written here of a spec."""
