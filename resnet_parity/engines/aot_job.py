@@ -47,9 +47,14 @@ class Program(JsonRecord):
     """Bytes of outputs that lie where arguments lay."""
     temporary: Count = 0
     code: Count = 0
+    unpadded: Count | None = None
+    """Bytes of arguments and outputs without what the device's layouts add: a TPU keeps 16 channels
+    in the place of 128."""
     flops: Figure = None
     traffic: Figure = None
     """Bytes that the program reads and writes, by the compiler's count."""
+    cycles: Figure = None
+    """Sum of what the compiler estimates for each operation, where it does."""
     text: tuple[str, ...] = ()
     """The lines of the optimised program that have a collective."""
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
+from dataclasses import fields
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +28,8 @@ from shared_spec.training.state import Placed
 
 def aot_info(session: Session) -> dict[str, Any]:
     """The versions of what compiles, and what its user told it by variables."""
-    names = (
-        "jax",
-        "jaxlib",
-        "libtpu",
-        *({"flax"} if session.package == "resnet_flax" else {"keras"}),
-    )
-    return {"versions": {name: version(name) for name in names}, "settings": _settings()}
+    own = "flax" if session.package == "resnet_flax" else "keras"
+    return {"versions": _versions("jax", "jaxlib", "libtpu", own), "settings": _settings()}
 
 
 def aot_compile(session: Session, job: dict[str, Any]) -> dict[str, Any]:
@@ -111,9 +108,19 @@ def _lowered(session: Session, job: AotJob, devices: list[Any]) -> Any:
 
 def _place(lowered: Any, job: AotJob) -> Path:
     """The file of the cache for a program, on these devices, by this compiler with its options."""
-    versions = [version(name) for name in ("jaxlib", "libtpu")]
-    told = json.dumps([lowered.as_text(), job.topology, job.host, versions, _settings()])
+    figures = [field.name for field in fields(Program)]
+    asked = [job.topology, job.host, _versions("jaxlib", "libtpu"), _settings(), figures]
+    told = json.dumps([lowered.as_text(), asked])
     return cache_folder() / "aot" / f"{hashlib.sha256(told.encode()).hexdigest()}.json"
+
+
+def _versions(*names: str) -> dict[str, str]:
+    """Of those that are installed; devices of the worker's own need no libtpu."""
+    found = {}
+    for name in names:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _settings() -> dict[str, str]:
@@ -136,7 +143,7 @@ def _compiled(lowered: Any, devices: int) -> Program:
         seconds = time.perf_counter() - start
         return Program(devices, seconds, refused=one_line(error), exceeds=_exceeds(str(error)))
     seconds = time.perf_counter() - start
-    memory, cost = program.memory_analysis(), program.cost_analysis() or {}
+    memory, cost, text = program.memory_analysis(), program.cost_analysis() or {}, program.as_text()
     return Program(
         devices,
         seconds,
@@ -145,9 +152,23 @@ def _compiled(lowered: Any, devices: int) -> Program:
         aliased=memory.alias_size_in_bytes,
         temporary=memory.temp_size_in_bytes,
         code=memory.generated_code_size_in_bytes,
+        unpadded=_unpadded(lowered, program),
         flops=cost.get("flops"),
         traffic=cost.get("bytes accessed"),
-        text=tuple(line.strip() for line in program.as_text().splitlines() if _told(line)),
+        cycles=sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', text))) or None,
+        text=tuple(line.strip() for line in text.splitlines() if _told(line)),
+    )
+
+
+def _unpadded(lowered: Any, program: Any) -> int:
+    """Of arguments and outputs on one device."""
+    import jax
+
+    arrays = jax.tree.leaves((lowered.args_info, lowered.out_info))
+    shardings = jax.tree.leaves((program.input_shardings, program.output_shardings))
+    return sum(
+        math.prod(sharding.shard_shape(array.shape)) * array.dtype.itemsize
+        for array, sharding in zip(arrays, shardings, strict=True)
     )
 
 
