@@ -1,1 +1,1 @@
-"""Compiling for devices that this machine has not: what is asked, and how it is judged."""
+"""Compiling for devices that are not here: what is asked, and how the answer is judged."""

@@ -62,12 +62,16 @@ class Compiled:
     temporary: Count | None = None
     memory: Count | None = None
     """Bytes that have to be there at once, the program's own among them."""
+    unpadded: Count | None = None
+    """Of arguments and outputs, without what the device's layouts add."""
     device_memory: Count
     """Bytes that the device has."""
     largest_batch: Count | None = None
     """That was found to fit, within a sixteenth, or 8 images."""
     flops: Figure = None
     traffic: Figure = None
+    cycles: Figure = None
+    """Sum of what the compiler estimates for each operation."""
     collectives: dict[str, int] = field(default_factory=dict)
     """How many arrays of each kind."""
     collective_bytes: Count = 0
@@ -99,7 +103,11 @@ def problems_of(row: Compiled) -> list[str]:
     where = f"{row.engine}, {row.target}, {row.mode}"
     if row.refused is not None:
         return [f"{where}: {row.refused}"]
-    found = [f"{where}: a collective that data parallelism does not need: {c}" for c in row.stray]
+    found = []
+    if (row.memory or 0) > row.device_memory:
+        needed, had = (f"{n / 2**30:,.2f} GiB" for n in (row.memory or 0, row.device_memory))
+        found.append(f"{where}: needs {needed} of memory, and a device has {had}")
+    found += [f"{where}: a collective that data parallelism does not need: {c}" for c in row.stray]
     if row.unsummed:
         found.append(f"{where}: no all-reduce sums the gradients of {', '.join(row.unsummed[:3])}")
     return found

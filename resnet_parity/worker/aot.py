@@ -182,6 +182,6 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def _exceeds(text: str) -> float | None:
-    """The bytes of `Used 179.73G of 15.75G hbm`."""
-    found = re.search(r"[Uu]sed ([\d.]+)([KMGT]?) of", text)
+    """The bytes of `Used 179.73G of 15.75G hbm`, or of `(19.68G) exceeds available HBM`."""
+    found = re.search(r"\b([\d.]+)([KMGT]?)\)? (?:exceeds|of [\d.]+[KMGT]? hbm)", text)
     return float(found[1]) * _UNITS[found[2]] if found else None
