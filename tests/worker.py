@@ -6,13 +6,16 @@ import importlib
 import threading
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
+from resnet_parity.worker.aot import aot_compile
 from resnet_parity.worker.bench import bench_time
 from resnet_parity.worker.operations import OPERATIONS
 from resnet_parity.worker.server import serve
 from resnet_parity.worker.session import Session
+from shared_spec.kernels import xla
 from tests.trace.faults import faulty_gradient, faulty_trace
 from tests.training.faults import faulty_train
 
@@ -40,9 +43,37 @@ def unwaited_bench_time(session: Session, key: str, passes: int) -> Any:
         session.sides[key] = side, tf32
 
 
+def gathering_aot_compile(session: Session, job: dict[str, Any]) -> Any:
+    """As `aot_compile`, of a step that brings all images to each device."""
+    import jax
+
+    sharding: Any = jax.sharding
+    mesh = sharding.Mesh(np.array(jax.devices()), ("batch",))
+    everywhere = sharding.NamedSharding(mesh, sharding.PartitionSpec())
+    usual = xla.jit
+
+    def jit(function: Any, dtype: str, **options: Any) -> Any:
+        def gathering(*args: Any) -> Any:
+            return function(
+                *jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, everywhere), args)
+            )
+
+        return usual(gathering, dtype, **options)
+
+    with mock.patch.object(xla, "jit", jit):
+        return aot_compile(session, job)
+
+
 ALL_OPERATIONS = OPERATIONS | {
     function.__name__: function
-    for function in (probe, faulty_train, faulty_trace, faulty_gradient, unwaited_bench_time)
+    for function in (
+        probe,
+        faulty_train,
+        faulty_trace,
+        faulty_gradient,
+        unwaited_bench_time,
+        gathering_aot_compile,
+    )
 }
 
 if __name__ == "__main__":

@@ -165,10 +165,14 @@ def _unpadded(lowered: Any, program: Any) -> int:
     import jax
 
     arrays = jax.tree.leaves((lowered.args_info, lowered.out_info))
-    shardings = jax.tree.leaves((program.input_shardings, program.output_shardings))
+    # None for an argument that nothing reads, which the program then has not.
+    shardings = jax.tree.leaves(
+        (program.input_shardings, program.output_shardings), is_leaf=lambda x: x is None
+    )
     return sum(
         math.prod(sharding.shard_shape(array.shape)) * array.dtype.itemsize
         for array, sharding in zip(arrays, shardings, strict=True)
+        if sharding is not None
     )
 
 
