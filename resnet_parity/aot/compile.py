@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
@@ -56,18 +57,24 @@ def aot(
                 report.versions |= facts["versions"]
                 report.settings |= facts["settings"]
                 for target, mode in itertools.product(request.targets, request.modes):
-                    compiled = partial(_compiled, request, target, mode, worker.call)
-                    on_progress(f"{engine.name}, {target.name}, {mode}")
-                    report.rows.append(_row(request, engine, target, mode, compiled))
+                    for form in request.forms if mode == "infer" else ("plain",):
+                        compiled = partial(_compiled, request, target, (mode, form), worker.call)
+                        on_progress(f"{engine.name}, {target.name}, {mode}, {form}")
+                        row = _row(request, engine, target, mode, compiled)
+                        report.rows.append(replace(row, form=form))
     report.problems = [problem for row in report.rows for problem in problems_of(row)]
     return report
 
 
 def _compiled(
-    request: AotRequest, target: Target, mode: str, call: Callable[..., object], batch: int
+    request: AotRequest,
+    target: Target,
+    what: tuple[str, str],
+    call: Callable[..., object],
+    batch: int,
 ) -> Program:
-    net, topology = request.spec.to_dict(), target.topology
-    job = AotJob(net, mode, batch, request.pixels, request.dtype, topology, target.host)
+    (mode, form), net, where = what, request.spec.to_dict(), target.topology
+    job = AotJob(net, mode, batch, request.pixels, request.dtype, where, form, target.host)
     return Program.from_dict(call("aot_compile", job=job.to_dict()))
 
 

@@ -19,6 +19,8 @@ class AotRequest:
     targets: tuple[Target, ...]
     engines: tuple[Engine, ...]
     modes: tuple[str, ...] = ("infer", "train")
+    forms: tuple[str, ...] = ("plain",)
+    """In inference; training has the plain one alone."""
     batch: int = 32
     """Images a device."""
     size: tuple[int, int] | None = None
@@ -54,6 +56,7 @@ class Compiled:
     target: str
     devices: Count
     mode: str
+    form: str = "plain"
     batch: Count
     compile_seconds: float
     refused: str | None = None
@@ -80,6 +83,11 @@ class Compiled:
     """Parameters whose gradients nothing sums."""
     estimate: Estimate | None = None
 
+    @property
+    def what(self) -> str:
+        """Its mode, and its form where it is not the plain one."""
+        return self.mode if self.form == "plain" else f"{self.mode} ({self.form})"
+
 
 @dataclass(kw_only=True)
 class AotReport(JudgedRecord):
@@ -100,7 +108,7 @@ class AotReport(JudgedRecord):
 
 def problems_of(row: Compiled) -> list[str]:
     """What is wrong with a program, each in a sentence."""
-    where = f"{row.engine}, {row.target}, {row.mode}"
+    where = f"{row.engine}, {row.target}, {row.what}"
     if row.refused is not None:
         return [f"{where}: {row.refused}"]
     found = []

@@ -154,6 +154,13 @@ def aot(
     ],
     engines: Annotated[str, typer.Option(help="flax, keras:jax or both.")] = "flax",
     modes: Annotated[str, typer.Option(help="infer, train or both.")] = "infer,train",
+    form: Annotated[
+        str,
+        typer.Option(
+            help="For infer, any of plain, inference (batch norms are folded) and space_to_depth "
+            "(with the stem on blocks of pixels)."
+        ),
+    ] = "plain",
     batch: Annotated[int, typer.Option(min=1, max=LARGEST, help="Images a device.")] = 32,
     size: Annotated[
         str | None, typer.Option(help="Image size, H or HxW; default: the net's own.")
@@ -190,6 +197,7 @@ def aot(
         tuple(parse_targets(target)),
         tuple(parse_engines(engines)),
         modes=parse_names("modes", modes, MODES),
+        forms=parse_names("form", form, ("plain", "inference", "space_to_depth")),
         batch=batch,
         size=None if size is None else parse_size("size", size),
         dtype=dtype,

@@ -20,6 +20,8 @@ class AotJob(JsonRecord):
     size: tuple[int, int]
     dtype: str
     topology: str
+    form: str = "plain"
+    """plain, inference (batch norms are folded), or space_to_depth (with the stem on blocks)."""
     host: tuple[int, ...] | None = None
     """Chips of a host, if not the usual ones."""
 

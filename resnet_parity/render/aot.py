@@ -17,7 +17,7 @@ def table(console: Console, report: AotReport) -> None:
     figures = ("batch", "MiB", "largest", "images/s", "compiled")
     rows = grid(("engine", "target", "mode"), figures)
     for row in report.rows:
-        mode = row.mode if row.refused is None else f"[red]{row.mode}[/]"
+        mode = row.what if row.refused is None else f"[red]{row.what}[/]"
         largest = "–" if row.largest_batch is None else f"{row.largest_batch:,}"
         speed = "–" if row.estimate is None else f"{row.estimate.images_per_second:,.0f}"
         needs = mebibytes(row.memory)
@@ -47,7 +47,7 @@ def told(row: Compiled) -> str:
         seconds, bound = 1e3 * row.estimate.seconds, row.estimate.bound_by
         least = f"; estimate: {seconds:.3g} ms a step, bound by {bound}"
     devices = f"{row.devices} device" + ("s" if row.devices > 1 else "")
-    return f"{row.engine}, {row.target}, {row.mode}, {devices}: {bytes_}; {work}; {sent}{least}"
+    return f"{row.engine}, {row.target}, {row.what}, {devices}: {bytes_}; {work}; {sent}{least}"
 
 
 def _device(row: Compiled) -> str:

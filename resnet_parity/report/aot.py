@@ -41,7 +41,7 @@ def _cells(row: Compiled) -> list[str]:
     speed = None if row.estimate is None else row.estimate.images_per_second
     return [
         f"{row.engine}, {row.target}",
-        MODES.get(row.mode, row.mode),
+        MODES.get(row.mode, row.mode) + ("" if row.form == "plain" else f", {row.form}"),
         number_format.count(row.devices),
         number_format.count(row.batch),
         "refused" if row.refused else number_format.scaled(row.memory, "B"),

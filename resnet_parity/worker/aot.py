@@ -23,6 +23,7 @@ from resnet_parity.worker.session import Session, one_line
 from shared_spec.atomic_write import durable
 from shared_spec.download import cache_folder
 from shared_spec.kernels import xla
+from shared_spec.plan.folding import Inference
 from shared_spec.training.state import Placed
 
 
@@ -93,7 +94,7 @@ def _lowered(session: Session, job: AotJob, devices: list[Any]) -> Any:
 
     count = job.batch * len(devices)
     dtype = job.dtype if job.mode == "infer" else "float32"
-    model = session.resnet.create_model(job.net, dtype=dtype)
+    model = session.resnet.create_model(job.net, dtype=dtype, inference=_FORMS[job.form])
     images = array((count, *job.size, job.net.in_channels), dtype)
     try:
         if job.mode == "infer":
@@ -104,6 +105,9 @@ def _lowered(session: Session, job: AotJob, devices: list[Any]) -> Any:
     except xla.Planned as planned:
         return planned.function.lower(*jax.tree.map(described, planned.args))
     raise AssertionError("a function that users call was not compiled by xla.jit")
+
+
+_FORMS = {"plain": False, "inference": True, "space_to_depth": Inference(space_to_depth=True)}
 
 
 def _place(lowered: Any, job: AotJob) -> Path:
