@@ -60,7 +60,8 @@ def _of(line: str) -> Iterator[Collective]:
 def strays(found: Iterable[Collective], p: Plan, mode: str) -> list[Collective]:
     """Those that data parallelism does not need. Inference needs none; a step of training sums
     gradients, what norms sum over a batch (a number a channel), and single numbers: the loss and
-    the answers that were right.
+    the answers that were right. Below a flattened map XLA sums a norm's gradient over images first,
+    for each place, and then over places.
     """
     if mode == "infer":
         return list(found)
@@ -81,4 +82,8 @@ def unsummed(found: Iterable[Collective], p: Plan) -> list[str]:
 
 
 def _sizes(p: Plan) -> Iterator[int]:
-    return (math.prod(q.shape) for q in p.parameters())
+    """How many numbers a sum over images may have."""
+    for q in p.parameters():
+        yield math.prod(q.shape)
+        if q.role == "dense_kernel":
+            yield q.shape[1]
