@@ -175,14 +175,13 @@ def _forms(everything: Iterable[Found]) -> str:
         "## Forms of inference\n",
         "Cycles are the sum of what the compiler estimates for each operation, in millions; GB "
         "its count of traffic.\n",
-        "| net | target | plain | inference | space_to_depth | against inference | GB, inference "
-        "| GB, space_to_depth |",
-        "|---|---|---|---|---|---|---|---|",
+        "| net | target | inference | space_to_depth | ratio | GB, inference | space_to_depth |",
+        "|---|---|---|---|---|---|---|",
     ]
     for (name, target), forms in cycles.items():
-        if {"plain", "inference", "space_to_depth"} <= {*forms}:
-            known = [forms[f].cycles or 0 for f in ("plain", "inference", "space_to_depth")]
-            ratio = f"{known[2] / known[1]:.3f}" if known[1] else "–"
+        if {"inference", "space_to_depth"} <= {*forms}:
+            known = [forms[f].cycles or 0 for f in ("inference", "space_to_depth")]
+            ratio = f"{known[1] / known[0]:.3f}" if known[0] else "–"
             traffic = [(forms[f].traffic or 0) / 1e9 for f in ("inference", "space_to_depth")]
             cells = [*(f"{c / 1e6:,.2f}" for c in known), ratio, *(f"{t:.2f}" for t in traffic)]
             lines.append(f"| {name} | {target} | {' | '.join(cells)} |")
