@@ -96,6 +96,8 @@ def page(everything: list[Found]) -> str:
     problems = [text for found in everything for text in _problems(found)]
     dates = sorted({found.report.date for found in everything})
     settings = {pairs(found.report.settings) for found in everything}
+    wanted = {*itertools.product(NAMES, ENGINES, TARGETS, MODES)}
+    missing = len(wanted - {found.key for found in plain})
     nothing = "It refused none, and no collective is stray.\n"
     parts = [
         _HEAD.format(
@@ -104,6 +106,7 @@ def page(everything: list[Found]) -> str:
             settings=join_words(sorted(settings)),
             count=len(everything),
         ),
+        f"Not compiled yet, of what the command asks for: {missing} of {len(wanted)} programs.\n",
         "\n".join(f"- {text}" for text in problems) + "\n" if problems else nothing,
         *(_table(mode, [f for f in plain if f.row.mode == mode]) for mode in MODES),
         _forms(everything),
