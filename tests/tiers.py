@@ -23,6 +23,7 @@ T = TypeVar("T")
 FRAMEWORKS = {"torch", "torchvision", "timm", "transformers", "tensorflow", "keras", "jax", "flax"}
 
 WITHOUT_FRAMEWORKS = (
+    "bench/test_aot.py",
     "bench/test_bench.py",
     "bench/test_bound.py",
     "bench/test_cli.py",

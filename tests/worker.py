@@ -10,10 +10,12 @@ from unittest.mock import patch
 
 import numpy as np
 
+from resnet_parity.worker.aot import aot_compile
 from resnet_parity.worker.bench import bench_time
 from resnet_parity.worker.operations import OPERATIONS
 from resnet_parity.worker.server import serve
 from resnet_parity.worker.session import Session
+from shared_spec.kernels import xla
 from tests.trace.faults import faulty_gradient, faulty_trace
 from tests.training.faults import faulty_train
 
@@ -58,10 +60,31 @@ def straying(session: Session, asked: str, layer: str, **arguments: Any) -> Any:
         return OPERATIONS[asked](session, **arguments)
 
 
+def gathering_aot_compile(session: Session, job: dict[str, Any]) -> Any:
+    """As `aot_compile`, of a step that brings all images to each device."""
+    import jax
+
+    sharding: Any = jax.sharding
+    mesh = sharding.Mesh(np.array(jax.devices()), ("batch",))
+    everywhere = sharding.NamedSharding(mesh, sharding.PartitionSpec())
+    usual = xla.jit
+
+    def jit(function: Any, dtype: str, **options: Any) -> Any:
+        def gathering(*args: Any) -> Any:
+            return function(
+                *jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, everywhere), args)
+            )
+
+        return usual(gathering, dtype, **options)
+
+    with patch.object(xla, "jit", jit):
+        return aot_compile(session, job)
+
+
 ALL_OPERATIONS = OPERATIONS | {
     function.__name__: function
     for function in (
-        *(probe, straying, unwaited_bench_time),
+        *(probe, straying, unwaited_bench_time, gathering_aot_compile),
         *(faulty_train, faulty_trace, faulty_gradient),
     )
 }

@@ -39,6 +39,7 @@ EXAMPLES = {
     "evaluate.evaluate": "evaluate resnet50.pth --data imagenet/val --format folder",
     "trace.trace": "trace resnet18 --against my_net:make_model",
     "bench.bench": "bench resnet50 --engines torch,flax --batch 8",
+    "bench.aot": "aot resnet50 --target tpu:v5e:2x2 --batch 64",
     "report.report": "report resnet18 --speed --output report.html",
 }
 """Each command's function, by module here, with an example that begins with the command's name."""

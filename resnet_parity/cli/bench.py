@@ -1,4 +1,4 @@
-"""The command `bench`."""
+"""The commands `bench` and `aot`: how fast a net is here, and what it comes to elsewhere."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from resnet_parity.cli.options import (
 )
 from resnet_parity.engines.registry import parse_device, parse_engines
 from resnet_parity.render import plots
+from resnet_parity.render.aot import table as aot_table
 from resnet_parity.render.bench import table
 from resnet_parity.render.console import err
 from resnet_parity.render.plots import picture
@@ -141,6 +142,74 @@ def bench(
     if plot is not None:
         picture(found, plot)
     conclude(found, as_json, table)
+
+
+def aot(
+    model: ModelArgument,
+    target: Annotated[
+        str,
+        typer.Option(
+            help="Devices, such as tpu:v5e:2x2 or tpu:v4:2x2x1; several separated by commas."
+        ),
+    ],
+    engines: Annotated[str, typer.Option(help="flax, keras:jax or both.")] = "flax",
+    modes: Annotated[str, typer.Option(help="infer, train or both.")] = "infer,train",
+    form: Annotated[
+        str,
+        typer.Option(
+            help="For infer, any of plain, inference (batch norms are folded) and space_to_depth "
+            "(with the stem on blocks of pixels)."
+        ),
+    ] = "plain",
+    batch: Annotated[int, typer.Option(min=1, max=LARGEST, help="Images a device.")] = 32,
+    size: Annotated[
+        str | None, typer.Option(help="Image size, H or HxW; default: the net's own.")
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="float32 or bfloat16, in training as mixed precision.")
+    ] = "bfloat16",
+    largest: Annotated[
+        bool,
+        typer.Option(
+            "--largest/--no-largest", help="Find the largest batch that fits: several compilations."
+        ),
+    ] = False,
+    output: Annotated[Path | None, typer.Option(help="Write the result to this JSON file.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compile a net for TPUs on a machine that has none, and say whether it fits.
+
+    What is compiled is what `compiled` and `Trainer` run, with images spread over the devices. It
+    tells the bytes of a device, the collectives of the partitioned program, and an estimate of its
+    speed from published peak rates. Nothing runs. Needs libtpu (the extra tpu-aot).
+    """
+    from resnet_parity.aot.compile import aot as compile_ahead
+    from resnet_parity.aot.result import AotRequest
+    from resnet_parity.aot.targets import parse_targets
+    from resnet_parity.engines.bench_job import BYTES
+
+    require_file(output)
+    if dtype not in BYTES:
+        raise ResNetError(f"dtype: {dtype!r} is not one of {', '.join(BYTES)}")
+    request = AotRequest(
+        model,
+        resolve(model),
+        tuple(parse_targets(target)),
+        tuple(parse_engines(engines)),
+        modes=parse_names("modes", modes, MODES),
+        forms=parse_names("form", form, ("plain", "inference", "space_to_depth")),
+        batch=batch,
+        size=None if size is None else parse_size("size", size),
+        dtype=dtype,
+        largest=largest,
+    )
+    with progress(err) as advance:
+        found = compile_ahead(request, advance)
+    found.command = command_line()
+    if output is not None:
+        with durable(output) as draft:
+            draft.write_text(json.dumps(found.to_dict(), indent=2) + "\n")
+    conclude(found, as_json, aot_table)
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:

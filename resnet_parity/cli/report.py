@@ -38,6 +38,9 @@ def report(
     bench: Annotated[
         list[Path] | None, typer.Option(help="Output of `bench --json`; can be repeated.")
     ] = None,
+    aot: Annotated[
+        list[Path] | None, typer.Option(help="Output of `aot --json`; can be repeated.")
+    ] = None,
     speed: Annotated[
         bool, typer.Option("--speed", help="Measure speed too, unless a file has it.")
     ] = False,
@@ -64,7 +67,7 @@ def report(
     numpy_dtype(dtype)
     from resnet_parity import report as reports
 
-    files = reports.Files(check or [], trace or [], bench or [])
+    files = reports.Files(check or [], trace or [], bench or [], aot or [])
     settings = reports.ReportSettings(
         parse_engines(engines),
         dtype=dtype,

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from resnet_parity.aot.result import AotReport
 from resnet_parity.bench.result import BenchReport
 from resnet_parity.check.result import CheckReport
 from resnet_parity.engines.process import Start, Worker
@@ -24,7 +25,7 @@ from shared_spec.spec.resnet_spec import ResNetSpec
 _LONGEST = 2000
 """Characters of a text from a file that the page shows."""
 
-Kind = TypeVar("Kind", CheckReport, TraceReport, BenchReport)
+Kind = TypeVar("Kind", CheckReport, TraceReport, BenchReport, AotReport)
 
 _SEED = 0
 _BATCH = 2
@@ -39,6 +40,8 @@ class Net:
     checks: list[CheckReport] = field(default_factory=list)
     traces: list[TraceReport] = field(default_factory=list)
     benches: list[BenchReport] = field(default_factory=list)
+    ahead: list[AotReport] = field(default_factory=list)
+    """What was compiled ahead of time."""
     refused: list[str] = field(default_factory=list)
     """Why something could not be measured."""
 
@@ -50,6 +53,7 @@ class Files:
     checks: Sequence[Path] = ()
     traces: Sequence[Path] = ()
     benches: Sequence[Path] = ()
+    ahead: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)
@@ -93,8 +97,13 @@ def collect(
     for path in files.benches:
         for bench in read(path, BenchReport):
             of(bench.name).benches.append(bench)
+    for path in files.ahead:
+        for compiled in read(path, AotReport):
+            of(compiled.name).ahead.append(compiled)
     if not nets:
-        raise ResNetError("report: name a net, or give files with --check, --trace or --bench")
+        raise ResNetError(
+            "report: name a net, or give files with --check, --trace, --bench or --aot"
+        )
     for net in named:
         _run(net, settings, on_progress)
     return list(nets.values())

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from functools import partial
 
+from resnet_parity.aot.result import AotReport
 from resnet_parity.bench.result import BenchReport
 from resnet_parity.check.result import CheckReport
 from resnet_parity.engines.registry import ENGINES, Engine
@@ -45,6 +46,11 @@ def _again(
 def bench(found: BenchReport) -> str:
     """What measures a benchmark again."""
     return found.command or missing_bench(found.name)
+
+
+def aot(found: AotReport) -> str:
+    """What compiles again."""
+    return found.command or f"{_PROGRAM} aot {named(found.name)} --target tpu:v5e:2x2"
 
 
 def _missing(command: str, options: str, name: str) -> str:

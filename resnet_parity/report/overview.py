@@ -8,7 +8,7 @@ from typing import Any
 
 from resnet_parity.bench.result import BenchReport
 from resnet_parity.check.result import Ran
-from resnet_parity.render.text import pairs
+from resnet_parity.render.text import join_words, pairs
 from resnet_parity.report import commands, number_format, parity, speed
 from resnet_parity.report.blocks import Block, Commands, Facts, Notice, Table, Text
 from resnet_parity.report.collect import Net
@@ -25,12 +25,13 @@ def verdict(net: Net) -> bool | None:
     found = [check.holds for check in net.checks]
     found += [trace.holds for trace in net.traces if trace.verdict != "undecided"]
     found += [each.holds for bench in net.benches for each in bench.parity]
+    found += [compiled.holds for compiled in net.ahead]
     return all(found) if found else None
 
 
 def sentence(net: Net) -> str:
     """What holds, with the worst figure."""
-    parts = [_parity(net), _traced(net), _fastest(net)]
+    parts = [_parity(net), _traced(net), _fastest(net), _compiled(net)]
     return "; ".join(part for part in parts if part) + "."
 
 
@@ -162,6 +163,7 @@ def repeat(nets: Sequence[Net]) -> list[Block]:
             for t in net.traces
         ]
         lines += [(f"Speed of {net.name}", commands.bench(b)) for b in net.benches]
+        lines += [(f"{net.name} ahead of time", commands.aot(a)) for a in net.ahead]
     return [Commands(list(dict.fromkeys(lines)))]
 
 
@@ -219,6 +221,14 @@ def _fastest(net: Net) -> str:
         if refused:
             told.append(f"{number_format.plural(refused, 'figure')} of speed refused")
     return "; ".join(told) or "speed was not measured"
+
+
+def _compiled(net: Net) -> str:
+    problems = [text for report in net.ahead for text in report.problems]
+    if problems:
+        return f"ahead of time: {problems[0].rstrip('.')}"
+    targets = {row.target for report in net.ahead for row in report.rows}
+    return f"it compiles for {join_words(sorted(targets))}" if targets else ""
 
 
 def _flat(data: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

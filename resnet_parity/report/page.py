@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from resnet_parity.report import depth, overview, parity, scaling, speed
+from resnet_parity.report import aot, depth, overview, parity, scaling, speed
 from resnet_parity.report.blocks import Block, Notice, Styles
 from resnet_parity.report.collect import Net, harmless
 from shared_spec.atomic_write import durable
@@ -87,6 +87,7 @@ def _section(net: Net, ident: str) -> dict[str, Any]:
         ("Memory", speed.memory(net.name, benches, f"{ident}-memory")),
         ("Start-up", speed.starting(benches)),
         ("Scaling", scaling.blocks(net.name, benches, styles, f"{ident}-scaling")),
+        ("Ahead of time", aot.blocks(net.ahead)),
     ]
     return {
         "name": net.name,

@@ -17,7 +17,7 @@ from resnet_parity.engines.job import ForwardPass
 from resnet_parity.engines.reference_libraries import REFERENCES
 from resnet_parity.numerics.rounding import perturbed
 from resnet_parity.numerics.teacher_forcing import inputs_of, rounded
-from resnet_parity.worker import bench
+from resnet_parity.worker import aot, bench
 from resnet_parity.worker.exported import calibrate, lite_graph, run_exported, trace_file
 from resnet_parity.worker.judges import judge
 from resnet_parity.worker.reference_libraries import reference_results
@@ -360,4 +360,6 @@ def export(
 
 _OWN = (info, run, reference, predict, classify, evaluate, trace, trace_model, train)
 _FILES = (read, write, export, judge, run_exported, calibrate, trace_file, lite_graph)
-OPERATIONS: dict[str, Operation] = {f.__name__: f for f in (*_OWN, *_FILES, *bench.OPERATIONS)}
+OPERATIONS: dict[str, Operation] = {
+    f.__name__: f for f in (*_OWN, *_FILES, *bench.OPERATIONS, *aot.OPERATIONS)
+}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, wraps
 from pathlib import Path
@@ -13,6 +14,37 @@ LIBRARY = "xla_cpu_experimental_ynn_fusion_type"
 """XLA's option that lists what YNNPACK computes on CPUs."""
 WITHOUT_CONVOLUTIONS = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 """Without reductions, batch norms would train five times as slowly."""
+
+
+_target: ContextVar[str | None] = ContextVar("target", default=None)
+"""The platform that is compiled for where no such device is."""
+
+
+class Planned(Exception):  # noqa: N818 - what was asked for, and no error
+    """What a call would have run: a function of `jax.jit`, and its arguments."""
+
+    def __init__(self, function: Any, args: tuple[Any, ...]) -> None:
+        super().__init__("not run: it is to be compiled for another device")
+        self.function, self.args = function, args
+
+
+@contextmanager
+def ahead_of_time(platform: str) -> Iterator[None]:
+    """Inside, layers are traced as `platform` (cpu, gpu, tpu) has them, and a call of a function of
+    `jit` that was made inside raises `Planned`. So whoever calls what users call gets the program
+    that they run, and may compile it for devices that are not here.
+    """
+    token = _target.set(platform)
+    try:
+        yield
+    finally:
+        _target.reset(token)
+
+
+def _platform() -> str:
+    import jax
+
+    return _target.get() or jax.default_backend()
 
 
 def summed(a: Any, b: Any) -> Any:
@@ -49,9 +81,7 @@ def _mean_of_each(x: Any) -> Any:
 
 def _apart(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, on CPUs as a call that XLA fuses with nothing around it."""
-    import jax
-
-    return _called(function) if jax.default_backend() == "cpu" else function
+    return _called(function) if _platform() == "cpu" else function
 
 
 @cache
@@ -90,6 +120,17 @@ def jit(function: Callable[..., Any], dtype: str, **options: Any) -> Any:
     ones need be no products either. In other dtypes they are slower, and elsewhere nothing was
     measured: XLA's choice stays. So does yours, in `XLA_FLAGS`.
     """
+    run = _jit(function, dtype, options)
+    if _target.get() is None:
+        return run
+
+    def planned(*args: Any) -> Any:
+        raise Planned(run, args)
+
+    return planned
+
+
+def _jit(function: Callable[..., Any], dtype: str, options: dict[str, Any]) -> Any:
     import jax
 
     usual = jax.jit(function, **options)
@@ -120,10 +161,8 @@ def jit(function: Callable[..., Any], dtype: str, **options: Any) -> Any:
 
 def products() -> bool:
     """Whether a 1 x 1 convolution that is traced now is faster as a product of matrices."""
-    import jax
-
     own = _own_convolutions.get() or _without_convolutions(os.environ.get("XLA_FLAGS", ""))
-    return jax.default_backend() == "cpu" and not own
+    return _platform() == "cpu" and not own
 
 
 def _without_convolutions(xla_flags: str) -> bool:
@@ -146,9 +185,7 @@ def compiler_options() -> dict[str, str]:
     """Options of `jax.jit(..., compiler_options=...)` for float32 on the device at hand; none for
     most.
     """
-    import jax
-
-    if jax.default_backend() != "cpu" or LIBRARY in os.environ.get("XLA_FLAGS", ""):
+    if _platform() != "cpu" or LIBRARY in os.environ.get("XLA_FLAGS", ""):
         return {}
     return dict(_of_this_processor())
 

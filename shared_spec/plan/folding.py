@@ -34,7 +34,8 @@ class Inference:
     Attributes:
         space_to_depth: compute the strided stem on blocks of 2 x 2 pixels. It is meant for
             TPUs, whose units want many channels (Ridnik et al. 2020, arXiv:2003.13630, and MLPerf's
-            ResNets), and was not measured there; on CPUs it costs (docs/performance.md).
+            ResNets), and was not measured there, and their compiler's estimates do not agree
+            (docs/aot.md); on CPUs it costs (docs/performance.md).
     """
 
     space_to_depth: bool = False

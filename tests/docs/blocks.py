@@ -44,6 +44,7 @@ def commands(page: str) -> list[tuple[int, list[str]]]:
 
 
 NOT_RUN = {
+    "aot": "needs libtpu, and minutes; tests/bench/test_aot.py runs it where it is",
     "bench": "measures for minutes; tests/bench runs it on narrow nets",
     "check": "full nets in five engines; README's runs in tier `all`",
     "convert": "files that readers have; README's runs in tier `all`",

@@ -1,0 +1,89 @@
+"""What the chips of a partitioned program tell one another, and what of that has to be."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from shared_spec.plan.network import Plan
+
+_KINDS = (
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+    "ragged-all-to-all",
+)
+_LINE = re.compile(rf"%?(\S+) = (.*?) ({'|'.join(_KINDS)})(?:-start)?\(")
+_ARRAY = re.compile(r"([a-z]+)(\d*)\w*\[([\d,]*)\]")
+_ORIGIN = re.compile(r'op_name="([^"]*)"')
+
+
+@dataclass(frozen=True)
+class Collective:
+    """An array that an instruction gives, and where in the traced function it came from."""
+
+    instruction: str
+    kind: str
+    shape: tuple[int, ...]
+    bytes: int
+    origin: str
+
+    def __str__(self) -> str:
+        shape = "×".join(map(str, self.shape)) or "one number"
+        return f"{self.instruction} ({self.kind} of {shape}, from {self.origin or 'the compiler'})"
+
+
+def collectives(program: str) -> list[Collective]:
+    """Those of a program in HLO's text, one for each array."""
+    return [found for line in program.splitlines() for found in _of(line)]
+
+
+def _of(line: str) -> Iterator[Collective]:
+    match = _LINE.search(line)
+    if match is None:
+        return
+    instruction, types, kind = match.groups()
+    origin = _ORIGIN.search(line)
+    for letters, bits, sizes in _ARRAY.findall(types):
+        shape = tuple(int(n) for n in sizes.split(",") if n)
+        width = max(int(bits or 8) // 8, 1) if letters != "pred" else 1
+        told = origin[1] if origin else ""
+        yield Collective(instruction, kind, shape, width * math.prod(shape), told)
+
+
+def strays(found: Iterable[Collective], p: Plan, mode: str) -> list[Collective]:
+    """Those that data parallelism does not need. Inference needs none; a step of training sums
+    gradients, what norms sum over a batch (a number a channel), and single numbers: the loss and
+    the answers that were right. Below a flattened map XLA sums a norm's gradient over images first,
+    for each place, and then over places.
+    """
+    if mode == "infer":
+        return list(found)
+    known = {1, *_sizes(p)}
+    return [c for c in found if c.kind != "all-reduce" or math.prod(c.shape) not in known]
+
+
+def unsummed(found: Iterable[Collective], p: Plan) -> list[str]:
+    """The parameters whose gradients no all-reduce sums, as far as sizes tell."""
+    summed = Counter(math.prod(c.shape) for c in found if c.kind == "all-reduce")
+    missing = []
+    for q in p.parameters():
+        if q.trainable:
+            size = math.prod(q.shape)
+            summed[size] -= 1
+            missing += [q.name] if summed[size] < 0 else []
+    return missing
+
+
+def _sizes(p: Plan) -> Iterator[int]:
+    """How many numbers a sum over images may have."""
+    for q in p.parameters():
+        yield math.prod(q.shape)
+        if q.role == "dense_kernel":
+            yield q.shape[1]

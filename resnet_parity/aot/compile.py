@@ -1,0 +1,161 @@
+"""Whether a net compiles for devices, whether it fits, and what its chips tell one another."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+
+from resnet_parity.aot.collectives import collectives, strays, unsummed
+from resnet_parity.aot.result import AotReport, AotRequest, Compiled, Estimate, problems_of
+from resnet_parity.aot.targets import Target
+from resnet_parity.engines.aot_job import AotJob, Program
+from resnet_parity.engines.job import EngineJob
+from resnet_parity.engines.process import Start, Worker
+from resnet_parity.engines.registry import Engine
+from shared_spec.atomic_write import workspace
+from shared_spec.errors import FrameworkError
+from shared_spec.plan.compiler import compile_plan
+from shared_spec.training.state import require_classes
+
+ENGINES = ("flax", "keras:jax")
+"""XLA compiles for TPUs, and these are the engines whose programs it gets."""
+
+STEP = 8
+"""Images; the largest batch is found to within so many, or a sixteenth."""
+
+OnProgress = Callable[[str], None]
+Compile = Callable[[int], Program]
+"""Of a batch a device."""
+
+
+def aot(
+    request: AotRequest, on_progress: OnProgress = lambda text: None, start: Start = Worker
+) -> AotReport:
+    """Compile a net for devices that are not here.
+
+    Raises:
+        ResNetError: if an engine is not installed or cannot do that, the net cannot be trained, or
+            the compiler's process dies.
+    """
+    compile_plan(request.spec)
+    if "train" in request.modes:
+        require_classes(request.spec)
+    for engine in request.engines:
+        if engine.name not in ENGINES:
+            known = " and ".join(ENGINES)
+            raise FrameworkError(f"engines: {engine.name} compiles nothing for TPUs; {known} do")
+    report = AotReport(name=request.name, dtype=request.dtype, size=list(request.pixels))
+    report.date = datetime.now(UTC).date().isoformat()
+    with workspace() as folder:
+        for engine in request.engines:
+            with EngineJob(folder, start).worker(engine) as worker:
+                facts = worker.call("aot_info")
+                report.versions |= facts["versions"]
+                report.settings |= facts["settings"]
+                for target, mode in itertools.product(request.targets, request.modes):
+                    for form in request.forms if mode == "infer" else ("plain",):
+                        compiled = partial(_compiled, request, target, (mode, form), worker.call)
+                        on_progress(f"{engine.name}, {target.name}, {mode}, {form}")
+                        row = _row(request, engine, target, mode, compiled)
+                        report.rows.append(replace(row, form=form))
+    report.problems = [problem for row in report.rows for problem in problems_of(row)]
+    return report
+
+
+def _compiled(
+    request: AotRequest,
+    target: Target,
+    what: tuple[str, str],
+    call: Callable[..., object],
+    batch: int,
+) -> Program:
+    (mode, form), net, where = what, request.spec.to_dict(), target.topology
+    job = AotJob(net, mode, batch, request.pixels, request.dtype, where, form, target.host)
+    return Program.from_dict(call("aot_compile", job=job.to_dict()))
+
+
+def _row(
+    request: AotRequest, engine: Engine, target: Target, mode: str, compiled: Compile
+) -> Compiled:
+    p, found = compile_plan(request.spec), compiled(request.batch)
+    told = collectives("\n".join(found.text))
+    spread = mode == "train" and found.devices > 1 and found.refused is None
+    sought = request.largest and (found.refused is None or found.exceeds is not None)
+    largest = largest_batch(compiled, request.batch, target.memory) if sought else None
+    return Compiled(
+        engine=engine.name,
+        target=target.name,
+        devices=found.devices,
+        mode=mode,
+        batch=request.batch,
+        compile_seconds=found.seconds,
+        refused=found.refused,
+        arguments=found.arguments,
+        outputs=found.outputs,
+        temporary=found.temporary,
+        memory=found.memory,
+        unpadded=found.unpadded,
+        device_memory=target.memory,
+        largest_batch=largest,
+        flops=found.flops,
+        traffic=found.traffic,
+        cycles=found.cycles,
+        collectives=dict(Counter(c.kind for c in told)),
+        collective_bytes=sum(c.bytes for c in told),
+        stray=[str(c) for c in strays(told, p, mode)],
+        unsummed=unsummed(told, p) if spread else [],
+        estimate=_estimate(request, target, found),
+    )
+
+
+def _estimate(request: AotRequest, target: Target, found: Program) -> Estimate | None:
+    if not found.flops or not found.traffic:
+        return None
+    rates = target.rates(request.dtype)
+    arithmetic = found.flops / rates.flops_per_second
+    memory = found.traffic / rates.bytes_per_second
+    seconds = max(arithmetic, memory)
+    return Estimate(
+        seconds=seconds,
+        images_per_second=request.batch * found.devices / seconds,
+        bound_by="memory" if memory > arithmetic else "arithmetic",
+        rates=rates.kernel,
+    )
+
+
+def largest_batch(compiled: Compile, first: int, memory: int) -> int | None:
+    """The largest batch that fits, within `STEP` images or a sixteenth; None if not even `STEP`
+    images do. Bytes grow nearly in proportion to the batch: each guess follows the line through
+    the two programs before it, and halves what is open where that leads nowhere.
+    """
+    fits, exceeds = 0, None
+    needed: dict[int, float] = {}
+    guess: int = max(first // STEP * STEP, STEP)
+    while exceeds is None or exceeds - fits > max(STEP, fits // 16):
+        found = compiled(guess)
+        bytes_needed = found.exceeds if found.refused is not None else found.memory
+        if bytes_needed is not None:
+            needed[guess] = bytes_needed
+        if found.refused is None:
+            fits = guess
+        else:
+            exceeds = guess
+        if exceeds is not None and exceeds <= STEP:
+            return None
+        guess = _next(fits, exceeds, needed, memory)
+    return fits
+
+
+def _next(fits: int, exceeds: int | None, needed: dict[int, float], memory: int) -> int:
+    """The next batch to try: more than fits, and less than does not."""
+    guess = 2 * fits if exceeds is None else (fits + exceeds) // 2
+    nearest = sorted(needed, key=lambda batch: abs(needed[batch] - memory))[:2]
+    if len(nearest) == 2 and needed[nearest[0]] != needed[nearest[1]]:
+        a, b = nearest
+        guess = a + int((memory - needed[a]) * (a - b) / (needed[a] - needed[b]))
+    most = exceeds - STEP if exceeds is not None else 64 * fits
+    return max(min(guess // STEP * STEP, most), fits + STEP)

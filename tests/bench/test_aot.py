@@ -1,0 +1,343 @@
+"""Compiling for devices that are not here: what is asked, what is found, what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from resnet_parity.aot import targets
+from resnet_parity.aot.collectives import collectives
+from resnet_parity.aot.compile import STEP, aot
+from resnet_parity.aot.result import AotReport, AotRequest
+from resnet_parity.cli.app import app
+from resnet_parity.engines.aot_job import AotJob, Program
+from resnet_parity.engines.process import Worker
+from resnet_parity.engines.registry import ENGINES, Device, Engine, missing_modules
+from resnet_parity.report import Net, render, sentence, verdict
+from shared_spec import FrameworkError, ResNetSpec, compile_plan, resolve
+from shared_spec.plan.summary import layer_rows
+from tests.conftest import FAST
+from tests.report.reading import Page
+from tests.tiers import choice
+
+TINY = resolve("resnet20", {"depths": [1], "widths": [8], "stem_width": 8})
+ROOT = Path(__file__).parents[2]
+
+
+def target(text: str) -> targets.Target:
+    """Whether libtpu is installed or not."""
+    return targets._target(text)
+
+
+@dataclass
+class Canned:
+    """Starts workers that answer with programs from a shelf."""
+
+    program: Callable[[AotJob], Program]
+    asked: list[AotJob] = field(default_factory=list)
+
+    @contextmanager
+    def start(self, engine: Engine, device: Device = "cpu") -> Iterator[Any]:
+        yield self
+
+    def call(self, operation: str, **arguments: Any) -> Any:
+        if operation == "aot_info":
+            return {"versions": {"libtpu": "0.1"}, "settings": {"XLA_FLAGS": "--x"}}
+        self.asked.append(AotJob.from_dict(json.loads(json.dumps(arguments["job"]))))
+        return self.program(self.asked[-1]).to_dict()
+
+
+def found(program: Callable[[AotJob], Program], **request: Any) -> AotReport:
+    """What `aot` says of such programs, for one device of a v5e unless said."""
+    asked = {"targets": (target("tpu:v5e:1x1"),), "modes": ("infer",)} | request
+    engines = (ENGINES["flax"],)
+    return aot(AotRequest("tiny", TINY, engines=engines, **asked), start=Canned(program).start)
+
+
+SOUND = Program(1, 2.0, arguments=100, outputs=20, aliased=10, temporary=40, code=5)
+
+
+# What is asked.
+
+
+@pytest.mark.parametrize(
+    ("text", "topology", "devices", "memory", "host"),
+    [
+        ("tpu:v5e:2x2", "v5e:2x2", 4, 16 * 2**30, None),
+        ("tpu:v6e:16x16", "v6e:16x16", 256, 32 * 2**30, None),
+        ("tpu:v5p:2x2x1", "v5p:2x2x1", 4, 95 * 2**30, None),
+        # JAX sees two devices in a chip of v4, each with half of what it has.
+        ("tpu:v4:2x2x1", "v4:2x2x1", 8, 16 * 2**30, None),
+        ("tpu:v6e:1x1", "v6e:1x1", 1, 32 * 2**30, (1, 1, 1)),
+    ],
+)
+def test_targets(
+    text: str, topology: str, devices: int, memory: int, host: tuple[int, ...] | None
+) -> None:
+    read = target(text)
+    assert (read.name, read.topology, read.devices) == (text, topology, devices)
+    assert (read.memory, read.host) == (memory, host)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "v5e:2x2",
+        "tpu:v5e",
+        "tpu:v9:2x2",
+        "tpu:v5e:2x3",
+        "tpu:v4:2x2",
+        "gpu:h100",
+        "tpu:v5e:0x2",
+    ],
+)
+def test_targets_that_there_are_not(text: str) -> None:
+    with pytest.raises(FrameworkError, match=r"^target: .* such as tpu:v5e:2x2$"):
+        targets.parse_targets(f"tpu:v5e:2x2,{text}")
+
+
+def test_without_libtpu_a_sentence_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(targets, "missing_modules", lambda names, how: f"run: pip install {how}")
+    done = CliRunner().invoke(app, ["aot", "resnet20", "--target", "tpu:v5e:2x2"])
+    assert str(done.exception) == "target: run: pip install 'resnet-parity[tpu-aot]'"
+
+
+def test_engines_that_xla_does_not_compile_are_refused() -> None:
+    request = AotRequest("tiny", TINY, (target("tpu:v5e:2x2"),), (ENGINES["torch"],))
+    with pytest.raises(FrameworkError, match="torch compiles nothing for TPUs; flax and keras:jax"):
+        aot(request)
+
+
+def test_the_workers_are_asked_for_everything() -> None:
+    shelf = Canned(lambda job: SOUND)
+    places = (target("tpu:v5e:1x1"), target("tpu:v4:2x2x1"))
+    engines = (ENGINES["flax"], ENGINES["keras:jax"])
+    report = aot(AotRequest("tiny", TINY, places, engines, batch=7), start=shelf.start)
+    asked = [(job.topology, job.host, job.mode, job.batch) for job in shelf.asked]
+    one = [("v5e:1x1", (1, 1, 1), mode, 7) for mode in ("infer", "train")]
+    assert asked == 2 * [*one, *[("v4:2x2x1", None, mode, 7) for mode in ("infer", "train")]]
+    assert [row.engine for row in report.rows] == 4 * ["flax"] + 4 * ["keras:jax"]
+    assert {job.dtype for job in shelf.asked} == {"bfloat16"}
+    assert {job.net for job in shelf.asked} == {TINY}
+
+
+# What is found.
+
+
+def test_the_estimate_is_the_larger_of_both_times() -> None:
+    """A v5e's chip does 197 TFLOP/s and moves 819 GB/s."""
+    (row,) = found(lambda job: replace(SOUND, devices=4, flops=197e9, traffic=8.19e9)).rows
+    assert row.estimate is not None
+    assert row.estimate.seconds == pytest.approx(0.01)
+    assert row.estimate.images_per_second == pytest.approx(4 * 32 / 0.01)
+    assert row.estimate.bound_by == "memory"
+    (row,) = found(lambda job: replace(SOUND, flops=19.7e12, traffic=8.19e9)).rows
+    assert row.estimate is not None
+    assert (row.estimate.bound_by, row.estimate.seconds) == ("arithmetic", pytest.approx(0.1))
+    assert row.memory == 100 + 20 - 10 + 40 + 5
+    (row,) = found(lambda job: SOUND).rows
+    assert row.estimate is None
+
+
+def test_more_memory_than_there_is() -> None:
+    report = found(lambda job: replace(SOUND, temporary=17 * 2**30))
+    assert not report.holds
+    (problem,) = report.problems
+    assert problem == (
+        "flax, tpu:v5e:1x1, infer: needs 17.00 GiB of memory, and a device has 16.00 GiB"
+    )
+    refused = "JaxRuntimeError: Used 17.1G of 15.75G hbm"
+    report = found(lambda job: Program(1, 2.0, refused=refused, exceeds=17.1 * 2**30))
+    assert report.problems == [f"flax, tpu:v5e:1x1, infer: {refused}"]
+
+
+@pytest.mark.parametrize("first", [8, 64, 5000])
+@pytest.mark.parametrize("waste", [0, 3 * 2**28])
+def test_the_largest_batch_that_fits(first: int, waste: int) -> None:
+    """Bytes grow with the batch; `waste` comes at once above 600 images."""
+    limit, image = 16 * 2**30, 2**24
+    sizes = []
+
+    def program(job: AotJob) -> Program:
+        sizes.append(job.batch)
+        needed = 2**28 + image * job.batch + (waste if job.batch > 600 else 0)
+        if needed > limit:
+            return Program(1, 1.0, refused="no", exceeds=needed)
+        return replace(SOUND, temporary=needed - 115)
+
+    (row,) = found(program, batch=first, largest=True).rows
+    most = (limit - 2**28 - waste) // image
+    assert row.largest_batch is not None
+    assert most - max(STEP, most // 16) <= row.largest_batch <= most
+    assert len(sizes) <= 8
+
+
+def test_not_even_the_smallest_batch_fits() -> None:
+    report = found(lambda job: Program(1, 1.0, refused="no", exceeds=2e11), largest=True)
+    assert report.rows[0].largest_batch is None
+
+
+# Collectives.
+
+LINES = """
+%all-reduce.1 = (f32[16]{0:T(128)S(1)}, /*index=1*/f32[3,3,16,32]{3,2,1,0:T(8,128)}) \
+all-reduce(%a, %b), metadata={op_name="jit(_step)/sum"}
+%all-reduce-start.2 = bf16[8,4]{1,0:T(8,128)(2,1)} all-reduce-start(%c), channel_id=7
+%all-reduce-done.2 = bf16[8,4]{1,0} all-reduce-done(%all-reduce-start.2)
+ROOT %all-gather = s32[64]{0} all-gather(%d), dimensions={0}
+%fusion.3 = f32[] fusion(%all-reduce.1), kind=kLoop, calls=%all-reduce.clone
+%all-to-all.5 = (pred[2]{0}, f8e4m3fn[2]{0}) all-to-all(%x, %y)
+"""
+
+
+def test_collectives_of_a_program() -> None:
+    read = collectives(LINES)
+    assert [(c.instruction, c.kind, c.shape, c.bytes) for c in read] == [
+        ("all-reduce.1", "all-reduce", (16,), 64),
+        ("all-reduce.1", "all-reduce", (3, 3, 16, 32), 4 * 3 * 3 * 16 * 32),
+        ("all-reduce-start.2", "all-reduce", (8, 4), 64),
+        ("all-gather", "all-gather", (64,), 256),
+        ("all-to-all.5", "all-to-all", (2,), 2),
+        ("all-to-all.5", "all-to-all", (2,), 2),
+    ]
+    assert [c.origin for c in read[:3]] == ["jit(_step)/sum", "jit(_step)/sum", ""]
+
+
+def summing(spec: ResNetSpec, without: int = 0) -> tuple[str, ...]:
+    """An all-reduce for each gradient but some, and one for each norm's mean."""
+    plan = compile_plan(spec)
+    shapes = [q.shape for q in plan.parameters() if q.trainable][without:]
+    shapes += [q.shape for q in plan.parameters() if q.name.endswith("running_mean")]
+    return tuple(
+        f"%all-reduce.{i} = f32[{','.join(map(str, shape))}]{{0}} all-reduce(%x.{i})"
+        for i, shape in enumerate([(), *shapes])
+    )
+
+
+def test_data_parallel_training_sums_gradients_statistics_and_the_loss() -> None:
+    request = {"targets": (target("tpu:v5e:2x2"),), "modes": ("train",)}
+    step = replace(SOUND, devices=4, text=summing(TINY))
+    report = found(lambda job: step, **request)
+    assert report.problems == []
+    assert report.rows[0].collectives == {"all-reduce": len(step.text)}
+    # In inference, images have nothing to tell one another.
+    report = found(lambda job: step, targets=request["targets"])
+    assert len(report.rows[0].stray) == len(step.text)
+    for line, told in (
+        ("%ag = bf16[128,32,32,3] all-gather(%images)", "ag (all-gather of 128×32×32×3, from"),
+        ("%all-reduce.99 = f32[32,10] all-reduce(%logits)", "all-reduce.99 (all-reduce of 32×10"),
+    ):
+        broken = replace(step, text=(*step.text, line))
+        (problem,) = found(lambda job, broken=broken: broken, **request).problems
+        assert f"train: a collective that data parallelism does not need: {told}" in problem
+    first = next(q.name for q in compile_plan(TINY).parameters() if q.trainable)
+    fewer = replace(step, text=summing(TINY, without=1))
+    (problem,) = found(lambda job: fewer, **request).problems
+    assert problem.endswith(f"no all-reduce sums the gradients of {first}")
+
+
+# Programs that XLA partitions, on eight devices that are simulated.
+
+
+@pytest.mark.frameworks
+@pytest.mark.parametrize("engine", ["flax", "keras:jax"])
+def test_on_eight_devices(engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Trainer's step, partitioned; then one that brings all images to each device."""
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_force_host_platform_device_count=8 {FAST}")
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    monkeypatch.setenv("RESNET_PARITY_CACHE", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    jobs = {m: AotJob(TINY.to_dict(), m, 4, (32, 32), "float32", "cpu") for m in ("infer", "train")}
+    with Worker(ENGINES[engine], module="tests.worker") as worker:
+        programs = {
+            mode: Program.from_dict(worker.call("aot_compile", job=job.to_dict()))
+            for mode, job in jobs.items()
+        }
+        again = worker.call("aot_compile", job=jobs["infer"].to_dict())
+        # The same code for both engines.
+        gathers = engine == "flax"
+        stray = gathers and worker.call("gathering_aot_compile", job=jobs["train"].to_dict())
+    assert Program.from_dict(again) == programs["infer"]  # to the second that it took
+    both = {"targets": (target("tpu:v5e:4x2"),), "modes": ("infer", "train"), "batch": 4}
+    report = found(lambda job: programs[job.mode], **both)
+    assert report.problems == []
+    infer, train = report.rows
+    assert infer.collectives == {}
+    assert [*train.collectives] == ["all-reduce"]
+    assert (infer.devices, train.devices) == (8, 8)
+    macs = sum(row.macs for row in layer_rows(compile_plan(TINY), (32, 32)))
+    for row, passes in ((infer, 1), (train, 3)):
+        # JAX's own count of bytes; arguments and results lie there as they are.
+        assert row.unpadded == pytest.approx((row.arguments or 0) + (row.outputs or 0), rel=0.01)
+        assert row.flops == pytest.approx(passes * 2 * macs * 4, rel=0.2)
+    if gathers:
+        report = found(lambda job: Program.from_dict(stray), **both | {"modes": ("train",)})
+        assert any("(all-gather of 32×32×32×3" in problem for problem in report.problems)
+
+
+# What libtpu compiles.
+
+
+@pytest.mark.frameworks
+def test_for_a_tpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the compiler's least effort; the step takes a core half a minute all the same."""
+    own = str(ROOT / ".venv" / "tpu")  # where `make test-all` puts libtpu
+    monkeypatch.syspath_prepend(own)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), own, *sys.path]))
+    absent = missing_modules(("libtpu",), "'resnet-parity[tpu-aot]'")
+    if absent is not None:
+        pytest.skip(absent)
+    monkeypatch.setenv("RESNET_PARITY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("JAX_EXEC_TIME_OPTIMIZATION_EFFORT", "-1")
+    output = tmp_path / "found.json"
+    command = ["aot", "resnet20", "--target", "tpu:v5e:2x2"]
+    modes = ("infer", "train") if choice.tier == "all" else ("infer",)
+    asked = ["--modes", ",".join(modes), "--output", str(output)]
+    done = CliRunner().invoke(app, [*command, *asked])
+    assert done.exit_code == 0, done.output
+    report = AotReport.from_dict(json.loads(output.read_text()))
+    assert report.settings["JAX_EXEC_TIME_OPTIMIZATION_EFFORT"] == "-1"
+    plan = compile_plan(resolve("resnet20"))
+    macs = sum(row.macs for row in layer_rows(plan, (32, 32)))
+    for row, mode in zip(report.rows, modes, strict=True):
+        assert (row.devices, row.mode) == (4, mode)
+        assert [*row.collectives] == ([] if mode == "infer" else ["all-reduce"])
+        assert row.flops == pytest.approx((1 if mode == "infer" else 3) * 2 * macs * 32, rel=0.2)
+    infer = report.rows[0]
+    # Weights in bfloat16, and images; the logits.
+    numbers = plan.parameter_count() + 2 * 688 + 32 * 32 * 32 * 3
+    assert infer.unpadded == 2 * (numbers + 32 * 10)
+    assert "libtpu" in report.versions
+    much = ["--modes", "infer", "--size", "224", "--batch", "6000"]
+    done = CliRunner().invoke(app, [*command, *much])
+    assert done.exit_code == 1, done.output
+    assert "RESOURCE_EXHAUSTED" in done.output
+
+
+# The page.
+
+
+def test_the_report_shows_it() -> None:
+    sound = replace(SOUND, flops=1e9, traffic=2e9, temporary=3 * 10**9)
+    report = AotReport.from_dict(json.loads(json.dumps(found(lambda job: sound).to_dict())))
+    net = Net("tiny", TINY, ahead=[report])
+    page = Page(render([net])).root.text
+    for told in ("Ahead of time", "by libtpu 0.1, with XLA_FLAGS --x", "Nothing ran", "3.00 GB"):
+        assert told in page
+    assert "it compiles for tpu:v5e:1x1" in sentence(net)
+    assert verdict(net) is True
+    broken = found(lambda job: Program(1, 1.0, refused="it does not fit"))
+    net = Net("tiny", TINY, ahead=[broken])
+    assert "✗ flax, tpu:v5e:1x1, infer: it does not fit" in Page(render([net])).root.text
+    assert "ahead of time: flax, tpu:v5e:1x1, infer: it does not fit" in sentence(net)
+    assert verdict(net) is False
