@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 ENGINES := torch,keras:tensorflow,keras:jax,keras:torch,flax
 PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: install demo quick test test-all lint types test-oldest test-newest pretrained wheel bench gpu family docs clean
+.PHONY: install demo quick test test-all lint types test-oldest test-newest pretrained wheel bench gpu family notebooks docs clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -91,6 +91,14 @@ gpu:
 
 family: $(VENV)/.installed
 	$(BIN)/python benchmarks/family.py --output docs/family.png
+
+# The notebooks, run anew from their sources in docs/notebooks.
+$(VENV)/.notebooks: $(VENV)/.peers
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[notebooks]'
+	@touch $@
+
+notebooks: $(VENV)/.notebooks
+	$(BIN)/python -m docs.site.notebooks
 
 # The site, in build/site/html. It needs no framework, and has an environment of its own.
 .venv-docs/.installed: pyproject.toml constraints.txt

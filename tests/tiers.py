@@ -28,6 +28,7 @@ WITHOUT_FRAMEWORKS = (
     "bench/test_bound.py",
     "bench/test_cli.py",
     "docs/test_code_blocks.py",
+    "docs/test_notebooks.py",
     "docs/test_site.py",
     "formats/test_tensors.py",
     "formats/test_without_frameworks.py",

@@ -69,7 +69,8 @@ def _facts(entry: Entry, plan: Plan, stages: Sequence[LayerRow]) -> str:
 def _picture(name: str) -> str:
     return (
         f'<div class="wide" tabindex="0" role="region" aria-label="Drawing of {name}">'
-        f'<object class="net" type="image/svg+xml" data="{name}.svg"></object></div>\n\n'
+        f'<object class="net" tabindex="-1" type="image/svg+xml" data="{name}.svg"></object>'
+        "</div>\n\n"
         f"[The picture alone]({name}.svg), as `resnet-parity draw {name}` draws it."
     )
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from typer.testing import CliRunner
 
 from docs.site.nets import cell, write_nets
+from docs.site.notebooks import page
 from resnet_parity.cli.app import EXAMPLES, app
 from shared_spec import ResNetSpec
 from shared_spec.training.recipe import Recipe
@@ -72,11 +74,14 @@ def main() -> None:
         shutil.copy(SITE / name, pages)
     changes = (DOCS.parent / "CHANGELOG.md").read_text(encoding="utf-8")
     (pages / "changelog.md").write_text(changes.replace("](docs/", "]("), encoding="utf-8")
+    for made in sorted((pages / "notebooks").glob("*.ipynb")):
+        text = page(json.loads(made.read_text(encoding="utf-8")), made.stem, made.parent)
+        made.with_suffix(".md").write_text(text, encoding="utf-8")
     write_nets(pages / "nets", pages / "results", arguments.nets)
     folder = pages / "reference"
     folder.mkdir()
-    for page, (title, about, places) in VERBS.items():
-        _write(folder / f"{page}.md", title, [about, *_members(places)])
+    for name, (title, about, places) in VERBS.items():
+        _write(folder / f"{name}.md", title, [about, *_members(places)])
     _write(folder / "spec.md", "Fields of a spec", _schema(ResNetSpec.json_schema()))
     _write(folder / "recipe.md", "Fields of a recipe", _schema(Recipe.json_schema()))
     _write(folder / "commands.md", "Commands", _commands())

@@ -41,6 +41,10 @@ def report(
     aot: Annotated[
         list[Path] | None, typer.Option(help="Output of `aot --json`; can be repeated.")
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="Output of an earlier `report --json`, to see what moved since."),
+    ] = None,
     speed: Annotated[
         bool, typer.Option("--speed", help="Measure speed too, unless a file has it.")
     ] = False,
@@ -56,7 +60,8 @@ def report(
 
     Results that the files lack for the models named are measured here: a parity check, a trace of
     each engine against the first, and with --speed a benchmark. The page needs no network and no
-    other file.
+    other file. With --against it begins with what moved since an earlier report, of whose nets
+    those of the catalogue are measured if nothing else is named.
     """
     for needed in ("jinja2", "matplotlib"):
         if importlib.util.find_spec(needed) is None:
@@ -75,15 +80,25 @@ def report(
         speed=speed,
         requested=engines is not None,
     )
+    earlier = None if against is None else reports.read_report(against)
+    names = models or []
+    if earlier and not (names or check or trace or bench):
+        names = [net.name for net in earlier if net.spec is not None]
     with progress(err) as advance:
-        nets = reports.collect(models or [], files, settings, advance)
-    reports.write(nets, output, date)
-    told = [
-        {"name": net.name, "holds": reports.verdict(net), "summary": reports.sentence(net)}
-        for net in nets
-    ]
+        nets = reports.collect(names, files, settings, advance)
+    moved = None
+    if against is not None and earlier is not None:
+        moved = reports.compare(earlier, nets, against.name)
+    reports.write(nets, output, date, moved)
+    told = [reports.to_dict(net) for net in nets]
     holds = not any(net["holds"] is False for net in told)
-    conclude({"report": str(output), "holds": holds, "nets": told}, as_json, table)
+    result = {"report": str(output), "holds": holds, "nets": told}
+    if moved is not None:
+        result |= {
+            "against": moved.to_dict(),
+            "moved": [text for text, _ in reports.sentences(moved)],
+        }
+    conclude(result, as_json, table)
 
 
 def table(console: Console, data: dict[str, Any]) -> None:
@@ -91,4 +106,8 @@ def table(console: Console, data: dict[str, Any]) -> None:
     marks = {True: "[green]✓[/]", False: "[red]✗[/]", None: "–"}
     for net in data["nets"]:
         say(console, f"{marks[net['holds']]} {plain(net['name'])}: {plain(net['summary'])}")
+    if "against" in data:
+        say(console, f"since {plain(data['against']['report'])}:")
+        for text in data["moved"]:
+            say(console, f"  {plain(text)}")
     say(console, f"wrote {plain(data['report'])}")

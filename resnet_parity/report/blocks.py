@@ -87,6 +87,14 @@ class Pictures(Block):
 
 
 @dataclass(frozen=True)
+class Drawing(Block):
+    """A picture that may be wider than the page."""
+
+    caption: str
+    svg: Markup
+
+
+@dataclass(frozen=True)
 class Facts(Block):
     """Figures that stand out, each with what it is."""
 

@@ -26,6 +26,13 @@ _LONGEST = 2000
 """Characters of a text from a file that the page shows."""
 
 Kind = TypeVar("Kind", CheckReport, TraceReport, BenchReport, AotReport)
+KINDS = {
+    "checks": CheckReport,
+    "traces": TraceReport,
+    "benches": BenchReport,
+    "ahead": AotReport,
+}
+"""What a net has lists of."""
 
 _SEED = 0
 _BATCH = 2
@@ -84,9 +91,7 @@ def collect(
     nets = {net.name: net for net in named}
 
     def of(name: str) -> Net:
-        # A name from a file is looked up and never opened.
-        entry = CATALOGUE.get(name)
-        return nets.setdefault(name, Net(name, None if entry is None else entry.spec))
+        return nets.setdefault(name, of_file(name))
 
     for path in files.checks:
         for check in read(path, CheckReport):
@@ -107,6 +112,12 @@ def collect(
     for net in named:
         _run(net, settings, on_progress)
     return list(nets.values())
+
+
+def of_file(name: str) -> Net:
+    """A net under its name in a file, which is looked up and never opened."""
+    entry = CATALOGUE.get(name)
+    return Net(name, None if entry is None else entry.spec)
 
 
 def _run(net: Net, settings: ReportSettings, on_progress: Callable[[str], None]) -> None:
@@ -202,16 +213,25 @@ def read(path: Path, kind: type[Kind]) -> list[Kind]:
     Raises:
         ResNetError: naming the file, if it cannot be read or holds something else.
     """
-    try:
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ResNetError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise ResNetError(f"{path}: is not JSON ({error})") from None
+    data = json_of(path)
     found = [record(each, kind, str(path)) for each in (data if isinstance(data, list) else [data])]
     if not found:
         raise ResNetError(f"{path}: holds no record; give what `resnet-parity --json` printed")
     return found
+
+
+def json_of(path: Path) -> Any:
+    """What is in a JSON file.
+
+    Raises:
+        ResNetError: naming the file, if it cannot be read or is something else.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise ResNetError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise ResNetError(f"{path}: is not JSON ({error})") from None
 
 
 def record(data: Any, kind: type[Kind], where: str) -> Kind:

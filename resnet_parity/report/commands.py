@@ -64,6 +64,11 @@ missing_bench = partial(_missing, "bench", "")
 missing_scaling = partial(_missing, "bench", " --scaling batch,depth,size")
 
 
+def drawing(name: str) -> str:
+    """What draws a net into a file of its own."""
+    return f"{_PROGRAM} draw {named(name)}"
+
+
 def own_bench(name: str, engines: Sequence[Engine], device: str) -> str:
     """What measures the speed that a report measures by itself."""
     chosen = ",".join(engine.name for engine in engines)

@@ -6,14 +6,19 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 from resnet_parity.bench.result import BenchReport
 from resnet_parity.check.result import Ran
+from resnet_parity.render import drawing
 from resnet_parity.render.text import join_words, pairs
 from resnet_parity.report import commands, number_format, parity, speed
-from resnet_parity.report.blocks import Block, Commands, Facts, Notice, Table, Text
+from resnet_parity.report.blocks import Block, Commands, Drawing, Facts, Notice, Table, Text
 from resnet_parity.report.collect import Net
 from resnet_parity.trace.result import EngineFacts
+from shared_spec.errors import SpecError
 from shared_spec.plan.compiler import compile_plan
+from shared_spec.plan.network import Plan
 from shared_spec.plan.summary import describe, stage_rows
 
 _EXACT = {"highest", "float32", "ieee", "none", "null"}
@@ -81,7 +86,19 @@ def network(net: Net) -> list[Block]:
     size = number_format.shape((*side, plan.in_channels))
     caption = f"{net.name} on an image of {size} (height × width × channels)"
     columns = ["stage", "layers", "output", "parameters", "MACs"]
-    return [Table(caption, columns, [*cells, last], words=(1,), kind="total")]
+    table = Table(caption, columns, [*cells, last], words=(1,), kind="total")
+    return [*_drawn(net.name, plan, side), table]
+
+
+def _drawn(name: str, plan: Plan, side: tuple[int, int]) -> list[Block]:
+    try:
+        picture = drawing.draw(drawing.Drawn(name, plan, side))
+    except SpecError as error:
+        return [Notice(f"No picture: {error}", "note", "i")]
+    # Its style is part of the page's.
+    picture = picture.replace(f"<style>{drawing.STYLE}</style>", "")
+    caption = f"{name}, as `{commands.drawing(name)}` draws it"
+    return [Drawing(caption, Markup(picture))]  # noqa: S704 every text in it is escaped
 
 
 def precision(benches: Sequence[BenchReport]) -> list[Block]:
@@ -116,7 +133,7 @@ def precision(benches: Sequence[BenchReport]) -> list[Block]:
 
 def lowered(environment: Mapping[str, Any]) -> Iterator[str]:
     """Settings that lower the precision of products, in words; of a framework or of all."""
-    for key, value in _flat(environment):
+    for key, value in flat(environment):
         words = key.replace("_", " ").lower()
         if "tf32" in words and str(value).lower() in ("true", "on", "1", "yes"):
             yield words.replace("tf32", "TF32") + " on"
@@ -124,13 +141,17 @@ def lowered(environment: Mapping[str, Any]) -> Iterator[str]:
             yield f"{words} {value}"
 
 
+def engines(net: Net) -> list[Ran | EngineFacts]:
+    """What ran in its checks and traces."""
+    found: list[Ran | EngineFacts] = [ran for check in net.checks for ran in check.ran]
+    return found + [facts for trace in net.traces for facts in trace.engines]
+
+
 def environment(nets: Sequence[Net]) -> list[Block]:
     """What ran where: a row for each engine and device, then the settings of benchmarks."""
     rows: dict[tuple[str, ...], None] = {}
     for net in nets:
-        everything: list[Ran | EngineFacts] = [ran for check in net.checks for ran in check.ran]
-        everything += [facts for trace in net.traces for facts in trace.engines]
-        for ran in everything:
+        for ran in engines(net):
             versions = pairs(ran.versions)
             rows[ran.engine, versions, ran.device or number_format.ABSENT] = None
     found: list[Block] = []
@@ -142,8 +163,8 @@ def environment(nets: Sequence[Net]) -> list[Block]:
         found.append(Table(caption, ["engine", "versions", "on"], list(rows), words=(1, 2)))
     for bench in itertools.chain.from_iterable(net.benches for net in nets):
         settings = [
-            [key.removesuffix("_bytes").replace("_", " "), _said(key, value)]
-            for key, value in _flat(bench.environment)
+            [key.removesuffix("_bytes").replace("_", " "), said(key, value)]
+            for key, value in flat(bench.environment)
         ]
         if settings:
             caption = f"Benchmark of {bench.name}"
@@ -231,16 +252,18 @@ def _compiled(net: Net) -> str:
     return f"it compiles for {join_words(sorted(targets))}" if targets else ""
 
 
-def _flat(data: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+def flat(data: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings with those inside of them, under the words of their places."""
     for key, value in data.items():
         name = f"{before} {key}" if before else str(key)
         if isinstance(value, Mapping):
-            yield from _flat(value, name)
+            yield from flat(value, name)
         else:
             yield name, value
 
 
-def _said(key: str, value: Any) -> str:
+def said(key: str, value: Any) -> str:
+    """The value of a setting in words."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if value is None:

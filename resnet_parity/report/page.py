@@ -12,7 +12,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from resnet_parity.render.drawing import STYLE
 from resnet_parity.report import aot, depth, overview, parity, scaling, speed
+from resnet_parity.report.against import Against, blocks
 from resnet_parity.report.blocks import Block, Notice, Styles
 from resnet_parity.report.collect import Net, harmless
 from shared_spec.atomic_write import durable
@@ -22,8 +24,10 @@ _NAMED = 3
 """Nets that a title names."""
 
 
-def render(nets: Sequence[Net], date: str | None = None) -> str:
-    """The page. The same data give the same text: it says no date but the one that is given."""
+def render(nets: Sequence[Net], date: str | None = None, against: Against | None = None) -> str:
+    """The page, with what moved since an earlier report. The same data give the same text: it
+    says no date but the one that is given.
+    """
     names = [net.name for net in nets]
     rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     style = stylesheet()
@@ -34,26 +38,29 @@ def render(nets: Sequence[Net], date: str | None = None) -> str:
         date=None if date is None else harmless(date),
         style=Markup(style),  # noqa: S704 it is our own file
         policy=policy(style),
+        moved=[] if against is None else blocks(against),
         nets=[_section(net, f"net-{i}") for i, net in enumerate(nets, 1)],
         environment=[*overview.precision(benches), *overview.environment(nets)],
         repeat=overview.repeat(nets),
     )
 
 
-def write(nets: Sequence[Net], path: Path, date: str | None = None) -> None:
+def write(
+    nets: Sequence[Net], path: Path, date: str | None = None, against: Against | None = None
+) -> None:
     """Write the page, whole or not at all.
 
     Raises:
         ResNetError: if it cannot be written there.
     """
-    text = render(nets, date)
+    text = render(nets, date, against)
     with durable(path) as draft:
         draft.write_text(text, encoding="utf-8")
 
 
 def stylesheet() -> str:
-    """The page's style sheet."""
-    return (TEMPLATES / "report.css").read_text(encoding="utf-8")
+    """The page's style sheet, with that of the drawings on it."""
+    return (TEMPLATES / "report.css").read_text(encoding="utf-8") + STYLE
 
 
 def policy(style: str) -> str:

@@ -73,6 +73,7 @@ LEFT_OUT = {
 BEFORE = {
     "README.md": "",
     "docs/bench.md": "resnet.save_weights(resnet.create_model('resnet50'), 'resnet50.pth')",
+    "docs/comparison.md": "",
     "docs/distributed.md": """
 import tensorflow as tf
 import resnet_keras

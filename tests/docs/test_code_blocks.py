@@ -93,8 +93,9 @@ def test_readme_converts_and_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.chdir(tmp_path)
     resnet_torch.save_weights(resnet_torch.create_model("resnet50"), "resnet50.pth")
-    wanted = [words for _, words in commands("README.md") if words[0] in ("convert", "check")]
-    assert len(wanted) == 2
+    told = ("convert", "verify", "check")
+    wanted = [words for _, words in commands("README.md") if words[0] in told]
+    assert [words[0] for words in wanted] == list(told)
     for words in wanted:
         done = command(*words)
         assert done.code == 0, (done.out, done.err)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from resnet_parity.report.collect import read, record
 from resnet_parity.trace.result import TraceReport
 from shared_spec.catalogue.resolve import resolve
 from shared_spec.errors import ResNetError
+from tests.command import command
 from tests.conftest import FAST, ROOT, Pool
 from tests.report.reading import Page
 from tests.report.samples import FOLDER, bench, real
@@ -76,9 +78,95 @@ def test_what_does_not_hold_is_written_and_told(tmp_path: Path) -> None:
     assert "✗ does not hold" in output.read_text()
 
 
+def upgraded() -> tuple[dict[str, Any], dict[str, Any]]:
+    """A check and a benchmark as of after an upgrade of torch that broke a block and is faster."""
+    check, timed = real("check_tiny"), bench("tiny.yaml")
+    for versions in [timed["environment"]["versions"], *(e["versions"] for e in check["engines"])]:
+        versions |= {"torch": "2.99"} if "torch" in versions else {}
+    check["pairs"][0]["blocks"]["maximum"] = 2.5e-9
+    check |= {"holds": False, "problems": ["torch and keras:tensorflow part at layer2.0"]}
+    for row in timed["rows"]:
+        if (row["side"], row["mode"], row["batch"]) == ("torch", "infer", 8):
+            row["images_per_second"] *= 2
+            row["ratio"] *= 2
+            row["seconds"] = {key: row["seconds"][key] / 2 for key in ("median", "low", "high")}
+    return check, timed
+
+
+def test_against_an_earlier_report(tmp_path: Path) -> None:
+    given = {}
+    for name, (check, timed) in {
+        "old": (real("check_tiny"), bench("tiny.yaml")),
+        "new": upgraded(),
+    }.items():
+        files = [tmp_path / f"{name}_{kind}.json" for kind in ("check", "bench")]
+        for file, data in zip(files, (check, timed), strict=True):
+            file.write_text(json.dumps(data))
+        given[name] = ["--check", files[0], "--bench", files[1], "-o", tmp_path / f"{name}.html"]
+    old = tmp_path / "old.json"
+    old.write_text(command("report", *given["old"], "--json").out)
+    same = command("report", *given["old"], "--against", old).out
+    assert "since old.json:\n  nothing moved\n" in same
+    shown = command("report", *given["new"], "--against", old)
+    assert shown.code == 1
+    said = " ".join(shown.out.split())
+    for text in (
+        "version of torch: 2.13.0+cpu, 2.13.0 → 2.99",
+        "tiny.yaml: holds → does not hold",
+        "tiny.yaml: 1 of 20 parity figures moved, the largest being worst block of torch and "
+        "keras:tensorflow in float64",
+        "9.2e-16 → 2.5e-09 (over the bound of 1e-12)",
+        "tiny.yaml: torch, inference, batch 8, 224 × 224, float32: 40.6 → 81.2 images/s, 2.00×; "
+        "beside the peer 1.28× → 2.57×",
+    ):
+        assert text in said
+    told = json.loads(command("report", *given["new"], "--against", old, "--json").out)
+    moved = [each for each in told["against"]["parity"] if each["before"] != each["after"]]
+    assert [each["after"] for each in moved] == [2.5e-9]
+    assert [each["what"] for each in told["against"]["speed"] if each["apart"]] == [
+        "torch, inference, batch 8, 224 × 224, float32"
+    ]
+    page = Page((tmp_path / "new.html").read_text())
+    cells = {cell.text for cell in page.all("td")}
+    assert {"✗ 2.5e-09", "▲ 2.00×", "2.57×"} <= cells
+    notices = [e.text for e in page.all("p") if "notice" in e.attributes.get("class", "")]
+    assert "✗ tiny.yaml: holds → does not hold" in notices
+    # What was measured once, and nets of one side alone.
+    before, after = report.read_report(old), report.read_report(old)
+    after[0].checks[0].pairs.pop()
+    before[0].benches.clear()
+    found = report.compare(before, [*after, report.Net("resnet20")], "old.json")
+    texts = [text for text, _ in report.sentences(found)]
+    assert "resnet20 is new" in texts
+    assert any(text.startswith("tiny.yaml: 2 of 20 parity figures moved") for text in texts)
+    assert any("– → 40.6 images/s" in text for text in texts)
+    assert "tiny.yaml is no longer there" in dict(
+        report.sentences(report.compare(after, [report.Net("resnet20")], "x"))
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (real("check_tiny"), "(it has no list of nets)"),
+        ([], "(it has no list of nets)"),
+        ({"nets": [{"holds": True}]}, "(a net has no name)"),
+        ({"nets": [{"name": "resnet18", "holds": True}]}, "(resnet18 has no list of checks)"),
+        ({"nets": [{"name": "a", "checks": [{}], "traces": [], "benches": []}]}, "(model: "),
+    ],
+)
+def test_against_what_is_no_report(data: Any, sentence: str, tmp_path: Path) -> None:
+    file = tmp_path / "old.json"
+    file.write_text(json.dumps(data))
+    with pytest.raises(ResNetError, match=re.escape(sentence)) as caught:
+        report.read_report(file)
+    assert str(caught.value).startswith(f"{file}: is not what `resnet-parity ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (["--against", "missing.json"], "missing.json: cannot be read"),
         ([], "report: name a net, or give files with --check, --trace or --bench"),
         (["resnet19"], "resnet18"),
         (["--speed"], "--speed: name the models to measure"),
