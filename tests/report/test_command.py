@@ -79,7 +79,7 @@ def test_what_does_not_hold_is_written_and_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "report: name a net, or give files with --check, --trace or --bench"),
+        ([], "report: name a net, or give files with --check, --trace, --bench or --aot"),
         (["resnet19"], "resnet18"),
         (["--speed"], "--speed: name the models to measure"),
         (["--check", "missing.json"], "missing.json: cannot be read (No such file or directory)"),
