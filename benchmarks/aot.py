@@ -116,7 +116,8 @@ def page(everything: list[Found]) -> str:
 
 _HEAD = """# Compiled ahead of time
 
-`python benchmarks/aot.py`, on {date}, with {versions} and
+`python benchmarks/aot.py --page-only`, of files that `resnet-parity aot --batch 32 --output` wrote
+on {date}, with {versions} and
 {settings}: {count} programs for TPUs that were not there, bfloat16 (training
 in mixed precision), 32 images of the net's own size a device. Nothing ran.
 **images/s is an estimate** for all devices: the larger of the times for arithmetic and for traffic,

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from resnet_parity.aot import targets
-from resnet_parity.aot.collectives import collectives
+from resnet_parity.aot.collectives import collectives, strays
 from resnet_parity.aot.compile import STEP, aot
 from resnet_parity.aot.result import AotReport, AotRequest
 from resnet_parity.cli.app import app
@@ -244,6 +244,13 @@ def test_data_parallel_training_sums_gradients_statistics_and_the_loss() -> None
     fewer = replace(step, text=summing(TINY, without=1))
     (problem,) = found(lambda job: fewer, **request).problems
     assert problem.endswith(f"no all-reduce sums the gradients of {first}")
+
+
+def test_below_a_flattened_map_places_are_summed_apart() -> None:
+    """As XLA does in the step of iresnet18; a net with a pooled head has no such sum."""
+    found = collectives("%all-reduce.255 = f32[512,7,7]{2,1,0} all-reduce(%x)")
+    assert strays(found, compile_plan(resolve("iresnet18")), "train") == []
+    assert strays(found, compile_plan(resolve("resnet18")), "train") == found
 
 
 # Programs that XLA partitions, on eight devices that are simulated.

@@ -167,7 +167,7 @@ def test_against_what_is_no_report(data: Any, sentence: str, tmp_path: Path) -> 
     ("arguments", "sentence"),
     [
         (["--against", "missing.json"], "missing.json: cannot be read"),
-        ([], "report: name a net, or give files with --check, --trace or --bench"),
+        ([], "report: name a net, or give files with --check, --trace, --bench or --aot"),
         (["resnet19"], "resnet18"),
         (["--speed"], "--speed: name the models to measure"),
         (["--check", "missing.json"], "missing.json: cannot be read (No such file or directory)"),
