@@ -14,9 +14,18 @@ import numpy as np
 import pytest
 
 from resnet_parity.numerics.difference import farthest
-from shared_spec import Checkpoint, random_weights, read_safetensors, resolve, write_safetensors
+from resnet_parity.train.recipes import random_labels
+from shared_spec import (
+    Checkpoint,
+    ResNetSpec,
+    random_weights,
+    read_safetensors,
+    resolve,
+    write_safetensors,
+)
 from shared_spec.plan.compiler import compile_plan
-from shared_spec.weights.initialize import generator, random_images
+from shared_spec.training.state import IGNORED
+from shared_spec.weights.initialize import random_images
 from shared_spec.weights.state import State
 from tests.tiers import selected
 from tests.training.parallel import DEVICES
@@ -24,6 +33,7 @@ from tests.training.parallel import DEVICES
 ROOT = Path(__file__).parent.parent.parent
 BATCH, STEPS, SIDE = 16, 3, 12
 SPEC = resolve("resnet20_b", {"depths": [1, 1], "widths": [8, 16], "num_classes": 5})
+PIXELS = SPEC.override(segmentation="fcn", auxiliary=True, head_drop=False)
 RECIPE = {
     "learning_rate": 0.05,
     "optimizer": {"name": "sgd", "momentum": 0.9, "nesterov": True},
@@ -35,8 +45,8 @@ RECIPE = {
 }
 
 
-def prepare(folder: Path, recipe: dict[str, Any], variance: str) -> None:
-    spec = SPEC.override(norm_variance=variance)
+def prepare(folder: Path, recipe: dict[str, Any], variance: str, net: ResNetSpec = SPEC) -> None:
+    spec = net.override(norm_variance=variance)
     (folder / "job.json").write_text(json.dumps({"spec": spec.to_dict(), "recipe": recipe}))
     batches: State = {}
     for i in range(STEPS):
@@ -44,7 +54,9 @@ def prepare(folder: Path, recipe: dict[str, Any], variance: str) -> None:
         images = random_images((BATCH, SIDE, SIDE, 3), i)
         images += np.linspace(-1, 1, BATCH, dtype=np.float32)[:, None, None, None]
         batches[f"{i}/images"] = images
-        batches[f"{i}/labels"] = generator(i, "labels").integers(0, 5, BATCH)
+        batches[f"{i}/labels"] = random_labels(spec, images.shape, i, "labels")
+        if net is PIXELS:  # the parts have other numbers of pixels that count
+            batches[f"{i}/labels"][: BATCH // 2, 3:] = IGNORED
     write_safetensors(folder / "batches.safetensors", Checkpoint(batches))
     weights = random_weights(compile_plan(spec))
     write_safetensors(folder / "weights.safetensors", Checkpoint(weights))
@@ -76,19 +88,21 @@ def results(folder: Path, kind: str, several: bool) -> list[State]:
 
 
 @pytest.mark.parametrize(
-    ("engine", "changes", "variance"),
+    ("engine", "changes", "variance", "net"),
     [
-        *((engine, {}, "unbiased") for engine in selected(["torch", "flax"], DEVICES)),
+        *((engine, {}, "unbiased", PIXELS) for engine in selected(["torch"], DEVICES)),
+        *((engine, {}, "unbiased", SPEC) for engine in selected(["torch", "flax"], DEVICES)),
         *(
-            (engine, {"clip_norm": None, "optimizer": "adamw"}, "biased")
+            (engine, {"clip_norm": None, "optimizer": "adamw"}, "biased", SPEC)
             for engine in selected(["keras:tensorflow"], ["torch", "keras:tensorflow"])
         ),
     ],
 )
 def test_the_step_is_that_of_one_device(
-    tmp_path: Path, engine: str, changes: dict[str, Any], variance: str
+    tmp_path: Path, engine: str, changes: dict[str, Any], variance: str, net: ResNetSpec
 ) -> None:
-    prepare(tmp_path, {k: v for k, v in (RECIPE | changes).items() if v is not None}, variance)
+    recipe = {k: v for k, v in (RECIPE | changes).items() if v is not None}
+    prepare(tmp_path, recipe, variance, net)
     (alone,) = results(tmp_path, f"{engine}-alone", several=False)
     together = results(tmp_path, engine, several=engine == "torch")
     assert float(alone["told"][0, 0]) != float(alone["told"][-1, 0])
