@@ -60,8 +60,8 @@ def _of(line: str) -> Iterator[Collective]:
 def strays(found: Iterable[Collective], p: Plan, mode: str) -> list[Collective]:
     """Those that data parallelism does not need. Inference needs none; a step of training sums
     gradients, what norms sum over a batch (a number a channel), and single numbers: the loss and
-    the answers that were right. Below a flattened map XLA sums a norm's gradient over images first,
-    for each place, and then over places.
+    the answers that were right. A sum of the size of a flattened map, which iresnet's step has, is
+    taken for a norm's gradient, summed over images before it is summed over places.
     """
     if mode == "infer":
         return list(found)
