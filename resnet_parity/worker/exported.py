@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -176,7 +176,7 @@ def _tensorflow(path: Path, dtype: str, given: Arrays) -> list[np.ndarray]:
 
     def run(chunk: np.ndarray) -> list[np.ndarray]:
         found = signature(**{name: tf.constant(chunk)})
-        return [found[key].numpy() for key in sorted(found)]
+        return [found[key].numpy() for key in _ordered(found)]
 
     return in_batches(run, array, entry.shape[0])
 
@@ -189,9 +189,16 @@ def _litert(path: Path, dtype: str, given: Arrays) -> list[np.ndarray]:
 
     def run(chunk: np.ndarray) -> list[np.ndarray]:
         found = runner(**{name: chunk})
-        return [np.array(found[key]) for key in sorted(found)]
+        return [np.array(found[key]) for key in _ordered(found)]
 
     return in_batches(run, given[name].astype(entry["dtype"]), int(entry["shape"][0]))
+
+
+def _ordered(names: Iterable[str]) -> list[str]:
+    """Names of a signature's results, in the order in which models return these: signatures keep
+    none. `aux` comes last, and maps of features are numbered.
+    """
+    return sorted(names, key=lambda name: (name == "aux", name))
 
 
 def _first(array: np.ndarray, name: str) -> np.ndarray:
@@ -307,7 +314,7 @@ class LiteGraph:
         """The outputs, in the order of their names if a signature has some."""
         if len(self._runner.get_signature_list()) == 1:
             named = self._runner.get_signature_runner().get_output_details()
-            ends = [named[name] for name in sorted(named)]
+            ends = [named[name] for name in _ordered(named)]
         else:
             ends = self._runner.get_output_details()
         softmax = {

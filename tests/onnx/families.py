@@ -60,6 +60,9 @@ FAMILIES: dict[str, ResNetSpec] = {
     "resnet9": _net("resnet9", depths=[1, 1, 1], widths=[16, 24, 32], stem_width=8),
     "iresnet": _net("iresnet18", strides=[2, 2], image_size=32),
     "d2l, same padding": _net("d2l_resnet18_same"),
+    "feature pyramid": _net("resnet50", features_only=True, pyramid=8, pyramid_extra="p6p7"),
+    "FCN": _net("fcn_resnet50", auxiliary=False),
+    "DeepLab": _net("deeplabv3_resnet50"),
 }
 
 EVERY_LAYER = (
@@ -79,5 +82,8 @@ EVERY_LAYER = (
     "NF-ResNet",
     "global context",
     "legacy SENet",
+    "feature pyramid",
+    "FCN",
+    "DeepLab",
 )
 """Those that together have every kind of layer that any has."""
