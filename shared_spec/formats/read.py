@@ -354,7 +354,9 @@ def _assumed(dialect: Dialect, net: ResNetSpec, given: ResNetSpec | None) -> str
     known = (
         entry
         for entry in CATALOGUE.values()
-        if entry.spec.depths == net.depths and entry.spec.override(**ends) == net
+        # Nets for pixels have no form without classes.
+        if (entry.spec.depths, entry.spec.segmentation) == (net.depths, net.segmentation)
+        and entry.spec.override(**ends) == net
     )
     who = dialect.library
     if (entry := next(known, None)) is not None:

@@ -43,8 +43,9 @@ _BODY = re.compile(
     r"norm|block\d+|conv\d+_x|features|s\d+|final_conv|trunk_output)(?=\.|$)"
 )
 """The modules of a net before its classifier."""
-_POOL = re.compile(r"head\.(?:pos_embed$|[qkv]\.|proj\.)")
-"""Of CLIP's nets in timm, whose attention pool gives what they give."""
+_POOL = re.compile(r"head\.(?:pool\.|fc\.|pos_embed$|[qkv]\.|proj\.)")
+"""Of nets whose attention pool gives what they give, under our names and timm's."""
+_POSITIONS = ("head.pos_embed", "head.pool.tokens.pos_embed")
 _COMPANIONS = re.compile(
     r"(?:fc|classifier|heads?|linear|last_linear|logits|cls|mlp|queue|criterion|loss|aux|decoder|"
     r"pre_?logits|embedding|proj|predict|prototype|cluster|centers?$|memory|temperature|arc|margin|"
@@ -177,7 +178,7 @@ def _candidate(
     inside: dict[str, LazyArray] = {}
     beside: dict[str, LazyArray] = {}
     within = tuple(other for other in others if other.startswith(prefix))
-    pool = f"{prefix}head.pos_embed" in names
+    pool = any(f"{prefix}{name}" in names for name in _POSITIONS)
     for name, told in names.items():
         array = source.tensors.entries[told]
         if not name.startswith(prefix) or name.startswith(within):
