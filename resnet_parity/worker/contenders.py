@@ -180,7 +180,9 @@ def _torch_side(session: Session, job: BenchJob, times: Times) -> Side:
 
     @torch.inference_mode()
     def passing(x: Any) -> Any:
-        return forward(x)
+        y = forward(x)
+        # Torchvision's nets for pixels name their maps.
+        return list(y.values()) if isinstance(y, Mapping) else y
 
     return _passes(passing, x, _torch_ready)
 

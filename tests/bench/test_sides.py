@@ -137,6 +137,14 @@ def test_peers_are_timed_beside(
     assert all(row.ratio and row.ratio > 0 for row in mine)
 
 
+def test_a_peer_that_names_its_maps_is_timed(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_cases, "PEER_LAYOUTS", ("channels_first",))
+    options: dict[str, Any] = {"name": "fcn_resnet50", "peers": True, "modes": ("infer",)}
+    options |= {"size": (32, 32), "batches": (1,), "layouts": ("channels_first",)}
+    report = run(pool, "torch", resolve("fcn_resnet50"), **options)
+    assert_timed(report, ["torch, channels_first", "torchvision"])
+
+
 def test_keras_applications_is_timed(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(bench_peers.TWINS, "KerasHub")
     modes = tuple(selected(["infer"], ["infer", "train"]))
