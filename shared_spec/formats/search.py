@@ -43,9 +43,11 @@ _BODY = re.compile(
     r"norm|block\d+|conv\d+_x|features|s\d+|final_conv|trunk_output)(?=\.|$)"
 )
 """The modules of a net before its classifier."""
-_POOL = re.compile(r"head\.(?:pool\.|fc\.|pos_embed$|[qkv]\.|proj\.)")
-"""Of nets whose attention pool gives what they give, under our names and timm's."""
-_POSITIONS = ("head.pos_embed", "head.pool.tokens.pos_embed")
+_HEADS = ("head.pos_embed", "head.pool.tokens.pos_embed", "head.pre_logits.fc.weight")
+"""Arrays of heads that are more than a classifier, under our names and timm's: those with an
+attention pool, and with a hidden layer.
+"""
+_OF_HEADS = re.compile(r"head\.(?:(?:pool|fc|[qkv]|proj|norm|pre_logits)\.|pos_embed$)")
 _COMPANIONS = re.compile(
     r"(?:fc|classifier|heads?|linear|last_linear|logits|cls|mlp|queue|criterion|loss|aux|decoder|"
     r"pre_?logits|embedding|proj|predict|prototype|cluster|centers?$|memory|temperature|arc|margin|"
@@ -178,7 +180,7 @@ def _candidate(
     inside: dict[str, LazyArray] = {}
     beside: dict[str, LazyArray] = {}
     within = tuple(other for other in others if other.startswith(prefix))
-    pool = any(f"{prefix}{name}" in names for name in _POSITIONS)
+    headed = any(f"{prefix}{name}" in names for name in _HEADS)
     for name, told in names.items():
         array = source.tensors.entries[told]
         if not name.startswith(prefix) or name.startswith(within):
@@ -186,7 +188,7 @@ def _candidate(
             continue
         short = name.removeprefix(prefix)
         body = _is_child(short, int(number)) if number else _BODY.match(short)
-        body = body or (pool and _POOL.match(short))
+        body = body or (headed and _OF_HEADS.match(short))
         (net if body else inside)[short] = array
     short_others = tuple(other.removeprefix(mapping) for other in others)
     first = int(number) if number else _UNNUMBERED

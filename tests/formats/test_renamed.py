@@ -74,7 +74,14 @@ def test_a_net_of_the_catalogue_is_recognised(tmp_path: Path, library: str, name
 
 # A name for each way to call the first block, and for each head.
 FEW = ["skresnet18", "skresnet50", "nf_resnet26", "gcresnext26ts", "regnetz_b16", "resnet50_clip"]
-FEW += ["resnet50_clip_gap", "res2net50d", "resnest14d", "legacy_seresnet18", "resnetv2_50"]
+FEW += [
+    "resnet50_clip_gap",
+    "resnet50_mlp",
+    "res2net50d",
+    "resnest14d",
+    "legacy_seresnet18",
+    "resnetv2_50",
+]
 ALL = [name for name, entry in CATALOGUE.items() if entry.family in REFERENCES["timm"].families]
 
 
