@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from shared_spec.errors import ImageError, SpecError
+from shared_spec.errors import ImageError, SpecError, some
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.spec.validation import first_problem
 
@@ -137,10 +137,10 @@ class Preprocessing(BaseModel):
         if not opened:
             raise ImageError("images: expected at least one, got none")
         prepared = [self._one(image) for image in opened]
-        sizes = dict.fromkeys(f"{x.shape[0]} x {x.shape[1]}" for x in prepared)
+        sizes = list(dict.fromkeys(f"{x.shape[0]} x {x.shape[1]}" for x in prepared))
         if len(sizes) > 1:
             raise ImageError(
-                f"images: they are taken whole, and would have {' and '.join(sizes)} pixels; give "
+                f"images: they are taken whole, and would have {some(sizes)} pixels; give "
                 f"those of one size together"
             )
         return np.stack(prepared)

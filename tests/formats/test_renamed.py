@@ -105,6 +105,18 @@ def test_timms_files_are_recognised(name: str, place: str) -> None:
     assert len(found.notes) == bool(place)
 
 
+@pytest.mark.parametrize("name", ["nfnet_f0", "gernet_s", "botnet26t_256", "haloregnetz_b"])
+def test_kin_that_no_spec_describes_are_refused(name: str) -> None:
+    """Their blocks begin as those of nets of the catalogue do."""
+    with torch.device("meta"):
+        theirs = timm_model(name).state_dict()
+    zero = {n: np.broadcast_to(np.float32(0), x.shape) for n, x in theirs.items()}
+    arrays = {n: LazyArray(x.shape, x.dtype, x.copy) for n, x in zero.items()}
+    source = Source(Path("x.pth"), "pytorch", LazyArrays(arrays))
+    with pytest.raises(UndecidedNetError, match="fit none of the catalogue"):
+        checkpoint_of(source)
+
+
 @pytest.mark.parametrize("name", selected(FEW, list(CATALOGUE)))
 def test_a_net_inside_of_another_is_found_in_flaxs_files(name: str) -> None:
     one = LazyArray.of(np.zeros(1, np.float32))

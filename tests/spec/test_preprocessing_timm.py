@@ -116,7 +116,7 @@ def test_whole_images_are_those_of_torchvision() -> None:
         np.testing.assert_allclose(ours(prepare, image), theirs(image).numpy(), rtol=0, atol=1e-6)
     assert "whole" not in Preprocessing(**WHOLE).model_dump(mode="json")
     assert Preprocessing.parse(prepare.model_dump(mode="json"), "here") == prepare
-    with pytest.raises(ImageError, match="would have 520 x 780 and 820 x 520 pixels"):
+    with pytest.raises(ImageError, match="would have 520 x 780, 820 x 520 pixels"):
         prepare([picture((300, 200)), picture((211, 333))])
     with pytest.raises(SpecError, match="a whole image has none"):
         Preprocessing.parse({**WHOLE, "whole": True}, "here")
