@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,11 +14,10 @@ from resnet_parity.aot.collectives import collectives, strays, unsummed
 from resnet_parity.aot.result import AotReport, AotRequest, Compiled, Estimate, problems_of
 from resnet_parity.aot.targets import Target
 from resnet_parity.engines.aot_job import AotJob, Program
-from resnet_parity.engines.job import EngineJob
-from resnet_parity.engines.process import Start, Worker
+from resnet_parity.engines.pool import Start, WorkerPool
+from resnet_parity.engines.process import EngineError, Worker
 from resnet_parity.engines.registry import Engine
-from shared_spec.atomic_write import workspace
-from shared_spec.errors import FrameworkError
+from shared_spec.errors import FrameworkError, ResNetError
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.training.state import require_classes
 
@@ -38,8 +38,7 @@ def aot(
     """Compile a net for devices that are not here.
 
     Raises:
-        ResNetError: if an engine is not installed or cannot do that, the net cannot be trained, or
-            the compiler's process dies.
+        ResNetError: if an engine is not installed or cannot do that, or the net cannot be trained.
     """
     compile_plan(request.spec)
     if "train" in request.modes:
@@ -50,20 +49,32 @@ def aot(
             raise FrameworkError(f"engines: {engine.name} compiles nothing for TPUs; {known} do")
     report = AotReport(name=request.name, dtype=request.dtype, size=list(request.pixels))
     report.date = datetime.now(UTC).date().isoformat()
-    with workspace() as folder:
+    with WorkerPool(start) as pool:
         for engine in request.engines:
-            with EngineJob(folder, start).worker(engine) as worker:
-                facts = worker.call("aot_info")
-                report.versions |= facts["versions"]
-                report.settings |= facts["settings"]
-                for target, mode in itertools.product(request.targets, request.modes):
-                    for form in request.forms if mode == "infer" else ("plain",):
-                        compiled = partial(_compiled, request, target, (mode, form), worker.call)
-                        on_progress(f"{engine.name}, {target.name}, {mode}, {form}")
-                        row = _row(request, engine, target, mode, compiled)
-                        report.rows.append(replace(row, form=form))
+            facts = _facts(pool, engine)
+            report.versions |= facts["versions"]
+            report.settings |= facts["settings"]
+            call = partial(pool.call, engine, "cpu")
+            for target, mode in itertools.product(request.targets, request.modes):
+                for form in request.forms if mode == "infer" else ("plain",):
+                    compiled = partial(_compiled, request, target, (mode, form), call)
+                    on_progress(f"{engine.name}, {target.name}, {mode}, {form}")
+                    row = _row(request, engine, target, mode, compiled)
+                    report.rows.append(replace(row, form=form))
     report.problems = [problem for row in report.rows for problem in problems_of(row)]
     return report
+
+
+def _facts(pool: WorkerPool, engine: Engine) -> dict[str, dict[str, str]]:
+    """Versions, and settings that programs depend on."""
+    absent = engine.missing()
+    if absent is not None:
+        raise FrameworkError(f"{engine.name}: {absent}")
+    try:
+        found: dict[str, dict[str, str]] = pool.call(engine, "cpu", "aot_info")
+    except EngineError as error:
+        raise ResNetError(f"{engine.name} failed: {error}") from None
+    return found
 
 
 def _compiled(
@@ -75,7 +86,13 @@ def _compiled(
 ) -> Program:
     (mode, form), net, where = what, request.spec.to_dict(), target.topology
     job = AotJob(net, mode, batch, request.pixels, request.dtype, where, form, target.host)
-    return Program.from_dict(call("aot_compile", job=job.to_dict()))
+    begun = time.perf_counter()
+    try:
+        return Program.from_dict(call("aot_compile", job=job.to_dict()))
+    except EngineError as error:
+        # Some programs crash libtpu. The pool starts another process for the next one.
+        took = time.perf_counter() - begun
+        return Program(target.devices, took, refused=f"compiling it failed: {error}")
 
 
 def _row(

@@ -11,12 +11,11 @@ import typer
 
 from resnet_parity.cli.options import (
     DeviceOption,
-    EngineOption,
     JsonOption,
     one_engine,
     print_result,
 )
-from resnet_parity.engines.registry import parse_device, require_training
+from resnet_parity.engines.registry import ENGINES, parse_device, require_training
 from resnet_parity.render import plots, tables
 from resnet_parity.render.console import err
 from resnet_parity.render.progress import TrainingProgress
@@ -29,7 +28,7 @@ def train(
         str | None,
         typer.Argument(help="A YAML, TOML or JSON file, or a name from --list."),
     ] = None,
-    engine: EngineOption = "torch",
+    engine: Annotated[str, typer.Option(help=f"One of {', '.join(ENGINES)}.")] = "torch",
     output: Annotated[
         Path | None, typer.Option(help="Folder of the run; default: runs/RECIPE-ENGINE.")
     ] = None,

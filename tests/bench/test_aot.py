@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from resnet_parity.aot.compile import STEP, aot
 from resnet_parity.aot.result import AotReport, AotRequest
 from resnet_parity.cli.app import app
 from resnet_parity.engines.aot_job import AotJob, Program
-from resnet_parity.engines.process import Worker
+from resnet_parity.engines.process import EngineError, Worker
 from resnet_parity.engines.registry import ENGINES, Device, Engine, missing_modules
 from resnet_parity.report import Net, render, sentence, verdict
 from shared_spec import FrameworkError, ResNetSpec, compile_plan, resolve
@@ -44,10 +43,17 @@ class Canned:
 
     program: Callable[[AotJob], Program]
     asked: list[AotJob] = field(default_factory=list)
+    started: int = 0
 
-    @contextmanager
-    def start(self, engine: Engine, device: Device = "cpu") -> Iterator[Any]:
-        yield self
+    def start(self, engine: Engine, device: Device = "cpu") -> Any:
+        self.started += 1
+        return self
+
+    def resident(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        """There is no process."""
 
     def call(self, operation: str, **arguments: Any) -> Any:
         if operation == "aot_info":
@@ -129,6 +135,24 @@ def test_the_workers_are_asked_for_everything() -> None:
     assert [row.engine for row in report.rows] == 4 * ["flax"] + 4 * ["keras:jax"]
     assert {job.dtype for job in shelf.asked} == {"bfloat16"}
     assert {job.net for job in shelf.asked} == {TINY}
+
+
+def test_a_crash_of_the_compiler_is_told_and_the_rest_compiled() -> None:
+    def program(job: AotJob) -> Program:
+        if job.topology == "v5e:1x1":
+            raise EngineError("the worker process was killed by SIGSEGV")
+        return replace(SOUND, devices=8)
+
+    shelf = Canned(program)
+    places = (target("tpu:v5e:1x1"), target("tpu:v4:2x2x1"))
+    request = AotRequest("tiny", TINY, places, (ENGINES["flax"],), modes=("infer",))
+    report = aot(request, start=shelf.start)
+    died, sound = report.rows
+    assert died.refused == "compiling it failed: the worker process was killed by SIGSEGV"
+    assert died.memory is None
+    assert died.devices == 1
+    assert (sound.refused, sound.devices, shelf.started) == (None, 8, 2)
+    assert report.problems == [f"flax, tpu:v5e:1x1, infer: {died.refused}"]
 
 
 # What is found.
