@@ -129,9 +129,10 @@ class Verbs(ModelVerbs[ResNet]):
     def _compile(self, model: ResNet) -> Callable[[Any], Any]:
         dtype = str(model.layers[-1].compute_dtype)
         if keras.backend.backend() == "torch":
-            from shared_spec.kernels.torch_compile import frozen
+            from shared_spec.kernels.torch_compile import frozen_graph
 
-            return frozen(lambda x: model(x, training=False), dtype)
+            fixed = frozen_graph(model, lambda x: model(x, training=False), dtype)
+            return lambda images: fixed(keras.ops.convert_to_tensor(images))
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 

@@ -31,6 +31,39 @@ def frozen(function: Callable[[Any], Any], dtype: str, **options: Any) -> Callab
     return forward
 
 
+def frozen_graph(module: Any, call: Callable[[Any], Any], dtype: str) -> Callable[[Any], Any]:
+    """As `frozen`, for a call whose Python `torch.compile` cannot follow, as that of Keras's layers:
+    it would break off at each and give up after eight. What is compiled is the graph that
+    `torch.export` records, one for each shape.
+
+    Args:
+        module: a torch.nn.Module that has the parameters.
+        call: what computes with it, of a tensor.
+        dtype: in which it computes.
+    """
+    import torch
+
+    class Called(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, x: Any) -> Any:
+            return call(x)
+
+    recorded: dict[Any, Callable[[Any], Any]] = {}
+
+    def forward(x: Any) -> Any:
+        kind = x.shape, x.dtype, x.device
+        if kind not in recorded:
+            with torch.no_grad():
+                graph = torch.export.export(Called(), (x,), strict=False).module()
+            recorded[kind] = frozen(lambda x: graph(x), dtype, fullgraph=True)
+        return recorded[kind](x)
+
+    return forward
+
+
 def _alone(function: Any) -> Any:
     """With code of its own: by that PyTorch counts how often it compiled, and after eight times it
     refuses, though they were eight models.
