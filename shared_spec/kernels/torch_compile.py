@@ -32,8 +32,8 @@ def frozen(function: Callable[[Any], Any], dtype: str, **options: Any) -> Callab
 
 
 def frozen_graph(module: Any, call: Callable[[Any], Any], dtype: str) -> Callable[[Any], Any]:
-    """As `frozen`, for a call whose Python `torch.compile` cannot follow, as that of Keras's layers:
-    it would break off at each and give up after eight. What is compiled is the graph that
+    """As `frozen`, for a call whose Python `torch.compile` cannot follow. At Keras's layers it
+    breaks off, at each, and after eight it gives up. What is compiled is the graph that
     `torch.export` records, one for each shape.
 
     Args:

@@ -70,7 +70,9 @@ def test_all_forms_agree(worker: Worker, tmp_path: Path, name: str) -> None:
             assert 0 < error < FLOAT64_TOLERANCE, form  # 0 would be the same form twice
 
 
-@pytest.mark.parametrize("engine", selected(["torch", "keras:tensorflow", "flax"], ENGINES))
+@pytest.mark.parametrize(
+    "engine", selected(["torch", "keras:tensorflow", "keras:torch", "flax"], ENGINES)
+)
 def test_compiled_it_computes_the_same(worker: Worker, engine: str, tmp_path: Path) -> None:
     # PyTorch takes weights for constants in float32 alone.
     dtype, bound = ("float32", 1e-5) if "torch" in engine else ("float64", FLOAT64_TOLERANCE)
