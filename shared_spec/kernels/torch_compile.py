@@ -43,7 +43,7 @@ def frozen_graph(module: Any, call: Callable[[Any], Any], dtype: str) -> Callabl
     """
     import torch
 
-    class Called(torch.nn.Module):  # type: ignore[misc]
+    class Called(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.module = module
