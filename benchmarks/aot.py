@@ -98,7 +98,7 @@ def page(everything: list[Found]) -> str:
     settings = {pairs(found.report.settings) for found in everything}
     wanted = {*itertools.product(NAMES, ENGINES, TARGETS, MODES)}
     missing = len(wanted - {found.key for found in plain})
-    nothing = "It refused none, and no collective is stray.\n"
+    nothing = "It refused none, no collective is stray, and every gradient is summed.\n"
     parts = [
         _HEAD.format(
             versions=pairs(versions),
@@ -132,6 +132,7 @@ seconds of compiling are those of a machine of 2 cores with other work beside it
 def _problems(found: Found) -> list[str]:
     where = f"{found.report.name}, {found.row.engine}, {found.row.target}, {found.row.what}"
     told = [f"{where}: {found.row.refused}"] if found.row.refused else []
+    told += [f"{where}: no all-reduce sums the gradient of {name}" for name in found.row.unsummed]
     return told + [f"{where}: stray: {text}" for text in found.row.stray]
 
 

@@ -70,11 +70,13 @@ def strays(found: Iterable[Collective], p: Plan, mode: str) -> list[Collective]:
 
 
 def unsummed(found: Iterable[Collective], p: Plan) -> list[str]:
-    """The parameters whose gradients no all-reduce sums, as far as sizes tell."""
+    """The parameters whose gradients no all-reduce sums, as far as sizes tell. The gradient of a
+    standardised kernel's gain needs no sum, since it is computed from the kernel's.
+    """
     summed = Counter(math.prod(c.shape) for c in found if c.kind == "all-reduce")
     missing = []
     for q in p.parameters():
-        if q.trainable:
+        if q.trainable and q.role != "conv_gain":
             size = math.prod(q.shape)
             summed[size] -= 1
             missing += [q.name] if summed[size] < 0 else []

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from resnet_parity.aot import targets
-from resnet_parity.aot.collectives import collectives, strays
+from resnet_parity.aot.collectives import collectives, strays, unsummed
 from resnet_parity.aot.compile import STEP, aot
 from resnet_parity.aot.result import AotReport, AotRequest
 from resnet_parity.cli.app import app
@@ -275,6 +275,17 @@ def test_below_a_flattened_map_places_are_summed_apart() -> None:
     found = collectives("%all-reduce.255 = f32[512,7,7]{2,1,0} all-reduce(%x)")
     assert strays(found, compile_plan(resolve("iresnet18")), "train") == []
     assert strays(found, compile_plan(resolve("resnet18")), "train") == found
+
+
+def test_gains_follow_from_kernels() -> None:
+    """XLA sums the gradient of a standardised kernel, and computes its gain's from that."""
+    spec = resolve("nf_resnet26", {"depths": [1], "widths": [8], "stem_width": 8})
+    plan = compile_plan(spec)
+    sizes = [q.shape for q in plan.parameters() if q.role != "conv_gain"]
+    lines = [f"%ar.{i} = f32[{','.join(map(str, s))}] all-reduce(%x)" for i, s in enumerate(sizes)]
+    assert unsummed(collectives("\n".join(lines)), plan) == []
+    (missing,) = unsummed(collectives("\n".join(lines[:-1])), plan)
+    assert missing == [q.name for q in plan.parameters()][-1]
 
 
 # Programs that XLA partitions, on eight devices that are simulated.
