@@ -205,6 +205,11 @@ class Model:
     fit: Fit
     sums: Sums
 
+    @property
+    def name(self) -> str:
+        """As it is told on the page."""
+        return self.chip if self.chip in GPUS else f"TPU {self.chip}"
+
     def step(self, n: int, batch: int, *, synchronous: bool = True) -> Step:
         """Of `n` chips with `batch` images each; norms are of the whole batch if `synchronous`."""
         bound, network = self.bound(batch), NETWORKS[self.chip]
@@ -339,7 +344,7 @@ def _programs(p: Plan, rows: Mapping[str, Compiled]) -> str:
 
 def _fits(found: Mapping[str, Model]) -> str:
     return _table(
-        "family | share of the bound | seconds a step that no batch shortens | fixed by",
+        "family | share of the bound | time a step that no smaller batch saves | fixed by",
         (
             [
                 name,
@@ -356,7 +361,7 @@ def _fits(found: Mapping[str, Model]) -> str:
 
 def _speeds(those: Sequence[Model]) -> str:
     counts = sorted({n for m in those for n in NETWORKS[m.chip].shapes} - {2048, 3456})
-    head = " | ".join(["chips", "images a step", *(m.chip for m in those)])
+    head = " | ".join(["chips", "images a step", *(m.name for m in those)])
 
     def cell(m: Model, n: int) -> str:
         if n not in NETWORKS[m.chip].shapes:
@@ -378,7 +383,7 @@ def _parts(those: Iterable[Model]) -> str:
             shares.append(m.efficiency(n, hidden=True, synchronous=False))
             grid = NETWORKS[m.chip].shapes[n]
             shape = grid if isinstance(grid, str) else "×".join(map(str, grid))
-            lines.append([m.chip, f"{n:,} ({shape})", *(f"{1e3 * t:.2f}" for t in ms)])
+            lines.append([m.name, f"{n:,} ({shape})", *(f"{1e3 * t:.2f}" for t in ms)])
             lines[-1] += [f"{100 * share:.0f} %" for share in shares]
     return _table(
         "chip | chips | computing, ms | gradients, ms | statistics, ms | efficiency, nothing "
@@ -435,8 +440,8 @@ def draw(found: Mapping[str, Model], path: Path) -> None:
     )
     for number, m in enumerate(found.values()):
         counts = [n for n in NETWORKS[m.chip].shapes if n not in (2048, 3456)]
-        line(top, counts, [m.speed(n) for n in counts], m.chip, number)
-        line(below, counts, [100 * m.efficiency(n) for n in counts], m.chip, number)
+        line(top, counts, [m.speed(n) for n in counts], m.name, number)
+        line(below, counts, [100 * m.efficiency(n) for n in counts], m.name, number)
         ideal = [n * m.speed(1) for n in counts]
         top.plot(counts, ideal, color="#7f7f7f", linewidth=0.6, zorder=0)
     top.set(xscale="log", yscale="log", ylabel="images/s (thin lines: n times one chip)")
