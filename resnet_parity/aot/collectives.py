@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from shared_spec.plan.layers import BatchNorm
 from shared_spec.plan.network import Plan
 
 _KINDS = (
@@ -73,14 +74,42 @@ def unsummed(found: Iterable[Collective], p: Plan) -> list[str]:
     """The parameters whose gradients no all-reduce sums, as far as sizes tell. The gradient of a
     standardised kernel's gain needs no sum, since it is computed from the kernel's.
     """
-    summed = Counter(math.prod(c.shape) for c in found if c.kind == "all-reduce")
+    sums = Counter(math.prod(c.shape) for c in found if c.kind == "all-reduce")
     missing = []
     for q in p.parameters():
         if q.trainable and q.role != "conv_gain":
             size = math.prod(q.shape)
-            summed[size] -= 1
-            missing += [q.name] if summed[size] < 0 else []
+            sums[size] -= 1
+            missing += [q.name] if sums[size] < 0 else []
     return missing
+
+
+ALONE = 3
+"""Single numbers that a step sums beside the arrays of `summed`."""
+
+
+def summed(p: Plan, of_a_norm: int = 4) -> dict[str, int]:
+    """How many numbers a step of training sums over devices, an entry for each array, of a net
+    whose only norms are batch norms: the gradients, and what a norm sums besides (in Flax's step
+    its mean, its variance, and two sums for their gradients; in Keras's three). Where the sum of a
+    block has a norm on both sides, their biases have one gradient, which XLA sums once.
+    """
+    found = {q.name: math.prod(q.shape) for q in p.parameters() if q.trainable}
+    for q in p.parameters():
+        if q.role == "norm_scale":
+            found |= {f"{q.name}, sum {i}": q.shape[0] for i in range(of_a_norm)}
+    for b in p.blocks():
+        ends = [layers[-1] for layers in (b.branch, b.shortcut) if layers]
+        if len(ends) == 2 and all(isinstance(end, BatchNorm) for end in ends):
+            del found[f"{ends[1].name}.bias"]
+    return found
+
+
+def calls(p: Plan) -> int:
+    """In how many all-reduces XLA sums those: four for each batch norm, one after another, one for
+    what can wait until all gradients are there, and one for a count of right answers.
+    """
+    return 4 * sum(q.role == "norm_scale" for q in p.parameters()) + 2
 
 
 def _sizes(p: Plan) -> Iterator[int]:

@@ -97,6 +97,11 @@ def parse_targets(text: str) -> list[Target]:
 
 def _target(text: str) -> Target:
     platform, _, topology = text.partition(":")
+    if platform == "gpu":
+        raise FrameworkError(
+            f"target: {text!r} is a GPU, and nothing is compiled for one that is not here; on a "
+            "machine that has one, run `make gpu`"
+        )
     name, _, sizes = topology.partition(":")
     chip = CHIPS.get(name) if platform == "tpu" else None
     if chip is not None and re.fullmatch(r"[1-9]\d{0,3}(x[1-9]\d{0,3})*", sizes):

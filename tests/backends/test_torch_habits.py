@@ -53,6 +53,7 @@ SMALL = {"depths": [1, 2], "widths": [32, 64]}
         "quantized_sums",
         "wrapped_models",
         "devices",
+        "devices_that_are_not_here",
         "default_dtype",
         "copies",
         "other_tools",

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from resnet_parity.aot import targets
-from resnet_parity.aot.collectives import collectives, strays, unsummed
+from resnet_parity.aot.collectives import ALONE, calls, collectives, strays, summed, unsummed
 from resnet_parity.aot.compile import STEP, aot
 from resnet_parity.aot.result import AotReport, AotRequest
 from resnet_parity.cli.app import app
@@ -103,13 +103,28 @@ def test_targets(
         "tpu:v9:2x2",
         "tpu:v5e:2x3",
         "tpu:v4:2x2",
-        "gpu:h100",
         "tpu:v5e:0x2",
     ],
 )
 def test_targets_that_there_are_not(text: str) -> None:
     with pytest.raises(FrameworkError, match=r"^target: .* such as tpu:v5e:2x2$"):
         targets.parse_targets(f"tpu:v5e:2x2,{text}")
+
+
+def test_gpus_are_refused() -> None:
+    with pytest.raises(
+        FrameworkError, match=r"^target: 'gpu:h100'.*; on a machine that has one, run `make gpu`$"
+    ):
+        targets.parse_targets("tpu:v5e:2x2,gpu:h100")
+
+
+def test_a_sum_with_a_norm_on_both_sides_is_summed_once() -> None:
+    """As in the steps that libtpu compiles of ResNet-18 and ResNet-50: docs/results/aot.md."""
+    found = {name: len(summed(compile_plan(resolve(name)))) + ALONE for name in SUMMED}
+    assert found == SUMMED
+
+
+SUMMED = {"resnet18": 142, "resnet50": 372, "resnet20": 138}
 
 
 def test_without_libtpu_a_sentence_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,6 +332,13 @@ def test_on_eight_devices(engine: str, tmp_path: Path, monkeypatch: pytest.Monke
     assert infer.collectives == {}
     assert [*train.collectives] == ["all-reduce"]
     assert (infer.devices, train.devices) == (8, 8)
+    # What docs/scaling.md takes a step to send: so many arrays, bytes and calls.
+    plan = compile_plan(TINY)
+    arrays = summed(plan, of_a_norm=4 if engine == "flax" else 5)
+    assert train.collectives["all-reduce"] == len(arrays) + ALONE
+    assert train.collective_bytes == 4 * (sum(arrays.values()) + ALONE)
+    text = "\n".join(programs["train"].text)
+    assert len({c.instruction for c in collectives(text)}) == calls(plan)
     macs = sum(row.macs for row in layer_rows(compile_plan(TINY), (32, 32)))
     for row, passes in ((infer, 1), (train, 3)):
         # JAX's own count of bytes; arguments and results lie there as they are.
@@ -355,6 +377,8 @@ def test_for_a_tpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert (row.devices, row.mode) == (4, mode)
         assert [*row.collectives] == ([] if mode == "infer" else ["all-reduce"])
         assert row.flops == pytest.approx((1 if mode == "infer" else 3) * 2 * macs * 32, rel=0.2)
+        if mode == "train":
+            assert row.collectives["all-reduce"] == len(summed(plan)) + ALONE
     infer = report.rows[0]
     # Weights in bfloat16, and images; the logits.
     numbers = plan.parameter_count() + 2 * 688 + 32 * 32 * 32 * 3

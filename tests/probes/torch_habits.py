@@ -692,6 +692,40 @@ def devices(resnet: Any) -> None:
         torch.set_default_device(None)
 
 
+def devices_that_are_not_here(resnet: Any) -> None:
+    """With fake tensors of a GPU, `torch.export` gives the graph that it gives on a CPU, and all
+    values are the GPU's: what docs/accelerators.md shows.
+    """
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+    fake = FakeTensorMode()
+
+    def on_gpu(x: torch.Tensor) -> torch.Tensor:
+        return FakeTensor(fake, torch.empty_like(x, device="meta"), torch.device("cuda:0"))
+
+    x = torch.zeros(2, 3, 32, 32)
+    here = resnet.create_model("resnet18", depths=[1], widths=[16]).eval()
+    there = copy.deepcopy(here)
+    for module in there.modules():
+        for name, value in module._parameters.items():
+            if value is not None:
+                module._parameters[name] = torch.nn.Parameter(on_gpu(value.detach()), False)
+        for name, value in module._buffers.items():
+            if value is not None:
+                module._buffers[name] = on_gpu(value)
+    far_away = on_gpu(x)
+    with fake:
+        far = torch.export.export(there, (far_away,)).graph.nodes
+    near = torch.export.export(here, (x,)).graph.nodes
+    assert [(n.op, str(n.target)) for n in far] == [(n.op, str(n.target)) for n in near]
+    values = [n.meta["val"] for n in far if isinstance(n.meta.get("val"), torch.Tensor)]
+    assert {str(v.device) for v in values} == {"cuda:0"}
+    shapes = [n.meta["val"].shape for n in near if isinstance(n.meta.get("val"), torch.Tensor)]
+    assert [v.shape for v in values] == shapes
+    assert len(values) > 20
+
+
 def default_dtype(resnet: Any) -> None:
     import torch
 
