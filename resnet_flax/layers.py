@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 from jax import lax
@@ -31,8 +32,15 @@ ACTIVATIONS: dict[str, Any] = {
     "gelu_tanh": partial(nnx.gelu, approximate=True),
     "hardswish": nnx.hard_swish,
 }
-# Weights are always loaded after building, so that none are drawn here.
-ZEROS = nnx.initializers.zeros_init()
+
+
+def zeros(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> Any:
+    """Weights are always loaded after building, so that none are drawn here. Outside of programs,
+    XLA would compile one for each shape.
+    """
+    if isinstance(key, jax.core.Tracer):
+        return jnp.zeros(shape, dtype)
+    return jax.device_put(np.zeros(shape, dtype))
 
 
 @dataclass(frozen=True)
@@ -155,7 +163,7 @@ def _conv(layer: plan.Conv, options: Options) -> nnx.Module:
         use_bias=layer.bias,
         dtype=options.dtype,
         param_dtype=options.param_dtype,
-        kernel_init=ZEROS,
+        kernel_init=zeros,
         conv_general_dilated=route,
         promote_dtype=promote,
         rngs=options.rngs,
@@ -182,7 +190,7 @@ def _dense(layer: plan.Dense, options: Options) -> nnx.Module:
         use_bias=layer.bias,
         dtype=options.dtype,
         param_dtype=options.param_dtype,
-        kernel_init=ZEROS,
+        kernel_init=zeros,
         rngs=options.rngs,
     )
 
@@ -376,7 +384,7 @@ class ChannelAttention(nnx.Module):
             use_bias=False,
             dtype=options.dtype,
             param_dtype=options.param_dtype,
-            kernel_init=ZEROS,
+            kernel_init=zeros,
             rngs=options.rngs,
         )
 

@@ -85,7 +85,9 @@ class Weights(WeightVerbs[ResNet]):
             native.set_value(jax.device_put(array, sharding))
         else:  # nor is the new one bound to the device that it lies on
             with jax.default_device(*sharding.device_set):
-                native.set_value(jnp.asarray(array))
+                # jnp.asarray would compile a program for each shape. On CPUs, this takes the memory
+                # that it is given, which is therefore a copy's.
+                native.set_value(jax.device_put(np.array(array)))
 
     def writers(self, model: ResNet | Mapping[str, np.ndarray]) -> Mapping[str, Save]:
         """Directories of orbax: our own, and those of Flax's imagenet example."""
