@@ -12,6 +12,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib import import_module
 from statistics import median
 from typing import Any
@@ -22,13 +23,13 @@ from resnet_parity.engines.registry import ENGINES
 from shared_spec import optimization
 from shared_spec.kernels import xla
 
-STEPS = 3
+STEPS = 2
 """That are timed, after one that is not."""
 
 
 def measure(engine: str, model: str, batch: int, size: int, remat: bool) -> dict[str, Any]:
-    """In this process: growth of the peak resident memory in training steps, in MiB, the median
-    time of a step in seconds, the last loss, and in JAX what the compiled step reserves.
+    """In this process: the median time of a step in seconds, and in MiB what steps add to the peak
+    of the resident memory; in JAX, whose compiler needs more than that, what it plans for a step.
     """
     package, _, backend = engine.partition(":")
     if backend:
@@ -38,31 +39,50 @@ def measure(engine: str, model: str, batch: int, size: int, remat: bool) -> dict
     images = generator.normal(size=(batch, size, size, 3)).astype(np.float32)
     labels = generator.integers(0, 1000, batch)
     net = resnet.create_model(model)
-
-    def trainer() -> Any:
-        return resnet.Trainer(net, optimization(learning_rate=1e-3, remat=remat), 100)
-
-    found: dict[str, Any] = {"engine": engine, "remat": remat}
+    how = optimization(learning_rate=1e-3, remat=remat)
     if engine in ("flax", "keras:jax"):
-        try:
-            with xla.ahead_of_time("cpu"):
-                trainer().step(images, labels)
-        except xla.Planned as planned:
-            compiled = planned.function.lower(*planned.args).compile()
-            found["compiled_mib"] = compiled.memory_analysis().temp_size_in_bytes >> 20
-    training = trainer()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        step, memory = _compiled(resnet, net, how, images, labels)
+    else:
+        trainer = resnet.Trainer(net, how, 100)
+        before = _peak()
+
+        def step() -> float:
+            return float(trainer.step(images, labels).loss)
+
+        def memory() -> int:
+            return _peak() - before
+
     times = []
     for _ in range(STEPS + 1):
         start = time.perf_counter()
-        loss = float(training.step(images, labels).loss)
+        loss = step()
         times.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return found | {
-        "grown_mib": (peak - before) >> 10,
-        "seconds": round(median(times[1:]), 2),
-        "loss": loss,
-    }
+    seconds = round(median(times[1:]), 2)
+    return {"engine": engine, "remat": remat, "MiB": memory() >> 20, "s": seconds, "loss": loss}
+
+
+def _compiled(
+    resnet: Any, net: Any, how: Any, images: np.ndarray, labels: np.ndarray
+) -> tuple[Callable[[], float], Callable[[], int]]:
+    """The trainer's step as JAX compiles it, and its memory in bytes."""
+    try:
+        with xla.ahead_of_time("cpu"):
+            resnet.Trainer(net, how, 100).step(images, labels)
+    except xla.Planned as planned:
+        (kept, *rest), function = planned.args, planned.function
+    compiled = function.lower(kept, *rest).compile()
+
+    def step() -> float:
+        nonlocal kept
+        kept, loss, _ = compiled(kept, *rest)
+        return float(loss)
+
+    return step, lambda: int(compiled.memory_analysis().temp_size_in_bytes)
+
+
+def _peak() -> int:
+    """Bytes that this process has had in memory at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from flax import nnx
 
 from resnet_flax.layers import Chain, Named, Options, attach, chain, find, place
 from shared_spec import plan
-from shared_spec.kernels.xla import summed
+from shared_spec.kernels.xla import recomputed, summed
 from shared_spec.plan.network import Plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.preprocessing import Preprocessing
@@ -38,7 +38,19 @@ class ResidualBlock(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, H, W, C] to [N, H', W', C']."""
-        y: jax.Array = nnx.remat(ResidualBlock._run)(self, x) if self.remat else self._run(x)
+        if not self.remat:
+            return self._run(x)
+        graph, state = nnx.split(self)
+        # Arrays: what has been written into variables is not what dropout draws from again.
+        leaves, structure = jax.tree.flatten(state)
+
+        def run(x: jax.Array, *leaves: Any) -> tuple[jax.Array, Any]:
+            block = nnx.merge(graph, jax.tree.unflatten(structure, leaves))
+            return block._run(x), nnx.state(block, nnx.Not(nnx.Param))
+
+        y: jax.Array
+        y, after = recomputed(run)(x, *leaves)
+        nnx.update(self, after)  # the norms' statistics, and how often dropout has drawn
         return y
 
     def _run(self, x: jax.Array) -> jax.Array:

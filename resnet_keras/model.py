@@ -25,6 +25,7 @@ from shared_spec.formats.keras_config import (
     structure,
     without_activation,
 )
+from shared_spec.kernels.xla import recomputed
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.folding import Inference, inference_form
 from shared_spec.plan.network import Plan
@@ -297,7 +298,8 @@ class Part(keras.layers.Layer):
                 y = self(x)
             return y, *(ops.stop_gradient(scope.get_current_value(v)) for v in others)
 
-        y, *after = keras.remat(run)(inputs, *(ops.convert_to_tensor(v.value) for v in trained))
+        again = recomputed if keras.backend.backend() == "jax" else keras.remat
+        y, *after = again(run)(inputs, *(ops.convert_to_tensor(v.value) for v in trained))
         for variable, value in zip(others, after, strict=True):
             variable.assign(value)
         return y
