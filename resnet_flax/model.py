@@ -10,24 +10,50 @@ from flax import nnx
 
 from resnet_flax.layers import Chain, Named, Options, attach, chain, find, place
 from shared_spec import plan
-from shared_spec.kernels.xla import summed
+from shared_spec.kernels.xla import recomputed, summed
 from shared_spec.plan.network import Plan
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.preprocessing import Preprocessing
 
 
 class ResidualBlock(nnx.Module):
-    """`output(branch(pre(x)) + shortcut)`; the plan's chains are attributes, such as `conv1`."""
+    """`output(branch(pre(x)) + shortcut)`; the plan's chains are attributes, such as `conv1`.
+
+    Attributes:
+        remat: whether its activations are computed again in the backward pass, instead of kept;
+            `model.set_attributes(remat=True)` and `nnx.view(model, remat=True)` say so for all.
+    """
 
     def __init__(self, block: plan.Block, options: Options) -> None:
+        self.remat = False
         self._shortcut_from = block.shortcut_from
         self._pre = attach(self, block.name, block.pre, options)
         self._branch = attach(self, block.name, block.branch, options)
         self._shortcut = attach(self, block.name, block.shortcut, options)
         self._output = attach(self, block.name, block.output, options)
 
+    def set_view(self, remat: bool | None = None) -> None:
+        """What `nnx.view` may set."""
+        self.remat = self.remat if remat is None else remat
+
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, H, W, C] to [N, H', W', C']."""
+        if not self.remat:
+            return self._run(x)
+        graph, state = nnx.split(self)
+        # Arrays: what has been written into variables is not what dropout draws from again.
+        leaves, structure = jax.tree.flatten(state)
+
+        def run(x: jax.Array, *leaves: Any) -> tuple[jax.Array, Any]:
+            block = nnx.merge(graph, jax.tree.unflatten(structure, leaves))
+            return block._run(x), nnx.state(block, nnx.Not(nnx.Param))
+
+        y: jax.Array
+        y, after = recomputed(run)(x, *leaves)
+        nnx.update(self, after)  # the norms' statistics, and how often dropout has drawn
+        return y
+
+    def _run(self, x: jax.Array) -> jax.Array:
         h = chain(self, self._pre, x)
         y = chain(self, self._branch, h)
         if self._shortcut_from is not None:

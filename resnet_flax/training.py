@@ -115,7 +115,11 @@ class Trainer(BaseTrainer[ResNet]):
     def _prepare(self) -> None:
         """Training mode, except for what is frozen, in a view: the model keeps its own."""
         view: Any = nnx.view(
-            self._model, raise_if_not_found=False, use_running_average=False, deterministic=False
+            self._model,
+            raise_if_not_found=False,
+            use_running_average=False,
+            deterministic=False,
+            remat=self.optimization.remat or None,
         )
         for path in self.optimization.frozen_norms(self._model.plan):
             find(view, path).use_running_average = True

@@ -6,10 +6,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from inspect import signature
 from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from resnet_keras.layers import PACKAGE, STAND_INS, Add, apply, arrange_kernels, layer_seed
 from shared_spec import plan
@@ -22,6 +25,7 @@ from shared_spec.formats.keras_config import (
     structure,
     without_activation,
 )
+from shared_spec.kernels.xla import recomputed
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.folding import Inference, inference_form
 from shared_spec.plan.network import Plan
@@ -134,6 +138,9 @@ class ResNet(keras.Model):
 
     preprocessing: Preprocessing | None = None
     labels: tuple[str, ...] | None = None
+    remat = False
+    """Whether blocks' activations are computed again in the backward pass, instead of kept; `fit`
+    and `Trainer` see it when they compile a step."""
 
     __module__ = "keras.src.models.functional"  # with the name below, Keras's own class in files
     _unpickle_model = keras.Model._unpickle_model
@@ -171,6 +178,33 @@ class ResNet(keras.Model):
         if keras.backend.backend() == "tensorflow":
             # On a CPU, XLA makes this engine slower; compile(jit_compile=...) decides anew.
             self.jit_compile = False
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None, **args: Any) -> Any:
+        """[N, H, W, C] to [N, num_classes], or to feature maps."""
+        if not (self.remat and training):
+            return super().call(inputs, training=training, mask=mask, **args)
+        front, blocks, rest = self._parts
+        (images,) = self._standardize_inputs(inputs)
+        found = front([images])
+        known = dict(zip(map(id, front.function.outputs), found, strict=True))
+        for entered, left, block in blocks:
+            known[id(left)] = block(known[id(entered)], remat=True)
+        outputs = rest([images, *known.values()])
+        return outputs if len(outputs) > 1 else outputs[0]
+
+    @cached_property
+    def _parts(self) -> tuple[Part, list[tuple[Any, Any, Part]], Part]:
+        """The layers before the blocks, each block with what enters and leaves it, and the layers
+        that take any of that.
+        """
+        ends = [part_ends(self, block.name) for block in self.plan.blocks()]
+        names = (output_layer(self.plan, layer.name) for layer in self.plan.stem)
+        stem = [self.get_layer(name).output for name in names]
+        before = {id(x): x for x in (*stem, *(x for x, _ in ends[:1]))}
+        front = Part(self.inputs, [*before.values()])
+        blocks = [(entered, left, Part(entered, left)) for entered, left in ends]
+        known = [*self.inputs, *before.values(), *(left for _, left in ends)]
+        return front, blocks, Part(known, self.outputs)
 
     def get_config(self) -> dict[str, Any]:
         """What files keep: that of a functional model, the spec, and what is known of images and
@@ -237,6 +271,45 @@ class EarlierResNet(ResNet):
 
 
 EarlierResNet.__name__ = "ResNet"
+
+
+class Part(keras.layers.Layer):
+    """What makes some symbolic tensors of a model from others, in training."""
+
+    def __init__(self, inputs: Any, outputs: Any) -> None:
+        super().__init__(autocast=False)  # so that variables are read here as they are
+        self.function = keras.Function(inputs, outputs)
+
+    def call(self, inputs: Any, remat: bool = False) -> Any:
+        """The outputs; with `remat`, activations are computed again in the backward pass. What the
+        layers write, such as norms' statistics, they write once.
+        """
+        if not remat:
+            return self.function._run_through_graph(inputs, operation_fn=_in_training)
+        variables = [v for layer in self.function.operations for v in layer.variables]
+        trained = [v for v in variables if v.trainable]
+        others = [v for v in variables if not v.trainable]
+        # Copies: what dropout draws from has changed when it draws again.
+        kept = [ops.copy(v.value) for v in others]
+
+        def run(x: Any, *values: Any) -> tuple[Any, ...]:
+            held = list(zip([*trained, *others], [*values, *kept], strict=True))
+            with keras.StatelessScope(state_mapping=held) as scope:
+                y = self(x)
+            return y, *(ops.stop_gradient(scope.get_current_value(v)) for v in others)
+
+        again = recomputed if keras.backend.backend() == "jax" else keras.remat
+        y, *after = again(run)(inputs, *(ops.convert_to_tensor(v.value) for v in trained))
+        for variable, value in zip(others, after, strict=True):
+            variable.assign(value)
+        return y
+
+
+def _in_training(operation: Any) -> Any:
+    """A layer, whose calls in a graph say that nothing trains."""
+    if "training" not in signature(operation.call).parameters:
+        return operation
+    return lambda *args, **kwargs: operation(*args, **{**kwargs, "training": True})
 
 
 def drawing_layers(model: keras.Model) -> list[Any]:

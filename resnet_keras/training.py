@@ -232,7 +232,8 @@ class Trainer(BaseTrainer[ResNet]):
         self._engine.changed()
 
     def _prepare(self) -> None:
-        """Say which variables train, and which norms keep their statistics."""
+        """Say which variables train, which norms keep their statistics, and what is kept."""
+        self._model.remat = self._model.remat or self.optimization.remat
         layer = WEIGHTS.modules(self._model)
         for name, q in self._parameters.items():
             # What a layer calls trainable decides for all its variables, statistics too.
@@ -249,8 +250,7 @@ class Trainer(BaseTrainer[ResNet]):
 
     def forward(self, trained: list[Any], others: list[Any], x: Any, y: Any) -> Any:
         """Loss, logits and the new values of what does not train; no variable changes."""
-        with self._mixed():
-            found, others = self._model.stateless_call(trained, others, x, training=True)
+        found, others = self._model.stateless_call(trained, others, x, training=True)
         dtype, smoothing = self.optimization.dtype, self.optimization.label_smoothing
         results = [ops.cast(z, dtype) for z in (found if isinstance(found, list) else [found])]
         losses = [
@@ -290,8 +290,10 @@ class Trainer(BaseTrainer[ResNet]):
         return [*self.trained, *self.others, *self.optimizer.variables, *self._average.values()]
 
     @contextmanager
-    def _mixed(self) -> Iterator[None]:
-        """Layers compute in bfloat16, if the recipe says so, while their calls are traced."""
+    def mixed(self) -> Iterator[None]:
+        """Layers compute in bfloat16, if the recipe says so, while their calls and the gradients of
+        these are traced.
+        """
         if self.optimization.precision != "bfloat16":
             yield
             return
@@ -326,7 +328,8 @@ class _Engine:
     def step(self, x: Any, y: Any, rate: Any) -> tuple[Any, Any]:
         """The part of a step that is compiled; it changes variables."""
         trainer = self.trainer
-        (loss, logits, others), gradients = self.differentiate(x, y)
+        with trainer.mixed():
+            (loss, logits, others), gradients = self.differentiate(x, y)
         if trainer.optimization.clip_norm is not None:
             gradients = self.shares(trainer.clipped(self.whole(gradients)))
         trainer.optimizer.learning_rate = rate
@@ -336,7 +339,8 @@ class _Engine:
 
     def gradients(self, x: Any, y: Any) -> tuple[Any, list[Any]]:
         """The loss, and its gradients of the images and of what trains."""
-        (loss, *_), found = self.differentiate(x, y, images=True)
+        with self.trainer.mixed():
+            (loss, *_), found = self.differentiate(x, y, images=True)
         return loss, found
 
     def differentiate(self, x: Any, y: Any, images: bool = False) -> tuple[Any, list[Any]]:

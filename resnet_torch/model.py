@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -70,6 +72,30 @@ class ResidualBlock(TorchvisionBlock, Scriptable):
         return chain(self, self._output, y)
 
 
+def recomputed(block: nn.Module, x: Tensor) -> Tensor:
+    """`block(x)`, of whose activations none is kept for the backward pass."""
+
+    def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+        return nullcontext(), _keeping_buffers(block)
+
+    # `torch.compile` takes no contexts; what it computes again is what gradients need alone.
+    more: dict[str, Any] = {} if torch.compiler.is_compiling() else {"context_fn": contexts}
+    return checkpoint(block, x, use_reentrant=False, **more)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _keeping_buffers(block: nn.Module) -> Iterator[None]:
+    """Have a block write its buffers into copies: its norms have seen the batch already."""
+    kept = [(module, dict(module._buffers)) for module in block.modules()]
+    try:
+        for module, buffers in kept:
+            module._buffers.update({k: b if b is None else b.clone() for k, b in buffers.items()})
+        yield
+    finally:
+        for module, buffers in kept:
+            module._buffers.update(buffers)
+
+
 class Stage(nn.Sequential, Scriptable):
     """Residual blocks one after another."""
 
@@ -87,7 +113,7 @@ class Stage(nn.Sequential, Scriptable):
         """
         again = self.grad_checkpointing and isinstance(x, Tensor) and torch.is_grad_enabled()
         for block in self:
-            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
+            x = recomputed(block, x) if again else block(x)
         return x
 
 

@@ -120,6 +120,8 @@ class Trainer(BaseTrainer[ResNet]):
     def _prepare(self) -> None:
         """Training mode, except for what is frozen."""
         self.model.train()
+        if self.optimization.remat:
+            self.model.set_grad_checkpointing()
         for name, tensor in self._tensors().items():
             if isinstance(tensor, torch.nn.Parameter):
                 tensor.requires_grad_(name in self._updates)

@@ -101,6 +101,35 @@ def _called(function: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
+def recomputed(function: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
+    """`function`, a pure one, of which a backward pass finds nothing but the arguments and computes
+    the rest again. The first of its arguments and the first of its results are single arrays.
+
+    It is `jax.checkpoint`, but on CPUs: XLA removes its barriers there, finds that all has been
+    computed already, and keeps it. A call that is not inlined hides that, and has what is computed
+    again wait for the gradient that needs it.
+    """
+    import jax
+
+    if _platform() != "cpu":
+        return jax.checkpoint(function)
+
+    def forward(*args: Any) -> Any:
+        return function(*args), args
+
+    def backward(args: Any, gradients: Any) -> Any:
+        x, gradient = _called(_both)(args[0], gradients[0])
+        return jax.vjp(function, x, *args[1:])[1]((gradient, *gradients[1:]))
+
+    run: Any = jax.custom_vjp(function)
+    run.defvjp(forward, backward)
+    return run  # type: ignore[no-any-return]
+
+
+def _both(a: Any, b: Any) -> tuple[Any, Any]:
+    return a, b
+
+
 def every(x: Any, rows: int, columns: int) -> Any:
     """`x[:, ::rows, ::columns]`, of a size that JAX knows for a convolution's: sizes that are
     symbols are compared by how they are written.

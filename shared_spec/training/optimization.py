@@ -192,6 +192,9 @@ class Optimization(Declared):
     rates: dict[str, Positive] = Field(default_factory=dict)
     """Factors on the learning rate of parts of the net, such as {layer4: 0.1}; the last that fits
     counts."""
+    remat: Flag = False
+    """Keep no activations inside of blocks for the backward pass, but compute them again: less
+    memory, more time, and the same results."""
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
     """Of fresh weights, batches and dropout."""
 

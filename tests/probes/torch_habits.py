@@ -417,6 +417,8 @@ def gradients_are_checkpointed(resnet: Any) -> None:
         assert kept[1] < kept[0] / 2
         for a, b in zip(plain.parameters(), model.parameters(), strict=True):
             close(b.grad, a.grad)
+        for a, b in zip(plain.buffers(), model.buffers(), strict=True):
+            assert torch.equal(a, b)  # the norms have seen the batch once
         model.set_grad_checkpointing(False)
         assert not model.get_submodule(model.plan.stages[0].name).grad_checkpointing
 
