@@ -117,29 +117,23 @@ def _run(statements: list[str], file: Path, environment: dict[str, str]) -> str:
     return (done.stdout.splitlines() or [""])[-1]
 
 
-def _own(package: str, call: str = "resnet.predict(model, x)") -> Way:
+def _own(package: str) -> Way:
     return Way(
         f"import numpy as np, {package} as resnet",
         f"model = {BUILD}",
         'resnet.load_weights(model, "{file}.safetensors")',
-        f"x = np.zeros((1, 224, 224, 3), np.float32); {call}",
+        "resnet.predict(model, np.zeros((1, 224, 224, 3), np.float32))",
         'resnet.save_weights(model, "{file}.safetensors")',
     )
 
 
-_ONE = "x = torch.zeros(1, 3, 224, 224)"
-
-
-def _torchvision(forward: str) -> Way:
-    return Way(
-        TORCHVISION,
-        "model = models.resnet50().eval()",
-        'model.load_state_dict(torch.load("{file}.pth", weights_only=True))',
-        f"{_ONE}\nwith torch.inference_mode(): {forward}(x)",
-        'torch.save(model.state_dict(), "{file}.pth")',
-    )
-
-
+VISION = Way(
+    TORCHVISION,
+    "model = models.resnet50().eval()",
+    'model.load_state_dict(torch.load("{file}.pth", weights_only=True))',
+    "with torch.inference_mode(): model(torch.zeros(1, 3, 224, 224))",
+    'torch.save(model.state_dict(), "{file}.pth")',
+)
 APPLICATIONS = Way(
     "import numpy as np, keras",
     "model = keras.applications.ResNet50(weights=None)",
@@ -159,21 +153,14 @@ EXAMPLE = Way(
     "made = model.init(jax.random.key(0), jnp.zeros((1, 224, 224, 3)), train=False)\n"
     'open("{file}.msgpack", "wb").write(serialization.to_bytes(made))',
 )
-TORCH_COMPILED = (
-    _own("resnet_torch", f"import torch; {_ONE}; resnet.compiled(model)(x)"),
-    _torchvision("torch.compile(model)"),
-)
 JAX_CACHE = {
     "JAX_COMPILATION_CACHE_DIR": "{cache}",
     "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0",
 }
-INDUCTOR_CACHE = {"TORCHINDUCTOR_CACHE_DIR": "{cache}"}
 KERAS = _own("resnet_keras"), APPLICATIONS
 
 FIRST: dict[str, tuple[dict[str, str], tuple[Way, Way], float]] = {
-    "torch": ({}, (_own("resnet_torch"), _torchvision("model")), 4.0),
-    "torch, compiled": ({"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}, TORCH_COMPILED, 60.0),
-    "torch, compiled, cached": (INDUCTOR_CACHE, TORCH_COMPILED, 30.0),
+    "torch": ({}, (_own("resnet_torch"), VISION), 4.0),
     "keras:tensorflow": ({"KERAS_BACKEND": "tensorflow"}, KERAS, 10.0),
     "keras:jax": ({"KERAS_BACKEND": "jax"}, KERAS, 12.0),
     "keras:jax, cached": ({"KERAS_BACKEND": "jax"} | JAX_CACHE, KERAS, 12.0),
