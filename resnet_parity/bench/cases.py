@@ -61,18 +61,23 @@ def _variants(base: Case, request: BenchRequest, report: BenchReport) -> Iterato
 
 def turns(found: Sequence[Case], device: Device = "cpu") -> Iterator[list[Case]]:
     """Cases of one setting take turns; those of one engine, where memory does not hold all of their
-    processes, as on an accelerator; and none on a TPU, which belongs to one process at a time.
+    processes, as on an accelerator; and none where it does not hold these either, or on a TPU,
+    which belongs to one process at a time.
     """
     if device == "tpu":
         yield from ([case] for case in found)
         return
     free = available_memory()
+
+    def fits(group: Sequence[Case]) -> bool:
+        return free is None or sum(map(_memory, group)) <= free * 3 // 4
+
     for _, together in _grouped(found, setting_of):
-        fits = free is None or sum(map(_memory, together)) <= free * 3 // 4
-        if device == "cpu" and fits:
+        if device == "cpu" and fits(together):
             yield together
-        else:
-            yield from (group for _, group in _grouped(together, lambda c: c.engine.name))
+            continue
+        for _, group in _grouped(together, lambda c: c.engine.name):
+            yield from ([group] if device != "cpu" or fits(group) else ([case] for case in group))
 
 
 def _memory(case: Case) -> int:

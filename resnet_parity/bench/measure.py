@@ -59,6 +59,7 @@ def bench(
     with workspace() as folder:
         run = Bench(request, on_progress, EngineJob(folder, start))
         run.rows += run.measure(cases(request, run.report))
+        run.latency = 0
         for over, x, label, point in points(request, scale or ScalingAxis()):
             rows = run.measure(cases(point, run.report))
             run.points += [(over, x, label, row) for row in rows]
@@ -72,6 +73,8 @@ class Bench:
     def __init__(self, request: BenchRequest, on_progress: OnProgress, job: EngineJob) -> None:
         self.request, self.on_progress, self.job = request, on_progress, job
         self.report = BenchReport(name=request.name, command=request.command)
+        self.latency = request.latency
+        """Single calls of each side that is measured from now on."""
         self.rows: list[BenchRow] = []
         self.points: list[tuple[str, int, str, BenchRow]] = []
         self.rates: dict[str, Rates] = {}
@@ -79,6 +82,8 @@ class Bench:
         self._references: dict[tuple[Any, ...], State] = {}
         if "train" in request.modes:
             _check_trainable(request.spec)
+        if request.latency and "infer" not in request.modes:
+            raise ResNetError("bench: --latency times calls in inference; --modes has no infer")
         compile_plan(request.spec)
         self.report.missing |= {e.name: m for e in request.engines if (m := e.missing())}
         self.engines = [e for e in request.engines if e.name not in self.report.missing]
@@ -178,6 +183,7 @@ class Bench:
                         name = f"{row.case.engine.name}, {row.case.side}"
                         self.on_progress(f"{setting_of(row.case)}, round {number + 1}: {name}")
                         self._round(row, worker, passes[id(row)])
+                        self._calls(row, worker, number)
             for row, worker in live:
                 with suppress(EngineError):
                     worker.call("bench_close", key=row.case.key)
@@ -231,6 +237,17 @@ class Bench:
         row.facts |= answer["peaks"]
         if not answer["finite"]:
             row.refused = "it computes numbers that are not finite"
+
+    def _calls(self, row: BenchRow, worker: Worker, number: int) -> None:
+        """The share of a round in the calls that are timed one by one."""
+        asked, rounds = self.latency, self.request.rounds
+        calls = (number + 1) * asked // rounds - number * asked // rounds
+        if row.refused is not None or row.case.mode != "infer" or not calls:
+            return
+        try:
+            row.calls += worker.call("bench_latency", key=row.case.key, calls=calls)
+        except (EngineError, ResNetError) as error:
+            row.refused = f"failed: {error}"
 
     def _job(self, case: Case) -> BenchJob:
         return BenchJob(

@@ -37,6 +37,8 @@ class BenchRequest:
     """Of each side, one after another, among which its rounds are divided."""
     seconds: float = 0.5
     """Of a round, about."""
+    latency: int = 0
+    """Single calls of each side in inference that are timed, divided among its rounds."""
     tf32: bool = False
     seed: int = 0
     requested: bool = False
@@ -92,6 +94,29 @@ class Seconds:
     passes: list[float] = field(default_factory=list)
 
 
+P99_CALLS = 100
+"""Of fewer calls than these, p99 would be the slowest one and no more."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds of a single call, waited for: half of the calls took at most `p50`, 99 of 100 at most
+    `p99`, which is None of fewer than `P99_CALLS`.
+    """
+
+    p50: float
+    p99: Figure
+    calls: list[float] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, calls: list[float]) -> Latency | None:
+        """Of calls that were timed one by one; None if there were none."""
+        if not calls:
+            return None
+        p50, p99 = (float(np.quantile(calls, q)) for q in (0.5, 0.99))
+        return cls(p50, p99 if len(calls) >= P99_CALLS else None, calls)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Timed:
     """A side in one mode, batch, size and dtype; speeds are None where they were refused."""
@@ -111,6 +136,7 @@ class Timed:
     size: list[Count]
     compile: str | None = None
     seconds: Seconds | None = None
+    latency: Latency | None = None
     images_per_second: Figure = None
     bound_images_per_second: Figure = None
     share: Figure = None
@@ -222,6 +248,8 @@ class BenchRow:
     facts: dict[str, Any] = field(default_factory=dict)
     """Fields of `Timed`: what a worker says of its first call and of memory."""
     refused: str | None = None
+    calls: list[float] = field(default_factory=list)
+    """Seconds of single calls."""
 
     @property
     def speed(self) -> float | None:
@@ -253,6 +281,7 @@ class BenchRow:
             **{name: getattr(case, name) for name in same},
             size=list(case.size),
             seconds=seconds,
+            latency=None if speed is None else Latency.of(self.calls),
             images_per_second=speed,
             bound_images_per_second=self.bound,
             share=self.share,

@@ -90,6 +90,14 @@ def bench(
         float,
         typer.Option(min=0.001, max=600, help="Approximate length of a round; at least one pass."),
     ] = 0.5,
+    latency: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=LARGEST,
+            help="Also time so many calls of each contender one by one: p50, and p99 from 100 on.",
+        ),
+    ] = 0,
     tf32: Annotated[
         bool, typer.Option("--tf32/--no-tf32", help="Let GPUs round float32 products to TF32.")
     ] = False,
@@ -129,6 +137,7 @@ def bench(
         rounds=max(rounds, processes),
         processes=processes,
         seconds=seconds,
+        latency=latency,
         tf32=tf32,
         seed=seed,
         requested=engines is not None,

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from resnet_parity.bench.result import BenchReport, Scaled, Timed
+from resnet_parity.bench.result import BenchReport, Latency, Scaled, Timed
 from resnet_parity.render.text import grid, pairs, plain, say, say_plain
 
 
@@ -79,7 +79,9 @@ def _name(row: Timed) -> str:
 
 
 def _speeds(rows: Sequence[Timed]) -> Table:
-    table = grid(("",), ("images/s", "quartiles", "of bound", "ratio"), fold=22)
+    called = any(row.latency for row in rows)
+    numbers = ("images/s", "quartiles", *("p50", "p99", "calls") * called, "of bound", "ratio")
+    table = grid(("",), numbers, fold=22)
     table.add_column("to", overflow="fold")
     for row in rows:
         if row.spread is None:
@@ -90,11 +92,20 @@ def _speeds(rows: Sequence[Timed]) -> Table:
             _name(row),
             f"{row.images_per_second:,.1f}",
             f"{low:,.1f}–{high:,.1f}",
+            *_latency(row.latency) * called,
             "–" if row.share is None else f"{row.share:.1%}",
             "" if row.ratio is None else f"{row.ratio:.2f}",
             plain(row.against or ""),
         )
     return table
+
+
+def _latency(latency: Latency | None) -> tuple[str, ...]:
+    """p50, p99 and the calls that they are of."""
+    if latency is None:
+        return "–", "–", "–"
+    times = ("–" if x is None else f"{1e3 * x:,.1f} ms" for x in (latency.p50, latency.p99))
+    return (*times, f"{len(latency.calls):,}")
 
 
 def _costs(rows: Sequence[Timed]) -> Table:

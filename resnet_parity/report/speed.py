@@ -150,6 +150,7 @@ def _bench(bench: BenchReport, ident: str) -> list[Block]:
     limit = Cell("the bound; an arrow if it lies beyond the axis", "bound-key")
     found.append(Pictures(pictures, keys=[*_sides(bench), whiskers, limit]))
     found += _ratios(bench)
+    found += _latencies(bench)
     notes = {f"{row.side}: {row.note}": None for row in bench.rows if row.note}
     found += [Notice(text, "note", "i") for text in (*bench.notes, *notes)]
     found += [Notice(f"{k} is missing: {v}", "warn", "!") for k, v in bench.missing.items()]
@@ -260,6 +261,19 @@ def _ratios(bench: BenchReport) -> list[Block]:
     ]
     what = "how many times as fast as the peer in the same mode (▲ faster, ▼ slower)"
     return [Table(f"{bench.name}: {what}", ["", *sides], rows)]
+
+
+def _latencies(bench: BenchReport) -> list[Block]:
+    """Calls that were timed one by one, where they were."""
+    rows = []
+    for key, label, row in _all(bench):
+        if row.latency is not None:
+            times = map(number_format.milliseconds, (row.latency.p50, row.latency.p99))
+            calls = number_format.count(len(row.latency.calls))
+            rows.append([_named(label, row), titled(key), *times, calls])
+    caption = f"{bench.name}: a single call (p50: half take no longer; p99: 99 of 100)"
+    columns = ["side", "in", "p50", "p99", "calls timed"]
+    return [Table(caption, columns, rows, words=(1,))] if rows else []
 
 
 def _parity(bench: BenchReport) -> list[Block]:

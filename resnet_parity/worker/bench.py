@@ -81,6 +81,19 @@ def bench_time(session: Session, key: str, passes: int) -> dict[str, Any]:
     return {"seconds": seconds, "finite": finite, "peaks": peaks}
 
 
+def bench_latency(session: Session, key: str, calls: int) -> list[float]:
+    """Seconds of single calls, each waited for, after one that brings caches and clocks back."""
+    side, tf32 = session.sides[key]
+    found = []
+    with as_users_run(session, tf32):
+        side.run(1)
+        for _ in range(calls):
+            start = time.perf_counter()
+            side.run(1)
+            found.append(time.perf_counter() - start)
+    return found
+
+
 def bench_close(session: Session, key: str) -> None:
     """Forget a side."""
     session.sides.pop(key, None)
@@ -130,7 +143,7 @@ def bench_reference(session: Session, job: dict[str, Any], roundoff: str, trials
     return {}, found
 
 
-OPERATIONS = (bench_build, bench_time, bench_close, bench_rates, bench_reference)
+OPERATIONS = (bench_build, bench_time, bench_latency, bench_close, bench_rates, bench_reference)
 
 
 # The settings in which a user of the framework would run, and what they are.

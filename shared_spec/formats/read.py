@@ -46,7 +46,6 @@ from shared_spec.formats.dialects.renamed import OPENAI_CLIP, TIMM_NAMES, TORCHV
 from shared_spec.formats.dialects.timm_config import is_timm_config
 from shared_spec.formats.dialects.timm_torchvision import TIMM, TORCHVISION
 from shared_spec.formats.graphs.keras_file import has_graph, read_graph
-from shared_spec.formats.graphs.onnx.file import read_onnx
 from shared_spec.formats.graphs.torch_modules import Modules, settled
 from shared_spec.formats.name_map import NameMap, renamed
 from shared_spec.formats.search import (
@@ -173,6 +172,9 @@ def checkpoint_of(
         return read_graph(source, spec)
     if source.kind == "onnx":
         asked.refuse(source, "is read by its graph")
+        # Fifteen modules that no other file needs, nor whoever builds a net.
+        from shared_spec.formats.graphs.onnx.file import read_onnx
+
         return read_onnx(source, spec)
     found, ours = None, METADATA_KEY in source.metadata
     own: dict[str, str] = {}

@@ -144,10 +144,10 @@ def every(x: Any, rows: int, columns: int) -> Any:
 def jit(function: Callable[..., Any], dtype: str, **options: Any) -> Any:
     """`jax.jit` of what computes in `dtype`, with what makes ResNets faster on the device at hand.
 
-    On CPUs, XLA hands convolutions, products and reductions to YNNPACK. With AVX2 and no AVX-512,
-    float32 convolutions of XLA's own are faster (docs/performance.md has figures), and then 1 x 1
-    ones need be no products either. In other dtypes they are slower, and elsewhere nothing was
-    measured: XLA's choice stays. So does yours, in `XLA_FLAGS`.
+    On CPUs, XLA hands convolutions, products and reductions to YNNPACK. With AVX2, and with
+    AVX-512, float32 convolutions of XLA's own are faster (docs/performance.md has figures), and
+    then 1 x 1 ones need be no products either. In other dtypes they are slower, and elsewhere
+    nothing was measured: XLA's choice stays. So does yours, in `XLA_FLAGS`.
     """
     run = _jit(function, dtype, options)
     if _target.get() is None:
@@ -221,8 +221,7 @@ def compiler_options() -> dict[str, str]:
 
 @cache
 def _of_this_processor() -> dict[str, str]:
-    flags = processor_flags()
-    if "avx2" not in flags or "avx512f" in flags:
+    if "avx2" not in processor_flags():  # which those with AVX-512 have, too
         return {}
     import jax
 

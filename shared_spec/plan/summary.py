@@ -99,11 +99,12 @@ def describe(p: Plan) -> dict[str, str]:
 def totals(spec: ResNetSpec) -> tuple[int, int]:
     """Parameters, and MACs of an image of the spec's own size.
 
-    The blocks between a stage's first and its last are equal, so that one of them is folded and
-    counted as often as there are; `list` shows nets of six hundred blocks.
+    The blocks behind a stage's first are equal, but for a last one with the stride, so that one of
+    them is folded and counted as often as there are; `list` shows nets of six hundred blocks.
     """
     side = (spec.image_size, spec.image_size)
-    repeats = [0 if spec.block_widths else max(depth - 3, 0) for depth in spec.depths]
+    kept = 3 if spec.stride_block == "last" else 2
+    repeats = [0 if spec.block_widths else max(depth - kept, 0) for depth in spec.depths]
     depths = [depth - n for depth, n in zip(spec.depths, repeats, strict=True)]
     # As valid as it was, with blocks that are no others: not validated once more.
     p = compile_plan(spec.model_copy(update={"depths": tuple(depths)}))

@@ -39,6 +39,8 @@ class Fakes:
     rates: Iterator[float] | None = None
     """Of arithmetic, one after the other."""
     calls: list[tuple[str, str]] = field(default_factory=list)
+    latencies: dict[str, list[float]] = field(default_factory=dict)
+    """Of single calls, by the side's key."""
 
     @contextmanager
     def start(self, engine: Engine, device: Device = "cpu") -> Iterator[Any]:
@@ -97,6 +99,13 @@ class Fake:
         peaks = {"peak_host_bytes": 10**9, "peak_device_bytes": None}
         seconds = self.fakes.seconds(key) * passes
         return {"seconds": seconds, "finite": self.fakes.finite, "peaks": peaks}
+
+    def bench_latency(self, key: str, calls: int) -> list[float]:
+        """One call in fifty takes ten times as long as the others."""
+        slow = range(len(self.fakes.latencies.setdefault(key, [])), 10**6)
+        found = [self.fakes.seconds(key) * (1 if (n + 1) % 50 else 10) for n in slow[:calls]]
+        self.fakes.latencies[key] += found
+        return found
 
     def bench_close(self, key: str) -> None:
         pass

@@ -14,7 +14,7 @@ from resnet_parity.bench import cases as bench_cases
 from resnet_parity.bench import measure as benching
 from resnet_parity.bench import peers
 from resnet_parity.bench.measure import bench, farthest_result
-from resnet_parity.bench.result import BenchReport, BenchRequest
+from resnet_parity.bench.result import BenchReport, BenchRequest, Latency
 from resnet_parity.bench.roofline import bound_seconds
 from resnet_parity.bench.scaling import ScalingAxis
 from resnet_parity.engines import reference_libraries
@@ -92,13 +92,20 @@ def test_rounds_are_divided_among_fresh_processes() -> None:
     assert report.environment["processes"] == 2
 
 
-def test_too_little_memory_goes_engine_by_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_cases, "available_memory", lambda: 2 * 10**9)
+@pytest.mark.parametrize(
+    ("free", "order"),
+    [
+        (5 * 10**9, ["torch"] * 4 + ["flax", "flax example"] * 4),
+        (2 * 10**9, ["torch"] * 4 + ["flax"] * 4 + ["flax example"] * 4),
+    ],
+)
+def test_too_little_memory_goes_engine_by_engine_and_then_side_by_side(
+    monkeypatch: pytest.MonkeyPatch, free: int, order: list[str]
+) -> None:
+    monkeypatch.setattr(bench_cases, "available_memory", lambda: free)
     fakes = Fakes()
     run(fakes)
-    assert [key.split("/")[0] for key in fakes.rounds()] == ["torch"] * 4 + [
-        *["flax", "flax"] * 4,
-    ]
+    assert [key.split("/")[1] for key in fakes.rounds()] == order
 
 
 @pytest.mark.parametrize(
@@ -125,7 +132,7 @@ def test_training_needs_memory_for_activations(monkeypatch: pytest.MonkeyPatch) 
         for n in (2, 10**5)
     )
     assert len(list(benching.turns(small))) == 1
-    assert len(list(benching.turns(large))) == 2
+    assert len(list(benching.turns(large))) == 3
 
 
 def test_what_is_measured_is_the_round_over_its_passes() -> None:
@@ -140,6 +147,47 @@ def test_what_is_measured_is_the_round_over_its_passes() -> None:
     assert ours.ratio == pytest.approx(0.25)
     assert rows["torch"].against is None, "no library has this net"
     assert rows["flax example"].ratio is None, "a peer is nobody's rival"
+
+
+@pytest.mark.parametrize("count", [1, 99, 100])
+def test_p50_and_p99_are_those_of_the_calls(count: int) -> None:
+    calls = [n / 1000 for n in range(count, 0, -1)]
+    found = Latency.of(calls)
+    assert found is not None
+    assert found.p50 == pytest.approx((1 + count) / 2000)
+    # The slowest but one, and a hundredth of the way to the slowest; of fewer calls, nothing.
+    assert found.p99 == (pytest.approx(0.09901) if count == 100 else None)
+    assert found.calls == calls
+
+
+def test_single_calls_are_timed_if_asked_for() -> None:
+    fakes = Fakes(seconds=lambda key: 0.02 if "flax/flax/" in key else 0.005)
+    asked = request_of(latency=200, processes=2, modes=("infer", "train"))
+    report = run(fakes, asked, scale=ScalingAxis(("batch",), batches=(1,)))
+    for row in report.rows:
+        if row.mode == "train":
+            assert row.latency is None
+            continue
+        assert row.latency is not None
+        assert len(row.latency.calls) == 200
+        once = 0.02 if row.side == "flax" else 0.005
+        # Four of 200 are slow, which is more than one of 100.
+        assert (row.latency.p50, row.latency.p99) == pytest.approx((once, 10 * once))
+        assert row.seconds is not None
+        assert row.seconds.median == pytest.approx(once), "they are no passes of a round"
+    # A share in each round, so that all sides meet the same machine; none for a curve.
+    alone = [key for operation, key in fakes.calls if operation == "bench_latency"]
+    assert [key.split("/")[1] for key in alone] == ["torch", "flax", "flax example"] * 3
+    assert run(Fakes()).rows[0].latency is None
+    with pytest.raises(ResNetError, match="--latency times calls in inference"):
+        run(Fakes(), request_of(latency=1, modes=("train",)))
+
+
+def test_a_side_that_breaks_in_a_single_call_is_told() -> None:
+    broken = Fakes(breaks=lambda asked, key: "it died" if asked == "bench_latency" else None)
+    report = run(broken, request_of(latency=5))
+    assert {row.refused for row in report.rows} == {"failed: it died"}
+    assert all(row.latency is None for row in report.rows)
 
 
 def test_ours_is_held_against_the_fastest_peer_that_is_compiled_alike() -> None:

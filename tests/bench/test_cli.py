@@ -51,7 +51,8 @@ def test_the_table_says_every_setting(fakes: Fakes, tiny: str, tmp_path: Path) -
     output, plot = tmp_path / "found.json", tmp_path / "found.png"
     options = ["--engines", "torch,flax", "--batch", "4", "--seconds", "0.01", "--rounds", "2"]
     options += ["--output", str(output), "--plot", str(plot), "--scaling", "batch"]
-    found = RUN.invoke(app, ["bench", tiny, *options, "--batches", "1,2"])
+    options += ["--batches", "1,2", "--latency", "150"]
+    found = RUN.invoke(app, ["bench", tiny, *options])
     assert found.exit_code == 0, found.output
     data = json.loads(output.read_text())
     assert plot.read_bytes().startswith(b"\x89PNG")
@@ -61,6 +62,8 @@ def test_the_table_says_every_setting(fakes: Fakes, tiny: str, tmp_path: Path) -
     for word in ("torch 1.0", "threads: torch 3", "TF32 off", "OMP_NUM_THREADS=3", "highest"):
         assert word in text
     for word in ("channels_last", "quartiles of 2 rounds", "400.0", "flax example", "1.00"):
+        assert word in text
+    for word in ("p50", "10.0 ms", "p99", "100.0 ms", "calls", "150"):
         assert word in text
     for word in ("GFLOP/s", "batch 2", "parity: 7 of 7", "nearest to its bound"):
         assert word in text

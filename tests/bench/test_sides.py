@@ -81,8 +81,14 @@ def assert_timed(report: BenchReport, sides: list[str]) -> None:
 
 
 def test_every_engine_is_timed(pool: Pool, engine: str) -> None:
-    report = run(pool, engine, modes=("infer", "train"))
+    report = run(pool, engine, modes=("infer", "train"), latency=3)
     assert_timed(report, [engine, engine])
+    called, trained = (row.latency for row in report.rows)
+    assert trained is None
+    assert called is not None
+    assert len(called.calls) == 3
+    assert 0 < min(called.calls) <= called.p50 <= max(called.calls)
+    assert called.p99 is None, "of three calls"
     told = report.environment
     (framework,) = told["threads"]
     assert framework in engine or engine == "flax"

@@ -90,6 +90,8 @@ def upgraded() -> tuple[dict[str, Any], dict[str, Any]]:
             row["images_per_second"] *= 2
             row["ratio"] *= 2
             row["seconds"] = {key: row["seconds"][key] / 2 for key in ("median", "low", "high")}
+            # Records of before are without.
+            row["latency"] = {"p50": 0.0123, "p99": None, "calls": [0.0123]}
     return check, timed
 
 
@@ -128,7 +130,7 @@ def test_against_an_earlier_report(tmp_path: Path) -> None:
     ]
     page = Page((tmp_path / "new.html").read_text())
     cells = {cell.text for cell in page.all("td")}
-    assert {"✗ 2.5e-09", "▲ 2.00×", "2.57×"} <= cells
+    assert {"✗ 2.5e-09", "▲ 2.00×", "2.57×", "12.3 ms"} <= cells
     notices = [e.text for e in page.all("p") if "notice" in e.attributes.get("class", "")]
     assert "✗ tiny.yaml: holds → does not hold" in notices
     # What was measured once, and nets of one side alone.
@@ -353,6 +355,8 @@ def test_what_bench_finds_is_read() -> None:
         BenchRow(Case(peer, *how), None, [0.02, 0.03], 300.0),
         BenchRow(Case(candidate, "train", *how[1:]), bound=100.0, refused="it did not wait"),
     ]
+    rows[0].calls = [0.011] * 95 + [0.044] * 5
+    rows[1].calls = [0.021] * 99
     wrong = Parity(
         side="torch", reference="torch in float64", error=1e-4, bound=1e-5, holds=False,
         mode="infer", dtype="float32",
@@ -372,6 +376,7 @@ def test_what_bench_finds_is_read() -> None:
     cells = {cell.text for cell in page.all("td")}
     assert {"133", "300", "44 %", "1.25× of timm", "15.0 ms", "300 MB", "refused"} <= cells
     assert {"1.50 s", "0.25 s", "0.50 s"} <= cells
+    assert {"11.0 ms", "44.0 ms", "100", "21.0 ms", "99"} <= cells
     text = page.root.text
     assert text.count("it did not wait") == 1
     assert "TF32 on, matmul precision torch high" in text
