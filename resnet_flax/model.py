@@ -24,8 +24,9 @@ class ResidualBlock(nnx.Module):
             `model.set_attributes(remat=True)` and `nnx.view(model, remat=True)` say so for all.
     """
 
+    remat = False
+
     def __init__(self, block: plan.Block, options: Options) -> None:
-        self.remat = False
         self._shortcut_from = block.shortcut_from
         self._pre = attach(self, block.name, block.pre, options)
         self._branch = attach(self, block.name, block.branch, options)
@@ -34,7 +35,8 @@ class ResidualBlock(nnx.Module):
 
     def set_view(self, remat: bool | None = None) -> None:
         """What `nnx.view` may set."""
-        self.remat = self.remat if remat is None else remat
+        if remat is not None:
+            self.remat = remat
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, H, W, C] to [N, H', W', C']."""
