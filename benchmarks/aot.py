@@ -42,6 +42,11 @@ class Found:
     row: Compiled
 
     @property
+    def effort(self) -> str:
+        """Of the compiler."""
+        return self.report.settings.get("JAX_EXEC_TIME_OPTIMIZATION_EFFORT", "usual")
+
+    @property
     def key(self) -> tuple[str, str, str, str]:
         """What it is of."""
         return self.report.name, self.row.engine, self.row.target, self.row.mode
@@ -63,7 +68,7 @@ def main() -> None:
 
 def measure(folder: Path) -> None:
     """What the folder has not, inference first."""
-    have = {found.key for found in read(folder)}
+    have = {found.key for found in read(folder) if found.row.form == "plain"}
     for mode, engine, target, name in itertools.product(MODES, ENGINES, TARGETS, NAMES):
         if (name, engine, target, mode) in have:
             continue
@@ -82,8 +87,9 @@ def read(folder: Path) -> Iterator[Found]:
         report = AotReport.from_dict(json.loads(path.read_text()))
         for row in report.rows:
             found = Found(report, row)
-            if (*found.key, row.form) not in seen:
-                seen.add((*found.key, row.form))
+            which = (*found.key, row.form, found.effort)
+            if which not in seen:
+                seen.add(which)
                 yield found
 
 
@@ -95,7 +101,7 @@ def page(everything: list[Found]) -> str:
         versions |= found.report.versions
     problems = [text for found in everything for text in _problems(found)]
     dates = sorted({found.report.date for found in everything})
-    settings = {pairs(found.report.settings) for found in everything}
+    efforts = sorted({found.effort for found in everything})
     wanted = {*itertools.product(NAMES, ENGINES, TARGETS, MODES)}
     missing = len(wanted - {found.key for found in plain})
     nothing = "It refused none, no collective is stray, and every gradient is summed.\n"
@@ -103,7 +109,7 @@ def page(everything: list[Found]) -> str:
         _HEAD.format(
             versions=pairs(versions),
             date=" and ".join(dates),
-            settings=join_words(sorted(settings)),
+            efforts=join_words(efforts),
             count=len(everything),
         ),
         f"Not compiled yet, of what the command asks for: {missing} of {len(wanted)} programs.\n",
@@ -117,14 +123,16 @@ def page(everything: list[Found]) -> str:
 _HEAD = """# Compiled ahead of time
 
 `python benchmarks/aot.py --page-only`, of files that `resnet-parity aot --batch 32 --output` wrote
-on {date}, with {versions} and
-{settings}: {count} programs for TPUs that were not there, bfloat16 (training
-in mixed precision), 32 images of the net's own size a device. Nothing ran.
+on {date}, with {versions};
+JAX_EXEC_TIME_OPTIMIZATION_EFFORT {efforts}: {count} programs for TPUs
+that were not there, bfloat16 (training in mixed precision), 32 images of the net's own size a
+device. Nothing ran.
 **images/s is an estimate** for all devices: the larger of the times for arithmetic and for traffic,
 as the compiler counts them, at the peak rates that the makers publish; chips reach less, and what
 they tell one another is not in it. `memory` is what a device needs at once, with what its layouts
-pad. The compiler's least effort was asked for, which makes other programs than its usual one;
-seconds of compiling are those of a machine of 2 cores with other work beside it.
+pad. The tables of inference and training are of the compiler's least effort, -1, which makes other
+programs than its usual one; seconds of compiling are those of a machine of 2 cores with other work
+beside it.
 [../aot.md](../aot.md) says how to read this.
 """
 
@@ -171,25 +179,26 @@ def _line(found: Found) -> str:
 
 def _forms(everything: Iterable[Found]) -> str:
     """The stem on blocks beside the usual one."""
-    cycles: dict[tuple[str, str], dict[str, Compiled]] = {}
+    cycles: dict[tuple[str, str, str], dict[str, Compiled]] = {}
     for found in everything:
         if found.row.mode == "infer" and found.row.engine == "flax":
-            key = found.report.name, found.row.target
+            key = found.report.name, found.row.target, found.effort
             cycles.setdefault(key, {})[found.row.form] = found.row
     lines = [
         "## Forms of inference\n",
         "Cycles are the sum of what the compiler estimates for each operation, in millions; GB "
         "its count of traffic.\n",
-        "| net | target | inference | space_to_depth | ratio | GB, inference | space_to_depth |",
-        "|---|---|---|---|---|---|---|",
+        "| net | target | effort | cycles, inference | space_to_depth | ratio "
+        "| GB, inference | space_to_depth |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for (name, target), forms in cycles.items():
+    for (name, target, effort), forms in sorted(cycles.items()):
         if {"inference", "space_to_depth"} <= {*forms}:
             known = [forms[f].cycles or 0 for f in ("inference", "space_to_depth")]
             ratio = f"{known[1] / known[0]:.3f}" if known[0] else "–"
             traffic = [(forms[f].traffic or 0) / 1e9 for f in ("inference", "space_to_depth")]
             cells = [*(f"{c / 1e6:,.2f}" for c in known), ratio, *(f"{t:.2f}" for t in traffic)]
-            lines.append(f"| {name} | {target} | {' | '.join(cells)} |")
+            lines.append(f"| {name} | {target} | {effort} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -109,7 +109,9 @@ def build(spec: ResNetSpec, form: Form, kind: type[ResNet] | None = None) -> Res
         maps=form.maps,
     )
     # What is in front of the net is not the spec's.
-    model.structure = structure(model.get_config()) if whole else None
+    if whole:
+        with without_tensorflow():
+            model.structure = structure(model.get_config())
     if form.inference:
         model.trainable = False
     if form.activation is not None and model.classifier is not None:
@@ -315,6 +317,22 @@ def _in_training(operation: Any) -> Any:
 def drawing_layers(model: keras.Model) -> list[Any]:
     """The layers that draw at random in training."""
     return [layer for layer in model.layers if getattr(layer, "seed_generator", None) is not None]
+
+
+@contextmanager
+def without_tensorflow() -> Iterator[None]:
+    """Keras asks of each argument of a layer whether it is TensorFlow's. On other engines it would
+    import that, which takes seconds, although nothing can be of what nobody has imported.
+    """
+    library = keras.src.utils.module_utils.tensorflow
+    if "tensorflow" in sys.modules or getattr(library, "_available", True) is not None:
+        yield
+        return
+    library._available = False
+    try:
+        yield
+    finally:
+        library._available = None
 
 
 @contextmanager
