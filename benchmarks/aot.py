@@ -104,7 +104,7 @@ def page(everything: list[Found]) -> str:
     efforts = sorted({found.effort for found in everything})
     wanted = {*itertools.product(NAMES, ENGINES, TARGETS, MODES)}
     missing = len(wanted - {found.key for found in plain})
-    nothing = "It refused none, no collective is stray, and every gradient is summed.\n"
+    nothing = "Nothing: none is refused, no collective is stray, and every gradient is summed.\n"
     parts = [
         _HEAD.format(
             versions=pairs(versions),
@@ -112,7 +112,8 @@ def page(everything: list[Found]) -> str:
             efforts=join_words(efforts),
             count=len(everything),
         ),
-        f"Not compiled yet, of what the command asks for: {missing} of {len(wanted)} programs.\n",
+        f"Not tried yet, of what the command asks for: {missing} of {len(wanted)} programs. "
+        f"What was wrong:\n",
         "\n".join(f"- {text}" for text in problems) + "\n" if problems else nothing,
         *(_table(mode, [f for f in plain if f.row.mode == mode]) for mode in MODES),
         _forms(everything),
