@@ -40,13 +40,15 @@ except RuntimeError:
 # Flax has no ResNet of its own to import: the module is ours, initialised by Flax under jit.
 FLAX = """
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from resnet_flax.model import ResNet
 from shared_spec import compile_plan, resolve
 import resnet_flax.layers as layers
-layers.ZEROS = nnx.initializers.he_normal()
+layers.zeros = nnx.initializers.he_normal()
 spec = resolve("resnet50")
-make = nnx.jit(lambda: ResNet(compile_plan(spec), spec, "float32", nnx.Rngs(0)))
+options = lambda: layers.Options(jnp.float32, None, None, nnx.Rngs(0))
+make = nnx.jit(lambda: ResNet(compile_plan(spec), spec, options()))
 """
 OURS = "import {package} as resnet"
 BUILD = 'resnet.create_model("resnet50")'
