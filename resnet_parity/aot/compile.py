@@ -67,12 +67,12 @@ def aot(
 
 def _facts(pool: WorkerPool, engine: Engine) -> dict[str, dict[str, str]]:
     """Versions, and settings that programs depend on."""
-    absent = engine.missing()
-    if absent is not None:
-        raise FrameworkError(f"{engine.name}: {absent}")
     try:
         found: dict[str, dict[str, str]] = pool.call(engine, "cpu", "aot_info")
     except EngineError as error:
+        absent = engine.missing()
+        if absent is not None:
+            raise FrameworkError(f"{engine.name}: {absent}") from None
         raise ResNetError(f"{engine.name} failed: {error}") from None
     return found
 
