@@ -166,8 +166,8 @@ FIRST: dict[str, tuple[dict[str, str], tuple[Way, Way], float]] = {
     "keras:tensorflow": ({"KERAS_BACKEND": "tensorflow"}, KERAS, 10.0),
     "keras:jax": ({"KERAS_BACKEND": "jax"}, KERAS, 12.0),
     "keras:jax, cached": ({"KERAS_BACKEND": "jax"} | JAX_CACHE, KERAS, 12.0),
-    "keras:torch": ({"KERAS_BACKEND": "torch"}, KERAS, 12.0),
-    "flax": ({}, (_own("resnet_flax"), EXAMPLE), 7.0),
+    "keras:torch": ({"KERAS_BACKEND": "torch"}, KERAS, 8.0),
+    "flax": ({}, (_own("resnet_flax"), EXAMPLE), 5.0),
     "flax, cached": (JAX_CACHE, (_own("resnet_flax"), EXAMPLE), 7.0),
 }
 """To the first prediction: the environment, ours and the peer, and the budget of ours in seconds.
