@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from resnet_parity.aot.collectives import collectives, strays, unsummed
-from resnet_parity.aot.result import AotReport, AotRequest, Compiled, Estimate, problems_of
+from resnet_parity.aot.result import FORMS, AotReport, AotRequest, Compiled, Estimate, problems_of
 from resnet_parity.aot.targets import Target
 from resnet_parity.engines.aot_job import AotJob, Program
 from resnet_parity.engines.pool import Start, WorkerPool
@@ -56,7 +56,7 @@ def aot(
             report.settings |= facts["settings"]
             call = partial(pool.call, engine, "cpu")
             for target, mode in itertools.product(request.targets, request.modes):
-                for form in request.forms if mode == "infer" else ("plain",):
+                for form in [f for f in request.forms if f in FORMS[mode]] or ["plain"]:
                     compiled = partial(_compiled, request, target, (mode, form), call)
                     on_progress(f"{engine.name}, {target.name}, {mode}, {form}")
                     row = _row(request, engine, target, mode, compiled)

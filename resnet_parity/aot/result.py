@@ -9,6 +9,9 @@ from resnet_parity.engines.registry import Engine
 from resnet_parity.numerics.record import Count, Figure, JudgedRecord
 from shared_spec.spec.resnet_spec import ResNetSpec
 
+FORMS = {"infer": ("plain", "inference", "space_to_depth"), "train": ("plain", "remat")}
+"""What is compiled, by mode."""
+
 
 @dataclass(frozen=True)
 class AotRequest:
@@ -20,7 +23,7 @@ class AotRequest:
     engines: tuple[Engine, ...]
     modes: tuple[str, ...] = ("infer", "train")
     forms: tuple[str, ...] = ("plain",)
-    """In inference; training has the plain one alone."""
+    """Of `FORMS`; a mode that has none of them is compiled plainly."""
     batch: int = 32
     """Images a device."""
     size: tuple[int, int] | None = None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from resnet_parity.bench.peers import candidates
-from resnet_parity.bench.result import BenchReport, BenchRequest, Case
+from resnet_parity.bench.result import FORMS, BenchReport, BenchRequest, Case
 from resnet_parity.engines.memory import available_memory, peak_bytes
 from resnet_parity.engines.registry import Device
 from shared_spec.plan.compiler import compile_plan
@@ -36,7 +36,8 @@ def cases(request: BenchRequest, report: BenchReport) -> list[Case]:
 def _variants(base: Case, request: BenchRequest, report: BenchReport) -> Iterator[Case]:
     """The forms, layouts and ways to compile in which a side is timed."""
     own, engine = base.candidate.peer is None, base.engine
-    forms = [f for f in request.forms if own and (f == "plain" or base.mode == "infer")]
+    there_are = FORMS[base.mode] if own else ("plain",)
+    forms = [form for form in request.forms if form in there_are]
     if "int8" in forms and (engine.trains or base.dtype != "float32"):
         forms.remove("int8")
         report.note(f"{engine.name}, {base.dtype}: int8 is a form of float32 nets, for runtimes")

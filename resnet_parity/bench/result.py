@@ -15,6 +15,9 @@ from resnet_parity.engines.registry import Device, Engine
 from resnet_parity.numerics.record import Count, Figure, JudgedRecord
 from shared_spec.spec.resnet_spec import ResNetSpec
 
+FORMS = {"infer": ("plain", "inference", "int8"), "train": ("plain", "remat")}
+"""What a net of ours is timed in, by mode."""
+
 
 @dataclass(frozen=True)
 class BenchRequest:
@@ -31,6 +34,7 @@ class BenchRequest:
     layouts: tuple[str, ...] = ("channels_last",)
     compiles: tuple[str, ...] = ("none",)
     forms: tuple[str, ...] = ("plain",)
+    """Of `FORMS`; a mode that has none of them is timed plainly."""
     peers: bool = True
     rounds: int = 5
     processes: int = 1

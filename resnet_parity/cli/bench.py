@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from resnet_parity.bench.scaling import ScalingAxis
 
 MODES, LAYOUTS = ("infer", "train"), ("channels_last", "channels_first")
-COMPILES, FORMS = ("none", "default"), ("plain", "inference", "int8")
+COMPILES = ("none", "default")
 LARGEST = 100_000
 
 
@@ -65,7 +65,8 @@ def bench(
     form: Annotated[
         str,
         typer.Option(
-            help="Any of plain, inference (batch norms are folded) and, in runtimes, int8."
+            help="Any of plain; to infer, inference (batch norms are folded) and, in runtimes, "
+            "int8; to train, remat (blocks are computed again in the backward pass)."
         ),
     ] = "plain",
     peers: Annotated[
@@ -115,7 +116,7 @@ def bench(
     limit of the device is refused as a timing error.
     """
     from resnet_parity.bench.measure import bench as run_bench
-    from resnet_parity.bench.result import BenchRequest
+    from resnet_parity.bench.result import FORMS, BenchRequest
     from resnet_parity.engines.bench_job import BYTES
 
     plots.require_picture(plot)
@@ -132,7 +133,7 @@ def bench(
         device=parse_device(device),
         layouts=parse_names("layout", layout, LAYOUTS),
         compiles=parse_names("compile", compile_, COMPILES),
-        forms=parse_names("form", form, FORMS),
+        forms=parse_names("form", form, _any(FORMS)),
         peers=peers,
         rounds=max(rounds, processes),
         processes=processes,
@@ -166,8 +167,9 @@ def aot(
     form: Annotated[
         str,
         typer.Option(
-            help="For infer, any of plain, inference (batch norms are folded) and space_to_depth "
-            "(with the stem on blocks of pixels)."
+            help="Any of plain; to infer, inference (batch norms are folded) and space_to_depth "
+            "(with the stem on blocks of pixels); to train, remat (blocks are computed again in "
+            "the backward pass)."
         ),
     ] = "plain",
     batch: Annotated[int, typer.Option(min=1, max=LARGEST, help="Images a device.")] = 32,
@@ -193,7 +195,7 @@ def aot(
     speed from published peak rates. Nothing runs. Needs libtpu (the extra tpu-aot).
     """
     from resnet_parity.aot.compile import aot as compile_ahead
-    from resnet_parity.aot.result import AotRequest
+    from resnet_parity.aot.result import FORMS, AotRequest
     from resnet_parity.aot.targets import parse_targets
     from resnet_parity.engines.bench_job import BYTES
 
@@ -206,7 +208,7 @@ def aot(
         tuple(parse_targets(target)),
         tuple(parse_engines(engines)),
         modes=parse_names("modes", modes, MODES),
-        forms=parse_names("form", form, ("plain", "inference", "space_to_depth")),
+        forms=parse_names("form", form, _any(FORMS)),
         batch=batch,
         size=None if size is None else parse_size("size", size),
         dtype=dtype,
@@ -219,6 +221,11 @@ def aot(
         with durable(output) as draft:
             draft.write_text(json.dumps(found.to_dict(), indent=2) + "\n")
     conclude(found, as_json, aot_table)
+
+
+def _any(forms: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """What any of the modes has."""
+    return tuple(dict.fromkeys(form for mode in MODES for form in forms[mode]))
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:

@@ -21,7 +21,9 @@ class AotJob(JsonRecord):
     dtype: str
     topology: str
     form: str = "plain"
-    """plain, inference (batch norms are folded), or space_to_depth (with the stem on blocks)."""
+    """plain; to infer, inference (batch norms are folded) or space_to_depth (with the stem on
+    blocks); to train, remat (blocks are computed again in the backward pass).
+    """
     host: tuple[int, ...] | None = None
     """Chips of a host, if not the usual ones."""
 

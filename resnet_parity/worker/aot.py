@@ -94,20 +94,21 @@ def _lowered(session: Session, job: AotJob, devices: list[Any]) -> Any:
 
     count = job.batch * len(devices)
     dtype = job.dtype if job.mode == "infer" else "float32"
-    model = session.resnet.create_model(job.net, dtype=dtype, inference=_FORMS[job.form])
+    model = session.resnet.create_model(job.net, dtype=dtype, inference=_FORMS.get(job.form, False))
     images = array((count, *job.size, job.net.in_channels), dtype)
     try:
         if job.mode == "infer":
             session.resnet.compiled(model)(images)
         else:
-            trainer = session.resnet.Trainer(model, bench_optimization(job.dtype), 10**6)
+            how = bench_optimization(job.dtype, job.form)
+            trainer = session.resnet.Trainer(model, how, 10**6)
             trainer.step(Placed(images, array((count,), "int32")))
     except xla.Planned as planned:
         return planned.function.lower(*jax.tree.map(described, planned.args))
     raise AssertionError("a function that users call was not compiled by xla.jit")
 
 
-_FORMS = {"plain": False, "inference": True, "space_to_depth": Inference(space_to_depth=True)}
+_FORMS = {"inference": True, "space_to_depth": Inference(space_to_depth=True)}
 
 
 def _place(lowered: Any, job: AotJob) -> Path:

@@ -54,12 +54,13 @@ def watched(p: Plan) -> list[str]:
     return [names[0], names[-1]]
 
 
-def bench_optimization(precision: str) -> Optimization:
+def bench_optimization(precision: str, form: str = "plain") -> Optimization:
     """Training as it is timed, of ours and of all peers."""
     return optimization(
         learning_rate=RATE,
         optimizer={"name": "sgd", "momentum": MOMENTUM, "nesterov": True},
         precision=precision,
+        remat=form == "remat",
     )
 
 
@@ -129,7 +130,7 @@ def _own(session: Session, job: BenchJob, times: Times) -> Any:
 
 
 def _own_trainer(session: Session, job: BenchJob, model: Any) -> Side:
-    trainer = session.resnet.Trainer(model, bench_optimization(job.dtype), 10**6)
+    trainer = session.resnet.Trainer(model, bench_optimization(job.dtype, job.form), 10**6)
     arrays = job.images, job.labels
     # Its peers under Keras place each batch in `fit`.
     fits = session.resnet.__name__ == "resnet_keras"

@@ -315,6 +315,7 @@ def test_on_eight_devices(engine: str, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("RESNET_PARITY_CACHE", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     jobs = {m: AotJob(TINY.to_dict(), m, 4, (32, 32), "float32", "cpu") for m in ("infer", "train")}
+    jobs["remat"] = replace(jobs["train"], form="remat")
     with Worker(ENGINES[engine], module="tests.worker") as worker:
         programs = {
             mode: Program.from_dict(worker.call("aot_compile", job=job.to_dict()))
@@ -326,12 +327,16 @@ def test_on_eight_devices(engine: str, tmp_path: Path, monkeypatch: pytest.Monke
         stray = gathers and worker.call("gathering_aot_compile", job=jobs["train"].to_dict())
     assert Program.from_dict(again) == programs["infer"]  # to the second that it took
     both = {"targets": (target("tpu:v5e:4x2"),), "modes": ("infer", "train"), "batch": 4}
+    # Computed again, norms ask for the sums again.
+    (remat,) = found(lambda job: programs["remat"], **both | {"modes": ("train",)}).rows
+    assert [remat.stray, remat.unsummed, [*remat.collectives]] == [[], [], ["all-reduce"]]
     report = found(lambda job: programs[job.mode], **both)
     assert report.problems == []
     infer, train = report.rows
     assert infer.collectives == {}
     assert [*train.collectives] == ["all-reduce"]
     assert (infer.devices, train.devices) == (8, 8)
+    assert remat.collectives["all-reduce"] > train.collectives["all-reduce"]
     # What docs/scaling.md takes a step to send: so many arrays, bytes and calls.
     plan = compile_plan(TINY)
     arrays = summed(plan, of_a_norm=4 if engine == "flax" else 5)

@@ -20,7 +20,7 @@ from shared_spec import Checkpoint, ResNetSpec, cast_weights, read_safetensors, 
 from shared_spec.formats.canonical_file import write_safetensors
 from tests.bench.fakes import RATES
 from tests.conftest import Pool
-from tests.tiers import selected
+from tests.tiers import engines, selected
 
 pytestmark = pytest.mark.optimised
 
@@ -169,6 +169,13 @@ def test_jit_compile_of_keras(pool: Pool) -> None:
 def test_the_inference_form_is_timed(pool: Pool, engine: str) -> None:
     report = run(pool, engine, forms=("plain", "inference"))
     assert_timed(report, [engine, f"{engine}, inference"])
+
+
+@pytest.mark.parametrize("engine", selected(["torch"], [engine.name for engine in engines()]))
+def test_recomputed_blocks_are_timed(pool: Pool, engine: str) -> None:
+    """In training; inference, which has no such form, is timed plainly."""
+    report = run(pool, engine, forms=("remat",), modes=("infer", "train"))
+    assert_timed(report, [engine, f"{engine}, remat"])
 
 
 def test_int8_is_timed(pool: Pool) -> None:
