@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from inspect import signature
@@ -298,13 +299,30 @@ class Part(keras.layers.Layer):
             held = list(zip([*trained, *others], [*values, *kept], strict=True))
             with keras.StatelessScope(state_mapping=held) as scope:
                 y = self(x)
+            if keras.backend.backend() == "torch":
+                # Keras walks through arguments by functions that refer to themselves, and these
+                # keep each layer's input until Python collects them. They are young.
+                gc.collect(1)
             return y, *(ops.stop_gradient(scope.get_current_value(v)) for v in others)
 
         again = recomputed if keras.backend.backend() == "jax" else keras.remat
-        y, *after = again(run)(inputs, *(ops.convert_to_tensor(v.value) for v in trained))
+        with _whole_runs():
+            y, *after = again(run)(inputs, *(ops.convert_to_tensor(v.value) for v in trained))
         for variable, value in zip(others, after, strict=True):
             variable.assign(value)
         return y
+
+
+def _whole_runs() -> AbstractContextManager[None]:
+    """On the PyTorch engine, what is computed again is so to its end. PyTorch would stop it by an
+    exception, of which Keras makes another for each layer on the way. Those are cycles, and their
+    frames keep the block's tensors until Python collects them.
+    """
+    if keras.backend.backend() != "torch":
+        return nullcontext()
+    from torch.utils.checkpoint import set_checkpoint_early_stop
+
+    return set_checkpoint_early_stop(False)
 
 
 def _in_training(operation: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,32 @@ def recomputed(resnet: Any, spec: dict[str, Any]) -> dict[str, Any]:
     }
     worst = max(differences, key=differences.__getitem__)
     return {"worst": [worst, differences[worst]], "counts": counts}
+
+
+def left(resnet: Any, spec: dict[str, Any]) -> int:
+    """Bytes of tensors that steps of recomputed blocks leave for Python to collect, in PyTorch."""
+    import torch
+
+    def alive() -> int:
+        found = (x for x in gc.get_objects() if issubclass(type(x), torch.Tensor))
+        return sum(
+            {s.data_ptr(): s.nbytes() for s in (x.untyped_storage() for x in found)}.values()
+        )
+
+    draw = np.random.default_rng(0)
+    batch = draw.standard_normal((4, 16, 16, 3)), draw.integers(0, 7, 4)
+    model = resnet.create_model(ResNetSpec.parse(spec))
+    trainer = resnet.Trainer(model, optimization(learning_rate=0.05, remat=True), 3)
+    trainer.step(*batch)
+    gc.collect()
+    gc.disable()
+    try:
+        before = alive()
+        trainer.step(*batch)
+        trainer.step(*batch)
+        return alive() - before
+    finally:
+        gc.enable()
 
 
 def _convolutions(trainer: Any, batch: tuple[np.ndarray, np.ndarray]) -> int:

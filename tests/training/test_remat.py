@@ -35,3 +35,10 @@ def test_a_step_is_the_same(pool: Pool, engine: str, name: str) -> None:
     assert by <= 1e-13, f"{where} differs by {by:.1e}"
     plain, again = found["counts"]
     assert again > plain  # it does compute them again
+
+
+@pytest.mark.parametrize("engine", ["torch", "keras:torch"])
+def test_a_step_leaves_no_tensors_behind(pool: Pool, engine: str) -> None:
+    """They would go when Python collects cycles, which knows nothing of their size."""
+    arguments = {"function": "training:left", "spec": SPECS["basic"].to_dict()}
+    assert pool[engine].call("probe", **arguments) == 0
