@@ -52,8 +52,8 @@ def test_the_sides_take_turns() -> None:
     sides = ["torch", "torchvision", "torchvision, channels_last", "timm", "timm, channels_last"]
     assert [row.side for row in report.rows] == sides
     timed = [key.split("/")[1] for key in fakes.rounds()]
-    # Once each for the length of a round, then by turns.
-    assert timed == sides * 4
+    # Once each for the length of a round, then by turns, of which each begins with another side.
+    assert timed == [*sides, *sides, *sides[1:], sides[0], *sides[2:], *sides[:2]]
     built = [i for i, call in enumerate(fakes.calls) if call[0] == "bench_build"]
     first = fakes.calls.index(("bench_time", fakes.rounds()[0]))
     assert max(built) < first, "a side that is built meanwhile disturbs the others"
@@ -88,14 +88,17 @@ def test_rounds_are_divided_among_fresh_processes() -> None:
     assert "it does not compute" in flax.refused
     # One pass for the length of a round in each process, then two rounds and three.
     timed = [key.split("/")[0] for key in fakes.rounds()]
-    assert timed == ["torch", "flax"] * 3 + ["torch"] * 4
+    assert timed == ["torch", "flax"] * 2 + ["flax", "torch"] + ["torch"] * 4
     assert report.environment["processes"] == 2
+
+
+BOTH = ["flax", "flax example"]
 
 
 @pytest.mark.parametrize(
     ("free", "order"),
     [
-        (5 * 10**9, ["torch"] * 4 + ["flax", "flax example"] * 4),
+        (5 * 10**9, ["torch"] * 4 + BOTH * 2 + BOTH[::-1] + BOTH),
         (2 * 10**9, ["torch"] * 4 + ["flax"] * 4 + ["flax example"] * 4),
     ],
 )
@@ -177,7 +180,8 @@ def test_single_calls_are_timed_if_asked_for() -> None:
         assert row.seconds.median == pytest.approx(once), "they are no passes of a round"
     # A share in each round, so that all sides meet the same machine; none for a curve.
     alone = [key for operation, key in fakes.calls if operation == "bench_latency"]
-    assert [key.split("/")[1] for key in alone] == ["torch", "flax", "flax example"] * 3
+    turns = ["torch", *BOTH, *BOTH, "torch", "flax example", "torch", "flax"]
+    assert [key.split("/")[1] for key in alone] == turns
     assert run(Fakes()).rows[0].latency is None
     with pytest.raises(ResNetError, match="--latency times calls in inference"):
         run(Fakes(), request_of(latency=1, modes=("train",)))
