@@ -178,7 +178,7 @@ class Bench:
             live = [(rows[key], worker) for key, worker in workers if worker is not None]
             passes = {id(row): self._passes(row, worker) for row, worker in live}
             for number in rounds:
-                # With one image at a time, the first of a round was seen to be the slowest.
+                # No side comes first each time.
                 first = number % max(len(live), 1)
                 for row, worker in (*live[first:], *live[:first]):
                     if row.refused is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -122,18 +123,19 @@ def bench(
     plots.require_picture(plot)
     require_file(output)
     scale = _scale(scaling, {"depths": depths, "batches": batches, "sizes": sizes})
+    chosen = parse_names("modes", modes, MODES)
     request = BenchRequest(
         model,
         resolve(model),
         tuple(parse_engines(engines)),
-        modes=parse_names("modes", modes, MODES),
+        modes=chosen,
         batches=_numbers("batch", batch),
         size=None if size is None else parse_size("size", size),
         dtypes=parse_names("dtype", dtype, tuple(BYTES)),
         device=parse_device(device),
         layouts=parse_names("layout", layout, LAYOUTS),
         compiles=parse_names("compile", compile_, COMPILES),
-        forms=parse_names("form", form, _any(FORMS)),
+        forms=_forms(form, FORMS, chosen),
         peers=peers,
         rounds=max(rounds, processes),
         processes=processes,
@@ -202,13 +204,14 @@ def aot(
     require_file(output)
     if dtype not in BYTES:
         raise ResNetError(f"dtype: {dtype!r} is not one of {', '.join(BYTES)}")
+    chosen = parse_names("modes", modes, MODES)
     request = AotRequest(
         model,
         resolve(model),
         tuple(parse_targets(target)),
         tuple(parse_engines(engines)),
-        modes=parse_names("modes", modes, MODES),
-        forms=parse_names("form", form, _any(FORMS)),
+        modes=chosen,
+        forms=_forms(form, FORMS, chosen),
         batch=batch,
         size=None if size is None else parse_size("size", size),
         dtype=dtype,
@@ -223,9 +226,19 @@ def aot(
     conclude(found, as_json, aot_table)
 
 
-def _any(forms: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """What any of the modes has."""
-    return tuple(dict.fromkeys(form for mode in MODES for form in forms[mode]))
+def _forms(
+    text: str, of_modes: dict[str, tuple[str, ...]], modes: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Forms that some of the modes have."""
+    found = parse_names("form", text, tuple(dict.fromkeys(itertools.chain(*of_modes.values()))))
+    there_are = list(dict.fromkeys(itertools.chain(*(of_modes[mode] for mode in modes))))
+    for form in found:
+        if form not in there_are:
+            raise ResNetError(
+                f"form: with --modes {','.join(modes)} there is no {form}; there are "
+                f"{', '.join(there_are)}"
+            )
+    return found
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:

@@ -99,6 +99,7 @@ def test_a_refusal_ends_in_1_and_is_told(fakes: Fakes, tiny: str) -> None:
         (["--layout", "diagonal"], "layout: 'diagonal' is not one of"),
         (["--compile", "twice"], "compile: 'twice' is not one of none, default"),
         (["--form", "folded"], "form: 'folded' is not one of plain, inference"),
+        (["--form", "remat"], "form: with --modes infer there is no remat; there are plain,"),
         (["--engines", "theano"], "engines: there is no engine 'theano'"),
         (["--scaling", "width"], "scaling: 'width' is not one of batch, depth, size"),
         (["--depths", "20"], "--depths: only with --scaling depth"),

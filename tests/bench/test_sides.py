@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,10 @@ from resnet_parity.bench import peers as bench_peers
 from resnet_parity.bench.measure import bench
 from resnet_parity.bench.result import BenchReport, BenchRequest
 from resnet_parity.engines.registry import Device, Engine, parse_engines
+from resnet_parity.worker import contenders
 from shared_spec import Checkpoint, ResNetSpec, cast_weights, read_safetensors, resolve
 from shared_spec.formats.canonical_file import write_safetensors
+from shared_spec.training.optimization import Optimization
 from tests.bench.fakes import RATES
 from tests.conftest import Pool
 from tests.tiers import engines, selected
@@ -176,6 +179,20 @@ def test_recomputed_blocks_are_timed(pool: Pool, engine: str) -> None:
     """In training; inference, which has no such form, is timed plainly."""
     report = run(pool, engine, forms=("remat",), modes=("infer", "train"))
     assert_timed(report, [engine, f"{engine}, remat"])
+
+
+def test_the_form_reaches_the_trainer() -> None:
+    seen = []
+
+    def trainer(model: object, how: Optimization, steps: int) -> SimpleNamespace:
+        seen.append(how)
+        return SimpleNamespace(place=lambda *batch: batch)
+
+    session: Any = SimpleNamespace(resnet=SimpleNamespace(Trainer=trainer, __name__="resnet_torch"))
+    for form in ("plain", "remat"):
+        job: Any = SimpleNamespace(dtype="float32", form=form, images=None, labels=None)
+        contenders._own_trainer(session, job, None)
+    assert [how.remat for how in seen] == [False, True]
 
 
 def test_int8_is_timed(pool: Pool) -> None:
