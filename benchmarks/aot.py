@@ -1,4 +1,4 @@
-"""Compile one net of each of several families for TPUs that are not here, and write the page.
+"""Compile one net of each of several families for devices that are not here, and write the page.
 
     python benchmarks/aot.py --folder build/aot [--page-only]
 
@@ -19,18 +19,19 @@ from pathlib import Path
 
 from resnet_parity.aot.compile import ENGINES, aot
 from resnet_parity.aot.result import AotReport, AotRequest, Compiled
-from resnet_parity.aot.targets import CHIPS, parse_targets
+from resnet_parity.aot.targets import CHIPS, GPUS, parse_targets
 from resnet_parity.engines.registry import parse_engines
-from resnet_parity.render.text import join_words, pairs
+from resnet_parity.render.text import join_words
 from shared_spec import resolve
 from shared_spec.atomic_write import durable
+from shared_spec.errors import some
 
 ROOT = Path(__file__).parents[1]
 NAMES = (
     *("resnet20", "resnet18", "resnetv2_18", "legacy_seresnet18"),
     *("regnetx_002", "iresnet18", "nf_resnet26", "resnet_vd_18"),
 )
-TARGETS = ("tpu:v5e:2x2", "tpu:v6e:2x2", "tpu:v5p:2x2x1", "tpu:v4:2x2x1")
+TARGETS = ("tpu:v5e:2x2", "tpu:v6e:2x2", "tpu:v5p:2x2x1", "tpu:v4:2x2x1", "gpu:h100:8")
 MODES = {"infer": "Inference", "train": "Training"}
 
 
@@ -45,6 +46,12 @@ class Found:
     def effort(self) -> str:
         """Of the compiler."""
         return self.report.settings.get("JAX_EXEC_TIME_OPTIMIZATION_EFFORT", "usual")
+
+    @property
+    def compiler(self) -> str:
+        """The version of libtpu, or of XLA's for GPUs."""
+        gpu = self.row.target.startswith("gpu:")
+        return self.report.versions.get("jax-cuda12-pjrt" if gpu else "libtpu", "")
 
     @property
     def key(self) -> tuple[str, str, str, str]:
@@ -87,7 +94,7 @@ def read(folder: Path) -> Iterator[Found]:
         report = AotReport.from_dict(json.loads(path.read_text()))
         for row in report.rows:
             found = Found(report, row)
-            which = (*found.key, row.form, found.effort)
+            which = (*found.key, row.form, found.effort, found.compiler)
             if which not in seen:
                 seen.add(which)
                 yield found
@@ -96,9 +103,7 @@ def read(folder: Path) -> Iterator[Found]:
 def page(everything: list[Found]) -> str:
     """The text of docs/results/aot.md."""
     plain = [found for found in everything if found.row.form == "plain"]
-    versions: dict[str, str] = {}
-    for found in everything:
-        versions |= found.report.versions
+    told = {pair for found in everything for pair in found.report.versions.items()}
     problems = [text for found in everything for text in _problems(found)]
     dates = sorted({found.report.date for found in everything})
     efforts = sorted({found.effort for found in everything})
@@ -107,7 +112,7 @@ def page(everything: list[Found]) -> str:
     nothing = "Nothing: none is refused, no collective is stray, and every gradient is summed.\n"
     parts = [
         _HEAD.format(
-            versions=pairs(versions),
+            versions=", ".join(f"{name} {version}" for name, version in sorted(told)),
             date=" and ".join(dates),
             efforts=join_words(efforts),
             count=len(everything),
@@ -125,24 +130,27 @@ _HEAD = """# Compiled ahead of time
 
 `python benchmarks/aot.py --page-only`, of files that `resnet-parity aot --batch 32 --output` wrote
 on {date}, with {versions};
-JAX_EXEC_TIME_OPTIMIZATION_EFFORT {efforts}: {count} programs for TPUs
-that were not there, bfloat16 (training in mixed precision), 32 images of the net's own size a
+JAX_EXEC_TIME_OPTIMIZATION_EFFORT {efforts}: {count} programs for TPUs and
+GPUs that were not there, bfloat16 (training in mixed precision), 32 images of the net's own size a
 device. Nothing ran.
 **images/s is an estimate** for all devices: the larger of the times for arithmetic and for traffic,
-as the compiler counts them, at the peak rates that the makers publish; chips reach less, and what
-they tell one another is not in it. `memory` is what a device needs at once, with what its layouts
-pad. The tables of inference and training are of the compiler's least effort, -1, which makes other
-programs than its usual one; seconds of compiling are those of a machine of 2 cores with other work
-beside it.
+at the peak rates that the makers publish; chips reach less, and what they tell one another is not
+in it. For TPUs, the compiler counts operations and traffic; for GPUs it does not, and they are
+those of the spec, layer by layer. `memory` is what a device needs at once, with what its layouts
+pad; on GPUs without what cuDNN takes for its convolutions besides. For TPUs, the tables of
+inference and training are of the compiler's least effort, -1, which makes other programs than its
+usual one; seconds of compiling are those of a machine of 2 cores with other work beside it.
 [../aot.md](../aot.md) says how to read this.
 """
 
 
 def _problems(found: Found) -> list[str]:
     where = f"{found.report.name}, {found.row.engine}, {found.row.target}, {found.row.what}"
+    if found.row.target.startswith("tpu:"):
+        where += f" (libtpu {found.compiler}, effort {found.effort})"
     told = [f"{where}: {found.row.refused}"] if found.row.refused else []
     told += [f"{where}: no all-reduce sums the gradient of {name}" for name in found.row.unsummed]
-    return told + [f"{where}: stray: {text}" for text in found.row.stray]
+    return told + ([f"{where}: stray: {some(found.row.stray, 1)}"] if found.row.stray else [])
 
 
 def _table(mode: str, rows: list[Found]) -> str:
@@ -152,28 +160,36 @@ def _table(mode: str, rows: list[Found]) -> str:
         "bound by | compiled in |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
+    # What one version of a compiler refused, another may have compiled.
+    sound = {found.key for found in rows if found.row.refused is None}
+    rows = [found for found in rows if found.row.refused is None or found.key not in sound]
+    compilers = [found.compiler for found in rows if found.row.target.startswith("tpu:")]
+    usual = max(compilers, key=compilers.count, default="")
     order = [*NAMES, *sorted({f.report.name for f in rows} - {*NAMES})]
     rows = sorted(rows, key=lambda f: (order.index(f.report.name), f.row.engine, _nth(f)))
-    return "\n".join([*lines, *map(_line, rows)]) + "\n"
+    return "\n".join([*lines, *(_line(found, usual) for found in rows)]) + "\n"
 
 
 def _nth(found: Found) -> int:
-    return [*CHIPS].index(found.row.target.split(":")[1])
+    return [*CHIPS, *GPUS].index(found.row.target.split(":")[1])
 
 
-def _line(found: Found) -> str:
+def _line(found: Found, libtpu: str) -> str:
     row = found.row
+    other = row.target.startswith("tpu:") and found.compiler != libtpu
+    by = f", libtpu {found.compiler}" if other else ""
     sent = row.collectives.get("all-reduce", 0)
     told = f"{sent} arrays, {row.collective_bytes / 1e6:,.1f} MB" if sent else "none"
     estimate = row.estimate
     speed = ["–", "–"]
     if estimate is not None:
         speed = [f"{estimate.images_per_second:,.0f}", estimate.bound_by]
+    counted = [f"{n / 1e9:,.{d}f}" if n else "–" for n, d in ((row.flops, 1), (row.traffic, 2))]
     cells = [
         *(found.report.name, row.engine, row.target, f"{row.devices}"),
         "refused" if row.memory is None else f"{row.memory / 2**20:,.0f}",
-        *(f"{(row.flops or 0) / 1e9:,.1f}", f"{(row.traffic or 0) / 1e9:,.2f}", told),
-        *(*speed, f"{row.compile_seconds:.0f} s"),
+        *(*counted, told),
+        *(*speed, f"{row.compile_seconds:.0f} s{by}"),
     ]
     return f"| {' | '.join(cells)} |"
 

@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from resnet_parity.aot import targets
 from resnet_parity.aot.collectives import ALONE, calls, summed
 from resnet_parity.aot.compile import aot
 from resnet_parity.aot.result import AotReport, AotRequest, Compiled
 from resnet_parity.aot.targets import CHIPS, Chip, parse_targets
-from resnet_parity.bench.roofline import bound_seconds
 from resnet_parity.engines.bench_job import Rates
 from resnet_parity.engines.registry import parse_engines
+from resnet_parity.engines.roofline import bound_seconds
 from resnet_parity.render import plots
 from resnet_parity.render.charts import line
 from shared_spec import compile_plan, resolve
@@ -134,8 +135,8 @@ NETWORKS: dict[str, Torus | Cluster] = {
     "H100": Cluster(450e9, 50e9),
 }
 GPUS = {
-    "A100": Rates("bfloat16", 312e12, "A100 SXM 80 GB", ((1, 2039e9),)),
-    "H100": Rates("bfloat16", 989e12, "H100 SXM 80 GB", ((1, 3350e9),)),
+    name: Rates("bfloat16", chip.flops_per_second, chip.source, ((1, chip.bytes_per_second),))
+    for name, chip in (("A100", targets.GPUS["a100"]), ("H100", targets.GPUS["h100"]))
 }
 BUCKETS = 5
 """`DistributedDataParallel` sends ResNet-50's 102 MB in so many: one of 1 MiB, the rest of 25."""
@@ -479,9 +480,9 @@ def measure(folder: Path) -> None:
         if not path.exists():
             print(chip.name, flush=True)
             grid = "x".join(["2", "2", "1"][: chip.dimensions])
-            targets = tuple(parse_targets(f"tpu:{chip.name}:{grid}"))
+            places = tuple(parse_targets(f"tpu:{chip.name}:{grid}"))
             engines = tuple(parse_engines("flax"))
-            request = AotRequest(NAME, resolve(NAME), targets, engines, ("train",), batch=BATCH)
+            request = AotRequest(NAME, resolve(NAME), places, engines, ("train",), batch=BATCH)
             with durable(path) as draft:
                 draft.write_text(json.dumps(aot(request).to_dict(), indent=2))
 

@@ -155,6 +155,23 @@ EXAMPLE = Way(
     "made = model.init(jax.random.key(0), jnp.zeros((1, 224, 224, 3)), train=False)\n"
     'open("{file}.msgpack", "wb").write(serialization.to_bytes(made))',
 )
+_X = "torch.zeros(1, 3, 224, 224)"
+COMPILED = (
+    Way(
+        "import torch, resnet_torch as resnet",
+        f"model = {BUILD}",
+        'resnet.load_weights(model, "{file}.safetensors")',
+        f"resnet.compiled(model)({_X})",
+        'resnet.save_weights(model, "{file}.safetensors")',
+    ),
+    Way(
+        VISION.imports,
+        VISION.build,
+        VISION.load,
+        f"with torch.inference_mode(): torch.compile(model)({_X})",
+        VISION.save,
+    ),
+)
 JAX_CACHE = {
     "JAX_COMPILATION_CACHE_DIR": "{cache}",
     "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -163,6 +180,8 @@ KERAS = _own("resnet_keras"), APPLICATIONS
 
 FIRST: dict[str, tuple[dict[str, str], tuple[Way, Way], float]] = {
     "torch": ({}, (_own("resnet_torch"), VISION), 4.0),
+    "torch, compiled": ({"TORCHINDUCTOR_CACHE_DIR": "{new}"}, COMPILED, 25.0),
+    "torch, compiled, cached": ({"TORCHINDUCTOR_CACHE_DIR": "{cache}"}, COMPILED, 12.0),
     "keras:tensorflow": ({"KERAS_BACKEND": "tensorflow"}, KERAS, 10.0),
     "keras:jax": ({"KERAS_BACKEND": "jax"}, KERAS, 12.0),
     "keras:jax, cached": ({"KERAS_BACKEND": "jax"} | JAX_CACHE, KERAS, 12.0),
@@ -212,7 +231,9 @@ def measured(
                 way.seconds(file, given)  # what it compiles is kept
         for _ in range(repeat):
             for way, file, given, side in sides:
-                side.append(way.seconds(file, given))
+                new = tempfile.mkdtemp(dir=folder)
+                fresh = {k: v.replace("{new}", new) for k, v in given.items()}
+                side.append(way.seconds(file, fresh))
     return found
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from resnet_parity.engines.aot_job import PIECES
 from shared_spec.plan.layers import BatchNorm
 from shared_spec.plan.network import Plan
 
@@ -20,14 +21,16 @@ _KINDS = (
     "collective-broadcast",
     "ragged-all-to-all",
 )
-_LINE = re.compile(rf"%?(\S+) = (.*?) ({'|'.join(_KINDS)})(?:-start)?\(")
+_LINE = re.compile(rf"%?(\S+) = (.*?) ({'|'.join(_KINDS)})(-start)?\(")
 _ARRAY = re.compile(r"([a-z]+)(\d*)\w*\[([\d,]*)\]")
 _ORIGIN = re.compile(r'op_name="([^"]*)"')
 
 
 @dataclass(frozen=True)
 class Collective:
-    """An array that an instruction gives, and where in the traced function it came from."""
+    """An array that an instruction gives, or a piece of it, and where in the traced function it
+    came from.
+    """
 
     instruction: str
     kind: str
@@ -41,7 +44,7 @@ class Collective:
 
 
 def collectives(program: str) -> list[Collective]:
-    """Those of a program in HLO's text, one for each array."""
+    """Those of a program in HLO's text (`Program.text`), one for each array."""
     return [found for line in program.splitlines() for found in _of(line)]
 
 
@@ -49,9 +52,13 @@ def _of(line: str) -> Iterator[Collective]:
     match = _LINE.search(line)
     if match is None:
         return
-    instruction, types, kind = match.groups()
+    instruction, types, kind, started = match.groups()
+    line, _, pieces = line.partition(PIECES)
     origin = _ORIGIN.search(line)
-    for letters, bits, sizes in _ARRAY.findall(types):
+    arrays = _ARRAY.findall(pieces or types)
+    if kind == "all-gather" and started:
+        arrays = arrays[len(arrays) // 2 :]  # before them stands what is gathered
+    for letters, bits, sizes in arrays:
         shape = tuple(int(n) for n in sizes.split(",") if n)
         width = max(int(bits or 8) // 8, 1) if letters != "pred" else 1
         told = origin[1] if origin else ""

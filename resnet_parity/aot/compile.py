@@ -17,12 +17,13 @@ from resnet_parity.engines.aot_job import AotJob, Program
 from resnet_parity.engines.pool import Start, WorkerPool
 from resnet_parity.engines.process import EngineError, Worker
 from resnet_parity.engines.registry import Engine
+from resnet_parity.engines.roofline import bound_seconds, works
 from shared_spec.errors import FrameworkError, ResNetError
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.training.state import require_classes
 
 ENGINES = ("flax", "keras:jax")
-"""XLA compiles for TPUs, and these are the engines whose programs it gets."""
+"""XLA compiles for devices that are not here, and these are the engines whose programs it gets."""
 
 STEP = 8
 """Images; the largest batch is found to within so many, or a sixteenth."""
@@ -46,7 +47,9 @@ def aot(
     for engine in request.engines:
         if engine.name not in ENGINES:
             known = " and ".join(ENGINES)
-            raise FrameworkError(f"engines: {engine.name} compiles nothing for TPUs; {known} do")
+            raise FrameworkError(
+                f"engines: {engine.name} compiles nothing ahead of time; {known} do"
+            )
     report = AotReport(name=request.name, dtype=request.dtype, size=list(request.pixels))
     report.date = datetime.now(UTC).date().isoformat()
     with WorkerPool(start) as pool:
@@ -85,7 +88,7 @@ def _compiled(
     batch: int,
 ) -> Program:
     (mode, form), net, where = what, request.spec.to_dict(), target.topology
-    job = AotJob(net, mode, batch, request.pixels, request.dtype, where, form, target.host)
+    job = AotJob(net, mode, batch, request.pixels, request.dtype, where, form)
     begun = time.perf_counter()
     try:
         return Program.from_dict(call("aot_compile", job=job.to_dict()))
@@ -125,22 +128,34 @@ def _row(
         collective_bytes=sum(c.bytes for c in told),
         stray=[str(c) for c in strays(told, p, mode)],
         unsummed=unsummed(told, p) if spread else [],
-        estimate=_estimate(request, target, found),
+        estimate=_estimate(request, target, found, mode),
     )
 
 
-def _estimate(request: AotRequest, target: Target, found: Program) -> Estimate | None:
-    if not found.flops or not found.traffic:
-        return None
+def _estimate(request: AotRequest, target: Target, found: Program, mode: str) -> Estimate | None:
     rates = target.rates(request.dtype)
-    arithmetic = found.flops / rates.flops_per_second
-    memory = found.traffic / rates.bytes_per_second
-    seconds = max(arithmetic, memory)
+    if found.refused is not None or rates is None:
+        return None
+    if found.flops and found.traffic:
+        arithmetic = found.flops / rates.flops_per_second
+        seconds = max(arithmetic, found.traffic / rates.bytes_per_second)
+        where = rates.kernel
+    elif target.chip.platform == "gpu":
+        p, images = compile_plan(request.spec), request.batch
+        seconds = bound_seconds(p, request.pixels, mode, images, rates)
+        macs = sum(work.macs for work in works(p, request.pixels, mode))
+        # Less than half of the time: most of it is that of layers which memory binds.
+        arithmetic = 2 * (2 * macs * images / rates.flops_per_second)
+        where = (
+            f"{rates.kernel}; counted from the spec, layer by layer: XLA counts nothing for GPUs"
+        )
+    else:
+        return None
     return Estimate(
         seconds=seconds,
         images_per_second=request.batch * found.devices / seconds,
-        bound_by="memory" if memory > arithmetic else "arithmetic",
-        rates=rates.kernel,
+        bound_by="memory" if seconds > arithmetic else "arithmetic",
+        rates=where,
     )
 
 

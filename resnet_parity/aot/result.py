@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from resnet_parity.aot.targets import Target
 from resnet_parity.engines.registry import Engine
 from resnet_parity.numerics.record import Count, Figure, JudgedRecord
+from shared_spec.errors import some
 from shared_spec.spec.resnet_spec import ResNetSpec
 
 FORMS = {"infer": ("plain", "inference", "space_to_depth"), "train": ("plain", "remat")}
@@ -118,7 +119,8 @@ def problems_of(row: Compiled) -> list[str]:
     if (row.memory or 0) > row.device_memory:
         needed, had = (f"{n / 2**30:,.2f} GiB" for n in (row.memory or 0, row.device_memory))
         found.append(f"{where}: needs {needed} of memory, and a device has {had}")
-    found += [f"{where}: a collective that data parallelism does not need: {c}" for c in row.stray]
+    if row.stray:
+        found.append(f"{where}: data parallelism does not need {some(row.stray, 3)}")
     if row.unsummed:
-        found.append(f"{where}: no all-reduce sums the gradients of {', '.join(row.unsummed[:3])}")
+        found.append(f"{where}: no all-reduce sums the gradients of {some(row.unsummed, 3)}")
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from resnet_parity.engines.bench_job import Rates
 from resnet_parity.engines.registry import missing_modules
@@ -12,22 +13,51 @@ from shared_spec.errors import FrameworkError
 
 
 @dataclass(frozen=True)
+class Multiprocessors:
+    """What XLA's compiler asks of a GPU: how many multiprocessors at how many GHz, each with so
+    many units for float32 and bytes of shared memory; the bytes of the level-2 cache; and the
+    compute capability.
+    """
+
+    count: int
+    clock: float
+    units: int
+    shared: int
+    cache: int
+    capability: int
+
+
+@dataclass(frozen=True)
 class Chip:
-    """A generation, as its page under `SOURCE` has it: a chip's peak rate of bfloat16 products
-    (FLOP/s), the rate (bytes/s) and size (bytes) of its memory, and the dimensions of its networks.
+    """A chip, as its maker has it: its peak rate of bfloat16 products (FLOP/s), the rate (bytes/s)
+    and size (bytes) of its memory, and the dimensions of its networks.
     """
 
     name: str
     flops_per_second: float
     bytes_per_second: float
     memory: int
-    dimensions: int
+    dimensions: int = 1
     devices: int = 1
     """As which JAX sees a chip when it compiles for one that is not here."""
+    gpu: Multiprocessors | None = None
+    """None for a TPU."""
+
+    @property
+    def platform(self) -> str:
+        """Its kind: tpu or gpu."""
+        return "tpu" if self.gpu is None else "gpu"
+
+    @property
+    def source(self) -> str:
+        """Where its rates are published."""
+        if self.gpu is None:
+            return f"TPU {self.name}, {SOURCE}/{self.name}"
+        return f"{self.name.upper()} SXM, NVIDIA's data sheet"
 
 
 SOURCE = "https://cloud.google.com/tpu/docs"
-"""The page of each generation is called like it: `SOURCE/v5e`. Read on 2026-11-29."""
+"""The page of each generation of TPUs is called like it: `SOURCE/v5e`. Read on 2026-11-29."""
 
 CHIPS = {
     chip.name: chip
@@ -38,29 +68,85 @@ CHIPS = {
         Chip("v6e", 918e12, 1638e9, 32 * 2**30, 2),
     )
 }
+"""TPUs."""
+
+_HOPPER = Multiprocessors(132, 1.98, 128, 228 * 2**10, 50 * 2**20, 9)
+_AMPERE = Multiprocessors(108, 1.41, 64, 164 * 2**10, 40 * 2**20, 8)
+_BLACKWELL = Multiprocessors(148, 1.965, 128, 228 * 2**10, 126 * 2**20, 10)
+GPUS = {
+    chip.name: chip
+    for chip in (
+        Chip("a100", 312e12, 2039e9, 80 * 2**30, gpu=_AMPERE),
+        Chip("h100", 989e12, 3350e9, 80 * 2**30, gpu=_HOPPER),
+        Chip("h200", 989e12, 4800e9, 141 * 10**9, gpu=_HOPPER),
+        Chip("b200", 2250e12, 7700e9, 180 * 10**9, gpu=_BLACKWELL),
+    )
+}
+"""NVIDIA's, the SXM form of each. Multiprocessors are those of the CUDA programming guide's table
+of compute capabilities and of the white paper of each architecture."""
+
+_A_BOARD = 8
+"""GPUs of a host."""
+
+
+def _as_xla_has_it(chip: Chip, gpu: Multiprocessors) -> str:
+    """A GPU in the text format of XLA's target configurations."""
+    numbers = {
+        "core_count": gpu.count,
+        "fpus_per_core": gpu.units,
+        "clock_rate_ghz": gpu.clock,
+        "memory_bandwidth": int(chip.bytes_per_second),
+        "device_memory_size": chip.memory,
+        "l2_cache_size": gpu.cache,
+        "shared_memory_per_core": gpu.shared,
+        # What a block can have of it: all but what the driver keeps.
+        "shared_memory_per_block_optin": gpu.shared - 2**10,
+        "shared_memory_per_block": 48 * 2**10,
+        "threads_per_warp": 32,
+        "threads_per_block_limit": 1024,
+        "threads_per_core_limit": 2048,
+        "registers_per_core_limit": 2**16,
+        "registers_per_block_limit": 2**16,
+        "thread_dim_limit_x": 1024,
+        "thread_dim_limit_y": 1024,
+        "thread_dim_limit_z": 64,
+        "block_dim_limit_x": 2**31 - 1,
+        "block_dim_limit_y": 2**16 - 1,
+        "block_dim_limit_z": 2**16 - 1,
+    }
+    told = " ".join(f"{name}: {number}" for name, number in numbers.items())
+    return (
+        f"gpu_device_info {{ {told} cuda_compute_capability {{ major: {gpu.capability} }} }} "
+        f'platform_name: "CUDA" device_description_str: "NVIDIA {chip.name.upper()}"'
+    )
 
 
 @dataclass(frozen=True)
 class Target:
-    """Chips of one generation in a grid, such as 2x2."""
+    """Chips of one kind: TPUs in a grid, such as 2x2, or so many GPUs."""
 
     chip: Chip
     grid: tuple[int, ...]
 
     @property
     def name(self) -> str:
-        """As it is typed: `tpu:v5e:2x2`."""
-        return f"tpu:{self.topology}"
+        """As it is typed: `tpu:v5e:2x2`, `gpu:h100`, `gpu:h100:8`."""
+        one_gpu = self.chip.gpu is not None and self.grid == (1,)
+        kind = f"{self.chip.platform}:{self.chip.name}"
+        return kind if one_gpu else f"{kind}:{_crossed(self.grid)}"
 
     @property
-    def topology(self) -> str:
-        """What libtpu calls it."""
-        return f"{self.chip.name}:{'x'.join(map(str, self.grid))}"
-
-    @property
-    def host(self) -> tuple[int, ...] | None:
-        """The chips of a host, where they are not the usual 2x2x1."""
-        return (1, 1, 1) if math.prod(self.grid) == 1 else None
+    def topology(self) -> dict[str, Any]:
+        """What JAX's `get_topology_desc` takes for it."""
+        chip, count = self.chip, math.prod(self.grid)
+        if chip.gpu is not None:
+            hosts = math.ceil(count / _A_BOARD)
+            shape = _crossed((1, hosts, count // hosts))
+            config = _as_xla_has_it(chip, chip.gpu)
+            return {"platform": "cuda", "topology": shape, "target_config": config}
+        # Where the chips of a host are not the usual 2x2x1.
+        host = {"chips_per_host_bounds": [1, 1, 1]} if count == 1 else {}
+        return {"platform": "tpu", "topology_name": f"{chip.name}:{_crossed(self.grid)}", **host}
 
     @property
     def devices(self) -> int:
@@ -72,13 +158,19 @@ class Target:
         """Bytes that a device has."""
         return self.chip.memory // self.chip.devices
 
-    def rates(self, dtype: str) -> Rates:
-        """What a device does at most. By JAX's default, float32 numbers are multiplied in one pass
-        of bfloat16, as fast as those.
+    def rates(self, dtype: str) -> Rates | None:
+        """What a device does at most. By JAX's default, a TPU multiplies float32 numbers in one
+        pass of bfloat16, as fast as those; what a GPU does with them is not known here.
         """
         chip, n = self.chip, self.chip.devices
-        where = f"published for TPU {chip.name}, {SOURCE}/{chip.name}"
+        if chip.gpu is not None and dtype != "bfloat16":
+            return None
+        where = f"published for {chip.source}"
         return Rates(dtype, chip.flops_per_second / n, where, ((1, chip.bytes_per_second / n),))
+
+
+def _crossed(grid: tuple[int, ...]) -> str:
+    return "x".join(map(str, grid))
 
 
 def parse_targets(text: str) -> list[Target]:
@@ -89,28 +181,37 @@ def parse_targets(text: str) -> list[Target]:
             be installed.
     """
     found = [_target(part.strip()) for part in dict.fromkeys(text.split(","))]
-    absent = missing_modules(("libtpu",), "'resnet-parity[tpu-aot]'")
-    if absent is not None:
-        raise FrameworkError(f"target: {absent}")
+    for platform in sorted({target.chip.platform for target in found}):
+        absent = [missing_modules((name,), _EXTRAS[platform]) for name in _COMPILERS[platform]]
+        if all(absent):
+            raise FrameworkError(f"target: {absent[0]}")
     return found
 
 
+_COMPILERS = {"tpu": ("libtpu",), "gpu": ("jax_cuda12_plugin", "jax_cuda13_plugin")}
+"""Modules of which one compiles for a platform."""
+_EXTRAS = {"tpu": "'resnet-parity[tpu-aot]'", "gpu": "'resnet-parity[gpu-aot]'"}
+
+
 def _target(text: str) -> Target:
-    platform, _, topology = text.partition(":")
-    if platform == "gpu":
-        raise FrameworkError(
-            f"target: {text!r} is a GPU, and nothing is compiled for one that is not here; on a "
-            "machine that has one, run `make gpu`"
-        )
-    name, _, sizes = topology.partition(":")
-    chip = CHIPS.get(name) if platform == "tpu" else None
+    platform, name, sizes = (*text.split(":", 2), "", "")[:3]
+    chip = {"tpu": CHIPS, "gpu": GPUS}.get(platform, {}).get(name)
+    if platform == "gpu" and text == f"gpu:{name}":
+        sizes = "1"
     if chip is not None and re.fullmatch(r"[1-9]\d{0,3}(x[1-9]\d{0,3})*", sizes):
         grid = tuple(map(int, sizes.split("x")))
-        whole = math.prod(grid) == 1 or all(n % 2 == 0 for n in grid[:2])
-        if len(grid) == chip.dimensions and whole:
+        if len(grid) == chip.dimensions and _is_whole(chip, grid):
             return Target(chip, grid)
     accepted = (f"tpu:{c.name}:{'x'.join('XYZ'[: c.dimensions])}" for c in CHIPS.values())
     raise FrameworkError(
         f"target: {text!r} is not one of {', '.join(accepted)}, where X and Y are even or all "
-        f"numbers are 1, such as tpu:v5e:2x2"
+        f"numbers are 1, such as tpu:v5e:2x2, nor gpu:{'|'.join(GPUS)}, with :N for N of them "
+        f"(to {_A_BOARD}, or a multiple), such as gpu:h100:8"
     )
+
+
+def _is_whole(chip: Chip, grid: tuple[int, ...]) -> bool:
+    """Whether hosts have so many."""
+    if chip.gpu is not None:
+        return grid[0] <= _A_BOARD or grid[0] % _A_BOARD == 0
+    return math.prod(grid) == 1 or all(n % 2 == 0 for n in grid[:2])

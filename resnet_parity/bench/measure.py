@@ -19,12 +19,12 @@ import numpy as np
 from resnet_parity.bench.cases import cases, setting_of, turns
 from resnet_parity.bench.environment import measured_on
 from resnet_parity.bench.result import BenchReport, BenchRequest, BenchRow, Bound, Case, Parity
-from resnet_parity.bench.roofline import bound_seconds
 from resnet_parity.bench.scaling import ScalingAxis, points
 from resnet_parity.engines.bench_job import BenchJob, Rates, distinct
 from resnet_parity.engines.job import EngineJob
 from resnet_parity.engines.process import EngineError, Start, Worker
 from resnet_parity.engines.registry import ENGINES, Engine
+from resnet_parity.engines.roofline import bound_seconds
 from resnet_parity.numerics.difference import COARSE, ROUNDING_FACTOR, difference
 from resnet_parity.numerics.rounding import TRIALS, rounding_errors
 from resnet_parity.train.recipes import DROP_RATES

@@ -161,7 +161,8 @@ def aot(
     target: Annotated[
         str,
         typer.Option(
-            help="Devices, such as tpu:v5e:2x2 or tpu:v4:2x2x1; several separated by commas."
+            help="Devices, such as tpu:v5e:2x2, tpu:v4:2x2x1 or gpu:h100:8; several separated by "
+            "commas."
         ),
     ],
     engines: Annotated[str, typer.Option(help="flax, keras:jax or both.")] = "flax",
@@ -190,11 +191,12 @@ def aot(
     output: Annotated[Path | None, typer.Option(help="Write the result to this JSON file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compile a net for TPUs on a machine that has none, and say whether it fits.
+    """Compile a net for TPUs or GPUs on a machine that has none, and say whether it fits.
 
     What is compiled is what `compiled` and `Trainer` run, with images spread over the devices. It
     tells the bytes of a device, the collectives of the partitioned program, and an estimate of its
-    speed from published peak rates. Nothing runs. Needs libtpu (the extra tpu-aot).
+    speed from published peak rates. Nothing runs. Needs libtpu (the extra tpu-aot) or
+    NVIDIA's libraries (gpu-aot).
     """
     from resnet_parity.aot.compile import aot as compile_ahead
     from resnet_parity.aot.result import FORMS, AotRequest

@@ -8,10 +8,12 @@ from typing import Any
 from resnet_parity.numerics.record import Count, Figure, JsonRecord
 from shared_spec.spec.resnet_spec import ResNetSpec
 
+PIECES = " /* pieces: "
+
 
 @dataclass(frozen=True)
 class AotJob(JsonRecord):
-    """A net in one mode on devices of a topology of libtpu's, or on the worker's own, `cpu`."""
+    """A net in one mode on devices of a topology."""
 
     spec: dict[str, Any]
     mode: str
@@ -19,13 +21,12 @@ class AotJob(JsonRecord):
     """Images a device."""
     size: tuple[int, int]
     dtype: str
-    topology: str
+    topology: dict[str, Any]
+    """What JAX's `get_topology_desc` takes; empty for the worker's own devices, CPUs."""
     form: str = "plain"
     """plain; to infer, inference (batch norms are folded) or space_to_depth (with the stem on
     blocks); to train, remat (blocks are computed again in the backward pass).
     """
-    host: tuple[int, ...] | None = None
-    """Chips of a host, if not the usual ones."""
 
     @property
     def net(self) -> ResNetSpec:
@@ -60,7 +61,9 @@ class Program(JsonRecord):
     cycles: Figure = None
     """Sum of what the compiler estimates for each operation, where it does."""
     text: tuple[str, ...] = ()
-    """The lines of the optimised program that have a collective."""
+    """The lines of the optimised program that have a collective. Where it takes arrays laid end to
+    end, as XLA's for GPUs do, `PIECES` and their types follow.
+    """
 
     @property
     def memory(self) -> int | None:

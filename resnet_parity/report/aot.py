@@ -23,8 +23,9 @@ def blocks(reports: Sequence[AotReport]) -> list[Block]:
             Text(
                 f"Compiled{date} for devices that were not there, by {pairs(report.versions)}"
                 f"{settings}. Nothing ran: images a second are an estimate, the larger of the "
-                f"times for arithmetic and for traffic by the compiler's count and the makers' "
-                f"published peak rates, without the time that chips take to reach one another."
+                f"times for arithmetic and for traffic by the compiler's count (for GPUs, layer by "
+                f"layer by the spec's) and the makers' published peak rates, without the time that "
+                f"chips take to reach one another."
             )
         )
         found += [Notice(text) for text in report.problems]

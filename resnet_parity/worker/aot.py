@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_parity.engines.aot_job import AotJob, Program
+from resnet_parity.engines.aot_job import PIECES, AotJob, Program
 from resnet_parity.worker.contenders import bench_optimization
 from resnet_parity.worker.session import Session, one_line
 from shared_spec.atomic_write import durable
@@ -30,7 +30,7 @@ from shared_spec.training.state import Placed
 def aot_info(session: Session) -> dict[str, Any]:
     """The versions of what compiles, and what its user told it by variables."""
     own = "flax" if session.package == "resnet_flax" else "keras"
-    return {"versions": _versions("jax", "jaxlib", "libtpu", own), "settings": _settings()}
+    return {"versions": _versions("jax", "jaxlib", *_COMPILERS, own), "settings": _settings()}
 
 
 def aot_compile(session: Session, job: dict[str, Any]) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def aot_compile(session: Session, job: dict[str, Any]) -> dict[str, Any]:
     asked = AotJob.from_dict(job)
     with _as_on_a_host(session):
         devices = _devices(asked)
-        with xla.ahead_of_time("cpu" if asked.topology == "cpu" else "tpu"):
+        with xla.ahead_of_time(_PLATFORMS[asked.topology.get("platform", "cpu")]):
             lowered = _lowered(session, asked, devices)
             kept = _place(lowered, asked)
             with suppress(OSError, ValueError):
@@ -53,6 +53,9 @@ def aot_compile(session: Session, job: dict[str, Any]) -> dict[str, Any]:
 
 
 OPERATIONS = (aot_info, aot_compile)
+
+_PLATFORMS = {"cpu": "cpu", "tpu": "tpu", "cuda": "gpu"}
+"""What layers call JAX's."""
 
 
 @contextmanager
@@ -71,11 +74,9 @@ def _devices(job: AotJob) -> list[Any]:
     import jax
     from jax.experimental import topologies
 
-    if job.topology == "cpu":
+    if not job.topology:
         return jax.devices()
-    options = {} if job.host is None else {"chips_per_host_bounds": job.host}
-    found = topologies.get_topology_desc(platform="tpu", topology_name=job.topology, **options)
-    return list(found.devices)
+    return list(topologies.get_topology_desc(**job.topology).devices)
 
 
 def _lowered(session: Session, job: AotJob, devices: list[Any]) -> Any:
@@ -114,7 +115,7 @@ _FORMS = {"inference": True, "space_to_depth": Inference(space_to_depth=True)}
 def _place(lowered: Any, job: AotJob) -> Path:
     """The file of the cache for a program, on these devices, by this compiler with its options."""
     figures = [field.name for field in fields(Program)]
-    asked = [job.topology, job.host, _versions("jaxlib", "libtpu"), _settings(), figures]
+    asked = [job.topology, _versions("jaxlib", *_COMPILERS), _settings(), figures]
     told = json.dumps([lowered.as_text(), asked])
     return cache_folder() / "aot" / f"{hashlib.sha256(told.encode()).hexdigest()}.json"
 
@@ -126,6 +127,10 @@ def _versions(*names: str) -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
+
+
+_COMPILERS = ("libtpu", "jax-cuda12-pjrt", "jax-cuda13-pjrt")
+"""What compiles for devices that are not here."""
 
 
 def _settings() -> dict[str, str]:
@@ -161,7 +166,7 @@ def _compiled(lowered: Any, devices: int) -> Program:
         flops=cost.get("flops"),
         traffic=cost.get("bytes accessed"),
         cycles=sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', text))) or None,
-        text=tuple(line.strip() for line in text.splitlines() if _told(line)),
+        text=tuple(collective_lines(text)),
     )
 
 
@@ -181,11 +186,64 @@ def _unpadded(lowered: Any, program: Any) -> int:
     )
 
 
-def _told(line: str) -> bool:
-    return " = " in line and any(kind in line for kind in _COLLECTIVES)
+def collective_lines(program: str) -> Iterator[str]:
+    """The lines of a program in HLO's text that have a collective, with the pieces of what it takes
+    (`Program.text`).
+    """
+    definitions, roots = _definitions(program)
+    for line in map(str.strip, program.splitlines()):
+        if " = " not in line or not any(kind in line for kind in _COLLECTIVES):
+            continue
+        taken = re.search(r" [a-z-]+\(%?([\w.-]+)\)", line)
+        pieces = _pieces(taken[1], definitions, roots) if taken else []
+        types = [definitions[name].partition(" ")[0] for name in pieces]
+        yield f"{line}{PIECES}{' '.join(types)} */" if types else line
 
 
 _COLLECTIVES = (" all-", " reduce-scatter", " collective-", " ragged-all-")
+
+
+def _definitions(program: str) -> tuple[dict[str, str], dict[str, str]]:
+    """What each instruction's name stands for, type first, and the root of each computation."""
+    definitions: dict[str, str] = {}
+    roots: dict[str, str] = {}
+    computation = ""
+    for line in map(str.strip, program.splitlines()):
+        begins = re.match(r"(?:ENTRY )?%?([\w.-]+) \(.*\{$", line)
+        defines = re.match(r"(?:ROOT )?%?([\w.-]+) = (.*)", line)
+        if begins:
+            computation = begins[1]
+        elif defines:
+            definitions[defines[1]] = re.sub(r"/\*.*?\*/", "", defines[2])
+            if line.startswith("ROOT"):
+                roots[computation] = defines[1]
+    return definitions, roots
+
+
+def _pieces(name: str, definitions: dict[str, str], roots: dict[str, str]) -> list[str]:
+    """The arrays that an array was put together of, looked for behind fusions and views of it."""
+    index = 0
+    while (told := definitions.get(name)) is not None:
+        operation = re.search(r" ([a-z-]+)\(([^)]*)\)", told)
+        if operation is None:
+            break
+        operands = [one.strip().lstrip("%") for one in operation[2].split(",")]
+        inside = re.search(r"calls=%?([\w.-]+)", told)
+        if operation[1] == "concatenate":
+            return operands
+        if operation[1] == "fusion" and inside is not None:
+            name = roots[inside[1]]
+        elif operation[1] == "get-tuple-element":
+            index = int(re.findall(r"index=(\d+)", told)[0])
+            name = operands[0]
+        elif operation[1] == "tuple":
+            name = operands[index]
+        elif operation[1] == "bitcast":
+            name = operands[0]
+        else:
+            break
+    return []
+
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 

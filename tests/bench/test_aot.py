@@ -18,10 +18,13 @@ from resnet_parity.aot.collectives import ALONE, calls, collectives, strays, sum
 from resnet_parity.aot.compile import STEP, aot
 from resnet_parity.aot.result import AotReport, AotRequest
 from resnet_parity.cli.app import app
-from resnet_parity.engines.aot_job import AotJob, Program
+from resnet_parity.engines.aot_job import PIECES, AotJob, Program
+from resnet_parity.engines.bench_job import Rates
 from resnet_parity.engines.process import EngineError, Worker
 from resnet_parity.engines.registry import ENGINES, Device, Engine, missing_modules
+from resnet_parity.engines.roofline import bound_seconds
 from resnet_parity.report import Net, render, sentence, verdict
+from resnet_parity.worker.aot import collective_lines
 from shared_spec import FrameworkError, ResNetSpec, compile_plan, resolve
 from shared_spec.plan.summary import layer_rows
 from tests.conftest import FAST
@@ -76,22 +79,36 @@ SOUND = Program(1, 2.0, arguments=100, outputs=20, aliased=10, temporary=40, cod
 
 
 @pytest.mark.parametrize(
-    ("text", "topology", "devices", "memory", "host"),
+    ("text", "devices", "memory", "host"),
     [
-        ("tpu:v5e:2x2", "v5e:2x2", 4, 16 * 2**30, None),
-        ("tpu:v6e:16x16", "v6e:16x16", 256, 32 * 2**30, None),
-        ("tpu:v5p:2x2x1", "v5p:2x2x1", 4, 95 * 2**30, None),
+        ("tpu:v5e:2x2", 4, 16 * 2**30, {}),
+        ("tpu:v6e:16x16", 256, 32 * 2**30, {}),
+        ("tpu:v5p:2x2x1", 4, 95 * 2**30, {}),
         # JAX sees two devices in a chip of v4, each with half of what it has.
-        ("tpu:v4:2x2x1", "v4:2x2x1", 8, 16 * 2**30, None),
-        ("tpu:v6e:1x1", "v6e:1x1", 1, 32 * 2**30, (1, 1, 1)),
+        ("tpu:v4:2x2x1", 8, 16 * 2**30, {}),
+        ("tpu:v6e:1x1", 1, 32 * 2**30, {"chips_per_host_bounds": [1, 1, 1]}),
     ],
 )
-def test_targets(
-    text: str, topology: str, devices: int, memory: int, host: tuple[int, ...] | None
-) -> None:
+def test_targets(text: str, devices: int, memory: int, host: dict[str, Any]) -> None:
     read = target(text)
-    assert (read.name, read.topology, read.devices) == (text, topology, devices)
-    assert (read.memory, read.host) == (memory, host)
+    assert (read.name, read.devices, read.memory) == (text, devices, memory)
+    assert read.topology == {"platform": "tpu", "topology_name": text[len("tpu:") :], **host}
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "devices", "topology"),
+    [
+        ("gpu:h100", "gpu:h100", 1, "1x1x1"),
+        ("gpu:a100:1", "gpu:a100", 1, "1x1x1"),
+        ("gpu:h200:8", "gpu:h200:8", 8, "1x1x8"),
+        ("gpu:b200:32", "gpu:b200:32", 32, "1x4x8"),  # on four hosts
+    ],
+)
+def test_gpus(text: str, name: str, devices: int, topology: str) -> None:
+    read = target(text)
+    assert (read.name, read.devices, read.topology["topology"]) == (name, devices, topology)
+    assert read.topology["platform"] == "cuda"
+    assert f"device_memory_size: {read.memory} " in read.topology["target_config"]
 
 
 @pytest.mark.parametrize(
@@ -104,18 +121,22 @@ def test_targets(
         "tpu:v5e:2x3",
         "tpu:v4:2x2",
         "tpu:v5e:0x2",
+        "gpu",
+        "gpu:",
+        "gpu:h100:",
+        "gpu:h100:0",
+        "gpu:h100:12",
+        "gpu:h100:2x2",
+        "gpu:v5e",
+        "tpu:h100",
+        "gpu:rtx4090",
     ],
 )
 def test_targets_that_there_are_not(text: str) -> None:
-    with pytest.raises(FrameworkError, match=r"^target: .* such as tpu:v5e:2x2$"):
-        targets.parse_targets(f"tpu:v5e:2x2,{text}")
-
-
-def test_gpus_are_refused() -> None:
     with pytest.raises(
-        FrameworkError, match=r"^target: 'gpu:h100'.*; on a machine that has one, run `make gpu`$"
+        FrameworkError, match=r"^target: .* such as tpu:v5e:2x2, nor gpu:.*, such as gpu:h100:8$"
     ):
-        targets.parse_targets("tpu:v5e:2x2,gpu:h100")
+        targets.parse_targets(f"tpu:v5e:2x2,{text}")
 
 
 def test_a_sum_with_a_norm_on_both_sides_is_summed_once() -> None:
@@ -127,15 +148,19 @@ def test_a_sum_with_a_norm_on_both_sides_is_summed_once() -> None:
 SUMMED = {"resnet18": 142, "resnet50": 372, "resnet20": 138}
 
 
-def test_without_libtpu_a_sentence_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_a_sentence_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(targets, "missing_modules", lambda names, how: f"run: pip install {how}")
     done = CliRunner().invoke(app, ["aot", "resnet20", "--target", "tpu:v5e:2x2"])
     assert str(done.exception) == "target: run: pip install 'resnet-parity[tpu-aot]'"
+    done = CliRunner().invoke(app, ["aot", "resnet20", "--target", "gpu:h100"])
+    assert str(done.exception) == "target: run: pip install 'resnet-parity[gpu-aot]'"
 
 
 def test_engines_that_xla_does_not_compile_are_refused() -> None:
     request = AotRequest("tiny", TINY, (target("tpu:v5e:2x2"),), (ENGINES["torch"],))
-    with pytest.raises(FrameworkError, match="torch compiles nothing for TPUs; flax and keras:jax"):
+    with pytest.raises(
+        FrameworkError, match="torch compiles nothing ahead of time; flax and keras:jax"
+    ):
         aot(request)
 
 
@@ -144,22 +169,22 @@ def test_the_workers_are_asked_for_everything() -> None:
     places = (target("tpu:v5e:1x1"), target("tpu:v4:2x2x1"))
     engines = (ENGINES["flax"], ENGINES["keras:jax"])
     report = aot(AotRequest("tiny", TINY, places, engines, batch=7), start=shelf.start)
-    asked = [(job.topology, job.host, job.mode, job.batch) for job in shelf.asked]
-    one = [("v5e:1x1", (1, 1, 1), mode, 7) for mode in ("infer", "train")]
-    assert asked == 2 * [*one, *[("v4:2x2x1", None, mode, 7) for mode in ("infer", "train")]]
+    asked = [(job.topology, job.mode, job.batch) for job in shelf.asked]
+    assert asked == 2 * [(t.topology, mode, 7) for t in places for mode in ("infer", "train")]
     assert [row.engine for row in report.rows] == 4 * ["flax"] + 4 * ["keras:jax"]
     assert {job.dtype for job in shelf.asked} == {"bfloat16"}
     assert {job.net for job in shelf.asked} == {TINY}
 
 
 def test_a_crash_of_the_compiler_is_told_and_the_rest_compiled() -> None:
+    places = (target("tpu:v5e:1x1"), target("tpu:v4:2x2x1"))
+
     def program(job: AotJob) -> Program:
-        if job.topology == "v5e:1x1":
+        if job.topology == places[0].topology:
             raise EngineError("the worker process was killed by SIGSEGV")
         return replace(SOUND, devices=8)
 
     shelf = Canned(program)
-    places = (target("tpu:v5e:1x1"), target("tpu:v4:2x2x1"))
     request = AotRequest("tiny", TINY, places, (ENGINES["flax"],), modes=("infer",))
     report = aot(request, start=shelf.start)
     died, sound = report.rows
@@ -186,6 +211,23 @@ def test_the_estimate_is_the_larger_of_both_times() -> None:
     assert row.memory == 100 + 20 - 10 + 40 + 5
     (row,) = found(lambda job: SOUND).rows
     assert row.estimate is None
+
+
+def test_of_a_gpu_the_spec_is_counted() -> None:
+    """XLA counts neither operations nor bytes of its programs for GPUs."""
+    asked = {"targets": (target("gpu:h100:8"),), "modes": ("infer", "train")}
+    gpus = replace(SOUND, devices=8)
+    for row in found(lambda job: gpus, **asked).rows:
+        rates = Rates("bfloat16", 989e12, "", ((1, 3350e9),))
+        seconds = bound_seconds(compile_plan(TINY), (32, 32), row.mode, 32, rates)
+        assert row.estimate is not None
+        assert row.estimate.seconds == pytest.approx(seconds)
+        assert row.estimate.images_per_second == pytest.approx(8 * 32 / seconds)
+        assert row.estimate.bound_by == "memory"  # it has 8 channels
+        assert "NVIDIA's data sheet; counted from the spec" in row.estimate.rates
+    # How fast a GPU multiplies numbers of float32 depends on its settings.
+    assert found(lambda job: gpus, dtype="float32", **asked).rows[0].estimate is None
+    assert found(lambda job: Program(8, 1.0, refused="no"), **asked).rows[0].estimate is None
 
 
 def test_more_memory_than_there_is() -> None:
@@ -235,6 +277,7 @@ all-reduce(%a, %b), metadata={op_name="jit(_step)/sum"}
 %all-reduce-done.2 = bf16[8,4]{1,0} all-reduce-done(%all-reduce-start.2)
 ROOT %all-gather = s32[64]{0} all-gather(%d), dimensions={0}
 %fusion.3 = f32[] fusion(%all-reduce.1), kind=kLoop, calls=%all-reduce.clone
+%all-gather-start.4 = (f32[4,3], f32[32,3]) all-gather-start(%e), dimensions={0}
 %all-to-all.5 = (pred[2]{0}, f8e4m3fn[2]{0}) all-to-all(%x, %y)
 """
 
@@ -246,10 +289,52 @@ def test_collectives_of_a_program() -> None:
         ("all-reduce.1", "all-reduce", (3, 3, 16, 32), 4 * 3 * 3 * 16 * 32),
         ("all-reduce-start.2", "all-reduce", (8, 4), 64),
         ("all-gather", "all-gather", (64,), 256),
+        ("all-gather-start.4", "all-gather", (32, 3), 384),
         ("all-to-all.5", "all-to-all", (2,), 2),
         ("all-to-all.5", "all-to-all", (2,), 2),
     ]
     assert [c.origin for c in read[:3]] == ["jit(_step)/sum", "jit(_step)/sum", ""]
+
+
+LAID_END_TO_END = """
+%fused (param_0.1: bf16[432], param_1: bf16[10]) -> bf16[442] {
+  %param_0.1 = bf16[432]{0} parameter(0)
+  %param_1 = bf16[10]{0} parameter(1)
+  ROOT %concatenate.2 = bf16[442]{0} concatenate(%param_0.1, /*index=1*/%param_1), dimensions={0}
+}
+%both (param_2: f32[8]) -> (f32[8], f32[24]) {
+  %param_2 = f32[8]{0} parameter(0)
+  %twice = f32[16]{0} broadcast(%param_2)
+  %concatenate.3 = f32[24]{0} concatenate(%twice, %param_2), dimensions={0}
+  ROOT %tuple = (f32[8]{0}, f32[24]{0}) tuple(%param_2, %concatenate.3)
+}
+ENTRY %main (a: f32[8]) -> f32[8] {
+  %a = f32[8]{0} parameter(0)
+  %wrapped = bf16[442]{0} fusion(%b, %c), kind=kLoop, calls=%fused
+  %all-reduce-start.1 = bf16[442]{0} all-reduce-start(%wrapped), channel_id=1
+  %all-reduce-done.1 = bf16[442]{0} all-reduce-done(%all-reduce-start.1)
+  %two = (f32[8]{0}, f32[24]{0}) fusion(%a), kind=kLoop, calls=%both
+  %second = f32[24]{0} get-tuple-element(%two), index=1
+  %seen = f32[4,6]{1,0} bitcast(%second)
+  %all-reduce.2 = f32[4,6]{1,0} all-reduce(%seen), metadata={op_name="jit(_step)/sum"}
+  %first = f32[8]{0} get-tuple-element(%two), index=0
+  ROOT %all-reduce.3 = f32[8]{0} all-reduce(%first), channel_id=3
+}
+"""
+
+
+def test_arrays_that_were_laid_end_to_end() -> None:
+    """As XLA does for GPUs: a gradient is no longer told by the size of what is summed."""
+    read = collectives("\n".join(collective_lines(LAID_END_TO_END)))
+    assert [(c.instruction, c.shape, c.bytes) for c in read] == [
+        ("all-reduce-start.1", (432,), 864),
+        ("all-reduce-start.1", (10,), 20),
+        ("all-reduce.2", (16,), 64),
+        ("all-reduce.2", (8,), 32),
+        ("all-reduce.3", (8,), 32),
+    ]
+    assert read[2].origin == "jit(_step)/sum"
+    assert not any(PIECES in line for line in collective_lines(LINES))
 
 
 def summing(spec: ResNetSpec, without: int = 0) -> tuple[str, ...]:
@@ -278,7 +363,7 @@ def test_data_parallel_training_sums_gradients_statistics_and_the_loss() -> None
     ):
         broken = replace(step, text=(*step.text, line))
         (problem,) = found(lambda job, broken=broken: broken, **request).problems
-        assert f"train: a collective that data parallelism does not need: {told}" in problem
+        assert f"train: data parallelism does not need {told}" in problem
     first = next(q.name for q in compile_plan(TINY).parameters() if q.trainable)
     fewer = replace(step, text=summing(TINY, without=1))
     (problem,) = found(lambda job: fewer, **request).problems
@@ -314,7 +399,7 @@ def test_on_eight_devices(engine: str, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     monkeypatch.setenv("RESNET_PARITY_CACHE", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    jobs = {m: AotJob(TINY.to_dict(), m, 4, (32, 32), "float32", "cpu") for m in ("infer", "train")}
+    jobs = {m: AotJob(TINY.to_dict(), m, 4, (32, 32), "float32", {}) for m in ("infer", "train")}
     jobs["remat"] = replace(jobs["train"], form="remat")
     with Worker(ENGINES[engine], module="tests.worker") as worker:
         programs = {
@@ -354,19 +439,59 @@ def test_on_eight_devices(engine: str, tmp_path: Path, monkeypatch: pytest.Monke
         assert any("(all-gather of 32×32×32×3" in problem for problem in report.problems)
 
 
-# What libtpu compiles.
+# What the compilers of devices say.
+
+
+@pytest.fixture
+def compilers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Makes importable what `make test-all` installs, or skips where there is no such module."""
+    own = str(ROOT / ".venv" / "ahead")
+    monkeypatch.syspath_prepend(own)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), own, *sys.path]))
+    monkeypatch.setenv("RESNET_PARITY_CACHE", str(tmp_path / "cache"))
+
+    def require(module: str, extra: str) -> None:
+        absent = missing_modules((module,), f"'resnet-parity[{extra}]'")
+        if absent is not None:
+            pytest.skip(absent)
+
+    return require
 
 
 @pytest.mark.frameworks
-def test_for_a_tpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("engine", ["flax", "keras:jax"])
+def test_for_gpus(engine: str, compilers: Callable[[str, str], None], tmp_path: Path) -> None:
+    """Eight H100s: a step sums as many arrays as on TPUs, laid end to end, in fewer calls."""
+    compilers("jax_cuda12_plugin", "gpu-aot")
+    output = tmp_path / "found.json"
+    command = ["aot", "resnet20", "--target", "gpu:h100:8", "--engines", engine]
+    done = CliRunner().invoke(app, [*command, "--output", str(output)])
+    assert done.exit_code == 0, done.output
+    report = AotReport.from_dict(json.loads(output.read_text()))
+    plan = compile_plan(resolve("resnet20"))
+    infer, train = report.rows
+    assert (infer.devices, train.devices) == (8, 8)
+    assert infer.collectives == {}
+    assert [*train.collectives] == ["all-reduce"]
+    arrays = len(summed(plan, of_a_norm=4 if engine == "flax" else 5)) + ALONE
+    assert train.collectives["all-reduce"] == arrays
+    numbers = plan.parameter_count() + 2 * 688 + 32 * 32 * 32 * 3
+    assert infer.unpadded == 2 * (numbers + 32 * 10)
+    assert (infer.arguments or 0) + (infer.outputs or 0) == pytest.approx(infer.unpadded, rel=0.01)
+    assert "jax-cuda12-pjrt" in report.versions
+    assert infer.estimate is not None
+    much = ["--modes", "infer", "--size", "2048", "--batch", "6000"]
+    done = CliRunner().invoke(app, [*command, *much])
+    assert done.exit_code == 1, done.output
+    assert "GiB of memory, and a device has 80.00 GiB" in done.output
+
+
+@pytest.mark.frameworks
+def test_for_a_tpu(
+    compilers: Callable[[str, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At the compiler's least effort; the step takes a core half a minute all the same."""
-    own = str(ROOT / ".venv" / "tpu")  # where `make test-all` puts libtpu
-    monkeypatch.syspath_prepend(own)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), own, *sys.path]))
-    absent = missing_modules(("libtpu",), "'resnet-parity[tpu-aot]'")
-    if absent is not None:
-        pytest.skip(absent)
-    monkeypatch.setenv("RESNET_PARITY_CACHE", str(tmp_path / "cache"))
+    compilers("libtpu", "tpu-aot")
     monkeypatch.setenv("JAX_EXEC_TIME_OPTIMIZATION_EFFORT", "-1")
     output = tmp_path / "found.json"
     command = ["aot", "resnet20", "--target", "tpu:v5e:2x2"]

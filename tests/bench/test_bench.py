@@ -15,12 +15,12 @@ from resnet_parity.bench import measure as benching
 from resnet_parity.bench import peers
 from resnet_parity.bench.measure import bench, farthest_result
 from resnet_parity.bench.result import BenchReport, BenchRequest, Latency
-from resnet_parity.bench.roofline import bound_seconds
 from resnet_parity.bench.scaling import ScalingAxis
 from resnet_parity.engines import reference_libraries
 from resnet_parity.engines.bench_job import Rates
 from resnet_parity.engines.reference_libraries import peer_missing
 from resnet_parity.engines.registry import ENGINES, Device, Engine, parse_engines
+from resnet_parity.engines.roofline import bound_seconds
 from shared_spec import ResNetError, compile_plan, resolve
 from tests.bench.fakes import RATES, Fakes
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from resnet_parity.bench.roofline import Work, bound_seconds, works
 from resnet_parity.engines.bench_job import Rates
+from resnet_parity.engines.roofline import Work, bound_seconds, works
 from resnet_parity.worker.device_rates import fastest
 from shared_spec import compile_plan, resolve
 
