@@ -16,7 +16,7 @@ from jax import lax
 
 from shared_spec import plan
 from shared_spec.errors import FrameworkError
-from shared_spec.kernels.xla import averaged, every, products, summed
+from shared_spec.kernels.xla import averaged, convolution, every, products, summed
 from shared_spec.plan.parameters import squeeze_convs
 from shared_spec.plan.resampling import linear, nearest, table_weights
 
@@ -148,10 +148,10 @@ def _conv(layer: plan.Conv, options: Options) -> nnx.Module:
     if layer.scale is not None:
         return ScaledConv(layer, options)
     pointwise = layer.kernel_size == layer.groups == 1 and layer.padding in (0, "same")
-    route: Any = product if pointwise else lax.conv_general_dilated
+    route: Any = product if pointwise else convolution
     promote: Any = promote_dtype
     if layer.standardize_eps is not None:
-        route, promote = lax.conv_general_dilated, Standardized(layer.standardize_eps)
+        route, promote = convolution, Standardized(layer.standardize_eps)
     conv: nnx.Module = nnx.Conv(
         layer.in_channels,
         layer.out_channels,
@@ -241,7 +241,7 @@ class ScaledConv(nnx.Module):
         x, kernel, bias, gain = standard(
             (x, self.kernel[...], bias, self.gain[...]), dtype=self.dtype
         )
-        y: jax.Array = lax.conv_general_dilated(
+        y: jax.Array = convolution(
             x,
             kernel * (gain * layer.scale),
             (layer.stride, layer.stride),

@@ -51,7 +51,9 @@ class Trainer(BaseTrainer[ResNet]):
     def __init__(self, model: ResNet, optimization: Optimization, steps: int) -> None:
         super().__init__(model, optimization, steps)
         self._prepare()
-        self._mesh = jax.make_mesh((jax.device_count(),), ("batch",))
+        # XLA divides the step, and arrays do not carry in their types how they are spread.
+        auto = (jax.sharding.AxisType.Auto,)
+        self._mesh = jax.make_mesh((jax.device_count(),), ("batch",), axis_types=auto)
         # Copies: every step passes its memory on to the next.
         weights = self._everywhere(
             {name: jnp.array(v.get_value()) for name, v in WEIGHTS.natives(model).items()}

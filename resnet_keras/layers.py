@@ -20,7 +20,7 @@ from keras import ops
 
 from shared_spec import plan
 from shared_spec.errors import FrameworkError
-from shared_spec.kernels.xla import every, products, summed
+from shared_spec.kernels.xla import convolution, every, products, summed
 from shared_spec.plan.parameters import placed, squeeze_convs
 from shared_spec.plan.resampling import cubic, linear, nearest
 from shared_spec.weights.layouts import keras_layer
@@ -555,6 +555,16 @@ class Conv2D(keras.layers.Conv2D):
         if pointwise and keras.backend.backend() == "jax" and products():
             kernel = ops.convert_to_tensor(kernel)
             return ops.matmul(every(inputs, *self.strides), kernel[0, 0])
+        if self.groups > 1 and keras.backend.backend() == "jax":
+            return convolution(
+                inputs,
+                ops.convert_to_tensor(kernel),
+                self.strides,
+                self.padding.upper(),
+                rhs_dilation=self.dilation_rate,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                feature_group_count=self.groups,
+            )
         return super().convolution_op(inputs, kernel)
 
     def effective_kernel(self) -> Any:

@@ -141,6 +141,101 @@ def every(x: Any, rows: int, columns: int) -> Any:
     return lax.slice(x, (0,) * x.ndim, x.shape, (1, rows, columns, 1))
 
 
+def convolution(x: Any, kernel: Any, strides: tuple[int, int], padding: Any, **options: Any) -> Any:
+    """`lax.conv_general_dilated` of [N, H, W, C] and [H, W, C / groups, out], whose `options` it
+    takes, of which each device computes that of its own images.
+
+    On CPUs and GPUs, XLA gathers the whole batch on every device for a convolution in groups
+    (unless each channel is one), forward and backward: as much work as if there were one device.
+    In what `jit` compiles for several, it is told how to divide them. Other functions keep XLA's
+    way, since one that is told has neither forward-mode derivatives nor `vmap`.
+    """
+    import jax
+
+    lax: Any = jax.lax
+
+    def convolve(x: Any, kernel: Any) -> Any:
+        return lax.conv_general_dilated(x, kernel, strides, padding, **options)
+
+    apart = options.get("feature_group_count", 1) not in (1, x.shape[-1]) and _for_several.get()
+    # Where types say how arrays are spread, JAX divides functions by its own rules.
+    apart = apart and jax.sharding.AxisType.Explicit not in jax.typeof(x).sharding.mesh.axis_types
+    return (_of_own_images(convolve) if apart else convolve)(x, kernel)
+
+
+def _of_own_images(convolve: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """`convolve(x, kernel)` and its derivatives, where images are spread over devices."""
+    import jax
+
+    like: Any = jax.ShapeDtypeStruct
+
+    def backward(kept: tuple[Any, Any], gradient: Any) -> tuple[Any, Any]:
+        x, kernel = kept
+
+        def to_images(gradient: Any, kernel: Any) -> Any:
+            of_a_device = like((gradient.shape[0], *x.shape[1:]), x.dtype)
+            back = jax.linear_transpose(lambda x: convolve(x, kernel), of_a_device)
+            return back(gradient)[0]
+
+        def to_kernel(gradient: Any, x: Any) -> Any:
+            whole = like(kernel.shape, kernel.dtype)
+            return jax.linear_transpose(lambda kernel: convolve(x, kernel), whole)(gradient)[0]
+
+        spread = _partitioned(to_images, "n p q o, i j k l -> n h w c")
+        total = _partitioned(to_kernel, "n p q o, n h w c -> i j k l", total=True)
+        return spread(gradient, kernel), total(gradient, x)
+
+    forward = _partitioned(convolve, "n h w c, i j k l -> n p q o")
+    run: Any = jax.custom_vjp(forward)
+    run.defvjp(lambda x, kernel: (forward(x, kernel), (x, kernel)), backward)
+    return run  # type: ignore[no-any-return]
+
+
+def _partitioned(function: Callable[..., Any], axes: str, total: bool = False) -> Any:
+    """`function` of two arrays, whose letters `axes` gives, computed by each device of what it has
+    along the first axis, n; all else is whole. A `total` is summed over devices.
+    """
+    import jax
+    from jax.experimental.custom_partitioning import custom_partitioning
+
+    lax: Any = jax.lax
+    sharding: Any = jax.sharding
+
+    def spread_over(array: Any) -> Any:
+        """Axes of the mesh."""
+        parts = getattr(array.sharding, "spec", None)
+        return parts[0] if parts else None
+
+    def over_axis(mesh: Any, axis: Any) -> Any:
+        return sharding.NamedSharding(mesh, sharding.PartitionSpec(axis))
+
+    def partition(mesh: Any, arguments: Any, result: Any) -> Any:
+        over = spread_over(arguments[0])
+        spread, whole = (over_axis(mesh, axis) for axis in (over, None))
+
+        def of_a_device(*arrays: Any) -> Any:
+            found = function(*arrays)
+            return lax.psum(found, over) if total and over is not None else found
+
+        given = tuple(spread if part.strip().startswith("n") else whole for part in operands)
+        return mesh, of_a_device, whole if total else spread, given
+
+    def inferred(mesh: Any, arguments: Any, result: Any) -> Any:
+        over = None if total else spread_over(arguments[0])
+        return over_axis(mesh, over)
+
+    operands = axes.partition("->")[0].split(",")
+    run: Any = custom_partitioning(function)  # type: ignore[no-untyped-call]
+    run.def_partition(
+        partition=partition, infer_sharding_from_operands=inferred, sharding_rule=axes
+    )
+    return run
+
+
+_for_several: ContextVar[bool] = ContextVar("for_several", default=False)
+"""Whether what is traced will be compiled for several devices of one kind, not TPUs."""
+
+
 def jit(function: Callable[..., Any], dtype: str, **options: Any) -> Any:
     """`jax.jit` of what computes in `dtype`, with what makes ResNets faster on the device at hand.
 
@@ -162,19 +257,14 @@ def jit(function: Callable[..., Any], dtype: str, **options: Any) -> Any:
 def _jit(function: Callable[..., Any], dtype: str, options: dict[str, Any]) -> Any:
     import jax
 
+    several = _platform() != "tpu" and (_target.get() is not None or jax.device_count() > 1)
+    function = _set_inside(_for_several, function) if several else function
     usual = jax.jit(function, **options)
     chosen = compiler_options() if dtype == "float32" else {}
     if not chosen:
         return usual
 
-    @wraps(function)
-    def traced(*args: Any, **kwargs: Any) -> Any:
-        token = _own_convolutions.set(True)
-        try:
-            return function(*args, **kwargs)
-        finally:
-            _own_convolutions.reset(token)
-
+    traced = _set_inside(_own_convolutions, function)
     compiled = jax.jit(traced, compiler_options=chosen, **options)
 
     @wraps(function)
@@ -186,6 +276,20 @@ def _jit(function: Callable[..., Any], dtype: str, options: dict[str, Any]) -> A
 
     call.lower = compiled.lower  # type: ignore[attr-defined]
     return call
+
+
+def _set_inside(what: ContextVar[bool], function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, while which runs `what` is true."""
+
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        token = what.set(True)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            what.reset(token)
+
+    return run
 
 
 def products() -> bool:

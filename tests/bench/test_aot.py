@@ -32,6 +32,7 @@ from tests.report.reading import Page
 from tests.tiers import choice
 
 TINY = resolve("resnet20", {"depths": [1], "widths": [8], "stem_width": 8})
+GROUPED = resolve("regnetx_002", {"depths": [1], "widths": [16], "strides": [2]})
 ROOT = Path(__file__).parents[2]
 
 
@@ -401,6 +402,7 @@ def test_on_eight_devices(engine: str, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     jobs = {m: AotJob(TINY.to_dict(), m, 4, (32, 32), "float32", {}) for m in ("infer", "train")}
     jobs["remat"] = replace(jobs["train"], form="remat")
+    jobs |= {f"grouped {m}": replace(jobs[m], spec=GROUPED.to_dict()) for m in ("infer", "train")}
     with Worker(ENGINES[engine], module="tests.worker") as worker:
         programs = {
             mode: Program.from_dict(worker.call("aot_compile", job=job.to_dict()))
@@ -415,6 +417,10 @@ def test_on_eight_devices(engine: str, tmp_path: Path, monkeypatch: pytest.Monke
     # Computed again, norms ask for the sums again.
     (remat,) = found(lambda job: programs["remat"], **both | {"modes": ("train",)}).rows
     assert [remat.stray, remat.unsummed, [*remat.collectives]] == [[], [], ["all-reduce"]]
+    # XLA would gather the images for a convolution in groups.
+    request = AotRequest("grouped", GROUPED, engines=(ENGINES["flax"],), **both)
+    grouped = aot(request, start=Canned(lambda job: programs[f"grouped {job.mode}"]).start)
+    assert grouped.problems == []
     report = found(lambda job: programs[job.mode], **both)
     assert report.problems == []
     infer, train = report.rows

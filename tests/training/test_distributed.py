@@ -34,6 +34,9 @@ ROOT = Path(__file__).parent.parent.parent
 BATCH, STEPS, SIDE = 16, 3, 12
 SPEC = resolve("resnet20_b", {"depths": [1, 1], "widths": [8, 16], "num_classes": 5})
 PIXELS = SPEC.override(segmentation="fcn", auxiliary=True, head_drop=False)
+GROUPED = resolve(
+    "regnetx_002", {"depths": [1, 1], "widths": [16, 32], "strides": [2, 2], "num_classes": 5}
+)
 RECIPE = {
     "learning_rate": 0.05,
     "optimizer": {"name": "sgd", "momentum": 0.9, "nesterov": True},
@@ -93,6 +96,10 @@ def results(folder: Path, kind: str, several: bool) -> list[State]:
     [
         *((engine, {}, "unbiased", PIXELS) for engine in selected(["torch"], DEVICES)),
         *((engine, {}, "unbiased", SPEC) for engine in selected(["flax"], DEVICES)),
+        *(
+            (engine, {}, "unbiased", GROUPED)
+            for engine in selected(["flax"], ["flax", "keras:jax"])
+        ),
         # On the one device nothing is computed again.
         *((engine, REMAT, "unbiased", SPEC) for engine in selected(["torch"], DEVICES)),
         *(
