@@ -72,6 +72,10 @@ def test_a_compiled_creation_has_no_weights_in_its_program(probe: Probe) -> None
     probe("compiled_creation")
 
 
+def test_convolutions_in_groups_are_divided_among_devices(on_devices: Probe) -> None:
+    on_devices("divided")
+
+
 def test_each_device_gets_its_part_of_a_created_model(on_devices: Probe) -> None:
     on_devices("sharded_creation")
 

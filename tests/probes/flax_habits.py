@@ -18,7 +18,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
+from jax.sharding import AxisType, Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 from shared_spec import random_images, random_weights, resolve
@@ -281,6 +281,27 @@ def sharded_creation(resnet: Any) -> None:
     assert found == jax.tree.map(lambda v: v.sharding, nnx.to_pure_dict(nnx.state(stock)))
     assert len(model.bn1.scale[...].addressable_shards) == 8
     same(values(model), values(ours(resnet, seed=4)))
+
+
+def divided(resnet: Any) -> None:
+    """Images spread over devices in each manner, through a net with convolutions in groups."""
+    changes = {"depths": [1, 1], "widths": [16, 32], "strides": [2, 2], "num_classes": 5}
+    model = resnet.create_model(resolve("regnetx_002", changes), dtype="float64", seed=0)
+    x = jnp.asarray(random_images((16, 32, 32, 3), 0), "float64")
+    forward = resnet.compiled(model)
+    alone = forward(x)
+    axes = {"one": ((8,), ("a",)), "two": ((4, 2), ("a", "b"))}
+    for kind in (AxisType.Auto, AxisType.Explicit):
+        meshes = {k: jax.make_mesh(*v, axis_types=(kind,) * len(v[1])) for k, v in axes.items()}
+        for name, over in (("one", "a"), ("two", "a"), ("two", ("a", "b"))):
+            spread = forward(jax.device_put(x, NamedSharding(meshes[name], P(over))))
+            assert spread.sharding.spec[0] == over
+            same(np.asarray(spread), np.asarray(alone), 1e-14)
+    # Its user's own transformations stay.
+    model.eval()
+    _, tangent = jax.jvp(model, (x,), (x,))
+    assert tangent.shape == alone.shape
+    assert jax.vmap(model)(x[None]).shape == (1, *alone.shape)
 
 
 # dtypes
