@@ -180,11 +180,11 @@ KERAS = _own("resnet_keras"), APPLICATIONS
 
 FIRST: dict[str, tuple[dict[str, str], tuple[Way, Way], float]] = {
     "torch": ({}, (_own("resnet_torch"), VISION), 4.0),
-    "torch, compiled": ({"TORCHINDUCTOR_CACHE_DIR": "{new}"}, COMPILED, 25.0),
-    "torch, compiled, cached": ({"TORCHINDUCTOR_CACHE_DIR": "{cache}"}, COMPILED, 12.0),
+    "torch, compiled": ({"TORCHINDUCTOR_CACHE_DIR": "{new}"}, COMPILED, 45.0),
+    "torch, compiled, cached": ({"TORCHINDUCTOR_CACHE_DIR": "{cache}"}, COMPILED, 28.0),
     "keras:tensorflow": ({"KERAS_BACKEND": "tensorflow"}, KERAS, 10.0),
-    "keras:jax": ({"KERAS_BACKEND": "jax"}, KERAS, 12.0),
-    "keras:jax, cached": ({"KERAS_BACKEND": "jax"} | JAX_CACHE, KERAS, 12.0),
+    "keras:jax": ({"KERAS_BACKEND": "jax"}, KERAS, 8.0),
+    "keras:jax, cached": ({"KERAS_BACKEND": "jax"} | JAX_CACHE, KERAS, 8.0),
     "keras:torch": ({"KERAS_BACKEND": "torch"}, KERAS, 8.0),
     "flax": ({}, (_own("resnet_flax"), EXAMPLE), 5.0),
     "flax, cached": (JAX_CACHE, (_own("resnet_flax"), EXAMPLE), 7.0),
