@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,8 @@ class Found:
     def compiler(self) -> str:
         """The version of libtpu, or of XLA's for GPUs."""
         gpu = self.row.target.startswith("gpu:")
-        return self.report.versions.get("jax-cuda12-pjrt" if gpu else "libtpu", "")
+        names = ("jax-cuda12-pjrt", "jax-cuda13-pjrt") if gpu else ("libtpu",)
+        return next((v for name, v in self.report.versions.items() if name in names), "")
 
     @property
     def key(self) -> tuple[str, str, str, str]:
@@ -69,8 +71,11 @@ def main() -> None:
     chosen.folder.mkdir(parents=True, exist_ok=True)
     if not chosen.page_only:
         measure(chosen.folder)
+    everything = [*read(chosen.folder)]
     with durable(chosen.output) as draft:
-        draft.write_text(page([*read(chosen.folder)]), encoding="utf-8")
+        draft.write_text(page(everything), encoding="utf-8")
+    if any(found.row.stray or found.row.unsummed for found in everything):
+        sys.exit(f"{chosen.output}: some programs are not partitioned as data parallel")
 
 
 def measure(folder: Path) -> None:
@@ -161,8 +166,8 @@ def _table(mode: str, rows: list[Found]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     # What one version of a compiler refused, another may have compiled.
-    sound = {found.key for found in rows if found.row.refused is None}
-    rows = [found for found in rows if found.row.refused is None or found.key not in sound]
+    rows.sort(key=lambda f: (f.row.refused is None, f.effort != "usual"))
+    rows = [*{found.key: found for found in rows}.values()]
     compilers = [found.compiler for found in rows if found.row.target.startswith("tpu:")]
     usual = max(compilers, key=compilers.count, default="")
     order = [*NAMES, *sorted({f.report.name for f in rows} - {*NAMES})]

@@ -556,9 +556,10 @@ class Conv2D(keras.layers.Conv2D):
             kernel = ops.convert_to_tensor(kernel)
             return ops.matmul(every(inputs, *self.strides), kernel[0, 0])
         if self.groups > 1 and keras.backend.backend() == "jax":
+            kernel = ops.convert_to_tensor(kernel)
             return convolution(
-                inputs,
-                ops.convert_to_tensor(kernel),
+                ops.convert_to_tensor(inputs, kernel.dtype),
+                kernel,
                 self.strides,
                 self.padding.upper(),
                 rhs_dilation=self.dilation_rate,

@@ -55,7 +55,7 @@ def _of(line: str) -> Iterator[Collective]:
     instruction, types, kind, started = match.groups()
     line, _, pieces = line.partition(PIECES)
     origin = _ORIGIN.search(line)
-    arrays = _ARRAY.findall(pieces or types)
+    arrays = _ARRAY.findall(pieces if pieces and kind == "all-reduce" else types)
     if kind == "all-gather" and started:
         arrays = arrays[len(arrays) // 2 :]  # before them stands what is gathered
     for letters, bits, sizes in arrays:

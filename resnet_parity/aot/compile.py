@@ -6,7 +6,6 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
@@ -62,8 +61,7 @@ def aot(
                 for form in [f for f in request.forms if f in FORMS[mode]] or ["plain"]:
                     compiled = partial(_compiled, request, target, (mode, form), call)
                     on_progress(f"{engine.name}, {target.name}, {mode}, {form}")
-                    row = _row(request, engine, target, mode, compiled)
-                    report.rows.append(replace(row, form=form))
+                    report.rows.append(_row(request, engine, target, (mode, form), compiled))
     report.problems = [problem for row in report.rows for problem in problems_of(row)]
     return report
 
@@ -99,9 +97,9 @@ def _compiled(
 
 
 def _row(
-    request: AotRequest, engine: Engine, target: Target, mode: str, compiled: Compile
+    request: AotRequest, engine: Engine, target: Target, what: tuple[str, str], compiled: Compile
 ) -> Compiled:
-    p, found = compile_plan(request.spec), compiled(request.batch)
+    (mode, form), p, found = what, compile_plan(request.spec), compiled(request.batch)
     told = collectives("\n".join(found.text))
     spread = mode == "train" and found.devices > 1 and found.refused is None
     sought = request.largest and (found.refused is None or found.exceeds is not None)
@@ -111,6 +109,7 @@ def _row(
         target=target.name,
         devices=found.devices,
         mode=mode,
+        form=form,
         batch=request.batch,
         compile_seconds=found.seconds,
         refused=found.refused,
@@ -128,11 +127,14 @@ def _row(
         collective_bytes=sum(c.bytes for c in told),
         stray=[str(c) for c in strays(told, p, mode)],
         unsummed=unsummed(told, p) if spread else [],
-        estimate=_estimate(request, target, found, mode),
+        estimate=_estimate(request, target, found, what),
     )
 
 
-def _estimate(request: AotRequest, target: Target, found: Program, mode: str) -> Estimate | None:
+def _estimate(
+    request: AotRequest, target: Target, found: Program, what: tuple[str, str]
+) -> Estimate | None:
+    mode, form = what
     rates = target.rates(request.dtype)
     if found.refused is not None or rates is None:
         return None
@@ -140,7 +142,7 @@ def _estimate(request: AotRequest, target: Target, found: Program, mode: str) ->
         arithmetic = found.flops / rates.flops_per_second
         seconds = max(arithmetic, found.traffic / rates.bytes_per_second)
         where = rates.kernel
-    elif target.chip.platform == "gpu":
+    elif target.chip.platform == "gpu" and form != "remat":  # of which the spec says nothing
         p, images = compile_plan(request.spec), request.batch
         seconds = bound_seconds(p, request.pixels, mode, images, rates)
         macs = sum(work.macs for work in works(p, request.pixels, mode))

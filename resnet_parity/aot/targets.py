@@ -72,18 +72,19 @@ CHIPS = {
 
 _HOPPER = Multiprocessors(132, 1.98, 128, 228 * 2**10, 50 * 2**20, 9)
 _AMPERE = Multiprocessors(108, 1.41, 64, 164 * 2**10, 40 * 2**20, 8)
-_BLACKWELL = Multiprocessors(148, 1.965, 128, 228 * 2**10, 126 * 2**20, 10)
+_BLACKWELL = Multiprocessors(148, 1.965, 128, 228 * 2**10, 253 * 2**19, 10)
 GPUS = {
     chip.name: chip
     for chip in (
-        Chip("a100", 312e12, 2039e9, 80 * 2**30, gpu=_AMPERE),
-        Chip("h100", 989e12, 3350e9, 80 * 2**30, gpu=_HOPPER),
-        Chip("h200", 989e12, 4800e9, 141 * 10**9, gpu=_HOPPER),
-        Chip("b200", 2250e12, 7700e9, 180 * 10**9, gpu=_BLACKWELL),
+        Chip("a100", 312e12, 2039e9, 85_100_068_864, gpu=_AMPERE),
+        Chip("h100", 989e12, 3350e9, 84_942_979_072, gpu=_HOPPER),
+        Chip("h200", 989e12, 4800e9, 151_397_597_184, gpu=_HOPPER),
+        Chip("b200", 2250e12, 7700e9, 191_514_411_008, gpu=_BLACKWELL),
     )
 }
 """NVIDIA's, the SXM form of each. Multiprocessors are those of the CUDA programming guide's table
-of compute capabilities and of the white paper of each architecture."""
+of compute capabilities and of the white paper of each architecture; memory is what the driver of
+such a card reports, as in XLA's target configurations."""
 
 _A_BOARD = 8
 """GPUs of a host."""
@@ -180,7 +181,7 @@ def parse_targets(text: str) -> list[Target]:
         FrameworkError: naming the first that there is not, and what there is; or saying what has to
             be installed.
     """
-    found = [_target(part.strip()) for part in dict.fromkeys(text.split(","))]
+    found = list(dict.fromkeys(_target(part.strip()) for part in text.split(",")))
     for platform in sorted({target.chip.platform for target in found}):
         absent = [missing_modules((name,), _EXTRAS[platform]) for name in _COMPILERS[platform]]
         if all(absent):

@@ -196,7 +196,7 @@ def aot(
     What is compiled is what `compiled` and `Trainer` run, with images spread over the devices. It
     tells the bytes of a device, the collectives of the partitioned program, and an estimate of its
     speed from published peak rates. Nothing runs. Needs libtpu (the extra tpu-aot) or
-    NVIDIA's libraries (gpu-aot).
+    JAX's plugin for CUDA (gpu-aot).
     """
     from resnet_parity.aot.compile import aot as compile_ahead
     from resnet_parity.aot.result import FORMS, AotRequest

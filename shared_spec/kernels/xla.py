@@ -146,9 +146,10 @@ def convolution(x: Any, kernel: Any, strides: tuple[int, int], padding: Any, **o
     takes, of which each device computes that of its own images.
 
     On CPUs and GPUs, XLA gathers the whole batch on every device for a convolution in groups
-    (unless each channel is one), forward and backward: as much work as if there were one device.
-    In what `jit` compiles for several, it is told how to divide them. Other functions keep XLA's
-    way, since one that is told has neither forward-mode derivatives nor `vmap`.
+    (unless it is of each channel alone), forward and backward: as much work as if there were one
+    device. In a program that `jit` compiles for several, it is told how to divide them. What is a
+    part of another function keeps XLA's way, since what is divided so has neither forward-mode
+    derivatives nor `vmap`.
     """
     import jax
 
@@ -157,9 +158,10 @@ def convolution(x: Any, kernel: Any, strides: tuple[int, int], padding: Any, **o
     def convolve(x: Any, kernel: Any) -> Any:
         return lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
-    apart = options.get("feature_group_count", 1) not in (1, x.shape[-1]) and _for_several.get()
-    # Where types say how arrays are spread, JAX divides functions by its own rules.
-    apart = apart and jax.sharding.AxisType.Explicit not in jax.typeof(x).sharding.mesh.axis_types
+    groups = options.get("feature_group_count", 1)
+    apart = groups != 1 and not groups == x.shape[-1] == kernel.shape[-1] and _for_several.get()
+    # Where types say how arrays are spread, and inside of `shard_map`, there is nothing to divide.
+    apart = apart and {*jax.typeof(x).sharding.mesh.axis_types} <= {jax.sharding.AxisType.Auto}
     return (_of_own_images(convolve) if apart else convolve)(x, kernel)
 
 
@@ -257,19 +259,21 @@ def jit(function: Callable[..., Any], dtype: str, **options: Any) -> Any:
 def _jit(function: Callable[..., Any], dtype: str, options: dict[str, Any]) -> Any:
     import jax
 
-    several = _platform() != "tpu" and (_target.get() is not None or jax.device_count() > 1)
-    function = _set_inside(_for_several, function) if several else function
     usual = jax.jit(function, **options)
+    several = _platform() != "tpu" and (_target.get() is not None or jax.device_count() > 1)
     chosen = compiler_options() if dtype == "float32" else {}
-    if not chosen:
+    if not chosen and not several:
         return usual
 
-    traced = _set_inside(_own_convolutions, function)
-    compiled = jax.jit(traced, compiler_options=chosen, **options)
+    traced = _set_inside(_for_several, function) if several else function
+    if chosen:
+        traced = _set_inside(_own_convolutions, traced)
+    compiled = jax.jit(traced, compiler_options=chosen or None, **options)
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        # JAX takes options for whole programs alone, and in another one this is a part.
+        # JAX takes options for whole programs alone, and in another one this is a part. There, what
+        # is around it may also ask for derivatives or a batch that a divided function has not.
         leaves = jax.tree.leaves((args, kwargs))
         part = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
         return (usual if part else compiled)(*args, **kwargs)

@@ -297,11 +297,15 @@ def divided(resnet: Any) -> None:
             spread = forward(jax.device_put(x, NamedSharding(meshes[name], P(over))))
             assert spread.sharding.spec[0] == over
             same(np.asarray(spread), np.asarray(alone), 1e-14)
-    # Its user's own transformations stay.
+    # What is a part of its user's own functions has all of JAX's transformations.
     model.eval()
-    _, tangent = jax.jvp(model, (x,), (x,))
-    assert tangent.shape == alone.shape
-    assert jax.vmap(model)(x[None]).shape == (1, *alone.shape)
+    for function in (model, forward):
+        _, tangent = jax.jvp(function, (x,), (x,))
+        assert tangent.shape == alone.shape
+        same(np.asarray(jax.vmap(function)(x[None])[0]), np.asarray(alone), 1e-14)
+    mesh = jax.make_mesh(*axes["one"], axis_types=(AxisType.Auto,))
+    part = jax.shard_map(forward, mesh=mesh, in_specs=P("a"), out_specs=P("a"))
+    same(np.asarray(part(x)), np.asarray(alone), 1e-14)
 
 
 # dtypes
