@@ -39,7 +39,7 @@ demo: $(VENV)/.installed
 quick: $(VENV)/.installed
 	$(PYTEST) --tier quick
 
-# Every fault that is injected, on small samples, in all five engines: 13 to 14 minutes on two quiet cores.
+# Every fault that is injected, on small samples, in all five engines: 30 to 40 minutes on two cores.
 test: install lint types
 	$(PYTEST) --tier test --engines $(ENGINES) --durations 25
 

@@ -142,11 +142,11 @@ def _estimate(
         arithmetic = found.flops / rates.flops_per_second
         seconds = max(arithmetic, found.traffic / rates.bytes_per_second)
         where = rates.kernel
-    elif target.chip.platform == "gpu" and form != "remat":  # of which the spec says nothing
+    elif target.chip.platform == "gpu" and form != "remat":  # what is computed again is not counted
         p, images = compile_plan(request.spec), request.batch
         seconds = bound_seconds(p, request.pixels, mode, images, rates)
         macs = sum(work.macs for work in works(p, request.pixels, mode))
-        # Less than half of the time: most of it is that of layers which memory binds.
+        # Where arithmetic takes less than half of the time, layers that memory binds take more.
         arithmetic = 2 * (2 * macs * images / rates.flops_per_second)
         where = (
             f"{rates.kernel}; counted from the spec, layer by layer: XLA counts nothing for GPUs"

@@ -235,6 +235,9 @@ def test_of_a_gpu_the_spec_is_counted() -> None:
     # How fast a GPU multiplies numbers of float32 depends on its settings.
     assert found(lambda job: gpus, dtype="float32", **asked).rows[0].estimate is None
     assert found(lambda job: Program(8, 1.0, refused="no"), **asked).rows[0].estimate is None
+    # Nor does the spec count what is computed again.
+    again = found(lambda job: gpus, **asked | {"modes": ("train",)}, forms=("remat",)).rows[0]
+    assert (again.form, again.estimate) == ("remat", None)
 
 
 def test_more_memory_than_there_is() -> None:
@@ -416,11 +419,15 @@ def test_on_eight_devices(engine: str, tmp_path: Path, monkeypatch: pytest.Monke
             mode: Program.from_dict(worker.call("aot_compile", job=job.to_dict()))
             for mode, job in jobs.items()
         }
-        again = worker.call("aot_compile", job=jobs["infer"].to_dict())
+        again = {
+            mode: Program.from_dict(worker.call("aot_compile", job=jobs[mode].to_dict()))
+            for mode in ("infer", "grouped infer")
+        }
         # The same code for both engines.
         gathers = engine == "flax"
         stray = gathers and worker.call("gathering_aot_compile", job=jobs["train"].to_dict())
-    assert Program.from_dict(again) == programs["infer"]  # to the second that it took
+    for mode, program in again.items():
+        assert program == programs[mode]  # from the cache: to the second that it took
     both = {"targets": (target("tpu:v5e:4x2"),), "modes": ("infer", "train"), "batch": 4}
     # Computed again, norms ask for the sums again.
     (remat,) = found(lambda job: programs["remat"], **both | {"modes": ("train",)}).rows

@@ -37,6 +37,7 @@ PIXELS = SPEC.override(segmentation="fcn", auxiliary=True, head_drop=False)
 GROUPED = resolve(
     "regnetx_002", {"depths": [1, 1], "widths": [16, 32], "strides": [2, 2], "num_classes": 5}
 )
+NETS = {"pixels": PIXELS, "plain": SPEC, "grouped": GROUPED}
 RECIPE = {
     "learning_rate": 0.05,
     "optimizer": {"name": "sgd", "momentum": 0.9, "nesterov": True},
@@ -107,6 +108,7 @@ def results(folder: Path, kind: str, several: bool) -> list[State]:
             for engine in selected(["keras:tensorflow"], ["torch", "keras:tensorflow"])
         ),
     ],
+    ids=lambda given: next((name for name, net in NETS.items() if net is given), None),
 )
 def test_the_step_is_that_of_one_device(
     tmp_path: Path, engine: str, changes: dict[str, Any], variance: str, net: ResNetSpec
