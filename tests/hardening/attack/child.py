@@ -82,10 +82,19 @@ class Child:
 
     def _start(self) -> None:
         threads = {f"{name}_NUM_THREADS": "1" for name in ("OPENBLAS", "OMP", "MKL")}
+        # What killed processes of other tests have left is not swept while this one is watched.
+        temporary = Path(f"{self.arguments[1]}-temporary")
+        temporary.mkdir(exist_ok=True)
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "tests.hardening.attack.child", *self.arguments],
             cwd=self.arguments[1],
-            env={**os.environ, **threads, "PYTHONPATH": str(ROOT), "COLUMNS": "100"},
+            env={
+                **os.environ,
+                **threads,
+                "PYTHONPATH": str(ROOT),
+                "COLUMNS": "100",
+                "TMPDIR": str(temporary),
+            },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
