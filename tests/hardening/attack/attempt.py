@@ -223,6 +223,12 @@ def _judged(message: str, path: Path) -> tuple[str, str]:
 
 
 def _watched(run: Callable[[], tuple[str, str]], *allowed: str) -> Outcome:
+    """What is too slow is tried again: processor time varies where caches and memory are shared."""
+    outcome = _once(run, allowed)
+    return _once(run, allowed) if outcome.ratio > RATIO else outcome
+
+
+def _once(run: Callable[[], tuple[str, str]], allowed: Sequence[str]) -> Outcome:
     start = _processor_seconds()
     with memory() as used, events_outside(allowed) as events:
         try:
