@@ -77,7 +77,7 @@ def check_determinism(  # noqa: PLR0913 a verb
         batch: images of the run that all others are compared with.
         seed: of random weights and images.
         requested: whether a missing engine is a failure (it was named) or only reported.
-        compiled: also run what `compiled` makes, where `predict` does not compile already: minutes.
+        compiled: also run what `compiled` makes, where `predict` does not run that: minutes.
         strict: also run the form whose bits stay, which is one image at a time on one thread, hold
             it to that, and time it.
         on_progress: called with a short description as each stage of the work begins.

@@ -27,15 +27,15 @@ class Variation:
 
 FORMS = {
     "resnet_torch": ("layers", "predict", "channels_first", "compiled"),
-    "keras:torch": ("layers", "predict", "compiled"),
+    "resnet_keras": ("layers", "predict", "compiled"),
 }
-"""Of a package or an engine. On JAX and TensorFlow `predict` is compiled itself, and Keras and Flax
-have one layout."""
+"""Of a package. In Flax `predict` runs what `compiled` makes; on JAX and TensorFlow Keras compiles
+it as well, to another program. Keras and Flax have one layout."""
 
 
 def forms_of(engine: Engine, compiled: bool) -> tuple[str, ...]:
     """How an engine runs a net; what PyTorch compiles takes minutes."""
-    found = FORMS.get(engine.name, FORMS.get(engine.package, ("layers", "predict")))
+    found = FORMS.get(engine.package, ("layers", "predict"))
     return tuple(form for form in found if compiled or form != "compiled")
 
 
@@ -77,16 +77,21 @@ KNOWN = (
 
 
 def within(batch: int) -> list[Variation]:
-    """What is varied in one process: sizes of batches, positions of images, nothing."""
+    """What is varied in one process: positions of images, sizes of batches, nothing.
+
+    Last come the same images as first: `torch.compile` makes another program for other batches, and
+    that one then runs the first batch as well.
+    """
     whole = tuple(range(batch))
     found = [Variation("once more", (whole,))]
+    if batch > 1:
+        found.append(Variation("another position", ((whole[-1], *whole[:-1]),)))
     for size in (1, 2, 3):
         if size < batch:
             chunks = tuple(whole[i : i + size] for i in range(0, batch, size))
             found.append(Variation(f"batch {size}", chunks))
     found.append(Variation(f"batch {2 * batch}", ((*whole, *whole),)))
-    if batch > 1:
-        found.append(Variation("another position", ((whole[-1], *whole[:-1]),)))
+    found.append(Variation("after other batches", (whole,)))
     return found
 
 

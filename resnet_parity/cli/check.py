@@ -112,7 +112,7 @@ def check(
     compiled: Annotated[
         bool,
         typer.Option(
-            "--compiled", help="With --determinism: also with torch.compile, which takes minutes."
+            "--compiled", help="With --determinism: also what `compiled` makes, minutes in PyTorch."
         ),
     ] = False,
     as_json: JsonOption = False,

@@ -87,17 +87,20 @@ class Session:
         self, model: Any, form: str = "predict"
     ) -> Callable[[np.ndarray], list[np.ndarray]]:
         """A model as a function from images [N, H, W, C] to what it gives, channels last:
-        `predict`; `strict`, which is that for one image at a time; and, where PyTorch computes,
-        `compiled` and, in resnet_torch, `channels_first` in memory (`predict` has channels last).
+        `predict`; `strict`, which is that for one image at a time; `compiled`; and, in
+        resnet_torch, `channels_first` in memory (`predict` has channels last).
         """
         if form in ("predict", "strict"):
             options = {"batch_size": 1} if form == "strict" else {}
             return lambda images: arrays_of(self.resnet.predict(model, images, **options))
+        forward = self.resnet.compiled(model) if form == "compiled" else model.eval()
+        name = self.resnet.dtype_name(model)
+        if "torch" not in self.uses:
+            return lambda images: arrays_of(forward(images.astype(numpy_dtype(name))))
         import torch
 
-        dtype = getattr(torch, self.resnet.dtype_name(model))
+        dtype = getattr(torch, name)
         first = self.package == "resnet_torch"
-        forward = self.resnet.compiled(model) if form == "compiled" else model.eval()
 
         def call(images: np.ndarray) -> list[np.ndarray]:
             x = torch.from_numpy(images).to(dtype, copy=True)

@@ -145,6 +145,18 @@ def test_a_layer_that_depends_on_the_position_or_the_process_is_named() -> None:
         assert parted(report, "predict")["AVX2"].first == "(head)"
 
 
+def test_what_another_batch_leaves_behind_is_told_from_the_position() -> None:
+    sizes: set[int] = set()
+
+    def stray(engine: Engine, name: str, x: np.ndarray) -> np.ndarray:
+        sizes.add(len(x))  # as a program that was made for other sizes and is taken for all
+        return x * np.float32(STRAY) if name == LAYER and len(sizes) > 1 else x
+
+    layers = parted(sums(stray), "layers")
+    assert layers["after other batches"].first == LAYER
+    assert "another position" not in layers
+
+
 def test_a_strict_form_whose_bits_change_does_not_hold() -> None:
     def stray(engine: Engine, name: str, x: np.ndarray) -> np.ndarray:
         # By threads that were not set back to one.
