@@ -229,6 +229,23 @@ def test_the_strict_form_keeps_its_bits(
     assert all(r.equal for r in report.reruns if r.variation == "once more")
 
 
+@pytest.mark.parametrize("name", selected(["keras:tensorflow", "keras:jax"], ENGINES))
+def test_what_compiled_makes_is_held_to_predict(
+    pool: Pool, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(determinism, "processes", lambda *_: [])
+    dtypes = {"float32": 1e-5, "bfloat16": 5e-2}
+    report = check_determinism(
+        TINY, [ENGINES[name]], dtypes=list(dtypes), batch=2, compiled=True, start=pool.start
+    )
+    assert report.holds, report.problems
+    for dtype, bound in dtypes.items():
+        found = {r.variation: r for r in report.reruns if (r.form, r.dtype) == ("compiled", dtype)}
+        assert {"batch 1", "after other batches", "than predict"} <= set(found)
+        assert all(r.relative <= bound for r in found.values())
+        assert found["once more"].equal
+
+
 @pytest.mark.skipif(choice.tier != "all", reason="starts a dozen processes")
 @pytest.mark.parametrize("name", list(ENGINES))
 @pytest.mark.frameworks
