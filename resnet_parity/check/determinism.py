@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -185,11 +186,16 @@ class _EngineRun:
                     self.compare(worker, dtype, form, [whole, *within(batch)])
                 self.compare_forms(dtype)
         for variation in processes(self.engine, batch, cores(), flags):
-            self.on_progress(f"{self.engine.name}, {variation.name}")
-            with self.worker(variation) as worker:
-                for dtype in self.net.dtypes:
-                    for form in self.forms:
+            at = f"{self.engine.name}, {variation.name}"
+            self.on_progress(at)
+            try:
+                with self.worker(variation) as worker:
+                    for dtype, form in product(self.net.dtypes, self.forms):
+                        at = f"{self.engine.name}, {variation.name}, {dtype}, {form}"
                         self.compare(worker, dtype, form, [variation])
+            except (EngineError, ResNetError) as error:
+                # Not every kernel knows every set of instructions; others are still to be tried.
+                self.report.problems.append(f"{at} failed: {error}")
 
     def strict(self) -> None:
         """The strict form, in all variations that it is to be the same in, and its price."""

@@ -15,7 +15,8 @@ import pytest
 from resnet_parity.check import determinism
 from resnet_parity.check.determinism import check_determinism
 from resnet_parity.check.result import DeterminismReport, Rerun
-from resnet_parity.check.variations import SIMD, processes
+from resnet_parity.check.variations import SIMD, Variation, processes
+from resnet_parity.engines.process import EngineError
 from resnet_parity.engines.registry import ENGINES, Device, Engine
 from shared_spec import ResNetSpec, resolve
 from shared_spec.formats.canonical_file import read_safetensors, save_canonical
@@ -155,6 +156,21 @@ def test_what_another_batch_leaves_behind_is_told_from_the_position() -> None:
     layers = parted(sums(stray), "layers")
     assert layers["after other batches"].first == LAYER
     assert "another position" not in layers
+
+
+def test_a_process_that_fails_is_told_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stray(engine: Engine, name: str, x: np.ndarray) -> np.ndarray:
+        if ("SET", "old") in engine.variables:
+            raise EngineError("no such instruction")
+        return x
+
+    started = [Variation(name, ((0, 1, 2, 3),), (("SET", name),)) for name in ("old", "older")]
+    monkeypatch.setattr(determinism, "processes", lambda *_: started)
+    report = sums(stray)
+    assert report.problems == ["torch, old, float32, layers failed: no such instruction"]
+    assert {r.form for r in report.reruns if r.variation == "older"} == {
+        r.form for r in report.reruns
+    }
 
 
 def test_a_strict_form_whose_bits_change_does_not_hold() -> None:
