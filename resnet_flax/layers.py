@@ -16,7 +16,7 @@ from jax import lax
 
 from shared_spec import plan
 from shared_spec.errors import FrameworkError
-from shared_spec.kernels.xla import averaged, convolution, every, products, summed
+from shared_spec.kernels.xla import averaged, convolution, every, products, rectified, summed
 from shared_spec.plan.parameters import squeeze_convs
 from shared_spec.plan.resampling import linear, nearest, table_weights
 
@@ -96,19 +96,24 @@ def chain(module: nnx.Module, names: Iterable[str], x: jax.Array) -> jax.Array:
 
 
 def attach(
-    parent: nnx.Module, prefix: str, layers: plan.Layers, options: Options
+    parent: nnx.Module,
+    prefix: str,
+    layers: plan.Layers,
+    options: Options,
+    after_sum: bool = False,
 ) -> tuple[str, ...]:
-    """Build `layers` under `parent`, at their names without `prefix`.
+    """Build `layers` under `parent`, at their names without `prefix`. What enters them may be the
+    sum of a block.
 
     Returns:
         The children of `parent` to run, in order; a dotted name becomes a `Chain` of
         numbered modules or a `Named` one.
     """
-    names = (
-        place(parent, layer.name.removeprefix(prefix + "."), build(layer, options))
-        for layer in layers
-    )
-    return tuple(dict.fromkeys(names))
+    modules = [build(layer, options) for layer in layers]
+    if after_sum and layers and isinstance(layers[0], plan.Activation):
+        modules[0].rectifies_sum = layers[0].function == "relu"
+    names = (layer.name.removeprefix(prefix + ".") for layer in layers)
+    return tuple(dict.fromkeys(map(partial(place, parent), names, modules)))
 
 
 def place(parent: nnx.Module, path: str, module: nnx.Module) -> str:
@@ -583,14 +588,22 @@ class DropBlock(nnx.Dropout):
 
 
 class Stateless(nnx.Module):
-    """A layer without variables. It holds its record: static attributes have to be hashable."""
+    """A layer without variables. It holds its record: static attributes have to be hashable.
+
+    Attributes:
+        rectifies_sum: whether it is the ReLU of a block's sum, which XLA is to compute apart.
+    """
+
+    rectifies_sum = False
 
     def __init__(self, layer: plan.Layer) -> None:
         self.layer = layer
 
     def __call__(self, x: Any) -> jax.Array:
         """What its function gives."""
-        return FUNCTIONS[type(self.layer)](self.layer, x)
+        function = FUNCTIONS[type(self.layer)]
+        y: jax.Array = rectified(x) if self.rectifies_sum else function(self.layer, x)
+        return y
 
 
 def _zero_pad(layer: plan.ZeroPad, x: jax.Array) -> jax.Array:

@@ -31,7 +31,8 @@ class ResidualBlock(nnx.Module):
         self._pre = attach(self, block.name, block.pre, options)
         self._branch = attach(self, block.name, block.branch, options)
         self._shortcut = attach(self, block.name, block.shortcut, options)
-        self._output = attach(self, block.name, block.output, options)
+        adds = block.shortcut_from is not None
+        self._output = attach(self, block.name, block.output, options, after_sum=adds)
 
     def set_view(self, remat: bool | None = None) -> None:
         """What `nnx.view` may set."""

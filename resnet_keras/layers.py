@@ -20,7 +20,7 @@ from keras import ops
 
 from shared_spec import plan
 from shared_spec.errors import FrameworkError
-from shared_spec.kernels.xla import convolution, every, products, summed
+from shared_spec.kernels.xla import convolution, every, products, rectified, summed
 from shared_spec.plan.parameters import placed, squeeze_convs
 from shared_spec.plan.resampling import cubic, linear, nearest
 from shared_spec.weights.layouts import keras_layer
@@ -231,7 +231,9 @@ def _split_attention(layer: plan.SplitAttention, x: Any, own: Own) -> Any:
 
 
 def _activation(layer: plan.Activation, x: Any, own: Own) -> Any:
-    return keras.layers.Activation(ACTIVATIONS[layer.function], **own)(x)
+    after_sum = isinstance(x._keras_history.operation, Add)
+    kind = Activation if after_sum else keras.layers.Activation
+    return kind(ACTIVATIONS[layer.function], **own)(x)
 
 
 def _max_pool(layer: plan.MaxPool, x: Any, own: Own) -> Any:
@@ -591,6 +593,17 @@ class Add(keras.layers.Add):
         """Two of [N, H, W, C] to one."""
         if keras.backend.backend() == "jax":
             return summed(*inputs)
+        return super().call(inputs)
+
+
+@saved_as(keras.layers.Activation)
+class Activation(keras.layers.Activation):
+    """`keras.layers.Activation` of a block's sum, whose ReLU JAX's compiler keeps in one place."""
+
+    def call(self, inputs: Any) -> Any:
+        """[N, H, W, C] to itself."""
+        if keras.backend.backend() == "jax" and self.activation is keras.activations.relu:
+            return rectified(inputs)
         return super().call(inputs)
 
 
