@@ -17,8 +17,9 @@ from resnet_parity.engines.pool import Start, WorkerPool
 from resnet_parity.engines.process import EngineError, Worker
 from resnet_parity.engines.registry import Engine
 from resnet_parity.engines.roofline import bound_seconds, works
-from shared_spec.errors import FrameworkError, ResNetError
+from shared_spec.errors import FrameworkError, RecipeError, ResNetError
 from shared_spec.plan.compiler import compile_plan
+from shared_spec.plan.summary import layer_rows
 from shared_spec.training.state import require_classes
 
 ENGINES = ("flax", "keras:jax")
@@ -40,9 +41,12 @@ def aot(
     Raises:
         ResNetError: if an engine is not installed or cannot do that, or the net cannot be trained.
     """
-    compile_plan(request.spec)
+    layer_rows(compile_plan(request.spec), request.pixels)
     if "train" in request.modes:
-        require_classes(request.spec)
+        try:
+            require_classes(request.spec)
+        except RecipeError as error:
+            raise ResNetError(f"modes: train: {error}, or ask for infer alone") from None
     for engine in request.engines:
         if engine.name not in ENGINES:
             known = " and ".join(ENGINES)
@@ -115,7 +119,9 @@ def _row(
         refused=found.refused,
         arguments=found.arguments,
         outputs=found.outputs,
+        aliased=found.aliased,
         temporary=found.temporary,
+        code=found.code,
         memory=found.memory,
         unpadded=found.unpadded,
         device_memory=target.memory,
@@ -136,7 +142,7 @@ def _estimate(
 ) -> Estimate | None:
     mode, form = what
     rates = target.rates(request.dtype)
-    if found.refused is not None or rates is None:
+    if found.refused is not None or rates is None or (found.memory or 0) > target.memory:
         return None
     if found.flops and found.traffic:
         arithmetic = found.flops / rates.flops_per_second
@@ -174,7 +180,8 @@ def largest_batch(compiled: Compile, first: int, memory: int) -> int | None:
         bytes_needed = found.exceeds if found.refused is not None else found.memory
         if bytes_needed is not None:
             needed[guess] = bytes_needed
-        if found.refused is None:
+        # XLA for GPUs compiles what no device has the memory for.
+        if found.refused is None and (found.memory or 0) <= memory:
             fits = guess
         else:
             exceeds = guess

@@ -66,7 +66,11 @@ class Compiled:
     refused: str | None = None
     arguments: Count | None = None
     outputs: Count | None = None
+    aliased: Count = 0
+    """Bytes of arguments that results are written over."""
     temporary: Count | None = None
+    code: Count = 0
+    """Bytes of the program."""
     memory: Count | None = None
     """Bytes that have to be there at once, the program's own among them."""
     unpadded: Count | None = None

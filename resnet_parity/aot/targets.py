@@ -40,6 +40,8 @@ class Chip:
     dimensions: int = 1
     devices: int = 1
     """As which JAX sees a chip when it compiles for one that is not here."""
+    pod: int = 0
+    """How many chips a pod of TPUs has."""
     gpu: Multiprocessors | None = None
     """None for a TPU."""
 
@@ -62,10 +64,10 @@ SOURCE = "https://cloud.google.com/tpu/docs"
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v4", 275e12, 1200e9, 32 * 2**30, 3, devices=2),
-        Chip("v5e", 197e12, 819e9, 16 * 2**30, 2),
-        Chip("v5p", 459e12, 2765e9, 95 * 2**30, 3),
-        Chip("v6e", 918e12, 1638e9, 32 * 2**30, 2),
+        Chip("v4", 275e12, 1200e9, 32 * 2**30, 3, devices=2, pod=4096),
+        Chip("v5e", 197e12, 819e9, 16 * 2**30, 2, pod=256),
+        Chip("v5p", 459e12, 2765e9, 95 * 2**30, 3, pod=8960),
+        Chip("v6e", 918e12, 1638e9, 32 * 2**30, 2, pod=256),
     )
 }
 """TPUs."""
@@ -203,7 +205,10 @@ def _target(text: str) -> Target:
         grid = tuple(map(int, sizes.split("x")))
         if len(grid) == chip.dimensions and _is_whole(chip, grid):
             return Target(chip, grid)
-    accepted = (f"tpu:{c.name}:{'x'.join('XYZ'[: c.dimensions])}" for c in CHIPS.values())
+    accepted = (
+        f"tpu:{c.name}:{'x'.join('XYZ'[: c.dimensions])} (to {c.pod:,} chips)"
+        for c in CHIPS.values()
+    )
     raise FrameworkError(
         f"target: {text!r} is not one of {', '.join(accepted)}, where X and Y are even or all "
         f"numbers are 1, such as tpu:v5e:2x2, nor gpu:{'|'.join(GPUS)}, with :N for N of them "
@@ -215,4 +220,5 @@ def _is_whole(chip: Chip, grid: tuple[int, ...]) -> bool:
     """Whether hosts have so many."""
     if chip.gpu is not None:
         return grid[0] <= _A_BOARD or grid[0] % _A_BOARD == 0
-    return math.prod(grid) == 1 or all(n % 2 == 0 for n in grid[:2])
+    even = all(n % 2 == 0 for n in grid[:2])
+    return math.prod(grid) == 1 or (even and math.prod(grid) <= chip.pod)

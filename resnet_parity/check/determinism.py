@@ -36,6 +36,7 @@ from shared_spec.errors import ResNetError
 from shared_spec.kernels.xla import processor_flags
 from shared_spec.plan.compiler import compile_plan
 from shared_spec.plan.dataflow import nodes
+from shared_spec.plan.summary import layer_rows
 from shared_spec.spec.resnet_spec import ResNetSpec
 from shared_spec.weights.initialize import random_images, random_weights
 from shared_spec.weights.state import State, cast_weights, check_weights
@@ -50,7 +51,7 @@ def check_determinism(  # noqa: PLR0913 a verb
     engines: Sequence[Engine],
     *,
     name: str = "model",
-    dtypes: Sequence[str] = DTYPES,
+    dtypes: Sequence[str] | None = None,
     weights: State | None = None,
     size: tuple[int, int] | None = None,
     batch: int = 8,
@@ -72,7 +73,8 @@ def check_determinism(  # noqa: PLR0913 a verb
         spec: the network.
         engines: which engines; each is compared with itself alone.
         name: what to call the network in the report.
-        dtypes: of parameters and computation, one after another.
+        dtypes: of parameters and computation, one after another; None takes float32 and, in
+            frameworks, bfloat16.
         weights: canonical weights; None draws random ones, norm statistics included.
         size: of the images, (H, W); None takes the net's small size.
         batch: images of the run that all others are compared with.
@@ -96,18 +98,21 @@ def check_determinism(  # noqa: PLR0913 a verb
             )
     p = compile_plan(spec)
     state = random_weights(p, seed) if weights is None else weights
-    shape = (batch, *(size or (spec.small_size, spec.small_size)), p.in_channels)
+    pixels = size or (spec.small_size, spec.small_size)
+    layer_rows(p, pixels)
+    shape = (batch, *pixels, p.in_channels)
     flags = processor_flags()
     known = [flag for flag in KNOWN if flag in flags]
     report = DeterminismReport(name, list(shape), processor(), known, cores())
     with workspace() as folder:
         job = EngineJob(folder, start)
-        net = _Net(job, spec, state, dtypes, random_images(shape, seed))
+        net = _Net(job, spec, state, dtypes or DTYPES, random_images(shape, seed))
         for engine in engines:
             if (absent := engine.missing()) is not None:
                 report.missing[engine.name] = absent
                 continue
-            run = _EngineRun(net, engine, report, on_progress, forms_of(engine, compiled))
+            asked = dtypes or (DTYPES if engine.trains else DTYPES[:1])
+            run = _EngineRun(net, engine, report, on_progress, forms_of(engine, compiled), asked)
             try:
                 run.usual(flags)
                 if strict:
@@ -133,7 +138,7 @@ class _Net:
         images: np.ndarray,
     ) -> None:
         self.job, self.spec, self.plan, self.images = job, spec, compile_plan(spec), images
-        self.dtypes, self._files = dtypes, dict[Pick, str]()
+        self._files = dict[Pick, str]()
         self.stages = None if self.plan.outputs else spec.override(features_only=True)
         for dtype in dtypes:
             rounded = cast_weights(weights, dtype)
@@ -171,6 +176,7 @@ class _EngineRun:
     report: DeterminismReport
     on_progress: Callable[[str], None]
     forms: tuple[str, ...]
+    dtypes: Sequence[str]
     base: dict[tuple[str, str, bool], State] = field(default_factory=dict)
 
     def usual(self, flags: frozenset[str]) -> None:
@@ -180,7 +186,7 @@ class _EngineRun:
         with self.worker(whole) as worker:
             count, facts = self.net.plan.parameter_count(), worker.call("info")
             self.report.ran.append(Ran(self.engine.name, parameters=count, **facts))
-            for dtype in self.net.dtypes:
+            for dtype in self.dtypes:
                 for form in self.forms:
                     self.on_progress(f"{self.engine.name}, {dtype}, {form}")
                     self.compare(worker, dtype, form, [whole, *within(batch)])
@@ -190,7 +196,7 @@ class _EngineRun:
             self.on_progress(at)
             try:
                 with self.worker(variation) as worker:
-                    for dtype, form in product(self.net.dtypes, self.forms):
+                    for dtype, form in product(self.dtypes, self.forms):
                         at = f"{self.engine.name}, {variation.name}, {dtype}, {form}"
                         self.compare(worker, dtype, form, [variation])
             except (EngineError, ResNetError) as error:
@@ -205,14 +211,13 @@ class _EngineRun:
         with ExitStack() as stack:
             usual = replace(whole, variables=threads(self.engine, cores()))
             workers = [stack.enter_context(self.worker(v)) for v in (usual, whole)]
-            for dtype in self.net.dtypes:
+            for dtype in self.dtypes:
                 self.compare(workers[1], dtype, "strict", [whole, *within(batch)])
                 self.report.prices.append(self.price(dtype, *workers))
-        for variation in processes(self.engine, batch, cores(), ()):
-            changed = replace(variation, variables=variation.variables + one)
-            with self.worker(changed) as worker:
-                for dtype in self.net.dtypes:
-                    self.compare(worker, dtype, "strict", [changed])
+        other = Variation("another process", whole.picks, one)
+        with self.worker(other) as worker:
+            for dtype in self.dtypes:
+                self.compare(worker, dtype, "strict", [other])
         self.report.problems += [
             f"{rerun.engine} in {rerun.dtype}: {rerun.variation} changes the strict form by "
             f"{rerun.relative:.1e}"
@@ -244,6 +249,12 @@ class _EngineRun:
         overs = {v.name: _compared(base, v.picks, found[v.name]) for v in variations}
         parted = [v for v in variations if overs[v.name].names]
         firsts = self.first_stages(worker, dtype, form, parted)
+        if self.net.stages is None:  # its maps tell themselves
+            results = self.net.plan.results()
+            firsts = {
+                v.name: next(end for key, end in results.items() if key in overs[v.name].names)
+                for v in parted
+            }
         for variation in variations:
             name = variation.name
             self.add(dtype, form, name, overs[name], firsts.get(name))
@@ -300,22 +311,32 @@ class _EngineRun:
         base = {name: self.base[key][name] for name in outputs}
         parts = _compared(base, (pick,), [outputs]).names
         alone = _compared(base, (pick,), [forced]).names
-        results = [f"output/{name}" for name in self.net.plan.results().values()]
+        results = [f"output/{name}" for name in self.ends(dtype).values()]
         over = _compared({name: self.base[key][name] for name in results}, (pick,), [arrays])
         first = next((name for name in order if f"output/{name}" in parts), None)
         told = tuple(name for name in order if f"output/{name}" in alone)
         self.add(dtype, "layers", variation.name, over, first, told)
 
+    def ends(self, dtype: str) -> dict[str, str]:
+        """What the net returns, with the layer that gives it; of a segmentation net, whose maps no
+        layer of one input enlarges to the images, the layers before that.
+        """
+        results, p = self.base[dtype, "layers", False], self.net.plan
+        found = {k: name for k, name in p.results().items() if f"output/{name}" in results}
+        return found or {layer.name: layer.name for layer in p.classifiers}
+
     def compare_forms(self, dtype: str) -> None:
         """Each form beside `predict`."""
         base, pick = self.base[dtype, "predict", False], tuple(range(len(self.net.images)))
-        results = self.net.plan.results()
         for form in self.forms:
             if form == "predict":
                 continue
             found = self.base[dtype, form, False]
             if form == "layers":
-                found = {key: found[f"output/{name}"] for key, name in results.items()}
+                ends = self.ends(dtype)
+                if ends.keys() != base.keys():
+                    continue  # no layer gives what a segmentation net returns
+                found = {key: found[f"output/{name}"] for key, name in ends.items()}
             self.add(dtype, form, "than predict", _compared(base, (pick,), [found]))
 
     def price(self, dtype: str, usual: Worker, strict: Worker) -> StrictPrice:

@@ -135,6 +135,9 @@ def check(
     run |= {"device": parse_device(device)}
     asked = asked_of(weights, part, names)
     run["sizes"] = tuple(parse_size("image-size", text) for text in image_size or ()) or None
+    kinds = {"--all": everything, "--training": training, "--determinism": determinism}
+    if len(named := [option for option, given in kinds.items() if given]) > 1:
+        raise ResNetError(f"{' and '.join(named)}: each is a check of its own; name one")
     if everything:
         if weights is not None:
             raise ResNetError("--weights: the weights of --all are random")
@@ -185,14 +188,15 @@ def _training(run: dict[str, Any], recipe: Path | None, plot: Path | None) -> Tr
 
 
 def _determinism(run: dict[str, Any], dtypes: str | None) -> DeterminismReport:
-    from resnet_parity.check.determinism import DTYPES, check_determinism
+    from resnet_parity.check.determinism import check_determinism
 
     sizes = run.pop("sizes") or (None,)
     if len(sizes) > 1:
         raise ResNetError("--image-size: --determinism takes one")
     if run.pop("device") != "cpu":
         raise ResNetError("--device: --determinism is about what varies on CPUs")
-    run["dtypes"] = DTYPES if dtypes is None else parse_names("dtype", dtypes, tuple(KNOWN_DTYPES))
+    known = tuple(KNOWN_DTYPES)
+    run["dtypes"] = None if dtypes is None else parse_names("dtype", dtypes, known)
     run.pop("dtype")
     with progress(err) as advance:
         return check_determinism(size=sizes[0], on_progress=advance, **run)

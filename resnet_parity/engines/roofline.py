@@ -20,7 +20,6 @@ from shared_spec.plan.layers import Layer
 from shared_spec.plan.network import Plan
 from shared_spec.plan.summary import LayerRow, layer_rows
 
-CONVOLUTIONS = (plan.Conv, plan.Dense)
 NORMS = (plan.BatchNorm, plan.GroupNorm, plan.EvoNorm, plan.FilterResponseNorm)
 POOLS = (plan.MaxPool, plan.AvgPool, plan.BlurPool)
 REDUCTIONS = (plan.GlobalPool, plan.SqueezeExcite, plan.ChannelAttention)
@@ -72,14 +71,14 @@ def _inference(
     macs, parameters = (row.macs, row.parameters) if row else (0, 0)
     if layer is None:
         yield Work(name, 0, (y,))  # the shortcut; the branch is at hand
-    elif isinstance(layer, CONVOLUTIONS):
-        yield Work(name, macs, (x, y), parameters)
     elif isinstance(layer, POOLS) or (
         isinstance(layer, NORMS) and not isinstance(layer, plan.BatchNorm)
     ):
         yield Work(name, 0, (x, y))
     elif isinstance(layer, REDUCTIONS):
         yield Work(name, macs, (x,), parameters)
+    elif macs:  # convolutions, and layers that are several
+        yield Work(name, macs, (x, y), parameters)
 
 
 def _training(
@@ -88,10 +87,6 @@ def _training(
     macs, parameters = (row.macs, row.parameters) if row else (0, 0)
     if layer is None:
         yield Work(name, 0, (y, y))  # the shortcut, and its gradient beside the branch's
-    elif isinstance(layer, CONVOLUTIONS):
-        yield Work(name, macs, (x, y), parameters)
-        yield Work(f"{name}, gradient of the input", macs, (x, y), parameters)
-        yield Work(f"{name}, gradient of the weights", macs, (x, y), parameters)
     elif isinstance(layer, NORMS):
         # Statistics, then values; backward the sums over x and dy, then the gradient from both.
         yield Work(name, 0, (x, x, y))
@@ -102,6 +97,10 @@ def _training(
     elif isinstance(layer, REDUCTIONS):
         yield Work(name, 3 * macs, (x,), parameters)
         yield Work(f"{name}, gradient", 0, (x,))
+    elif macs:
+        yield Work(name, macs, (x, y), parameters)
+        yield Work(f"{name}, gradient of the input", macs, (x, y), parameters)
+        yield Work(f"{name}, gradient of the weights", macs, (x, y), parameters)
 
 
 def _walk(p: Plan, size: tuple[int, int], rule: Rule) -> Iterator[Work]:

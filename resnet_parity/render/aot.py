@@ -36,10 +36,13 @@ def told(row: Compiled) -> str:
     """What a program needs, computes and sends, in a line."""
     kinds = ", ".join(f"{kind} of {count} arrays" for kind, count in row.collectives.items())
     sent = f"{kinds}, {row.collective_bytes / 1e6:,.1f} MB" if kinds else "no collectives"
-    unpadded = f" ({mebibytes(row.unpadded)} before padding)" if row.unpadded is not None else ""
+    notes = [] if row.unpadded is None else [f"{mebibytes(row.unpadded)} before padding"]
+    notes += [f"{mebibytes(row.aliased)} in the place of others"] if row.aliased else []
+    beside = f" ({', '.join(notes)})" if notes else ""
     bytes_ = (
         f"{mebibytes((row.arguments or 0) + (row.outputs or 0))} MiB of arguments and results"
-        f"{unpadded}, {mebibytes(row.temporary)} MiB temporary"
+        f"{beside}, "
+        f"{mebibytes(row.temporary)} MiB temporary, {mebibytes(row.code)} MiB of program"
     )
     work = f"{_figure(row.flops)} GFLOP, {_figure(row.traffic)} GB of traffic"
     least = ""

@@ -128,6 +128,7 @@ def test_a_target_is_compiled_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
         "tpu:v5e:2x3",
         "tpu:v4:2x2",
         "tpu:v5e:0x2",
+        "tpu:v5e:16x32",
         "gpu",
         "gpu:",
         "gpu:h100:",
@@ -254,15 +255,19 @@ def test_more_memory_than_there_is() -> None:
 
 @pytest.mark.parametrize("first", [8, 64, 5000])
 @pytest.mark.parametrize("waste", [0, 3 * 2**28])
-def test_the_largest_batch_that_fits(first: int, waste: int) -> None:
-    """Bytes grow with the batch; `waste` comes at once above 600 images."""
+@pytest.mark.parametrize("refuses", [True, False])
+def test_the_largest_batch_that_fits(first: int, waste: int, refuses: bool) -> None:
+    """Bytes grow with the batch; `waste` comes at once above 600 images. XLA for GPUs refuses
+    nothing.
+    """
     limit, image = 16 * 2**30, 2**24
     sizes = []
 
     def program(job: AotJob) -> Program:
         sizes.append(job.batch)
         needed = 2**28 + image * job.batch + (waste if job.batch > 600 else 0)
-        if needed > limit:
+        assert needed < 64 * limit
+        if needed > limit and refuses:
             return Program(1, 1.0, refused="no", exceeds=needed)
         return replace(SOUND, temporary=needed - 115)
 

@@ -11,7 +11,8 @@ import pytest
 from resnet_parity.engines.bench_job import Rates
 from resnet_parity.engines.roofline import Work, bound_seconds, works
 from resnet_parity.worker.device_rates import fastest
-from shared_spec import compile_plan, resolve
+from shared_spec import CATALOGUE, compile_plan, resolve
+from shared_spec.plan.summary import layer_rows
 
 TINY = compile_plan(
     resolve(
@@ -72,6 +73,15 @@ def test_each_layer_takes_the_larger_of_its_two_times() -> None:
     found = bound_seconds(TINY, SIZE, "infer", 3, rates)
     assert found == pytest.approx(expected)
     assert found < bound_seconds(TINY, SIZE, "infer", 3, SLOW) * 1e9
+
+
+def test_no_arithmetic_of_any_net_is_left_out() -> None:
+    for name, entry in CATALOGUE.items():
+        p, size = compile_plan(entry.spec), (entry.spec.image_size,) * 2
+        macs = sum(row.macs for row in layer_rows(p, size))
+        counted = {mode: sum(w.macs for w in works(p, size, mode)) for mode in ("infer", "train")}
+        assert counted["infer"] == macs, name
+        assert 2 * macs < counted["train"] <= 3 * macs, name
 
 
 def test_resnet50_on_one_accelerator() -> None:
