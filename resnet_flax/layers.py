@@ -110,8 +110,8 @@ def attach(
         numbered modules or a `Named` one.
     """
     modules = [build(layer, options) for layer in layers]
-    if after_sum and layers and isinstance(layers[0], plan.Activation):
-        modules[0].rectifies_sum = layers[0].function == "relu"
+    if after_sum and modules and isinstance(modules[0], Stateless):
+        modules[0].after_sum = True
     names = (layer.name.removeprefix(prefix + ".") for layer in layers)
     return tuple(dict.fromkeys(map(partial(place, parent), names, modules)))
 
@@ -591,18 +591,20 @@ class Stateless(nnx.Module):
     """A layer without variables. It holds its record: static attributes have to be hashable.
 
     Attributes:
-        rectifies_sum: whether it is the ReLU of a block's sum, which XLA is to compute apart.
+        after_sum: whether a block's sum enters it, whose ReLU XLA is to compute apart.
     """
 
-    rectifies_sum = False
+    after_sum = False
 
     def __init__(self, layer: plan.Layer) -> None:
         self.layer = layer
 
     def __call__(self, x: Any) -> jax.Array:
         """What its function gives."""
-        function = FUNCTIONS[type(self.layer)]
-        y: jax.Array = rectified(x) if self.rectifies_sum else function(self.layer, x)
+        layer = self.layer
+        rectifies = isinstance(layer, plan.Activation) and layer.function == "relu"
+        y: jax.Array
+        y = rectified(x) if self.after_sum and rectifies else FUNCTIONS[type(layer)](layer, x)
         return y
 
 

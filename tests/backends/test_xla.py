@@ -29,6 +29,8 @@ def test_each_sum_is_computed_once(pool: Pool, engine: str) -> None:
     ]
     for what in ("logits", "gradient"):
         assert 3 < sizes[1][what] / sizes[0][what] < 5, what
+    # Those of the blocks' sums, and no other.
+    assert [found["relus"] for found in sizes] == [10, 40]
 
 
 @pytest.mark.parametrize("fields", [{}, {"num_classes": 0}])

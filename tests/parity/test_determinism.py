@@ -17,7 +17,7 @@ from resnet_parity.check.determinism import check_determinism
 from resnet_parity.check.result import DeterminismReport, Rerun
 from resnet_parity.check.variations import SIMD, Variation, processes
 from resnet_parity.engines.process import EngineError
-from resnet_parity.engines.registry import ENGINES, Device, Engine
+from resnet_parity.engines.registry import ALL_ENGINES, ENGINES, Device, Engine
 from shared_spec import ResNetSpec, resolve
 from shared_spec.formats.canonical_file import read_safetensors, save_canonical
 from shared_spec.plan.compiler import compile_plan
@@ -243,6 +243,16 @@ def test_an_engine_with_a_layer_that_depends_on_the_batch(
     assert parted(report, "predict")["batch 1"].first == "act1"
     others = [r.first for form in ("layers", "predict") for r in parted(report, form).values()]
     assert others.count("conv1") == others.count("act1") == 1
+
+
+def test_a_runtime_is_asked_for_float32_alone() -> None:
+    @contextlib.contextmanager
+    def start(engine: Engine, device: Device = "cpu") -> Iterator[Any]:
+        yield Sums(engine, lambda engine, name, x: x)
+
+    for name, dtypes in {"torch": {"float32", "bfloat16"}, "onnxruntime": {"float32"}}.items():
+        report = check_determinism(TINY, [ALL_ENGINES[name]], batch=2, start=start)
+        assert {r.dtype for r in report.reruns} == dtypes
 
 
 def test_a_segmentation_net(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:

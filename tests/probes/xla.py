@@ -12,7 +12,9 @@ from shared_spec.kernels import xla
 
 
 def program(resnet: Any, spec: dict[str, Any]) -> dict[str, int]:
-    """Characters of the compiled program: of the logits, and of their gradient by the images."""
+    """Characters of the compiled program: of the logits, and of their gradient by the images; and
+    how many ReLUs are calls of their own.
+    """
     import jax
 
     model = resnet.create_model(ResNetSpec.parse(spec), seed=0)
@@ -26,10 +28,12 @@ def program(resnet: Any, spec: dict[str, Any]) -> dict[str, int]:
 
     images = np.zeros((2, 32, 32, 3), np.float32)
     gradient = jax.grad(lambda x: call(x).sum())
-    return {
-        name: len(jax.jit(function).lower(images).compile().as_text())
+    lowered = {
+        name: jax.jit(function).lower(images)
         for name, function in (("logits", call), ("gradient", gradient))
     }
+    sizes = {name: len(found.compile().as_text()) for name, found in lowered.items()}
+    return {**sizes, "relus": lowered["logits"].as_text().count("call @_relu")}
 
 
 def not_numbers(resnet: Any, spec: dict[str, Any], size: int) -> dict[str, list[bool]]:
